@@ -1,0 +1,19 @@
+"""kernels is the only folder that knows one array library from the other: a module a device, the same functions in each.
+
+`load(device)` gives the module for a device name, `of(array)` the module whose arrays these are. Every module has
+
+    xp                                         the array library itself: numpy or cupy
+    to_device(a), to_host(a)                   a NumPy array to the device and back
+    single_threaded()                          a context in which a matrix product uses one thread of this process
+    gates_forward, gates_backward              one time step of the LSTM cell, all four gates
+    softmax_cross_entropy                      loss and its gradient at the logits
+    gather, scatter_add                        columns of a table by id, and the sum of columns back into it
+    adam                                       one update of a flat parameter buffer
+    philox, dropout_mask                       the counter-based generator, and a mask made of it
+
+Functions write into the arrays that they are given; nothing in a time loop allocates.
+"""
+from . import cpu as host  # text, files and drawn symbols live on the host, whatever the device
+from .devices import DeviceError, load, of
+
+__all__ = ["DeviceError", "host", "load", "of"]

@@ -1,0 +1,206 @@
+"""The engine's fused operations on NumPy arrays, written in place.
+
+Notation, one column a sequence: H hidden units, N sequences, T steps, V symbols. The gates of one step are one block
+(4H, N) in the order i f g o. `keep` (N,) is 0 where a new document begins at this step and 1 elsewhere, or None.
+"""
+from functools import lru_cache
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+name = "cpu"
+xp = np
+BLOCK = 1 << 16  # numbers that a pass of several operations takes at a time: small enough to stay in the cache
+
+
+def to_device(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def to_host(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def single_threaded() -> threadpool_limits:
+    """A context in which each matrix product runs on the thread that calls it."""
+    return threadpool_limits(limits=1, user_api="blas")
+
+
+@lru_cache(maxsize=8)
+def _sigmoid_as_tanh(hidden: int, n: int, dtype) -> tuple:
+    """scale and shift (4H, N) with which one tanh makes all four gates: sigmoid(z) = tanh(z / 2) / 2 + 1 / 2."""
+    scale, shift = np.full((4, hidden, n), 0.5, dtype), np.full((4, hidden, n), 0.5, dtype)
+    scale[2], shift[2] = 1, 0
+    return scale.reshape(4 * hidden, n), shift.reshape(4 * hidden, n)
+
+
+def gates_forward(gates, recurrent, c_prev, keep, c, h) -> None:
+    """One step of the LSTM cell (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000).
+
+    gates (4H, N) arrives as W_ih x + b and leaves as the activations i f g o; recurrent (4H, N) is W_hh h_prev;
+    c_prev (H, N) is read; c (H, N) and h (H, N) are written: c = f keep c_prev + i g,  h = o tanh(c).
+    """
+    scale, shift = _sigmoid_as_tanh(*c.shape, c.dtype)
+    gates += recurrent
+    gates *= scale
+    np.tanh(gates, out=gates)
+    gates *= scale
+    gates += shift
+    i, f, g, o = gates.reshape(4, *c.shape)
+    np.multiply(f, c_prev, out=c)
+    if keep is not None:
+        c *= keep
+    np.multiply(i, g, out=h)
+    c += h
+    np.tanh(c, out=h)
+    h *= o
+
+
+def gates_factors(gates, c, keep, through, carry) -> None:
+    """What of the cell's gradient does not wait for later steps, for all steps at once.
+
+    gates (T, 4H, N) arrives as the activations and leaves as the factors that make dz of dc (i f g) and of dh (o):
+        g i (1 - i)    keep c_prev f (1 - f)    i (1 - g^2)    tanh(c) o (1 - o)
+    c (T+1, H, N) is read; through (T, H, N) = o (1 - tanh(c)^2) and carry (T, H, N) = f keep are written.
+    """
+    steps, hidden, n = through.shape
+    few = max(1, BLOCK // (hidden * n))  # steps at a time: what they touch stays in the cache
+    for start in range(0, steps, few):
+        now = slice(start, min(start + few, steps))
+        i, f, g, o = gates[now].reshape(-1, 4, hidden, n).swapaxes(0, 1)
+        t, b, tanh_c = through[now], carry[now], np.tanh(c[1:][now])
+        np.multiply(o, tanh_c, out=b)      # h
+        np.multiply(b, tanh_c, out=t)
+        np.subtract(o, t, out=t)           # through = o - o tanh(c)^2
+        np.multiply(o, b, out=o)
+        np.subtract(b, o, out=o)           # h - o h = tanh(c) o (1 - o)
+        np.multiply(g, g, out=b)
+        b *= i
+        np.subtract(i, b, out=b)           # i - i g^2
+        i_g = np.multiply(i, g, out=tanh_c)
+        i *= i_g
+        np.subtract(i_g, i, out=i)         # i g - i i g = g i (1 - i)
+        g[...] = b
+        b[...] = f                         # carry = f keep
+        if keep is not None:
+            b *= keep[now, None]
+        np.subtract(1, f, out=f)
+        f *= b
+        f *= c[now]                        # c_prev keep f (1 - f)
+
+
+def gates_backward(gates, through, carry, dh, dc) -> None:
+    """The gradient of `gates_forward` for one step, from its factors.
+
+    gates (4H, N) arrives as `gates_factors` left it and leaves as dL/d(pre-activation); through and carry (H, N) as
+    there; dh (H, N) arrives as dL/dh and is used up; dc (H, N) arrives as dL/dc from the later step and leaves as
+    dL/dc_prev.
+    """
+    hidden = len(dc)
+    gates[3 * hidden:] *= dh
+    dh *= through
+    dc += dh                               # dc += dh o (1 - tanh(c)^2)
+    gates[:3 * hidden].reshape(3, *dc.shape)[...] *= dc
+    dc *= carry
+
+
+def softmax_cross_entropy(logits, targets, loss) -> None:
+    """Write -log softmax(logits)[target] into loss (T, N), in nats; targets (T, N) are ids.
+
+    logits (T, V, N), softmax over axis 1, leaves as the gradient of the summed loss: p - onehot(target).
+    """
+    targets = targets[:, None]
+    logits -= logits.max(axis=1, keepdims=True)
+    picked = np.take_along_axis(logits, targets, axis=1)
+    np.exp(logits, out=logits)
+    total = logits.sum(axis=1, keepdims=True)
+    np.subtract(np.log(total[:, 0]), picked[:, 0], out=loss)
+    logits /= total
+    np.put_along_axis(logits, targets, np.take_along_axis(logits, targets, axis=1) - 1, axis=1)
+
+
+def gather(table, ids, out) -> None:
+    """out[t, :, n] = table[:, ids[t, n]]: table (R, V), ids (T, N), out (T, R, N)."""
+    for ids_t, out_t in zip(ids, out, strict=True):
+        np.take(table, ids_t, axis=1, out=out_t, mode="clip")  # "raise" would buffer the output
+
+
+def scatter_add(table, ids, columns) -> None:
+    """table[:, ids[t, n]] += columns[:, t N + n]: table (R, V), ids (T, N), columns (R, T N); always in one order.
+
+    For few symbols a product with a one-hot matrix is the faster way, for many the sums over columns sorted by id.
+    """
+    flat, symbols = ids.reshape(-1), table.shape[1]
+    if symbols <= 128:
+        onehot = np.zeros((len(flat), symbols), columns.dtype)
+        onehot[np.arange(len(flat)), flat] = 1
+        table += columns @ onehot
+        return
+    order = np.argsort(flat, kind="stable")
+    found, first = np.unique(flat[order], return_index=True)
+    table[:, found] += np.add.reduceat(columns[:, order], first, axis=1)
+
+
+def adam(param, grad, m, v, rate, beta1, beta2, eps, step, scale) -> None:
+    """One step of Adam (Kingma & Ba 2015, algorithm 1) on flat buffers (P,), in place; step counts from 1.
+
+    The gradient is `scale * grad`; param, m (first moment) and v (second moment) are updated.
+    """
+    size = rate / (1 - beta1 ** step)
+    correction = (1 - beta2 ** step) ** -0.5
+    work = np.empty((2, min(BLOCK, len(param))), param.dtype)
+    for start in range(0, len(param), BLOCK):
+        block = slice(start, start + BLOCK)
+        p, m_, v_ = param[block], m[block], v[block]
+        g, a = work[:, :len(p)]
+        np.multiply(grad[block], scale, out=g)
+        np.multiply(g, 1 - beta1, out=a)
+        m_ *= beta1
+        m_ += a
+        g *= g
+        g *= 1 - beta2
+        v_ *= beta2
+        v_ += g
+        np.sqrt(v_, out=a)
+        a *= correction
+        a += eps
+        np.divide(m_, a, out=a)
+        a *= size
+        p -= a
+
+
+PHILOX_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+PHILOX_WEYL = 0x9E3779B9, 0xBB67AE85
+
+
+def philox(counter, key) -> tuple:
+    """Philox4x32-10 (Salmon et al. 2011): four uint32 arrays, a pure function of counter and key.
+
+    counter: four arrays of uint32 (or numbers), of shapes that broadcast together; key: two numbers below 2^32.
+    """
+    x0, x1, x2, x3 = np.broadcast_arrays(*(np.asarray(word, np.uint32) for word in counter))
+    k0, k1 = key
+    m0, m1 = PHILOX_MULTIPLIERS
+    for _ in range(10):
+        p0, p1 = x0 * m0, x2 * m1  # 64 bits each
+        x0 = (p1 >> np.uint64(32)).astype(np.uint32) ^ x1 ^ np.uint32(k0)
+        x2 = (p0 >> np.uint64(32)).astype(np.uint32) ^ x3 ^ np.uint32(k1)
+        x1, x3 = p1.astype(np.uint32), p0.astype(np.uint32)
+        k0, k1 = (k0 + PHILOX_WEYL[0]) & 0xFFFFFFFF, (k1 + PHILOX_WEYL[1]) & 0xFFFFFFFF
+    return x0, x1, x2, x3
+
+
+def dropout_mask(out, rate, counter, key, first, columns) -> None:
+    """Fill out (T, H, N) with 0 at probability `rate`, else 1 / (1 - rate) (inverted dropout, Srivastava et al. 2014).
+
+    out is columns first .. first + N of a batch of `columns`: whatever the shares of a batch, its mask is the same.
+    Each call of the generator serves eight units of one column with 16 bits each; counter: three words.
+    """
+    steps, hidden, n = out.shape
+    eights = -(-hidden // 8)
+    index = (np.arange(steps * eights, dtype=np.uint32)[:, None] * np.uint32(columns)
+             + np.arange(first, first + n, dtype=np.uint32))
+    words = np.stack(philox((index, *counter), key), axis=1)                              # (T eights, 4, N)
+    bits = np.stack((words & np.uint32(0xFFFF), words >> np.uint32(16)), axis=2)          # (T eights, 4, 2, N)
+    kept = bits.reshape(steps, eights * 8, n)[:, :hidden] >= np.uint32(round(rate * 65536))
+    np.multiply(kept, 1 / (1 - rate), out=out)

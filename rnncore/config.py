@@ -1,0 +1,80 @@
+"""Every default of the engine is written here once, in frozen dataclasses; the command line reads them."""
+from dataclasses import dataclass
+
+OPTIONAL = None  # a default that depends on the corpus or the machine: chosen when the run starts, and printed
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The sizes of a model: V symbols, E embedding, H hidden, L layers."""
+    vocab_size: int
+    embed: int = 64
+    hidden: int = 128
+    layers: int = 2
+
+    def __post_init__(self):
+        for field in ("vocab_size", "embed", "hidden", "layers"):
+            value = getattr(self, field)
+            _check(isinstance(value, int) and value >= 1, f"{field} must be a whole number of at least 1, not {value!r}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained. Exactly one of steps, epochs and minutes is the budget.
+
+    seq T and batch N are the window; lr is the peak rate, reached after the warm-up share of the budget and falling in
+    a straight line to zero; clip bounds the gradient's global norm (0: no bound); threads share the batch's columns.
+    """
+    seq: int = 50
+    batch: int = 64
+    optimizer: str = "adam"
+    lr: float | None = OPTIONAL
+    beta1: float = 0.9
+    beta2: float = 0.99
+    eps: float = 1e-8
+    clip: float = 1.0
+    warmup: float = 0.03
+    dropout: float = 0.0
+    steps: int | None = None
+    epochs: float | None = None
+    minutes: float | None = None
+    eval_every: int | None = OPTIONAL
+    seed: int = 0
+    threads: int | None = OPTIONAL
+
+    def __post_init__(self):
+        for field in ("seq", "batch"):
+            _check(getattr(self, field) >= 1, f"{field} must be at least 1")
+        _check(self.optimizer in OPTIMIZERS, f"optimizer must be one of {', '.join(OPTIMIZERS)}")
+        for field in ("lr", "steps", "epochs", "minutes", "eval_every", "threads"):
+            value = getattr(self, field)
+            _check(value is None or 0 < value < float("inf"), f"{field} must be above 0, not {value}")
+        for field in ("beta1", "beta2", "dropout", "warmup"):
+            _check(0 <= getattr(self, field) < 1, f"{field} must be at least 0 and below 1")
+        _check(0 <= self.clip < float("inf") and 0 < self.eps < 1, "clip must be at least 0, eps between 0 and 1")
+        _check(sum(b is not None for b in (self.steps, self.epochs, self.minutes)) <= 1,
+               "give one of steps, epochs and minutes")
+        _check(0 <= self.seed < 2 ** 64, "seed must be at least 0 and below 2^64")
+
+
+OPTIMIZERS = ("adam",)
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How a symbol is drawn. top_k 0 and top_p 1 leave all symbols in; temperature 0 takes the likeliest."""
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        _check(0 <= self.temperature < float("inf"), f"temperature must be a number of at least 0, not {self.temperature}")
+        _check(self.top_k >= 0, f"top_k must be at least 0, not {self.top_k}")
+        _check(0 < self.top_p <= 1, f"top_p must be above 0 and at most 1, not {self.top_p}")
+        _check(0 <= self.seed < 2 ** 64, "seed must be at least 0 and below 2^64")

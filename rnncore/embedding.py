@@ -1,0 +1,41 @@
+"""The embedding is a table look-up, folded into the first layer's input product where that is cheaper.
+
+    x[t] = embedding[ids[t]]^T                      ids (T, N), embedding (V, E), x (T, E, N)
+    z[t] = W_ih x[t] + b  =  table[:, ids[t]]       table = W_ih embedding^T + b (4H, V)
+
+Where V is well below T N, the product with every row of the embedding is made once and its columns are gathered by
+id; backward adds dz into the columns of that small table. Otherwise x is made and the layer projects it.
+"""
+from . import kernels, lstm
+
+
+def folded(symbols: int, positions: int) -> bool:
+    """Is one product per symbol cheaper than one per position?"""
+    return 2 * symbols <= positions
+
+
+def forward(embedding, w: lstm.Weights, ids, gates, x) -> None:
+    """Write the first layer's input share of gates (T, 4H, N); x (T, E, N) is room for the unfolded input."""
+    k = kernels.of(gates)
+    if folded(len(embedding), ids.size):
+        table = w.w_ih @ embedding.T
+        table += w.bias[:, None]
+        k.gather(table, ids, gates)
+    else:
+        x[...] = embedding[ids].transpose(0, 2, 1)
+        lstm.project(w, x, gates)
+
+
+def backward(embedding, dembedding, w: lstm.Weights, grads: lstm.Weights, ids, x, columns, scratch) -> None:
+    """Write dembedding (V, E), dW_ih and db of the first layer; columns (4H, T N) is dL/dz; x leaves as dL/dx."""
+    k = kernels.of(columns)
+    if folded(len(embedding), ids.size):
+        dtable = k.xp.zeros((len(columns), len(embedding)), columns.dtype)
+        k.scatter_add(dtable, ids, columns)
+        k.xp.matmul(dtable, embedding, out=grads.w_ih)
+        k.xp.matmul(dtable.T, w.w_ih, out=dembedding)
+        dtable.sum(axis=1, out=grads.bias)
+    else:
+        lstm.project_backward(w, grads, x, columns, x, scratch)
+        dembedding[...] = 0
+        k.scatter_add(dembedding.T, ids, lstm.as_columns(x, scratch.input_columns))

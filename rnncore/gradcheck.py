@@ -1,0 +1,93 @@
+"""A gradient check compares every gradient that back-propagation gives with a central difference of the loss.
+
+    numerical = (L(p + eps) - L(p - eps)) / (2 eps)         error = max |analytic - numerical| / max(|analytic|, |numerical|)
+
+In float64 with eps = 1e-5 a right gradient has an error of about 1e-9; one past `TOLERANCE` is wrong.
+"""
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from . import kernels, stack
+from .dropout import Dropout
+from .lstm import State
+from .random import Purpose, uniform
+
+EPS = 1e-5
+TOLERANCE = 1e-6
+
+
+class Row(NamedTuple):
+    """One parameter's check: how many entries it has, how many were tried, and the largest error among those."""
+    name: str
+    size: int
+    checked: int
+    error: float
+
+
+class Case(NamedTuple):
+    """What the loss is a function of, beside the parameters: ids x, y (T, N), state before them, dropout, keep (T, N)."""
+    x: object
+    y: object
+    state: State
+    dropout: Dropout | None = None
+    keep: object = None
+
+
+def random_case(model, steps: int, n: int, dropout: float = 0.0, documents: bool = False, seed: int = 0) -> Case:
+    """A batch of random symbols and a random state; documents: with a keep mask of random boundaries."""
+    def numbers(size, layer):
+        return uniform(seed, Purpose.CHECK, size, layer=layer)
+
+    size = (model.config.layers, model.config.hidden, n)
+    x, y = ((numbers(steps * n, k) * model.config.vocab_size).astype(np.intp).reshape(steps, n) for k in (0, 1))
+    state = State(*((2 * numbers(int(np.prod(size)), k) - 1).astype(model.dtype).reshape(size) for k in (2, 3)))
+    keep = (numbers(steps * n, 4) < 0.75).astype(model.dtype).reshape(steps, n) if documents else None
+    to_device = model.kernel.to_device
+    return Case(to_device(x), to_device(y), State(*map(to_device, state)), Dropout(dropout, seed, 0) if dropout else None,
+                None if keep is None else to_device(keep))
+
+
+def check_gradients(model, case: Case, most: int = 200) -> Iterator[Row]:
+    """A Row for every parameter and for the initial states h0 and c0; at most `most` entries of each, spread evenly.
+
+    model: a CharLM, whose parameters are moved and put back. Only float64 is precise enough to judge by.
+    """
+    work = stack.Workspace(model.params, *case.x.shape)
+    loss_of(model, case, work)
+    stack_state = stack.backward(model.params, work.grads, case.x, None, case.keep, case.dropout, work)
+    for name, view in model.params.items():
+        yield compare(name, view, kernels.of(view).to_host(work.grads[name] / case.x.size).copy(), model, case, work, most)
+    for name, view, grad in zip(("h0", "c0"), case.state, stack_state, strict=True):
+        yield compare(name, view, kernels.of(view).to_host(grad / case.x.size), model, case, work, most)
+
+
+def loss_of(model, case: Case, work) -> float:
+    """The mean loss of the case; leaves its gradient at the logits in the workspace."""
+    logits = stack.forward(model.params, case.x, case.state, case.keep, case.dropout, work)
+    model.kernel.softmax_cross_entropy(logits, case.y, work.loss)
+    return float(work.loss.sum()) / case.x.size
+
+
+def compare(name: str, view, analytic: np.ndarray, model, case: Case, work, most: int) -> Row:
+    """Move entries of view one at a time and compare; view is part of what the loss reads, analytic its gradient."""
+    flat, places = view.reshape(-1), np.unique(np.linspace(0, view.size - 1, min(most, view.size)).astype(int))
+    numerical = np.empty(len(places))
+    for k, place in enumerate(places):
+        value = float(flat[place])
+        flat[place] = value + EPS
+        above = loss_of(model, case, work)
+        flat[place] = value - EPS
+        below = loss_of(model, case, work)
+        flat[place] = value
+        numerical[k] = (above - below) / (2 * EPS)
+    return Row(name, view.size, len(places), relative_error(analytic.reshape(-1)[places], numerical))
+
+
+def relative_error(a: np.ndarray, b: np.ndarray) -> float:
+    """max |a - b| / max(|a|, |b|), both maxima over all entries; 0 where both are zero, inf where one is not finite."""
+    scale = max(np.abs(a).max(), np.abs(b).max())
+    if not np.isfinite(scale):
+        return float("inf")
+    return float(np.abs(a - b).max() / scale) if scale else 0.0

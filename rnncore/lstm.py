@@ -1,0 +1,127 @@
+"""An LSTM layer is two functions, `forward` and `backward`, over arrays that the caller made; it remembers nothing.
+
+    T steps   N sequences, one column each   E input size   H hidden units   gates in the order i f g o
+
+    z[t]  = W_ih x[t] + W_hh (keep[t] h[t]) + b         x (T, E, N), z (T, 4H, N)
+    i f o = sigmoid(z),  g = tanh(z)
+    c[t+1] = f * keep[t] c[t] + i * g                   c (T+1, H, N): c[0] is the initial state
+    h[t+1] = o * tanh(c[t+1])                           h (T+1, H, N): h[0] is the initial state
+
+(Hochreiter & Schmidhuber 1997; forget gate of Gers, Schmidhuber & Cummins 2000.) keep (T, N) is 0 where a new
+document begins, so that nothing flows in from the step before; None keeps everything. What the input adds to z does
+not depend on time: it is one product before the loop, made by `project` here or by embedding.py for the first layer.
+"""
+from typing import NamedTuple
+
+from . import kernels
+
+
+class State(NamedTuple):
+    """The state of a whole stack at one time: h and c, each (L, H, N)."""
+    h: object
+    c: object
+
+
+class Weights(NamedTuple):
+    """One layer's parameters, or their gradients: w_ih (4H, E), w_hh (4H, H), bias (4H,)."""
+    w_ih: object
+    w_hh: object
+    bias: object
+
+
+class Cache(NamedTuple):
+    """What one layer's backward needs, for up to T steps: made once, overwritten by each forward."""
+    gates: object  # (T, 4H, N): activations after forward, dL/dz after backward
+    h: object      # (T+1, H, N)
+    c: object      # (T+1, H, N)
+
+    def first(self, steps: int) -> "Cache":
+        """The same buffers for a shorter run."""
+        return Cache(self.gates[:steps], self.h[:steps + 1], self.c[:steps + 1])
+
+
+class Scratch(NamedTuple):
+    """Room for intermediate results that nothing reads later; the layers of a stack share it."""
+    recurrent: object      # (4H, N)
+    state: object          # (H, N)
+    dh: object             # (H, N)
+    dc: object             # (H, N)
+    through: object        # (T, H, N)
+    carry: object          # (T, H, N)
+    gate_columns: object   # (4H T N,)
+    input_columns: object  # (max(E, H) T N,)
+    logit_columns: object  # (V T N,)
+
+
+def layer(params, k: int) -> Weights:
+    """Layer k of a mapping with PyTorch's names."""
+    return Weights(params[f"lstm.weight_ih_l{k}"], params[f"lstm.weight_hh_l{k}"], params[f"lstm.bias_ih_l{k}"])
+
+
+def project(w: Weights, x, gates) -> None:
+    """The input's share of every step at once: gates[t] = W_ih x[t] + b; x (T, E, N), gates (T, 4H, N)."""
+    kernels.of(x).xp.matmul(w.w_ih, x, out=gates)
+    gates += w.bias[:, None]
+
+
+def project_backward(w: Weights, grads: Weights, x, columns, dx, scratch: Scratch) -> None:
+    """Write dW_ih, db and dx (T, E, N); columns (4H, T N) is dL/dz. dx None: not wanted."""
+    k = kernels.of(x)
+    k.xp.matmul(columns, as_columns(x, scratch.input_columns).T, out=grads.w_ih)
+    columns.sum(axis=1, out=grads.bias)
+    if dx is not None:
+        steps, size, n = x.shape
+        flat = scratch.input_columns[:x.size].reshape(size, steps * n)
+        k.xp.matmul(w.w_ih.T, columns, out=flat)
+        dx[...] = flat.reshape(size, steps, n).transpose(1, 0, 2)
+
+
+def forward(w: Weights, cache: Cache, keep, scratch: Scratch):
+    """Run the recurrence; cache.gates holds the input's share, cache.h[0] and c[0] the initial state.
+
+    Returns y (T, H, N), a view of cache.h; the last state is cache.h[-1], cache.c[-1].
+    """
+    gates, h, c = cache
+    k = kernels.of(gates)
+    for t in range(len(gates)):
+        keep_t = None if keep is None else keep[t]
+        h_prev = h[t] if keep is None else k.xp.multiply(h[t], keep_t, out=scratch.state)
+        k.xp.matmul(w.w_hh, h_prev, out=scratch.recurrent)
+        k.gates_forward(gates[t], scratch.recurrent, c[t], keep_t, c[t + 1], h[t + 1])
+    return h[1:]
+
+
+def backward(w: Weights, grads: Weights, cache: Cache, dy, dstate, keep, scratch: Scratch):
+    """Back-propagation through time (Werbos 1990). Writes dW_hh; returns (columns, dh, dc).
+
+    dy (T, H, N) is dL/dy from above; dstate is (dh, dc), each (H, N): what arrives at the last state from later steps.
+    columns (4H, T N) is dL/dz, for the input's side; dh and dc (H, N) are the gradient at the initial state, in scratch.
+    """
+    gates, h, c = cache
+    k = kernels.of(gates)
+    dh, dc = scratch.dh, scratch.dc
+    dh[...], dc[...] = dstate
+    through, carry = scratch.through[:len(gates)], scratch.carry[:len(gates)]
+    k.gates_factors(gates, c, keep, through, carry)
+    columns = scratch.gate_columns[:gates.size].reshape(gates.shape[1], len(gates), -1)
+    for t in reversed(range(len(gates))):
+        dh += dy[t]
+        k.gates_backward(gates[t], through[t], carry[t], dh, dc)
+        k.xp.matmul(w.w_hh.T, gates[t], out=dh)
+        if keep is not None:
+            dh *= keep[t]
+        columns[:, t] = gates[t]
+    h_prev = as_columns(h[:-1], scratch.input_columns)
+    if keep is not None:
+        h_prev *= keep.reshape(-1)
+    columns = columns.reshape(len(columns), -1)
+    k.xp.matmul(columns, h_prev.T, out=grads.w_hh)
+    return columns, dh, dc
+
+
+def as_columns(a, buffer):
+    """a (T, F, N) copied into a flat buffer as (F, T N): then a sum over time and sequences is one product."""
+    steps, size, n = a.shape
+    columns = buffer[:a.size].reshape(size, steps, n)
+    columns[...] = a.transpose(1, 0, 2)
+    return columns.reshape(size, steps * n)

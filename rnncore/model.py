@@ -1,0 +1,132 @@
+"""CharLM is the model a user holds: parameters, vocabulary, device and dtype, and the steps that they allow.
+
+A batch's columns are independent, so they are shared out over threads: each has its own workspace and gradients, and
+the gradients are summed in a fixed order. The same number of threads gives the same bits.
+"""
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from . import kernels, params, stack
+from .config import ModelConfig
+from .dropout import Dropout
+from .lstm import State
+from .stack import Workspace
+
+
+class CharLM:
+    """A character-level LSTM language model: embedding, L LSTM layers, linear head over V symbols.
+
+    config: the sizes, config.vocab_size = len(vocab); vocab: a data.vocab.Vocab; device: auto, cpu, cuda or cuda:K;
+    dtype: float32 or float64; seed: of the initial parameters. threads (an attribute, 1 at first) share the columns of
+    `loss_and_grads`. Raises ValueError for sizes that do not fit, kernels.DeviceError for a device that does not work.
+    """
+
+    def __init__(self, config: ModelConfig, vocab, device: str = "auto", dtype: str = "float32", seed: int = 0):
+        if len(vocab) != config.vocab_size:
+            raise ValueError(f"the vocabulary has {len(vocab)} symbols, the model {config.vocab_size}")
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise ValueError(f"dtype must be float32 or float64, not {dtype}")
+        self.config, self.vocab = config, vocab
+        self.kernel = kernels.load(device)
+        self.params = params.initial(config, self.kernel, np.dtype(dtype), seed)
+        self.threads = 1
+        self._shares: list[Workspace] = []
+        self._stepper: Workspace | None = None
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.params.flat.dtype
+
+    def loss_and_grads(self, x, y, state: State | None = None, *, keep=None, dropout: Dropout | None = None):
+        """Forward, loss and back-propagation through T steps: (loss, grads, state).
+
+        x, y (T, N): ids and their targets, the symbols one later. state: h and c, each (L, H, N), before x; None = zeros.
+        keep (T, N): 0 where a new document begins. loss: mean nats per character, a float. grads: Parameters of its
+        gradient, which the next call overwrites. state: a copy, after x.
+        """
+        x, y = self._ids(x), self._ids(y)
+        steps, n = x.shape
+        shares = self._workspaces(steps, n)
+        end = State(*self.kernel.xp.empty((2, self.config.layers, self.config.hidden, n), self.dtype))
+
+        def run(work: Workspace):
+            mine = slice(work.offset, work.offset + work.n)
+            begin = None if state is None else State(state.h[:, :, mine], state.c[:, :, mine])
+            keep_mine = None if keep is None else self.kernel.xp.ascontiguousarray(keep[:, mine], self.dtype)
+            ids, loss = x[:, mine], work.loss[:steps]
+            logits = stack.forward(self.params, ids, begin, keep_mine, dropout, work)
+            self.kernel.softmax_cross_entropy(logits, y[:, mine], loss)
+            stack.backward(self.params, work.grads, ids, None, keep_mine, dropout, work)
+            for k, (h, c) in enumerate(zip(*work.state(steps), strict=True)):
+                end.h[k, :, mine], end.c[k, :, mine] = h, c
+            return loss.sum()
+
+        losses = list(self._pool.map(run, shares)) if len(shares) > 1 else [run(shares[0])]
+        grads = shares[0].grads
+        for other in shares[1:]:
+            grads.flat += other.grads.flat
+        grads.flat /= steps * n
+        return float(sum(losses)) / (steps * n), grads, end
+
+    def losses(self, x, y, state: State | None, work: Workspace, keep=None):
+        """Forward alone: (loss (T, N) in nats, state); both are views of the workspace, which holds at least (T, N)."""
+        x, y = self._ids(x), self._ids(y)
+        logits = stack.forward(self.params, x, state, keep, None, work)
+        loss = work.loss[:len(x)]
+        self.kernel.softmax_cross_entropy(logits, y, loss)
+        return loss, work.state(len(x))
+
+    def step(self, ids, state: State | None):
+        """One symbol a column: ids (N,) -> logits (V, N) and the state after it; both are copies."""
+        ids = self._ids(ids)[None]
+        if self._stepper is None or self._stepper.n != ids.shape[1]:
+            self._stepper = Workspace(self.params, 1, ids.shape[1], training=False)
+        logits = stack.forward(self.params, ids, state, None, None, self._stepper)
+        stacked = self.kernel.xp.stack
+        return logits[0].copy(), State(*map(stacked, self._stepper.state(1)))
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Copies of the parameters on the host under PyTorch's names, with a bias_hh of zeros a layer.
+
+        `load_state_dict` of a module with `embedding`, `lstm` and `head` takes them as they are.
+        """
+        tensors = {name: np.array(self.kernel.to_host(view)) for name, view in self.params.items()}
+        return tensors | {name.replace("bias_ih", "bias_hh"): np.zeros_like(bias)
+                          for name, bias in tensors.items() if "bias_ih" in name}
+
+    def assign(self, tensors) -> None:
+        """Set every parameter from a mapping with PyTorch's names; a layer's two biases are added.
+
+        Raises ValueError for a missing name or another shape; the model is then as it was.
+        """
+        wanted = {}
+        for name, view in self.params.items():
+            if name not in tensors:
+                raise ValueError(f"no tensor {name}")
+            wanted[name] = np.asarray(tensors[name], self.dtype)
+            twin = name.replace("bias_ih", "bias_hh")
+            if twin != name and twin in tensors:
+                wanted[name] = wanted[name] + np.asarray(tensors[twin], self.dtype)
+            if wanted[name].shape != view.shape:
+                raise ValueError(f"{name} has the shape {wanted[name].shape}, not {view.shape}")
+        for name, value in wanted.items():
+            self.params[name][...] = self.kernel.to_device(value)
+
+    def workspace(self, steps: int, n: int) -> Workspace:
+        """Room for `losses` over (T, N)."""
+        return Workspace(self.params, steps, n, training=False)
+
+    def _ids(self, ids):
+        return self.kernel.to_device(np.ascontiguousarray(ids, np.intp)) if isinstance(ids, (np.ndarray, list)) else ids
+
+    def _workspaces(self, steps: int, n: int) -> list[Workspace]:
+        """The shares of n columns, made anew only where those at hand are of other sizes."""
+        threads = min(self.threads, n)
+        held = self._shares
+        if not held or len(held) != threads or held[0].columns != n or held[0].steps < steps:
+            edges = [n * k // threads for k in range(threads + 1)]
+            self._shares = [Workspace(self.params, steps, b - a, offset=a, columns=n)
+                            for a, b in zip(edges, edges[1:], strict=False)]
+            self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        return self._shares

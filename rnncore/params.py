@@ -1,0 +1,70 @@
+"""Parameters are one flat buffer and a read-only mapping of names to writable views of it.
+
+So clipping, an optimiser, saving and a sum over threads are each one operation on one array. `shapes` is the only
+place that knows the layout; names, shapes and gate order (i f g o) are PyTorch's, with one bias a layer.
+"""
+from collections.abc import Iterator, Mapping
+from math import prod, sqrt
+
+from . import kernels
+from .config import ModelConfig
+from .random import Purpose, normal, uniform
+
+
+def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape, in the order of the flat buffer."""
+    layout: dict[str, tuple[int, ...]] = {"embedding.weight": (config.vocab_size, config.embed)}
+    for layer in range(config.layers):
+        layout[f"lstm.weight_ih_l{layer}"] = (4 * config.hidden, config.hidden if layer else config.embed)
+        layout[f"lstm.weight_hh_l{layer}"] = (4 * config.hidden, config.hidden)
+        layout[f"lstm.bias_ih_l{layer}"] = (4 * config.hidden,)
+    layout["head.weight"] = (config.vocab_size, config.hidden)
+    layout["head.bias"] = (config.vocab_size,)
+    return layout
+
+
+class Parameters(Mapping):
+    """Named views of one flat buffer `flat` (P,); write through a view (`p[name][...] = `), never rebind it."""
+
+    def __init__(self, config: ModelConfig, flat):
+        layout = shapes(config)
+        if flat.shape != (count(config),):
+            raise ValueError(f"{count(config)} parameters wanted, a buffer of shape {flat.shape} given")
+        self.config, self.flat = config, flat
+        self._views, start = {}, 0
+        for name, shape in layout.items():
+            self._views[name] = flat[start:start + prod(shape)].reshape(shape)
+            start += prod(shape)
+
+    def __getitem__(self, name: str):
+        return self._views[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def like(self) -> "Parameters":
+        """A second buffer of the same layout, dtype and device, filled with zeros."""
+        return Parameters(self.config, kernels.of(self.flat).xp.zeros_like(self.flat))
+
+
+def count(config: ModelConfig) -> int:
+    """P, the number of parameters."""
+    return sum(prod(shape) for shape in shapes(config).values())
+
+
+def initial(config: ModelConfig, kernel, dtype, seed: int) -> Parameters:
+    """Fresh parameters: weights uniform in +-1/sqrt(H), biases 0, embedding N(0, 1); the same numbers on every device."""
+    params = Parameters(config, kernel.xp.zeros(count(config), dtype))
+    bound = 1 / sqrt(config.hidden)
+    for place, (name, view) in enumerate(params.items()):
+        if name == "embedding.weight":
+            draws = normal(seed, Purpose.INIT, view.size, layer=place)
+        elif view.ndim == 2:
+            draws = bound * (2 * uniform(seed, Purpose.INIT, view.size, layer=place) - 1)
+        else:
+            continue
+        view[...] = kernel.to_device(draws.astype(dtype)).reshape(view.shape)
+    return params

@@ -1,0 +1,109 @@
+"""The network over one share of a batch's columns: embedding, L LSTM layers with dropout after each, head.
+
+`forward` and `backward` are pure but for the Workspace that the caller made and passes in. Notation as in lstm.py;
+V symbols. Every function takes optional `keep` (T, N), 0 where a new document begins, and optional Dropout.
+"""
+from . import dropout as dropout_
+from . import embedding, head, kernels, lstm
+from .lstm import Cache, Scratch, State
+
+
+class Workspace:
+    """All the arrays that a pass over at most (T, N) symbols writes, made once.
+
+    offset and columns place the N columns in a batch of `columns`, so that dropout's masks do not depend on the share.
+    """
+
+    def __init__(self, params, steps: int, n: int, training: bool = True, offset: int = 0, columns: int | None = None):
+        config, flat = params.config, params.flat
+        empty, dtype = kernels.of(flat).xp.empty, flat.dtype
+        hidden, self.steps, self.n = config.hidden, steps, n
+        self.offset, self.columns = offset, columns or n
+        self.caches = [Cache(empty((steps, 4 * hidden, n), dtype), empty((steps + 1, hidden, n), dtype),
+                             empty((steps + 1, hidden, n), dtype)) for _ in range(config.layers)]
+        self.x = empty((steps, config.embed, n), dtype)
+        self.logits = empty((steps, config.vocab_size, n), dtype)
+        self.loss = empty((steps, n), dtype)
+        self.masks, self.dropped = [], []  # (T, H, N) a layer, made by the first pass with dropout
+        self.scratch = _scratch(config, steps if training else 0, n, empty, dtype)
+        self.dy = empty((steps if training else 0, hidden, n), dtype)
+        self.grads = params.like() if training else None
+
+    def first(self, steps: int) -> tuple:
+        """(caches, x, logits, loss) for a run of `steps`, at most T."""
+        if steps > self.steps:
+            raise ValueError(f"a workspace of {self.steps} steps cannot hold {steps}")
+        return [cache.first(steps) for cache in self.caches], self.x[:steps], self.logits[:steps], self.loss[:steps]
+
+    def state(self, steps: int) -> State:
+        """The state after `steps` as it lies in the caches: two lists of L arrays (H, N), views."""
+        return State([cache.h[steps] for cache in self.caches], [cache.c[steps] for cache in self.caches])
+
+
+def _scratch(config, steps: int, n: int, empty, dtype) -> Scratch:
+    hidden = config.hidden
+    return Scratch(empty((4 * hidden, n), dtype), empty((hidden, n), dtype), empty((hidden, n), dtype),
+                   empty((hidden, n), dtype), empty((steps, hidden, n), dtype), empty((steps, hidden, n), dtype),
+                   empty(4 * hidden * steps * n, dtype),
+                   empty(max(config.embed, hidden) * steps * n, dtype), empty(config.vocab_size * steps * n, dtype))
+
+
+def forward(params, ids, state, keep, dropout, work):
+    """Logits (T, V, N) for ids (T, N), a view of the workspace; state: h and c of L arrays (H, N) each, or None for zeros.
+
+    The last state is `work.state(T)`.
+    """
+    caches, x, logits, _ = work.first(len(ids))
+    for k, cache in enumerate(caches):
+        weights = lstm.layer(params, k)
+        cache.h[0], cache.c[0] = (0, 0) if state is None else (state.h[k], state.c[k])
+        if k == 0:
+            embedding.forward(params["embedding.weight"], weights, ids, cache.gates, x)
+        else:
+            lstm.project(weights, y, cache.gates)
+        y = lstm.forward(weights, cache, keep, work.scratch)
+        if dropout:
+            y = _drop(y, k, dropout, work)
+    head.forward(params["head.weight"], params["head.bias"], y, logits)
+    return logits
+
+
+def backward(params, grads, ids, dstate, keep, dropout, work) -> State:
+    """Write every gradient into grads, from dlogits (T, V, N) in work.logits; the workspace is that of the forward.
+
+    dstate: the gradient that arrives at the last state (L arrays (H, N) each for h and c), or None for truncated BPTT.
+    Returns the gradient at the initial state, h and c (L, H, N).
+    """
+    caches, x, dlogits, _ = work.first(len(ids))
+    dy, scratch = work.dy[:len(ids)], work.scratch
+    xp = kernels.of(dy).xp
+    initial = State(*xp.empty((2, len(caches), *dy.shape[1:]), dy.dtype))
+    head.backward(params["head.weight"], grads["head.weight"], grads["head.bias"], _output(work, -1, len(ids), dropout),
+                  dlogits, dy, scratch)
+    for k in reversed(range(len(caches))):
+        weights, dweights = lstm.layer(params, k), lstm.layer(grads, k)
+        if dropout:
+            dy *= work.masks[k][:len(ids)]
+        last = (0, 0) if dstate is None else (dstate.h[k], dstate.c[k])
+        columns, initial.h[k], initial.c[k] = lstm.backward(weights, dweights, caches[k], dy, last, keep, scratch)
+        if k > 0:
+            lstm.project_backward(weights, dweights, _output(work, k - 1, len(ids), dropout), columns, dy, scratch)
+    embedding.backward(params["embedding.weight"], grads["embedding.weight"], weights, dweights, ids, x, columns, scratch)
+    return initial
+
+
+def _drop(y, k: int, dropout, work):
+    """y (T, H, N) of layer k times its mask."""
+    xp = kernels.of(y).xp
+    if len(work.masks) == k:
+        shape = (work.steps, *y.shape[1:])
+        work.masks.append(xp.empty(shape, y.dtype))
+        work.dropped.append(xp.empty(shape, y.dtype))
+    mask, out = work.masks[k][:len(y)], work.dropped[k][:len(y)]
+    dropout_.fill_mask(mask, dropout, k, work.offset, work.columns)
+    return xp.multiply(y, mask, out=out)
+
+
+def _output(work, k: int, steps: int, dropout):
+    """What layer k handed on in the forward: y (T, H, N)."""
+    return work.dropped[k][:steps] if dropout else work.caches[k].h[1:steps + 1]

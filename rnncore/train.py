@@ -1,0 +1,190 @@
+"""Training is a loop that yields its Progress: one window of every stream a step, the state carried, a budget fixed up front.
+
+The place in the text, the rate and the masks are functions of the step, so a resumed run goes on exactly where it was.
+A budget of minutes is spent by the clock instead: the share of it that is gone stands where the share of steps does.
+"""
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .config import TrainConfig
+from .dropout import Dropout
+from .evaluate import Validation
+from .lstm import State
+from .optim import Adam, clip_scale, global_norm, rate
+from .random import Purpose, uniform
+
+MILESTONES = 10    # evaluations in a run, unless eval_every says otherwise
+VALIDATE = 0.03    # the share of a run that evaluations in mid-run may take
+FINAL = 0.03       # the share that the last one may take
+FORWARD = 0.4      # a forward pass costs at most this part of a training step
+
+
+class Diverged(ArithmeticError):
+    """The loss or the gradient is no longer a finite number."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands after a step. Losses are nats per character; val_loss is None where none was measured."""
+    step: int             # steps taken
+    epoch: int            # whole passes over the text before this step
+    done: float           # share of the budget that is spent, 0 to 1
+    chars: int            # characters trained on
+    seconds: float        # since the start, evaluation and saving included
+    chars_per_s: float    # while training
+    loss: float
+    lr: float
+    grad_norm: float      # before clipping
+    val_loss: float | None = None
+    milestone: bool = False
+    finished: bool = False
+
+
+@dataclass
+class Clock:
+    """Seconds that count: all since the run began (earlier sittings included), and those spent in training steps."""
+    before: float = 0.0
+    training: float = 0.0
+    started: float | None = None
+
+    def now(self) -> float:
+        return self.before + (time.perf_counter() - self.started if self.started is not None else 0.0)
+
+
+class Training:
+    """One run: the model, its optimiser, its place in the text and its clock. Iterate to train; each step yields.
+
+    model: a CharLM; batches: data.batches.Batches of the training text; config: with lr and a budget filled in;
+    validation: an evaluate.Validation or None. `step`, `state`, `optimizer` and `summary()` are what resuming needs.
+    """
+
+    def __init__(self, model, batches, config: TrainConfig, validation: Validation | None = None):
+        self.model, self.batches, self.config, self.validation = model, batches, config, validation
+        self.optimizer = Adam(model.params, config)
+        self.step, self.chars, self.clock = 0, 0, Clock()
+        self.state: State | None = None
+        self.val_windows: int | None = None       # the sample of the validation text that mid-run evaluations score
+        self.best: tuple[float, int] | None = None  # lowest val_loss, and its step
+        self.final_loss: float | None = None      # over the first final_windows, when the run is finished
+        self.final_windows = 0
+        self.total = total_steps(config, batches)
+
+    def __iter__(self) -> Iterator[Progress]:
+        self.clock.started = time.perf_counter()
+        self.model.threads = self.config.threads or 1
+        finished = self.done() >= 1
+        with self.model.kernel.single_threaded():
+            while not finished:
+                progress = self._advance()
+                finished = progress.finished
+                yield progress
+
+    def done(self) -> float:
+        """The share of the budget that is spent."""
+        if self.total is not None:
+            return min(1.0, self.step / self.total)
+        step_time = self.clock.training / max(1, self.step)
+        return min(1.0, (self.clock.now() + step_time / 2) / self._training_time())
+
+    def _training_time(self) -> float:
+        """Seconds of a budget of minutes, less what the last evaluation will take."""
+        budget = 60 * self.config.minutes
+        if not (self.validation and self.clock.training):
+            return budget
+        speed = self.chars / self.clock.training
+        return budget - min(FINAL * budget, FORWARD * self.validation.chars(self.validation.windows) / speed)
+
+    def _advance(self) -> Progress:
+        """Take one step, and evaluate where one is due."""
+        config, begun, before = self.config, time.perf_counter(), self.done()
+        epoch, window = divmod(self.step, self.batches.windows)
+        if window == 0:
+            self.state = None
+        x, y = self.batches.window(window, rotation(config.seed, epoch, len(self.batches.ids)))
+        dropout = Dropout(config.dropout, config.seed, self.step) if config.dropout else None
+        loss, grads, self.state = self.model.loss_and_grads(x, y, self.state, dropout=dropout)
+        norm = global_norm(grads)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise Diverged(f"step {self.step + 1}: the loss is {loss:.4g} and the gradient's norm {norm:.4g}")
+        half_step = 0.5 / self.total if self.total else 0.0
+        lr = rate(config, before + half_step)
+        self.optimizer.update(self.model.params, grads, lr, clip_scale(norm, config.clip), self.step + 1)
+        self.step, self.chars = self.step + 1, self.chars + x.size
+        self.clock.training += time.perf_counter() - begun
+        done = self.done()
+        milestone = done >= 1 or self._due(before, done)
+        val_loss = self._validate(done >= 1) if milestone and self.validation else None
+        return Progress(self.step, epoch, done, self.chars, self.clock.now(), self.chars / self.clock.training,
+                        loss, lr, norm, val_loss, milestone, done >= 1)
+
+    def _due(self, before: float, done: float) -> bool:
+        if self.config.eval_every:
+            return self.step % self.config.eval_every == 0
+        return int(MILESTONES * before) < int(MILESTONES * done)
+
+    def _validate(self, last: bool) -> float:
+        """The validation loss on the sample; at the end also on as much of the text as the time allows."""
+        if self.val_windows is None:
+            evaluations = MILESTONES
+            if self.config.eval_every:
+                evaluations = max(1, self._all_chars() / (self.config.eval_every * self.batches.columns * self.batches.steps))
+            self.val_windows = self._affordable(VALIDATE / evaluations)
+        windows = max(self.val_windows, self._affordable(FINAL)) if last else self.val_windows
+        whole, sample = self.validation.loss(self.model, windows, prefix=self.val_windows)
+        if last:
+            self.final_loss, self.final_windows = whole, windows
+        if self.best is None or sample < self.best[0]:
+            self.best = sample, self.step
+        return sample
+
+    def _all_chars(self) -> float:
+        """Characters that the whole run will train on."""
+        if self.total is not None:
+            return self.total * self.chars / self.step
+        return self.chars / self.clock.training * 60 * self.config.minutes
+
+    def _affordable(self, share: float) -> int:
+        """How many windows of validation cost at most that share of the run; at least one."""
+        window = self.validation.batches.columns * self.validation.batches.steps
+        return min(self.validation.windows, max(1, int(share * self._all_chars() / FORWARD / window)))
+
+    def summary(self) -> dict:
+        """The numbers that resuming needs, beside the parameters, the optimiser's moments and the state."""
+        return {"step": self.step, "chars": self.chars, "seconds": self.clock.now(), "training_seconds": self.clock.training,
+                "val_windows": self.val_windows, "best": list(self.best) if self.best else None,
+                "final_loss": self.final_loss, "final_windows": self.final_windows}
+
+    def restore(self, summary: dict, moments: dict, state: State | None) -> None:
+        """Go on from what `summary`, `optimizer.moments` and `state` were."""
+        self.step, self.chars = summary["step"], summary["chars"]
+        self.clock = Clock(summary["seconds"], summary["training_seconds"])
+        self.val_windows = summary["val_windows"]
+        self.best = tuple(summary["best"]) if summary["best"] else None
+        self.final_loss, self.final_windows = summary["final_loss"], summary["final_windows"]
+        for name, moment in self.optimizer.moments.items():
+            moment[...] = self.model.kernel.to_device(moments[name])
+        self.state = state and State(*map(self.model.kernel.to_device, state))
+
+
+def fit(model, batches, config: TrainConfig, validation: Validation | None = None) -> Iterator[Progress]:
+    """Train model in place on batches (data.batches.Batches) until the budget of config is spent, a Progress a step.
+
+    config.lr and one of steps, epochs, minutes must be given. Raises Diverged, the parameters as they were before the step.
+    """
+    return iter(Training(model, batches, config, validation))
+
+
+def total_steps(config: TrainConfig, batches) -> int | None:
+    """Steps in the budget; None for minutes. Raises ValueError without a rate or a budget."""
+    if config.lr is None or (config.steps, config.epochs, config.minutes) == (None, None, None):
+        raise ValueError("a run needs lr and one of steps, epochs and minutes")
+    if config.epochs is not None:
+        return max(1, round(config.epochs * batches.windows))
+    return config.steps
+
+
+def rotation(seed: int, epoch: int, length: int) -> int:
+    """Where the text begins in this epoch: at its start in the first, then at random."""
+    return int(uniform(seed, Purpose.ROTATE, 1, step=epoch)[0] * length) if epoch else 0

@@ -1,0 +1,103 @@
+"""The named corpora: whole, sorted, decoded, and read before files of the same name; and two real texts in files."""
+import os
+import sys
+import types
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from rnncore.data import corpora
+from rnncore.data.decode import likely
+from rnncore.data.text import CorpusError, read
+
+CORPORA = os.environ.get("RNNCORE_CORPORA")
+real = pytest.mark.skipif(not CORPORA, reason="RNNCORE_CORPORA names no folder of large real texts")
+
+
+def test_every_name_has_a_text_and_one_line_about_it():
+    for name, line in corpora.NAMES.items():
+        assert len(corpora.text(name)) > 100_000 and line and "\n" not in line
+
+
+def test_numpy_is_all_its_python_in_the_order_of_the_paths():
+    root = Path(find_spec("numpy").origin).parent
+    names = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.suffix == ".py")
+    whole = ""
+    for name in names:
+        if whole and not whole.endswith("\n"):
+            whole += "\n"
+        whole += (root / name).read_bytes().decode()
+    assert corpora.text("numpy") == whole
+
+
+def test_python_docs_are_the_topics_by_key():
+    from pydoc_data.topics import topics
+    text = corpora.text("python-docs")
+    assert text.startswith(topics[min(topics)] + "\n") and text.endswith("\n" + topics[max(topics)])
+    assert len(text) == sum(map(len, topics.values())) + len(topics) - 1
+
+
+def test_topics_in_another_order_are_the_same_corpus(monkeypatch):
+    module = types.SimpleNamespace(topics={"b": "two\n", "a": "one\n"})
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", module)
+    assert corpora.text("python-docs") == "one\n\ntwo\n"
+
+
+def test_a_python_without_its_topics(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(CorpusError, match="this Python came without pydoc_data; use the corpus numpy") as caught:
+        read(["python-docs"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_python_without_numpy(monkeypatch):
+    monkeypatch.setattr(corpora, "find_spec", lambda name: None)
+    with pytest.raises(CorpusError, match="pip install numpy"):
+        corpora.text("numpy")
+
+
+def test_an_unknown_name():
+    with pytest.raises(CorpusError, match="no corpus is called 'shakespear': there are numpy, python-docs"):
+        corpora.text("shakespear")
+
+
+def test_a_named_corpus_wins_over_a_file_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read(["python-docs"]).notes == ()
+    Path("python-docs").write_text("my own\n")
+    corpus = read(["python-docs"])
+    assert corpus.name == "python-docs" and corpus.text == corpora.text("python-docs")
+    assert corpus.notes == (
+        "python-docs is read as the named corpus: write ./python-docs for the file or folder of that name",)
+    assert read(["./python-docs"]).text == "my own\n"
+
+
+def test_a_named_corpus_has_its_own_encoding_and_is_normalised_as_files_are(monkeypatch, tmp_path):
+    (tmp_path / "a.py").write_bytes("\ufeffé = 1\r\n".encode())
+    monkeypatch.setattr(corpora, "find_spec", lambda name: type("Spec", (), {"submodule_search_locations": [tmp_path]}))
+    corpus = read(["numpy"], encoding="utf-16")
+    assert corpus.text == "é = 1\n" and len(corpus.notes) == 2
+
+
+@real
+def test_four_tomes_put_one_after_the_other():
+    path = Path(CORPORA, "hugo-les-miserables-1-4.txt")
+    corpus = read([str(path)])
+    assert corpus.notes == ("dropped 4 byte order marks",
+                            "normalised 52,966 CRLF line ends to LF (--newline keep leaves them)")
+    assert corpus.text == path.read_bytes().decode().replace("\ufeff", "").replace("\r\n", "\n")
+    assert len(corpus.text) == 2_521_352 - 4 - 52_966 and corpus.name == "hugo-les-miserables-1-4"
+
+
+@real
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "cp1252"])
+def test_a_real_text_in_another_encoding_is_known_for_it(encoding):
+    text = read([str(Path(CORPORA, "hugo-les-miserables-1-4.txt"))]).text
+    assert likely(text.encode(encoding)) == {"cp1252": "latin-1"}.get(encoding, encoding)
+
+
+@real
+def test_a_text_with_nothing_to_mend_is_itself():
+    corpus = read([str(Path(CORPORA, "tinyshakespeare.txt"))])
+    assert corpus.notes == () and corpus.sha256 == "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
