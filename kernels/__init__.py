@@ -14,6 +14,6 @@
 Functions write into the arrays that they are given; nothing in a time loop allocates.
 """
 from . import cpu as host  # text, files and drawn symbols live on the host, whatever the device
-from .devices import DeviceError, load, of
+from .devices import DeviceError, cores, load, of, why_no_cuda
 
-__all__ = ["DeviceError", "host", "load", "of"]
+__all__ = ["DeviceError", "cores", "host", "load", "of", "why_no_cuda"]

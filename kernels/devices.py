@@ -2,7 +2,10 @@
 import ctypes
 import importlib
 import importlib.util
+import math
+import os
 import re
+from pathlib import Path
 
 from . import cpu
 
@@ -43,3 +46,11 @@ def why_no_cuda() -> str | None:
     if importlib.util.find_spec(".cuda", __package__) is None:
         return "this version of rnncore has no CUDA kernels yet: train on the processor with --device cpu"
     return None
+
+
+def cores() -> int:
+    """Processor cores that this process may use: its affinity, and its control group's quota where there is one."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = Path("/sys/fs/cgroup/cpu.max")
+    quota, period = limit.read_text().split() if limit.is_file() else ("max", "100000")
+    return count if quota == "max" else max(1, min(count, math.ceil(int(quota) / int(period))))

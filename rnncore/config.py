@@ -4,9 +4,13 @@ from dataclasses import dataclass
 OPTIONAL = None  # a default that depends on the corpus or the machine: chosen when the run starts, and printed
 
 
+class ConfigError(ValueError):
+    """A setting out of its range; the message names it."""
+
+
 def _check(condition: bool, message: str) -> None:
     if not condition:
-        raise ValueError(message)
+        raise ConfigError(message)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def generate(model, prompt: str = "", length: int | None = None, temperature: fl
 
     Without a prompt it starts as after a newline. It ends before the first of the `stop` strings. on_unknown says what
     becomes of symbols of the prompt that the model does not know: error (UnknownSymbolError), skip or replace.
-    Raises ValueError for sampling options out of range.
+    Raises config.ConfigError, a ValueError, for sampling options out of range.
     """
     config = SampleConfig(temperature, top_k, top_p, seed)
     ids = generate_ids(model, prompt_ids(model.vocab, prompt, on_unknown), config)

@@ -1,0 +1,52 @@
+"""`rnncore gradcheck` compares every gradient with finite differences, on the user's own device and settings."""
+import json
+import sys
+
+import click
+
+from . import options
+
+
+@click.command(cls=options.Command)
+@options.grouped(
+    "Model and batch",
+    ("--layers", {"type": click.IntRange(1), "default": 2, "show_default": True, "help": "LSTM layers."}),
+    ("--hidden", {"type": click.IntRange(1), "default": 16, "show_default": True, "help": "Units a layer."}),
+    ("--embed", {"type": click.IntRange(1), "default": 8, "show_default": True, "help": "Embedding size."}),
+    ("--vocab", {"type": click.IntRange(2), "default": 11, "show_default": True, "help": "Symbols."}),
+    ("--seq", {"type": click.IntRange(1), "default": 7, "show_default": True, "help": "Time steps."}),
+    ("--batch", {"type": click.IntRange(1), "default": 5, "show_default": True, "help": "Sequences."}),
+    ("--dropout", {"type": click.FloatRange(0, 1, max_open=True), "default": 0.0, "show_default": True,
+                   "help": "Dropout after every layer, with fixed masks."}),
+    ("--documents", {"is_flag": True, "help": "Begin new documents in mid-batch (the keep mask)."}))
+@click.option("--most", type=click.IntRange(1), default=200, show_default=True,
+              help="Entries of each parameter to move, spread evenly over it.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of parameters, batch and masks.")
+@options.JSON
+@options.DEVICE
+def command(layers, hidden, embed, vocab, seq, batch, dropout, documents, most, seed, as_json, device):
+    """Compare analytic with numerical gradients in float64, a row a parameter; exit code 1 if one is wrong."""
+    from rnncore.config import ModelConfig
+    from rnncore.data.vocab import Vocab
+    from rnncore.gradcheck import EPS, TOLERANCE, check_gradients, random_case
+    from rnncore.model import CharLM
+
+    model = CharLM(ModelConfig(vocab, embed, hidden, layers), Vocab.from_code_points(range(256, 256 + vocab)), device,
+                   "float64", seed)
+    rows = []
+    if not as_json:
+        click.echo(f"{model.kernel.name}, float64, eps {EPS:g}, {seq} steps of {batch} sequences: error = "
+                   "max |analytic - numerical| / max(|analytic|, |numerical|)")
+        click.echo(f"{'parameter':24} {'entries':>9} {'checked':>8}     error")
+    for row in check_gradients(model, random_case(model, seq, batch, dropout, documents, seed), most):
+        rows.append(row)
+        if not as_json:
+            verdict = "ok" if row.error <= TOLERANCE else "WRONG"
+            click.echo(f"{row.name:24} {row.size:9,} {row.checked:8,}  {row.error:8.1e}  {verdict}")
+    wrong = [row.name for row in rows if not row.error <= TOLERANCE]
+    if as_json:
+        click.echo(json.dumps({"rows": [row._asdict() for row in rows], "tolerance": TOLERANCE, "ok": not wrong}))
+    else:
+        click.echo(f"{len(rows)} gradients right, all within {TOLERANCE:g}" if not wrong else
+                   f"{len(wrong)} of {len(rows)} gradients wrong: {', '.join(wrong)}")
+    sys.exit(1 if wrong else 0)

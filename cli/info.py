@@ -1,0 +1,45 @@
+"""`rnncore info` shows what a model file or a run folder holds."""
+import json
+
+import click
+
+from . import options
+
+
+@click.command(cls=options.Command)
+@options.RUN
+@options.JSON
+def command(run, as_json):
+    """Sizes, vocabulary and training card of RUN: a run folder or a model file, by default the newest run."""
+    from rnncore import checkpoint, params, runs
+    from rnncore.config import ModelConfig
+
+    path = checkpoint.model_file(run if run else runs.newest())
+    document, tensors = checkpoint.read(path)
+    config = ModelConfig(**document["config"])
+    found = {"file": str(path), "bytes": path.stat().st_size, "schema": document["schema"],
+             "dtype": str(tensors["head.bias"].dtype), "config": document["config"], "parameters": params.count(config),
+             "vocabulary": "".join(map(chr, document["vocab"])), "card": document["card"], "resumable": "training" in document}
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    click.echo(f"{path}: {found['bytes']:,} bytes, schema {found['schema']}, {found['dtype']}, sha256 verified")
+    click.echo(f"model       {config.layers} x {config.hidden} LSTM, embedding {config.embed}, {config.vocab_size} symbols, "
+               f"{found['parameters']:,} parameters")
+    click.echo(f"symbols     {found['vocabulary']!a}"[:110])
+    for line in card_lines(document["card"]):
+        click.echo(line)
+
+
+def card_lines(card: dict):
+    """The training card in words; a model that was not trained by `rnncore train` has none."""
+    if not card:
+        return
+    corpus, split = card["corpus"], card["split"]
+    yield f"corpus      {corpus['name']}, {corpus['characters']:,} characters, sha256 {corpus['sha256'][:16]}"
+    yield f"split       {split['train']:,} train, {split['validation']:,} validation, {split['test']:,} test, in that order"
+    yield f"trained     {card['step']:,} steps, {card['chars']:,} characters in {card['seconds']:,} s, on {card['made'][:10]}"
+    if card["val_loss"] is not None:
+        whole = f"; {card['val_loss_of_all']:.4f} over the final evaluation" if card["val_loss_of_all"] is not None else ""
+        yield f"validation  {card['val_loss']:.4f} nats/char at step {card['best_step']:,}{whole}"
+    yield "versions    " + ", ".join(f"{name} {version}" for name, version in card["versions"].items())

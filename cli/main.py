@@ -1,0 +1,103 @@
+"""The `rnncore` command: finds the command's module, and turns what goes wrong into one line and an exit code.
+
+Exit codes: 0; 1 refused; 2 usage; 3 diverged; 130 and 143 stopped by a signal.
+"""
+import importlib
+import os
+import sys
+
+import click
+
+from rnncore import __version__
+
+COMMANDS = {
+    "train": "Learn a corpus: files, folders, - or a named corpus.",
+    "generate": "Write text with a trained model.",
+    "score": "Measure how well a model predicts a text.",
+    "gradcheck": "Compare every gradient with finite differences.",
+    "info": "Show what a model file or run holds.",
+    "doctor": "Show what this machine can do, and why not.",
+}
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class Commands(click.Group):
+    """A group whose commands are imported when they are called, so that --help loads no NumPy."""
+
+    def list_commands(self, ctx) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx, name: str) -> click.Command | None:
+        return importlib.import_module(f".{name}", __package__).command if name in COMMANDS else None
+
+    def format_commands(self, ctx, formatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=Commands, context_settings=SETTINGS)
+@click.version_option(__version__, prog_name="rnncore")
+def commands() -> None:
+    """A character-level LSTM, from scratch on raw arrays: train it, let it write, check its gradients.
+
+    Start with:  rnncore train numpy --minutes 1
+    """
+
+
+def main(args=None, prog_name: str = "rnncore") -> None:
+    """Run the command line and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal that cannot show a symbol shows a question mark
+    try:
+        code = commands.main(args, prog_name, standalone_mode=False) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left: nothing to say
+        code = 0
+    except Exception as error:
+        if "--debug" in (sys.argv if args is None else args):
+            raise
+        code = explain(error)
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def explain(error: Exception) -> int:
+    """Say what went wrong in one line on stderr; returns the exit code."""
+    if isinstance(error, click.exceptions.Abort):
+        return 130
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    code, message = _verdict(error)
+    print(f"rnncore: {message}", file=sys.stderr)
+    return code
+
+
+def _verdict(error: Exception) -> tuple[int, str]:
+    from rnncore.config import ConfigError
+    from rnncore.data.text import CorpusError, CorpusNotFoundError, UnknownEncodingError
+    from rnncore.data.vocab import UnknownSymbolError
+    from rnncore.kernels import DeviceError
+    from rnncore.train import Diverged
+
+    message = " ".join(str(error).split())
+    if isinstance(error, (ConfigError, CorpusNotFoundError, UnknownEncodingError)):
+        return 2, message
+    if isinstance(error, Diverged):
+        return 3, f"{message}: start again with a lower --lr"
+    if isinstance(error, (CorpusError, UnknownSymbolError, DeviceError, _refusals())):
+        return 1, message
+    if isinstance(error, MemoryError):
+        return 1, "out of memory: take a smaller --batch, --seq or --hidden"
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return 1, f"{where}{error.strerror or message}"
+    return 1, f"internal error, {type(error).__name__}: {message} (the same command with --debug shows where)"
+
+
+def _refusals() -> tuple:
+    from rnncore.checkpoint import ModelFileError
+    from rnncore.runs import RunError
+    return ModelFileError, RunError, FileNotFoundError

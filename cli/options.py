@@ -1,0 +1,70 @@
+"""Options that several commands share, and help text in groups; defaults are read from rnncore.config."""
+from dataclasses import fields
+
+import click
+
+DEVICE = click.option("--device", default="auto", metavar="auto|cpu|cuda|cuda:K", callback=lambda ctx, _, value: _device(value),
+                      help="Where to compute; auto is a GPU that works, else the CPU.", show_default=True)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+ENCODING = click.option("--encoding", default="utf-8", show_default=True, help="How the text files are encoded.")
+NEWLINE = click.option("--newline", type=click.Choice(["lf", "keep"]), default="lf", show_default=True,
+                       help="Make every line end a LF, or keep them as they are.")
+ON_UNKNOWN = click.option("--on-unknown", type=click.Choice(["error", "skip", "replace"]), default="error", show_default=True,
+                          help="What to do with symbols that the model does not know.")
+RUN = click.argument("run", required=False, metavar="[RUN]")
+
+
+class Command(click.Command):
+    """A command with --debug, whose help shows its options under headings: those of `grouped`."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.params.append(click.Option(["--debug"], is_flag=True, expose_value=False,
+                                        help="Show the traceback of what goes wrong."))
+
+    def format_options(self, ctx, formatter) -> None:
+        sections: dict[str, list] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record:
+                sections.setdefault(getattr(param, "heading", "Options"), []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+class GroupedOption(click.Option):
+    """An option under a heading of its own."""
+
+    def __init__(self, *args, heading: str, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.heading = heading
+
+
+def grouped(heading: str, *options):
+    """A decorator that adds click options under `heading`; options: (names, keyword arguments)."""
+    def add(function):
+        for names, settings in reversed(options):
+            function = click.option(*names.split(), cls=GroupedOption, heading=heading, **settings)(function)
+        return function
+    return add
+
+
+def default_of(config, name: str) -> dict:
+    """The default of a field of a config dataclass, as click's settings for its option."""
+    (field,) = (f for f in fields(config) if f.name == name)
+    return {"default": field.default, "show_default": field.default is not None}
+
+
+def _device(value: str) -> str:
+    import re
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise click.BadParameter(f"{value!r} is none of auto, cpu, cuda, cuda:K")
+    return value
+
+
+def open_model(run: str | None, device: str):
+    """(path, model) of a run folder, a model file, or the newest run."""
+    from rnncore import checkpoint, runs
+    path = checkpoint.model_file(run if run else runs.newest())
+    return path, checkpoint.load(path, device)

@@ -1,0 +1,84 @@
+"""The progress of a training run on stderr: one live line on a terminal, plain lines now and then elsewhere."""
+import sys
+import time
+
+EVERY = 10.0    # seconds between plain lines
+REFRESH = 0.25  # seconds between changes of the live line
+
+
+def describe(p) -> str:
+    """A Progress in one line: step, loss, validation loss, speed, time left."""
+    left = (1 - p.done) * p.seconds / p.done if p.done else 0
+    return (f"step {p.step:,}  {100 * p.done:3.0f}%  loss {p.loss:.3f}  "
+            + (f"val {p.val_loss:.3f}  " if p.val_loss is not None else "")
+            + f"{p.chars_per_s:,.0f} chars/s  {clock(left)} left")
+
+
+def clock(seconds: float) -> str:
+    """m:ss, or h:mm:ss."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{s:02}" if hours else f"{minutes}:{s:02}"
+
+
+def printable(text: str) -> str:
+    """text without control characters other than line ends and tabs: a sample must not move a terminal's cursor."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+class PlainDisplay:
+    """Lines for a file or a pipe."""
+
+    def __init__(self):
+        self._shown = time.monotonic()
+
+    def __enter__(self) -> "PlainDisplay":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        sys.stderr.flush()
+
+    def update(self, p) -> None:
+        if p.milestone or time.monotonic() > self._shown + EVERY:
+            self._shown = time.monotonic()
+            self.say(describe(p))
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+class LiveDisplay:
+    """One line that changes in place, with a bar; the last validation loss stays in it."""
+
+    def __init__(self):
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+        console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._progress = Progress(BarColumn(bar_width=16), TextColumn("{task.description}", markup=False),
+                                  console=console, auto_refresh=False)
+        self._task = self._progress.add_task("starting", total=1.0)
+        self._shown, self._val_loss = 0.0, None
+
+    def __enter__(self) -> "LiveDisplay":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._progress.stop()
+
+    def update(self, p) -> None:
+        from dataclasses import replace
+        if p.val_loss is not None:
+            self._val_loss = p.val_loss
+        if p.finished or time.monotonic() > self._shown + REFRESH:
+            self._shown = time.monotonic()
+            self._progress.update(self._task, completed=p.done, description=describe(replace(p, val_loss=self._val_loss)))
+            self._progress.refresh()
+
+    def say(self, text: str) -> None:
+        self._progress.console.print(text)
+
+
+def display() -> PlainDisplay | LiveDisplay:
+    """The display that fits stderr."""
+    return LiveDisplay() if sys.stderr.isatty() else PlainDisplay()

@@ -1,0 +1,155 @@
+"""`rnncore train` learns a corpus: it reads the options, sets a run up or takes one up again, and drives it to its end."""
+import shlex
+import signal
+import sys
+import time
+
+import click
+from click.core import ParameterSource
+
+from rnncore.config import OPTIMIZERS, ModelConfig, TrainConfig
+
+from . import options
+from .progress import display, printable
+
+SAVE = 300     # seconds between saves where no milestone comes sooner
+SAMPLE = 200   # characters of a sample on the way
+
+
+def _of(config, name: str, text: str, **settings) -> tuple:
+    """An option for a field of a config dataclass."""
+    return f"--{name.replace('_', '-')}", {"help": text, **options.default_of(config, name), **settings}
+
+
+def _threads(ctx, param, value: str) -> int | None:
+    if value == "auto":
+        return None
+    if not value.isdigit() or int(value) < 1:
+        raise click.BadParameter(f"{value!r} is neither auto nor a whole number of at least 1")
+    return int(value)
+
+
+@click.command(cls=options.Command)
+@click.argument("corpus", nargs=-1)
+@options.grouped(
+    "Model",
+    _of(ModelConfig, "layers", "LSTM layers.", type=int),
+    _of(ModelConfig, "hidden", "Units a layer.", type=int),
+    _of(ModelConfig, "embed", "Embedding size.", type=int),
+    _of(TrainConfig, "dropout", "After every layer.", type=float),
+    ("--dtype", {"type": click.Choice(["float32", "float64"]), "default": "float32", "show_default": True,
+                 "help": "Precision."}))
+@options.grouped(
+    "Budget (one of three; by default epochs that suit the corpus)",
+    _of(TrainConfig, "epochs", "Passes over the text.", type=float),
+    _of(TrainConfig, "steps", "Optimiser steps.", type=int),
+    _of(TrainConfig, "minutes", "Wall-clock time, evaluation included.", type=float))
+@options.grouped(
+    "Optimisation",
+    _of(TrainConfig, "seq", "Characters back through time, T.", type=int),
+    _of(TrainConfig, "batch", "Streams side by side, N.", type=int),
+    _of(TrainConfig, "optimizer", "How to update.", type=click.Choice(OPTIMIZERS)),
+    _of(TrainConfig, "lr", "Peak learning rate [default: by model size].", type=float),
+    _of(TrainConfig, "clip", "Bound on the gradient's global norm; 0: none.", type=float),
+    _of(TrainConfig, "warmup", "Share of the budget in which the rate rises.", type=float),
+    _of(TrainConfig, "seed", "Of parameters, masks and the text's rotation.", type=int))
+@options.grouped(
+    "Text",
+    ("--val", {"type": click.FloatRange(0, 1, max_open=True), "default": 0.1, "show_default": True,
+               "help": "Share of the text for validation, after the training part."}),
+    ("--test", {"type": click.FloatRange(0, 1, max_open=True), "default": 0.0, "show_default": True,
+                "help": "Share left out at the end."}))
+@options.ENCODING
+@options.NEWLINE
+@options.grouped(
+    "Machine",
+    ("--threads", {"default": "auto", "metavar": "auto|K", "show_default": True, "callback": _threads,
+                   "help": "Threads that share the streams; the same number gives the same bits."}))
+@options.DEVICE
+@options.grouped(
+    "Run",
+    ("--out -o", {"metavar": "FOLDER", "help": "Run folder [default: runs/NAME]."}),
+    ("--name", {"help": "Name of the folder under runs/ [default: the corpus's]."}),
+    ("--resume", {"is_flag": True, "help": "Go on with -o, or with the newest run."}),
+    ("--eval-every", {"type": int, "metavar": "STEPS", "help": "Validate so often [default: 10 times]."}),
+    ("--sample-every", {"type": click.IntRange(1), "metavar": "STEPS", "help": "Show a sample [default: with validation]."}),
+    ("--save-every", {"type": click.IntRange(1), "metavar": "STEPS", "help": "Save [default: with validation]."}))
+def command(**given):
+    """Learn CORPUS: files, folders, - for stdin, or a named corpus (numpy, python-docs); writes a run folder.
+
+    Text is split in order into training, validation and test parts. A run that was stopped goes on with --resume.
+    """
+    from . import jobs
+    context = click.get_current_context()
+    explicit = {name for name in given if context.get_parameter_source(name) == ParameterSource.COMMANDLINE}
+    if given["out"] and given["name"]:
+        raise click.UsageError("give -o or --name, not both")
+    if not given["corpus"] and not given["resume"]:
+        raise click.UsageError("name a CORPUS: a file, a folder, - or a named corpus, as in `rnncore train numpy`")
+    job = jobs.resume(given, explicit) if given["resume"] else jobs.start(given)
+    for line in job.notes:
+        click.echo(line, err=True)
+    sys.exit(drive(job, given["sample_every"], given["save_every"]))
+
+
+class Interrupt:
+    """Remembers the first SIGINT or SIGTERM, for the loop to act on between steps; a second SIGINT leaves at once."""
+
+    def __enter__(self) -> "Interrupt":
+        self.signal: int | None = None
+        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+def drive(job, sample_every: int | None, save_every: int | None) -> int:
+    """Train to the end of the budget or to a signal; returns the exit code."""
+    training, folder = job.training, job.folder
+    if training.done() >= 1:
+        click.echo(f"{folder.path} is finished: a larger --epochs, --steps or --minutes goes on with it", err=True)
+        return 0
+    saved, unsaved = time.monotonic(), None
+    with Interrupt() as interrupt, display() as shown:
+        for p in training:
+            folder.log(p)
+            shown.update(p)
+            if p.step % sample_every == 0 if sample_every else p.milestone:
+                sample = job.sample(SAMPLE)
+                folder.add_sample(p.step, sample)
+                shown.say(printable(sample) + "\n")
+            due = p.step % save_every == 0 if save_every else p.milestone or time.monotonic() > saved + SAVE
+            better = p.val_loss is not None and training.best[1] == p.step
+            if due or better or p.finished or interrupt.signal:
+                unsaved, saved = job.save(better), time.monotonic()
+                if unsaved:
+                    shown.say(unsaved)
+            if interrupt.signal:
+                break
+    return farewell(job, interrupt.signal, unsaved)
+
+
+def farewell(job, stopped: int | None, unsaved: str | None) -> int:
+    """Say where the run stands and what to type next; returns the exit code."""
+    training, folder = job.training, job.folder
+    path = shlex.quote(str(folder.path))
+    if unsaved:
+        click.echo(f"rnncore: {unsaved}", err=True)
+        return 1
+    if stopped:
+        click.echo(f"stopped at step {training.step:,} and saved; go on with\n\n  rnncore train --resume -o {path}\n", err=True)
+        return 128 + stopped
+    if training.best:
+        loss, step = training.best
+        click.echo(f"best model: step {step:,}, validation loss {loss:.4f} nats/char"
+                   + (f"; at the end {training.final_loss:.4f} over {job.final_chars():,} characters"
+                      if training.final_loss is not None else ""), err=True)
+    click.echo(f"saved in {path}; let it write with\n\n  rnncore generate {path} -n 400\n", err=True)
+    return 0

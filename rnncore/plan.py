@@ -1,0 +1,29 @@
+"""A plan fills in what the user left open in a TrainConfig, and says in words why it chose so."""
+from dataclasses import replace
+
+from .config import ModelConfig, TrainConfig
+
+CHARACTERS = 4_000_000  # what a run without a budget trains on, as far as MOST_EPOCHS allow
+MOST_EPOCHS = 20
+SHARE = 32              # columns that a thread needs to be worth its while
+
+
+def fill(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int) -> tuple[TrainConfig, list[str]]:
+    """The config with lr, budget and threads filled in, and a reason for each that was chosen here."""
+    chosen, reasons = {}, []
+    if config.lr is None:
+        chosen["lr"] = rate(model)
+        reasons.append(f"lr {chosen['lr']:.3g}: Adam, {model.layers} x {model.hidden}")
+    if (config.steps, config.epochs, config.minutes) == (None, None, None):
+        epochs = min(MOST_EPOCHS, max(1, round(CHARACTERS / train_chars)))
+        chosen["epochs"] = epochs
+        reasons.append(f"epochs {epochs}: about {CHARACTERS:,} characters, at least 1 epoch and at most {MOST_EPOCHS}")
+    if config.threads is None:
+        chosen["threads"] = max(1, min(cores, config.batch // SHARE))
+        reasons.append(f"threads {chosen['threads']}: {cores} cores, at least {SHARE} of the {config.batch} columns each")
+    return replace(config, **chosen), reasons
+
+
+def rate(model: ModelConfig) -> float:
+    """A peak rate for Adam: 2e-2 for one layer of 128, 1e-2 for two, less for wider and deeper ones."""
+    return min(0.02, 0.02 / model.layers * (128 / model.hidden) ** 0.75)
