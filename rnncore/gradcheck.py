@@ -1,8 +1,10 @@
-"""A gradient check compares every gradient that back-propagation gives with a central difference of the loss.
+"""A gradient check compares every gradient that back-propagation gives with a difference quotient of the loss.
 
-    numerical = (L(p + eps) - L(p - eps)) / (2 eps)         error = max |analytic - numerical| / max(|analytic|, |numerical|)
+    numerical = (8 (L(p + eps) - L(p - eps)) - (L(p + 2 eps) - L(p - 2 eps))) / (12 eps)
+    error     = max |analytic - numerical| / max(|analytic|, |numerical|)
 
-In float64 with eps = 1e-5 a right gradient has an error of about 1e-9; one past `TOLERANCE` is wrong.
+Four points make the quotient exact to the fourth order, so eps can be large enough that rounding does not matter: in
+float64 a right gradient has an error below 1e-8, also where it is small; one past `TOLERANCE` is wrong.
 """
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,7 +16,7 @@ from .dropout import Dropout
 from .lstm import State
 from .random import Purpose, uniform
 
-EPS = 1e-5
+EPS = 1e-3
 TOLERANCE = 1e-6
 
 
@@ -75,13 +77,12 @@ def compare(name: str, view, analytic: np.ndarray, model, case: Case, work, most
     flat, places = view.reshape(-1), np.unique(np.linspace(0, view.size - 1, min(most, view.size)).astype(int))
     numerical = np.empty(len(places))
     for k, place in enumerate(places):
-        value = float(flat[place])
-        flat[place] = value + EPS
-        above = loss_of(model, case, work)
-        flat[place] = value - EPS
-        below = loss_of(model, case, work)
+        value, losses = float(flat[place]), []
+        for move in (EPS, -EPS, 2 * EPS, -2 * EPS):
+            flat[place] = value + move
+            losses.append(loss_of(model, case, work))
         flat[place] = value
-        numerical[k] = (above - below) / (2 * EPS)
+        numerical[k] = (8 * (losses[0] - losses[1]) - (losses[2] - losses[3])) / (12 * EPS)
     return Row(name, view.size, len(places), relative_error(analytic.reshape(-1)[places], numerical))
 
 
