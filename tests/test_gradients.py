@@ -1,0 +1,275 @@
+"""Every output of every backward against central differences of the forward, in float64: the spine of these tests.
+
+    numerical = (L(a + eps) - L(a - eps)) / (2 eps), eps = 1e-5
+    error     = max |analytic - numerical| / max(|analytic|, |numerical|), the maxima over all entries of one tensor
+
+Every entry is moved; of a large tensor, the entries with the largest gradients and an even sample of the rest.
+"""
+import numpy as np
+import pytest
+from conftest import Case, batch, build
+
+from rnncore import embedding, gradcheck, head, kernels, lstm, stack
+from rnncore.dropout import Dropout
+
+EPS = 1e-5
+BOUND = 1e-7   # the largest error measured in this file is 4e-9; a wrong gradient's is near 1
+FEW = 1500     # entries up to which all are moved, and most of those moved beyond
+
+SHAPES = [
+    # V, E, H, L, T, N
+    pytest.param(5, 3, 4, 1, 6, 4, id="one-layer"),
+    pytest.param(5, 3, 4, 2, 6, 4, id="two-layers"),
+    pytest.param(5, 3, 4, 3, 6, 4, id="three-layers"),
+    pytest.param(2, 1, 1, 2, 5, 3, id="H1-E1-V2"),
+    pytest.param(7, 5, 3, 2, 1, 5, id="T1"),
+    pytest.param(7, 2, 5, 3, 9, 1, id="N1"),
+    pytest.param(3, 2, 3, 1, 1, 1, id="T1-N1"),
+    pytest.param(11, 4, 33, 1, 4, 2, id="H33"),
+    pytest.param(30, 6, 3, 1, 4, 7, id="unfolded"),
+    pytest.param(130, 2, 3, 1, 4, 7, id="unfolded-sorted-scatter"),
+    pytest.param(130, 2, 3, 1, 10, 26, id="folded-sorted-scatter"),
+]
+
+
+def error_of(loss, array, analytic) -> float:
+    """The error of `analytic`, the gradient of loss() at `array`, which is moved in place and put back."""
+    assert array.shape == analytic.shape and np.isfinite(analytic).all()
+    flat, analytic = array.reshape(-1), np.array(analytic).reshape(-1)
+    assert np.shares_memory(flat, array)
+    places = np.arange(flat.size)
+    if flat.size > FEW:
+        places = np.union1d(places[::max(1, flat.size // (FEW // 2))], np.argsort(-abs(analytic))[:FEW // 2])
+    numerical = np.empty(len(places))
+    for k, place in enumerate(places):
+        value = flat[place]
+        flat[place] = value + EPS
+        above = loss()
+        flat[place] = value - EPS
+        numerical[k] = (above - loss()) / (2 * EPS)
+        flat[place] = value
+    analytic = analytic[places]
+    scale = max(abs(analytic).max(), abs(numerical).max())
+    return abs(analytic - numerical).max() / scale if scale else 0.0
+
+
+def poison(work: stack.Workspace) -> None:
+    """Fill every buffer with nan, so that what is read before it is written shows."""
+    for array in (*(a for cache in work.caches for a in cache), work.x, work.logits, work.loss, work.dy, *work.scratch,
+                  *work.masks, *work.dropped, work.grads.flat):
+        array[...] = np.nan
+
+
+def objective(model, case: Case, dropout, work) -> float:
+    """The summed loss, and a part of the last state by which dstate is its gradient there; leaves dL/dlogits in work."""
+    logits = stack.forward(model.params, case.x, case.state, case.keep, dropout, work)
+    loss = work.loss[:len(case.x)]
+    model.kernel.softmax_cross_entropy(logits, case.y, loss)
+    h, c = work.state(len(case.x))
+    return loss.sum() + np.vdot(h, case.dstate.h) + np.vdot(c, case.dstate.c)
+
+
+def stack_errors(model, case: Case, dropout=None, work=None, objective=objective) -> dict[str, float]:
+    """The error of every parameter's gradient and of h0's and c0's, by name."""
+    if work is None:
+        work = stack.Workspace(model.params, *case.x.shape)
+        poison(work)
+    objective(model, case, dropout, work)
+    initial = stack.backward(model.params, work.grads, case.x, case.dstate, case.keep, dropout, work)
+    grads = {name: grad.copy() for name, grad in work.grads.items()}
+    arrays = {**model.params, "h0": case.state.h, "c0": case.state.c}
+    return {name: error_of(lambda: objective(model, case, dropout, work), array, (grads | initial_names(initial))[name])
+            for name, array in arrays.items()}
+
+
+def initial_names(state) -> dict:
+    return {"h0": state.h, "c0": state.c}
+
+
+@pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
+@pytest.mark.parametrize("rate", [0, 0.4], ids=["", "dropout"])
+@pytest.mark.parametrize("vocab, embed, hidden, layers, steps, n", SHAPES)
+def test_the_stack(vocab, embed, hidden, layers, steps, n, rate, documents):
+    model = build(vocab, embed, hidden, layers)
+    case = batch(model, steps, n, documents)
+    errors = stack_errors(model, case, Dropout(rate, seed=3, step=2) if rate else None)
+    assert len(errors) == 3 * layers + 5 and max(errors.values()) < BOUND, errors
+
+
+def test_the_shapes_take_every_path():
+    paths = {(embedding.folded(v, t * n), v <= 128) for v, _, _, _, t, n in (shape.values for shape in SHAPES)}
+    assert paths == {(folded, onehot) for folded in (True, False) for onehot in (True, False)}
+
+
+@pytest.mark.parametrize("rate", [0, 0.4], ids=["", "dropout"])
+@pytest.mark.parametrize("vocab", [5, 12], ids=["folded", "unfolded"])
+def test_a_short_run_in_the_workspace_of_a_longer_one(vocab, rate):
+    model = build(vocab)
+    dropout = Dropout(rate, seed=3, step=2) if rate else None
+    work = stack.Workspace(model.params, 9, 4)
+    poison(work)
+    long = batch(model, 9, 4, documents=True)
+    objective(model, long, dropout, work)
+    stack.backward(model.params, work.grads, long.x, long.dstate, long.keep, dropout, work)
+    errors = stack_errors(model, batch(model, 4, 4, documents=True, seed=5), dropout, work)
+    assert max(errors.values()) < BOUND, errors
+
+
+def test_without_dstate_the_gradient_is_that_of_the_loss_alone():
+    model = build()
+    case = batch(model)
+    case = case._replace(dstate=lstm.State(0 * case.dstate.h, 0 * case.dstate.c))
+    work = stack.Workspace(model.params, *case.x.shape)
+    results = []
+    for dstate in (case.dstate, None):
+        poison(work)
+        objective(model, case, None, work)
+        initial = stack.backward(model.params, work.grads, case.x, dstate, None, None, work)
+        results.append(np.concatenate([a.ravel() for a in (work.grads.flat, *initial)]))
+    assert (results[0] == results[1]).all() and np.isfinite(results[0]).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("vocab", [5, 16], ids=["folded", "unfolded"])
+def test_shares_of_the_columns(threads, vocab):
+    """Five columns in shares of 5, of 2 and 3, of 1, 2 and 2: the gradient of the mean loss that is returned."""
+    model = build(vocab)
+    case = batch(model, 6, 5, documents=True)
+    model.threads = threads
+    dropout = Dropout(0.3, seed=3, step=2)
+
+    def loss():
+        return model.loss_and_grads(case.x, case.y, case.state, keep=case.keep, dropout=dropout)[0]
+
+    grads = {name: grad.copy() for name, grad in
+             model.loss_and_grads(case.x, case.y, case.state, keep=case.keep, dropout=dropout)[1].items()}
+    errors = {name: error_of(loss, model.params[name], grad) for name, grad in grads.items()}
+    assert len(errors) == len(model.params) and max(errors.values()) < BOUND, errors
+
+
+@pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
+@pytest.mark.parametrize("size, hidden, steps, n", [(3, 4, 5, 2), (5, 1, 4, 3), (1, 3, 1, 2), (2, 5, 7, 1), (7, 33, 3, 2)])
+def test_one_layer(size, hidden, steps, n, documents):
+    """project, forward, backward, project_backward on their own: x, z, all weights, h0 and c0, any gradient from above."""
+    rng = np.random.default_rng(7)
+    w = lstm.Weights(*(rng.standard_normal(shape) for shape in ((4 * hidden, size), (4 * hidden, hidden), 4 * hidden)))
+    x, dx = rng.standard_normal((2, steps, size, n))
+    dy = rng.standard_normal((steps, hidden, n))
+    h0, c0, *dstate = rng.standard_normal((4, hidden, n))
+    keep = (rng.random((steps, n)) < 0.6).astype(float) if documents else None
+    dz = np.zeros((steps, 4 * hidden, n))  # moved to see dL/dz
+    cache = lstm.Cache(*(np.full((steps + k, rows, n), np.nan) for k, rows in ((0, 4 * hidden), (1, hidden), (1, hidden))))
+    scratch, grads = layer_scratch(size, hidden, steps, n), lstm.Weights(*(np.full_like(a, np.nan) for a in w))
+
+    def loss():
+        lstm.project(w, x, cache.gates)
+        cache.gates[...] += dz
+        cache.h[0], cache.c[0] = h0, c0
+        y = lstm.forward(w, cache, keep, scratch)
+        return np.vdot(y, dy) + np.vdot(cache.h[-1], dstate[0]) + np.vdot(cache.c[-1], dstate[1])
+
+    loss()
+    columns, dh0, dc0 = lstm.backward(w, grads, cache, dy, dstate, keep, scratch)
+    dh0, dc0, columns = dh0.copy(), dc0.copy(), columns.copy()
+    lstm.project_backward(w, grads, x, columns, dx, scratch)
+    dz_found = columns.reshape(4 * hidden, steps, n).swapaxes(0, 1)
+    pairs = {"x": (x, dx), "z": (dz, dz_found), "h0": (h0, dh0), "c0": (c0, dc0),
+             **{name: pair for name, *pair in zip(w._fields, w, grads, strict=True)}}
+    errors = {name: error_of(loss, array, grad) for name, (array, grad) in pairs.items()}
+    assert max(errors.values()) < BOUND, errors
+
+
+def layer_scratch(size, hidden, steps, n) -> lstm.Scratch:
+    """Full of nan."""
+    return lstm.Scratch(*(np.full(shape, np.nan) for shape in (
+        (4 * hidden, n), (hidden, n), (hidden, n), (hidden, n), (steps, hidden, n), (steps, hidden, n),
+        4 * hidden * steps * n, max(size, hidden) * steps * n, 9 * steps * n)))
+
+
+def test_project_backward_may_leave_dx_out():
+    rng = np.random.default_rng(7)
+    w = lstm.Weights(rng.standard_normal((8, 3)), rng.standard_normal((8, 2)), rng.standard_normal(8))
+    x, columns = rng.standard_normal((4, 3, 5)), rng.standard_normal((8, 20))
+    grads = lstm.Weights(*(np.full_like(a, np.nan) for a in w))
+    lstm.project_backward(w, grads, x, columns, None, layer_scratch(3, 2, 4, 5))
+    np.testing.assert_allclose(grads.w_ih, np.einsum("ztn,ten->ze", columns.reshape(8, 4, 5), x), atol=1e-13)
+    np.testing.assert_allclose(grads.bias, columns.sum(axis=1), atol=1e-13)
+
+
+@pytest.mark.parametrize("vocab", [4, 30, 140], ids=["folded", "unfolded", "unfolded-sorted-scatter"])
+def test_the_embedding(vocab):
+    rng = np.random.default_rng(7)
+    table, steps, n, size, hidden = rng.standard_normal((vocab, 3)), 5, 4, 3, 2
+    w = lstm.Weights(rng.standard_normal((4 * hidden, size)), None, rng.standard_normal(4 * hidden))
+    ids = rng.integers(0, vocab, (steps, n))
+    gates, dgates = np.full((steps, 4 * hidden, n), np.nan), rng.standard_normal((steps, 4 * hidden, n))
+    x = np.full((steps, size, n), np.nan)
+
+    def loss():
+        embedding.forward(table, w, ids, gates, x)
+        return np.vdot(gates, dgates)
+
+    loss()
+    dtable, grads = np.full_like(table, np.nan), lstm.Weights(np.full_like(w.w_ih, np.nan), None, np.full_like(w.bias, np.nan))
+    columns = dgates.swapaxes(0, 1).reshape(4 * hidden, -1).copy()
+    embedding.backward(table, dtable, w, grads, ids, x, columns, layer_scratch(size, hidden, steps, n))
+    dx = x.copy()
+    errors = {name: error_of(loss, *pair) for name, pair in
+              {"table": (table, dtable), "w_ih": (w.w_ih, grads.w_ih), "bias": (w.bias, grads.bias)}.items()}
+    assert max(errors.values()) < BOUND, errors
+    if not embedding.folded(vocab, ids.size):
+        np.testing.assert_allclose(dx, np.einsum("ze,tzn->ten", w.w_ih, dgates), atol=1e-13)
+
+
+def test_the_head_and_its_loss():
+    rng = np.random.default_rng(7)
+    vocab, hidden, steps, n = 6, 3, 4, 5
+    weight, bias = rng.standard_normal((vocab, hidden)), rng.standard_normal(vocab)
+    y, targets = rng.standard_normal((steps, hidden, n)), rng.integers(0, vocab, (steps, n))
+    dz, logits, losses = np.zeros((steps, vocab, n)), np.empty((steps, vocab, n)), np.empty((steps, n))
+
+    def loss():
+        head.forward(weight, bias, y, logits)
+        logits[...] += dz
+        kernels.host.softmax_cross_entropy(logits, targets, losses)
+        return losses.sum()
+
+    loss()
+    dlogits = logits.copy()
+    dweight, dbias, dy = (np.full_like(a, np.nan) for a in (weight, bias, y))
+    head.backward(weight, dweight, dbias, y, logits, dy, layer_scratch(hidden, hidden, steps, n))
+    pairs = {"weight": (weight, dweight), "bias": (bias, dbias), "y": (y, dy), "logits": (dz, dlogits)}
+    errors = {name: error_of(loss, *pair) for name, pair in pairs.items()}
+    assert max(errors.values()) < BOUND, errors
+
+
+@pytest.mark.parametrize("rate, documents", [(0, False), (0.4, True)])
+def test_the_users_gradient_check_says_so_too(rate, documents):
+    model = build(layers=3)
+    before = model.params.flat.copy()
+    rows = list(gradcheck.check_gradients(model, gradcheck.random_case(model, 6, 4, rate, documents)))
+    assert [row.name for row in rows] == [*model.params, "h0", "c0"]
+    assert max(row.error for row in rows) < BOUND and (model.params.flat == before).all()
+    assert all(row.checked == min(row.size, 200) for row in rows)
+
+
+@pytest.mark.parametrize("name", ["embedding.weight", "lstm.weight_hh_l1", "lstm.bias_ih_l0", "head.bias", "c0"])
+def test_the_users_gradient_check_finds_a_wrong_gradient(name, monkeypatch):
+    right = stack.backward
+
+    def wrong(params, grads, *arguments):
+        state = right(params, grads, *arguments)
+        array = state.c if name == "c0" else grads[name]
+        array *= 1.01
+        return state
+
+    monkeypatch.setattr(stack, "backward", wrong)
+    model = build()
+    rows = gradcheck.check_gradients(model, gradcheck.random_case(model, 6, 4))
+    assert [row.name for row in rows if row.error > gradcheck.TOLERANCE] == [name]
+
+
+def test_an_error_that_is_not_a_number_is_none_that_passes():
+    one, nan = np.ones(2), np.array([1, np.nan])
+    assert gradcheck.relative_error(nan, one) == gradcheck.relative_error(one, nan) == np.inf
+    assert gradcheck.relative_error(0 * one, 0 * one) == 0 and gradcheck.relative_error(one, 0 * one) == 1
