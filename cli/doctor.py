@@ -1,6 +1,5 @@
 """`rnncore doctor` shows what this machine can do, and why not."""
 import json
-import os
 import platform
 
 import click
@@ -25,11 +24,11 @@ def findings() -> dict:
     import numpy as np
     from threadpoolctl import threadpool_info
 
-    from rnncore import __version__, kernels
+    from rnncore import __version__, kernels, plan
     blas = [f"{lib['internal_api']} {lib['version']}" + (f" ({lib['architecture']})" if lib.get("architecture") else "")
             for lib in threadpool_info() if lib["user_api"] == "blas"]
     no_gpu = kernels.why_no_cuda()
     return {"rnncore": __version__, "python": platform.python_version(), "system": platform.platform(),
             "numpy": np.__version__, "blas": ", ".join(blas) or "none that can be told how many threads to use",
-            "cores": kernels.cores(), "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB",
-            "cpu": "ok", "cuda": no_gpu or "ok", "device auto": "cpu" if no_gpu else "cuda"}
+            "cores": kernels.cores(), "memory": f"{plan.machine_memory() / 2**30:.1f} GiB",
+            "recurrence": kernels.host.native.about(), "cuda": no_gpu or "ok", "device auto": "cpu" if no_gpu else "cuda"}

@@ -1,5 +1,6 @@
 """`rnncore generate` writes text with a trained model to stdout, character by character."""
 import contextlib
+import os
 import sys
 import time
 
@@ -39,19 +40,29 @@ def command(run, prime, prime_file, length, stop, count, out, temperature, top_k
     config = SampleConfig(0.0 if greedy else temperature, top_k, top_p, seed)
     if prime and prime_file:
         raise click.UsageError("give --prime or --prime-file, not both")
-    if prime_file:
-        with open(prime_file, encoding="utf-8", newline="") as file:
-            prime = file.read().replace("\r\n", "\n")
+    if out and os.path.lexists(out):
+        raise FileExistsError(f"{out} exists already: name another file with --out")
     from rnncore.sample import generate, samples
 
+    prime = read_prime(prime_file) if prime_file else prime
     _, model = options.open_model(run, device)
+    if count > 1:
+        texts = samples(model, count, prime, length, config, stop, on_unknown)
+        prime, pieces = "", [f"{prime}{text}\n{'-' * 40}\n" for text in texts]
+    else:
+        pieces = generate(model, prime, length, config.temperature, top_k, top_p, seed, stop, on_unknown)
     with open(out, "x", encoding="utf-8") if out else contextlib.nullcontext(sys.stdout) as file:
-        if count > 1:
-            for text in samples(model, count, prime, length, config, stop, on_unknown):
-                file.write(prime + text + "\n" + "-" * 40 + "\n")
-        else:
-            pieces = generate(model, prime, length, config.temperature, top_k, top_p, seed, stop, on_unknown)
-            stream(file, prime, pieces)
+        stream(file, prime, pieces)
+
+
+def read_prime(path: str) -> str:
+    """The text of a file in UTF-8, its line ends made LF."""
+    from rnncore.data.text import CorpusError
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path} is not UTF-8 ({error.reason}, byte {error.start}): save it as UTF-8") from None
 
 
 def stream(file, prime: str, pieces) -> None:

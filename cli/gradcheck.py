@@ -13,10 +13,10 @@ from . import options
     ("--layers", {"type": click.IntRange(1), "default": 2, "show_default": True, "help": "LSTM layers."}),
     ("--hidden", {"type": click.IntRange(1), "default": 16, "show_default": True, "help": "Units a layer."}),
     ("--embed", {"type": click.IntRange(1), "default": 8, "show_default": True, "help": "Embedding size."}),
-    ("--vocab", {"type": click.IntRange(2), "default": 11, "show_default": True, "help": "Symbols."}),
+    ("--vocab", {"type": click.IntRange(2, 100_000), "default": 11, "show_default": True, "help": "Symbols."}),
     ("--seq", {"type": click.IntRange(1), "default": 7, "show_default": True, "help": "Time steps."}),
     ("--batch", {"type": click.IntRange(1), "default": 5, "show_default": True, "help": "Sequences."}),
-    ("--dropout", {"type": click.FloatRange(0, 1, max_open=True), "default": 0.0, "show_default": True,
+    ("--dropout", {"type": options.Share(), "default": 0.0, "show_default": True,
                    "help": "Dropout after every layer, with fixed masks."}),
     ("--documents", {"is_flag": True, "help": "Begin new documents in mid-batch (the keep mask)."}))
 @click.option("--most", type=click.IntRange(1), default=200, show_default=True,

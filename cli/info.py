@@ -32,8 +32,8 @@ def command(run, as_json):
 
 
 def card_lines(card: dict):
-    """The training card in words; a model that was not trained by `rnncore train` has none."""
-    if not card:
+    """The training card in words; a model that was not trained by `rnncore train` has another, or none."""
+    if not {"corpus", "split", "train"} <= card.keys():
         return
     corpus, split = card["corpus"], card["split"]
     yield f"corpus      {corpus['name']}, {corpus['characters']:,} characters, sha256 {corpus['sha256'][:16]}"

@@ -47,34 +47,36 @@ def start(given: dict) -> Job:
     """A new run."""
     kernel = kernels.load(given["device"])
     config = _config(given)
-    ModelConfig(2, given["embed"], given["hidden"], given["layers"])  # complain about sizes before reading
     corpus = read(given["corpus"], given["encoding"], given["newline"])
     vocab = Vocab.from_text(corpus.text)
     model_config = ModelConfig(len(vocab), given["embed"], given["hidden"], given["layers"])
     settings = {"corpus": {"name": corpus.name, "sources": list(corpus.sources), "encoding": given["encoding"],
-                           "newline": given["newline"], "characters": len(corpus.text), "sha256": corpus.sha256}}
+                           "newline": given["newline"], "characters": len(corpus.text), "sha256": corpus.sha256},
+                "asked": {name: given[name] for name in ("batch", "seq", "threads")}}
     ids = vocab.encode(corpus.text)
     parts, warnings = _split(ids, given["val"], given["test"], settings)
     config, shrunk = _shrink(config, len(parts[0]))
     config, reasons = plan.fill(config, model_config, len(parts[0]), kernels.cores())
+    if kernel is kernels.host:
+        _check_memory(config, model_config, np.dtype(given["dtype"]).itemsize)
+    model = CharLM(model_config, vocab, given["device"], given["dtype"], config.seed)
     folder = RunFolder(Path(given["out"]) if given["out"] else runs.fresh(given["name"] or corpus.name), settings)
     folder.make()
-    model = CharLM(model_config, vocab, given["device"], given["dtype"], config.seed)
     training = _training(model, parts, config)
     notes = [*_headlines(corpus, model, settings, kernel), *corpus.notes, *warnings, *shrunk, *reasons, f"run {folder.path}"]
     return Job(training, folder, notes)
 
 
 def resume(given: dict, explicit: set[str]) -> Job:
-    """The run in the folder -o, or the newest, taken up where it was saved."""
-    path = Path(given["out"]) if given["out"] else runs.newest()
+    """The run in the folder -o, under --name, or the newest, taken up where it was saved."""
+    path = Path(given["out"]) if given["out"] else runs.RUNS / given["name"] if given["name"] else runs.newest()
     document, tensors = runs.read_last(path)
     settings, stored = document["training"]["settings"], TrainConfig(**document["training"]["config"])
     known = document["config"] | document["training"]["config"] | settings["split"]["asked"] | {
         "dtype": str(tensors["head.bias"].dtype), "encoding": settings["corpus"]["encoding"],
-        "newline": settings["corpus"]["newline"], "name": path.name}
+        "newline": settings["corpus"]["newline"]}
     for name in sorted(explicit & known.keys() - FREE):
-        if given[name] != known[name]:
+        if given[name] != known[name] and given[name] != settings["asked"].get(name, known[name]):
             raise click.UsageError(f"--{name.replace('_', '-')} {given[name]} conflicts with {path}, "
                                    f"which has {known[name]}: leave it out, or start a new run")
     config = _extended(stored, given, explicit)
@@ -94,7 +96,23 @@ def resume(given: dict, explicit: set[str]) -> Job:
 
 
 def _config(given: dict) -> TrainConfig:
+    """The options' TrainConfig; what is wrong with any option is said here, before a corpus is read."""
+    if given["name"] and Path(given["name"]).name != given["name"]:
+        raise click.UsageError(f"--name {given['name']} is not the name of a folder: give a path with -o")
+    try:
+        split(0, given["val"], given["test"])
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    ModelConfig(2, given["embed"], given["hidden"], given["layers"])
     return TrainConfig(**{field.name: given[field.name] for field in fields(TrainConfig) if field.name in given})
+
+
+def _check_memory(config: TrainConfig, model: ModelConfig, itemsize: int) -> None:
+    needed, there = plan.memory(config, model, itemsize), plan.machine_memory()
+    if needed > there:
+        raise RunError(f"{params.count(model):,} parameters and {config.batch} streams of {config.seq} take about "
+                       f"{needed / 2**30:,.1f} GiB, this machine has {there / 2**30:.1f}: take a smaller --hidden, "
+                       "--layers, --embed, --batch or --seq")
 
 
 def _extended(stored: TrainConfig, given: dict, explicit: set[str]) -> TrainConfig:

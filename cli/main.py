@@ -2,6 +2,7 @@
 
 Exit codes: 0; 1 refused; 2 usage; 3 diverged; 130 and 143 stopped by a signal.
 """
+import contextlib
 import importlib
 import os
 import sys
@@ -34,6 +35,15 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def invoke(self, ctx):
+        try:
+            code = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left: nothing to say
+            return 0
+        return code
+
 
 @click.group(cls=Commands, context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="rnncore")
@@ -46,27 +56,30 @@ def commands() -> None:
 
 def main(args=None, prog_name: str = "rnncore") -> None:
     """Run the command line and exit."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a terminal that cannot show a symbol shows a question mark
+    open_streams()
     try:
         code = commands.main(args, prog_name, standalone_mode=False) or 0
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left: nothing to say
-        code = 0
+    except click.exceptions.Abort:  # click's word for Ctrl-C
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(130)  # at once: an exit of the interpreter waits for threads in mid-step
     except Exception as error:
         if "--debug" in (sys.argv if args is None else args):
             raise
         code = explain(error)
-    except KeyboardInterrupt:
-        code = 130
     sys.exit(code)
+
+
+def open_streams() -> None:
+    """Make stdout and stderr streams that can always be written: a closed one goes nowhere, an odd symbol is a `?`."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, it is open as long as the process is
+        getattr(sys, name).reconfigure(errors="replace")
 
 
 def explain(error: Exception) -> int:
     """Say what went wrong in one line on stderr; returns the exit code."""
-    if isinstance(error, click.exceptions.Abort):
-        return 130
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
@@ -76,10 +89,12 @@ def explain(error: Exception) -> int:
 
 
 def _verdict(error: Exception) -> tuple[int, str]:
+    from rnncore.checkpoint import ModelFileError
     from rnncore.config import ConfigError
     from rnncore.data.text import CorpusError, CorpusNotFoundError, UnknownEncodingError
     from rnncore.data.vocab import UnknownSymbolError
     from rnncore.kernels import DeviceError
+    from rnncore.runs import RunError
     from rnncore.train import Diverged
 
     message = " ".join(str(error).split())
@@ -87,17 +102,11 @@ def _verdict(error: Exception) -> tuple[int, str]:
         return 2, message
     if isinstance(error, Diverged):
         return 3, f"{message}: start again with a lower --lr"
-    if isinstance(error, (CorpusError, UnknownSymbolError, DeviceError, _refusals())):
+    if isinstance(error, (CorpusError, UnknownSymbolError, DeviceError, ModelFileError, RunError)):
         return 1, message
     if isinstance(error, MemoryError):
         return 1, "out of memory: take a smaller --batch, --seq or --hidden"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return 1, f"{where}{error.strerror or message}"
+        return 1, f"{where}{error.strerror or message}"  # of ours, a FileNotFoundError in words of its own
     return 1, f"internal error, {type(error).__name__}: {message} (the same command with --debug shows where)"
-
-
-def _refusals() -> tuple:
-    from rnncore.checkpoint import ModelFileError
-    from rnncore.runs import RunError
-    return ModelFileError, RunError, FileNotFoundError

@@ -33,6 +33,19 @@ class Command(click.Command):
                 formatter.write_dl(records)
 
 
+class Share(click.FloatRange):
+    """A number of at least 0 and below 1."""
+
+    def __init__(self):
+        super().__init__(0, 1, max_open=True)
+
+    def convert(self, value, param, ctx) -> float:
+        number = super().convert(value, param, ctx)
+        if number != number:  # click's own range lets nan through
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
+
+
 class GroupedOption(click.Option):
     """An option under a heading of its own."""
 

@@ -53,7 +53,7 @@ class LiveDisplay:
     def __init__(self):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
-        console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._progress = Progress(BarColumn(bar_width=16), TextColumn("{task.description}", markup=False),
                                   console=console, auto_refresh=False)
         self._task = self._progress.add_task("starting", total=1.0)

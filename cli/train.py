@@ -24,7 +24,7 @@ def _of(config, name: str, text: str, **settings) -> tuple:
 def _threads(ctx, param, value: str) -> int | None:
     if value == "auto":
         return None
-    if not value.isdigit() or int(value) < 1:
+    if not value.isdecimal() or int(value) < 1:
         raise click.BadParameter(f"{value!r} is neither auto nor a whole number of at least 1")
     return int(value)
 
@@ -55,9 +55,9 @@ def _threads(ctx, param, value: str) -> int | None:
     _of(TrainConfig, "seed", "Of parameters, masks and the text's rotation.", type=int))
 @options.grouped(
     "Text",
-    ("--val", {"type": click.FloatRange(0, 1, max_open=True), "default": 0.1, "show_default": True,
+    ("--val", {"type": options.Share(), "default": 0.1, "show_default": True,
                "help": "Share of the text for validation, after the training part."}),
-    ("--test", {"type": click.FloatRange(0, 1, max_open=True), "default": 0.0, "show_default": True,
+    ("--test", {"type": options.Share(), "default": 0.0, "show_default": True,
                 "help": "Share left out at the end."}))
 @options.ENCODING
 @options.NEWLINE

@@ -8,8 +8,11 @@ from functools import lru_cache
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from . import native
+
 name = "cpu"
 xp = np
+recurrence = native.recurrence
 BLOCK = 1 << 16  # numbers that a pass of several operations takes at a time: small enough to stay in the cache
 
 

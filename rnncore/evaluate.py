@@ -2,6 +2,7 @@
 import numpy as np
 
 from .data.batches import Batches
+from .data.text import CorpusError
 
 CHUNK = 256  # steps that `score` takes at a time: bounds its memory
 
@@ -18,11 +19,11 @@ def losses(model, ids):
 def score(model, text: str, on_unknown: str = "error") -> float:
     """Nats per character: the mean over the n - 1 predictions in text, the state carried from its first symbol on.
 
-    on_unknown: error (raises data.vocab.UnknownSymbolError), skip or replace. Raises ValueError for under 2 symbols.
+    on_unknown: error (raises data.vocab.UnknownSymbolError), skip or replace. Raises CorpusError, a ValueError, for under 2.
     """
     ids = model.vocab.encode(text, on_unknown)
     if len(ids) < 2:
-        raise ValueError(f"{len(ids)} known symbols in the text: nothing to predict; give at least 2")
+        raise CorpusError(f"{len(ids)} known symbols in the text: nothing to predict; give at least 2")
     with model.kernel.single_threaded():
         return sum(part.sum() for part in losses(model, ids)) / (len(ids) - 1)
 

@@ -10,6 +10,8 @@
 (Hochreiter & Schmidhuber 1997; forget gate of Gers, Schmidhuber & Cummins 2000.) keep (T, N) is 0 where a new
 document begins, so that nothing flows in from the step before; None keeps everything. What the input adds to z does
 not depend on time: it is one product before the loop, made by `project` here or by embedding.py for the first layer.
+
+The time loops stand here, for every device; where the kernel module has them compiled (`recurrence`), those run instead.
 """
 from typing import NamedTuple
 
@@ -81,14 +83,22 @@ def forward(w: Weights, cache: Cache, keep, scratch: Scratch):
 
     Returns y (T, H, N), a view of cache.h; the last state is cache.h[-1], cache.c[-1].
     """
-    gates, h, c = cache
+    compiled = kernels.of(cache.gates).recurrence(cache.gates.dtype)
+    if compiled:
+        compiled.forward(w.w_hh, *cache, keep, scratch.state)
+    else:
+        loop_forward(w.w_hh, *cache, keep, scratch)
+    return cache.h[1:]
+
+
+def loop_forward(w_hh, gates, h, c, keep, scratch: Scratch) -> None:
+    """The time loop: gates (T, 4H, N) leaves as the activations, h[1:] and c[1:] are written."""
     k = kernels.of(gates)
     for t in range(len(gates)):
         keep_t = None if keep is None else keep[t]
         h_prev = h[t] if keep is None else k.xp.multiply(h[t], keep_t, out=scratch.state)
-        k.xp.matmul(w.w_hh, h_prev, out=scratch.recurrent)
+        k.xp.matmul(w_hh, h_prev, out=scratch.recurrent)
         k.gates_forward(gates[t], scratch.recurrent, c[t], keep_t, c[t + 1], h[t + 1])
-    return h[1:]
 
 
 def backward(w: Weights, grads: Weights, cache: Cache, dy, dstate, keep, scratch: Scratch):
@@ -98,25 +108,37 @@ def backward(w: Weights, grads: Weights, cache: Cache, dy, dstate, keep, scratch
     columns (4H, T N) is dL/dz, for the input's side; dh and dc (H, N) are the gradient at the initial state, in scratch.
     """
     gates, h, c = cache
-    k = kernels.of(gates)
+    k, (steps, rows, n) = kernels.of(gates), gates.shape
     dh, dc = scratch.dh, scratch.dc
     dh[...], dc[...] = dstate
+    columns = scratch.gate_columns[:gates.size].reshape(rows, steps, n)
+    compiled = k.recurrence(gates.dtype)
+    if compiled:
+        compiled.backward(w.w_hh, gates, c, keep, dy, dh, dc, columns)
+    else:
+        loop_backward(w.w_hh, gates, c, keep, dy, dh, dc, columns, scratch)
+    columns, h_prev = columns.reshape(rows, steps * n), as_columns(h[:-1], scratch.input_columns)
+    if keep is not None:
+        h_prev *= keep.reshape(-1)
+    k.xp.matmul(columns, h_prev.T, out=grads.w_hh)
+    return columns, dh, dc
+
+
+def loop_backward(w_hh, gates, c, keep, dy, dh, dc, columns, scratch: Scratch) -> None:
+    """The time loop backwards: gates (T, 4H, N) leaves as dL/dz, copied to columns (4H, T, N) too.
+
+    dh and dc (H, N) arrive as the gradient at the last state and leave as that at the initial one.
+    """
+    k = kernels.of(gates)
     through, carry = scratch.through[:len(gates)], scratch.carry[:len(gates)]
     k.gates_factors(gates, c, keep, through, carry)
-    columns = scratch.gate_columns[:gates.size].reshape(gates.shape[1], len(gates), -1)
     for t in reversed(range(len(gates))):
         dh += dy[t]
         k.gates_backward(gates[t], through[t], carry[t], dh, dc)
-        k.xp.matmul(w.w_hh.T, gates[t], out=dh)
+        k.xp.matmul(w_hh.T, gates[t], out=dh)
         if keep is not None:
             dh *= keep[t]
         columns[:, t] = gates[t]
-    h_prev = as_columns(h[:-1], scratch.input_columns)
-    if keep is not None:
-        h_prev *= keep.reshape(-1)
-    columns = columns.reshape(len(columns), -1)
-    k.xp.matmul(columns, h_prev.T, out=grads.w_hh)
-    return columns, dh, dc
 
 
 def as_columns(a, buffer):

@@ -1,6 +1,8 @@
 """A plan fills in what the user left open in a TrainConfig, and says in words why it chose so."""
+import os
 from dataclasses import replace
 
+from . import params
 from .config import ModelConfig, TrainConfig
 
 CHARACTERS = 4_000_000  # what a run without a budget trains on, as far as MOST_EPOCHS allow
@@ -22,6 +24,17 @@ def fill(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int) 
         chosen["threads"] = max(1, min(cores, config.batch // SHARE))
         reasons.append(f"threads {chosen['threads']}: {cores} cores, at least {SHARE} of the {config.batch} columns each")
     return replace(config, **chosen), reasons
+
+
+def memory(config: TrainConfig, model: ModelConfig, itemsize: int) -> int:
+    """About the bytes that a run takes: parameters, two moments, a gradient a thread, and what one window's steps leave behind."""
+    window = config.seq * config.batch * (model.vocab_size + 8 * model.hidden * model.layers)
+    return itemsize * ((3 + config.threads) * params.count(model) + window)
+
+
+def machine_memory() -> int:
+    """Bytes of memory in this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def rate(model: ModelConfig) -> float:

@@ -42,7 +42,8 @@ class RunFolder:
     def make(self) -> None:
         """Make the folder and make sure that it can be written. Raises RunError."""
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise RunError(f"{self.path} exists already: take another name with -o, or go on with it with --resume")
+            go_on = ", or go on with it with --resume" if self.last.is_file() else ""
+            raise RunError(f"{self.path} exists already: take another name with -o{go_on}")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "metrics.jsonl").touch()
@@ -63,9 +64,11 @@ class RunFolder:
             file.write(json.dumps(row) + "\n")
 
     def rewind(self, step: int) -> None:
-        """Drop the rows of metrics.jsonl past `step`, and one that a killed run left half written."""
+        """Drop the rows of metrics.jsonl past `step`, and what a killed run left half written."""
+        for stale in self.path.glob(".*.tmp"):
+            stale.unlink()
         path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
         kept = [line for line in lines if (row := _row(line)) is not None and row["step"] <= step]
         checkpoint.write_whole(path, "".join(line + "\n" for line in kept).encode())
 
@@ -99,8 +102,14 @@ class RunFolder:
 
 def restore(training: Training, document: dict, tensors: dict[str, np.ndarray]) -> None:
     """Put a new Training where the one that wrote `last.safetensors` was; document, tensors: checkpoint.read's."""
+    sizes = training.model.config
+    wanted = {f"optimizer.{name}": moment.shape for name, moment in training.optimizer.moments.items()}
+    wanted |= dict.fromkeys(("state.h", "state.c"), (sizes.layers, sizes.hidden, training.batches.columns))
+    for name, shape in wanted.items():
+        if name not in tensors or tensors[name].shape != shape:
+            raise ModelFileError(f"last.safetensors: {name} is missing or not of the shape {shape}: start a new run")
     moments = {name: tensors[f"optimizer.{name}"] for name in training.optimizer.moments}
-    state = State(tensors["state.h"], tensors["state.c"]) if "state.h" in tensors else None
+    state = State(tensors["state.h"], tensors["state.c"])
     training.restore(document["training"]["progress"], moments, state)
 
 

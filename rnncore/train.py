@@ -133,6 +133,8 @@ class Training:
             self.val_windows = self._affordable(VALIDATE / evaluations)
         windows = max(self.val_windows, self._affordable(FINAL)) if last else self.val_windows
         whole, sample = self.validation.loss(self.model, windows, prefix=self.val_windows)
+        if not math.isfinite(whole):
+            raise Diverged(f"step {self.step}: the validation loss is {whole:.4g}")
         if last:
             self.final_loss, self.final_windows = whole, windows
         if self.best is None or sample < self.best[0]:

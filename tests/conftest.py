@@ -27,7 +27,7 @@ class Case(NamedTuple):
     keep: np.ndarray | None
 
 
-def build(vocab_size=5, embed=3, hidden=4, layers=2, dtype="float64", seed=0, scale=0.5) -> CharLM:
+def build(vocab_size=5, embed=3, hidden=4, layers=2, dtype="float64", seed=0, scale=1.0) -> CharLM:
     """A model whose parameters are all random, biases included, the same numbers in both dtypes."""
     config = ModelConfig(vocab_size, embed, hidden, layers)
     model = CharLM(config, Vocab.from_code_points(range(256, 256 + vocab_size)), "cpu", dtype, seed)
