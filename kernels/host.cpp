@@ -2,6 +2,7 @@
 //
 // Called from native.py on contiguous NumPy arrays: gates (T, 4H, N), h and c (T+1, H, N), dy (T, H, N), keep (T, N) or
 // null. The products are the same BLAS that NumPy calls, through its own function pointer; integers are `Int` wide there.
+#include <algorithm>
 #include <cmath>
 
 #define __device__
@@ -47,25 +48,20 @@ static void step_forward(T* __restrict z, const T* __restrict c_prev, const T* _
         }
 }
 
-// z = the activations of one step -> dL/dz, also written to `column`, whose rows are `stride` apart; dh arrives as dL/dh
-// from the later step without dy, dc as dL/dc; dc leaves as dL/dc_prev.
+// z = the activations of one step -> dL/dz; dh is dL/dh without dy, dc arrives as dL/dc and leaves as dL/dc_prev.
 template <typename T>
 static void step_backward(T* __restrict z, const T* __restrict c_prev, const T* __restrict c, const T* __restrict keep,
-                          const T* __restrict dy, const T* __restrict dh, T* __restrict dc, T* __restrict column,
-                          long stride, long size, long n) {
+                          const T* __restrict dy, const T* __restrict dh, T* __restrict dc, long size, long n) {
     T *i = z, *f = i + size, *g = f + size, *o = g + size;
-    const long hidden = size / n;
-    for (long unit = 0; unit < hidden; unit++) {
-        T *ci = column + unit * stride, *cf = ci + hidden * stride, *cg = cf + hidden * stride, *co = cg + hidden * stride;
+    for (long row = 0; row < size; row += n)
 #pragma GCC ivdep
         for (long k = 0; k < n; k++) {
-            long at = unit * n + k;
+            long at = row + k;
             T zi = i[at], zf = f[at], zg = g[at], zo = o[at], dck = dc[at], through, carry;
             gates_factors(zi, zf, zg, zo, c_prev[at], c[at], keep[k], through, carry);
             gates_backward(zi, zf, zg, zo, through, carry, dh[at] + dy[at], dck);
-            i[at] = ci[k] = zi, f[at] = cf[k] = zf, g[at] = cg[k] = zg, o[at] = co[k] = zo, dc[at] = dck;
+            i[at] = zi, f[at] = zf, g[at] = zg, o[at] = zo, dc[at] = dck;
         }
-    }
 }
 
 template <typename T>
@@ -95,8 +91,8 @@ static void run_backward(Gemm<T, Int> gemm, const T* w_hh, T* gates, const T* c,
     const long size = hidden * n;
     for (long t = steps - 1; t >= 0; t--) {
         T* z = gates + 4 * size * t;
-        step_backward(z, c + size * t, c + size * (t + 1), keep ? keep + n * t : ones, dy + size * t, dh, dc,
-                      columns + n * t, steps * n, size, n);
+        step_backward(z, c + size * t, c + size * (t + 1), keep ? keep + n * t : ones, dy + size * t, dh, dc, size, n);
+        for (long row = 0; row < 4 * hidden; row++) std::copy_n(z + row * n, n, columns + (row * steps + t) * n);
         gemm(ROW_MAJOR, TRANSPOSED, PLAIN, hidden, n, 4 * hidden, 1, w_hh, hidden, z, n, 0, dh, n);
         if (keep) mask(dh, dh, keep + n * t, size, n);
     }
