@@ -106,7 +106,7 @@ def _document(path: Path, metadata: dict | None) -> dict:
     try:
         document = json.loads((metadata or {})[KEY])
         schema = document["schema"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise ModelFileError(f"{path} is no model file of rnncore: its metadata has no `{KEY}` text") from None
     if schema != SCHEMA:
         raise ModelFileError(f"{path}: schema {schema!r} is not {SCHEMA}, the one that this version reads: install the "
@@ -114,17 +114,21 @@ def _document(path: Path, metadata: dict | None) -> dict:
     try:
         ModelConfig(**document["config"])
         Vocab.from_code_points(document["vocab"])
-        fits = document["config"]["vocab_size"] == len(document["vocab"]) and isinstance(document["card"], dict)
+        sizes = document["config"]
+        fits = sizes["vocab_size"] == len(document["vocab"]) and isinstance(document["card"], dict)
+        fits = fits and not any(isinstance(size, bool) for size in sizes.values())  # to Python true is a 1
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{path}: config or vocab is not as it should be ({error})") from None
     if not fits or not isinstance(document.get("sha256"), str):
-        raise ModelFileError(f"{path}: vocab_size, card or sha256 is not as it should be")
+        raise ModelFileError(f"{path}: vocab_size, another size, card or sha256 is not as it should be")
     return document
 
 
 def _check_layout(path: Path, document: dict, file) -> None:
     """Names, shapes and dtypes, before anything is read."""
     config = ModelConfig(**document["config"])
+    if config.layers > len(file.keys()):
+        raise ModelFileError(f"{path}: {len(file.keys())} tensors are too few for {config.layers} layers")
     wanted = file_shapes(config)
     if "training" in document:
         wanted |= {name: None for name in file.keys() if name.startswith(("optimizer.", "state."))}

@@ -70,7 +70,7 @@ def project_backward(w: Weights, grads: Weights, x, columns, dx, scratch: Scratc
     """Write dW_ih, db and dx (T, E, N); columns (4H, T N) is dL/dz. dx None: not wanted."""
     k = kernels.of(x)
     k.xp.matmul(columns, as_columns(x, scratch.input_columns).T, out=grads.w_ih)
-    columns.sum(axis=1, out=grads.bias)
+    k.xp.matmul(columns, k.xp.ones(columns.shape[1], columns.dtype), out=grads.bias)  # the sum over t and n
     if dx is not None:
         steps, size, n = x.shape
         flat = scratch.input_columns[:x.size].reshape(size, steps * n)
