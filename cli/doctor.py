@@ -16,7 +16,7 @@ def command(as_json):
         click.echo(json.dumps(found))
         return
     for name, value in found.items():
-        click.echo(f"{name:12} {value}")
+        click.echo(f"{name:15} {value}")
 
 
 def findings() -> dict:
@@ -30,5 +30,6 @@ def findings() -> dict:
     no_gpu = kernels.why_no_cuda()
     return {"rnncore": __version__, "python": platform.python_version(), "system": platform.platform(),
             "numpy": np.__version__, "blas": ", ".join(blas) or "none that can be told how many threads to use",
-            "cores": kernels.cores(), "memory": f"{plan.machine_memory() / 2**30:.1f} GiB",
-            "recurrence": kernels.host.native.about(), "cuda": no_gpu or "ok", "device auto": "cpu" if no_gpu else "cuda"}
+            "cores": kernels.host.cores(), "memory": f"{plan.machine_memory() / 2**30:.1f} GiB",
+            "recurrence": kernels.host.native.about(), "cuda": no_gpu or "ok", "device auto": "cpu" if no_gpu else "cuda",
+            **({} if no_gpu else kernels.describe())}

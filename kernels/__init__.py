@@ -4,6 +4,7 @@
 
     xp                                         the array library itself: numpy or cupy
     to_device(a), to_host(a)                   a NumPy array to the device and back
+    cores()                                    how many shares of a batch are worth making
     single_threaded()                          a context in which a matrix product uses one thread of this process
     gates_forward, gates_factors, gates_backward   one time step of the LSTM cell, all four gates
     recurrence(dtype)                          the time loops over those, compiled, or None
@@ -15,6 +16,7 @@
 Functions write into the arrays that they are given; nothing in a time loop allocates.
 """
 from . import cpu as host  # text, files and drawn symbols live on the host, whatever the device
-from .devices import DeviceError, cores, load, of, why_no_cuda
+from .cards import describe, why_no_cuda
+from .devices import DeviceError, load, of
 
-__all__ = ["DeviceError", "cores", "host", "load", "of", "why_no_cuda"]
+__all__ = ["DeviceError", "describe", "host", "load", "of", "why_no_cuda"]

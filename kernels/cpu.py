@@ -3,7 +3,10 @@
 Notation, one column a sequence: H hidden units, N sequences, T steps, V symbols. The gates of one step are one block
 (4H, N) in the order i f g o. `keep` (N,) is 0 where a new document begins at this step and 1 elsewhere, or None.
 """
+import math
+import os
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -12,8 +15,20 @@ from . import native
 
 name = "cpu"
 xp = np
-recurrence = native.recurrence
 BLOCK = 1 << 16  # numbers that a pass of several operations takes at a time: small enough to stay in the cache
+
+
+def recurrence(dtype: np.dtype) -> native.Recurrence | None:
+    """The time loops of rnncore/lstm.py compiled for arrays of dtype, or None where NumPy does the work."""
+    return native.recurrence(dtype)
+
+
+def cores() -> int:
+    """Shares of a batch that are worth making: the cores that this process may use, by its affinity and its quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = Path("/sys/fs/cgroup/cpu.max")
+    quota, period = limit.read_text().split() if limit.is_file() else ("max", "100000")
+    return count if quota == "max" else max(1, min(count, math.ceil(int(quota) / int(period))))
 
 
 def to_device(array: np.ndarray) -> np.ndarray:

@@ -46,6 +46,7 @@ class CharLM:
         gradient, which the next call overwrites. state: a copy, after x.
         """
         x, y = self._ids(x), self._ids(y)
+        keep = None if keep is None else self.kernel.to_device(keep)
         steps, n = x.shape
         shares = self._workspaces(steps, n)
         end = State(*self.kernel.xp.empty((2, self.config.layers, self.config.hidden, n), self.dtype))

@@ -30,13 +30,15 @@ def ours(model, config, x, y):
     return step
 
 
-def theirs(sizes, config, x, y):
+def theirs(sizes, config, x, y, device):
     embedding = torch.nn.Embedding(sizes.vocab_size, sizes.embed)
     lstm = torch.nn.LSTM(sizes.embed, sizes.hidden, sizes.layers)
     head = torch.nn.Linear(sizes.hidden, sizes.vocab_size)
+    for module in (embedding, lstm, head):
+        module.to(device)
     parameters = [*embedding.parameters(), *lstm.parameters(), *head.parameters()]
     adam = torch.optim.Adam(parameters, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
-    x, y, state = torch.from_numpy(x), torch.from_numpy(y).reshape(-1), None
+    x, y, state = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device).reshape(-1), None
 
     def step():
         nonlocal state
@@ -61,21 +63,23 @@ def seconds(step, steps: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (("hidden", 128), ("layers", 2), ("embed", 64), ("vocab", 65), ("batch", 64), ("seq", 50),
-                          ("rounds", 15), ("steps", 5), ("threads", kernels.cores())):
+                          ("rounds", 15), ("steps", 5), ("threads", kernels.host.cores())):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     sizes = rnncore.ModelConfig(given.vocab, given.embed, given.hidden, given.layers)
     config = rnncore.TrainConfig(lr=1e-3, steps=1)
     x, y = np.random.default_rng(0).integers(0, given.vocab, (2, given.seq, given.batch))
-    model = rnncore.CharLM(sizes, rnncore.Vocab.from_code_points(range(given.vocab)), "cpu", "float32")
-    model.threads = given.threads
-    mine, torchs = ours(model, config, x, y), theirs(sizes, config, x, y)
+    model = rnncore.CharLM(sizes, rnncore.Vocab.from_code_points(range(given.vocab)), given.device, "float32")
+    model.threads = given.threads if given.device == "cpu" else 1
+    mine, torchs = ours(model, config, x, y), theirs(sizes, config, x, y, given.device)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     rounds = []
     for _ in range(given.rounds + 1):
         with model.kernel.single_threaded():
             row = {"rnncore": seconds(mine, given.steps)}
-        for threads in range(1, given.threads + 1):
+        for threads in range(1, given.threads + 1 if given.device == "cpu" else 2):
             torch.set_num_threads(threads)
             row[f"torch, {threads} threads"] = seconds(torchs, given.steps)
         rounds.append(row)

@@ -1,0 +1,99 @@
+"""Whether a GPU works here, and if not, why not and which one command mends it: found out by running a tiny kernel."""
+import ctypes
+import importlib
+import importlib.util
+import os
+import tempfile
+from pathlib import Path
+
+INSUFFICIENT_DRIVER, NO_DEVICE, INVALID_DEVICE, OUT_OF_MEMORY = 35, 100, 101, 2  # cudaError_t
+
+
+def driver_version() -> int | None:
+    """The CUDA version that the NVIDIA driver supports, as 12040 for 12.4; None without a driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    version = ctypes.c_int(0)
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    return version.value
+
+
+def why_no_cuda(index: int = 0) -> str | None:
+    """None where card `index` computes, else the cause and the command that mends it, in one line."""
+    version = driver_version()
+    if version is None:
+        return ("this machine has no NVIDIA driver (libcuda.so.1): install it (Debian, Ubuntu: `apt install "
+                "nvidia-driver`), or use the processor with --device cpu")
+    install = f"`pip install 'rnncore[{'cuda13' if version >= 13000 else 'cuda12'}]'`"
+    if importlib.util.find_spec("cupy") is None:
+        return f"CuPy is not installed: {install}"
+    give_cupy_a_cache()
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError as error:
+        return f"CuPy cannot be imported ({_line(error)}): {install}"
+    try:
+        cupy.cuda.Device(index).use()
+        _tiny_kernel(cupy)
+    except Exception as error:
+        return _explain(error, index, version, install)
+    return None
+
+
+def _tiny_kernel(cupy) -> None:
+    """Compile a kernel and a product, run both and look at the results."""
+    double = cupy.ElementwiseKernel("float32 x", "float32 y", "y = 2 * x", "rnncore_try_out")
+    ones = cupy.ones((2, 2), "float32")
+    if float(cupy.matmul(double(ones), ones).sum()) != 16:
+        raise ArithmeticError("the card gives wrong results")
+
+
+def _explain(error: Exception, index: int, version: int, install: str) -> str:
+    """The cause and the cure of what went wrong on the way to the tiny kernel's result."""
+    status, words = getattr(error, "status", None), _line(error)
+    if status == INSUFFICIENT_DRIVER or "insufficient" in words.lower():
+        return (f"the driver is too old: it supports CUDA {version // 1000}.{version % 1000 // 10}, the installed CuPy wants "
+                f"more: {install}, or update the driver")
+    if status == NO_DEVICE:
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return (f"no device is visible, CUDA_VISIBLE_DEVICES is {hidden!r}: `unset CUDA_VISIBLE_DEVICES`"
+                if hidden is not None else "the driver sees no device: `nvidia-smi` shows why")
+    if status == INVALID_DEVICE:
+        return f"there is no card {index}: `nvidia-smi -L` lists those that there are, counted from 0"
+    if status == OUT_OF_MEMORY or type(error).__name__ == "OutOfMemoryError":
+        return f"card {index} is out of memory: `nvidia-smi` shows who holds it; take another with --device cuda:K"
+    if any(word in words.lower() for word in ("nvrtc", "cublas", "libcu", "cannot open source file", "could not open source",
+                                              "headers", "cuda_path")):
+        return f"CUDA's compiler, libraries or headers are missing ({words}): {install}"
+    return f"a tiny kernel failed ({type(error).__name__}: {words}): {install}, or use the processor with --device cpu"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def give_cupy_a_cache() -> None:
+    """Where the home folder cannot be written, let CuPy keep its compiled kernels in a private temporary folder."""
+    if "CUPY_CACHE_DIR" in os.environ:
+        return
+    home = Path(os.path.expanduser("~")) / ".cupy" / "kernel_cache"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            return
+    except OSError:
+        os.environ["CUPY_CACHE_DIR"] = tempfile.mkdtemp(prefix="rnncore-cupy-")
+
+
+def describe(index: int = 0) -> dict:
+    """What `rnncore doctor` says of a card that works: name, compute capability, memory, driver, versions."""
+    cupy = importlib.import_module("cupy")
+    about = cupy.cuda.runtime.getDeviceProperties(index)
+    free, total = cupy.cuda.Device(index).mem_info
+    driver, runtime = cupy.cuda.runtime.driverGetVersion(), cupy.cuda.runtime.runtimeGetVersion()
+    return {"card": about["name"].decode(), "capability": f"{about['major']}.{about['minor']}",
+            "card memory": f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free", "cupy": cupy.__version__,
+            "driver supports": f"CUDA {driver // 1000}.{driver % 1000 // 10}",
+            "cuda runtime": f"{runtime // 1000}.{runtime % 1000 // 10}"}

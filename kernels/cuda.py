@@ -1,0 +1,201 @@
+"""The engine's fused operations on CuPy arrays: cpu.py's functions, names and arguments, a kernel of our own each.
+
+The gate arithmetic is gates.cuh. Kernels are made when they are first called, so this module imports without a driver.
+In the kernels' text `i` counts the elements of the arrays that are not raw, and `_ind.size()` is how many there are.
+"""
+import contextlib
+from pathlib import Path
+
+import cupy
+import numpy as np
+from cupy import ElementwiseKernel
+
+name = "cuda"
+xp = cupy
+
+TANH = """
+__device__ inline float tanh_of(float z) { return tanhf(z); }
+__device__ inline double tanh_of(double z) { return tanh(z); }
+"""
+GATES = TANH + (Path(__file__).parent / "gates.cuh").read_text(encoding="utf-8")
+PHILOX = """
+__device__ inline void philox4x32(unsigned x[4], unsigned k0, unsigned k1) {
+    for (int round = 0; round < 10; round++) {
+        unsigned long long p0 = 0xD2511F53ull * x[0], p1 = 0xCD9E8D57ull * x[2];
+        x[0] = (unsigned)(p1 >> 32) ^ x[1] ^ k0;
+        x[2] = (unsigned)(p0 >> 32) ^ x[3] ^ k1;
+        x[1] = (unsigned)p1;
+        x[3] = (unsigned)p0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+}
+"""
+
+
+def recurrence(dtype) -> None:
+    """There are no compiled time loops for a GPU."""
+
+
+def cores() -> int:
+    """Shares of a batch that are worth making: one, the card has its own."""
+    return 1
+
+
+def to_device(array):
+    return cupy.asarray(array)
+
+
+def to_host(array) -> np.ndarray:
+    return cupy.asnumpy(array)
+
+
+def single_threaded() -> contextlib.nullcontext:
+    """On a GPU a product does not run on this process's threads."""
+    return contextlib.nullcontext()
+
+
+GATES_FORWARD = ElementwiseKernel(
+    "raw T recurrent, T c_prev, T keep", "raw T gates, T c, T h", """
+    const ptrdiff_t m = _ind.size();
+    T gi = gates[i] + recurrent[i], gf = gates[i + m] + recurrent[i + m];
+    T gg = gates[i + 2 * m] + recurrent[i + 2 * m], go = gates[i + 3 * m] + recurrent[i + 3 * m];
+    gates_forward(gi, gf, gg, go, c_prev, keep, c, h);
+    gates[i] = gi, gates[i + m] = gf, gates[i + 2 * m] = gg, gates[i + 3 * m] = go;
+    """, "gates_forward_kernel", preamble=GATES)
+
+
+def gates_forward(gates, recurrent, c_prev, keep, c, h) -> None:
+    """One step of the LSTM cell; arguments as in cpu.py."""
+    GATES_FORWARD(recurrent, c_prev, _mask(keep, c), gates, c, h)
+
+
+GATES_FACTORS = ElementwiseKernel(
+    "T c_prev, T c, T keep, int64 m", "raw T gates, T through, T carry", """
+    const ptrdiff_t at = i / m * 4 * m + i % m;  // gates is (T, 4, m), the others (T, m)
+    T gi = gates[at], gf = gates[at + m], gg = gates[at + 2 * m], go = gates[at + 3 * m];
+    gates_factors(gi, gf, gg, go, c_prev, c, keep, through, carry);
+    gates[at] = gi, gates[at + m] = gf, gates[at + 2 * m] = gg, gates[at + 3 * m] = go;
+    """, "gates_factors_kernel", preamble=GATES)
+
+
+def gates_factors(gates, c, keep, through, carry) -> None:
+    """What of the cell's gradient does not wait for later steps; arguments as in cpu.py."""
+    mask = _mask(None if keep is None else keep[:, None], c)
+    GATES_FACTORS(c[:-1], c[1:], mask, through[0].size, gates, through, carry)
+
+
+GATES_BACKWARD = ElementwiseKernel(
+    "T through, T carry, T dh", "raw T gates, T dc", """
+    const ptrdiff_t m = _ind.size();
+    T gi = gates[i], gf = gates[i + m], gg = gates[i + 2 * m], go = gates[i + 3 * m];
+    gates_backward(gi, gf, gg, go, through, carry, dh, dc);
+    gates[i] = gi, gates[i + m] = gf, gates[i + 2 * m] = gg, gates[i + 3 * m] = go;
+    """, "gates_backward_kernel", preamble=GATES)
+
+
+def gates_backward(gates, through, carry, dh, dc) -> None:
+    """The gradient of `gates_forward` for one step; arguments as in cpu.py, dh is left as it is."""
+    GATES_BACKWARD(through, carry, dh, gates, dc)
+
+
+def _mask(keep, like):
+    """keep, or where there is none a number that keeps everything."""
+    return like.dtype.type(1) if keep is None else keep
+
+
+SOFTMAX_CROSS_ENTROPY = ElementwiseKernel(
+    "int64 target, int64 symbols, int64 columns", "raw T logits, T loss", """
+    const ptrdiff_t first = i / columns * symbols * columns + i % columns;  // logits is (T, V, N): one thread a column
+    T largest = logits[first], total = 0;
+    for (ptrdiff_t v = 1; v < symbols; v++) largest = max(largest, (T)logits[first + v * columns]);
+    const T chosen = logits[first + target * columns] - largest;
+    for (ptrdiff_t v = 0; v < symbols; v++) {
+        const T p = exp((T)logits[first + v * columns] - largest);
+        logits[first + v * columns] = p;
+        total += p;
+    }
+    loss = log(total) - chosen;
+    for (ptrdiff_t v = 0; v < symbols; v++) logits[first + v * columns] /= total;
+    logits[first + target * columns] -= 1;
+    """, "softmax_cross_entropy_kernel")
+
+
+def softmax_cross_entropy(logits, targets, loss) -> None:
+    """Loss, and its gradient at the logits; arguments as in cpu.py."""
+    SOFTMAX_CROSS_ENTROPY(targets, logits.shape[1], logits.shape[2], logits, loss)
+
+
+GATHER = ElementwiseKernel(
+    "raw T table, raw int64 ids, int64 symbols, int64 rows, int64 columns", "T out", """
+    const ptrdiff_t column = i % columns, row = i / columns % rows, t = i / (columns * rows);  // out is (T, R, N)
+    out = table[row * symbols + ids[t * columns + column]];
+    """, "gather_kernel")
+
+
+def gather(table, ids, out) -> None:
+    """out[t, :, n] = table[:, ids[t, n]]; arguments as in cpu.py."""
+    GATHER(table, ids, table.shape[1], *out.shape[1:], out)
+
+
+SCATTER_ADD = ElementwiseKernel(
+    "raw T columns, raw int64 order, raw int64 first, int64 symbols, int64 positions", "T table", """
+    const ptrdiff_t row = i / symbols, symbol = i % symbols;  // table is (R, V): one thread sums all of one symbol's
+    T total = 0;
+    for (ptrdiff_t k = first[symbol]; k < first[symbol + 1]; k++) total += columns[row * positions + order[k]];
+    table += total;
+    """, "scatter_add_kernel")
+
+
+def scatter_add(table, ids, columns) -> None:
+    """table[:, ids[t, n]] += columns[:, t N + n], without atomics: always in one order; arguments as in cpu.py."""
+    flat, symbols = ids.reshape(-1), table.shape[1]
+    order = xp.argsort(flat)
+    first = xp.searchsorted(flat[order], xp.arange(symbols + 1))
+    SCATTER_ADD(columns, order, first, symbols, flat.size, table)
+
+
+ADAM = ElementwiseKernel(
+    "T grad, float64 scale, float64 size, float64 beta1, float64 beta2, float64 eps, float64 correction",
+    "T param, T m, T v", """
+    const T g = grad * (T)scale;
+    m = m * (T)beta1 + g * (T)(1 - beta1);
+    v = v * (T)beta2 + g * g * (T)(1 - beta2);
+    param -= m / (sqrt(v) * (T)correction + (T)eps) * (T)size;
+    """, "adam_kernel")
+
+
+def adam(param, grad, m, v, rate, beta1, beta2, eps, step, scale) -> None:
+    """One step of Adam on flat buffers; arguments as in cpu.py."""
+    size, correction = rate / (1 - beta1 ** step), (1 - beta2 ** step) ** -0.5
+    ADAM(grad, scale, size, beta1, beta2, eps, correction, param, m, v)
+
+
+PHILOX_KERNEL = ElementwiseKernel(
+    "uint32 c0, uint32 c1, uint32 c2, uint32 c3, uint32 k0, uint32 k1", "uint32 x0, uint32 x1, uint32 x2, uint32 x3", """
+    unsigned x[4] = {c0, c1, c2, c3};
+    philox4x32(x, k0, k1);
+    x0 = x[0], x1 = x[1], x2 = x[2], x3 = x[3];
+    """, "philox_kernel", preamble=PHILOX)
+
+
+def philox(counter, key) -> tuple:
+    """Philox4x32-10; arguments as in cpu.py."""
+    return PHILOX_KERNEL(*(xp.asarray(word, np.uint32) for word in counter), *map(np.uint32, key))
+
+
+DROPOUT_MASK = ElementwiseKernel(
+    "uint32 threshold, float64 kept, uint32 c1, uint32 c2, uint32 c3, uint32 k0, uint32 k1, int64 first, int64 batch, "
+    "int64 hidden, int64 columns", "T out", """
+    const ptrdiff_t column = i % columns, unit = i / columns % hidden, t = i / (columns * hidden);  // out is (T, H, N)
+    unsigned x[4] = {(unsigned)((t * ((hidden + 7) / 8) + unit / 8) * batch + first + column), c1, c2, c3};
+    philox4x32(x, k0, k1);
+    const unsigned bits = x[unit % 8 / 2] >> (unit % 2 * 16) & 0xFFFF;
+    out = bits >= threshold ? (T)kept : (T)0;
+    """, "dropout_mask_kernel", preamble=PHILOX)
+
+
+def dropout_mask(out, rate, counter, key, first, columns) -> None:
+    """Fill out (T, H, N) with 0 at probability `rate`, else 1 / (1 - rate); arguments as in cpu.py."""
+    words = map(np.uint32, (round(rate * 65536),))
+    DROPOUT_MASK(*words, 1 / (1 - rate), *map(np.uint32, (*counter, *key)), first, columns, *out.shape[1:], out)

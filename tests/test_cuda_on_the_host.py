@@ -1,0 +1,129 @@
+"""kernels/cuda.py driven end to end without a GPU, over the stand-in of cupy_stand_in.py, against the NumPy engine."""
+import ast
+import importlib
+import shutil
+import sys
+from pathlib import Path
+
+import cupy_stand_in
+import numpy as np
+import pytest
+
+import rnncore
+from rnncore import kernels
+from rnncore.dropout import Dropout
+from rnncore.gradcheck import check_gradients, random_case
+from rnncore.kernels import cpu
+from rnncore.lstm import State
+from rnncore.optim import Adam, clip_scale, global_norm
+
+KERNELS = Path(cpu.__file__).parent
+pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")
+
+
+@pytest.fixture(scope="module")
+def cuda(tmp_path_factory):
+    """kernels/cuda.py over the stand-in, and every array belonging to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", cupy_stand_in.module(tmp_path_factory.mktemp("kernels")))
+        patch.delitem(sys.modules, "rnncore.kernels.cuda", raising=False)
+        module = importlib.import_module("rnncore.kernels.cuda")
+        yield module
+        sys.modules.pop("rnncore.kernels.cuda")
+        vars(kernels).pop("cuda", None)
+
+
+@pytest.fixture
+def on_cuda(cuda, monkeypatch):
+    monkeypatch.setattr(kernels, "load", lambda device="auto": cpu if device == "cpu" else cuda)
+    monkeypatch.setattr(kernels, "of", lambda array: cuda)
+    return cuda
+
+
+def model(device: str, dtype: str = "float64", symbols: int = 11, layers: int = 2):
+    vocab = rnncore.Vocab.from_code_points(range(97, 97 + symbols))
+    return rnncore.CharLM(rnncore.ModelConfig(symbols, 5, 6, layers), vocab, device, dtype, seed=3)
+
+
+def steps(device: str, dtype: str, count: int, symbols: int):
+    """A few whole training steps, with dropout, keep and clipping: losses, parameters and moments."""
+    m = model(device, dtype, symbols)
+    config = rnncore.TrainConfig(lr=0.02, steps=count, dropout=0.3)
+    adam, draw, state, losses = Adam(m.params, config), np.random.default_rng(5), None, []
+    for k in range(count):
+        x, y = draw.integers(0, symbols, (2, 9, 4))
+        keep = (draw.random((9, 4)) > 0.2).astype(dtype)
+        loss, grads, state = m.loss_and_grads(x, y, state, keep=keep, dropout=Dropout(0.3, 1, k))
+        adam.update(m.params, grads, 0.02, clip_scale(global_norm(grads), 1.0), k + 1)
+        losses.append(loss)
+    return np.array(losses), m.params.flat, *adam.moments.values(), *state
+
+
+@pytest.mark.parametrize("symbols", [11, 40])  # the embedding folded, and not
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), ("float32", 2e-5)])  # seen: 4e-15, 3e-6
+def test_training_steps_equal_the_cpu_s(cuda, symbols, dtype, bound, monkeypatch):
+    wanted = steps("cpu", dtype, 5, symbols)
+    monkeypatch.setattr(kernels, "load", lambda device: cuda)
+    monkeypatch.setattr(kernels, "of", lambda array: cuda)
+    for mine, other in zip(steps("cuda", dtype, 5, symbols), wanted, strict=True):
+        assert np.abs(mine - other).max() <= bound * np.abs(other).max()
+
+
+def test_a_generated_text_equals_the_cpu_s(cuda, monkeypatch):
+    wanted = "".join(rnncore.generate(model("cpu"), "abc", 40, seed=2, top_k=8))
+    monkeypatch.setattr(kernels, "load", lambda device: cuda)
+    monkeypatch.setattr(kernels, "of", lambda array: cuda)
+    assert "".join(rnncore.generate(model("cuda"), "abc", 40, seed=2, top_k=8)) == wanted and len(wanted) == 40
+
+
+def test_gradients_are_right(on_cuda):
+    m = model("cuda", layers=1)
+    assert max(row.error for row in check_gradients(m, random_case(m, 6, 3, 0.3, documents=True), most=12)) < 1e-7
+
+
+def test_a_model_goes_from_one_device_to_the_other(cuda, tmp_path, monkeypatch):
+    here = model("cpu")
+    rnncore.save(here, tmp_path / "m.safetensors")
+    monkeypatch.setattr(kernels, "load", lambda device: cuda)
+    monkeypatch.setattr(kernels, "of", lambda array: cuda)
+    there = rnncore.load(tmp_path / "m.safetensors", "cuda")
+    assert there.kernel is cuda and (there.params.flat == here.params.flat).all()
+
+
+def test_random_numbers_and_masks_are_the_same(cuda):
+    words = np.arange(50, dtype=np.uint32), 7, 2 ** 32 - 1, 3 << 16
+    for mine, wanted in zip(cuda.philox(words, (5, 6)), cpu.philox(words, (5, 6)), strict=True):
+        assert (mine == wanted).all()
+    mine, wanted = np.empty((2, 4, 13, 5))
+    for module, mask in ((cuda, mine), (cpu, wanted)):
+        module.dropout_mask(mask, 0.3, (4, 0, 2 << 16), (9, 9), 3, 11)
+    assert (mine == wanted).all() and 0 < (mine == 0).mean() < 1
+
+
+@pytest.mark.parametrize("symbols", [5, 300])
+def test_scatter_add_into_a_transposed_table(cuda, symbols):
+    draw = np.random.default_rng(1)
+    ids, columns = draw.integers(0, symbols, (6, 7)), draw.standard_normal((4, 42))
+    mine, wanted = np.ones((2, symbols, 4))
+    cuda.scatter_add(mine.T, ids, columns)
+    np.add.at(wanted, ids.reshape(-1), columns.T)
+    assert np.abs(mine - wanted).max() < 1e-14
+
+
+def signatures(path: Path) -> dict[str, list[str]]:
+    """Public function -> its arguments' names."""
+    return {node.name: [a.arg for a in node.args.args] for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")}
+
+
+def test_both_modules_have_the_same_functions_with_the_same_arguments():
+    assert signatures(KERNELS / "cuda.py") == signatures(KERNELS / "cpu.py")
+
+
+def test_the_two_files_stay_small():
+    assert sum(len((KERNELS / name).read_text().splitlines()) for name in ("cuda.py", "gates.cuh")) < 350
+
+
+def test_state_is_a_pair(on_cuda):
+    logits, state = model("cuda").step(np.array([1, 2]), None)
+    assert isinstance(state, State) and state.h.shape == (2, 6, 2) and logits.shape == (11, 2)
