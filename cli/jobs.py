@@ -31,12 +31,12 @@ class Job:
         """What the model writes now, from a newline on; the same coins each time."""
         return samples(self.training.model, 1, "", length, SampleConfig(seed=self.training.config.seed))[0]
 
-    def save(self, better: bool) -> str | None:
-        """Save the run; returns what went wrong, in one line."""
+    def write(self, method, *args) -> str | None:
+        """Call a method that writes into the folder; returns what went wrong, in one line."""
         try:
-            self.folder.save(self.training, better)
+            method(*args)
         except OSError as error:
-            return f"{self.folder.path} could not be saved ({error.strerror}): make room on the disk; the files before are whole"
+            return f"{self.folder.path} cannot be written ({error.strerror}): make room on the disk; what it holds is whole"
         return None
 
     def final_chars(self) -> int:
@@ -56,7 +56,7 @@ def start(given: dict) -> Job:
     ids = vocab.encode(corpus.text)
     parts, warnings = _split(ids, given["val"], given["test"], settings)
     config, shrunk = _shrink(config, len(parts[0]))
-    config, reasons = plan.fill(config, model_config, len(parts[0]), kernels.cores())
+    config, reasons = plan.fill(config, model_config, len(parts[0]), kernel.cores())
     if kernel is kernels.host:
         _check_memory(config, model_config, np.dtype(given["dtype"]).itemsize)
     model = CharLM(model_config, vocab, given["device"], given["dtype"], config.seed)

@@ -3,6 +3,7 @@ import shlex
 import signal
 import sys
 import time
+import warnings
 
 import click
 from click.core import ParameterSource
@@ -116,24 +117,29 @@ def drive(job, sample_every: int | None, save_every: int | None) -> int:
     if training.done() >= 1:
         click.echo(f"{folder.path} is finished: a larger --epochs, --steps or --minutes goes on with it", err=True)
         return 0
-    saved, unsaved = time.monotonic(), None
-    with Interrupt() as interrupt, display() as shown:
+    saved, unsaved, stop = time.monotonic(), None, None
+    said: set[str | None] = {None}
+    with Interrupt() as interrupt, display() as shown, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of numbers that Training finds itself
         for p in training:
-            folder.log(p)
+            troubles = {job.write(folder.log, p)}
             shown.update(p)
             if p.step % sample_every == 0 if sample_every else p.milestone:
                 sample = job.sample(SAMPLE)
-                folder.add_sample(p.step, sample)
+                troubles.add(job.write(folder.add_sample, p.step, sample))
                 shown.say(printable(sample) + "\n")
             due = p.step % save_every == 0 if save_every else p.milestone or time.monotonic() > saved + SAVE
             better = p.val_loss is not None and training.best[1] == p.step
-            if due or better or p.finished or interrupt.signal:
-                unsaved, saved = job.save(better), time.monotonic()
-                if unsaved:
-                    shown.say(unsaved)
-            if interrupt.signal:
+            stop = interrupt.signal
+            if due or better or p.finished or stop:
+                unsaved, saved = job.write(folder.save, training, better), time.monotonic()
+                troubles.add(unsaved)
+            for trouble in troubles - said:
+                shown.say(trouble)
+            said |= troubles
+            if stop:
                 break
-    return farewell(job, interrupt.signal, unsaved)
+    return farewell(job, stop, unsaved)
 
 
 def farewell(job, stopped: int | None, unsaved: str | None) -> int:
@@ -144,7 +150,9 @@ def farewell(job, stopped: int | None, unsaved: str | None) -> int:
         click.echo(f"rnncore: {unsaved}", err=True)
         return 1
     if stopped:
-        click.echo(f"stopped at step {training.step:,} and saved; go on with\n\n  rnncore train --resume -o {path}\n", err=True)
+        stdin = " < FILE" if "-" in folder.settings["corpus"]["sources"] else ""
+        click.echo(f"stopped at step {training.step:,} and saved; go on with\n\n"
+                   f"  rnncore train --resume -o {path}{stdin}\n", err=True)
         return 128 + stopped
     if training.best:
         loss, step = training.best

@@ -88,7 +88,7 @@ def compare(name: str, view, analytic: np.ndarray, model, case: Case, work, most
 
 def relative_error(a: np.ndarray, b: np.ndarray) -> float:
     """max |a - b| / max(|a|, |b|), both maxima over all entries; 0 where both are zero, inf where one is not finite."""
-    scale = max(np.abs(a).max(), np.abs(b).max())
+    scale = np.maximum(np.abs(a).max(), np.abs(b).max())  # unlike max, it hands a NaN on
     if not np.isfinite(scale):
         return float("inf")
     return float(np.abs(a - b).max() / scale) if scale else 0.0

@@ -69,6 +69,7 @@ class Training:
         self.best: tuple[float, int] | None = None  # lowest val_loss, and its step
         self.final_loss: float | None = None      # over the first final_windows, when the run is finished
         self.final_windows = 0
+        self.spent = 0.0                          # done() after the last step
         self.total = total_steps(config, batches)
 
     def __iter__(self) -> Iterator[Progress]:
@@ -114,7 +115,8 @@ class Training:
         self.step, self.chars = self.step + 1, self.chars + x.size
         self.clock.training += time.perf_counter() - begun
         done = self.done()
-        milestone = done >= 1 or self._due(before, done)
+        milestone = done >= 1 or self._due(self.spent, done)  # what the caller did since the last step counts
+        self.spent = done
         val_loss = self._validate(done >= 1) if milestone and self.validation else None
         return Progress(self.step, epoch, done, self.chars, self.clock.now(), self.chars / self.clock.training,
                         loss, lr, norm, val_loss, milestone, done >= 1)
@@ -162,6 +164,7 @@ class Training:
         """Go on from what `summary`, `optimizer.moments` and `state` were."""
         self.step, self.chars = summary["step"], summary["chars"]
         self.clock = Clock(summary["seconds"], summary["training_seconds"])
+        self.spent = self.done()
         self.val_windows = summary["val_windows"]
         self.best = tuple(summary["best"]) if summary["best"] else None
         self.final_loss, self.final_windows = summary["final_loss"], summary["final_windows"]

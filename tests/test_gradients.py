@@ -12,11 +12,13 @@ from conftest import Case, batch, build
 
 from rnncore import embedding, gradcheck, head, kernels, lstm, stack
 from rnncore.dropout import Dropout
+from rnncore.kernels import native
 
 EPS = 1e-5
 BOUND = 1e-7   # the largest error measured in this file is 1.5e-8; a wrong gradient's is 1e-2 to 1
 FEW = 150      # entries up to which all are moved, and about as many beyond
 
+needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler (c++, g++, clang++) on this machine")
 SHAPES = [
     # V, E, H, L, T, N
     pytest.param(5, 3, 4, 1, 6, 4, id="one-layer"),
@@ -34,8 +36,11 @@ SHAPES = [
 
 
 def error_of(loss, array, analytic, few=FEW) -> float:
-    """The error of `analytic`, the gradient of the sum of loss() at `array`, which is moved in place and put back."""
-    assert array.shape == analytic.shape and np.isfinite(analytic).all()
+    """The error of `analytic`, the gradient of the sum of loss() at `array`, which is moved in place and put back.
+
+    inf where a number is not finite.
+    """
+    assert array.shape == analytic.shape
     flat, analytic = array.reshape(-1), np.array(analytic).reshape(-1)
     assert np.shares_memory(flat, array)
     places = np.arange(flat.size)
@@ -50,6 +55,8 @@ def error_of(loss, array, analytic, few=FEW) -> float:
         numerical[k] = np.sum(above - loss()) / (2 * EPS)
         flat[place] = value
     analytic = analytic[places]
+    if not (np.isfinite(analytic).all() and np.isfinite(numerical).all()):
+        return np.inf
     scale = max(abs(analytic).max(), abs(numerical).max())
     return abs(analytic - numerical).max() / scale if scale else 0.0
 
@@ -73,7 +80,7 @@ def objective(model, case: Case, dropout, work) -> np.ndarray:
     return np.concatenate([a.ravel() for a in (loss, h * case.dstate.h, c * case.dstate.c)])
 
 
-def stack_errors(model, case: Case, dropout=None, work=None) -> dict[str, float]:
+def stack_errors(model, case: Case, dropout=None, work=None, few=FEW) -> dict[str, float]:
     """The error of every parameter's gradient and of h0's and c0's, by name."""
     if work is None:
         work = stack.Workspace(model.params, *case.x.shape)
@@ -82,7 +89,7 @@ def stack_errors(model, case: Case, dropout=None, work=None) -> dict[str, float]
     initial = stack.backward(model.params, work.grads, case.x, case.dstate, case.keep, dropout, work)
     grads = {**{name: grad.copy() for name, grad in work.grads.items()}, "h0": initial.h, "c0": initial.c}
     arrays = {**model.params, "h0": case.state.h, "c0": case.state.c}
-    return {name: error_of(lambda: objective(model, case, dropout, work), array, grads[name])
+    return {name: error_of(lambda: objective(model, case, dropout, work), array, grads[name], few)
             for name, array in arrays.items()}
 
 
@@ -140,25 +147,32 @@ def test_without_dstate_the_gradient_is_that_of_the_loss_alone():
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("vocab", [5, 16], ids=["folded", "unfolded"])
 def test_shares_of_the_columns(threads, vocab):
-    """Five columns in shares of 5, of 2 and 3, of 1, 2 and 2: the gradient of the mean loss that is returned."""
+    """Five columns in shares of 5, of 2 and 3, of 1, 2 and 2."""
     model = build(vocab)
-    case = batch(model, 6, 5, documents=True)
     model.threads = threads
-    dropout = Dropout(0.3, seed=3, step=2)
-
-    def loss():
-        return model.loss_and_grads(case.x, case.y, case.state, keep=case.keep, dropout=dropout)[0]
-
-    grads = {name: grad.copy() for name, grad in
-             model.loss_and_grads(case.x, case.y, case.state, keep=case.keep, dropout=dropout)[1].items()}
-    errors = {name: error_of(loss, model.params[name], grad, few=20) for name, grad in grads.items()}
+    errors = step_errors(model, batch(model, 6, 5, documents=True), Dropout(0.3, seed=3, step=2))
     assert len(errors) == len(model.params) and max(errors.values()) < BOUND, errors
+
+
+def step_errors(model, case: Case, dropout=None, few=20) -> dict[str, float]:
+    """Of loss_and_grads: the errors of the gradients of the mean loss that it returns, by name."""
+    def run():
+        return model.loss_and_grads(case.x, case.y, case.state, keep=case.keep, dropout=dropout)
+
+    grads = {name: grad.copy() for name, grad in run()[1].items()}
+    return {name: error_of(lambda: run()[0], model.params[name], grad, few) for name, grad in grads.items()}
 
 
 @pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
 @pytest.mark.parametrize("size, hidden, steps, n", [(3, 4, 5, 2), (5, 1, 4, 3), (1, 3, 1, 2), (2, 5, 7, 1), (7, 33, 3, 2)])
-def test_one_layer(size, hidden, steps, n, documents):
-    """project, forward, backward, project_backward on their own: x, z, all weights, h0 and c0, any gradient from above."""
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)], ids=["numpy", "compiled"])
+def test_one_layer(size, hidden, steps, n, documents, compiled, monkeypatch):
+    """project, forward, backward, project_backward on their own: x, z, all weights, h0 and c0, any gradient from above.
+
+    compiled: the time loops of host.cpp and gates.cuh, in doubles.
+    """
+    if compiled:
+        monkeypatch.setattr(kernels.host, "recurrence", compiled_recurrence())
     rng = np.random.default_rng(7)
     w = lstm.Weights(*(rng.standard_normal(shape) for shape in ((4 * hidden, size), (4 * hidden, hidden), 4 * hidden)))
     x, dx = rng.standard_normal((2, steps, size, n))
@@ -185,6 +199,12 @@ def test_one_layer(size, hidden, steps, n, documents):
              **{name: pair for name, *pair in zip(w._fields, w, grads, strict=True)}}
     errors = {name: error_of(loss, array, grad) for name, (array, grad) in pairs.items()}
     assert max(errors.values()) < BOUND, errors
+
+
+def compiled_recurrence():
+    """In place of kernels.cpu.recurrence, which gives the compiled loops for float32 alone."""
+    found = native.Recurrence(native.build(), "float64")
+    return lambda dtype: found
 
 
 def layer_scratch(size, hidden, steps, n) -> lstm.Scratch:

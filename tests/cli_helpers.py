@@ -1,0 +1,73 @@
+"""What the tests of the command line share: a small text, small settings, and `rnncore` in a process or in this one."""
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import rnncore
+from rnncore.cli import main
+
+ROOT = Path(rnncore.__file__).resolve().parent.parent
+WORDS = "the a cat dog sees takes old red house river and is".split()
+TEXT = "".join(" ".join(random.Random(line).choices(WORDS, k=6)) + ".\n" for line in range(200))  # some 5,700 characters
+SMALL = ("--layers", "1", "--hidden", "16", "--embed", "8", "--seq", "20", "--batch", "8", "--threads", "1")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}  # the rnncore under test, wherever the command is typed
+COMMAND = (sys.executable, "-m", "rnncore")
+
+
+class Result(NamedTuple):
+    """What a command left behind."""
+    code: int
+    out: str
+    err: str
+
+
+def run(*args, cwd, stdin: bytes | None = None, env: dict | None = None, **options) -> Result:
+    """`rnncore ARGS` as a user types it, in the folder cwd."""
+    done = subprocess.run([*COMMAND, *map(str, args)], cwd=cwd, input=stdin, capture_output=True, timeout=120,
+                          env=ENVIRONMENT | (env or {}), **options)
+    return Result(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+
+def call(capsys, *args) -> Result:
+    """The same in this process and folder: quicker, and equal but for signals, streams and imports."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        main(list(map(str, args)))
+    out, err = capsys.readouterr()
+    return Result(left.value.code or 0, out, err)
+
+
+def refused(result: Result, code: int = 1) -> str:
+    """The one line on stderr of a command that ended with this code and wrote nothing else; a usage error may have more."""
+    assert result.code == code, result
+    assert "Traceback" not in result.err and "internal error" not in result.err
+    lines = result.err.strip().splitlines()
+    assert result.out == "" and (len(lines) == 1 or code == 2), result
+    return lines[-1]
+
+
+def corpus(folder: Path, text: str = TEXT, name: str = "corpus.txt") -> Path:
+    """A file of text in `folder`."""
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def rows(run_folder: Path) -> list[dict]:
+    """The rows of metrics.jsonl; a number that JSON does not know is an error."""
+    def refuse(constant: str):
+        raise ValueError(f"{constant} in {run_folder}")
+
+    return [json.loads(line, parse_constant=refuse)
+            for line in (run_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder` and its bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

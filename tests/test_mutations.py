@@ -1,0 +1,183 @@
+"""Errors planted in a copy of the engine, each of which the gradient checks of test_gradients.py must see.
+
+A test that no wrong gradient can fail says nothing. Each mutant is one replaced snippet of the source, in a tree of its own;
+two fresh interpreters check all trees, most of them with few entries a tensor, and report the largest error they found.
+"""
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from test_gradients import BOUND
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.skipif(not (ROOT / "setup.cfg").is_file(), reason="the source stands beside tests/ in a checkout only")
+WORKERS = 2
+
+
+class Mutant(NamedTuple):
+    """What is wrong, and how: in `file`, the only `snippet` becomes `wrong`."""
+    what: str
+    file: str
+    snippet: str
+    wrong: str
+
+
+CPU, LSTM, HEAD, STACK = "kernels/cpu.py", "rnncore/lstm.py", "rnncore/head.py", "rnncore/stack.py"
+EMBEDDING, MODEL = "rnncore/embedding.py", "rnncore/model.py"
+MUTANTS = [
+    Mutant("tanh'(c) lacks its square", CPU, "np.subtract(o, t, out=t)", "np.subtract(o, b, out=t)"),
+    Mutant("the forget gate sees c[t+1], not c[t]", CPU, "f *= c[now]", "f *= c[1:][now]"),
+    Mutant("a sign in the input gate", CPU, "np.subtract(i_g, i, out=i)", "np.add(i_g, i, out=i)"),
+    Mutant("a sign in the cell's input", CPU, "np.subtract(i, b, out=b)", "np.add(i, b, out=b)"),
+    Mutant("a factor missing in the output gate", CPU, "np.subtract(b, o, out=o)", "o[...] = b"),
+    Mutant("keep missing at c", CPU, "b *= keep[now, None]", "pass"),
+    Mutant("f (1 - f) is (1 - i) f", CPU, "np.subtract(1, f, out=f)", "np.subtract(1, i, out=f)"),
+    Mutant("i and f swapped in the factors", CPU, "i, f, g, o = gates[now].reshape", "f, i, g, o = gates[now].reshape"),
+    Mutant("g and o swapped in the forward", CPU, "i, f, g, o = gates.reshape(4, *c.shape)",
+           "i, f, o, g = gates.reshape(4, *c.shape)"),
+    Mutant("what goes through h has the wrong sign", CPU, "dc += dh  ", "dc -= dh  "),
+    Mutant("dc is not carried through f", CPU, "dc *= carry", "pass"),
+    Mutant("the output gate gets dc", CPU, "gates[3 * hidden:] *= dh", "gates[3 * hidden:] *= dc"),
+    Mutant("the target missing in the softmax", CPU, "np.take_along_axis(logits, targets, axis=1) - 1",
+           "np.take_along_axis(logits, targets, axis=1)"),
+    Mutant("the next symbol's column", CPU, "onehot[np.arange(len(flat)), flat] = 1",
+           "onehot[np.arange(len(flat)), flat - 1] = 1"),
+    Mutant("sums over columns that are not sorted", CPU, "np.add.reduceat(columns[:, order], first, axis=1)",
+           "np.add.reduceat(columns, first, axis=1)"),
+    Mutant("keep missing at dh", LSTM, "dh *= keep[t]", "pass"),
+    Mutant("keep missing in dW_hh", LSTM, "h_prev *= keep.reshape(-1)", "pass"),
+    Mutant("keep missing in the forward", LSTM, "h_prev = h[t] if keep is None else", "h_prev = h[t] if True else"),
+    Mutant("dy of another step", LSTM, "dh += dy[t]", "dh += dy[t - 1]"),
+    Mutant("dy missing", LSTM, "dh += dy[t]", "pass"),
+    Mutant("dz of another step goes back", LSTM, "k.xp.matmul(w_hh.T, gates[t], out=dh)",
+           "k.xp.matmul(w_hh.T, gates[t - 1], out=dh)"),
+    Mutant("W_hh of the wrong gate", LSTM, "k.xp.matmul(w_hh.T, gates[t], out=dh)",
+           "k.xp.matmul(w_hh[::-1].T, gates[t], out=dh)"),
+    Mutant("dW_hh of h[t], not h[t-1]", LSTM, "as_columns(h[:-1], scratch.input_columns)", "as_columns(h[1:], scratch.input_columns)"),
+    Mutant("dz in columns of another step", LSTM, "columns[:, t] = gates[t]", "columns[:, t - 1] = gates[t]"),
+    Mutant("no gradient arrives at the last h", LSTM, "dh[...], dc[...] = dstate", "dh[...], dc[...] = 0, dstate[1]"),
+    Mutant("no gradient arrives at the last c", LSTM, "dh[...], dc[...] = dstate", "dh[...], dc[...] = dstate[0], 0"),
+    Mutant("the bias gradient missing", LSTM, "k.xp.ones(columns.shape[1]", "k.xp.zeros(columns.shape[1]"),
+    Mutant("columns not transposed back", LSTM, "dx[...] = flat.reshape(size, steps, n).transpose(1, 0, 2)",
+           "dx[...] = flat.reshape(steps, size, n)"),
+    Mutant("the head's dy counted twice", HEAD, "out=dy)", "out=dy)\n    dy *= 2"),
+    Mutant("the head's bias gradient a mean", HEAD, "columns.sum(axis=1, out=dbias)", "columns.mean(axis=1, out=dbias)"),
+    Mutant("the head's bias subtracted", HEAD, "logits += bias", "logits -= bias"),
+    Mutant("not transposed: dW of other columns", HEAD, "lstm.as_columns(y, scratch.input_columns).T",
+           "y.reshape(y.shape[1], -1).T"),
+    Mutant("the folded bias gradient misses a symbol", EMBEDDING, "dtable.sum(axis=1", "dtable[:, 1:].sum(axis=1"),
+    Mutant("the folded embedding's rows shifted", EMBEDDING, "k.xp.matmul(dtable.T, w.w_ih, out=dembedding)",
+           "k.xp.matmul(k.xp.roll(dtable.T, 1, 0), w.w_ih, out=dembedding)"),
+    Mutant("the unfolded embedding's gradient not begun at zero", EMBEDDING, "dembedding[...] = 0", "pass"),
+    Mutant("the unfolded embedding looks up others", EMBEDDING, "embedding[ids].transpose", "embedding[ids[::-1]].transpose"),
+    Mutant("the mask missing in the backward", STACK, "dy *= work.masks[k][:len(ids)]", "pass"),
+    Mutant("the mask of another layer", STACK, "dy *= work.masks[k][:len(ids)]", "dy *= work.masks[k - 1][:len(ids)]"),
+    Mutant("dh and dc swapped at the last state", STACK, "(dstate.h[k], dstate.c[k])", "(dstate.c[k], dstate.h[k])"),
+    Mutant("dh and dc swapped at the initial state", STACK, "columns, initial.h[k], initial.c[k] =",
+           "columns, initial.c[k], initial.h[k] ="),
+    Mutant("the input of another layer", STACK, "_output(work, k - 1, len(ids), dropout)", "_output(work, k, len(ids), dropout)"),
+    Mutant("what a layer handed on, a step early", STACK, "work.caches[k].h[1:steps + 1]", "work.caches[k].h[:steps]"),
+    Mutant("what a layer handed on, before dropout", STACK, "return work.dropped[k][:steps] if dropout else",
+           "return work.dropped[k][:steps] if False else"),
+    Mutant("the shares' gradients not summed", MODEL, "grads.flat += other.grads.flat", "pass"),
+    Mutant("a sum over columns where a mean is meant", MODEL, "grads.flat /= steps * n", "grads.flat /= steps"),
+]
+
+PROBE = """
+import json, sys
+
+tests, *trees = sys.argv[1:]
+sys.path.insert(0, tests)
+
+
+def found(tree):
+    import rnncore
+    from conftest import batch, build
+    from rnncore.dropout import Dropout
+    from rnncore.kernels import cpu
+    from test_gradients import stack_errors, step_errors
+
+    assert rnncore.__file__.startswith(tree) and cpu.__file__.startswith(tree)
+    for vocab, dropout, documents in ((5, Dropout(0.4, 3, 2), True), (5, None, False), (16, None, True), (130, None, False)):
+        model = build(vocab)
+        yield max(stack_errors(model, batch(model, 4, 3, documents), dropout, few=8).values())
+    model = build()
+    model.threads = 2
+    yield max(step_errors(model, batch(model, 4, 3), few=6).values())
+
+
+for tree in trees:
+    for name in [name for name in sys.modules if name.split(".")[0] in ("rnncore", "conftest", "test_gradients")]:
+        del sys.modules[name]
+    sys.path.insert(0, tree)
+    worst = 0.0
+    for error in found(tree):
+        worst = max(worst, float(error))
+        if worst > 1e-7:
+            break
+    sys.path.remove(tree)
+    print(json.dumps([tree, worst]), flush=True)
+"""
+
+
+def plant(mutant: Mutant | None, tree: Path) -> str | None:
+    """Copy the package into `tree`, with the error; returns why not, if the snippet is not there exactly once."""
+    for folder in ("rnncore", "kernels", "data", "cli"):
+        if (ROOT / folder).is_dir():
+            shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "setup.cfg", tree)
+    if mutant is None:
+        return None
+    path = tree / mutant.file
+    source = path.read_text(encoding="utf-8")
+    if source.count(mutant.snippet) != 1:
+        return f"{mutant.file} has {source.count(mutant.snippet)} times, not once: {mutant.snippet!r}; plant the error anew"
+    path.write_text(source.replace(mutant.snippet, mutant.wrong), encoding="utf-8")
+    return None
+
+
+def probe(trees: list[Path]) -> dict[str, object]:
+    """Tree -> the largest error found in it, or what the interpreter said when it failed there; a new one goes on."""
+    results: dict[str, object] = {}
+    while trees:
+        done = subprocess.run([sys.executable, "-B", "-c", PROBE, str(ROOT / "tests"), *map(str, trees)],
+                              capture_output=True, text=True, timeout=120)
+        results |= dict(map(json.loads, done.stdout.splitlines()))
+        trees = [tree for tree in trees if str(tree) not in results]
+        if trees:
+            results[str(trees.pop(0))] = done.stderr
+    return results
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory) -> list[object]:
+    """One for each of MUTANTS, and of the engine as it is: the largest error, or in words why there is none."""
+    base = tmp_path_factory.mktemp("mutants")
+    trees = [base / f"tree{k}" for k in range(len(MUTANTS) + 1)]
+    missing = {str(tree): why for tree, mutant in zip(trees, [*MUTANTS, None], strict=True) if (why := plant(mutant, tree))}
+    planted = [tree for tree in trees if str(tree) not in missing]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for results in pool.map(probe, [planted[k::WORKERS] for k in range(WORKERS)]):
+            missing |= results
+    return [missing[str(tree)] for tree in trees]
+
+
+@pytest.mark.parametrize("place", range(len(MUTANTS)), ids=[mutant.what for mutant in MUTANTS])
+def test_a_planted_error_is_found(place, verdicts):
+    verdict = verdicts[place]
+    assert isinstance(verdict, float), verdict  # a crash does not count as found
+    assert verdict > 1e4 * BOUND
+
+
+def test_the_engine_as_it_is_passes(verdicts):
+    assert isinstance(verdicts[-1], float) and 0 < verdicts[-1] < BOUND, verdicts[-1]
+
+
+def test_a_snippet_that_is_gone_is_named(tmp_path):
+    why = plant(Mutant("", LSTM, "no such text", ""), tmp_path / "tree")
+    assert why == "rnncore/lstm.py has 0 times, not once: 'no such text'; plant the error anew"

@@ -1,0 +1,107 @@
+"""The optimiser against the formulas, one number at a time; the schedule and the clipping."""
+import numpy as np
+import pytest
+import reference
+from conftest import batch, build
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rnncore.config import TrainConfig
+from rnncore.optim import Adam, clip_scale, global_norm, rate
+
+quick = settings(derandomize=True, deadline=None)
+
+
+def test_adam_follows_the_formulas():
+    """Thirty steps with gradients of all sizes, the rate and the scale another each time."""
+    model = build(vocab_size=3, embed=1, hidden=1, layers=1)
+    params, config = model.params, TrainConfig(beta1=0.8, beta2=0.95, eps=1e-6)
+    grads, optimizer, rng = params.like(), Adam(params, config), np.random.default_rng(0)
+    numbers = [(p, 0.0, 0.0) for p in params.flat]
+    for step in range(1, 31):
+        grads.flat[...] = rng.standard_normal(grads.flat.size) * 10.0 ** rng.integers(-6, 3, grads.flat.size)
+        given, lr, scale = grads.flat.copy(), 0.1 / step, 1 / (step % 4 + 1)
+        optimizer.update(params, grads, lr, scale, step)
+        assert (grads.flat == given).all()
+        numbers = [reference.adam(p, scale * g, m, v, lr, 0.8, 0.95, 1e-6, step)
+                   for (p, m, v), g in zip(numbers, given, strict=True)]
+        for found, wanted in zip((params.flat, optimizer.moments["m"], optimizer.moments["v"]), zip(*numbers, strict=True),
+                                 strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-13, atol=1e-15)
+
+
+def test_moments_begin_at_zero_and_are_the_parameters_size():
+    model = build(dtype="float32")
+    moments = Adam(model.params, TrainConfig()).moments
+    assert set(moments) == {"m", "v"}
+    assert all(a.shape == model.params.flat.shape and a.dtype == np.float32 and not a.any() for a in moments.values())
+
+
+def test_moments_carry_all_that_adam_remembers():
+    """A second optimiser, given the first one's moments, goes on with the same bits."""
+    one, two = build(), build()
+    optimizers = [Adam(model.params, TrainConfig()) for model in (one, two)]
+    for step in range(1, 7):
+        if step == 4:
+            for name, moment in optimizers[0].moments.items():
+                optimizers[1].moments[name][...] = moment
+            two.params.flat[...] = one.params.flat
+        for model, optimizer in zip((one, two), optimizers, strict=True):
+            if model is one or step >= 4:
+                case = batch(model, seed=step)
+                optimizer.update(model.params, model.loss_and_grads(case.x, case.y)[1], 1e-2, 1.0, step)
+    assert (one.params.flat == two.params.flat).all()
+
+
+def test_adam_learns_a_batch_by_heart():
+    model = build(vocab_size=9, embed=8, hidden=16, layers=2, dtype="float32", scale=0.2)
+    case, optimizer = batch(model, 8, 4), Adam(model.params, TrainConfig())
+    losses = []
+    for step in range(1, 201):
+        loss, grads, _ = model.loss_and_grads(case.x, case.y)
+        optimizer.update(model.params, grads, 2e-2, clip_scale(global_norm(grads), 1.0), step)
+        losses.append(loss)
+    assert losses[0] > 2.0 and losses[-1] < 0.1, (losses[0], losses[-1])
+
+
+def test_the_global_norm_is_that_of_all_gradients_together():
+    grads = build().params.like()
+    grads.flat[...] = np.random.default_rng(0).standard_normal(grads.flat.size)
+    assert global_norm(grads) == pytest.approx(sum((grad ** 2).sum() for grad in grads.values()) ** 0.5, rel=1e-14)
+    grads.flat[3] = np.nan
+    assert np.isnan(global_norm(grads))
+
+
+@quick
+@given(st.floats(0, 1e12), st.floats(1e-6, 1e6))
+def test_clipping_bounds_the_norm_and_leaves_smaller_ones_alone(norm, clip):
+    scale = clip_scale(norm, clip)
+    assert scale * norm <= clip * (1 + 1e-12)
+    assert scale == (1.0 if norm <= clip else clip / norm)
+
+
+def test_no_clipping():
+    assert clip_scale(1e30, 0) == 1.0 and clip_scale(0.0, 0) == 1.0 and clip_scale(0.0, 1.0) == 1.0
+
+
+def test_the_rate_climbs_in_the_warm_up_and_falls_to_zero():
+    config = TrainConfig(lr=0.5, warmup=0.1)
+    for done, wanted in ((0, 0), (0.02, 0.1), (0.05, 0.25), (0.1, 0.5), (0.55, 0.25), (0.91, 0.05), (1, 0), (1.5, 0)):
+        assert rate(config, done) == pytest.approx(wanted, abs=1e-15)
+
+
+def test_the_rate_without_a_warm_up_begins_at_its_peak():
+    config = TrainConfig(lr=0.5, warmup=0)
+    assert [rate(config, done) for done in (0, 0.5, 1)] == [0.5, 0.25, 0]
+
+
+@quick
+@given(st.floats(0, 0.99), st.floats(0, 1), st.floats(0, 1))
+def test_the_rate_has_one_peak_and_stays_between_zero_and_lr(warmup, a, b):
+    config, (a, b) = TrainConfig(lr=0.3, warmup=warmup), sorted((a, b))
+    early, late = rate(config, a), rate(config, b)
+    assert 0 <= early <= 0.3 * (1 + 1e-12) and 0 <= late <= 0.3 * (1 + 1e-12)
+    if b < warmup:
+        assert early <= late
+    elif a >= warmup:
+        assert early >= late
