@@ -1,4 +1,4 @@
-"""kernels is the only folder that knows one array library from the other: a module a device, the same functions in each.
+"""kernels is the only folder that knows one array library from another: a module a device, the same functions in each.
 
 `load(device)` gives the module for a device name, `of(array)` the module whose arrays these are. Every module has
 

@@ -6,6 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
+MISSING = "nvrtc", "cublas", "libcu", "cannot open source file", "could not open source", "headers", "cuda_path"
 INSUFFICIENT_DRIVER, NO_DEVICE, INVALID_DEVICE, OUT_OF_MEMORY = 35, 100, 101, 2  # cudaError_t
 
 
@@ -54,8 +55,8 @@ def _explain(error: Exception, index: int, version: int, install: str) -> str:
     """The cause and the cure of what went wrong on the way to the tiny kernel's result."""
     status, words = getattr(error, "status", None), _line(error)
     if status == INSUFFICIENT_DRIVER or "insufficient" in words.lower():
-        return (f"the driver is too old: it supports CUDA {version // 1000}.{version % 1000 // 10}, the installed CuPy wants "
-                f"more: {install}, or update the driver")
+        return (f"the driver is too old: it supports CUDA {version // 1000}.{version % 1000 // 10}, the installed CuPy "
+                f"wants more: {install}, or update the driver")
     if status == NO_DEVICE:
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
         return (f"no device is visible, CUDA_VISIBLE_DEVICES is {hidden!r}: `unset CUDA_VISIBLE_DEVICES`"
@@ -64,8 +65,7 @@ def _explain(error: Exception, index: int, version: int, install: str) -> str:
         return f"there is no card {index}: `nvidia-smi -L` lists those that there are, counted from 0"
     if status == OUT_OF_MEMORY or type(error).__name__ == "OutOfMemoryError":
         return f"card {index} is out of memory: `nvidia-smi` shows who holds it; take another with --device cuda:K"
-    if any(word in words.lower() for word in ("nvrtc", "cublas", "libcu", "cannot open source file", "could not open source",
-                                              "headers", "cuda_path")):
+    if any(word in words.lower() for word in MISSING):
         return f"CUDA's compiler, libraries or headers are missing ({words}): {install}"
     return f"a tiny kernel failed ({type(error).__name__}: {words}): {install}, or use the processor with --device cpu"
 

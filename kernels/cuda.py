@@ -34,7 +34,8 @@ __device__ inline void philox4x32(unsigned x[4], unsigned k0, unsigned k1) {
 
 
 def recurrence(dtype) -> None:
-    """There are no compiled time loops for a GPU."""
+    """None: a GPU runs the time loops of rnncore/lstm.py, a kernel a step."""
+    return None
 
 
 def cores() -> int:
@@ -172,7 +173,8 @@ def adam(param, grad, m, v, rate, beta1, beta2, eps, step, scale) -> None:
 
 
 PHILOX_KERNEL = ElementwiseKernel(
-    "uint32 c0, uint32 c1, uint32 c2, uint32 c3, uint32 k0, uint32 k1", "uint32 x0, uint32 x1, uint32 x2, uint32 x3", """
+    "uint32 c0, uint32 c1, uint32 c2, uint32 c3, uint32 k0, uint32 k1",
+    "uint32 x0, uint32 x1, uint32 x2, uint32 x3", """
     unsigned x[4] = {c0, c1, c2, c3};
     philox4x32(x, k0, k1);
     x0 = x[0], x1 = x[1], x2 = x[2], x3 = x[3];
@@ -197,5 +199,5 @@ DROPOUT_MASK = ElementwiseKernel(
 
 def dropout_mask(out, rate, counter, key, first, columns) -> None:
     """Fill out (T, H, N) with 0 at probability `rate`, else 1 / (1 - rate); arguments as in cpu.py."""
-    words = map(np.uint32, (round(rate * 65536),))
-    DROPOUT_MASK(*words, 1 / (1 - rate), *map(np.uint32, (*counter, *key)), first, columns, *out.shape[1:], out)
+    threshold, *words = map(np.uint32, (round(rate * 65536), *counter, *key))
+    DROPOUT_MASK(threshold, 1 / (1 - rate), *words, first, columns, *out.shape[1:], out)

@@ -13,8 +13,8 @@ class DeviceError(RuntimeError):
 def load(device: str = "auto"):
     """The kernel module for `device`: auto, cpu, cuda or cuda:K. auto is a GPU that works, else the CPU.
 
-    cuda:K makes card K the current one of the calling thread. Raises DeviceError, with the cause and the cure, for a GPU
-    that cannot be used; ValueError for any other name.
+    cuda:K makes card K the current one of the calling thread. Raises DeviceError, with the cause and the cure, for a
+    GPU that cannot be used; ValueError for any other name.
     """
     if device == "cpu":
         return cpu

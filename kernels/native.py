@@ -1,13 +1,14 @@
 """One layer's recurrence compiled by this machine's own C++ compiler, where it has one: host.cpp over gates.cuh.
 
-It is the time loop of rnncore/lstm.py without the interpreter: a call releases its lock, so threads do not wait for each
-other. Compiled once, on first use, into the user's private cache folder under a key of source, compiler, flags and
+It is the time loop of rnncore/lstm.py without the interpreter: a call releases its lock, so threads do not wait for
+each other. Compiled once, on first use, into the user's private cache folder under a key of source, compiler, flags and
 processor. Only float32 runs on it, and only after its results agreed with the formulas'; without a compiler, or with
 RNNCORE_NATIVE=0 in the environment, lstm.py's own loop does the work.
 """
 import ctypes
 import functools
 import hashlib
+import itertools
 import os
 import platform
 import shutil
@@ -61,7 +62,8 @@ def build() -> Path:
         if not path.is_file():
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 made = Path(folder) / "gates.so"
-                subprocess.run([cxx, *FLAGS, "-o", made, HERE / "host.cpp"], capture_output=True, timeout=120, check=True)
+                subprocess.run([cxx, *FLAGS, "-o", made, HERE / "host.cpp"], capture_output=True, timeout=120,
+                               check=True)
                 os.replace(made, path)
     except (OSError, subprocess.SubprocessError) as error:
         raise Unavailable(f"the C++ compiler could not be used ({error})") from None
@@ -83,10 +85,10 @@ def product(dtype: str) -> tuple[int, str]:
     for library in threadpool_info():
         if library["user_api"] == "blas":
             handle = ctypes.CDLL(library["filepath"])
-            for prefix, suffix, integer in (("scipy_", "64_", "long"), ("", "64_", "long"), ("scipy_", "", "int"), ("", "", "int")):
+            for prefix, suffix in itertools.product(("scipy_", ""), ("64_", "")):
                 function = getattr(handle, prefix + PRODUCT[dtype] + suffix, None)
                 if function is not None:
-                    return ctypes.cast(function, ctypes.c_void_p).value, integer
+                    return ctypes.cast(function, ctypes.c_void_p).value, "long" if suffix else "int"
     raise Unavailable("NumPy's matrix product was not found in a shared library")
 
 
@@ -102,18 +104,23 @@ class Recurrence:
             setattr(self, "_" + name, function)
 
     def forward(self, w_hh, gates, h, c, keep, h_prev) -> None:
-        """gates (T, 4H, N) arrives as W_ih x + b and leaves as the activations; h[1:] and c[1:] are written; h_prev (H, N)
-        is scratch."""
+        """gates (T, 4H, N) arrives as W_ih x + b and leaves as the activations; h[1:] and c[1:] are written.
+
+        h_prev (H, N) is scratch.
+        """
         steps, _, n = gates.shape
         ones = np.ones(n, gates.dtype)
         self._forward(self._gemm, *map(pointer, (w_hh, gates, h, c, keep, ones, h_prev)), steps, w_hh.shape[1], n)
 
     def backward(self, w_hh, gates, c, keep, dy, dh, dc, columns) -> None:
-        """gates arrives as the activations and leaves as dL/dz, as columns (4H, T N) too; dh and dc (H, N) arrive as the
-        gradient at the last state and leave as that at the initial one."""
+        """gates (T, 4H, N) arrives as the activations and leaves as dL/dz, as columns (4H, T, N) too.
+
+        dh and dc (H, N) arrive as the gradient at the last state and leave as that at the initial one.
+        """
         steps, _, n = gates.shape
         ones = np.ones(n, gates.dtype)
-        self._backward(self._gemm, *map(pointer, (w_hh, gates, c, keep, ones, dy, dh, dc, columns)), steps, w_hh.shape[1], n)
+        arrays = w_hh, gates, c, keep, ones, dy, dh, dc, columns
+        self._backward(self._gemm, *map(pointer, arrays), steps, w_hh.shape[1], n)
 
 
 def pointer(array: np.ndarray | None) -> int | None:
@@ -165,4 +172,5 @@ def _agrees(found: Recurrence) -> bool:
     i, f, g, o = (gates[0] + w_hh @ h[0]).astype(np.float64).reshape(4, hidden, n)
     wanted = c[0] / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
     found.forward(w_hh, gates, h, c, None, np.empty((hidden, n), np.float32))
-    return bool(np.allclose(c[1], wanted, atol=1e-5) and np.allclose(h[1], np.tanh(wanted) / (1 + np.exp(-o)), atol=1e-5))
+    wanted_h = np.tanh(wanted) / (1 + np.exp(-o))
+    return bool(np.allclose(c[1], wanted, atol=1e-5) and np.allclose(h[1], wanted_h, atol=1e-5))

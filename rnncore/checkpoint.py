@@ -1,8 +1,8 @@
 """A model file is one safetensors file: tensors under PyTorch's names, and one JSON text that says what they are.
 
 The metadata key `rnncore` holds the schema version, the sizes, the vocabulary as code points, the training card and a
-sha256 over the rest of that text and every tensor. Nothing is ever unpickled. Saving writes a temporary file in the same
-folder, flushes it to the disk and renames it, so a file under its own name is whole.
+sha256 over the rest of that text and every tensor. Nothing is ever unpickled. Saving writes a temporary file in the
+same folder, flushes it to the disk and renames it, so a file under its own name is whole.
 """
 import hashlib
 import json
@@ -28,7 +28,8 @@ class ModelFileError(ValueError):
     """A model file that cannot be read or is not what it says; the message is one line and names the field."""
 
 
-def save(model: CharLM, path, card: dict | None = None, extra: dict | None = None, training: dict | None = None) -> None:
+def save(model: CharLM, path, card: dict | None = None, extra: dict | None = None,
+         training: dict | None = None) -> None:
     """Write model to `path`. card: what is said of its training; extra tensors and a `training` text: for resuming.
 
     Raises OSError; the file that stood there is whole until the new one is.
@@ -79,7 +80,8 @@ def model_file(path) -> Path:
     for name in ("best.safetensors", "last.safetensors"):
         if (path / name).is_file():
             return path / name
-    raise FileNotFoundError(f"{path} holds no model yet (best.safetensors or last.safetensors): train one with -o {path}")
+    raise FileNotFoundError(f"{path} holds no model yet (best.safetensors or last.safetensors): "
+                            f"train one with -o {path}")
 
 
 def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
@@ -92,10 +94,10 @@ def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
             _check_layout(path, document, file)
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
-        raise ModelFileError(f"{path} is not a whole model file ({error}): train it again or take another copy") from None
+        raise ModelFileError(f"{path} is not a whole model file ({error}): take another copy") from None
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
-            raise ModelFileError(f"{path}: {name} holds numbers that are not finite: train it again or take another copy")
+            raise ModelFileError(f"{path}: {name} holds numbers that are not finite: take another copy")
     if document.pop("sha256") != _digest(document, tensors):
         raise ModelFileError(f"{path}: sha256 does not match the contents, the file is damaged: take another copy")
     return document, tensors

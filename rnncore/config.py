@@ -24,7 +24,8 @@ class ModelConfig:
     def __post_init__(self):
         for field in ("vocab_size", "embed", "hidden", "layers"):
             value = getattr(self, field)
-            _check(isinstance(value, int) and value >= 1, f"{field} must be a whole number of at least 1, not {value!r}")
+            _check(isinstance(value, int) and value >= 1,
+                   f"{field} must be a whole number of at least 1, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class SampleConfig:
     seed: int = 0
 
     def __post_init__(self):
-        _check(0 <= self.temperature < float("inf"), f"temperature must be a number of at least 0, not {self.temperature}")
+        _check(0 <= self.temperature < float("inf"),
+               f"temperature must be a number of at least 0, not {self.temperature}")
         _check(self.top_k >= 0, f"top_k must be at least 0, not {self.top_k}")
         _check(0 < self.top_p <= 1, f"top_p must be above 0 and at most 1, not {self.top_p}")
         _check(0 <= self.seed < 2 ** 64, "seed must be at least 0 and below 2^64")

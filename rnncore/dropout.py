@@ -1,6 +1,7 @@
 """Dropout after a layer is a product with a mask that is a pure function of (seed, step, layer, position).
 
-Inverted dropout (Srivastava et al. 2014): a unit is zeroed at probability `rate`, the others are scaled by 1/(1 - rate).
+Inverted dropout (Srivastava et al. 2014): a unit is zeroed at probability `rate`, the others are scaled by
+1 / (1 - rate).
 """
 from typing import NamedTuple
 

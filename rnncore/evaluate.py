@@ -8,7 +8,7 @@ CHUNK = 256  # steps that `score` takes at a time: bounds its memory
 
 
 def losses(model, ids):
-    """Yield (T,) float64 arrays: -log p of each symbol of ids (n,) after the first, the state carried over the whole."""
+    """Yield (T,) float64 arrays: -log p of each symbol of ids (n,) after the first, the state carried over all."""
     work, state = model.workspace(CHUNK, 1), None
     for start in range(0, len(ids) - 1, CHUNK):
         piece = np.asarray(ids[start:start + CHUNK + 1], np.intp)[:, None]
@@ -19,7 +19,8 @@ def losses(model, ids):
 def score(model, text: str, on_unknown: str = "error") -> float:
     """Nats per character: the mean over the n - 1 predictions in text, the state carried from its first symbol on.
 
-    on_unknown: error (raises data.vocab.UnknownSymbolError), skip or replace. Raises CorpusError, a ValueError, for under 2.
+    on_unknown: error (raises data.vocab.UnknownSymbolError), skip or replace. Raises CorpusError, a ValueError, for
+    fewer than 2 symbols.
     """
     ids = model.vocab.encode(text, on_unknown)
     if len(ids) < 2:
@@ -29,10 +30,10 @@ def score(model, text: str, on_unknown: str = "error") -> float:
 
 
 class Validation:
-    """A validation text, scored as `columns` contiguous streams at once; each starts from the state that the text before it left.
+    """A validation text, scored as contiguous streams side by side, each from the state that the text before it left.
 
-    The streams hold all of the text but fewer characters than there are columns. `loss(k)` scores only the first k windows
-    of `steps` characters of every stream, an even sample of the text.
+    The streams hold all of the text but fewer characters than there are columns. `loss(model, k)` scores only the first
+    k windows of `steps` characters of every stream, an even sample of the text.
     """
 
     def __init__(self, ids, columns: int, steps: int):

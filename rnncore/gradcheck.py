@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 class Case(NamedTuple):
-    """What the loss is a function of, beside the parameters: ids x, y (T, N), state before them, dropout, keep (T, N)."""
+    """What the loss depends on beside the parameters: ids x, y (T, N), the state before them, dropout, keep (T, N)."""
     x: object
     y: object
     state: State
@@ -47,8 +47,8 @@ def random_case(model, steps: int, n: int, dropout: float = 0.0, documents: bool
     state = State(*((2 * numbers(int(np.prod(size)), k) - 1).astype(model.dtype).reshape(size) for k in (2, 3)))
     keep = (numbers(steps * n, 4) < 0.75).astype(model.dtype).reshape(steps, n) if documents else None
     to_device = model.kernel.to_device
-    return Case(to_device(x), to_device(y), State(*map(to_device, state)), Dropout(dropout, seed, 0) if dropout else None,
-                None if keep is None else to_device(keep))
+    return Case(to_device(x), to_device(y), State(*map(to_device, state)),
+                Dropout(dropout, seed, 0) if dropout else None, None if keep is None else to_device(keep))
 
 
 def check_gradients(model, case: Case, most: int = 200) -> Iterator[Row]:
@@ -60,7 +60,8 @@ def check_gradients(model, case: Case, most: int = 200) -> Iterator[Row]:
     loss_of(model, case, work)
     stack_state = stack.backward(model.params, work.grads, case.x, None, case.keep, case.dropout, work)
     for name, view in model.params.items():
-        yield compare(name, view, kernels.of(view).to_host(work.grads[name] / case.x.size).copy(), model, case, work, most)
+        analytic = kernels.of(view).to_host(work.grads[name] / case.x.size)
+        yield compare(name, view, analytic, model, case, work, most)
     for name, view, grad in zip(("h0", "c0"), case.state, stack_state, strict=True):
         yield compare(name, view, kernels.of(view).to_host(grad / case.x.size), model, case, work, most)
 

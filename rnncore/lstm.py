@@ -11,7 +11,7 @@
 document begins, so that nothing flows in from the step before; None keeps everything. What the input adds to z does
 not depend on time: it is one product before the loop, made by `project` here or by embedding.py for the first layer.
 
-The time loops stand here, for every device; where the kernel module has them compiled (`recurrence`), those run instead.
+The time loops stand here, for every device; where the kernel module has them compiled (`recurrence`), those run.
 """
 from typing import NamedTuple
 
@@ -105,7 +105,7 @@ def backward(w: Weights, grads: Weights, cache: Cache, dy, dstate, keep, scratch
     """Back-propagation through time (Werbos 1990). Writes dW_hh; returns (columns, dh, dc).
 
     dy (T, H, N) is dL/dy from above; dstate is (dh, dc), each (H, N): what arrives at the last state from later steps.
-    columns (4H, T N) is dL/dz, for the input's side; dh and dc (H, N) are the gradient at the initial state, in scratch.
+    columns (4H, T N) is dL/dz, for the input's side; dh, dc (H, N), in scratch, are the gradient at the initial state.
     """
     gates, h, c = cache
     k, (steps, rows, n) = kernels.of(gates), gates.shape

@@ -41,9 +41,9 @@ class CharLM:
     def loss_and_grads(self, x, y, state: State | None = None, *, keep=None, dropout: Dropout | None = None):
         """Forward, loss and back-propagation through T steps: (loss, grads, state).
 
-        x, y (T, N): ids and their targets, the symbols one later. state: h and c, each (L, H, N), before x; None = zeros.
-        keep (T, N): 0 where a new document begins. loss: mean nats per character, a float. grads: Parameters of its
-        gradient, which the next call overwrites. state: a copy, after x.
+        x, y (T, N): ids and their targets, the symbols one later. state: h and c, each (L, H, N), before x; None:
+        zeros. keep (T, N): 0 where a new document begins. loss: mean nats per character, a float. grads: Parameters
+        of its gradient, which the next call overwrites. state: a copy, after x.
         """
         x, y = self._ids(x), self._ids(y)
         keep = None if keep is None else self.kernel.to_device(keep)

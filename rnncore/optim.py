@@ -15,9 +15,8 @@ class Adam:
 
     def update(self, params, grads, rate: float, scale: float, step: int) -> None:
         """One step, in place: the gradient is scale * grads; step counts from 1."""
-        c = self.config
-        kernels.of(params.flat).adam(params.flat, grads.flat, self.moments["m"], self.moments["v"], rate, c.beta1, c.beta2,
-                                     c.eps, step, scale)
+        c, m, v = self.config, self.moments["m"], self.moments["v"]
+        kernels.of(m).adam(params.flat, grads.flat, m, v, rate, c.beta1, c.beta2, c.eps, step, scale)
 
 
 def global_norm(grads) -> float:

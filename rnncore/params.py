@@ -56,7 +56,7 @@ def count(config: ModelConfig) -> int:
 
 
 def initial(config: ModelConfig, kernel, dtype, seed: int) -> Parameters:
-    """Fresh parameters: weights uniform in +-1/sqrt(H), biases 0, embedding N(0, 1); the same numbers on every device."""
+    """Fresh parameters: weights uniform in +-1/sqrt(H), biases 0, embedding N(0, 1); the same on every device."""
     params = Parameters(config, kernel.xp.zeros(count(config), dtype))
     bound = 1 / sqrt(config.hidden)
     for place, (name, view) in enumerate(params.items()):

@@ -22,12 +22,12 @@ def fill(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int) 
         reasons.append(f"epochs {epochs}: about {CHARACTERS:,} characters, at least 1 epoch and at most {MOST_EPOCHS}")
     if config.threads is None:
         chosen["threads"] = max(1, min(cores, config.batch // SHARE))
-        reasons.append(f"threads {chosen['threads']}: {cores} cores, at least {SHARE} of the {config.batch} columns each")
+        reasons.append(f"threads {chosen['threads']}: {cores} cores, at least {SHARE} of {config.batch} columns each")
     return replace(config, **chosen), reasons
 
 
 def memory(config: TrainConfig, model: ModelConfig, itemsize: int) -> int:
-    """About the bytes that a run takes: parameters, two moments, a gradient a thread, and what one window's steps leave behind."""
+    """About the bytes that a run takes: parameters, two moments, a gradient a thread, and one window's activations."""
     window = config.seq * config.batch * (model.vocab_size + 8 * model.hidden * model.layers)
     return itemsize * ((3 + config.threads) * params.count(model) + window)
 

@@ -13,9 +13,9 @@ COINS = 1024  # random numbers made at a time
 def draw(logits: np.ndarray, config: SampleConfig, coin: np.ndarray) -> np.ndarray:
     """One symbol a column: logits (V, N), coin (N,) in [0, 1) -> ids (N,).
 
-    p = softmax(logits / temperature) in float64; top_k keeps the k likeliest, then top_p the fewest likeliest whose mass
-    is at least p (Holtzman et al. 2020); the coin picks by inverse distribution. Temperature 0 takes the likeliest; of
-    equals the lowest id comes first.
+    p = softmax(logits / temperature) in float64; top_k keeps the k likeliest, then top_p the fewest likeliest whose
+    mass is at least p (Holtzman et al. 2020); the coin picks by inverse distribution. Temperature 0 takes the
+    likeliest; of equals the lowest id comes first.
     """
     scaled = logits.astype(np.float64)
     scaled -= scaled.max(axis=0)
@@ -76,7 +76,7 @@ def samples(model, count: int, prompt: str, length: int, config: SampleConfig, s
 
 
 def prompt_ids(vocab, prompt: str, on_unknown: str) -> np.ndarray:
-    """The ids that a sample starts from: those of the prompt, or of a newline (the first symbol where there is none)."""
+    """The ids that a sample starts from: those of the prompt, else of a newline, else the first symbol's."""
     ids = vocab.encode(prompt, on_unknown)
     return ids if len(ids) else vocab.encode("\n" if "\n" in vocab else vocab.symbols[0])
 
@@ -89,7 +89,7 @@ def _characters(vocab, steps: Iterator[np.ndarray], length: int | None) -> Itera
 
 
 def until(characters: Iterator[str], stop: Sequence[str]) -> Iterator[str]:
-    """The characters before the first stop string; those that may be the beginning of one are held back until it is clear."""
+    """The characters before the first stop string; what may be the beginning of one is held back until it is clear."""
     stop, held = [s for s in stop if s], ""
     for character in characters:
         held += character

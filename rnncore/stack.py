@@ -49,7 +49,7 @@ def _scratch(config, steps: int, n: int, empty, dtype) -> Scratch:
 
 
 def forward(params, ids, state, keep, dropout, work):
-    """Logits (T, V, N) for ids (T, N), a view of the workspace; state: h and c of L arrays (H, N) each, or None for zeros.
+    """Logits (T, V, N) for ids (T, N), a view of the workspace; state: h and c of L arrays (H, N) each, or None: zeros.
 
     The last state is `work.state(T)`.
     """
@@ -88,7 +88,8 @@ def backward(params, grads, ids, dstate, keep, dropout, work) -> State:
         columns, initial.h[k], initial.c[k] = lstm.backward(weights, dweights, caches[k], dy, last, keep, scratch)
         if k > 0:
             lstm.project_backward(weights, dweights, _output(work, k - 1, len(ids), dropout), columns, dy, scratch)
-    embedding.backward(params["embedding.weight"], grads["embedding.weight"], weights, dweights, ids, x, columns, scratch)
+    table, dtable = params["embedding.weight"], grads["embedding.weight"]
+    embedding.backward(table, dtable, weights, dweights, ids, x, columns, scratch)
     return initial
 
 

@@ -1,4 +1,4 @@
-"""Training is a loop that yields its Progress: one window of every stream a step, the state carried, a budget fixed up front.
+"""Training is a loop that yields its Progress: a window of every stream a step, the state carried, the budget fixed.
 
 The place in the text, the rate and the masks are functions of the step, so a resumed run goes on exactly where it was.
 A budget of minutes is spent by the clock instead: the share of it that is gone stands where the share of steps does.
@@ -131,7 +131,8 @@ class Training:
         if self.val_windows is None:
             evaluations = MILESTONES
             if self.config.eval_every:
-                evaluations = max(1, self._all_chars() / (self.config.eval_every * self.batches.columns * self.batches.steps))
+                batch = self.batches.columns * self.batches.steps
+                evaluations = max(1, self._all_chars() / (self.config.eval_every * batch))
             self.val_windows = self._affordable(VALIDATE / evaluations)
         windows = max(self.val_windows, self._affordable(FINAL)) if last else self.val_windows
         whole, sample = self.validation.loss(self.model, windows, prefix=self.val_windows)
@@ -156,8 +157,9 @@ class Training:
 
     def summary(self) -> dict:
         """The numbers that resuming needs, beside the parameters, the optimiser's moments and the state."""
-        return {"step": self.step, "chars": self.chars, "seconds": self.clock.now(), "training_seconds": self.clock.training,
-                "val_windows": self.val_windows, "best": list(self.best) if self.best else None,
+        return {"step": self.step, "chars": self.chars, "seconds": self.clock.now(),
+                "training_seconds": self.clock.training, "val_windows": self.val_windows,
+                "best": list(self.best) if self.best else None,
                 "final_loss": self.final_loss, "final_windows": self.final_windows}
 
     def restore(self, summary: dict, moments: dict, state: State | None) -> None:
@@ -176,7 +178,7 @@ class Training:
 def fit(model, batches, config: TrainConfig, validation: Validation | None = None) -> Iterator[Progress]:
     """Train model in place on batches (data.batches.Batches) until the budget of config is spent, a Progress a step.
 
-    config.lr and one of steps, epochs, minutes must be given. Raises Diverged, the parameters as they were before the step.
+    config.lr and one of steps, epochs, minutes must be given. Raises Diverged, the parameters as before the step.
     """
     return iter(Training(model, batches, config, validation))
 
