@@ -86,7 +86,8 @@ def resume(given: dict, explicit: set[str]) -> Job:
     if corpus.sha256 != about["sha256"]:
         raise RunError(f"the corpus is not the one that {path} was trained on (its sha256 differs): "
                        "bring the old text back, or start a new run")
-    parts, _ = _split(model.vocab.encode(corpus.text), *settings["split"]["asked"].values(), settings)
+    asked = settings["split"]["asked"]
+    parts, _ = _split(model.vocab.encode(corpus.text), asked["val"], asked["test"], settings)
     training = _training(model, parts, config)
     runs.restore(training, document, tensors)
     folder = RunFolder(path, settings)

@@ -130,7 +130,7 @@ def drive(job, sample_every: int | None, save_every: int | None) -> int:
                 shown.say(printable(sample) + "\n")
             due = p.step % save_every == 0 if save_every else p.milestone or time.monotonic() > saved + SAVE
             better = p.val_loss is not None and training.best[1] == p.step
-            stop = interrupt.signal
+            stop = None if p.finished else interrupt.signal
             if due or better or p.finished or stop:
                 unsaved, saved = job.write(folder.save, training, better), time.monotonic()
                 troubles.add(unsaved)

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import kernels, stack
 from .dropout import Dropout
-from .lstm import State
+from .lstm import Array, State
 from .random import Purpose, uniform
 
 EPS = 1e-3
@@ -30,11 +30,11 @@ class Row(NamedTuple):
 
 class Case(NamedTuple):
     """What the loss depends on beside the parameters: ids x, y (T, N), the state before them, dropout, keep (T, N)."""
-    x: object
-    y: object
+    x: Array
+    y: Array
     state: State
     dropout: Dropout | None = None
-    keep: object = None
+    keep: Array = None
 
 
 def random_case(model, steps: int, n: int, dropout: float = 0.0, documents: bool = False, seed: int = 0) -> Case:

@@ -13,29 +13,31 @@ not depend on time: it is one product before the loop, made by `project` here or
 
 The time loops stand here, for every device; where the kernel module has them compiled (`recurrence`), those run.
 """
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import kernels
+
+Array = Any  # of numpy or cupy: whichever the kernel module of its device works on
 
 
 class State(NamedTuple):
     """The state of a whole stack at one time: h and c, each (L, H, N)."""
-    h: object
-    c: object
+    h: Array
+    c: Array
 
 
 class Weights(NamedTuple):
     """One layer's parameters, or their gradients: w_ih (4H, E), w_hh (4H, H), bias (4H,)."""
-    w_ih: object
-    w_hh: object
-    bias: object
+    w_ih: Array
+    w_hh: Array
+    bias: Array
 
 
 class Cache(NamedTuple):
     """What one layer's backward needs, for up to T steps: made once, overwritten by each forward."""
-    gates: object  # (T, 4H, N): activations after forward, dL/dz after backward
-    h: object      # (T+1, H, N)
-    c: object      # (T+1, H, N)
+    gates: Array  # (T, 4H, N): activations after forward, dL/dz after backward
+    h: Array      # (T+1, H, N)
+    c: Array      # (T+1, H, N)
 
     def first(self, steps: int) -> "Cache":
         """The same buffers for a shorter run."""
@@ -44,15 +46,15 @@ class Cache(NamedTuple):
 
 class Scratch(NamedTuple):
     """Room for intermediate results that nothing reads later; the layers of a stack share it."""
-    recurrent: object      # (4H, N)
-    state: object          # (H, N)
-    dh: object             # (H, N)
-    dc: object             # (H, N)
-    through: object        # (T, H, N)
-    carry: object          # (T, H, N)
-    gate_columns: object   # (4H T N,)
-    input_columns: object  # (max(E, H) T N,)
-    logit_columns: object  # (V T N,)
+    recurrent: Array      # (4H, N)
+    state: Array          # (H, N)
+    dh: Array             # (H, N)
+    dc: Array             # (H, N)
+    through: Array        # (T, H, N)
+    carry: Array          # (T, H, N)
+    gate_columns: Array   # (4H T N,)
+    input_columns: Array  # (max(E, H) T N,)
+    logit_columns: Array  # (V T N,)
 
 
 def layer(params, k: int) -> Weights:

@@ -3,9 +3,11 @@
 `forward` and `backward` are pure but for the Workspace that the caller made and passes in. Notation as in lstm.py;
 V symbols. Every function takes optional `keep` (T, N), 0 where a new document begins, and optional Dropout.
 """
+from typing import Any
+
 from . import dropout as dropout_
 from . import embedding, head, kernels, lstm
-from .lstm import Cache, Scratch, State
+from .lstm import Array, Cache, Scratch, State
 
 
 class Workspace:
@@ -24,10 +26,11 @@ class Workspace:
         self.x = empty((steps, config.embed, n), dtype)
         self.logits = empty((steps, config.vocab_size, n), dtype)
         self.loss = empty((steps, n), dtype)
-        self.masks, self.dropped = [], []  # (T, H, N) a layer, made by the first pass with dropout
+        self.masks: list[Array] = []    # (T, H, N) a layer, made by the first pass with dropout
+        self.dropped: list[Array] = []  # (T, H, N) a layer: its output times its mask
         self.scratch = _scratch(config, steps if training else 0, n, empty, dtype)
         self.dy = empty((steps if training else 0, hidden, n), dtype)
-        self.grads = params.like() if training else None
+        self.grads: Any = params.like() if training else None
 
     def first(self, steps: int) -> tuple:
         """(caches, x, logits, loss) for a run of `steps`, at most T."""
@@ -54,6 +57,7 @@ def forward(params, ids, state, keep, dropout, work):
     The last state is `work.state(T)`.
     """
     caches, x, logits, _ = work.first(len(ids))
+    y = None
     for k, cache in enumerate(caches):
         weights = lstm.layer(params, k)
         cache.h[0], cache.c[0] = (0, 0) if state is None else (state.h[k], state.c[k])
