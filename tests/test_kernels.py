@@ -208,11 +208,12 @@ def mask(rate=0.4, shape=(5, 16, 6), dtype="float64", seed=3, step=2, layer=1, f
     return out
 
 
-def test_a_mask_is_16_bits_of_the_counter():
+@pytest.mark.parametrize("hidden, eights", [(1, 1), (8, 1), (11, 2), (16, 2)])
+def test_a_mask_is_16_bits_of_the_counter(hidden, eights):
     """What a seed, a step and a layer drop is part of what they mean: this is the definition."""
-    found = mask(0.4, (3, 11, 4), first=2, columns=9)
-    for t, unit, n in np.ndindex(3, 11, 4):
-        index = (t * 2 + unit // 8) * 9 + 2 + n  # eleven units are two eights
+    found = mask(0.4, (3, hidden, 4), first=2, columns=9)
+    for t, unit, n in np.ndindex(3, hidden, 4):
+        index = (t * eights + unit // 8) * 9 + 2 + n
         word = reference.philox4x32((index, 2, 0, Purpose.DROPOUT << 16 | 1), (3, 0))[unit % 8 // 2]
         kept = (word >> 16 if unit % 2 else word & 0xFFFF) >= round(0.4 * 65536)
         assert found[t, unit, n] == (1 / 0.6 if kept else 0)
