@@ -22,14 +22,11 @@ def command(as_json):
 def findings() -> dict:
     """Name -> what was found, in words or numbers."""
     import numpy as np
-    from threadpoolctl import threadpool_info
 
     from rnncore import __version__, kernels, plan
-    blas = [f"{lib['internal_api']} {lib['version']}" + (f" ({lib['architecture']})" if lib.get("architecture") else "")
-            for lib in threadpool_info() if lib["user_api"] == "blas"]
     no_gpu = kernels.why_no_cuda()
     return {"rnncore": __version__, "python": platform.python_version(), "system": platform.platform(),
-            "numpy": np.__version__, "blas": ", ".join(blas) or "none that can be told how many threads to use",
+            "numpy": np.__version__, "blas": kernels.host.native.blas(),
             "cores": kernels.host.cores(), "memory": f"{plan.machine_memory() / 2**30:.1f} GiB",
             "recurrence": kernels.host.native.about(), "cuda": no_gpu or "ok", "device auto": "cpu" if no_gpu else "cuda",
             **({} if no_gpu else kernels.describe())}

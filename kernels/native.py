@@ -80,6 +80,13 @@ def _processor() -> bytes:
     return "\n".join([platform.machine(), *features[:2]]).encode()
 
 
+def blas() -> str:
+    """In words: the library of NumPy's matrix products."""
+    found = [f"{library['internal_api']} {library['version']} {library.get('architecture') or ''}".strip()
+             for library in threadpool_info() if library["user_api"] == "blas"]
+    return ", ".join(found) or "none whose threads can be counted"
+
+
 def product(dtype: str) -> tuple[int, str]:
     """The address of the matrix product that NumPy itself uses, and the C type of its integers. Raises Unavailable."""
     for library in threadpool_info():

@@ -101,16 +101,19 @@ class CharLM:
 
         Raises ValueError for a missing name or another shape; the model is then as it was.
         """
-        wanted = {}
-        for name, view in self.params.items():
+        def found(name: str, shape: tuple) -> np.ndarray:
             if name not in tensors:
                 raise ValueError(f"no tensor {name}")
-            wanted[name] = np.asarray(tensors[name], self.dtype)
+            tensor = np.asarray(tensors[name], self.dtype)
+            if tensor.shape != shape:
+                raise ValueError(f"{name} has the shape {tensor.shape}, not {shape}")
+            return tensor
+
+        wanted = {name: found(name, view.shape) for name, view in self.params.items()}
+        for name in wanted:
             twin = name.replace("bias_ih", "bias_hh")
             if twin != name and twin in tensors:
-                wanted[name] = wanted[name] + np.asarray(tensors[twin], self.dtype)
-            if wanted[name].shape != view.shape:
-                raise ValueError(f"{name} has the shape {wanted[name].shape}, not {view.shape}")
+                wanted[name] = wanted[name] + found(twin, wanted[name].shape)
         for name, value in wanted.items():
             self.params[name][...] = self.kernel.to_device(value)
 

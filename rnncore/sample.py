@@ -3,7 +3,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from .config import SampleConfig
+from .config import ConfigError, SampleConfig
 from .lstm import State
 from .random import Purpose, uniform
 
@@ -21,7 +21,8 @@ def draw(logits: np.ndarray, config: SampleConfig, coin: np.ndarray) -> np.ndarr
     scaled -= scaled.max(axis=0)
     if config.temperature == 0:
         return scaled.argmax(axis=0)
-    p = np.exp(scaled / config.temperature)
+    with np.errstate(over="ignore"):  # a tiny temperature leaves nothing of all but the likeliest
+        p = np.exp(scaled / config.temperature)
     order = None
     if config.top_k or config.top_p < 1:
         order = np.argsort(-p, axis=0, kind="stable")
@@ -63,6 +64,8 @@ def generate(model, prompt: str = "", length: int | None = None, temperature: fl
     Raises config.ConfigError, a ValueError, for sampling options out of range.
     """
     config = SampleConfig(temperature, top_k, top_p, seed)
+    if length is not None and length < 0:
+        raise ConfigError(f"length must be at least 0, not {length}")
     ids = generate_ids(model, prompt_ids(model.vocab, prompt, on_unknown), config)
     return until(_characters(model.vocab, ids, length), stop)
 
@@ -90,7 +93,7 @@ def _characters(vocab, steps: Iterator[np.ndarray], length: int | None) -> Itera
 
 def until(characters: Iterator[str], stop: Sequence[str]) -> Iterator[str]:
     """The characters before the first stop string; what may be the beginning of one is held back until it is clear."""
-    stop, held = [s for s in stop if s], ""
+    stop, held = sorted(filter(None, stop), key=len, reverse=True), ""
     for character in characters:
         held += character
         for end in stop:

@@ -17,7 +17,7 @@ FOLDERS = {  # folder: the folders of ours and the packages of others that it ma
     "kernels": (set(), {"numpy", "cupy", "threadpoolctl"}),
     "data": (set(), {"numpy", "pooch"}),
     "rnncore": ({"kernels", "data"}, {"numpy", "safetensors"}),
-    "cli": ({"kernels", "data", "rnncore"}, {"click", "rich", "numpy", "threadpoolctl"}),  # doctor asks for BLAS by it
+    "cli": ({"kernels", "data", "rnncore"}, {"click", "rich", "numpy"}),
 }
 LEVELS = [  # of the modules in rnncore/: each imports only from levels above its own in this list
     {"config", "random"},

@@ -1,0 +1,136 @@
+"""Signals: the first finishes the step and saves, a second Ctrl-C leaves at once, and what was saved goes on."""
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from cli_helpers import COMMAND, ENVIRONMENT, SMALL, call, corpus, rows, run
+
+from rnncore.cli.train import Interrupt
+from rnncore.runs import read_last
+
+SLOW = """
+import concurrent.futures, sys, time
+from rnncore import train
+advance = train.Training._advance
+def slow(self):
+    if self.step == 3:
+        print("asleep", file=sys.stderr, flush=True)
+        concurrent.futures.ThreadPoolExecutor(1).submit(time.sleep, 60).result()  # as a step does on two threads
+    return advance(self)
+train.Training._advance = slow
+from rnncore.cli import main
+main(sys.argv[1:])
+"""
+
+
+def start(*args, cwd, program=COMMAND, **streams) -> subprocess.Popen:
+    return subprocess.Popen([*program, *map(str, args)], cwd=cwd, env=ENVIRONMENT, text=True,
+                            **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams))
+
+
+def wait_for(condition, process) -> None:
+    """Until the condition holds; the process must live as long."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+
+
+def step_of(folder) -> int:
+    return read_last(folder)[0]["training"]["progress"]["step"]
+
+
+def stop(process, number: int) -> tuple[int, str]:
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert out == "" and "Traceback" not in err
+    return process.returncode, err
+
+
+def test_ctrl_c_then_sigterm_then_the_end(tmp_path):
+    corpus(tmp_path)
+    folder = tmp_path / "runs" / "corpus"
+    process = start("train", "corpus.txt", "--steps", 10 ** 6, *SMALL, cwd=tmp_path)
+    wait_for(lambda: (folder / "metrics.jsonl").is_file() and rows(folder), process)
+    code, err = stop(process, signal.SIGINT)
+    first = step_of(folder)
+    assert code == 130 and f"stopped at step {first:,} and saved" in err
+    command = next(line for line in err.splitlines() if line.startswith("  rnncore "))
+    seen = len(rows(folder))
+    process = start(*shlex.split(command)[1:], cwd=tmp_path)
+    wait_for(lambda: len(rows(folder)) > seen, process)
+    code, err = stop(process, signal.SIGTERM)
+    assert code == 143 and "and saved" in err and step_of(folder) > first
+    end = step_of(folder) + 5
+    assert run("train", "--resume", "--steps", end, cwd=tmp_path).code == 0
+    assert rows(folder)[-1]["step"] == end == step_of(folder)
+    assert not list(folder.glob(".*"))
+
+
+def test_a_second_ctrl_c_leaves_at_once_and_the_last_file_is_good(tmp_path):
+    corpus(tmp_path)
+    process = start("train", "corpus.txt", "--steps", 6, "--save-every", 1, "-o", "a", *SMALL, cwd=tmp_path,
+                    program=(sys.executable, "-c", SLOW))
+    err = ""
+    while "asleep" not in err:
+        line = process.stderr.readline()
+        assert line, err
+        err += line
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    assert process.poll() is None  # it finishes its step
+    begun = time.monotonic()
+    code, err = stop(process, signal.SIGINT)
+    assert code == 130 and time.monotonic() - begun < 5 and "saved" not in err  # 0.01 s when written; the step takes 60
+    assert step_of(tmp_path / "a") == 3
+    assert run("train", "--resume", "-o", "a", cwd=tmp_path).code == 0 and step_of(tmp_path / "a") == 6
+
+
+def test_a_signal_in_the_last_step_is_too_late_to_stop_anything(tmp_path, monkeypatch, capsys):
+    from rnncore.runs import RunFolder
+    log = RunFolder.log
+
+    def log_and_stop(self, progress):
+        log(self, progress)
+        if progress.finished:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    corpus(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(RunFolder, "log", log_and_stop)
+    result = call(capsys, "train", "corpus.txt", "--steps", 3, *SMALL)
+    assert result.code == 0 and "rnncore generate" in result.err and step_of(tmp_path / "runs" / "corpus") == 3
+
+
+def test_ctrl_c_before_the_first_step_leaves_nothing(tmp_path):
+    process = start("train", "-", *SMALL, cwd=tmp_path, stdin=subprocess.PIPE)  # it waits for the text
+    time.sleep(1)
+    code, err = stop(process, signal.SIGINT)
+    assert code == 130 and err.strip() == "" and list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_ends_a_text(tmp_path):
+    corpus(tmp_path)
+    assert run("train", "corpus.txt", "--steps", 1, *SMALL, cwd=tmp_path).code == 0
+    process = start("generate", "-n", 10 ** 8, cwd=tmp_path)
+    assert process.stdout.read(100)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err.strip() == ""
+
+
+def test_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with Interrupt() as interrupt:
+        assert interrupt.signal is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.signal == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)  # a second SIGTERM asks for the same
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
