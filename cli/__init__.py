@@ -1,4 +1,4 @@
-"""cli is the `rnncore` command: it parses, calls the engine and prints; a module a command, loaded when it is called."""
+"""cli is the `rnncore` command: it parses, calls the engine and prints; a module a command, loaded when called."""
 from .main import main
 
 __all__ = ["main"]

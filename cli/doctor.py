@@ -28,5 +28,6 @@ def findings() -> dict:
     return {"rnncore": __version__, "python": platform.python_version(), "system": platform.platform(),
             "numpy": np.__version__, "blas": kernels.host.native.blas(),
             "cores": kernels.host.cores(), "memory": f"{plan.machine_memory() / 2**30:.1f} GiB",
-            "recurrence": kernels.host.native.about(), "cuda": no_gpu or "ok", "device auto": "cpu" if no_gpu else "cuda",
+            "recurrence": kernels.host.native.about(), "cuda": no_gpu or "ok",
+            "device auto": "cpu" if no_gpu else "cuda",
             **({} if no_gpu else kernels.describe())}

@@ -32,10 +32,12 @@ FLUSH = 0.05  # seconds between flushes of what was written
     ("--top-p", {"type": float, "help": "Draw from the likeliest symbols of mass P.",
                  **options.default_of(SampleConfig, "top_p")}),
     ("--greedy", {"is_flag": True, "help": "The same as --temperature 0."}),
-    ("--seed", {"type": int, "help": "The same seed writes the same text.", **options.default_of(SampleConfig, "seed")}))
+    ("--seed", {"type": int, "help": "The same seed writes the same text.",
+                **options.default_of(SampleConfig, "seed")}))
 @options.ON_UNKNOWN
 @options.DEVICE
-def command(run, prime, prime_file, length, stop, count, out, temperature, top_k, top_p, greedy, seed, on_unknown, device):
+def command(run, prime, prime_file, length, stop, count, out, temperature, top_k, top_p, greedy, seed, on_unknown,
+            device):
     """Write text with a trained model: RUN is a run folder or a model file, by default the newest run."""
     config = SampleConfig(0.0 if greedy else temperature, top_k, top_p, seed)
     if prime and prime_file:

@@ -19,13 +19,14 @@ def command(run, as_json):
     config = ModelConfig(**document["config"])
     found = {"file": str(path), "bytes": path.stat().st_size, "schema": document["schema"],
              "dtype": str(tensors["head.bias"].dtype), "config": document["config"], "parameters": params.count(config),
-             "vocabulary": "".join(map(chr, document["vocab"])), "card": document["card"], "resumable": "training" in document}
+             "vocabulary": "".join(map(chr, document["vocab"])), "card": document["card"],
+             "resumable": "training" in document}
     if as_json:
         click.echo(json.dumps(found))
         return
     click.echo(f"{path}: {found['bytes']:,} bytes, schema {found['schema']}, {found['dtype']}, sha256 verified")
-    click.echo(f"model       {config.layers} x {config.hidden} LSTM, embedding {config.embed}, {config.vocab_size} symbols, "
-               f"{found['parameters']:,} parameters")
+    click.echo(f"model       {config.layers} x {config.hidden} LSTM, embedding {config.embed}, "
+               f"{config.vocab_size} symbols, {found['parameters']:,} parameters")
     click.echo(f"symbols     {found['vocabulary']!a}"[:110])
     for line in card_lines(document["card"]):
         click.echo(line)
@@ -37,9 +38,11 @@ def card_lines(card: dict):
         return
     corpus, split = card["corpus"], card["split"]
     yield f"corpus      {corpus['name']}, {corpus['characters']:,} characters, sha256 {corpus['sha256'][:16]}"
-    yield f"split       {split['train']:,} train, {split['validation']:,} validation, {split['test']:,} test, in that order"
-    yield f"trained     {card['step']:,} steps, {card['chars']:,} characters in {card['seconds']:,} s, on {card['made'][:10]}"
+    yield f"split       {split['train']:,} train, {split['validation']:,} validation, {split['test']:,} test, in order"
+    yield (f"trained     {card['step']:,} steps, {card['chars']:,} characters in {card['seconds']:,} s, "
+           f"on {card['made'][:10]}")
     if card["val_loss"] is not None:
-        whole = f"; {card['val_loss_of_all']:.4f} over the final evaluation" if card["val_loss_of_all"] is not None else ""
+        last = card["val_loss_of_all"]
+        whole = f"; {last:.4f} over the final evaluation" if last is not None else ""
         yield f"validation  {card['val_loss']:.4f} nats/char at step {card['best_step']:,}{whole}"
     yield "versions    " + ", ".join(f"{name} {version}" for name, version in card["versions"].items())

@@ -36,7 +36,8 @@ class Job:
         try:
             method(*args)
         except OSError as error:
-            return f"{self.folder.path} cannot be written ({error.strerror}): make room on the disk; what it holds is whole"
+            return (f"{self.folder.path} cannot be written ({error.strerror}): make room on the disk; "
+                    "what it holds is whole")
         return None
 
     def final_chars(self) -> int:
@@ -63,7 +64,8 @@ def start(given: dict) -> Job:
     folder = RunFolder(Path(given["out"]) if given["out"] else runs.fresh(given["name"] or corpus.name), settings)
     folder.make()
     training = _training(model, parts, config)
-    notes = [*_headlines(corpus, model, settings, kernel), *corpus.notes, *warnings, *shrunk, *reasons, f"run {folder.path}"]
+    notes = [*_headlines(corpus, model, settings, kernel), *corpus.notes, *warnings, *shrunk, *reasons,
+             f"run {folder.path}"]
     return Job(training, folder, notes)
 
 
@@ -129,7 +131,8 @@ def _split(ids: np.ndarray, val: float, test: float, settings: dict) -> tuple[li
     parts, warnings = split(len(ids), val, test), []
     train, validation, held_out = (ids[part] for part in parts)
     if val and len(validation) < MIN_VALIDATION:
-        warnings.append(f"warning: {len(validation)} characters are too few to validate on: training without validation")
+        warnings.append(f"warning: {len(validation)} characters are too few to validate on: "
+                        "training without validation")
         train, validation = ids[:len(train) + len(validation)], ids[:0]
     settings["split"] = {"asked": {"val": val, "test": test}, "train": len(train), "validation": len(validation),
                          "test": len(held_out)}
@@ -154,7 +157,7 @@ def _training(model: CharLM, parts: list[np.ndarray], config: TrainConfig) -> Tr
 
 def _headlines(corpus: Corpus, model: CharLM, settings: dict, kernel) -> list[str]:
     c, parts = model.config, settings["split"]
-    return [f"corpus {corpus.name}: {len(corpus.text):,} characters, {c.vocab_size} symbols; {parts['train']:,} to train, "
-            f"{parts['validation']:,} to validate, {parts['test']:,} left out",
+    return [f"corpus {corpus.name}: {len(corpus.text):,} characters, {c.vocab_size} symbols; "
+            f"{parts['train']:,} to train, {parts['validation']:,} to validate, {parts['test']:,} left out",
             f"model {c.layers} x {c.hidden} LSTM, embedding {c.embed}: {params.count(c):,} parameters, {model.dtype} "
             f"on {kernel.name}"]

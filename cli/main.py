@@ -45,13 +45,12 @@ class Commands(click.Group):
         return code
 
 
-@click.group(cls=Commands, context_settings=SETTINGS)
-@click.version_option(__version__, prog_name="rnncore")
-def commands() -> None:
-    """A character-level LSTM, from scratch on raw arrays: train it, let it write, check its gradients.
+HELP = """A character-level LSTM, from scratch on raw arrays: train it, let it write, check its gradients.
 
-    Start with:  rnncore train numpy --minutes 1
-    """
+Start with:  rnncore train numpy --minutes 1
+"""
+commands = click.version_option(__version__, prog_name="rnncore")(
+    Commands("rnncore", help=HELP, context_settings=SETTINGS))
 
 
 def main(args=None, prog_name: str = "rnncore") -> None:

@@ -3,14 +3,15 @@ from dataclasses import fields
 
 import click
 
-DEVICE = click.option("--device", default="auto", metavar="auto|cpu|cuda|cuda:K", callback=lambda ctx, _, value: _device(value),
-                      help="Where to compute; auto is a GPU that works, else the CPU.", show_default=True)
+DEVICE = click.option("--device", default="auto", metavar="auto|cpu|cuda|cuda:K",
+                      callback=lambda ctx, _, value: _device(value), show_default=True,
+                      help="Where to compute; auto is a GPU that works, else the CPU.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 ENCODING = click.option("--encoding", default="utf-8", show_default=True, help="How the text files are encoded.")
 NEWLINE = click.option("--newline", type=click.Choice(["lf", "keep"]), default="lf", show_default=True,
                        help="Make every line end a LF, or keep them as they are.")
-ON_UNKNOWN = click.option("--on-unknown", type=click.Choice(["error", "skip", "replace"]), default="error", show_default=True,
-                          help="What to do with symbols that the model does not know.")
+ON_UNKNOWN = click.option("--on-unknown", type=click.Choice(["error", "skip", "replace"]), default="error",
+                          show_default=True, help="What to do with symbols that the model does not know.")
 RUN = click.argument("run", required=False, metavar="[RUN]")
 
 

@@ -72,7 +72,8 @@ class LiveDisplay:
             self._val_loss = p.val_loss
         if p.finished or time.monotonic() > self._shown + REFRESH:
             self._shown = time.monotonic()
-            self._progress.update(self._task, completed=p.done, description=describe(replace(p, val_loss=self._val_loss)))
+            line = describe(replace(p, val_loss=self._val_loss))
+            self._progress.update(self._task, completed=p.done, description=line)
             self._progress.refresh()
 
     def say(self, text: str) -> None:

@@ -16,9 +16,9 @@ from . import options
 @options.JSON
 @options.DEVICE
 def command(run, text, encoding, newline, on_unknown, as_json, device):
-    """Nats per character of the model RUN on TEXT (a file, a folder, - or a named corpus), its state carried over the whole.
+    """Nats per character of the model RUN on TEXT, a file, a folder, - or a named corpus.
 
-    RUN is a run folder or a model file.
+    The state is carried over the whole text. RUN is a run folder or a model file.
     """
     import rnncore
     from rnncore.data.text import read
@@ -31,5 +31,5 @@ def command(run, text, encoding, newline, on_unknown, as_json, device):
     if as_json:
         click.echo(json.dumps(figures))
         return
-    click.echo(f"{nats:.4f} nats/char   {figures['bits_per_char']:.4f} bits/char   perplexity {figures['perplexity']:.3f}"
-               f"   over {len(corpus.text):,} characters")
+    click.echo(f"{nats:.4f} nats/char   {figures['bits_per_char']:.4f} bits/char   "
+               f"perplexity {figures['perplexity']:.3f}   over {len(corpus.text):,} characters")

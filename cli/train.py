@@ -1,4 +1,4 @@
-"""`rnncore train` learns a corpus: it reads the options, sets a run up or takes one up again, and drives it to its end."""
+"""`rnncore train` learns a corpus: it reads the options, sets a run up or takes one up again, and drives it."""
 import shlex
 import signal
 import sys
@@ -73,7 +73,8 @@ def _threads(ctx, param, value: str) -> int | None:
     ("--name", {"help": "Name of the folder under runs/ [default: the corpus's]."}),
     ("--resume", {"is_flag": True, "help": "Go on with -o, or with the newest run."}),
     ("--eval-every", {"type": int, "metavar": "STEPS", "help": "Validate so often [default: 10 times]."}),
-    ("--sample-every", {"type": click.IntRange(1), "metavar": "STEPS", "help": "Show a sample [default: with validation]."}),
+    ("--sample-every", {"type": click.IntRange(1), "metavar": "STEPS",
+                        "help": "Show a sample [default: with validation]."}),
     ("--save-every", {"type": click.IntRange(1), "metavar": "STEPS", "help": "Save [default: with validation]."}))
 def command(**given):
     """Learn CORPUS: files, folders, - for stdin, or a named corpus (numpy, python-docs); writes a run folder.
