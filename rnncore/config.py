@@ -34,14 +34,17 @@ class TrainConfig:
 
     seq T and batch N are the window; lr is the peak rate, reached after the warm-up share of the budget and falling in
     a straight line to zero; clip bounds the gradient's global norm (0: no bound); threads share the batch's columns.
+    beta1, beta2 and eps are Adam's, momentum and decay Muon's; beta2 is the optimiser's own where it is None.
     """
     seq: int = 50
     batch: int = 64
-    optimizer: str = "adam"
+    optimizer: str = "muon"
     lr: float | None = OPTIONAL
     beta1: float = 0.9
-    beta2: float = 0.99
+    beta2: float | None = OPTIONAL
     eps: float = 1e-8
+    momentum: float = 0.95
+    decay: float = 0.1
     clip: float = 1.0
     warmup: float = 0.03
     dropout: float = 0.0
@@ -59,15 +62,16 @@ class TrainConfig:
         for field in ("lr", "steps", "epochs", "minutes", "eval_every", "threads"):
             value = getattr(self, field)
             _check(value is None or 0 < value < float("inf"), f"{field} must be above 0, not {value}")
-        for field in ("beta1", "beta2", "dropout", "warmup"):
-            _check(0 <= getattr(self, field) < 1, f"{field} must be at least 0 and below 1")
+        for field in ("beta1", "beta2", "momentum", "decay", "dropout", "warmup"):
+            value = getattr(self, field)
+            _check(value is None or 0 <= value < 1, f"{field} must be at least 0 and below 1")
         _check(0 <= self.clip < float("inf") and 0 < self.eps < 1, "clip must be at least 0, eps between 0 and 1")
         _check(sum(b is not None for b in (self.steps, self.epochs, self.minutes)) <= 1,
                "give one of steps, epochs and minutes")
         _check(0 <= self.seed < 2 ** 64, "seed must be at least 0 and below 2^64")
 
 
-OPTIMIZERS = ("adam",)
+OPTIMIZERS = "adam", "muon"
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,14 @@ class Parameters(Mapping):
     def __len__(self) -> int:
         return len(self._views)
 
+    def parts(self) -> dict[str, slice]:
+        """Name -> where it lies in the flat buffer."""
+        parts, start = {}, 0
+        for name, view in self.items():
+            parts[name] = slice(start, start + view.size)
+            start += view.size
+        return parts
+
     def like(self) -> "Parameters":
         """A second buffer of the same layout, dtype and device, filled with zeros."""
         return Parameters(self.config, kernels.of(self.flat).xp.zeros_like(self.flat))

@@ -14,8 +14,8 @@ def fill(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int) 
     """The config with lr, budget and threads filled in, and a reason for each that was chosen here."""
     chosen, reasons = {}, []
     if config.lr is None:
-        chosen["lr"] = rate(model)
-        reasons.append(f"lr {chosen['lr']:.3g}: Adam, {model.layers} x {model.hidden}")
+        chosen["lr"] = rate(model, config.optimizer)
+        reasons.append(f"lr {chosen['lr']:.3g}: {config.optimizer}, {model.layers} x {model.hidden}")
     if (config.steps, config.epochs, config.minutes) == (None, None, None):
         epochs = min(MOST_EPOCHS, max(1, round(CHARACTERS / train_chars)))
         chosen["epochs"] = epochs
@@ -37,6 +37,8 @@ def machine_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def rate(model: ModelConfig) -> float:
-    """A peak rate for Adam: 2e-2 for one layer of 128, 1e-2 for two, less for wider and deeper ones."""
+def rate(model: ModelConfig, optimizer: str) -> float:
+    """A peak rate. Muon: 2e-2. Adam: 2e-2 for one layer of 128, 1e-2 for two, less for wider and deeper ones."""
+    if optimizer == "muon":
+        return 0.02
     return min(0.02, 0.02 / model.layers * (128 / model.hidden) ** 0.75)

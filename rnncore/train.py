@@ -12,7 +12,7 @@ from .config import TrainConfig
 from .dropout import Dropout
 from .evaluate import Validation
 from .lstm import State
-from .optim import Adam, clip_scale, global_norm, rate
+from .optim import OPTIMIZERS, clip_scale, global_norm, rate
 from .random import Purpose, uniform
 
 MILESTONES = 10    # evaluations in a run, unless eval_every says otherwise
@@ -62,7 +62,7 @@ class Training:
 
     def __init__(self, model, batches, config: TrainConfig, validation: Validation | None = None):
         self.model, self.batches, self.config, self.validation = model, batches, config, validation
-        self.optimizer = Adam(model.params, config)
+        self.optimizer = OPTIMIZERS[config.optimizer](model.params, config)
         self.step, self.chars, self.clock = 0, 0, Clock()
         self.state: State | None = None
         self.val_windows: int | None = None       # the sample of the validation text that mid-run evaluations score

@@ -14,7 +14,7 @@ from rnncore.cli import main
 
 ROOT = Path(rnncore.__file__).resolve().parent.parent
 WORDS = "the a cat dog sees takes old red house river and is".split()
-TEXT = "".join(" ".join(random.Random(line).choices(WORDS, k=6)) + ".\n" for line in range(200))  # some 5,700 characters
+TEXT = "".join(" ".join(random.Random(line).choices(WORDS, k=6)) + ".\n" for line in range(200))  # 5,390 characters
 SMALL = ("--layers", "1", "--hidden", "16", "--embed", "8", "--seq", "20", "--batch", "8", "--threads", "1")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}  # the rnncore under test, wherever the command is typed
 COMMAND = (sys.executable, "-m", "rnncore")
@@ -44,7 +44,7 @@ def call(capsys, *args) -> Result:
 
 
 def refused(result: Result, code: int = 1) -> str:
-    """The one line on stderr of a command that ended with this code and wrote nothing else; a usage error may have more."""
+    """The last line on stderr of a command that ended with this code; the only one, but for usage errors."""
     assert result.code == code, result
     assert "Traceback" not in result.err and "internal error" not in result.err
     lines = result.err.strip().splitlines()

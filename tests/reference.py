@@ -172,6 +172,20 @@ def adam(p, g, m, v, rate, beta1, beta2, eps, step):
     return p - rate * m_hat / (v_hat ** 0.5 + eps), m, v
 
 
+def muon(w, g, m, rate, mu, decay):
+    """Muon (K. Jordan 2024) of one gate block w (R, C): the new w and m.
+
+    The quintic acts on the singular values alone, so it is done on those of the momentum, divided by its norm.
+    """
+    m = mu * m + (1 - mu) * g
+    ahead = mu * m + (1 - mu) * g
+    u, s, vt = np.linalg.svd(ahead, full_matrices=False)
+    s = s / (np.sqrt((s * s).sum()) + 1e-7)
+    for _ in range(5):
+        s = 3.4445 * s - 4.775 * s ** 3 + 2.0315 * s ** 5
+    return w * (1 - rate * decay) - rate * 0.2 * max(w.shape) ** 0.5 * (u * s) @ vt, m
+
+
 def philox4x32(counter, key, rounds=10):
     """Philox4x32-10 (Salmon et al. 2011) on Python integers: four words of 32 bits from four and two."""
     a, b, c, d = counter

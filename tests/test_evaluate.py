@@ -86,7 +86,7 @@ def test_one_column_is_exact(trained):
 
 
 def test_each_stream_starts_from_the_text_before_it():
-    """With windows of 12 steps, a stream's first prediction knows the 12 characters before it; the first stream, none."""
+    """With windows of 12 steps, a stream's first prediction knows the 12 characters before it; the first's, none."""
     model, ids = build(scale=1.0), RNG.integers(0, 5, 100)
     validation = Validation(ids, 3, 12)  # streams of 33
     found, _ = validation.loss(model, windows=1)
@@ -105,8 +105,8 @@ def test_a_prefix_equals_a_shorter_run(trained):
         assert at_prefix == validation.loss(model, prefix)[0]
 
 
-@pytest.mark.parametrize("length, columns, steps", [(2, 8, 20), (3, 8, 20), (21, 8, 20), (22, 8, 20), (100, 8, 20), (500, 8, 20),
-                                                    (101, 1, 200)])
+@pytest.mark.parametrize("length, columns, steps", [(2, 8, 20), (3, 8, 20), (21, 8, 20), (22, 8, 20), (100, 8, 20),
+                                                    (500, 8, 20), (101, 1, 200)])
 def test_any_length_is_held_but_for_fewer_characters_than_columns(length, columns, steps):
     model, ids = build(), RNG.integers(0, 5, length)
     validation = Validation(ids, columns, steps)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnncore.config import TrainConfig
-from rnncore.optim import Adam, clip_scale, global_norm, rate
+from rnncore.optim import OPTIMIZERS, Adam, Muon, clip_scale, global_norm, orthogonal, rate
 
 quick = settings(derandomize=True, deadline=None)
 
@@ -28,6 +28,45 @@ def test_adam_follows_the_formulas():
         for found, wanted in zip((params.flat, optimizer.moments["m"], optimizer.moments["v"]), zip(*numbers, strict=True),
                                  strict=True):
             np.testing.assert_allclose(found, wanted, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize(("embed", "hidden"), [(3, 5), (5, 3), (4, 4)])  # W_ih tall, wide and square
+def test_muon_follows_the_formulas(embed, hidden):
+    """Ten steps, each gate block by itself; what is no LSTM weight matrix follows Adam with Muon's beta2."""
+    model = build(vocab_size=6, embed=embed, hidden=hidden, layers=3)
+    params, config = model.params, TrainConfig(momentum=0.9, decay=0.3)
+    grads, optimizer, rng = params.like(), Muon(params, config), np.random.default_rng(0)
+    wanted = {name: view.copy() for name, view in params.items()}
+    first, second = ({name: np.zeros_like(view) for name, view in params.items()} for _ in range(2))
+    for step in range(1, 11):
+        grads.flat[...] = rng.standard_normal(grads.flat.size) * 10.0 ** rng.integers(-4, 2)
+        lr, scale = 0.1 / step, 1 / (step % 4 + 1)
+        optimizer.update(params, grads, lr, scale, step)
+        for name, p in wanted.items():
+            g, m, v = scale * grads[name], first[name], second[name]
+            if "lstm.weight" in name:
+                for gate in np.split(np.arange(4 * hidden), 4):
+                    p[gate], m[gate] = reference.muon(p[gate], g[gate], m[gate], lr, 0.9, 0.3)
+            else:
+                p[...], m[...], v[...] = reference.adam(p, g, m, v, lr, 0.9, 0.95, 1e-8, step)
+            np.testing.assert_allclose(params[name], p, rtol=1e-9, atol=1e-11)  # seen: 1e-13
+            np.testing.assert_allclose(optimizer.momentum[name], m, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("shape", [(5, 16, 16), (3, 8, 20), (3, 20, 8)])
+def test_orthogonal_blocks_have_singular_values_near_one(shape):
+    blocks = np.random.default_rng(1).standard_normal(shape)
+    u, _, vt = np.linalg.svd(blocks, full_matrices=False)
+    found = orthogonal(blocks, np)
+    assert 0.6 < np.linalg.svd(found)[1].min() and np.linalg.svd(found)[1].max() < 1.25
+    assert np.abs(found - u @ vt).max() < 0.35 and not orthogonal(0 * blocks, np).any()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_beta2_that_is_given_is_taken(name):
+    params = build().params
+    assert OPTIMIZERS[name](params, TrainConfig(beta2=0.7)).beta2 == 0.7
+    assert OPTIMIZERS[name](params, TrainConfig()).beta2 == {"adam": 0.99, "muon": 0.95}[name]
 
 
 def test_moments_begin_at_zero_and_are_the_parameters_size():

@@ -18,18 +18,18 @@ from rnncore.evaluate import Validation
 from rnncore.runs import RunFolder, read_last
 from rnncore.train import Training
 
-IDS = np.random.default_rng(0).integers(0, 5, 331).astype(np.uint8)  # 9 windows of 10 for 4 columns, the last of 2 steps
+IDS = np.random.default_rng(0).integers(0, 5, 331).astype(np.uint8)  # 9 windows of 10, the last of 2
 STEPS = 22
 
 
-def training(model, dropout: float, threads: int) -> Training:
-    config = TrainConfig(lr=0.02, steps=STEPS, dropout=dropout, threads=threads, seed=3)
+def training(model, dropout: float, threads: int, optimizer: str) -> Training:
+    config = TrainConfig(optimizer=optimizer, lr=0.02, steps=STEPS, dropout=dropout, threads=threads, seed=3)
     return Training(model, Batches(IDS, 4, 10), config, Validation(IDS[:200], 4, 10))
 
 
 @cache
-def uninterrupted(dtype: str, dropout: float, threads: int) -> dict:
-    run = training(fresh_model(dtype), dropout, threads)
+def uninterrupted(dtype: str, dropout: float, threads: int, optimizer: str) -> dict:
+    run = training(fresh_model(dtype), dropout, threads, optimizer)
     return outcome(run, list(run))
 
 
@@ -47,7 +47,7 @@ def outcome(run: Training, progress: list) -> dict:
 
 @settings(derandomize=True, deadline=None, max_examples=40)
 @given(stops=st.lists(st.integers(1, STEPS - 1), min_size=1, max_size=3, unique=True).map(sorted),
-       variant=st.sampled_from([("float32", 0.0, 1), ("float32", 0.3, 2), ("float64", 0.3, 1)]))
+       variant=st.sampled_from([("float32", 0.0, 1, "muon"), ("float32", 0.3, 2, "muon"), ("float64", 0.3, 1, "adam")]))
 def test_resuming_at_any_step_equals_no_interruption(stops, variant, tmp_path_factory):
     dtype, *how = variant
     folder = RunFolder(tmp_path_factory.mktemp("run"), {"corpus": {}, "split": {}})
@@ -103,6 +103,10 @@ def same_run(a, b) -> None:
     assert all(x[step] == y[step] for step in both) and max(x) == max(y) and len(both) >= 10
 
 
+def step_of(folder) -> int:
+    return read_last(folder)[0]["training"]["progress"]["step"]
+
+
 def test_forty_steps_are_twenty_a_stop_and_twenty(train, tmp_path):
     args = ("corpus.txt", "--steps", 40, *SMALL, "--dropout", 0.2)
     assert train(*args, "-o", "whole").code == 0
@@ -112,13 +116,14 @@ def test_forty_steps_are_twenty_a_stop_and_twenty(train, tmp_path):
     result = train("--resume", "-o", "parts")
     assert result.code == 0 and "going on with parts after step 20" in result.err
     same_run(tmp_path / "whole", tmp_path / "parts")
-    assert [row["seconds"] for row in rows(tmp_path / "parts")] == sorted(row["seconds"] for row in rows(tmp_path / "parts"))
+    seconds = [row["seconds"] for row in rows(tmp_path / "parts")]
+    assert seconds == sorted(seconds)
 
 
-def test_forty_steps_are_four_kills_in_between(tmp_path):
+def test_a_run_is_the_same_with_four_kills_in_between(tmp_path):
     """kill -9 while it saves after every step; each time a row of the metrics is torn too."""
     corpus(tmp_path)
-    args = ("train", "corpus.txt", "--steps", 300, *SMALL, "--sample-every", 1000)
+    args = ("train", "corpus.txt", "--steps", 800, *SMALL, "--sample-every", 1000)
     assert run(*args, "-o", "whole", cwd=tmp_path).code == 0
     args += ("--save-every", 1)
     parts, reached = tmp_path / "parts", 0
@@ -128,22 +133,23 @@ def test_forty_steps_are_four_kills_in_between(tmp_path):
                                    stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and process.poll() is None:
-            if (parts / "last.safetensors").is_file() and read_last(parts)[0]["training"]["progress"]["step"] > reached + 20:
+            if (parts / "last.safetensors").is_file() and step_of(parts) > reached + 20:
                 break
         process.kill()
         assert process.wait() == -signal.SIGKILL
-        reached = read_last(parts)[0]["training"]["progress"]["step"]
+        reached = step_of(parts)
         with open(parts / "metrics.jsonl", "a") as file:
             file.write('{"step": 99, "cha')
-    assert 80 < reached < 300
+    assert 80 < reached < 800
     assert run("train", "--resume", "-o", "parts", cwd=tmp_path).code == 0
     same_run(tmp_path / "whole", parts)
     assert set(files(parts)) >= {"best.safetensors", "last.safetensors"} and not list(parts.glob(".*"))
 
 
 def test_options_may_be_repeated(train):
-    args = ("corpus.txt", "--steps", 8, *SMALL, "--lr", 0.01, "--val", 0.2, "--test", 0.1, "--dropout", 0.1, "--dtype", "float64",
-            "--seed", 4, "--encoding", "utf-8", "--newline", "lf", "--clip", 2, "--warmup", 0.1, "--optimizer", "adam",
+    args = ("corpus.txt", "--steps", 8, *SMALL, "--lr", 0.01, "--val", 0.2, "--test", 0.1, "--dropout", 0.1,
+            "--dtype", "float64", "--seed", 4, "--encoding", "utf-8", "--newline", "lf", "--clip", 2, "--warmup", 0.1,
+            "--optimizer", "adam",
             "--name", "mine", "--device", "cpu", "--sample-every", 4, "--save-every", 2, "--eval-every", 3)
     assert train(*args, at=5).code == 130
     assert train(*args, "--resume").code == 0 and rows(runs.RUNS / "mine")[-1]["step"] == 8
@@ -176,9 +182,10 @@ def resume(finished, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("option, value, has", [
-    ("--layers", 2, 1), ("--hidden", 32, 16), ("--embed", 16, 8), ("--seq", 50, 20), ("--batch", 16, 8), ("--lr", 0.5, 0.0),
-    ("--clip", 2.0, 1.0), ("--dropout", 0.5, 0.0), ("--seed", 9, 0), ("--threads", 2, 1), ("--val", 0.3, 0.1), ("--test", 0.1, 0.0),
-    ("--warmup", 0.5, 0.03), ("--dtype", "float64", "float32"), ("--encoding", "latin-1", "utf-8"), ("--newline", "keep", "lf")])
+    ("--layers", 2, 1), ("--hidden", 32, 16), ("--embed", 16, 8), ("--seq", 50, 20), ("--batch", 16, 8),
+    ("--lr", 0.5, 0.0), ("--clip", 2.0, 1.0), ("--dropout", 0.5, 0.0), ("--seed", 9, 0), ("--threads", 2, 1),
+    ("--val", 0.3, 0.1), ("--test", 0.1, 0.0), ("--warmup", 0.5, 0.03), ("--dtype", "float64", "float32"),
+    ("--encoding", "latin-1", "utf-8"), ("--newline", "keep", "lf")])
 def test_a_conflicting_option_is_named(resume, finished, option, value, has):
     before = files(finished)
     line = refused(resume("--steps", 20, option, value), 2)
@@ -202,7 +209,7 @@ def test_a_larger_budget_extends_a_finished_run(train, tmp_path):
     assert train("--resume", "--epochs", 1).code == 0 and rows(tmp_path / "runs/corpus")[-1]["step"] == 31
     assert "one of" in refused(train("--resume", "--epochs", 2, "--steps", 90), 2)
     result = train("--resume", "--minutes", 0.02)
-    assert result.code == 0 and rows(tmp_path / "runs/corpus")[-1]["seconds"] == pytest.approx(1.2, abs=0.5)
+    assert result.code == 0 and 1.1 < rows(tmp_path / "runs/corpus")[-1]["seconds"] < 5  # 1.2 when written
     steps = [row["step"] for row in rows(tmp_path / "runs/corpus")]
     assert steps == sorted(set(steps))
 

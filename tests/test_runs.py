@@ -18,7 +18,8 @@ from rnncore.train import Progress, Training
 
 SETTINGS = {"corpus": {"name": "x", "sha256": "0"}, "split": {"train": 300}}
 IDS = np.random.default_rng(0).integers(0, 5, 300).astype(np.uint8)
-ROW = Progress(step=1, epoch=0, done=0.1, chars=10, seconds=1.23456, chars_per_s=9.87654, loss=1.5, lr=0.1, grad_norm=2.0)
+ROW = Progress(step=1, epoch=0, done=0.1, chars=10, seconds=1.23456, chars_per_s=9.87654, loss=1.5, lr=0.1,
+               grad_norm=2.0)
 
 
 def training(columns=4, **config) -> Training:
@@ -85,11 +86,12 @@ def test_a_row_a_second_and_every_milestone(tmp_path, monkeypatch):
         folder.log(replace(ROW, step=step, milestone=step == 7, finished=step == 40))
         now[0] += 0.125
     assert [row["step"] for row in rows(tmp_path)] == [1, 7, 15, 23, 31, 39, 40]
-    assert rows(tmp_path)[0] == {"step": 1, "chars": 10, "seconds": 1.235, "chars_per_s": 9.9, "loss": 1.5, "val_loss": None,
-                                 "lr": 0.1, "grad_norm": 2.0}
+    assert rows(tmp_path)[0] == {"step": 1, "chars": 10, "seconds": 1.235, "chars_per_s": 9.9, "loss": 1.5,
+                                 "val_loss": None, "lr": 0.1, "grad_norm": 2.0}
 
 
-@pytest.mark.parametrize("torn", [b'{"step": 9, "cha', b'{"step": 9}\n{"ste', b"\xff\xfe\x00", b'[1]\n"x"\n{"step": "9"}\n', b"\n\n"])
+@pytest.mark.parametrize("torn", [b'{"step": 9, "cha', b'{"step": 9}\n{"ste', b"\xff\xfe\x00",
+                                  b'[1]\n"x"\n{"step": "9"}\n', b"\n\n"])
 def test_rewinding_drops_later_rows_and_what_is_torn(tmp_path, torn):
     folder = RunFolder(tmp_path, SETTINGS)
     good = b"".join(b'{"step": %d, "loss": 1.5}\n' % step for step in (1, 3, 5))

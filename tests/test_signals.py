@@ -108,8 +108,9 @@ def test_a_signal_in_the_last_step_is_too_late_to_stop_anything(tmp_path, monkey
 
 
 def test_ctrl_c_before_the_first_step_leaves_nothing(tmp_path):
-    process = start("train", "-", *SMALL, cwd=tmp_path, stdin=subprocess.PIPE)  # it waits for the text
-    time.sleep(1)
+    process = start("train", "-", *SMALL, cwd=tmp_path, stdin=subprocess.PIPE)
+    process.stdin.write("a b\n" * 50_000)  # more than a pipe holds: once it is written, the command is reading
+    process.stdin.flush()
     code, err = stop(process, signal.SIGINT)
     assert code == 130 and err.strip() == "" and list(tmp_path.iterdir()) == []
 

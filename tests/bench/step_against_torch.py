@@ -37,7 +37,7 @@ def theirs(sizes, config, x, y, device):
     for module in (embedding, lstm, head):
         module.to(device)
     parameters = [*embedding.parameters(), *lstm.parameters(), *head.parameters()]
-    adam = torch.optim.Adam(parameters, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
+    adam = torch.optim.Adam(parameters, lr=config.lr, betas=(config.beta1, 0.99), eps=config.eps)
     x, y, state = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device).reshape(-1), None
 
     def step():
