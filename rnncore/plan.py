@@ -38,7 +38,11 @@ def machine_memory() -> int:
 
 
 def rate(model: ModelConfig, optimizer: str) -> float:
-    """A peak rate. Muon: 2e-2. Adam: 2e-2 for one layer of 128, 1e-2 for two, less for wider and deeper ones."""
+    """A peak rate. Muon: 3e-2. Adam: 2e-2 for one layer of 128, 1e-2 for two, less for wider and deeper ones.
+
+    Muon's on tinyshakespeare, 2 x 128, in nats/char: after 200 steps .02 gives 1.672 and .05 gives 1.612, after 938
+    steps .02 gives 1.482, .035 gives 1.483 and .05 gives 1.494.
+    """
     if optimizer == "muon":
-        return 0.02
+        return 0.03
     return min(0.02, 0.02 / model.layers * (128 / model.hidden) ** 0.75)

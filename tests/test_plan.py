@@ -10,7 +10,7 @@ SIZES = ModelConfig(65, 64, 128, 2)
 
 def test_it_fills_rate_budget_and_threads_and_says_why():
     config, reasons = plan.fill(TrainConfig(), SIZES, 1_000_000, 8)
-    assert (config.lr, config.epochs, config.threads) == (0.02, 4, 2)
+    assert (config.lr, config.epochs, config.threads) == (0.03, 4, 2)
     assert (config.steps, config.minutes) == (None, None)
     assert [reason.split()[0] for reason in reasons] == ["lr", "epochs", "threads"]
     assert all(reason.isprintable() and ":" in reason for reason in reasons)
@@ -37,7 +37,8 @@ def test_the_rate_falls_with_depth_and_width():
     sizes = (128, 1), (128, 2), (256, 2), (512, 3)
     rates = [plan.rate(ModelConfig(65, 64, hidden, layers), "adam") for hidden, layers in sizes]
     assert rates == sorted(rates, reverse=True) and rates[0] == 0.02
-    assert plan.rate(ModelConfig(65, 64, 4, 1), "adam") == plan.rate(ModelConfig(65, 64, 512, 3), "muon") == 0.02  # never more
+    assert plan.rate(ModelConfig(65, 64, 512, 3), "muon") == 0.03
+    assert plan.rate(ModelConfig(65, 64, 4, 1), "adam") == 0.02  # never more
 
 
 def test_the_memory_that_a_run_takes_is_about_what_it_takes():

@@ -149,8 +149,8 @@ def test_a_run_is_the_same_with_four_kills_in_between(tmp_path):
 def test_options_may_be_repeated(train):
     args = ("corpus.txt", "--steps", 8, *SMALL, "--lr", 0.01, "--val", 0.2, "--test", 0.1, "--dropout", 0.1,
             "--dtype", "float64", "--seed", 4, "--encoding", "utf-8", "--newline", "lf", "--clip", 2, "--warmup", 0.1,
-            "--optimizer", "adam",
-            "--name", "mine", "--device", "cpu", "--sample-every", 4, "--save-every", 2, "--eval-every", 3)
+            "--optimizer", "adam", "--name", "mine", "--device", "cpu", "--sample-every", 4, "--save-every", 2,
+            "--eval-every", 3)
     assert train(*args, at=5).code == 130
     assert train(*args, "--resume").code == 0 and rows(runs.RUNS / "mine")[-1]["step"] == 8
 

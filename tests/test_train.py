@@ -90,6 +90,27 @@ def test_a_budget_of_minutes_is_spent_by_the_clock(monkeypatch):
     assert sum(p.milestone for p in progress) in (10, 11)
 
 
+def test_minutes_leave_time_for_the_last_evaluation(monkeypatch):
+    """A clock that stands still but for steps, a tenth of a second each, and evaluations, at .4 of that a character."""
+    now, run = [0.0], training(minutes=1.0, validation=np.tile(IDS, 40), batch=4, seq=10)
+    monkeypatch.setattr(train_module.time, "perf_counter", lambda: now[0])
+    step, evaluate = run.model.loss_and_grads, run.validation.loss
+
+    def slow_step(*args, **kwargs):
+        now[0] += 0.1
+        return step(*args, **kwargs)
+
+    def slow_evaluation(model, windows, prefix):
+        now[0] += 0.4 * 0.1 / 36.4 * run.validation.chars(windows)  # 36.4 characters in a step, on the average
+        return evaluate(model, windows, prefix)
+
+    monkeypatch.setattr(run.model, "loss_and_grads", slow_step)
+    monkeypatch.setattr(run.validation, "loss", slow_evaluation)
+    last = list(run)[-1]
+    assert last.finished and run.final_windows > 10 * run.val_windows
+    assert abs(last.seconds - 60) < 0.3  # 0.02 when written; the last evaluation takes 1.8
+
+
 def test_chars_and_speed_count_training_alone(monkeypatch):
     ticks = iter(range(10 ** 6))
     monkeypatch.setattr(train_module.time, "perf_counter", lambda: float(next(ticks)))
