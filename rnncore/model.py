@@ -32,6 +32,7 @@ class CharLM:
         self.params = params.initial(config, self.kernel, np.dtype(dtype), seed)
         self.threads = 1
         self._shares: list[Workspace] = []
+        self._pool: ThreadPoolExecutor | None = None
         self._stepper: Workspace | None = None
 
     @property
@@ -63,12 +64,16 @@ class CharLM:
                 end.h[k, :, mine], end.c[k, :, mine] = h, c
             return loss.sum()
 
-        losses = list(self._pool.map(run, shares)) if len(shares) > 1 else [run(shares[0])]
+        losses = self.each(run, shares)
         grads = shares[0].grads
         for other in shares[1:]:
             grads.flat += other.grads.flat
         grads.flat /= steps * n
         return float(sum(losses)) / (steps * n), grads, end
+
+    def each(self, function, items) -> list:
+        """function of every item, in order, on the model's threads."""
+        return list(self._pool.map(function, items)) if self._pool else list(map(function, items))
 
     def losses(self, x, y, state: State | None, work: Workspace, keep=None):
         """Forward alone: (loss (T, N) in nats, state); both are views of the workspace, which holds at least (T, N)."""

@@ -13,8 +13,9 @@ class Adam:
 
     BETA2 = 0.99  # where the config leaves it open
 
-    def __init__(self, params, config: TrainConfig):
-        self.config = config
+    def __init__(self, params, config: TrainConfig, each=map):
+        """each(function, items) -> results may run on several threads, as CharLM.each does."""
+        self.config, self.each = config, each
         self.beta2 = self.BETA2 if config.beta2 is None else config.beta2
         zeros = kernels.of(params.flat).xp.zeros_like
         self.moments = {"m": zeros(params.flat), "v": zeros(params.flat)}
@@ -37,8 +38,8 @@ class Muon(Adam):
     """
     BETA2 = 0.95
 
-    def __init__(self, params, config: TrainConfig):
-        super().__init__(params, config)
+    def __init__(self, params, config: TrainConfig, each=map):
+        super().__init__(params, config, each)
         matrices = {name for name, view in params.items() if name.startswith("lstm.") and view.ndim == 2}
         self.groups: dict[tuple, list[str]] = {}  # names by shape: blocks of one shape are made orthogonal together
         for name in sorted(matrices):
@@ -49,7 +50,8 @@ class Muon(Adam):
     def update(self, params, grads, rate: float, scale: float, step: int) -> None:
         for part in self.rest:
             self.adam(part, params, grads, rate, scale, step)
-        mu, xp = self.config.momentum, kernels.of(params.flat).xp
+        k, mu = kernels.of(params.flat), self.config.momentum
+        xp = k.xp
         for (rows, columns), names in self.groups.items():
             blocks = []
             for name in names:
@@ -58,12 +60,13 @@ class Muon(Adam):
                 momentum += (1 - mu) * gradient
                 blocks.append(mu * momentum + (1 - mu) * gradient)  # Nesterov: a look ahead
             side = rows // 4
-            update = orthogonal(xp.stack(blocks).reshape(-1, side, columns), xp).reshape(-1, rows, columns)
-            update *= 0.2 * sqrt(max(side, columns)) * rate
-            for name, change in zip(names, update, strict=True):
+            size = 0.2 * sqrt(max(side, columns)) * rate
+            shares = xp.array_split(xp.stack(blocks).reshape(-1, side, columns), k.cores())
+            changes = xp.concatenate(list(self.each(lambda share: orthogonal(share, xp), shares)))
+            for name, change in zip(names, changes.reshape(-1, rows, columns), strict=True):
                 weight = params[name]
                 weight *= 1 - rate * self.config.decay
-                weight -= change
+                weight -= size * change
 
 
 OPTIMIZERS = {"adam": Adam, "muon": Muon}

@@ -62,7 +62,7 @@ class Training:
 
     def __init__(self, model, batches, config: TrainConfig, validation: Validation | None = None):
         self.model, self.batches, self.config, self.validation = model, batches, config, validation
-        self.optimizer = OPTIMIZERS[config.optimizer](model.params, config)
+        self.optimizer = OPTIMIZERS[config.optimizer](model.params, config, model.each)
         self.step, self.chars, self.clock = 0, 0, Clock()
         self.state: State | None = None
         self.val_windows: int | None = None       # the sample of the validation text that mid-run evaluations score
