@@ -27,7 +27,7 @@ def command(run, text, encoding, newline, on_unknown, as_json, device):
     corpus = read([text], encoding, newline)
     nats = rnncore.score(model, corpus.text, on_unknown)
     figures = {"model": str(path), "text": text, "characters": len(corpus.text), "nats_per_char": nats,
-               "bits_per_char": nats / math.log(2), "perplexity": math.exp(nats)}
+               "bits_per_char": nats / math.log(2), "perplexity": math.exp(nats) if nats < 700 else math.inf}
     if as_json:
         click.echo(json.dumps(figures))
         return

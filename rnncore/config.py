@@ -24,7 +24,7 @@ class ModelConfig:
     def __post_init__(self):
         for field in ("vocab_size", "embed", "hidden", "layers"):
             value = getattr(self, field)
-            _check(isinstance(value, int) and value >= 1,
+            _check(isinstance(value, int) and not isinstance(value, bool) and value >= 1,
                    f"{field} must be a whole number of at least 1, not {value!r}")
 
 
