@@ -93,6 +93,7 @@ def resume(given: dict, explicit: set[str]) -> Job:
     training = _training(model, parts, config)
     runs.restore(training, document, tensors)
     folder = RunFolder(path, settings)
+    folder.kept = training.best
     folder.rewind(training.step)
     return Job(training, folder, [*_headlines(corpus, model, settings, model.kernel),
                                   f"going on with {path} after step {training.step:,}"])
@@ -100,7 +101,7 @@ def resume(given: dict, explicit: set[str]) -> Job:
 
 def _config(given: dict) -> TrainConfig:
     """The options' TrainConfig; what is wrong with any option is said here, before a corpus is read."""
-    if given["name"] and Path(given["name"]).name != given["name"]:
+    if given["name"] and (Path(given["name"]).name != given["name"] or given["name"] == ".."):
         raise click.UsageError(f"--name {given['name']} is not the name of a folder: give a path with -o")
     try:
         split(0, given["val"], given["test"])

@@ -1,4 +1,6 @@
 """The progress of a training run on stderr: one live line on a terminal, plain lines now and then elsewhere."""
+import contextlib
+import os
 import sys
 import time
 
@@ -26,6 +28,21 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+@contextlib.contextmanager
+def unheard():
+    """Training goes on when nobody reads stderr any more: from the first error on, what is written goes nowhere."""
+    try:
+        yield
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def tell(text: str) -> None:
+    """A line on stderr, for whoever reads it."""
+    with unheard():
+        print(text, file=sys.stderr, flush=True)
+
+
 class PlainDisplay:
     """Lines for a file or a pipe."""
 
@@ -36,7 +53,8 @@ class PlainDisplay:
         return self
 
     def __exit__(self, *exception) -> None:
-        sys.stderr.flush()
+        with unheard():
+            sys.stderr.flush()
 
     def update(self, p) -> None:
         if p.milestone or time.monotonic() > self._shown + EVERY:
@@ -44,7 +62,7 @@ class PlainDisplay:
             self.say(describe(p))
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        tell(text)
 
 
 class LiveDisplay:
@@ -60,11 +78,13 @@ class LiveDisplay:
         self._shown, self._val_loss = 0.0, None
 
     def __enter__(self) -> "LiveDisplay":
-        self._progress.start()
+        with unheard():
+            self._progress.start()
         return self
 
     def __exit__(self, *exception) -> None:
-        self._progress.stop()
+        with unheard():
+            self._progress.stop()
 
     def update(self, p) -> None:
         from dataclasses import replace
@@ -74,10 +94,12 @@ class LiveDisplay:
             self._shown = time.monotonic()
             line = describe(replace(p, val_loss=self._val_loss))
             self._progress.update(self._task, completed=p.done, description=line)
-            self._progress.refresh()
+            with unheard():
+                self._progress.refresh()
 
     def say(self, text: str) -> None:
-        self._progress.console.print(text)
+        with unheard():
+            self._progress.console.print(text)
 
 
 def display() -> PlainDisplay | LiveDisplay:

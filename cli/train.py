@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from rnncore.config import OPTIMIZERS, ModelConfig, TrainConfig
 
 from . import options
-from .progress import display, printable
+from .progress import display, printable, tell
 
 SAVE = 300     # seconds between saves where no milestone comes sooner
 SAMPLE = 200   # characters of a sample on the way
@@ -90,7 +90,7 @@ def command(**given):
         raise click.UsageError("name a CORPUS: a file, a folder, - or a named corpus, as in `rnncore train numpy`")
     job = jobs.resume(given, explicit) if given["resume"] else jobs.start(given)
     for line in job.notes:
-        click.echo(line, err=True)
+        tell(line)
     sys.exit(drive(job, given["sample_every"], given["save_every"]))
 
 
@@ -116,7 +116,7 @@ def drive(job, sample_every: int | None, save_every: int | None) -> int:
     """Train to the end of the budget or to a signal; returns the exit code."""
     training, folder = job.training, job.folder
     if training.done() >= 1:
-        click.echo(f"{folder.path} is finished: a larger --epochs, --steps or --minutes goes on with it", err=True)
+        tell(f"{folder.path} is finished: a larger --epochs, --steps or --minutes goes on with it")
         return 0
     saved, unsaved, stop = time.monotonic(), None, None
     said: set[str | None] = {None}
@@ -132,6 +132,8 @@ def drive(job, sample_every: int | None, save_every: int | None) -> int:
             due = p.step % save_every == 0 if save_every else p.milestone or time.monotonic() > saved + SAVE
             better = p.val_loss is not None and training.best[1] == p.step
             stop = None if p.finished else interrupt.signal
+            if stop:
+                troubles.add(job.write(folder.log, p, True))
             if due or better or p.finished or stop:
                 unsaved, saved = job.write(folder.save, training, better), time.monotonic()
                 troubles.add(unsaved)
@@ -148,17 +150,17 @@ def farewell(job, stopped: int | None, unsaved: str | None) -> int:
     training, folder = job.training, job.folder
     path = shlex.quote(str(folder.path))
     if unsaved:
-        click.echo(f"rnncore: {unsaved}", err=True)
+        tell(f"rnncore: {unsaved}")
         return 1
     if stopped:
         stdin = " < FILE" if "-" in folder.settings["corpus"]["sources"] else ""
-        click.echo(f"stopped at step {training.step:,} and saved; go on with\n\n"
-                   f"  rnncore train --resume -o {path}{stdin}\n", err=True)
+        tell(f"stopped at step {training.step:,} and saved; go on with\n\n"
+             f"  rnncore train --resume -o {path}{stdin}\n")
         return 128 + stopped
     if training.best:
         loss, step = training.best
-        click.echo(f"best model: step {step:,}, validation loss {loss:.4f} nats/char"
-                   + (f"; at the end {training.final_loss:.4f} over {job.final_chars():,} characters"
-                      if training.final_loss is not None else ""), err=True)
-    click.echo(f"saved in {path}; let it write with\n\n  rnncore generate {path} -n 400\n", err=True)
+        tell(f"best model: step {step:,}, validation loss {loss:.4f} nats/char"
+             + (f"; at the end {training.final_loss:.4f} over {job.final_chars():,} characters"
+                if training.final_loss is not None else ""))
+    tell(f"saved in {path}; let it write with\n\n  rnncore generate {path} -n 400\n")
     return 0

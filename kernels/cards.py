@@ -3,6 +3,7 @@ import ctypes
 import importlib
 import importlib.util
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -27,13 +28,13 @@ def why_no_cuda(index: int = 0) -> str | None:
     if version is None:
         return ("this machine has no NVIDIA driver (libcuda.so.1): install it (Debian, Ubuntu: `apt install "
                 "nvidia-driver`), or use the processor with --device cpu")
-    install = f"`pip install 'rnncore[{'cuda13' if version >= 13000 else 'cuda12'}]'`"
+    install = f"`pip install 'cupy-cuda{13 if version >= 13000 else 12}x[ctk]'`"
     if importlib.util.find_spec("cupy") is None:
         return f"CuPy is not installed: {install}"
     give_cupy_a_cache()
     try:
         cupy = importlib.import_module("cupy")
-    except ImportError as error:
+    except Exception as error:  # not ImportError alone: CuPy makes its cache folder here
         return f"CuPy cannot be imported ({_line(error)}): {install}"
     try:
         cupy.cuda.Device(index).use()
@@ -84,7 +85,11 @@ def give_cupy_a_cache() -> None:
         with tempfile.TemporaryFile(dir=home):
             return
     except OSError:
-        os.environ["CUPY_CACHE_DIR"] = tempfile.mkdtemp(prefix="rnncore-cupy-")
+        mine = Path(tempfile.gettempdir()) / f"rnncore-cupy-{os.getuid()}"
+        mine.mkdir(mode=0o700, exist_ok=True)
+        about = mine.lstat()
+        private = stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o022
+        os.environ["CUPY_CACHE_DIR"] = str(mine) if private else tempfile.mkdtemp(prefix="rnncore-cupy-")
 
 
 def describe(index: int = 0) -> dict:

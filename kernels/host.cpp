@@ -65,7 +65,7 @@ static void step_backward(T* __restrict z, const T* __restrict c_prev, const T* 
 }
 
 template <typename T>
-static void mask(T* __restrict out, const T* __restrict in, const T* __restrict keep, long size, long n) {
+static void mask(T* out, const T* in, const T* keep, long size, long n) {  // out may be in
     for (long row = 0; row < size; row += n)
         for (long k = 0; k < n; k++) out[row + k] = in[row + k] * keep[k];
 }

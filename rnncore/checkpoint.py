@@ -67,7 +67,7 @@ def load(path, device: str = "auto") -> CharLM:
 def to_model(document: dict, tensors: dict, device: str) -> CharLM:
     """The model that `read` found."""
     vocab, config = Vocab.from_code_points(document["vocab"]), ModelConfig(**document["config"])
-    model = CharLM(config, vocab, device, str(tensors["head.bias"].dtype))
+    model = CharLM(config, vocab, device, str(tensors["head.bias"].dtype), seed=None)
     model.assign(tensors)
     return model
 

@@ -18,11 +18,13 @@ class CharLM:
     """A character-level LSTM language model: embedding, L LSTM layers, linear head over V symbols.
 
     config: the sizes, config.vocab_size = len(vocab); vocab: a data.vocab.Vocab; device: auto, cpu, cuda or cuda:K;
-    dtype: float32 or float64; seed: of the initial parameters. threads (an attribute, 1 at first) share the columns of
-    `loss_and_grads`. Raises ValueError for sizes that do not fit, kernels.DeviceError for a device that does not work.
+    dtype: float32 or float64; seed: of the initial parameters, None for zeros. threads (an attribute, 1 at first) share
+    the columns of `loss_and_grads` on a CPU. Raises ValueError for sizes that do not fit, kernels.DeviceError for a device
+    that does not work. cuda:K makes card K the current one of the calling thread, and a model works on the current card.
     """
 
-    def __init__(self, config: ModelConfig, vocab, device: str = "auto", dtype: str = "float32", seed: int = 0):
+    def __init__(self, config: ModelConfig, vocab, device: str = "auto", dtype: str = "float32",
+                 seed: int | None = 0):
         if len(vocab) != config.vocab_size:
             raise ValueError(f"the vocabulary has {len(vocab)} symbols, the model {config.vocab_size}")
         if np.dtype(dtype) not in (np.float32, np.float64):
@@ -48,6 +50,7 @@ class CharLM:
         """
         x, y = self._ids(x), self._ids(y)
         keep = None if keep is None else self.kernel.to_device(keep)
+        state = self._state(state)
         steps, n = x.shape
         shares = self._workspaces(steps, n)
         end = State(*self.kernel.xp.empty((2, self.config.layers, self.config.hidden, n), self.dtype))
@@ -75,10 +78,10 @@ class CharLM:
         """function of every item, in order, on the model's threads."""
         return list(self._pool.map(function, items)) if self._pool else list(map(function, items))
 
-    def losses(self, x, y, state: State | None, work: Workspace, keep=None):
+    def losses(self, x, y, state: State | None, work: Workspace):
         """Forward alone: (loss (T, N) in nats, state); both are views of the workspace, which holds at least (T, N)."""
         x, y = self._ids(x), self._ids(y)
-        logits = stack.forward(self.params, x, state, keep, None, work)
+        logits = stack.forward(self.params, x, state, None, None, work)
         loss = work.loss[:len(x)]
         self.kernel.softmax_cross_entropy(logits, y, loss)
         return loss, work.state(len(x))
@@ -88,7 +91,7 @@ class CharLM:
         ids = self._ids(ids)[None]
         if self._stepper is None or self._stepper.n != ids.shape[1]:
             self._stepper = Workspace(self.params, 1, ids.shape[1], training=False)
-        logits = stack.forward(self.params, ids, state, None, None, self._stepper)
+        logits = stack.forward(self.params, ids, self._state(state), None, None, self._stepper)
         stacked = self.kernel.xp.stack
         return logits[0].copy(), State(*map(stacked, self._stepper.state(1)))
 
@@ -127,11 +130,21 @@ class CharLM:
         return Workspace(self.params, steps, n, training=False)
 
     def _ids(self, ids):
-        return self.kernel.to_device(np.ascontiguousarray(ids, np.intp)) if isinstance(ids, (np.ndarray, list)) else ids
+        """ids on the device. Raises ValueError for what is no id here; arrays that lie on the device are trusted."""
+        if not isinstance(ids, (np.ndarray, list, tuple)):
+            return ids
+        ids = np.asarray(ids)
+        if ids.dtype.kind not in "iu" or ids.size and not (0 <= ids.min() and ids.max() < self.config.vocab_size):
+            raise ValueError(f"ids must be whole numbers from 0 to {self.config.vocab_size - 1}")
+        return self.kernel.to_device(np.ascontiguousarray(ids, np.intp))
+
+    def _state(self, state: State | None) -> State | None:
+        """state on the device."""
+        return state and State(*map(self.kernel.to_device, state))
 
     def _workspaces(self, steps: int, n: int) -> list[Workspace]:
         """The shares of n columns, made anew only where those at hand are of other sizes."""
-        threads = min(self.threads, n)
+        threads = min(self.threads, n) if self.kernel is kernels.host else 1
         held = self._shares
         if not held or len(held) != threads or held[0].columns != n or held[0].steps < steps:
             edges = [n * k // threads for k in range(threads + 1)]

@@ -63,9 +63,14 @@ def count(config: ModelConfig) -> int:
     return sum(prod(shape) for shape in shapes(config).values())
 
 
-def initial(config: ModelConfig, kernel, dtype, seed: int) -> Parameters:
-    """Fresh parameters: weights uniform in +-1/sqrt(H), biases 0, embedding N(0, 1); the same on every device."""
+def initial(config: ModelConfig, kernel, dtype, seed: int | None) -> Parameters:
+    """Fresh parameters: weights uniform in +-1/sqrt(H), biases 0, embedding N(0, 1); the same on every device.
+
+    seed None: all are zero, for a model that is to be read from a file.
+    """
     params = Parameters(config, kernel.xp.zeros(count(config), dtype))
+    if seed is None:
+        return params
     bound = 1 / sqrt(config.hidden)
     for place, (name, view) in enumerate(params.items()):
         if name == "embedding.weight":

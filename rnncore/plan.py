@@ -1,6 +1,7 @@
 """A plan fills in what the user left open in a TrainConfig, and says in words why it chose so."""
 import os
 from dataclasses import replace
+from pathlib import Path
 
 from . import params
 from .config import ModelConfig, TrainConfig
@@ -27,14 +28,21 @@ def fill(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int) 
 
 
 def memory(config: TrainConfig, model: ModelConfig, itemsize: int) -> int:
-    """About the bytes that a run takes: parameters, two moments, a gradient a thread, and one window's activations."""
-    window = config.seq * config.batch * (model.vocab_size + 8 * model.hidden * model.layers)
-    return itemsize * ((3 + config.threads) * params.count(model) + window)
+    """About the bytes that a run takes: parameters, moments, a gradient a thread, the work of a window and validation.
+
+    The arrays of stack.Workspace: states and gates a layer twice (training, validation), three of the logits' size.
+    """
+    a_layer = 12 + (2 if config.dropout else 0)
+    position = 3 * model.vocab_size + 3 * model.embed + (a_layer * model.layers + 8) * model.hidden
+    return itemsize * ((3 + config.threads) * params.count(model) + config.seq * config.batch * position)
 
 
 def machine_memory() -> int:
-    """Bytes of memory in this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of memory that this process may use: the machine's, or its control group's limit where that is less."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    bound = limit.read_text().strip() if limit.is_file() else "max"
+    return there if bound == "max" else min(there, int(bound))
 
 
 def rate(model: ModelConfig, optimizer: str) -> float:

@@ -18,6 +18,7 @@ from .lstm import State
 from .train import Progress, Training
 
 RUNS = Path("runs")
+NO_MODEL = {"metrics.jsonl", "samples.txt"}
 
 
 class RunError(RuntimeError):
@@ -25,11 +26,15 @@ class RunError(RuntimeError):
 
 
 class RunFolder:
-    """The folder `path` of one run. card: what is known of the corpus and the settings, for the model files."""
+    """The folder `path` of one run. settings: corpus, split and what was asked for, as resuming needs them.
+
+    kept: the validation loss and the step of the model in best.safetensors, None before the first.
+    """
 
     def __init__(self, path: Path, settings: dict):
         self.path, self.settings = path, settings
-        self._logged = float("-inf")
+        self.kept: tuple[float, int] | None = None
+        self._logged, self._row = float("-inf"), 0
 
     @property
     def last(self) -> Path:
@@ -41,22 +46,25 @@ class RunFolder:
 
     def make(self) -> None:
         """Make the folder and make sure that it can be written. Raises RunError."""
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or {path.name for path in self.path.iterdir()} - NO_MODEL):
             go_on = ", or go on with it with --resume" if self.last.is_file() else ""
             raise RunError(f"{self.path} exists already: take another name with -o{go_on}")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            for name in NO_MODEL:  # of a run that ended before it saved a model
+                (self.path / name).unlink(missing_ok=True)
             (self.path / "metrics.jsonl").touch()
         except OSError as error:
             raise RunError(f"the run folder {self.path} cannot be written ({error.strerror}): "
                            "name another with -o") from None
 
-    def log(self, progress: Progress) -> None:
-        """Add a row to metrics.jsonl: at least each second, at each evaluation and at the end."""
+    def log(self, progress: Progress, last: bool = False) -> None:
+        """Add a row to metrics.jsonl: at least each second, at each evaluation and at the last step."""
         now = time.monotonic()
-        if now < self._logged + 1 and not (progress.milestone or progress.finished):
+        due = progress.milestone or progress.finished or last or now >= self._logged + 1
+        if not due or self._row == progress.step:
             return
-        self._logged = now
+        self._logged, self._row = now, progress.step
         row = {"step": progress.step, "chars": progress.chars, "seconds": round(progress.seconds, 3),
                "chars_per_s": round(progress.chars_per_s, 1), "loss": progress.loss, "val_loss": progress.val_loss,
                "lr": progress.lr, "grad_norm": progress.grad_norm}
@@ -74,20 +82,30 @@ class RunFolder:
 
     def add_sample(self, step: int, text: str) -> None:
         """Add what the model wrote at `step` to samples.txt."""
-        with open(self.path / "samples.txt", "a", encoding="utf-8") as file:
+        with open(self.path / "samples.txt", "a", encoding="utf-8", errors="replace") as file:
             file.write(f"--- step {step}\n{text}\n")
 
     def save(self, training: Training, best: bool) -> None:
-        """Write last.safetensors, and best.safetensors if this is the best model so far."""
-        card = self.card(training)
+        """Write last.safetensors, and best.safetensors if this is the best model so far.
+
+        Raises OSError. A best model that cannot be written does not count as the best, and last is written all the same.
+        """
+        failed = None
         if best:
-            checkpoint.save(training.model, self.best, card)
+            try:
+                checkpoint.save(training.model, self.best, self.card(training))
+                self.kept = training.best
+            except OSError as error:
+                training.best, failed = self.kept, error
+        card = self.card(training)
         to_host = training.model.kernel.to_host
         extra = {f"optimizer.{name}": to_host(moment) for name, moment in training.optimizer.moments.items()}
         if training.state is not None:
             extra |= {"state.h": to_host(training.state.h), "state.c": to_host(training.state.c)}
         resume = {"settings": self.settings, "config": asdict(training.config), "progress": training.summary()}
         checkpoint.save(training.model, self.last, card, extra, resume)
+        if failed:
+            raise failed
 
     def card(self, training: Training) -> dict:
         """The training card: corpus, split, losses, versions."""

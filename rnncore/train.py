@@ -73,7 +73,7 @@ class Training:
         self.total = total_steps(config, batches)
 
     def __iter__(self) -> Iterator[Progress]:
-        self.clock.started = time.perf_counter()
+        self.clock = Clock(self.clock.now(), self.clock.training, time.perf_counter())
         self.model.threads = self.config.threads or 1
         finished = self.done() >= 1
         with self.model.kernel.single_threaded():
@@ -178,7 +178,7 @@ class Training:
 def fit(model, batches, config: TrainConfig, validation: Validation | None = None) -> Iterator[Progress]:
     """Train model in place on batches (data.batches.Batches) until the budget of config is spent, a Progress a step.
 
-    config.lr and one of steps, epochs, minutes must be given. Raises Diverged, the parameters as before the step.
+    config.lr and one of steps, epochs, minutes must be given. Raises Diverged when a number is not finite.
     """
     return iter(Training(model, batches, config, validation))
 

@@ -46,14 +46,14 @@ def play(monkeypatch, version: int | None, fault: Exception | None = None, insta
 CASES = [
     (None, None, "no NVIDIA driver", "apt install nvidia-driver"),
     (12040, CudaError(35, "cudaErrorInsufficientDriver: CUDA driver version is insufficient"),
-     "supports CUDA 12.4", "pip install 'rnncore[cuda12]'"),
+     "supports CUDA 12.4", "pip install 'cupy-cuda12x[ctk]'"),
     (12040, CudaError(100, "cudaErrorNoDevice: no CUDA-capable device is detected"), "sees no device", "nvidia-smi"),
     (12040, CudaError(101, "cudaErrorInvalidDevice: invalid device ordinal"), "no card 0", "nvidia-smi -L"),
     (12040, CudaError(2, "cudaErrorMemoryAllocation: out of memory"), "out of memory", "--device cuda:K"),
     (12040, OutOfMemoryError("Out of memory allocating 512 bytes"), "out of memory", "nvidia-smi"),
     (12040, RuntimeError("CuPy failed to load libnvrtc.so.12: cannot open shared object file"),
-     "libraries or headers are missing", "pip install 'rnncore[cuda12]'"),
-    (13000, RuntimeError("Failed to find CUDA headers"), "libraries or headers are missing", "rnncore[cuda13]"),
+     "libraries or headers are missing", "pip install 'cupy-cuda12x[ctk]'"),
+    (13000, RuntimeError("Failed to find CUDA headers"), "libraries or headers are missing", "cupy-cuda13x[ctk]"),
     (13000, ValueError("something\nelse"), "a tiny kernel failed (ValueError: something else)", "--device cpu"),
 ]
 
@@ -72,7 +72,7 @@ def test_each_cause_has_its_words_and_its_cure(monkeypatch, version, fault, caus
 @pytest.mark.parametrize(("version", "extra"), [(12080, "cuda12"), (13010, "cuda13")])
 def test_without_cupy_the_extra_that_fits_the_driver_is_named(monkeypatch, version, extra):
     play(monkeypatch, version, installed=False)
-    assert cards.why_no_cuda() == f"CuPy is not installed: `pip install 'rnncore[{extra}]'`"
+    assert cards.why_no_cuda() == f"CuPy is not installed: `pip install 'cupy-{extra}x[ctk]'`"
 
 
 def test_hidden_devices_are_named(monkeypatch):

@@ -391,3 +391,15 @@ def test_json_of_info_after_training(train, capsys):
     assert train("corpus.txt", "--steps", 3, "-o", "a").code == 0
     found = json.loads(call(capsys, "info", "a", "--json").out)
     assert found["card"]["train"]["steps"] == 3 and found["card"]["corpus"]["sources"] == ["corpus.txt"]
+
+
+@pytest.mark.parametrize("end", ["| head -1", "> /dev/full"])
+def test_nobody_reads_what_it_says(tmp_path, end):
+    """Training goes on, and is saved."""
+    corpus(tmp_path)
+    line = f"{' '.join(COMMAND)} train corpus.txt --steps 30 {' '.join(SMALL)} -o run 2>&1 >/dev/null {end}"
+    if end.startswith(">"):
+        line = line.replace("2>&1 >/dev/null > /dev/full", "2> /dev/full")
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True)
+    assert done.returncode == 0 and (tmp_path / "run" / "best.safetensors").is_file()
+    assert rows(tmp_path / "run")[-1]["step"] == 30

@@ -128,3 +128,11 @@ def test_the_two_files_stay_small():
 def test_state_is_a_pair(on_cuda):
     logits, state = model("cuda").step(np.array([1, 2]), None)
     assert isinstance(state, State) and state.h.shape == (2, 6, 2) and logits.shape == (11, 2)
+
+
+def test_a_gpu_s_batch_is_not_shared_out_over_threads(on_cuda):
+    m = model("cuda")
+    m.threads = 2
+    x = np.zeros((3, 4), int)
+    m.loss_and_grads(x, x)
+    assert [work.n for work in m._shares] == [4]

@@ -10,7 +10,7 @@ from rnncore import lstm
 from rnncore.kernels import native
 from rnncore.lstm import Scratch
 
-needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler (c++, g++, clang++) on this machine")
+needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler (c++, g++, clang++) here")
 SIZES = [(1, 1, 1), (5, 3, 2), (7, 33, 5), (3, 64, 32)]  # T, H, N
 BOUND = {"float32": 2e-5, "float64": 1e-12}  # largest error seen, relative to the largest value: 1.5e-6 and 4e-15
 
@@ -73,8 +73,10 @@ def test_tanh_of_float_is_exact_to_rounding_and_hands_nan_on(compiled):
 def test_what_is_not_contiguous_is_refused(compiled):
     dtype, found = compiled
     w_hh, gates, h, c, _, _, _, _, scratch = problem(dtype, 3, 4, 2, keep=False)
-    with pytest.raises(ValueError, match="contiguous"):
-        found.forward(w_hh[:, ::-1], gates, h, c, None, scratch.state)
+    other = "float64" if dtype == "float32" else "float32"
+    for wrong in (w_hh[:, ::-1], w_hh.astype(other)):
+        with pytest.raises(ValueError, match="contiguous"):
+            found.forward(wrong, gates, h, c, None, scratch.state)
 
 
 def about(**environment) -> str:
@@ -115,3 +117,29 @@ def test_the_library_is_made_once_and_kept(tmp_path):
     (made,) = (tmp_path / "rnncore").iterdir()
     before = made.stat().st_mtime_ns
     assert about(XDG_CACHE_HOME=str(tmp_path)).startswith("compiled by") and made.stat().st_mtime_ns == before
+
+
+@needs_compiler
+def test_a_damaged_library_is_made_anew(tmp_path):
+    assert about(XDG_CACHE_HOME=str(tmp_path)).startswith("compiled by")
+    (made,) = (tmp_path / "rnncore").iterdir()
+    made.write_bytes(made.read_bytes()[:3000])
+    assert about(XDG_CACHE_HOME=str(tmp_path)).startswith("compiled by") and made.stat().st_size > 3000
+
+
+@needs_compiler
+@pytest.mark.parametrize("wrong", [lambda a: a["dy"].fill(0), lambda a: a["gates"].__imul__(1.01),
+                                   lambda a: a["keep"].fill(1)])
+def test_arithmetic_that_is_wrong_is_not_taken(wrong):
+    """The check that a library must pass first, with one argument spoilt on its way."""
+    real = native.Recurrence(native.build(), "float32")
+
+    class Spoilt:
+        def forward(self, w_hh, gates, h, c, keep, h_prev):
+            wrong({"gates": gates, "keep": keep, "dy": np.empty(0)})
+            real.forward(w_hh, gates, h, c, keep, h_prev)
+
+        def backward(self, w_hh, gates, c, keep, dy, dh, dc, columns):
+            wrong({"gates": gates, "keep": keep, "dy": dy})
+            real.backward(w_hh, gates, c, keep, dy, dh, dc, columns)
+    assert native._agrees(real) and not native._agrees(Spoilt())

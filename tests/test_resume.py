@@ -74,9 +74,9 @@ def train(capsys, monkeypatch, tmp_path):
     log = RunFolder.log
 
     def command(*args, at: int | None = None):
-        def log_and_stop(self, progress):
-            log(self, progress)
-            if progress.step == at:
+        def log_and_stop(self, progress, last=False):
+            log(self, progress, last)
+            if progress.step == at and not last:
                 os.kill(os.getpid(), signal.SIGINT)
 
         monkeypatch.setattr(RunFolder, "log", log_and_stop)

@@ -67,6 +67,10 @@ def test_making_a_folder(tmp_path):
     folder = RunFolder(tmp_path / "a" / "b", SETTINGS)
     folder.make()
     assert os.listdir(folder.path) == ["metrics.jsonl"] and rows(folder.path) == []
+    folder.add_sample(1, "text")
+    folder.make()  # a run that ended before it saved a model leaves a folder that the next may have
+    assert os.listdir(folder.path) == ["metrics.jsonl"] and rows(folder.path) == []
+    (folder.path / "notes.txt").touch()
     with pytest.raises(RunError, match="exists already") as caught:
         folder.make()
     assert "--resume" not in str(caught.value)  # there is nothing to resume yet
@@ -85,7 +89,9 @@ def test_a_row_a_second_and_every_milestone(tmp_path, monkeypatch):
     for step in range(1, 41):
         folder.log(replace(ROW, step=step, milestone=step == 7, finished=step == 40))
         now[0] += 0.125
-    assert [row["step"] for row in rows(tmp_path)] == [1, 7, 15, 23, 31, 39, 40]
+    folder.log(replace(ROW, step=41), last=True)
+    folder.log(replace(ROW, step=41), last=True)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 7, 15, 23, 31, 39, 40, 41]
     assert rows(tmp_path)[0] == {"step": 1, "chars": 10, "seconds": 1.235, "chars_per_s": 9.9, "loss": 1.5,
                                  "val_loss": None, "lr": 0.1, "grad_norm": 2.0}
 
@@ -156,3 +162,24 @@ def test_json_of_a_run_is_plain(saved):
     folder, _ = saved
     document, _ = read_last(folder.path)
     assert json.loads(json.dumps(document)) == document
+
+
+def test_a_best_model_that_cannot_be_written_is_not_the_best(tmp_path, monkeypatch):
+    folder, run, save = RunFolder(tmp_path, SETTINGS), training(), checkpoint.save
+    iterator = iter(run)
+    next(iterator)
+    run.best = (2.0, 1)
+    folder.save(run, best=True)
+
+    def full(model, path, *rest):
+        if path.name == "best.safetensors":
+            raise OSError(28, "No space left on device")
+        save(model, path, *rest)
+    next(iterator)
+    run.best = (1.5, 2)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(checkpoint, "save", full)
+        folder.save(run, best=True)
+    assert run.best == (2.0, 1) and read_last(tmp_path)[0]["card"]["best_step"] == 1
+    assert read_last(tmp_path)[0]["training"]["progress"]["step"] == 2
+    assert checkpoint.read(folder.best)[0]["card"]["step"] == 1
