@@ -18,9 +18,9 @@ class CharLM:
     """A character-level LSTM language model: embedding, L LSTM layers, linear head over V symbols.
 
     config: the sizes, config.vocab_size = len(vocab); vocab: a data.vocab.Vocab; device: auto, cpu, cuda or cuda:K;
-    dtype: float32 or float64; seed: of the initial parameters, None for zeros. threads (an attribute, 1 at first) share
-    the columns of `loss_and_grads` on a CPU. Raises ValueError for sizes that do not fit, kernels.DeviceError for a device
-    that does not work. cuda:K makes card K the current one of the calling thread, and a model works on the current card.
+    dtype: float32 or float64; seed: of the initial parameters, None for zeros. threads (an attribute, 1 at first)
+    share the columns of `loss_and_grads` on a CPU. Raises ValueError for sizes that do not fit, kernels.DeviceError for
+    a device that does not work. cuda:K makes card K the calling thread's; a model works on the current card.
     """
 
     def __init__(self, config: ModelConfig, vocab, device: str = "auto", dtype: str = "float32",

@@ -88,7 +88,7 @@ class RunFolder:
     def save(self, training: Training, best: bool) -> None:
         """Write last.safetensors, and best.safetensors if this is the best model so far.
 
-        Raises OSError. A best model that cannot be written does not count as the best, and last is written all the same.
+        Raises OSError. A best model that cannot be written does not count as the best; last is written all the same.
         """
         failed = None
         if best:
