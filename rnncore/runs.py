@@ -6,6 +6,7 @@
 import datetime
 import json
 import platform
+import re
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -72,13 +73,18 @@ class RunFolder:
             file.write(json.dumps(row) + "\n")
 
     def rewind(self, step: int) -> None:
-        """Drop the rows of metrics.jsonl past `step`, and what a killed run left half written."""
+        """Drop the rows of metrics.jsonl and the samples past `step`, and what a killed run left half written."""
         for stale in self.path.glob(".*.tmp"):
             stale.unlink()
         path = self.path / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
         kept = [line for line in lines if (row := _row(line)) is not None and row["step"] <= step]
         checkpoint.write_whole(path, "".join(line + "\n" for line in kept).encode())
+        path = self.path / "samples.txt"
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        later = [head.start() for head in re.finditer(r"^--- step (\d+)$", text, re.MULTILINE) if int(head[1]) > step]
+        if later:
+            checkpoint.write_whole(path, text[:later[0]].encode())
 
     def add_sample(self, step: int, text: str) -> None:
         """Add what the model wrote at `step` to samples.txt."""

@@ -183,3 +183,14 @@ def test_a_best_model_that_cannot_be_written_is_not_the_best(tmp_path, monkeypat
     assert run.best == (2.0, 1) and read_last(tmp_path)[0]["card"]["best_step"] == 1
     assert read_last(tmp_path)[0]["training"]["progress"]["step"] == 2
     assert checkpoint.read(folder.best)[0]["card"]["step"] == 1
+
+
+def test_samples_past_the_step_are_dropped(tmp_path):
+    folder = RunFolder(tmp_path, SETTINGS)
+    for step in (5, 10, 15):
+        folder.add_sample(step, f"text of {step}\n")
+    folder.rewind(10)
+    text = (tmp_path / "samples.txt").read_text()
+    assert text == "--- step 5\ntext of 5\n\n--- step 10\ntext of 10\n\n"
+    folder.rewind(10)
+    assert (tmp_path / "samples.txt").read_text() == text
