@@ -23,11 +23,11 @@ def findings() -> dict:
     """Name -> what was found, in words or numbers."""
     import numpy as np
 
-    from rnncore import __version__, kernels, plan
+    from rnncore import __version__, kernels
     no_gpu = kernels.why_no_cuda()
     return {"rnncore": __version__, "python": platform.python_version(), "system": platform.platform(),
             "numpy": np.__version__, "blas": kernels.host.native.blas(),
-            "cores": kernels.host.cores(), "memory": f"{plan.machine_memory() / 2**30:.1f} GiB",
+            "cores": kernels.host.cores(), "memory": f"{kernels.host.memory() / 2**30:.1f} GiB",
             "recurrence": kernels.host.native.about(), "cuda": no_gpu or "ok",
             "device auto": "cpu" if no_gpu else "cuda",
             **({} if no_gpu else kernels.describe())}

@@ -58,8 +58,7 @@ def start(given: dict) -> Job:
     parts, warnings = _split(ids, given["val"], given["test"], settings)
     config, shrunk = _shrink(config, len(parts[0]))
     config, reasons = plan.fill(config, model_config, len(parts[0]), kernel.cores())
-    if kernel is kernels.host:
-        _check_memory(config, model_config, np.dtype(given["dtype"]).itemsize)
+    _check_memory(config, model_config, np.dtype(given["dtype"]).itemsize, kernel.memory())
     model = CharLM(model_config, vocab, given["device"], given["dtype"], config.seed)
     folder = RunFolder(Path(given["out"]) if given["out"] else runs.fresh(given["name"] or corpus.name), settings)
     folder.make()
@@ -111,11 +110,11 @@ def _config(given: dict) -> TrainConfig:
     return TrainConfig(**{field.name: given[field.name] for field in fields(TrainConfig) if field.name in given})
 
 
-def _check_memory(config: TrainConfig, model: ModelConfig, itemsize: int) -> None:
-    needed, there = plan.memory(config, model, itemsize), plan.machine_memory()
+def _check_memory(config: TrainConfig, model: ModelConfig, itemsize: int, there: int) -> None:
+    needed = plan.memory(config, model, itemsize)
     if needed > there:
         raise RunError(f"{params.count(model):,} parameters and {config.batch} streams of {config.seq} take about "
-                       f"{needed / 2**30:,.1f} GiB, this machine has {there / 2**30:.1f}: take a smaller --hidden, "
+                       f"{needed / 2**30:,.1f} GiB, the device has {there / 2**30:.1f}: take a smaller --hidden, "
                        "--layers, --embed, --batch or --seq")
 
 

@@ -31,6 +31,19 @@ def cores() -> int:
     return count if quota == "max" else max(1, min(count, math.ceil(int(quota) / int(period))))
 
 
+def shares(threads: int) -> int:
+    """How many shares of a batch to work on at once where that many threads are wanted."""
+    return threads
+
+
+def memory() -> int:
+    """Bytes that this process may use: the machine's memory, or its control group's limit where that is less."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    bound = limit.read_text().strip() if limit.is_file() else "max"
+    return there if bound == "max" else min(there, int(bound))
+
+
 def to_device(array: np.ndarray) -> np.ndarray:
     return array
 

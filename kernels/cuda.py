@@ -43,6 +43,16 @@ def cores() -> int:
     return 1
 
 
+def shares(threads: int) -> int:
+    """One, however many threads are wanted."""
+    return 1
+
+
+def memory() -> int:
+    """Bytes of memory of the current card."""
+    return cupy.cuda.Device().mem_info[1]
+
+
 def to_device(array):
     return cupy.asarray(array)
 

@@ -144,7 +144,7 @@ class CharLM:
 
     def _workspaces(self, steps: int, n: int) -> list[Workspace]:
         """The shares of n columns, made anew only where those at hand are of other sizes."""
-        threads = min(self.threads, n) if self.kernel is kernels.host else 1
+        threads = min(self.kernel.shares(self.threads), n)
         held = self._shares
         if not held or len(held) != threads or held[0].columns != n or held[0].steps < steps:
             edges = [n * k // threads for k in range(threads + 1)]

@@ -1,7 +1,5 @@
 """A plan fills in what the user left open in a TrainConfig, and says in words why it chose so."""
-import os
 from dataclasses import replace
-from pathlib import Path
 
 from . import params
 from .config import ModelConfig, TrainConfig
@@ -35,14 +33,6 @@ def memory(config: TrainConfig, model: ModelConfig, itemsize: int) -> int:
     a_layer = 12 + (2 if config.dropout else 0)
     position = 3 * model.vocab_size + 3 * model.embed + (a_layer * model.layers + 8) * model.hidden
     return itemsize * ((3 + config.threads) * params.count(model) + config.seq * config.batch * position)
-
-
-def machine_memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or its control group's limit where that is less."""
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    bound = limit.read_text().strip() if limit.is_file() else "max"
-    return there if bound == "max" else min(there, int(bound))
 
 
 def rate(model: ModelConfig, optimizer: str) -> float:
