@@ -99,7 +99,7 @@ def blas() -> str:
     return ", ".join(found) or "none whose threads can be counted"
 
 
-def product(dtype: str) -> tuple[int, str]:
+def product(dtype: str) -> tuple[int | None, str]:
     """The address of the matrix product that NumPy itself uses, and the C type of its integers. Raises Unavailable."""
     for library in sorted(threadpool_info(), key=lambda found: "numpy" not in found["filepath"]):  # its own first
         if library["user_api"] == "blas":
@@ -107,7 +107,7 @@ def product(dtype: str) -> tuple[int, str]:
             for prefix, suffix in itertools.product(("scipy_", ""), ("64_", "")):
                 function = getattr(handle, prefix + PRODUCT[dtype] + suffix, None)
                 if function is not None:
-                    return ctypes.cast(function, ctypes.c_void_p).value or 0, "long" if suffix else "int"
+                    return ctypes.cast(function, ctypes.c_void_p).value, "long" if suffix else "int"
     raise Unavailable("NumPy's matrix product was not found in a shared library")
 
 

@@ -4,6 +4,7 @@ import os
 import sys
 import types
 
+import numpy as np
 import pytest
 
 from rnncore import kernels
@@ -67,6 +68,30 @@ def test_each_cause_has_its_words_and_its_cure(monkeypatch, version, fault, caus
     with pytest.raises(kernels.DeviceError, match="device cuda cannot be used: "):
         kernels.load("cuda")
     assert kernels.load("auto") is kernels.host
+
+
+def works(monkeypatch, factor: int = 2):
+    """The same machine, with a card whose tiny kernel multiplies by `factor`; two is right."""
+    play(monkeypatch, 12040)
+    cupy = sys.modules["cupy"]
+    cupy.ElementwiseKernel, cupy.ones, cupy.matmul = lambda *text: lambda x: factor * x, np.ones, np.matmul
+    cupy.__version__ = "14.2.0"
+    cupy.cuda.Device.mem_info = 3 * 2 ** 30, 8 * 2 ** 30
+    cupy.cuda.runtime = types.SimpleNamespace(
+        getDeviceProperties=lambda index: {"name": b"Some Card", "major": 9, "minor": 0},
+        driverGetVersion=lambda: 13010, runtimeGetVersion=lambda: 12090)
+
+
+def test_a_card_that_computes_is_taken_and_described(monkeypatch):
+    works(monkeypatch)
+    assert cards.why_no_cuda() is None
+    assert cards.describe() == {"card": "Some Card", "capability": "9.0", "card memory": "3.0 of 8.0 GiB free",
+                                "cupy": "14.2.0", "driver supports": "CUDA 13.1", "cuda runtime": "12.9"}
+
+
+def test_a_card_that_computes_wrongly_is_not_taken(monkeypatch):
+    works(monkeypatch, factor=3)
+    assert "wrong results" in cards.why_no_cuda() and kernels.load("auto") is kernels.host
 
 
 @pytest.mark.parametrize(("version", "extra"), [(12080, "cuda12"), (13010, "cuda13")])
