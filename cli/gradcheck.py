@@ -18,27 +18,33 @@ from . import options
     ("--batch", {"type": click.IntRange(1), "default": 5, "show_default": True, "help": "Sequences."}),
     ("--dropout", {"type": options.Share(), "default": 0.0, "show_default": True,
                    "help": "Dropout after every layer, with fixed masks."}),
+    ("--weight-drop", {"type": options.Share(), "default": 0.0, "show_default": True,
+                       "help": "Dropout of the entries of W_hh, with fixed masks."}),
+    ("--variational", {"is_flag": True, "help": "One mask of units for all steps."}),
     ("--documents", {"is_flag": True, "help": "Begin new documents in mid-batch (the keep mask)."}))
 @click.option("--most", type=click.IntRange(1), default=200, show_default=True,
               help="Entries of each parameter to move, spread evenly over it.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of parameters, batch and masks.")
 @options.JSON
 @options.DEVICE
-def command(layers, hidden, embed, vocab, seq, batch, dropout, documents, most, seed, as_json, device):
+def command(layers, hidden, embed, vocab, seq, batch, dropout, weight_drop, variational, documents, most, seed, as_json,
+            device):
     """Compare analytic with numerical gradients in float64, a row a parameter; exit code 1 if one is wrong."""
     from rnncore.config import ModelConfig
     from rnncore.data.vocab import Vocab
+    from rnncore.dropout import Dropout
     from rnncore.gradcheck import EPS, TOLERANCE, check_gradients, random_case
     from rnncore.model import CharLM
 
     model = CharLM(ModelConfig(vocab, embed, hidden, layers), Vocab.from_code_points(range(256, 256 + vocab)), device,
                    "float64", seed)
+    case = random_case(model, seq, batch, Dropout(dropout, seed, 0, variational, weight_drop), documents, seed)
     rows = []
     if not as_json:
         click.echo(f"{model.kernel.name}, float64, eps {EPS:g}, {seq} steps of {batch} sequences: error = "
                    "max |analytic - numerical| / max(|analytic|, |numerical|)")
         click.echo(f"{'parameter':24} {'entries':>9} {'checked':>8}     error")
-    for row in check_gradients(model, random_case(model, seq, batch, dropout, documents, seed), most):
+    for row in check_gradients(model, case, most):
         rows.append(row)
         if not as_json:
             verdict = "ok" if row.error <= TOLERANCE else "WRONG"

@@ -35,6 +35,8 @@ class TrainConfig:
     seq T and batch N are the window; lr is the peak rate, reached after the warm-up share of the budget and falling in
     a straight line to zero; clip bounds the gradient's global norm (0: no bound); threads share the batch's columns.
     beta1, beta2 and eps are Adam's, momentum and decay Muon's; beta2 is the optimiser's own where it is None.
+    dropout, weight_drop and variational are dropout.py's. patience ends the run after so many evaluations in a row
+    without a better loss.
     """
     seq: int = 50
     batch: int = 64
@@ -47,11 +49,14 @@ class TrainConfig:
     decay: float = 0.1
     clip: float = 1.0
     warmup: float = 0.03
-    dropout: float = 0.0
+    dropout: float | None = OPTIONAL
+    weight_drop: float | None = OPTIONAL
+    variational: bool = True
     steps: int | None = None
     epochs: float | None = None
     minutes: float | None = None
     eval_every: int | None = OPTIONAL
+    patience: int | None = None
     seed: int = 0
     threads: int | None = OPTIONAL
 
@@ -59,10 +64,10 @@ class TrainConfig:
         for field in ("seq", "batch"):
             _check(getattr(self, field) >= 1, f"{field} must be at least 1")
         _check(self.optimizer in OPTIMIZERS, f"optimizer must be one of {', '.join(OPTIMIZERS)}")
-        for field in ("lr", "steps", "epochs", "minutes", "eval_every", "threads"):
+        for field in ("lr", "steps", "epochs", "minutes", "eval_every", "patience", "threads"):
             value = getattr(self, field)
             _check(value is None or 0 < value < float("inf"), f"{field} must be above 0, not {value}")
-        for field in ("beta1", "beta2", "momentum", "decay", "dropout", "warmup"):
+        for field in ("beta1", "beta2", "momentum", "decay", "dropout", "weight_drop", "warmup"):
             value = getattr(self, field)
             _check(value is None or 0 <= value < 1, f"{field} must be at least 0 and below 1")
         _check(0 <= self.clip < float("inf") and 0 < self.eps < 1, "clip must be at least 0, eps between 0 and 1")
@@ -72,6 +77,15 @@ class TrainConfig:
 
 
 OPTIMIZERS = "adam", "muon"
+
+PRESETS = {  # fields of ModelConfig and TrainConfig; what a preset leaves open, and the plan with it, is chosen later
+    "tiny": {"layers": 1, "hidden": 64, "embed": 32},
+    "small": {"layers": 2, "hidden": 128},
+    "medium": {"layers": 2, "hidden": 256},
+    "large": {"layers": 3, "hidden": 512},
+    "original": {"layers": 3, "hidden": 512, "seq": 50, "batch": 100, "optimizer": "adam", "dropout": 0.5,
+                 "weight_drop": 0.0, "variational": False},  # Char_RNN (2018)
+}
 
 
 @dataclass(frozen=True)

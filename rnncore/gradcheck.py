@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import kernels, stack
-from .dropout import Dropout
+from .dropout import Dropout, WeightDrop
 from .lstm import Array, State
 from .random import Purpose, uniform
 
@@ -37,7 +37,8 @@ class Case(NamedTuple):
     keep: Array = None
 
 
-def random_case(model, steps: int, n: int, dropout: float = 0.0, documents: bool = False, seed: int = 0) -> Case:
+def random_case(model, steps: int, n: int, dropout: Dropout | None = None, documents: bool = False,
+                seed: int = 0) -> Case:
     """A batch of random symbols and a random state; documents: with a keep mask of random boundaries."""
     def numbers(size, layer):
         return uniform(seed, Purpose.CHECK, size, layer=layer)
@@ -47,8 +48,8 @@ def random_case(model, steps: int, n: int, dropout: float = 0.0, documents: bool
     state = State(*((2 * numbers(int(np.prod(size)), k) - 1).astype(model.dtype).reshape(size) for k in (2, 3)))
     keep = (numbers(steps * n, 4) < 0.75).astype(model.dtype).reshape(steps, n) if documents else None
     to_device = model.kernel.to_device
-    return Case(to_device(x), to_device(y), State(*map(to_device, state)),
-                Dropout(dropout, seed, 0) if dropout else None, None if keep is None else to_device(keep))
+    return Case(to_device(x), to_device(y), State(*map(to_device, state)), dropout,
+                None if keep is None else to_device(keep))
 
 
 def check_gradients(model, case: Case, most: int = 200) -> Iterator[Row]:
@@ -58,7 +59,10 @@ def check_gradients(model, case: Case, most: int = 200) -> Iterator[Row]:
     """
     work = stack.Workspace(model.params, *case.x.shape)
     loss_of(model, case, work)
-    stack_state = stack.backward(model.params, work.grads, case.x, None, case.keep, case.dropout, work)
+    weights, weight_drop = dropped(model, case)
+    stack_state = stack.backward(weights, work.grads, case.x, None, case.keep, case.dropout, work)
+    if weight_drop:
+        weight_drop.backward(work.grads)
     for name, view in model.params.items():
         analytic = kernels.of(view).to_host(work.grads[name] / case.x.size)
         yield compare(name, view, analytic, model, case, work, most)
@@ -68,9 +72,17 @@ def check_gradients(model, case: Case, most: int = 200) -> Iterator[Row]:
 
 def loss_of(model, case: Case, work) -> float:
     """The mean loss of the case; leaves its gradient at the logits in the workspace."""
-    logits = stack.forward(model.params, case.x, case.state, case.keep, case.dropout, work)
+    logits = stack.forward(dropped(model, case)[0], case.x, case.state, case.keep, case.dropout, work)
     model.kernel.softmax_cross_entropy(logits, case.y, work.loss)
     return float(work.loss.sum()) / case.x.size
+
+
+def dropped(model, case: Case) -> tuple:
+    """(the parameters as the case sees them, the WeightDrop that masked them or None)."""
+    if case.dropout is None or not case.dropout.weight_rate:
+        return model.params, None
+    weight_drop = WeightDrop(model.params)
+    return weight_drop.forward(model.params, case.dropout), weight_drop
 
 
 def compare(name: str, view, analytic: np.ndarray, model, case: Case, work, most: int) -> Row:

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import kernels, params, stack
 from .config import ModelConfig
-from .dropout import Dropout
+from .dropout import Dropout, WeightDrop
 from .lstm import State
 from .stack import Workspace
 
@@ -36,6 +36,7 @@ class CharLM:
         self._shares: list[Workspace] = []
         self._pool: ThreadPoolExecutor | None = None
         self._stepper: Workspace | None = None
+        self._weight_drop: WeightDrop | None = None
 
     @property
     def dtype(self) -> np.dtype:
@@ -54,15 +55,16 @@ class CharLM:
         steps, n = x.shape
         shares = self._workspaces(steps, n)
         end = State(*self.kernel.xp.empty((2, self.config.layers, self.config.hidden, n), self.dtype))
+        weights = self._weights(dropout)
 
         def run(work: Workspace):
             mine = slice(work.offset, work.offset + work.n)
             begin = None if state is None else State(state.h[:, :, mine], state.c[:, :, mine])
             keep_mine = None if keep is None else self.kernel.xp.ascontiguousarray(keep[:, mine], self.dtype)
             ids, loss = x[:, mine], work.loss[:steps]
-            logits = stack.forward(self.params, ids, begin, keep_mine, dropout, work)
+            logits = stack.forward(weights, ids, begin, keep_mine, dropout, work)
             self.kernel.softmax_cross_entropy(logits, y[:, mine], loss)
-            stack.backward(self.params, work.grads, ids, None, keep_mine, dropout, work)
+            stack.backward(weights, work.grads, ids, None, keep_mine, dropout, work)
             for k, (h, c) in enumerate(zip(*work.state(steps), strict=True)):
                 end.h[k, :, mine], end.c[k, :, mine] = h, c
             return loss.sum()
@@ -72,6 +74,8 @@ class CharLM:
         for other in shares[1:]:
             grads.flat += other.grads.flat
         grads.flat /= steps * n
+        if weights is not self.params:
+            self._weight_drop.backward(grads)
         return float(sum(losses)) / (steps * n), grads, end
 
     def each(self, function, items) -> list:
@@ -128,6 +132,14 @@ class CharLM:
     def workspace(self, steps: int, n: int) -> Workspace:
         """Room for `losses` over (T, N)."""
         return Workspace(self.params, steps, n, training=False)
+
+    def _weights(self, dropout: Dropout | None):
+        """The parameters as this step sees them: every W_hh masked where there is weight-drop."""
+        if dropout is None or not dropout.weight_rate:
+            return self.params
+        if self._weight_drop is None:
+            self._weight_drop = WeightDrop(self.params)
+        return self._weight_drop.forward(self.params, dropout, self.each)
 
     def _ids(self, ids):
         """ids on the device. Raises ValueError for what is no id here; arrays that lie on the device are trusted."""

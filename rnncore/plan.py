@@ -1,28 +1,91 @@
-"""A plan fills in what the user left open in a TrainConfig, and says in words why it chose so."""
-from dataclasses import replace
+"""A plan fills in what the user left open in a ModelConfig and a TrainConfig, and says in words why it chose so."""
+from dataclasses import fields, replace
 
 from . import params
-from .config import ModelConfig, TrainConfig
+from .config import PRESETS, ModelConfig, TrainConfig
 
 CHARACTERS = 4_000_000  # what a run without a budget trains on, as far as MOST_EPOCHS allow
 MOST_EPOCHS = 20
 SHARE = 32              # columns that a thread needs to be worth its while
+SMALL_TEXT = 300_000    # characters; below, a wider model only learns the text by heart
+WORTH_WIDTH = 6_000_000  # characters trained on from which `medium` is ahead of `small` at equal time
+FAST = 1e11             # parameters times characters a second (kernels' speed) from which `large` is done in minutes
+TUNE = 0.3              # times the usual rate: for a model that was trained before
+REGULARISE = (1, 0.0, 0.0), (5, 0.1, 0.0), (15, 0.2, 0.2), (float("inf"), 0.3, 0.3)  # up to, dropout, weight_drop
 
 
-def fill(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int) -> tuple[TrainConfig, list[str]]:
-    """The config with lr, budget and threads filled in, and a reason for each that was chosen here."""
+def preset(config: TrainConfig, train_chars: int, speed: float) -> tuple[str, str]:
+    """(name, reason) of the preset that suits the corpus, the budget and the device, whose speed is the kernels'."""
+    if train_chars < SMALL_TEXT:
+        return "small", f"{about(train_chars)} characters to learn from"
+    if speed >= FAST:
+        return "large", "a fast device"
+    chars = budget(config, ModelConfig(100, **PRESETS["medium"]), train_chars, speed)
+    if chars is None:
+        return "small", "no budget given; a larger model is made by --minutes 10, say"
+    return "small" if chars < WORTH_WIDTH else "medium", f"the budget is about {about(chars)} characters of 2 x 256"
+
+
+def with_preset(name: str, given: dict) -> tuple[dict, dict]:
+    """Keyword arguments for (ModelConfig, TrainConfig): the preset's, over which go those of `given` that are not None."""
+    merged = PRESETS[name] | {key: value for key, value in given.items() if value is not None}
+
+    def of(kind) -> dict:
+        return {field.name: merged[field.name] for field in fields(kind) if field.name in merged}
+
+    return of(ModelConfig), of(TrainConfig)
+
+
+def fill(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int,
+         speed: float, tuned: bool = False) -> tuple[TrainConfig, list[str]]:
+    """The config with lr, budget, dropout and threads filled in, and a reason for each that was chosen here.
+
+    tuned: the model was trained before, and goes on at a lower rate.
+    """
     chosen, reasons = {}, []
     if config.lr is None:
-        chosen["lr"] = rate(model, config.optimizer)
-        reasons.append(f"lr {chosen['lr']:.3g}: {config.optimizer}, {model.layers} x {model.hidden}")
+        chosen["lr"] = rate(model, config.optimizer) * (TUNE if tuned else 1)
+        reasons.append(f"lr {chosen['lr']:.3g}: {config.optimizer}, {model.layers} x {model.hidden}"
+                       + (", trained before" if tuned else ""))
     if (config.steps, config.epochs, config.minutes) == (None, None, None):
         epochs = min(MOST_EPOCHS, max(1, round(CHARACTERS / train_chars)))
         chosen["epochs"] = epochs
         reasons.append(f"epochs {epochs}: about {CHARACTERS:,} characters, at least 1 epoch and at most {MOST_EPOCHS}")
+    if None in (config.dropout, config.weight_drop):
+        found, reason = dropout(replace(config, **chosen), model, train_chars, speed)
+        found = {name: value for name, value in found.items() if getattr(config, name) is None}
+        chosen |= found
+        reasons.append(", ".join(f"{name} {value:g}" for name, value in found.items()) + f": {reason}")
     if config.threads is None:
         chosen["threads"] = max(1, min(cores, config.batch // SHARE))
         reasons.append(f"threads {chosen['threads']}: {cores} cores, at least {SHARE} of {config.batch} columns each")
     return replace(config, **chosen), reasons
+
+
+def dropout(config: TrainConfig, model: ModelConfig, train_chars: int, speed: float) -> tuple[dict, str]:
+    """Rates that grow with epochs x parameters / characters; none for a text that is read once."""
+    epochs = budget(config, model, train_chars, speed) / train_chars
+    pressure = epochs * params.count(model) / train_chars if epochs > 1 else 0.0
+    units, weights = next((units, weights) for most, units, weights in REGULARISE if pressure <= most)
+    return ({"dropout": units, "weight_drop": weights},
+            f"{about(params.count(model))} parameters, {epochs:.3g} epochs of {about(train_chars)} characters")
+
+
+def budget(config: TrainConfig, model: ModelConfig, train_chars: int, speed: float) -> float | None:
+    """About how many characters the run trains on; of minutes, by the speed that is usual."""
+    if config.epochs is not None:
+        return config.epochs * train_chars
+    if config.steps is not None:
+        return config.steps * config.batch * config.seq
+    if config.minutes is not None:
+        return 60 * config.minutes * speed / params.count(model)
+    return None
+
+
+def about(number: float) -> str:
+    """A number in three digits: 112 thousand, 9.31 million."""
+    return f"{number / 1e6:.3g} million" if number >= 1e6 else f"{number / 1e3:.3g} thousand" if number >= 1e3 else \
+        f"{number:.3g}"
 
 
 def memory(config: TrainConfig, model: ModelConfig, itemsize: int) -> int:

@@ -17,6 +17,7 @@ class Purpose(IntEnum):
     ROTATE = 3
     COIN = 4
     CHECK = 5
+    WEIGHT_DROP = 6
 
 
 def key(seed: int) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """The network over one share of a batch's columns: embedding, L LSTM layers with dropout after each, head.
 
 `forward` and `backward` are pure but for the Workspace that the caller made and passes in. Notation as in lstm.py;
-V symbols. Every function takes optional `keep` (T, N), 0 where a new document begins, and optional Dropout.
+V symbols. Every function takes optional `keep` (T, N), 0 where a new document begins, and optional Dropout, of whose
+rates only that of units is applied here: weight-drop is a matter of the params that the caller passes in.
 """
 from typing import Any
 
@@ -26,7 +27,7 @@ class Workspace:
         self.x = empty((steps, config.embed, n), dtype)
         self.logits = empty((steps, config.vocab_size, n), dtype)
         self.loss = empty((steps, n), dtype)
-        self.masks: list[Array] = []    # (T, H, N) a layer, made by the first pass with dropout
+        self.masks: list[Array] = []    # (T, H, N) a layer, made by the first pass with dropout; variational: (1, H, N)
         self.dropped: list[Array] = []  # (T, H, N) a layer: its output times its mask
         self.scratch = _scratch(config, steps if training else 0, n, empty, dtype)
         self.dy = empty((steps if training else 0, hidden, n), dtype)
@@ -57,7 +58,7 @@ def forward(params, ids, state, keep, dropout, work):
     The last state is `work.state(T)`.
     """
     caches, x, logits, _ = work.first(len(ids))
-    y = None
+    drops, y = dropout is not None and dropout.rate > 0, None
     for k, cache in enumerate(caches):
         weights = lstm.layer(params, k)
         cache.h[0], cache.c[0] = (0, 0) if state is None else (state.h[k], state.c[k])
@@ -66,7 +67,7 @@ def forward(params, ids, state, keep, dropout, work):
         else:
             lstm.project(weights, y, cache.gates)
         y = lstm.forward(weights, cache, keep, work.scratch)
-        if dropout:
+        if drops:
             y = _drop(y, k, dropout, work)
     head.forward(params["head.weight"], params["head.bias"], y, logits)
     return logits
@@ -79,19 +80,19 @@ def backward(params, grads, ids, dstate, keep, dropout, work) -> State:
     Returns the gradient at the initial state, h and c (L, H, N).
     """
     caches, x, dlogits, _ = work.first(len(ids))
-    dy, scratch = work.dy[:len(ids)], work.scratch
+    dy, scratch, drops = work.dy[:len(ids)], work.scratch, dropout is not None and dropout.rate > 0
     xp = kernels.of(dy).xp
     initial = State(*xp.empty((2, len(caches), *dy.shape[1:]), dy.dtype))
-    head.backward(params["head.weight"], grads["head.weight"], grads["head.bias"], _output(work, -1, len(ids), dropout),
+    head.backward(params["head.weight"], grads["head.weight"], grads["head.bias"], _output(work, -1, len(ids), drops),
                   dlogits, dy, scratch)
     for k in reversed(range(len(caches))):
         weights, dweights = lstm.layer(params, k), lstm.layer(grads, k)
-        if dropout:
-            dy *= work.masks[k][:len(ids)]
+        if drops:
+            dy *= work.masks[k][:dropout.rows(len(ids))]
         last = (0, 0) if dstate is None else (dstate.h[k], dstate.c[k])
         columns, initial.h[k], initial.c[k] = lstm.backward(weights, dweights, caches[k], dy, last, keep, scratch)
         if k > 0:
-            lstm.project_backward(weights, dweights, _output(work, k - 1, len(ids), dropout), columns, dy, scratch)
+            lstm.project_backward(weights, dweights, _output(work, k - 1, len(ids), drops), columns, dy, scratch)
     table, dtable = params["embedding.weight"], grads["embedding.weight"]
     embedding.backward(table, dtable, weights, dweights, ids, x, columns, scratch)
     return initial
@@ -99,16 +100,17 @@ def backward(params, grads, ids, dstate, keep, dropout, work) -> State:
 
 def _drop(y, k: int, dropout, work):
     """y (T, H, N) of layer k times its mask."""
-    xp = kernels.of(y).xp
-    if len(work.masks) == k:
-        shape = (work.steps, *y.shape[1:])
-        work.masks.append(xp.empty(shape, y.dtype))
-        work.dropped.append(xp.empty(shape, y.dtype))
-    mask, out = work.masks[k][:len(y)], work.dropped[k][:len(y)]
+    xp, rows = kernels.of(y).xp, dropout.rows(work.steps)
+    if len(work.dropped) == k:
+        work.masks.append(xp.empty((rows, *y.shape[1:]), y.dtype))
+        work.dropped.append(xp.empty((work.steps, *y.shape[1:]), y.dtype))
+    elif len(work.masks[k]) < rows:
+        work.masks[k] = xp.empty((rows, *y.shape[1:]), y.dtype)
+    mask, out = work.masks[k][:dropout.rows(len(y))], work.dropped[k][:len(y)]
     dropout_.fill_mask(mask, dropout, k, work.offset, work.columns)
     return xp.multiply(y, mask, out=out)
 
 
-def _output(work, k: int, steps: int, dropout):
+def _output(work, k: int, steps: int, drops: bool):
     """What layer k handed on in the forward: y (T, H, N)."""
-    return work.dropped[k][:steps] if dropout else work.caches[k].h[1:steps + 1]
+    return work.dropped[k][:steps] if drops else work.caches[k].h[1:steps + 1]

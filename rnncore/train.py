@@ -67,6 +67,7 @@ class Training:
         self.state: State | None = None
         self.val_windows: int | None = None       # the sample of the validation text that mid-run evaluations score
         self.best: tuple[float, int] | None = None  # lowest val_loss, and its step
+        self.stale = 0                            # evaluations since then
         self.final_loss: float | None = None      # over the first final_windows, when the run is finished
         self.final_windows = 0
         self.spent = 0.0                          # done() after the last step
@@ -83,7 +84,9 @@ class Training:
                 yield progress
 
     def done(self) -> float:
-        """The share of the budget that is spent."""
+        """The share of the budget that is spent; 1 where the patience is."""
+        if self.config.patience and self.stale >= self.config.patience:
+            return 1.0
         if self.total is not None:
             return min(1.0, self.step / self.total)
         step_time = self.clock.training / max(1, self.step)
@@ -104,7 +107,7 @@ class Training:
         if window == 0:
             self.state = None
         x, y = self.batches.window(window, rotation(config.seed, epoch, len(self.batches.ids)))
-        dropout = Dropout(config.dropout, config.seed, self.step) if config.dropout else None
+        dropout = Dropout(config.dropout or 0.0, config.seed, self.step, config.variational, config.weight_drop or 0.0)
         loss, grads, self.state = self.model.loss_and_grads(x, y, self.state, dropout=dropout)
         norm = global_norm(grads)
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -118,6 +121,7 @@ class Training:
         milestone = done >= 1 or self._due(self.spent, done)  # what the caller did since the last step counts
         self.spent = done
         val_loss = self._validate(done >= 1) if milestone and self.validation else None
+        done = max(done, self.done()) if self.config.patience else done
         return Progress(self.step, epoch, done, self.chars, self.clock.now(), self.chars / self.clock.training,
                         loss, lr, norm, val_loss, milestone, done >= 1)
 
@@ -140,8 +144,9 @@ class Training:
             raise Diverged(f"step {self.step}: the validation loss is {whole:.4g}")
         if last:
             self.final_loss, self.final_windows = whole, windows
+        self.stale += 1
         if self.best is None or sample < self.best[0]:
-            self.best = sample, self.step
+            self.best, self.stale = (sample, self.step), 0
         return sample
 
     def _all_chars(self) -> float:
@@ -159,7 +164,7 @@ class Training:
         """The numbers that resuming needs, beside the parameters, the optimiser's moments and the state."""
         return {"step": self.step, "chars": self.chars, "seconds": self.clock.now(),
                 "training_seconds": self.clock.training, "val_windows": self.val_windows,
-                "best": list(self.best) if self.best else None,
+                "best": list(self.best) if self.best else None, "stale": self.stale,
                 "final_loss": self.final_loss, "final_windows": self.final_windows}
 
     def restore(self, summary: dict, moments: dict, state: State | None) -> None:
@@ -169,6 +174,7 @@ class Training:
         self.spent = self.done()
         self.val_windows = summary["val_windows"]
         self.best = tuple(summary["best"]) if summary["best"] else None
+        self.stale = summary.get("stale", 0)
         self.final_loss, self.final_windows = summary["final_loss"], summary["final_windows"]
         for name, moment in self.optimizer.moments.items():
             moment[...] = self.model.kernel.to_device(moments[name])

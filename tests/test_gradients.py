@@ -271,11 +271,14 @@ def test_the_head_and_its_loss():
     assert max(errors.values()) < BOUND, errors
 
 
-@pytest.mark.parametrize("rate, documents", [(0, False), (0.4, True)])
-def test_the_users_gradient_check_says_so_too(rate, documents):
+@pytest.mark.parametrize("dropout, documents", [
+    (None, False), (Dropout(0.4, 1, 0), True), (Dropout(0.4, 1, 0, variational=True), False),
+    (Dropout(0, 1, 0, weight_rate=0.4), False), (Dropout(0.3, 1, 0, True, 0.4), True)],
+    ids=["plain", "dropout-documents", "variational", "weight-drop", "all"])
+def test_the_users_gradient_check_says_so_too(dropout, documents):
     model = build()
     before = model.params.flat.copy()
-    rows = list(gradcheck.check_gradients(model, gradcheck.random_case(model, 6, 4, rate, documents)))
+    rows = list(gradcheck.check_gradients(model, gradcheck.random_case(model, 6, 4, dropout, documents)))
     assert [row.name for row in rows] == [*model.params, "h0", "c0"]
     assert max(row.error for row in rows) < BOUND and (model.params.flat == before).all()
     assert all(row.checked == min(row.size, 200) for row in rows)

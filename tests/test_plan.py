@@ -2,35 +2,79 @@
 import pytest
 
 from rnncore import ModelConfig, TrainConfig, kernels, params, plan
+from rnncore.config import PRESETS
 from rnncore.model import CharLM
 from rnncore.train import Training
 
 SIZES = ModelConfig(65, 64, 128, 2)
 
 
-def test_it_fills_rate_budget_and_threads_and_says_why():
-    config, reasons = plan.fill(TrainConfig(), SIZES, 1_000_000, 8)
+CPU = 2.2e10  # two cores
+
+
+def fill(config, characters, cores=2, model=SIZES):
+    return plan.fill(config, model, characters, cores, CPU)
+
+
+def test_it_fills_what_was_left_open_and_says_why():
+    config, reasons = fill(TrainConfig(), 1_000_000, 8)
     assert (config.lr, config.epochs, config.threads) == (0.03, 4, 2)
     assert (config.steps, config.minutes) == (None, None)
-    assert [reason.split()[0] for reason in reasons] == ["lr", "epochs", "threads"]
+    assert [reason.split()[0] for reason in reasons] == ["lr", "epochs", "dropout", "threads"]
     assert all(reason.isprintable() and ":" in reason for reason in reasons)
 
 
 @pytest.mark.parametrize("given", [{"steps": 5}, {"epochs": 0.5}, {"minutes": 2.0}])
 def test_what_is_given_is_left_alone_and_not_explained(given):
-    wanted = TrainConfig(lr=0.5, threads=3, **given)
-    assert plan.fill(wanted, SIZES, 1000, 8) == (wanted, [])
-    assert len(plan.fill(TrainConfig(**given), SIZES, 1000, 8)[1]) == 2
+    wanted = TrainConfig(lr=0.5, threads=3, dropout=0.0, weight_drop=0.4, **given)
+    assert fill(wanted, 1000) == (wanted, [])
+    assert len(fill(TrainConfig(**given), 1000)[1]) == 3
+    config, reasons = fill(TrainConfig(lr=0.5, threads=3, dropout=0.0, **given), 1000)
+    assert config.dropout == 0 and config.weight_drop is not None
+    assert len(reasons) == 1 and reasons[0].startswith("weight_drop")
 
 
 @pytest.mark.parametrize("characters, epochs", [(10, 20), (200_000, 20), (800_000, 5), (10 ** 9, 1)])
 def test_short_texts_are_read_more_often_within_bounds(characters, epochs):
-    assert plan.fill(TrainConfig(), SIZES, characters, 1)[0].epochs == epochs
+    assert fill(TrainConfig(), characters)[0].epochs == epochs
 
 
 @pytest.mark.parametrize("cores, batch, threads", [(1, 64, 1), (2, 64, 2), (16, 64, 2), (16, 20, 1), (4, 1000, 4)])
 def test_a_thread_has_columns_enough(cores, batch, threads):
-    assert plan.fill(TrainConfig(batch=batch), SIZES, 1000, cores)[0].threads == threads
+    assert fill(TrainConfig(batch=batch), 1000, cores)[0].threads == threads
+
+
+@pytest.mark.parametrize("characters, given, rates", [
+    (9_000_000, {"minutes": 1.0}, (0, 0)), (10 ** 6, {"epochs": 3}, (0, 0)), (10 ** 6, {"epochs": 1.0}, (0, 0)),
+    (10 ** 6, {"epochs": 10}, (0.1, 0)), (10 ** 6, {"steps": 15_000}, (0.2, 0.2)), (10 ** 5, {"epochs": 20}, (0.3, 0.3)),
+    (10 ** 5, {"epochs": 1.0}, (0, 0)), (10 ** 5, {"minutes": 2.0}, (0.3, 0.3))])
+def test_dropout_grows_with_epochs_and_parameters_for_each_character(characters, given, rates):
+    config, reasons = fill(TrainConfig(**given), characters)
+    assert (config.dropout, config.weight_drop) == rates
+    assert f"dropout {rates[0]:g}, weight_drop {rates[1]:g}: 243 thousand parameters" in " ".join(reasons)
+
+
+@pytest.mark.parametrize("characters, given, speed, name", [
+    (100_000, {"minutes": 60.0}, CPU, "small"), (100_000, {}, 1e12, "small"), (10 ** 7, {}, CPU, "small"),
+    (10 ** 7, {"minutes": 1.0}, CPU, "small"), (10 ** 7, {"minutes": 10.0}, CPU, "medium"),
+    (10 ** 7, {"steps": 100}, CPU, "small"), (10 ** 7, {"epochs": 1.0}, CPU, "medium"), (10 ** 7, {}, 1e12, "large")])
+def test_the_preset_follows_corpus_budget_and_device(characters, given, speed, name):
+    found, reason = plan.preset(TrainConfig(**given), characters, speed)
+    assert found == name and reason.isprintable()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_whole_and_gives_way_to_what_was_asked_for(name):
+    sizes, train = plan.with_preset(name, {"hidden": None, "seq": None, "lr": None})
+    assert {**sizes, **train} == PRESETS[name]
+    assert params.count(ModelConfig(65, **sizes)) > 0 and TrainConfig(**train).batch > 0
+    sizes, train = plan.with_preset(name, {"hidden": 7, "dropout": 0.0, "out": "x"})
+    assert sizes["hidden"] == 7 and train["dropout"] == 0 and "out" not in {**sizes, **train}
+
+
+@pytest.mark.parametrize("number, words", [(3, "3"), (1_000, "1 thousand"), (242_366, "242 thousand"), (9.314e6, "9.31 million")])
+def test_numbers_in_words(number, words):
+    assert plan.about(number) == words
 
 
 def test_the_rate_falls_with_depth_and_width():

@@ -28,11 +28,12 @@ def training(ids=IDS, columns=4, window=10, validation=None, **config) -> Traini
     return Training(model(), Batches(ids, columns, window), TrainConfig(**(defaults | config)), held_out)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("dropout, weight_drop, variational", [(0.0, 0.0, True), (0.3, 0.0, False), (0.3, 0.2, True)])
 @pytest.mark.parametrize("clip", [0.0, 0.05])
-def test_a_run_is_this_loop(dropout, clip):
+def test_a_run_is_this_loop(dropout, weight_drop, variational, clip):
     """Adam, the schedule, clipping, the order of the text and the carried state, each written a second time."""
-    config = TrainConfig(optimizer="adam", lr=0.02, steps=21, warmup=0.2, dropout=dropout, clip=clip, beta1=0.8, beta2=0.95, seed=5)
+    config = TrainConfig(optimizer="adam", lr=0.02, steps=21, warmup=0.2, dropout=dropout, weight_drop=weight_drop,
+                         variational=variational, clip=clip, beta1=0.8, beta2=0.95, seed=5)
     ours, theirs, n, steps = model(), model(), 4, 10
     progress = list(fit(ours, Batches(IDS, n, steps), config))
     stream, m, v, state = (len(IDS) - 1) // n, 0.0, 0.0, None
@@ -44,7 +45,7 @@ def test_a_run_is_this_loop(dropout, clip):
             text = np.roll(IDS, -rotation(5, epoch, len(IDS)))
         columns = [text[j * stream + starts[start]:][:min(steps, stream - starts[start]) + 1] for j in range(n)]
         block = np.array(columns).T
-        mask = Dropout(dropout, 5, step) if dropout else None
+        mask = Dropout(dropout, 5, step, variational, weight_drop) if dropout else None
         loss, grads, state = theirs.loss_and_grads(block[:-1], block[1:], state, dropout=mask)
         flat = grads.flat.copy()
         norm = math.sqrt((flat ** 2).sum())
