@@ -8,7 +8,7 @@ import warnings
 import click
 from click.core import ParameterSource
 
-from rnncore.config import OPTIMIZERS, ModelConfig, TrainConfig
+from rnncore.config import OPTIMIZERS, PRESETS, ModelConfig, TrainConfig
 
 from . import options
 from .progress import display, printable, tell
@@ -20,6 +20,13 @@ SAMPLE = 200   # characters of a sample on the way
 def _of(config, name: str, text: str, **settings) -> tuple:
     """An option for a field of a config dataclass."""
     return f"--{name.replace('_', '-')}", {"help": text, **options.default_of(config, name), **settings}
+
+
+def _of_preset(config, name: str, text: str, **settings) -> tuple:
+    """The same, where a preset may say otherwise: the default is left to the preset."""
+    names, usual = _of(config, name, text, **settings)
+    default = f"{usual['default']}, or the preset's" if usual["show_default"] else "by corpus and budget"
+    return names, usual | {"default": None, "show_default": False, "help": f"{text} [default: {default}]"}
 
 
 def _threads(ctx, param, value: str) -> int | None:
@@ -34,10 +41,12 @@ def _threads(ctx, param, value: str) -> int | None:
 @click.argument("corpus", nargs=-1)
 @options.grouped(
     "Model",
-    _of(ModelConfig, "layers", "LSTM layers.", type=int),
-    _of(ModelConfig, "hidden", "Units a layer.", type=int),
-    _of(ModelConfig, "embed", "Embedding size.", type=int),
-    _of(TrainConfig, "dropout", "After every layer.", type=float),
+    ("--preset", {"type": click.Choice(PRESETS), "help": "Sizes and more. [default: by corpus and budget]"}),
+    ("--layers", {"type": int, "help": "LSTM layers. [default: the preset's]"}),
+    ("--hidden", {"type": int, "help": "Units a layer. [default: the preset's]"}),
+    _of_preset(ModelConfig, "embed", "Embedding size.", type=int),
+    ("--init-from", {"metavar": "RUN", "help": "Go on from this model: a run, a file, a pretrained one."}),
+    ("--extend-vocab", {"is_flag": True, "help": "Teach it the symbols of CORPUS that it does not know."}),
     ("--dtype", {"type": click.Choice(["float32", "float64"]), "default": "float32", "show_default": True,
                  "help": "Precision."}))
 @options.grouped(
@@ -47,13 +56,21 @@ def _threads(ctx, param, value: str) -> int | None:
     _of(TrainConfig, "minutes", "Wall-clock time, evaluation included.", type=float))
 @options.grouped(
     "Optimisation",
-    _of(TrainConfig, "seq", "Characters back through time, T.", type=int),
-    _of(TrainConfig, "batch", "Streams side by side, N.", type=int),
-    _of(TrainConfig, "optimizer", "How to update.", type=click.Choice(OPTIMIZERS)),
+    _of_preset(TrainConfig, "seq", "Characters back through time, T.", type=int),
+    _of_preset(TrainConfig, "batch", "Streams side by side, N.", type=int),
+    _of_preset(TrainConfig, "optimizer", "How to update.", type=click.Choice(OPTIMIZERS)),
     _of(TrainConfig, "lr", "Peak learning rate [default: by model size].", type=float),
     _of(TrainConfig, "clip", "Bound on the gradient's global norm; 0: none.", type=float),
     _of(TrainConfig, "warmup", "Share of the budget in which the rate rises.", type=float),
     _of(TrainConfig, "seed", "Of parameters, masks and the text's rotation.", type=int))
+@options.grouped(
+    "Regularisation",
+    _of_preset(TrainConfig, "dropout", "Share of the units that a layer hands on to drop.", type=float),
+    _of_preset(TrainConfig, "weight_drop", "Share of the entries of W_hh to drop.", type=float),
+    ("--variational/--standard", {"default": None, "help": "One dropout mask a window, or one a character "
+                                                           "[default: variational, or the preset's]"}),
+    _of(TrainConfig, "patience", "End after so many evaluations in a row that are no better. [default: never]",
+        type=int))
 @options.grouped(
     "Text",
     ("--val", {"type": options.Share(), "default": 0.1, "show_default": True,
@@ -157,10 +174,7 @@ def farewell(job, stopped: int | None, unsaved: str | None) -> int:
         tell(f"stopped at step {training.step:,} and saved; go on with\n\n"
              f"  rnncore train --resume -o {path}{stdin}\n")
         return 128 + stopped
-    if training.best:
-        loss, step = training.best
-        tell(f"best model: step {step:,}, validation loss {loss:.4f} nats/char"
-             + (f"; at the end {training.final_loss:.4f} over {job.final_chars():,} characters"
-                if training.final_loss is not None else ""))
+    for line in job.verdict():
+        tell(line)
     tell(f"saved in {path}; let it write with\n\n  rnncore generate {path} -n 400\n")
     return 0

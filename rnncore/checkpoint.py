@@ -15,13 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from .config import ModelConfig
+from .data import pretrained
 from .data.vocab import Vocab
 from .model import CharLM
 from .params import shapes
 
 SCHEMA = 1
 KEY = "rnncore"
-DTYPES = {"F32": "float32", "F64": "float64"}
+DTYPES = {"F16": "float32", "F32": "float32", "F64": "float64"}  # of the file: of the model
 
 
 class ModelFileError(ValueError):
@@ -29,15 +30,17 @@ class ModelFileError(ValueError):
 
 
 def save(model: CharLM, path, card: dict | None = None, extra: dict | None = None,
-         training: dict | None = None) -> None:
+         training: dict | None = None, half: bool = False) -> None:
     """Write model to `path`. card: what is said of its training; extra tensors and a `training` text: for resuming.
 
-    Raises OSError; the file that stood there is whole until the new one is.
+    half: in float16, a file of half the size. Raises OSError; the file that stood there is whole until the new one is.
     """
     document = {"schema": SCHEMA, "config": asdict(model.config), "vocab": model.vocab.code_points, "card": card or {}}
     if training is not None:
         document["training"] = training
     tensors = {**model.tensors(), **(extra or {})}
+    if half:
+        tensors = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
     document["sha256"] = _digest(document, tensors)
     write_whole(Path(path), to_bytes(tensors, {KEY: json.dumps(document)}))
 
@@ -55,26 +58,32 @@ def write_whole(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load(path, device: str = "auto") -> CharLM:
-    """The model in a file, or in a run folder (its best, else its last).
+def load(path, device: str = "auto", dtype: str | None = None) -> CharLM:
+    """The model in a file, in a run folder (its best, else its last), or a pretrained one by its name.
 
-    Raises ModelFileError for what is no whole model file of ours, FileNotFoundError, kernels.DeviceError.
+    dtype: float32 or float64; None: as in the file, where float16 becomes float32. Raises ModelFileError for what is no whole model file of ours, FileNotFoundError, kernels.DeviceError.
     """
     document, tensors = read(model_file(path))
-    return to_model(document, tensors, device)
+    return to_model(document, tensors, device, dtype)
 
 
-def to_model(document: dict, tensors: dict, device: str) -> CharLM:
+def to_model(document: dict, tensors: dict, device: str, dtype: str | None = None) -> CharLM:
     """The model that `read` found."""
     vocab, config = Vocab.from_code_points(document["vocab"]), ModelConfig(**document["config"])
-    model = CharLM(config, vocab, device, str(tensors["head.bias"].dtype), seed=None)
+    stored = tensors["head.bias"].dtype
+    model = CharLM(config, vocab, device, dtype or ("float64" if stored == np.float64 else "float32"), seed=None)
     model.assign(tensors)
     return model
 
 
 def model_file(path) -> Path:
-    """path itself, or the model in a run folder: best.safetensors, else last.safetensors."""
-    path = Path(path)
+    """path itself, the model in a run folder (best.safetensors, else last), or a pretrained one by its name.
+
+    What lies at the path goes before a pretrained model of that name.
+    """
+    name, path = str(path), Path(path)
+    if not path.exists():
+        return pretrained.path(name) or path
     if not path.is_dir():
         return path
     for name in ("best.safetensors", "last.safetensors"):
@@ -87,7 +96,8 @@ def model_file(path) -> Path:
 def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     """(document, tensors) of a model file, checked: names, shapes, dtypes, finite numbers, sha256."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such model file or run folder")
+        raise FileNotFoundError(f"{path}: no such model file or run folder, and no pretrained model "
+                                f"({', '.join(pretrained.names())})")
     try:
         with safe_open(path, framework="numpy") as file:
             document = _document(path, file.metadata())
@@ -144,7 +154,7 @@ def _check_layout(path: Path, document: dict, file) -> None:
         if shape is not None and tuple(found.get_shape()) != shape:
             raise ModelFileError(f"{path}: {name} has the shape {tuple(found.get_shape())}, not {shape}")
     if len(dtypes) != 1 or not dtypes <= set(DTYPES):
-        raise ModelFileError(f"{path}: the tensors are of dtype {', '.join(sorted(dtypes))}, not all F32 or all F64")
+        raise ModelFileError(f"{path}: the tensors are of dtype {', '.join(sorted(dtypes))}, not all of one of {', '.join(DTYPES)}")
 
 
 def file_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -116,7 +116,8 @@ class RunFolder:
     def card(self, training: Training) -> dict:
         """The training card: corpus, split, losses, versions."""
         best = training.best
-        return {"corpus": self.settings["corpus"], "split": self.settings["split"], "step": training.step,
+        about = {name: self.settings.get(name) for name in ("corpus", "split", "preset", "init_from", "floor")}
+        return {**about, "step": training.step,
                 "chars": training.chars, "seconds": round(training.clock.now(), 1),
                 "val_loss": best[0] if best else None, "best_step": best[1] if best else None,
                 "val_loss_of_all": training.final_loss, "train": asdict(training.config),

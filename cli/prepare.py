@@ -1,0 +1,129 @@
+"""What a new training run is made of: the options and the corpus give a model, settings, and the reasons for them."""
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import numpy as np
+
+from rnncore import checkpoint, ngram, params, plan
+from rnncore.config import ModelConfig, TrainConfig
+from rnncore.data.batches import shrink, split
+from rnncore.data.text import Corpus
+from rnncore.data.vocab import Vocab
+from rnncore.extend import extend
+from rnncore.model import CharLM
+from rnncore.runs import RunError
+
+MIN_VALIDATION = 100  # characters; fewer say nothing
+COUNTING = 0.1        # the share of a budget of minutes that counting n-grams may take
+SIZES = "layers", "hidden", "embed"
+
+
+def check(given: dict) -> TrainConfig:
+    """The options' TrainConfig; what is wrong with any option is said here, before a corpus is read."""
+    if given["name"] and (Path(given["name"]).name != given["name"] or given["name"] == ".."):
+        raise click.UsageError(f"--name {given['name']} is not the name of a folder: give a path with -o")
+    if given["extend_vocab"] and not given["init_from"]:
+        raise click.UsageError("--extend-vocab goes with --init-from: a new model knows all symbols of its corpus")
+    try:
+        split(0, given["val"], given["test"])
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    sizes, settings = plan.with_preset(given["preset"] or "small", given)
+    ModelConfig(2, **sizes)
+    return TrainConfig(**settings)
+
+
+def origin(given: dict) -> CharLM | None:
+    """The model to go on from, on the run's device and in its dtype, and None where a new one is to be made."""
+    if given["init_from"] is None:
+        return None
+    model = checkpoint.load(given["init_from"], given["device"], given["dtype"])
+    for name in SIZES:
+        if given[name] not in (None, getattr(model.config, name)):
+            raise click.UsageError(f"--{name} {given[name]} conflicts with --init-from {given['init_from']}, which has "
+                                   f"{getattr(model.config, name)}: leave it out")
+    return model
+
+
+def vocabulary(corpus: Corpus, old: CharLM | None, given: dict) -> tuple[Vocab, list[str]]:
+    """The corpus's vocabulary, or that of the model to go on from; a note where symbols were added to that."""
+    if old is None:
+        return Vocab.from_text(corpus.text), []
+    new = "".join(sorted(set(corpus.text) - set(old.vocab.symbols)))
+    if new and not given["extend_vocab"]:
+        raise RunError(f"{given['init_from']} does not know {len(new)} symbols of the corpus, as {new[0]!r}: "
+                       "--extend-vocab adds them to it")
+    return Vocab.from_text(old.vocab.symbols + new), [f"{len(new)} symbols added to the vocabulary"] if new else []
+
+
+def split_ids(ids: np.ndarray, val: float, test: float) -> tuple[list[np.ndarray], dict, list[str]]:
+    """([training ids, validation ids], a record of the split, a warning where there is too little to validate on)."""
+    parts, warnings = split(len(ids), val, test), []
+    train, validation, held_out = (ids[part] for part in parts)
+    if val and len(validation) < MIN_VALIDATION:
+        warnings.append(f"warning: {len(validation)} characters are too few to validate on: "
+                        "training without validation")
+        train, validation = ids[:len(train) + len(validation)], ids[:0]
+    return [train, validation], {"asked": {"val": val, "test": test}, "train": len(train),
+                                 "validation": len(validation), "test": len(held_out)}, warnings
+
+
+def choose(given: dict, config: TrainConfig, characters: int, symbols: int, old: CharLM | None,
+           kernel) -> tuple[str | None, ModelConfig, TrainConfig, list[str]]:
+    """The preset's name, all sizes and settings, those left open filled in, and a reason for each of those."""
+    name, reasons = given["preset"], []
+    if old is not None:
+        given = given | {size: getattr(old.config, size) for size in SIZES}
+    elif name is None:
+        name, reason = plan.preset(config, characters, kernel.speed())
+        reasons.append(f"preset {name}: {reason}")
+    sizes, train = plan.with_preset(name or "small", given)
+    model = ModelConfig(symbols, **sizes)
+    config, shrunk = _shrink(TrainConfig(**train), characters)
+    config, more = plan.fill(config, model, characters, kernel.cores(), kernel.speed(), tuned=old is not None)
+    _check_memory(config, model, np.dtype(given["dtype"]).itemsize, kernel.memory())
+    return name, model, config, [*reasons, *shrunk, *more]
+
+
+def build(model: ModelConfig, vocab: Vocab, old: CharLM | None, given: dict, seed: int) -> CharLM:
+    """A new model, or the one to go on from with the vocabulary that it now has."""
+    if old is None:
+        return CharLM(model, vocab, given["device"], given["dtype"], seed)
+    return old if old.vocab == vocab else extend(old, vocab)
+
+
+def count(parts: list[np.ndarray], symbols: int, minutes: float | None) -> tuple[ngram.Floor | None, float]:
+    """What counting alone reaches on the validation part, or None without one or without the time; the seconds taken."""
+    begun, (train, validation) = time.perf_counter(), parts
+    most = ngram.MOST
+    if minutes is not None:
+        most = min(most, int(COUNTING * 60 * minutes * ngram.CHARACTERS_PER_SECOND) - len(validation))
+    if not len(validation) or most <= 0:
+        return None, 0.0
+    return ngram.floor(train, validation, symbols, most=most), time.perf_counter() - begun
+
+
+def describe(floor: ngram.Floor, characters: int) -> str:
+    """The floor in one line; characters: how many there were to count."""
+    counted = f", counted on the first {floor.counted:,} characters" if floor.counted < characters else ""
+    return f"counting alone reaches {floor.nats:.4f} nats/char (the last {floor.order} characters{counted})"
+
+
+def _shrink(config: TrainConfig, characters: int) -> tuple[TrainConfig, list[str]]:
+    """A window that the training text can fill, and a warning if it is not the one that was asked for."""
+    batch, seq = shrink(characters, config.batch, config.seq)
+    if (batch, seq) == (config.batch, config.seq):
+        return config, []
+    return replace(config, batch=batch, seq=seq), [
+        f"warning: {characters:,} characters are fewer than one batch: {batch} streams of {seq} instead of "
+        f"{config.batch} of {config.seq}"]
+
+
+def _check_memory(config: TrainConfig, model: ModelConfig, itemsize: int, there: int) -> None:
+    needed = plan.memory(config, model, itemsize)
+    if needed > there:
+        raise RunError(f"{params.count(model):,} parameters and {config.batch} streams of {config.seq} take about "
+                       f"{needed / 2**30:,.1f} GiB, the device has {there / 2**30:.1f}: take a smaller --hidden, "
+                       "--layers, --embed, --batch or --seq")

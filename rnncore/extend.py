@@ -1,0 +1,28 @@
+"""A model with a larger vocabulary: its embedding and head get a row for every new symbol, all else stays.
+
+The logits of the symbols it knew are what they were. A new symbol begins as an average one that is never expected: its
+embedding is the mean of the trained ones, its row of the head is zero, its bias the lowest of the trained ones.
+"""
+from dataclasses import replace
+
+from .model import CharLM
+
+
+def extend(model: CharLM, vocab) -> CharLM:
+    """A new model over `vocab` (data.vocab.Vocab) with model's parameters, on its device and in its dtype.
+
+    Raises ValueError where vocab lacks one of the model's symbols.
+    """
+    missing = set(model.vocab.symbols) - set(vocab.symbols)
+    if missing:
+        raise ValueError(f"the larger vocabulary lacks {len(missing)} of the model's symbols, as {min(missing)!r}")
+    known, tensors = vocab.encode(model.vocab.symbols), model.tensors()
+    fill = {"embedding.weight": tensors["embedding.weight"].mean(0), "head.weight": 0,
+            "head.bias": tensors["head.bias"].min()}
+    larger = CharLM(replace(model.config, vocab_size=len(vocab)), vocab, model.kernel.name, str(model.dtype), seed=None)
+    wanted = larger.tensors()
+    for name, value in fill.items():
+        wanted[name][...] = value
+        wanted[name][known] = tensors[name]
+    larger.assign(tensors | {name: wanted[name] for name in fill})
+    return larger
