@@ -16,6 +16,7 @@ from rnncore.sample import samples
 from rnncore.train import Clock, Training
 
 from . import prepare
+from .progress import describe_floor
 
 FREE = {"epochs", "steps", "minutes", "eval_every", "patience"}  # what a resumed run may change
 
@@ -47,7 +48,8 @@ class Job:
             return []
         loss, step = training.best
         whole = training.final_loss
-        lines = [f"best model: step {step:,}, validation loss {loss:.4f} nats/char" + (
+        patience = [f"--patience: {training.stale} evaluations without a better loss"] if training.given_up() else []
+        lines = [*patience, f"best model: step {step:,}, validation loss {loss:.4f} nats/char" + (
             f"; at the end {whole:.4f} over {training.validation.chars(training.final_windows):,} characters"
             if whole is not None else "")]
         if floor and (whole if whole is not None else loss) > floor["nats"]:
@@ -67,7 +69,7 @@ def start(given: dict) -> Job:
     settings = {"corpus": {"name": corpus.name, "sources": list(corpus.sources), "encoding": given["encoding"],
                            "newline": given["newline"], "characters": len(corpus.text), "sha256": corpus.sha256},
                 "asked": {name: given[name] for name in ("batch", "seq", "threads")}, "split": record,
-                "preset": preset, "init_from": given["init_from"]}
+                "preset": preset, "init_from": given["init_from"], "extend_vocab": given["extend_vocab"]}
     model = prepare.build(sizes, vocab, old, given, config.seed)
     folder = RunFolder(Path(given["out"]) if given["out"] else runs.fresh(given["name"] or corpus.name), settings)
     folder.make()
@@ -76,7 +78,7 @@ def start(given: dict) -> Job:
     training.clock = Clock(before=seconds)
     if floor:
         settings["floor"] = {"nats": floor.nats, "order": floor.order, "counted": floor.counted}
-        reasons.append(prepare.describe(floor, len(parts[0])))
+        reasons.append(describe_floor(floor.nats, floor.order, floor.counted, len(parts[0])))
     notes = [*_headlines(corpus, model, settings, kernel), *corpus.notes, *added, *warnings, *reasons,
              f"run {folder.path}"]
     return Job(training, folder, notes)
@@ -86,16 +88,19 @@ def resume(given: dict, explicit: set[str]) -> Job:
     """The run in the folder -o, under --name, or the newest, taken up where it was saved."""
     path = Path(given["out"]) if given["out"] else runs.RUNS / given["name"] if given["name"] else runs.newest()
     document, tensors = runs.read_last(path)
-    settings, stored = document["training"]["settings"], TrainConfig(**document["training"]["config"])
+    settings = document["training"]["settings"]
+    stored = TrainConfig(**{"variational": False} | document["training"]["config"])  # older runs knew no other dropout
     known = document["config"] | document["training"]["config"] | settings["split"]["asked"] | {
         "dtype": str(tensors["head.bias"].dtype), "encoding": settings["corpus"]["encoding"],
         "newline": settings["corpus"]["newline"], "preset": settings.get("preset"),
-        "init_from": settings.get("init_from")}
+        "init_from": settings.get("init_from"), "extend_vocab": settings.get("extend_vocab", False)}
     for name in sorted(explicit & known.keys() - FREE):
         if given[name] != known[name] and given[name] != settings["asked"].get(name, known[name]):
             raise click.UsageError(f"--{name.replace('_', '-')} {given[name]} conflicts with {path}, "
                                    f"which has {known[name]}: leave it out, or start a new run")
     config = _extended(stored, given, explicit)
+    if "patience" in explicit and not settings["split"]["validation"]:
+        raise click.UsageError(f"--patience needs evaluations, and {path} has no validation part: leave it out")
     model = checkpoint.to_model(document, tensors, given["device"])
     about = settings["corpus"]
     corpus = read(given["corpus"] or about["sources"], about["encoding"], about["newline"])

@@ -7,7 +7,7 @@ import click
 import numpy as np
 
 from rnncore import checkpoint, ngram, params, plan
-from rnncore.config import ModelConfig, TrainConfig
+from rnncore.config import PRESETS, ModelConfig, TrainConfig
 from rnncore.data.batches import shrink, split
 from rnncore.data.text import Corpus
 from rnncore.data.vocab import Vocab
@@ -26,6 +26,8 @@ def check(given: dict) -> TrainConfig:
         raise click.UsageError(f"--name {given['name']} is not the name of a folder: give a path with -o")
     if given["extend_vocab"] and not given["init_from"]:
         raise click.UsageError("--extend-vocab goes with --init-from: a new model knows all symbols of its corpus")
+    if given["patience"] and not given["val"]:
+        raise click.UsageError("--patience needs evaluations: leave it out, or give --val a share of the text")
     try:
         split(0, given["val"], given["test"])
     except ValueError as error:
@@ -40,10 +42,13 @@ def origin(given: dict) -> CharLM | None:
     if given["init_from"] is None:
         return None
     model = checkpoint.load(given["init_from"], given["device"], given["dtype"])
+    preset = PRESETS[given["preset"]] if given["preset"] else {}
     for name in SIZES:
-        if given[name] not in (None, getattr(model.config, name)):
-            raise click.UsageError(f"--{name} {given[name]} conflicts with --init-from {given['init_from']}, which has "
-                                   f"{getattr(model.config, name)}: leave it out")
+        has, wanted = getattr(model.config, name), given[name] or preset.get(name)
+        if wanted not in (None, has):
+            option = f"--{name} {wanted}" if given[name] else f"--preset {given['preset']} ({name} {wanted})"
+            raise click.UsageError(f"{option} conflicts with --init-from {given['init_from']}, which has "
+                                   f"{has}: leave it out")
     return model
 
 
@@ -53,9 +58,13 @@ def vocabulary(corpus: Corpus, old: CharLM | None, given: dict) -> tuple[Vocab, 
         return Vocab.from_text(corpus.text), []
     new = "".join(sorted(set(corpus.text) - set(old.vocab.symbols)))
     if new and not given["extend_vocab"]:
-        raise RunError(f"{given['init_from']} does not know {len(new)} symbols of the corpus, as {new[0]!r}: "
-                       "--extend-vocab adds them to it")
-    return Vocab.from_text(old.vocab.symbols + new), [f"{len(new)} symbols added to the vocabulary"] if new else []
+        raise RunError(f"{given['init_from']} does not know {_symbols(new)} of the corpus, as {new[0]!r}: "
+                       "--extend-vocab adds what it lacks")
+    return Vocab.from_text(old.vocab.symbols + new), [f"{_symbols(new)} added to the vocabulary"] if new else []
+
+
+def _symbols(new: str) -> str:
+    return f"{len(new):,} symbol{'s' * (len(new) != 1)}"
 
 
 def split_ids(ids: np.ndarray, val: float, test: float) -> tuple[list[np.ndarray], dict, list[str]]:
@@ -91,7 +100,7 @@ def build(model: ModelConfig, vocab: Vocab, old: CharLM | None, given: dict, see
     """A new model, or the one to go on from with the vocabulary that it now has."""
     if old is None:
         return CharLM(model, vocab, given["device"], given["dtype"], seed)
-    return old if old.vocab == vocab else extend(old, vocab)
+    return old if old.vocab == vocab else extend(old, vocab, given["device"])
 
 
 def count(parts: list[np.ndarray], symbols: int, minutes: float | None) -> tuple[ngram.Floor | None, float]:
@@ -103,12 +112,6 @@ def count(parts: list[np.ndarray], symbols: int, minutes: float | None) -> tuple
     if not len(validation) or most <= 0:
         return None, 0.0
     return ngram.floor(train, validation, symbols, most=most), time.perf_counter() - begun
-
-
-def describe(floor: ngram.Floor, characters: int) -> str:
-    """The floor in one line; characters: how many there were to count."""
-    counted = f", counted on the first {floor.counted:,} characters" if floor.counted < characters else ""
-    return f"counting alone reaches {floor.nats:.4f} nats/char (the last {floor.order} characters{counted})"
 
 
 def _shrink(config: TrainConfig, characters: int) -> tuple[TrainConfig, list[str]]:

@@ -16,6 +16,12 @@ def describe(p) -> str:
             + f"{p.chars_per_s:,.0f} chars/s  {clock(left)} left")
 
 
+def describe_floor(nats: float, order: int, counted: int, characters: int) -> str:
+    """What counting reaches, in one line; counted of the training text's characters were."""
+    part = f", counted on the first {counted:,} characters" if counted < characters else ""
+    return f"counting alone reaches {nats:.4f} nats/char (the last {order} characters{part})"
+
+
 def clock(seconds: float) -> str:
     """m:ss, or h:mm:ss."""
     minutes, s = divmod(round(seconds), 60)

@@ -1,35 +1,197 @@
-"""`rnncore score` prints how well a model predicts a text."""
+"""`rnncore score` prints how well a model predicts a text, by one of three protocols."""
+import contextlib
 import json
 import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
 
 import click
+from click.core import ParameterSource
+
+from rnncore.config import DynamicConfig
 
 from . import options
+from .progress import describe_floor, tell
+
+
+class NotFinite(click.ClickException):
+    """A loss that is no number."""
+    exit_code = 3
+
+
+def _of(name: str, text: str, **settings) -> tuple:
+    """An option for a field of DynamicConfig."""
+    return f"--{name}", {"help": f"With --dynamic: {text}.", **options.default_of(DynamicConfig, name), **settings}
 
 
 @click.command(cls=options.Command)
 @click.argument("run")
 @click.argument("text")
+@options.grouped(
+    "Protocol (by default the state is carried over the whole text)",
+    ("--window", {"type": click.IntRange(1), "metavar": "W",
+                  "help": "Start from zero every W characters; nanoGPT's validation does with 256."}),
+    ("--dynamic", {"is_flag": True, "help": "Learn from each segment once it has been scored."}),
+    _of("rate", "the learning rate", type=float),
+    _of("decay", "the share of the way back to the trained weights, a segment", type=float),
+    _of("segment", "characters a segment", type=int))
 @options.ENCODING
 @options.NEWLINE
 @options.ON_UNKNOWN
+@click.option("--per-char", type=click.Path(), metavar="FILE",
+              help="Write every prediction too, a line of JSON each: index in the text, char, nats.")
 @options.JSON
 @options.DEVICE
-def command(run, text, encoding, newline, on_unknown, as_json, device):
+def command(run, text, encoding, newline, on_unknown, window, dynamic, per_char, as_json, device, **learning):
     """Nats per character of the model RUN on TEXT, a file, a folder, - or a named corpus.
 
-    The state is carried over the whole text. RUN is a run folder or a model file.
+    RUN is a run folder or a model file.
     """
-    import rnncore
+    protocol, settings = chosen(window, dynamic, learning)
+    if per_char and os.path.lexists(per_char):
+        raise FileExistsError(f"{per_char} exists already: name another file with --per-char")
+    from rnncore import evaluate
     from rnncore.data.text import read
 
     path, model = options.open_model(run, device)
-    corpus = read([text], encoding, newline)
-    nats = rnncore.score(model, corpus.text, on_unknown)
+    corpus = read([text], encoding, newline, distinct=1)
+    ids = evaluate.encode(model, corpus.text, on_unknown)
+    unknown = 0 if on_unknown == "error" else len(corpus.text) - len(model.vocab.encode(corpus.text, "skip"))
+    parts = losses(model, ids, protocol, settings)
+    if per_char:
+        nats = mean(recorded(parts, Path(per_char), corpus.text, model.vocab.symbols, on_unknown == "skip"))
+    else:
+        nats = mean(parts)
+    for note in corpus.notes:
+        tell(note)
+    if protocol == "dynamic" and nats > math.log(len(model.vocab)):
+        tell("learning did harm: equal odds for all symbols would be better; lower --rate")
+    perplexity, floor = math.exp(nats) if nats < 700 else None, floor_of(path, model, ids)
     figures = {"model": str(path), "text": text, "characters": len(corpus.text), "nats_per_char": nats,
-               "bits_per_char": nats / math.log(2), "perplexity": math.exp(nats) if nats < 700 else math.inf}
-    if as_json:
-        click.echo(json.dumps(figures))
-        return
-    click.echo(f"{nats:.4f} nats/char   {figures['bits_per_char']:.4f} bits/char   "
-               f"perplexity {figures['perplexity']:.3f}   over {len(corpus.text):,} characters")
+               "bits_per_char": nats / math.log(2), "perplexity": perplexity, "predictions": len(ids) - 1,
+               "unknown": unknown, "unknown_share": unknown / len(corpus.text), "on_unknown": on_unknown,
+               "protocol": protocol, "settings": settings, "floor": floor}
+    click.echo(json.dumps(figures) if as_json else words(figures))
+
+
+def chosen(window: int | None, dynamic: bool, learning: dict) -> tuple[str, dict]:
+    """The protocol that the options ask for, and its settings."""
+    context = click.get_current_context()
+    given = [f"--{name}" for name in sorted(learning)
+             if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
+    if given and not dynamic:
+        raise click.UsageError(f"{' and '.join(given)} without --dynamic: add it, or leave {given[0]} out")
+    if window and dynamic:
+        raise click.UsageError("give --window or --dynamic, not both")
+    if dynamic:
+        DynamicConfig(**learning)  # refuses what is out of range
+        return "dynamic", learning
+    return ("window", {"window": window}) if window else ("carried", {})
+
+
+def losses(model, ids, protocol: str, settings: dict) -> Iterator:
+    """Arrays of -log p of ids[1:], in order."""
+    import numpy as np
+
+    from rnncore import dynamic, evaluate
+
+    if protocol == "dynamic":
+        parts = dynamic.losses(model, ids, DynamicConfig(**settings))
+    else:
+        parts = evaluate.window_losses(model, ids, **settings) if settings else evaluate.losses(model, ids)
+    with model.kernel.single_threaded(), np.errstate(over="ignore", invalid="ignore"):
+        try:
+            for part in parts:
+                if not math.isfinite(sum(part.tolist())):
+                    raise NotFinite("the loss is no number: the model's weights are too large; train it anew with a "
+                                    "lower --lr")
+                yield part
+        except FloatingPointError as error:
+            raise NotFinite(str(error)) from None
+
+
+def mean(parts) -> float:
+    """The mean over all predictions."""
+    total, predictions = 0.0, 0
+    for part in parts:
+        total, predictions = total + float(part.sum()), predictions + len(part)
+    return total / predictions
+
+
+def recorded(parts, path: Path, text: str, known: str, skip: bool) -> Iterator:
+    """Hand the parts on and write a line for every prediction; the file is at `path` once the last one is written.
+
+    The first known character is not predicted. Unknown ones have no line where they are skipped; where they are
+    replaced, their nats are those of the stand-in.
+    """
+    symbols = set(known)
+    places = (place for place, symbol in enumerate(text) if not skip or symbol in symbols)
+    next(places)
+    with new_file(path) as file:
+        for part in parts:
+            file.writelines(json.dumps({"index": place, "char": text[place], "nats": nats}) + "\n"
+                            for nats, place in zip(part.tolist(), places, strict=False))
+            yield part
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[TextIO]:
+    """A file that bears its name once it is whole, and is gone where an error comes first."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "x", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def floor_of(path: Path, model, ids) -> dict | None:
+    """What counting reaches on ids with the text that the model was trained on; None where that is not at hand."""
+    from rnncore import checkpoint, ngram
+    from rnncore.data.text import CorpusError, read
+
+    card = checkpoint.read(path)[0]["card"]
+    about = card.get("corpus")
+    if not about or "split" not in card or "-" in about["sources"]:
+        return None
+    try:
+        corpus = read(about["sources"], about["encoding"], about["newline"])
+    except (CorpusError, OSError):
+        return None
+    if corpus.sha256 != about["sha256"]:
+        return None
+    train = model.vocab.encode(corpus.text)[:card["split"]["train"]]
+    floor = ngram.floor(train, ids[:ngram.MOST], len(model.vocab))
+    return {"nats_per_char": floor.nats, "order": floor.order, "counted": floor.counted, "characters": len(train)}
+
+
+def words(figures: dict) -> str:
+    """The figures in two lines, or three with the floor."""
+    how = {"carried": "state carried over the whole text", "window": "windows of {window:,}, each from a zero state",
+           "dynamic": "dynamic evaluation at rate {rate:g}, decay {decay:g}, segment {segment:,}"}
+    done = {"error": "", "skip": ", skipped", "replace": ", scored as their stand-in"}
+    unknown = "no unknown characters"
+    if figures["unknown"]:
+        unknown = (f"{figures['unknown']:,} unknown characters ({figures['unknown_share']:.2%})"
+                   + done[figures["on_unknown"]])
+    perplexity = math.inf if figures["perplexity"] is None else figures["perplexity"]
+    shown = f"{perplexity:.3f}" if perplexity < 1e6 else f"{perplexity:.3g}"
+    return (f"{figures['nats_per_char']:.4f} nats/char   {figures['bits_per_char']:.4f} bits/char   "
+            f"perplexity {shown}   over {figures['characters']:,} characters\n"
+            f"{how[figures['protocol']].format(**figures['settings'])}; {unknown}"
+            + (counting(figures["nats_per_char"], **figures["floor"]) if figures["floor"] else ""))
+
+
+def counting(nats: float, nats_per_char: float, order: int, counted: int, characters: int) -> str:
+    """The floor in a line of its own, and whether the model is worse."""
+    line = describe_floor(nats_per_char, order, counted, characters)
+    return f"\n{line}{': the model is worse' if nats > nats_per_char else ''}"

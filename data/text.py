@@ -28,7 +28,8 @@ class Corpus(NamedTuple):
 
 
 def read(
-    sources: Sequence[str], encoding: str = "utf-8", newline: str = "lf", stdin: BinaryIO | None = None
+    sources: Sequence[str], encoding: str = "utf-8", newline: str = "lf", stdin: BinaryIO | None = None,
+    distinct: int = 2,
 ) -> Corpus:
     """Read files, folders, "-" (stdin) and named corpora, in that order, into one corpus.
 
@@ -38,7 +39,7 @@ def read(
     `newline` is "keep". Named corpora have their own encoding. `stdin` is a binary stream, by default the process's.
 
     Raises CorpusNotFoundError for a path where nothing is, UnknownEncodingError, and CorpusError for what cannot be
-    read, is not in that encoding, is empty, or has one distinct symbol.
+    read, is not in that encoding, is empty, or has one distinct symbol where `distinct` asks for two.
     """
     if newline not in ("lf", "keep"):
         raise ValueError(f"newline is 'lf' or 'keep', not {newline!r}")
@@ -54,7 +55,7 @@ def read(
         if len(sources) > 1 and not any(some):
             notes.append(f"{_shown(source)} is empty")
     text, remarks = _normalise(pieces, newline)
-    _check(text, ", ".join(map(_shown, sources)))
+    _check(text, ", ".join(map(_shown, sources)), distinct)
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return Corpus(_name(sources[0]), text, tuple(sources), tuple(map(one_line, notes + remarks)), digest)
 
@@ -134,11 +135,11 @@ def _normalise(pieces: list[str], newline: str) -> tuple[str, list[str]]:
     return join(pieces), notes
 
 
-def _check(text: str, where: str) -> None:
-    """Refuse a text that has nothing to predict."""
+def _check(text: str, where: str, distinct: int) -> None:
+    """Refuse a text that is empty or, where two distinct symbols are wanted, has but one."""
     if not text:
         raise CorpusError(f"{where} is empty: nothing to learn from; name a file with text in it")
-    if text.count(text[0]) == len(text):
+    if distinct > 1 and text.count(text[0]) == len(text):
         raise CorpusError(
             f"{where} has one distinct symbol, {text[0]!r}: nothing to learn from; two are needed at least")
 

@@ -102,3 +102,16 @@ class SampleConfig:
         _check(self.top_k >= 0, f"top_k must be at least 0, not {self.top_k}")
         _check(0 < self.top_p <= 1, f"top_p must be above 0 and at most 1, not {self.top_p}")
         _check(0 <= self.seed < 2 ** 64, "seed must be at least 0 and below 2^64")
+
+
+@dataclass(frozen=True)
+class DynamicConfig:
+    """Dynamic evaluation. rate: of plain SGD; decay: the share of the way back to the trained parameters; segment: characters a step."""
+    rate: float = 0.1
+    decay: float = 0.001
+    segment: int = 20
+
+    def __post_init__(self):
+        _check(0 <= self.rate < float("inf"), f"rate must be a number of at least 0, not {self.rate}")
+        _check(0 <= self.decay <= 1, f"decay must be a number from 0 to 1, not {self.decay}")
+        _check(self.segment >= 1, f"segment must be a whole number of at least 1, not {self.segment}")

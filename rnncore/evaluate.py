@@ -1,10 +1,15 @@
 """How well a model predicts a text, in nats per character: `score` in one pass, Validation in many columns."""
+from math import ceil
+
 import numpy as np
 
+from .config import ConfigError
 from .data.batches import Batches
 from .data.text import CorpusError
 
-CHUNK = 256  # steps that `score` takes at a time: bounds its memory
+CHUNK = 256      # steps that `losses` takes at a time: bounds its memory
+GROUP = 1 << 14  # predictions that `window_losses` makes side by side: 64 windows of 256
+STEPS = 32       # steps that it takes at a time: with GROUP, bounds its memory
 
 
 def losses(model, ids):
@@ -16,8 +21,35 @@ def losses(model, ids):
         yield model.kernel.to_host(loss)[:, 0].astype(np.float64)
 
 
-def score(model, text: str, on_unknown: str = "error") -> float:
-    """Nats per character: the mean over the n - 1 predictions in text, the state carried from its first symbol on.
+def window_losses(model, ids, window: int):
+    """Yield (T,) float64 arrays: -log p of each symbol of ids (n,) after the first, in order, each predicted once.
+
+    The state starts from zero every `window` predictions, as a model of a fixed context would see the text; the last
+    window may be shorter. Raises ConfigError, a ValueError, for a window below 1.
+    """
+    if window < 1:
+        raise ConfigError(f"window must be a whole number of at least 1, not {window}")
+    predictions = len(ids) - 1
+    columns = min(GROUP // window, ceil(predictions / window))
+    if columns < 2:
+        for start in range(0, predictions, window):
+            yield from losses(model, ids[start:start + window + 1])
+        return
+    work, size = model.workspace(min(STEPS, window), columns), window * columns
+    for start in range(0, predictions, size):
+        piece = np.asarray(ids[start:start + size + 1], np.intp)
+        padded = np.zeros((2, size), np.intp)  # what stands after the text's end is not counted
+        padded[:, :len(piece) - 1] = piece[:-1], piece[1:]
+        x, y = padded.reshape(2, columns, window).swapaxes(1, 2)
+        found, state = np.empty((window, columns)), None
+        for t in range(0, window, STEPS):
+            loss, state = model.losses(x[t:t + STEPS], y[t:t + STEPS], state, work)
+            found[t:t + STEPS] = model.kernel.to_host(loss)
+        yield found.T.reshape(-1)[:len(piece) - 1]
+
+
+def encode(model, text: str, on_unknown: str = "error") -> np.ndarray:
+    """The ids (n,) of a text that is to be scored.
 
     on_unknown: error (raises data.vocab.UnknownSymbolError), skip or replace. Raises CorpusError, a ValueError, for
     fewer than 2 symbols.
@@ -25,6 +57,15 @@ def score(model, text: str, on_unknown: str = "error") -> float:
     ids = model.vocab.encode(text, on_unknown)
     if len(ids) < 2:
         raise CorpusError(f"{len(ids)} known symbols in the text: nothing to predict; give at least 2")
+    return ids
+
+
+def score(model, text: str, on_unknown: str = "error") -> float:
+    """Nats per character: the mean over the n - 1 predictions in text, the state carried from its first symbol on.
+
+    on_unknown and what is raised: as `encode`.
+    """
+    ids = encode(model, text, on_unknown)
     with model.kernel.single_threaded():
         return sum(part.sum() for part in losses(model, ids)) / (len(ids) - 1)
 

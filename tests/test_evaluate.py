@@ -1,12 +1,16 @@
-"""How well a model predicts: one pass in chunks, and the validation's many columns, against -log p step by step."""
+"""How well a model predicts: one pass in chunks, windows, and the validation's many columns, against -log p step by step."""
+import tracemalloc
+
 import numpy as np
 import pytest
+import reference
 from conftest import build
 
 from rnncore import evaluate
+from rnncore.config import ConfigError
 from rnncore.data.batches import Batches
 from rnncore.data.vocab import UnknownSymbolError, Vocab
-from rnncore.evaluate import CHUNK, Validation, losses, score
+from rnncore.evaluate import CHUNK, Validation, losses, score, window_losses
 from rnncore.model import CharLM
 from rnncore.train import TrainConfig, fit
 
@@ -21,6 +25,56 @@ def step_by_step(model, ids) -> np.ndarray:
         z = logits[:, 0].astype(np.float64)
         found.append(np.log(np.exp(z - z.max()).sum()) + z.max() - z[following])
     return np.array(found)
+
+
+def by_reference(model, ids) -> np.ndarray:
+    """The same from the formulas, one step and one gate at a time."""
+    logits = reference.run(model.params, ids[:-1, None], ids[1:, None]).logits[:, :, 0]
+    return np.array([reference.cross_entropy(z.copy(), target)[0] for z, target in zip(logits, ids[1:], strict=True)])
+
+
+def test_the_carried_score_is_the_references():
+    model, ids = build(), RNG.integers(0, 5, CHUNK + 50)
+    assert np.abs(np.concatenate(list(losses(model, ids))) - by_reference(model, ids)).max() < 1e-9  # 1e-15 when written
+
+
+@pytest.mark.parametrize("predictions", [1, 6, 7, 8, 20, 21, 22, 41, 42, 43, 50])  # windows of 7, groups of three: 21
+def test_windows_start_from_zero_and_hold_every_prediction_once(monkeypatch, predictions):
+    monkeypatch.setattr(evaluate, "GROUP", 23)
+    monkeypatch.setattr(evaluate, "STEPS", 3)
+    model, ids = build(), RNG.integers(0, 5, predictions + 1)
+    expected = [by_reference(model, ids[k:k + 8]) for k in range(0, predictions, 7)]
+    found = list(window_losses(model, ids, 7))
+    assert all(part.dtype == np.float64 for part in found) and len(found) == -(-predictions // 21)
+    found = np.concatenate(found)
+    assert found.shape == (predictions,) and np.abs(found - np.concatenate(expected)).max() < 1e-9
+
+
+@pytest.mark.parametrize("window", [1, 2, 255, 256, 257, 899, 900, 901, evaluate.GROUP // 2, evaluate.GROUP, 10 ** 9])
+def test_windows_of_any_size(window):
+    model, ids = build(), RNG.integers(0, 5, 901)
+    expected = [np.concatenate(list(losses(model, ids[k:k + window + 1]))) for k in range(0, 900, window)]
+    found = np.concatenate(list(window_losses(model, ids, window)))
+    assert found.shape == (900,) and np.abs(found - np.concatenate(expected)).max() < 1e-9
+
+
+def test_windows_below_one_are_refused():
+    with pytest.raises(ConfigError, match="window must be a whole number of at least 1, not 0"):
+        list(window_losses(build(), RNG.integers(0, 5, 9), 0))
+
+
+@pytest.mark.parametrize("function", [losses, lambda model, ids: window_losses(model, ids, 16)], ids=["carried", "window"])
+def test_memory_does_not_grow_with_the_text(monkeypatch, function):
+    monkeypatch.setattr(evaluate, "GROUP", 1024)
+    model, peaks = build(dtype="float32"), []
+    for length in (2_000, 2_000, 40_000):  # the first pass makes what is kept
+        ids = np.zeros(length, np.uint8)
+        tracemalloc.start()
+        for part in function(model, ids):
+            assert part.size
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < peaks[1] + 30_000, peaks  # all losses would be 304,000 bytes more
 
 
 @pytest.mark.parametrize("predictions", [1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 1])

@@ -1,0 +1,52 @@
+"""Dynamic evaluation scores a text while the model goes on learning from it (Krause et al. 2018, arXiv 1709.07432).
+
+    p <- p - rate dL/dp + decay (p0 - p)        after each segment: L its mean loss, p0 the trained parameters
+
+Every loss is counted before the model has learnt from the segment that it stands in. Gradients reach back to the
+segment's beginning, the state is carried over all of the text.
+"""
+from math import isfinite
+
+import numpy as np
+
+from . import stack
+from .config import DynamicConfig
+
+
+def losses(model, ids, config: DynamicConfig | None = None):
+    """Yield (T,) float64 arrays, one a segment: -log p of each symbol of ids (n,) after the first.
+
+    ids: of model.vocab.encode. The model's parameters move from one array to the next and are put back, to the bit,
+    when the iterator ends, is closed or raises. config: None for the defaults. Raises FloatingPointError for a loss
+    that is not finite.
+    """
+    config = config or DynamicConfig()
+    flat, to_device = model.params.flat, model.kernel.to_device
+    trained, predictions = flat.copy(), len(ids) - 1
+    pull, state = config.decay * trained, None
+    work = stack.Workspace(model.params, min(config.segment, max(1, predictions)), 1)
+    try:
+        for start in range(0, predictions, config.segment):
+            piece = to_device(np.asarray(ids[start:start + config.segment + 1], np.intp)[:, None])
+            found, state = _step(model, piece, state, config, pull, work)
+            if not isfinite(sum(found.tolist())):
+                raise FloatingPointError(f"dynamic evaluation diverged: after {start:,} characters the loss is no "
+                                         f"number; lower --rate, which is {config.rate:g}")
+            yield found
+    finally:
+        flat[...] = trained
+
+
+def _step(model, piece, state, config: DynamicConfig, pull, work):
+    """Losses (T,) on the host for ids piece (T + 1, 1), and the state after them; pull (P,) is decay p0."""
+    flat, grads, steps = model.params.flat, work.grads.flat, len(piece) - 1
+    loss = work.loss[:steps]
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at the loss
+        logits = stack.forward(model.params, piece[:-1], state, None, None, work)
+        model.kernel.softmax_cross_entropy(logits, piece[1:], loss)
+        stack.backward(model.params, work.grads, piece[:-1], None, None, None, work)
+        grads *= -config.rate / steps
+        grads += pull
+        flat *= 1 - config.decay
+        flat += grads
+    return model.kernel.to_host(loss)[:, 0].astype(np.float64), work.state(steps)
