@@ -104,7 +104,7 @@ def build(model: ModelConfig, vocab: Vocab, old: CharLM | None, given: dict, see
 
 
 def count(parts: list[np.ndarray], symbols: int, minutes: float | None) -> tuple[ngram.Floor | None, float]:
-    """What counting alone reaches on the validation part, or None without one or without the time; the seconds taken."""
+    """What counting alone reaches on the validation part, None without one or without the time; the seconds taken."""
     begun, (train, validation) = time.perf_counter(), parts
     most = ngram.MOST
     if minutes is not None:

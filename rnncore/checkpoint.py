@@ -61,7 +61,8 @@ def write_whole(path: Path, data: bytes) -> None:
 def load(path, device: str = "auto", dtype: str | None = None) -> CharLM:
     """The model in a file, in a run folder (its best, else its last), or a pretrained one by its name.
 
-    dtype: float32 or float64; None: as in the file, where float16 becomes float32. Raises ModelFileError for what is no whole model file of ours, FileNotFoundError, kernels.DeviceError.
+    dtype: float32 or float64; None: as in the file, where float16 becomes float32. Raises ModelFileError for what is
+    no whole model file of ours, FileNotFoundError, kernels.DeviceError.
     """
     document, tensors = read(model_file(path))
     return to_model(document, tensors, device, dtype)
@@ -96,8 +97,8 @@ def model_file(path) -> Path:
 def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     """(document, tensors) of a model file, checked: names, shapes, dtypes, finite numbers, sha256."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such model file or run folder, and no pretrained model "
-                                f"({', '.join(pretrained.names())})")
+        named = f", nor one of the pretrained models ({', '.join(pretrained.names())})" if pretrained.names() else ""
+        raise FileNotFoundError(f"{path}: no such model file or run folder{named}")
     try:
         with safe_open(path, framework="numpy") as file:
             document = _document(path, file.metadata())
@@ -154,7 +155,8 @@ def _check_layout(path: Path, document: dict, file) -> None:
         if shape is not None and tuple(found.get_shape()) != shape:
             raise ModelFileError(f"{path}: {name} has the shape {tuple(found.get_shape())}, not {shape}")
     if len(dtypes) != 1 or not dtypes <= set(DTYPES):
-        raise ModelFileError(f"{path}: the tensors are of dtype {', '.join(sorted(dtypes))}, not all of one of {', '.join(DTYPES)}")
+        raise ModelFileError(f"{path}: the tensors are of dtype {', '.join(sorted(dtypes))}, "
+                             f"not all of one of {', '.join(DTYPES)}")
 
 
 def file_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -80,6 +80,7 @@ OPTIMIZERS = "adam", "muon"
 
 PRESETS = {  # fields of ModelConfig and TrainConfig; what a preset leaves open, and the plan with it, is chosen later
     "tiny": {"layers": 1, "hidden": 64, "embed": 32},
+    "short": {"layers": 1, "hidden": 256},  # for a short text
     "small": {"layers": 2, "hidden": 128},
     "medium": {"layers": 2, "hidden": 256},
     "large": {"layers": 3, "hidden": 512},
@@ -106,7 +107,8 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class DynamicConfig:
-    """Dynamic evaluation. rate: of plain SGD; decay: the share of the way back to the trained parameters; segment: characters a step."""
+    """Dynamic evaluation. rate: of plain SGD; decay: the share of the way back to the trained parameters, a step;
+    segment: characters a step."""
     rate: float = 0.1
     decay: float = 0.001
     segment: int = 20

@@ -7,7 +7,7 @@ from .config import PRESETS, ModelConfig, TrainConfig
 CHARACTERS = 4_000_000  # what a run without a budget trains on, as far as MOST_EPOCHS allow
 MOST_EPOCHS = 20
 SHARE = 32              # columns that a thread needs to be worth its while
-SMALL_TEXT = 300_000    # characters; below, a wider model only learns the text by heart
+SHORT = 300_000         # characters; below, a model of more layers or units only learns the text by heart
 WORTH_WIDTH = 6_000_000  # characters trained on from which `medium` is ahead of `small` at equal time
 FAST = 1e11             # parameters times characters a second (kernels' speed) from which `large` is done in minutes
 TUNE = 0.3              # times the usual rate: for a model that was trained before
@@ -16,8 +16,8 @@ REGULARISE = (1, 0.0, 0.0), (5, 0.1, 0.0), (15, 0.2, 0.2), (float("inf"), 0.3, 0
 
 def preset(config: TrainConfig, train_chars: int, speed: float) -> tuple[str, str]:
     """(name, reason) of the preset that suits the corpus, the budget and the device, whose speed is the kernels'."""
-    if train_chars < SMALL_TEXT:
-        return "small", f"{about(train_chars)} characters to learn from"
+    if train_chars < SHORT:
+        return "short", f"{about(train_chars)} characters to learn from"
     if speed >= FAST:
         return "large", "a fast device"
     chars = budget(config, ModelConfig(100, **PRESETS["medium"]), train_chars, speed)
@@ -27,7 +27,7 @@ def preset(config: TrainConfig, train_chars: int, speed: float) -> tuple[str, st
 
 
 def with_preset(name: str, given: dict) -> tuple[dict, dict]:
-    """Keyword arguments for (ModelConfig, TrainConfig): the preset's, over which go those of `given` that are not None."""
+    """Keyword arguments for (ModelConfig, TrainConfig): those of `given` that are not None, else the preset's."""
     merged = PRESETS[name] | {key: value for key, value in given.items() if value is not None}
 
     def of(kind) -> dict:

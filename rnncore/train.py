@@ -85,12 +85,16 @@ class Training:
 
     def done(self) -> float:
         """The share of the budget that is spent; 1 where the patience is."""
-        if self.config.patience and self.stale >= self.config.patience:
+        if self.given_up():
             return 1.0
         if self.total is not None:
             return min(1.0, self.step / self.total)
         step_time = self.clock.training / max(1, self.step)
         return min(1.0, (self.clock.now() + step_time / 2) / self._training_time())
+
+    def given_up(self) -> bool:
+        """Whether the patience is spent."""
+        return self.config.patience is not None and self.stale >= self.config.patience
 
     def _training_time(self) -> float:
         """Seconds of a budget of minutes, less what the last evaluation will take."""
@@ -121,7 +125,7 @@ class Training:
         milestone = done >= 1 or self._due(self.spent, done)  # what the caller did since the last step counts
         self.spent = done
         val_loss = self._validate(done >= 1) if milestone and self.validation else None
-        done = max(done, self.done()) if self.config.patience else done
+        done = 1.0 if self.given_up() else done
         return Progress(self.step, epoch, done, self.chars, self.clock.now(), self.chars / self.clock.training,
                         loss, lr, norm, val_loss, milestone, done >= 1)
 
@@ -131,22 +135,29 @@ class Training:
         return int(MILESTONES * before) < int(MILESTONES * done)
 
     def _validate(self, last: bool) -> float:
-        """The validation loss on the sample; at the end also on as much of the text as the time allows."""
+        """The validation loss on the sample; at the end, of the patience too, also on as much as the time allows."""
         if self.val_windows is None:
             evaluations = MILESTONES
             if self.config.eval_every:
                 batch = self.batches.columns * self.batches.steps
                 evaluations = max(1, self._all_chars() / (self.config.eval_every * batch))
             self.val_windows = self._affordable(VALIDATE / evaluations)
+        sample = self._measure(last)
+        self.stale += 1
+        if self.best is None or sample < self.best[0]:
+            self.best, self.stale = (sample, self.step), 0
+        if self.given_up() and not last:
+            self._measure(last=True)
+        return sample
+
+    def _measure(self, last: bool) -> float:
+        """The loss on the sample; final_loss as well where this is the last."""
         windows = max(self.val_windows, self._affordable(FINAL)) if last else self.val_windows
         whole, sample = self.validation.loss(self.model, windows, prefix=self.val_windows)
         if not math.isfinite(whole):
             raise Diverged(f"step {self.step}: the validation loss is {whole:.4g}")
         if last:
             self.final_loss, self.final_windows = whole, windows
-        self.stale += 1
-        if self.best is None or sample < self.best[0]:
-            self.best, self.stale = (sample, self.step), 0
         return sample
 
     def _all_chars(self) -> float:

@@ -55,7 +55,7 @@ def test_dropout_grows_with_epochs_and_parameters_for_each_character(characters,
 
 
 @pytest.mark.parametrize("characters, given, speed, name", [
-    (100_000, {"minutes": 60.0}, CPU, "small"), (100_000, {}, 1e12, "small"), (10 ** 7, {}, CPU, "small"),
+    (100_000, {"minutes": 60.0}, CPU, "short"), (100_000, {}, 1e12, "short"), (10 ** 7, {}, CPU, "small"),
     (10 ** 7, {"minutes": 1.0}, CPU, "small"), (10 ** 7, {"minutes": 10.0}, CPU, "medium"),
     (10 ** 7, {"steps": 100}, CPU, "small"), (10 ** 7, {"epochs": 1.0}, CPU, "medium"), (10 ** 7, {}, 1e12, "large")])
 def test_the_preset_follows_corpus_budget_and_device(characters, given, speed, name):

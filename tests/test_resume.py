@@ -22,14 +22,23 @@ IDS = np.random.default_rng(0).integers(0, 5, 331).astype(np.uint8)  # 9 windows
 STEPS = 22
 
 
-def training(model, dropout: float, threads: int, optimizer: str) -> Training:
-    config = TrainConfig(optimizer=optimizer, lr=0.02, steps=STEPS, dropout=dropout, threads=threads, seed=3)
+VARIANTS = {
+    "plain": ("float32", {}),
+    "variational dropout and weight-drop": ("float32", {"dropout": 0.3, "weight_drop": 0.2, "threads": 2}),
+    "standard dropout": ("float64", {"dropout": 0.3, "variational": False, "optimizer": "adam"}),
+    "patience": ("float64", {"weight_drop": 0.3, "patience": 2, "eval_every": 2}),  # spent after 14 steps
+}
+
+
+def training(model, how: dict) -> Training:
+    config = TrainConfig(**({"lr": 0.02, "steps": STEPS, "threads": 1, "seed": 3} | how))
     return Training(model, Batches(IDS, 4, 10), config, Validation(IDS[:200], 4, 10))
 
 
 @cache
-def uninterrupted(dtype: str, dropout: float, threads: int, optimizer: str) -> dict:
-    run = training(fresh_model(dtype), dropout, threads, optimizer)
+def uninterrupted(variant: str) -> dict:
+    dtype, how = VARIANTS[variant]
+    run = training(fresh_model(dtype), how)
     return outcome(run, list(run))
 
 
@@ -42,16 +51,16 @@ def outcome(run: Training, progress: list) -> dict:
     return {"parameters": run.model.params.flat.tobytes(), "m": run.optimizer.moments["m"].tobytes(),
             "v": run.optimizer.moments["v"].tobytes(), "h": run.state.h.tobytes(), "c": run.state.c.tobytes(),
             "rows": [(p.step, p.epoch, p.done, p.chars, p.loss, p.lr, p.grad_norm, p.val_loss) for p in progress],
-            "best": run.best, "final": (run.final_loss, run.final_windows, run.val_windows)}
+            "best": run.best, "stale": run.stale, "final": (run.final_loss, run.final_windows, run.val_windows)}
 
 
 @settings(derandomize=True, deadline=None, max_examples=40)
 @given(stops=st.lists(st.integers(1, STEPS - 1), min_size=1, max_size=3, unique=True).map(sorted),
-       variant=st.sampled_from([("float32", 0.0, 1, "muon"), ("float32", 0.3, 2, "muon"), ("float64", 0.3, 1, "adam")]))
+       variant=st.sampled_from(sorted(VARIANTS)))
 def test_resuming_at_any_step_equals_no_interruption(stops, variant, tmp_path_factory):
-    dtype, *how = variant
+    dtype, how = VARIANTS[variant]
     folder = RunFolder(tmp_path_factory.mktemp("run"), {"corpus": {}, "split": {}})
-    run, progress = training(fresh_model(dtype), *how), []
+    run, progress = training(fresh_model(dtype), how), []
     for stop in (*stops, STEPS):
         for p in run:
             progress.append(p)
@@ -59,9 +68,9 @@ def test_resuming_at_any_step_equals_no_interruption(stops, variant, tmp_path_fa
                 break
         folder.save(run, best=False)
         document, tensors = read_last(folder.path)
-        run = training(checkpoint.to_model(document, tensors, "cpu"), *how)
+        run = training(checkpoint.to_model(document, tensors, "cpu"), how)
         runs.restore(run, document, tensors)
-    assert outcome(run, progress) == uninterrupted(*variant)
+    assert outcome(run, progress) == uninterrupted(variant)
 
 
 # From the command line
@@ -108,7 +117,7 @@ def step_of(folder) -> int:
 
 
 def test_forty_steps_are_twenty_a_stop_and_twenty(train, tmp_path):
-    args = ("corpus.txt", "--steps", 40, *SMALL, "--dropout", 0.2)
+    args = ("corpus.txt", "--steps", 40, *SMALL, "--dropout", 0.2, "--weight-drop", 0.2)
     assert train(*args, "-o", "whole").code == 0
     result = train(*args, "-o", "parts", at=20)
     assert result.code == 130 and "stopped at step 20 and saved" in result.err and "--resume -o parts" in result.err
@@ -118,6 +127,22 @@ def test_forty_steps_are_twenty_a_stop_and_twenty(train, tmp_path):
     same_run(tmp_path / "whole", tmp_path / "parts")
     seconds = [row["seconds"] for row in rows(tmp_path / "parts")]
     assert seconds == sorted(seconds)
+
+
+def test_a_run_from_before_variational_dropout_goes_on_with_the_masks_that_it_had(train, tmp_path):
+    args = ("corpus.txt", "--steps", 40, *SMALL, "--dropout", 0.3, "--weight-drop", 0, "--standard")
+    assert train(*args, "-o", "whole").code == 0 and train(*args, "-o", "old", at=20).code == 130
+    document, tensors = read_last(tmp_path / "old")
+    for name in ("variational", "weight_drop", "patience"):
+        del document["training"]["config"][name]
+    del document["training"]["progress"]["stale"]
+    for name in ("preset", "init_from", "extend_vocab", "floor"):
+        del document["training"]["settings"][name]
+    extra = {name: tensor for name, tensor in tensors.items() if name.startswith(("optimizer.", "state."))}
+    checkpoint.save(checkpoint.to_model(document, tensors, "cpu"), tmp_path / "old" / "last.safetensors",
+                    document["card"], extra, document["training"])
+    assert train("--resume", "-o", "old").code == 0
+    same_run(tmp_path / "whole", tmp_path / "old")
 
 
 def test_a_run_is_the_same_with_four_kills_in_between(tmp_path):
@@ -183,7 +208,9 @@ def resume(finished, monkeypatch, capsys):
 
 @pytest.mark.parametrize("option, value, has", [
     ("--layers", 2, 1), ("--hidden", 32, 16), ("--embed", 16, 8), ("--seq", 50, 20), ("--batch", 16, 8),
-    ("--lr", 0.5, 0.0), ("--clip", 2.0, 1.0), ("--dropout", 0.5, 0.0), ("--seed", 9, 0), ("--threads", 2, 1),
+    ("--lr", 0.5, 0.0), ("--clip", 2.0, 1.0), ("--dropout", 0.5, 0.0), ("--weight-drop", 0.5, 0.0), ("--seed", 9, 0),
+    ("--preset", "tiny", "small"), ("--init-from", "runs/corpus", None), ("--optimizer", "adam", "muon"),
+    ("--threads", 2, 1),
     ("--val", 0.3, 0.1), ("--test", 0.1, 0.0), ("--warmup", 0.5, 0.03), ("--dtype", "float64", "float32"),
     ("--encoding", "latin-1", "utf-8"), ("--newline", "keep", "lf")])
 def test_a_conflicting_option_is_named(resume, finished, option, value, has):
