@@ -45,4 +45,8 @@ def card_lines(card: dict):
         last = card["val_loss_of_all"]
         whole = f"; {last:.4f} over the final evaluation" if last is not None else ""
         yield f"validation  {card['val_loss']:.4f} nats/char at step {card['best_step']:,}{whole}"
+    if card.get("floor"):
+        yield f"counting    {card['floor']['nats']:.4f} nats/char, the last {card['floor']['order']} characters"
+    if card.get("losses"):
+        yield "this file   " + ", ".join(f"{name} {loss:.4f}" for name, loss in card["losses"].items()) + " nats/char"
     yield "versions    " + ", ".join(f"{name} {version}" for name, version in card["versions"].items())

@@ -133,7 +133,8 @@ def drive(job, sample_every: int | None, save_every: int | None) -> int:
     """Train to the end of the budget or to a signal; returns the exit code."""
     training, folder = job.training, job.folder
     if training.done() >= 1:
-        tell(f"{folder.path} is finished: a larger --epochs, --steps or --minutes goes on with it")
+        larger = "--patience" if training.given_up() else "--epochs, --steps or --minutes"
+        tell(f"{folder.path} is finished: a larger {larger} goes on with it")
         return 0
     saved, unsaved, stop = time.monotonic(), None, None
     said: set[str | None] = {None}

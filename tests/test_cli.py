@@ -49,8 +49,9 @@ def test_help_shows_the_defaults_under_headings(capsys):
     out = call(capsys, "train", "--help").out
     assert all(f"\n{heading}" in out for heading in ("Model:", "Budget", "Optimisation:", "Regularisation:", "Text:",
                                                      "Machine:", "Run:"))
-    assert all(default in " ".join(out.split()) for default in ("default: 64, or the preset's", "default: 50, or the preset's", "default: muon",
-                                          "default: by model size", "default: by corpus and budget", "default: 1.0"))
+    defaults = ("64, or the preset's", "50, or the preset's", "muon, or the preset's", "by model size",
+                "by corpus and budget", "never", "1.0")
+    assert all(f"default: {default}" in " ".join(out.split()) for default in defaults)
 
 
 def test_help_loads_no_numpy(home):

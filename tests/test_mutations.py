@@ -1,7 +1,8 @@
-"""Errors planted in a copy of the engine, each of which the gradient checks of test_gradients.py must see.
+"""Errors planted in a copy of the engine, each of which test_gradients.py's checks or test_masks.py's must see.
 
 A test that no wrong gradient can fail says nothing. Each mutant is one replaced snippet of the source, in a tree of its own;
 two fresh interpreters check all trees, most of them with few entries a tensor, and report the largest error they found.
+A mask that is wrong forward and backward alike has a right gradient: those are held against masks made by hand.
 """
 import json
 import shutil
@@ -28,7 +29,7 @@ class Mutant(NamedTuple):
 
 
 CPU, LSTM, HEAD, STACK = "kernels/cpu.py", "rnncore/lstm.py", "rnncore/head.py", "rnncore/stack.py"
-EMBEDDING, MODEL = "rnncore/embedding.py", "rnncore/model.py"
+EMBEDDING, MODEL, DROPOUT = "rnncore/embedding.py", "rnncore/model.py", "rnncore/dropout.py"
 MUTANTS = [
     Mutant("tanh'(c) lacks its square", CPU, "np.subtract(o, t, out=t)", "np.subtract(o, b, out=t)"),
     Mutant("the forget gate sees c[t+1], not c[t]", CPU, "f *= c[now]", "f *= c[1:][now]"),
@@ -75,17 +76,40 @@ MUTANTS = [
            "k.xp.matmul(k.xp.roll(dtable.T, 1, 0), w.w_ih, out=dembedding)"),
     Mutant("the unfolded embedding's gradient not begun at zero", EMBEDDING, "dembedding[...] = 0", "pass"),
     Mutant("the unfolded embedding looks up others", EMBEDDING, "embedding[ids].transpose", "embedding[ids[::-1]].transpose"),
-    Mutant("the mask missing in the backward", STACK, "dy *= work.masks[k][:len(ids)]", "pass"),
-    Mutant("the mask of another layer", STACK, "dy *= work.masks[k][:len(ids)]", "dy *= work.masks[k - 1][:len(ids)]"),
+    Mutant("the mask missing in the backward", STACK, "dy *= work.masks[k][:dropout.rows(len(ids))]", "pass"),
+    Mutant("the mask of another layer", STACK, "dy *= work.masks[k][:dropout.rows",
+           "dy *= work.masks[k - 1][:dropout.rows"),
     Mutant("dh and dc swapped at the last state", STACK, "(dstate.h[k], dstate.c[k])", "(dstate.c[k], dstate.h[k])"),
     Mutant("dh and dc swapped at the initial state", STACK, "columns, initial.h[k], initial.c[k] =",
            "columns, initial.c[k], initial.h[k] ="),
-    Mutant("the input of another layer", STACK, "_output(work, k - 1, len(ids), dropout)", "_output(work, k, len(ids), dropout)"),
+    Mutant("the input of another layer", STACK, "_output(work, k - 1, len(ids), drops)", "_output(work, k, len(ids), drops)"),
     Mutant("what a layer handed on, a step early", STACK, "work.caches[k].h[1:steps + 1]", "work.caches[k].h[:steps]"),
-    Mutant("what a layer handed on, before dropout", STACK, "return work.dropped[k][:steps] if dropout else",
+    Mutant("what a layer handed on, before dropout", STACK, "return work.dropped[k][:steps] if drops else",
            "return work.dropped[k][:steps] if False else"),
     Mutant("the shares' gradients not summed", MODEL, "grads.flat += other.grads.flat", "pass"),
     Mutant("a sum over columns where a mean is meant", MODEL, "grads.flat /= steps * n", "grads.flat /= steps"),
+    Mutant("weight-drop's mask missing in the gradient", DROPOUT, "gradient *= mask", "pass"),
+    Mutant("weight-drop's mask of the last layer in every gradient", DROPOUT, "gradient *= mask",
+           "gradient *= list(self.masks.values())[-1]"),
+    Mutant("weight-drop's mask twice in the gradient", DROPOUT, "gradient *= mask", "gradient *= mask * mask"),
+    Mutant("the gradient at W_hh not masked", MODEL, "self._weight_drop.backward(grads)", "pass"),
+    Mutant("what goes back through W_hh is not masked", MODEL, "stack.backward(weights,", "stack.backward(self.params,"),
+    Mutant("the forward without weight-drop", MODEL, "stack.forward(weights,", "stack.forward(self.params,"),
+    Mutant("weight-drop in the first layer alone", DROPOUT, 'if "weight_hh" in name}', 'if "weight_hh_l0" in name}'),
+    Mutant("weight-drop of W_ih", DROPOUT, 'if "weight_hh" in name}', 'if "weight_ih" in name}'),
+    Mutant("one mask of weights for all layers", DROPOUT, "counter(Purpose.WEIGHT_DROP, dropout.step, layer)",
+           "counter(Purpose.WEIGHT_DROP, dropout.step, 0)"),
+    Mutant("one mask of weights for all training steps", DROPOUT, "counter(Purpose.WEIGHT_DROP, dropout.step, layer)",
+           "counter(Purpose.WEIGHT_DROP, 0, layer)"),
+    Mutant("masks of weights by the chance of units", DROPOUT, "counter(Purpose.WEIGHT_DROP,", "counter(Purpose.DROPOUT,"),
+    Mutant("weights dropped at the rate of units", DROPOUT, "dropout.weight_rate,", "dropout.rate,"),
+    Mutant("a variational mask anew at every step", DROPOUT, "return 1 if self.variational",
+           "return steps if self.variational"),
+    Mutant("one mask for all steps where each has its own", DROPOUT, "return 1 if self.variational else steps", "return 1"),
+    Mutant("one mask of units for all layers", DROPOUT, "counter(Purpose.DROPOUT, dropout.step, layer)",
+           "counter(Purpose.DROPOUT, dropout.step, 0)"),
+    Mutant("a mask that does not know its columns", STACK, "dropout, k, work.offset, work.columns", "dropout, k, 0, work.n"),
+    Mutant("what is kept is not scaled", CPU, "np.multiply(kept, 1 / (1 - rate), out=out)", "out[...] = kept"),
 ]
 
 PROBE = """
@@ -101,18 +125,24 @@ def found(tree):
     from rnncore.dropout import Dropout
     from rnncore.kernels import cpu
     from test_gradients import stack_errors, step_errors
+    from test_masks import KINDS, mask_error
 
     assert rnncore.__file__.startswith(tree) and cpu.__file__.startswith(tree)
-    for vocab, dropout, documents in ((5, Dropout(0.4, 3, 2), True), (5, None, False), (16, None, True), (130, None, False)):
+    for vocab, dropout, documents in ((5, Dropout(0.4, 3, 2), True), (5, None, False), (16, None, True), (130, None, False),
+                                      (5, Dropout(0.4, 3, 2, True), True)):
         model = build(vocab)
         yield max(stack_errors(model, batch(model, 4, 3, documents), dropout, few=8).values())
     model = build()
     model.threads = 2
     yield max(step_errors(model, batch(model, 4, 3), few=6).values())
+    yield max(step_errors(model, batch(model, 4, 3), Dropout(0.4, 3, 2, True, 0.3), few=6).values())
+    for dropout in KINDS.values():
+        yield mask_error(model, batch(model, 4, 3), dropout)
 
 
 for tree in trees:
-    for name in [name for name in sys.modules if name.split(".")[0] in ("rnncore", "conftest", "test_gradients")]:
+    ours = "rnncore", "conftest", "test_gradients", "test_masks"
+    for name in [name for name in sys.modules if name.split(".")[0] in ours]:
         del sys.modules[name]
     sys.path.insert(0, tree)
     worst = 0.0

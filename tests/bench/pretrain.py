@@ -23,8 +23,8 @@ from rnncore.sample import samples
 DATA = Path(__file__).resolve().parents[2] / "data"
 MODELS = {
     "shakespeare": ("tinyshakespeare.txt", "--epochs 30 --dropout .3 --weight-drop .3"),
-    "hugo": ("hugo-les-miserables-1-4.txt", "--epochs 12 --dropout .1 --weight-drop .1"),
-    "numpy": ("numpy", "--epochs 3 --dropout 0 --weight-drop 0"),
+    "hugo": ("hugo-les-miserables-1-4.txt", "--epochs 8 --dropout .1 --weight-drop .1"),
+    "numpy": ("numpy", "--epochs 2 --dropout 0 --weight-drop 0"),
 }
 ALL = "--preset medium --batch 128 --seed 1"
 LENGTH = 10_000

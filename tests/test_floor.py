@@ -1,0 +1,113 @@
+"""The floor in `rnncore train`: what counting alone reaches, printed first, kept with the run, and said where it wins."""
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from cli_helpers import SMALL, TEXT, call, corpus, rows
+
+from rnncore import Vocab, checkpoint, ngram
+from rnncore.cli import jobs, prepare
+from rnncore.runs import Path, read_last
+
+REAL = ngram.floor
+
+
+@pytest.fixture
+def train(capsys, monkeypatch, tmp_path):
+    """`rnncore train ARGS` with small settings, in tmp_path, where corpus.txt is."""
+    corpus(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return lambda *args: call(capsys, "train", *(() if "--resume" in args else SMALL), *args)
+
+
+def reaching(nats: float, seconds: float = 0.0, seen: list | None = None):
+    """A stand-in for ngram.floor that takes this long and notes what it is asked."""
+    def floor(train, validation, vocab_size, most=None, **others):
+        time.sleep(seconds)
+        if seen is not None:
+            seen.append((len(train), len(validation), vocab_size, most))
+        return ngram.Floor(3, nats, {3: nats}, min(len(train), most))
+    return floor
+
+
+def kept(folder, name="last") -> tuple[dict | None, dict]:
+    """(the floor in the card, the card)."""
+    card = checkpoint.read(Path(folder) / f"{name}.safetensors")[0]["card"]
+    return card["floor"], card
+
+
+def test_it_is_printed_before_training_and_kept_in_card_and_settings(train):
+    result = train("corpus.txt", "--steps", 2, "-o", "a")
+    ids, begin = Vocab.from_text(TEXT).encode(TEXT), len(TEXT) * 9 // 10
+    wanted = REAL(ids[:begin], ids[begin:], len(set(TEXT)))
+    line = f"counting alone reaches {wanted.nats:.4f} nats/char (the last {wanted.order} characters)"
+    assert line in result.err.splitlines() and result.err.index(line) < result.err.index("step ")
+    floor = {"nats": wanted.nats, "order": wanted.order, "counted": begin}
+    assert kept("a")[0] == kept("a", "best")[0] == read_last(Path("a"))[0]["training"]["settings"]["floor"] == floor
+
+
+def test_it_says_where_it_counted_a_part_alone(train, monkeypatch):
+    monkeypatch.setattr(ngram, "MOST", 1000)
+    result = train("corpus.txt", "--steps", 1, "-o", "a")
+    assert " characters, counted on the first 1,000 characters)" in result.err and kept("a")[0]["counted"] == 1000
+
+
+@pytest.mark.parametrize("args", [("--val", 0), ("--val", 0.01)], ids=["none", "too-little"])
+def test_there_is_none_without_a_validation_part(train, monkeypatch, args):
+    seen = []
+    monkeypatch.setattr(ngram, "floor", reaching(1.0, seen=seen))
+    result = train("corpus.txt", "--steps", 1, *args, "-o", "a")
+    assert result.code == 0 and "counting" not in result.err and kept("a")[0] is None and not seen
+    assert "floor" not in read_last(Path("a"))[0]["training"]["settings"]
+
+
+def test_a_model_that_is_worse_is_told_so_and_a_better_one_is_not(train, monkeypatch):
+    for folder, nats in (("worse", 0.25), ("better", 9.0)):
+        monkeypatch.setattr(ngram, "floor", reaching(nats))
+        result = train("corpus.txt", "--steps", 2, "-o", folder)
+        warnings = [line for line in result.err.splitlines() if line.startswith("warning")]
+        assert result.code == 0 and len(warnings) == (folder == "worse")
+    monkeypatch.setattr(ngram, "floor", None)  # a resumed run does not count again
+    result = train("--resume", "--steps", 4, "-o", "worse")
+    assert result.code == 0 and kept("worse")[0]["nats"] == 0.25
+    assert "warning: the model is worse than counting, which reaches 0.2500: train it for longer" in result.err
+
+
+@pytest.mark.parametrize("sample, whole, warned", [(2.0, 1.5, True), (1.0, 1.5, True), (2.0, 1.3, False), (1.5, None, True),
+                                                   (1.3, None, False), (1.4, 1.4, False)])
+def test_the_final_evaluation_is_what_counts(sample, whole, warned):
+    training = SimpleNamespace(best=(sample, 7), final_loss=whole, final_windows=1, given_up=lambda: False,
+                               validation=SimpleNamespace(chars=lambda windows: 100))
+    for settings, lines in (({"floor": {"nats": 1.4}}, 1 + warned), ({}, 1)):
+        assert len(jobs.Job(training, SimpleNamespace(settings=settings), []).verdict()) == lines
+
+
+# Its time
+
+def test_its_time_is_the_runs(train, monkeypatch):
+    """A second of counting in a budget of 1.8: all rows come later, and the budget holds."""
+    monkeypatch.setattr(ngram, "floor", reaching(1.0, seconds=1.0))
+    assert train("corpus.txt", "--minutes", 0.03, "-o", "a").code == 0
+    table = rows(Path("a"))
+    assert table[0]["seconds"] > 1 and 1.6 < table[-1]["seconds"] < 2.6 and kept("a")[1]["seconds"] > 1.6
+    assert train("corpus.txt", "--steps", 2, "-o", "b").code == 0 and rows(Path("b"))[0]["seconds"] > 1
+    assert train("--resume", "--steps", 4, "-o", "b").code == 0 and rows(Path("b"))[-1]["seconds"] > 1
+
+
+@pytest.mark.parametrize("minutes, most", [(1.0, 3_000_000 - 100), (0.01, 30_000 - 100), (10.0, ngram.MOST),
+                                           (None, ngram.MOST), (101 / 3e6, 1)])
+def test_it_takes_a_tenth_of_the_minutes_at_most(monkeypatch, minutes, most):
+    seen, parts = [], [np.zeros(9, np.uint8), np.zeros(100, np.uint8)]
+    monkeypatch.setattr(ngram, "floor", reaching(1.0, 0.05, seen))
+    floor, seconds = prepare.count(parts, 4, minutes)
+    assert seen == [(9, 100, 4, most)] and floor.nats == 1.0 and 0.05 <= seconds < 1
+    assert most + 100 <= ngram.CHARACTERS_PER_SECOND * 6 * (minutes or 100)
+
+
+def test_there_is_none_where_the_minutes_are_too_few(monkeypatch):
+    monkeypatch.setattr(ngram, "floor", None)
+    parts = [np.zeros(9, np.uint8), np.zeros(100, np.uint8)]
+    for minutes in (1e-9, 100 / 3e6, 30 / 3e6):
+        assert prepare.count(parts, 4, minutes) == (None, 0.0)
+    assert prepare.count([parts[0], parts[1][:0]], 4, 1.0) == (None, 0.0)
