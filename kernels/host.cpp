@@ -1,9 +1,12 @@
 // One layer's whole recurrence on the host's processor: the time loop of rnncore/lstm.py over the arithmetic of gates.cuh.
 //
 // Called from native.py on contiguous NumPy arrays: gates (T, 4H, N), h and c (T+1, H, N), dy (T, H, N), keep (T, N) or
-// null. The products are the same BLAS that NumPy calls, through its own function pointer; integers are `Int` wide there.
+// null.
 #include <algorithm>
 #include <cmath>
+#include <vector>
+
+#include "product.hpp"
 
 #define __device__
 
@@ -27,11 +30,6 @@ static inline float tanh_of(float z) {
 static inline double tanh_of(double z) { return std::tanh(z); }
 
 #include "gates.cuh"
-
-enum { ROW_MAJOR = 101, PLAIN = 111, TRANSPOSED = 112 };  // of CBLAS
-
-template <typename T, typename Int>
-using Gemm = void (*)(int, int, int, Int, Int, Int, T, const T*, Int, const T*, Int, T, T*, Int);
 
 // z = the pre-activations of one step -> activations, c and h; size = H N.
 template <typename T>
@@ -70,45 +68,56 @@ static void mask(T* out, const T* in, const T* keep, long size, long n) {  // ou
         for (long k = 0; k < n; k++) out[row + k] = in[row + k] * keep[k];
 }
 
-// gates arrives as W_ih x + b and leaves as the activations; h_prev (H, N) is scratch; ones (N,) stands for no mask.
-template <typename T, typename Int>
-static void run_forward(Gemm<T, Int> gemm, const T* w_hh, T* gates, T* h, T* c, const T* keep, const T* ones, T* h_prev,
-                        long steps, long hidden, long n) {
-    const long size = hidden * n;
+// h and c are written, gates leaves as the activations. x (T, E, N) is the layer's input, w_ih (4H, E), bias (4H,); x null:
+// gates arrives as W_ih x + b. h_prev (H, N) is scratch; ones (N,) stands for no mask.
+template <typename T>
+static void run_forward(const T* w_ih, const T* bias, const T* x, const T* w_hh, T* gates, T* h, T* c, const T* keep,
+                        const T* ones, T* h_prev, long steps, long inputs, long hidden, long n) {
+    const long size = hidden * n, first = x ? inputs : 0;
+    Left<T> weights(4 * hidden, first + hidden);
+    Right<T> from(first + hidden, n);
+    if (x) weights.pack(w_ih, 0, inputs, false);
+    weights.pack(w_hh, first, hidden, false);
     for (long t = 0; t < steps; t++) {
-        T *z = gates + 4 * size * t, *from = h + size * t;
-        if (keep) mask(h_prev, from, keep + n * t, size, n), from = h_prev;
-        gemm(ROW_MAJOR, PLAIN, PLAIN, 4 * hidden, n, hidden, 1, w_hh, hidden, from, n, 1, z, n);
+        T *z = gates + 4 * size * t, *before = h + size * t;
+        if (keep) mask(h_prev, before, keep + n * t, size, n), before = h_prev;
+        if (x) from.pack(x + inputs * n * t, 0, inputs);
+        from.pack(before, first, hidden);
+        weights.times(from, x ? bias : nullptr, z);
         step_forward(z, c + size * t, keep ? keep + n * t : ones, c + size * (t + 1), h + size * (t + 1), size, n);
     }
 }
 
-// gates arrives as the activations and leaves as dL/dz, in columns (4H, T N) too; dh and dc (H, N) arrive as the gradient
-// at the last state and leave as that at the initial one.
-template <typename T, typename Int>
-static void run_backward(Gemm<T, Int> gemm, const T* w_hh, T* gates, const T* c, const T* keep, const T* ones, const T* dy,
-                         T* dh, T* dc, T* columns, long steps, long hidden, long n) {
+// gates (T, 4H, N) arrives as the activations and leaves as dL/dz; dh and dc (H, N) arrive as the gradient at the last
+// state and leave as that at the initial one; dx (T, E, N) is written where it is wanted.
+template <typename T>
+static void run_backward(const T* w_ih, const T* w_hh, T* gates, const T* c, const T* keep, const T* ones, const T* dy,
+                         T* dh, T* dc, T* dx, long steps, long inputs, long hidden, long n) {
     const long size = hidden * n;
+    Left<T> recurrent(hidden, 4 * hidden), input(dx ? inputs : 0, 4 * hidden);
+    Right<T> dz(4 * hidden, n);
+    recurrent.pack(w_hh, 0, 4 * hidden, true);
+    if (dx) input.pack(w_ih, 0, 4 * hidden, true);
+    const std::vector<T> zeros(std::max(hidden, inputs));
     for (long t = steps - 1; t >= 0; t--) {
         T* z = gates + 4 * size * t;
         step_backward(z, c + size * t, c + size * (t + 1), keep ? keep + n * t : ones, dy + size * t, dh, dc, size, n);
-        for (long row = 0; row < 4 * hidden; row++) std::copy_n(z + row * n, n, columns + (row * steps + t) * n);
-        gemm(ROW_MAJOR, TRANSPOSED, PLAIN, hidden, n, 4 * hidden, 1, w_hh, hidden, z, n, 0, dh, n);
+        dz.pack(z, 0, 4 * hidden);
+        recurrent.times(dz, zeros.data(), dh);
         if (keep) mask(dh, dh, keep + n * t, size, n);
+        if (dx) input.times(dz, zeros.data(), dx + inputs * n * t);
     }
 }
 
-#define EXPORT(T, Int, name)                                                                                              \
-    extern "C" void forward_##name(Gemm<T, Int> gemm, const T* w_hh, T* gates, T* h, T* c, const T* keep, const T* ones,  \
-                                   T* h_prev, long steps, long hidden, long n) {                                          \
-        run_forward(gemm, w_hh, gates, h, c, keep, ones, h_prev, steps, hidden, n);                                       \
+#define EXPORT(T)                                                                                                         \
+    extern "C" void forward_##T(const T* w_ih, const T* bias, const T* x, const T* w_hh, T* gates, T* h, T* c,            \
+                                const T* keep, const T* ones, T* h_prev, long steps, long inputs, long hidden, long n) {  \
+        run_forward(w_ih, bias, x, w_hh, gates, h, c, keep, ones, h_prev, steps, inputs, hidden, n);                      \
     }                                                                                                                     \
-    extern "C" void backward_##name(Gemm<T, Int> gemm, const T* w_hh, T* gates, const T* c, const T* keep, const T* ones, \
-                                    const T* dy, T* dh, T* dc, T* columns, long steps, long hidden, long n) {             \
-        run_backward(gemm, w_hh, gates, c, keep, ones, dy, dh, dc, columns, steps, hidden, n);                            \
+    extern "C" void backward_##T(const T* w_ih, const T* w_hh, T* gates, const T* c, const T* keep, const T* ones,        \
+                                 const T* dy, T* dh, T* dc, T* dx, long steps, long inputs, long hidden, long n) {        \
+        run_backward(w_ih, w_hh, gates, c, keep, ones, dy, dh, dc, dx, steps, inputs, hidden, n);                         \
     }
 
-EXPORT(float, int, float32_int)
-EXPORT(float, long, float32_long)
-EXPORT(double, int, float64_int)
-EXPORT(double, long, float64_long)
+EXPORT(float)
+EXPORT(double)

@@ -8,7 +8,6 @@ RNNCORE_NATIVE=0 in the environment, lstm.py's own loop does the work.
 import ctypes
 import functools
 import hashlib
-import itertools
 import os
 import platform
 import shutil
@@ -16,16 +15,17 @@ import subprocess
 import tempfile
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_info
 
 HERE = Path(__file__).parent
-SOURCES = "gates.cuh", "host.cpp"
+SOURCES = "gates.cuh", "product.hpp", "host.cpp"
 FLAGS = "-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_long
-ARGUMENTS = {"forward": 8 * [_POINTER] + 3 * [_LONG], "backward": 10 * [_POINTER] + 3 * [_LONG]}
-PRODUCT = {"float32": "cblas_sgemm", "float64": "cblas_dgemm"}
+ARGUMENTS = {"forward": 10 * [_POINTER] + 4 * [_LONG], "backward": 10 * [_POINTER] + 4 * [_LONG]}
+TYPES = {"float32": "float", "float64": "double"}
 _lock = threading.Lock()
 
 
@@ -99,47 +99,41 @@ def blas() -> str:
     return ", ".join(found) or "none whose threads can be counted"
 
 
-def product(dtype: str) -> tuple[int | None, str]:
-    """The address of the matrix product that NumPy itself uses, and the C type of its integers. Raises Unavailable."""
-    for library in sorted(threadpool_info(), key=lambda found: "numpy" not in found["filepath"]):  # its own first
-        if library["user_api"] == "blas":
-            handle = ctypes.CDLL(library["filepath"])
-            for prefix, suffix in itertools.product(("scipy_", ""), ("64_", "")):
-                function = getattr(handle, prefix + PRODUCT[dtype] + suffix, None)
-                if function is not None:
-                    return ctypes.cast(function, ctypes.c_void_p).value, "long" if suffix else "int"
-    raise Unavailable("NumPy's matrix product was not found in a shared library")
-
-
 class Recurrence:
     """The time loops of one dtype, in the library at `path`, over contiguous arrays."""
 
     def __init__(self, path: Path, dtype: str):
-        self._gemm, integer = product(dtype)
         library = ctypes.CDLL(str(path))
-        self._forward, self._backward = (getattr(library, f"{name}_{dtype}_{integer}") for name in ARGUMENTS)
-        for function, arguments in zip((self._forward, self._backward), ARGUMENTS.values(), strict=True):
+        functions = [getattr(library, f"{name}_{TYPES[dtype]}") for name in ARGUMENTS]
+        for function, arguments in zip(functions, ARGUMENTS.values(), strict=True):
             function.argtypes, function.restype = arguments, None
+        self._forward, self._backward = functions
 
-    def forward(self, w_hh, gates, h, c, keep, h_prev) -> None:
-        """gates (T, 4H, N) arrives as W_ih x + b and leaves as the activations; h[1:] and c[1:] are written.
+    def forward(self, w, x, gates, h, c, keep, h_prev) -> None:
+        """Writes h[1:], c[1:] and the activations, gates (T, 4H, N); w: a layer's Weights.
 
-        h_prev (H, N) is scratch.
+        x (T, E, N), or None where gates arrives as W_ih x + b. h_prev (H, N) is scratch.
         """
         steps, _, n = gates.shape
-        ones = np.ones(n, gates.dtype)
-        arrays = pointers(gates.dtype, w_hh, gates, h, c, keep, ones, h_prev)
-        self._forward(self._gemm, *arrays, steps, w_hh.shape[1], n)
+        arrays = pointers(gates.dtype, w.w_ih, w.bias, x, w.w_hh, gates, h, c, keep, np.ones(n, gates.dtype), h_prev)
+        self._forward(*arrays, steps, w.w_ih.shape[1], len(h_prev), n)
 
-    def backward(self, w_hh, gates, c, keep, dy, dh, dc, columns) -> None:
-        """gates (T, 4H, N) arrives as the activations and leaves as dL/dz, as columns (4H, T, N) too.
+    def backward(self, w, gates, c, keep, dy, dh, dc, dx) -> None:
+        """gates (T, 4H, N) arrives as the activations and leaves as dL/dz.
 
-        dh and dc (H, N) arrive as the gradient at the last state and leave as that at the initial one.
+        dh and dc (H, N) arrive as the gradient at the last state and leave as that at the initial one; dx (T, E, N), or
+        None where it is not wanted, is written.
         """
         steps, _, n = gates.shape
-        ones = np.ones(n, gates.dtype)
-        arrays = pointers(gates.dtype, w_hh, gates, c, keep, ones, dy, dh, dc, columns)
-        self._backward(self._gemm, *arrays, steps, w_hh.shape[1], n)
+        arrays = pointers(gates.dtype, w.w_ih, w.w_hh, gates, c, keep, np.ones(n, gates.dtype), dy, dh, dc, dx)
+        self._backward(*arrays, steps, w.w_ih.shape[1], len(dh), n)
+
+
+class Weights(NamedTuple):
+    """One layer's parameters, as in rnncore/lstm.py: w_ih (4H, E), w_hh (4H, H), bias (4H,)."""
+    w_ih: np.ndarray
+    w_hh: np.ndarray
+    bias: np.ndarray
 
 
 def pointers(dtype: np.dtype, *arrays: np.ndarray | None) -> list[int | None]:
@@ -183,19 +177,20 @@ def _load_once() -> tuple[Recurrence | None, str]:
 
 def _agrees(found: Recurrence) -> bool:
     """Do three steps with a mask give the states, and back the gradients, that the formulas of lstm.py give?"""
-    steps, hidden, n = 3, 6, 5
+    steps, inputs, hidden, n = 3, 4, 6, 5
     draw = np.random.default_rng(0).standard_normal
-    w, z, dy = draw((4 * hidden, hidden)), draw((steps, 4 * hidden, n)), draw((steps, hidden, n))
-    h, c = draw((2, steps + 1, hidden, n))
+    w = Weights(draw((4 * hidden, inputs)), draw((4 * hidden, hidden)), draw(4 * hidden))
+    x, dy, (h, c) = draw((steps, inputs, n)), draw((steps, hidden, n)), draw((2, steps + 1, hidden, n))
     keep = (np.arange(steps * n) % 4 > 0).reshape(steps, n) * 1.0
-    mine = [np.ascontiguousarray(a, np.float32) for a in (w, z, h, c, keep, dy)]
-    dh, dc, columns = np.zeros((hidden, n)), np.zeros((hidden, n)), np.zeros((4 * hidden, steps, n))
-    my_dh, my_dc, my_columns = (a.astype(np.float32) for a in (dh, dc, columns))
-    found.forward(*mine[:5], np.empty((hidden, n), np.float32))
-    found.backward(mine[0], mine[1], mine[3], mine[4], mine[5], my_dh, my_dc, my_columns)
+    z, dh, dc = np.zeros((steps, 4 * hidden, n)), np.zeros((hidden, n)), np.zeros((hidden, n))
+    dx, dz = np.zeros_like(x), np.zeros_like(z)
+    mine = [np.ascontiguousarray(a, np.float32) for a in (x, z, h, c, keep, dy, dh, dc, dx)]
+    my_w = Weights(*(a.astype(np.float32) for a in w))
+    found.forward(my_w, *mine[:5], np.empty((hidden, n), np.float32))
+    found.backward(my_w, mine[1], *mine[3:])
     for t in range(steps):
-        z[t] += w @ (h[t] * keep[t])
-        z[t] = np.where(np.arange(4 * hidden)[:, None] // hidden == 2, np.tanh(z[t]), 0.5 + 0.5 * np.tanh(0.5 * z[t]))
+        a = w.w_ih @ x[t] + w.w_hh @ (h[t] * keep[t]) + w.bias[:, None]
+        z[t] = np.where(np.arange(4 * hidden)[:, None] // hidden == 2, np.tanh(a), 0.5 + 0.5 * np.tanh(0.5 * a))
         i, f, g, o = z[t].reshape(4, hidden, n)
         c[t + 1] = f * keep[t] * c[t] + i * g
         h[t + 1] = o * np.tanh(c[t + 1])
@@ -203,8 +198,8 @@ def _agrees(found: Recurrence) -> bool:
         i, f, g, o = z[t].reshape(4, hidden, n)
         dh, tanh_c = dh + dy[t], np.tanh(c[t + 1])
         dc = dc + dh * o * (1 - tanh_c ** 2)
-        columns[:, t] = np.concatenate([dc * g * i * (1 - i), dc * keep[t] * c[t] * f * (1 - f), dc * i * (1 - g ** 2),
-                                        dh * tanh_c * o * (1 - o)])
-        dh, dc = w.T @ columns[:, t] * keep[t], dc * f * keep[t]
-    pairs = (mine[2], h), (mine[3], c), (my_columns, columns), (my_dh, dh), (my_dc, dc)
+        dz[t] = np.concatenate([dc * g * i * (1 - i), dc * keep[t] * c[t] * f * (1 - f), dc * i * (1 - g ** 2),
+                                dh * tanh_c * o * (1 - o)])
+        dx[t], dh, dc = w.w_ih.T @ dz[t], w.w_hh.T @ dz[t] * keep[t], dc * f * keep[t]
+    pairs = zip(mine[1:4] + mine[6:], (dz, h, c, dh, dc, dx), strict=True)
     return all(np.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs)

@@ -14,20 +14,20 @@ def folded(symbols: int, positions: int) -> bool:
     return 2 * symbols <= positions
 
 
-def forward(embedding, w: lstm.Weights, ids, gates, x) -> None:
-    """Write the first layer's input share of gates (T, 4H, N); x (T, E, N) is room for the unfolded input."""
+def forward(embedding, w: lstm.Weights, ids, gates, x):
+    """The first layer's input: x (T, E, N), written, or None where gates (T, 4H, N) holds the input's share instead."""
     k = kernels.of(gates)
-    if folded(len(embedding), ids.size):
-        table = w.w_ih @ embedding.T
-        table += w.bias[:, None]
-        k.gather(table, ids, gates)
-    else:
+    if not folded(len(embedding), ids.size):
         x[...] = embedding[ids].transpose(0, 2, 1)
-        lstm.project(w, x, gates)
+        return x
+    table = w.w_ih @ embedding.T
+    table += w.bias[:, None]
+    k.gather(table, ids, gates)
+    return None
 
 
-def backward(embedding, dembedding, w: lstm.Weights, grads: lstm.Weights, ids, x, columns, scratch) -> None:
-    """Write dembedding (V, E), dW_ih and db of the first layer; columns (4H, T N) is dL/dz; x leaves as dL/dx."""
+def backward(embedding, dembedding, w: lstm.Weights, grads: lstm.Weights, ids, columns, x, scratch) -> None:
+    """Write dembedding (V, E), and dW_ih and db where `forward` folded; columns (4H, T N) is dL/dz; x (T, E, N): room."""
     k = kernels.of(columns)
     if folded(len(embedding), ids.size):
         dtable = k.xp.zeros((len(columns), len(embedding)), columns.dtype)
@@ -36,6 +36,6 @@ def backward(embedding, dembedding, w: lstm.Weights, grads: lstm.Weights, ids, x
         k.xp.matmul(dtable.T, w.w_ih, out=dembedding)
         dtable.sum(axis=1, out=grads.bias)
     else:
-        lstm.project_backward(w, grads, x, columns, x, scratch)
+        lstm.from_columns(w.w_ih.T, columns, x, scratch)
         dembedding[...] = 0
         k.scatter_add(dembedding.T, ids, lstm.as_columns(x, scratch.input_columns))

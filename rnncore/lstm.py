@@ -68,27 +68,17 @@ def project(w: Weights, x, gates) -> None:
     gates += w.bias[:, None]
 
 
-def project_backward(w: Weights, grads: Weights, x, columns, dx, scratch: Scratch) -> None:
-    """Write dW_ih, db and dx (T, E, N); columns (4H, T N) is dL/dz. dx None: not wanted."""
-    k = kernels.of(x)
-    k.xp.matmul(columns, as_columns(x, scratch.input_columns).T, out=grads.w_ih)
-    k.xp.matmul(columns, k.xp.ones(columns.shape[1], columns.dtype), out=grads.bias)  # the sum over t and n
-    if dx is not None:
-        steps, size, n = x.shape
-        flat = scratch.input_columns[:x.size].reshape(size, steps * n)
-        k.xp.matmul(w.w_ih.T, columns, out=flat)
-        dx[...] = flat.reshape(size, steps, n).transpose(1, 0, 2)
-
-
-def forward(w: Weights, cache: Cache, keep, scratch: Scratch):
-    """Run the recurrence; cache.gates holds the input's share, cache.h[0] and c[0] the initial state.
+def forward(w: Weights, x, cache: Cache, keep, scratch: Scratch):
+    """Run the layer on x (T, E, N), or on None: then cache.gates holds the input's share. cache.h[0], c[0]: initial.
 
     Returns y (T, H, N), a view of cache.h; the last state is cache.h[-1], cache.c[-1].
     """
     compiled = kernels.of(cache.gates).recurrence(cache.gates.dtype)
     if compiled:
-        compiled.forward(w.w_hh, *cache, keep, scratch.state)
+        compiled.forward(w, x, *cache, keep, scratch.state)
     else:
+        if x is not None:
+            project(w, x, cache.gates)
         loop_forward(w.w_hh, *cache, keep, scratch)
     return cache.h[1:]
 
@@ -103,31 +93,30 @@ def loop_forward(w_hh, gates, h, c, keep, scratch: Scratch) -> None:
         k.gates_forward(gates[t], scratch.recurrent, c[t], keep_t, c[t + 1], h[t + 1])
 
 
-def backward(w: Weights, grads: Weights, cache: Cache, dy, dstate, keep, scratch: Scratch):
+def backward(w: Weights, grads: Weights, x, cache: Cache, dy, dstate, keep, scratch: Scratch, dx=None):
     """Back-propagation through time (Werbos 1990). Writes dW_hh; returns (columns, dh, dc).
 
-    dy (T, H, N) is dL/dy from above; dstate is (dh, dc), each (H, N): what arrives at the last state from later steps.
-    columns (4H, T N) is dL/dz, for the input's side; dh, dc (H, N), in scratch, are the gradient at the initial state.
+    x: as in `forward`; where it is given, dW_ih and db are written, and dx (T, E, N) where that is. dy (T, H, N) is dL/dy
+    from above, and may be dx; dstate is (dh, dc), each (H, N): what arrives at the last state from later steps.
+    columns (4H, T N) is dL/dz; dh, dc (H, N) are the gradient at the initial state; all three lie in scratch.
     """
     gates, h, c = cache
-    k, (steps, rows, n) = kernels.of(gates), gates.shape
     dh, dc = scratch.dh, scratch.dc
     dh[...], dc[...] = dstate
-    columns = scratch.gate_columns[:gates.size].reshape(rows, steps, n)
-    compiled = k.recurrence(gates.dtype)
+    compiled = kernels.of(gates).recurrence(gates.dtype)
     if compiled:
-        compiled.backward(w.w_hh, gates, c, keep, dy, dh, dc, columns)
+        compiled.backward(w, gates, c, keep, dy, dh, dc, dx)
     else:
-        loop_backward(w.w_hh, gates, c, keep, dy, dh, dc, columns, scratch)
-    columns, h_prev = columns.reshape(rows, steps * n), as_columns(h[:-1], scratch.input_columns)
-    if keep is not None:
-        h_prev *= keep.reshape(-1)
-    k.xp.matmul(columns, h_prev.T, out=grads.w_hh)
+        loop_backward(w.w_hh, gates, c, keep, dy, dh, dc, scratch)
+    columns = as_columns(gates, scratch.gate_columns)
+    if dx is not None and not compiled:
+        from_columns(w.w_ih.T, columns, dx, scratch)
+    weight_gradients(grads, x, h[:-1], keep, columns, scratch)
     return columns, dh, dc
 
 
-def loop_backward(w_hh, gates, c, keep, dy, dh, dc, columns, scratch: Scratch) -> None:
-    """The time loop backwards: gates (T, 4H, N) leaves as dL/dz, copied to columns (4H, T, N) too.
+def loop_backward(w_hh, gates, c, keep, dy, dh, dc, scratch: Scratch) -> None:
+    """The time loop backwards: gates (T, 4H, N) leaves as dL/dz.
 
     dh and dc (H, N) arrive as the gradient at the last state and leave as that at the initial one.
     """
@@ -140,7 +129,25 @@ def loop_backward(w_hh, gates, c, keep, dy, dh, dc, columns, scratch: Scratch) -
         k.xp.matmul(w_hh.T, gates[t], out=dh)
         if keep is not None:
             dh *= keep[t]
-        columns[:, t] = gates[t]
+
+
+def weight_gradients(grads: Weights, x, h_prev, keep, columns, scratch: Scratch) -> None:
+    """The gradients that are sums over time, a product each: dW_hh and, where x is given, dW_ih and db."""
+    xp, before = kernels.of(columns).xp, as_columns(h_prev, scratch.input_columns)
+    if keep is not None:
+        before *= keep.reshape(-1)
+    xp.matmul(columns, before.T, out=grads.w_hh)
+    if x is not None:
+        xp.matmul(columns, as_columns(x, scratch.input_columns).T, out=grads.w_ih)
+        xp.matmul(columns, xp.ones(columns.shape[1], columns.dtype), out=grads.bias)  # the sum over t and n
+
+
+def from_columns(matrix, columns, out, scratch: Scratch) -> None:
+    """out (T, F, N) = matrix times the columns (4H, T N), in one product."""
+    steps, size, n = out.shape
+    flat = scratch.input_columns[:out.size].reshape(size, steps * n)
+    kernels.of(out).xp.matmul(matrix, columns, out=flat)
+    out[...] = flat.reshape(size, steps, n).transpose(1, 0, 2)
 
 
 def as_columns(a, buffer):

@@ -63,10 +63,8 @@ def forward(params, ids, state, keep, dropout, work):
         weights = lstm.layer(params, k)
         cache.h[0], cache.c[0] = (0, 0) if state is None else (state.h[k], state.c[k])
         if k == 0:
-            embedding.forward(params["embedding.weight"], weights, ids, cache.gates, x)
-        else:
-            lstm.project(weights, y, cache.gates)
-        y = lstm.forward(weights, cache, keep, work.scratch)
+            y = embedding.forward(params["embedding.weight"], weights, ids, cache.gates, x)
+        y = lstm.forward(weights, y, cache, keep, work.scratch)
         if drops:
             y = _drop(y, k, dropout, work)
     head.forward(params["head.weight"], params["head.bias"], y, logits)
@@ -82,7 +80,7 @@ def backward(params, grads, ids, dstate, keep, dropout, work) -> State:
     caches, x, dlogits, _ = work.first(len(ids))
     dy, scratch, drops = work.dy[:len(ids)], work.scratch, dropout is not None and dropout.rate > 0
     xp = kernels.of(dy).xp
-    initial = State(*xp.empty((2, len(caches), *dy.shape[1:]), dy.dtype))
+    initial, table = State(*xp.empty((2, len(caches), *dy.shape[1:]), dy.dtype)), params["embedding.weight"]
     head.backward(params["head.weight"], grads["head.weight"], grads["head.bias"], _output(work, -1, len(ids), drops),
                   dlogits, dy, scratch)
     for k in reversed(range(len(caches))):
@@ -90,11 +88,10 @@ def backward(params, grads, ids, dstate, keep, dropout, work) -> State:
         if drops:
             dy *= work.masks[k][:dropout.rows(len(ids))]
         last = (0, 0) if dstate is None else (dstate.h[k], dstate.c[k])
-        columns, initial.h[k], initial.c[k] = lstm.backward(weights, dweights, caches[k], dy, last, keep, scratch)
-        if k > 0:
-            lstm.project_backward(weights, dweights, _output(work, k - 1, len(ids), drops), columns, dy, scratch)
-    table, dtable = params["embedding.weight"], grads["embedding.weight"]
-    embedding.backward(table, dtable, weights, dweights, ids, x, columns, scratch)
+        below = _output(work, k - 1, len(ids), drops) if k else None if embedding.folded(len(table), ids.size) else x
+        columns, initial.h[k], initial.c[k] = lstm.backward(weights, dweights, below, caches[k], dy, last, keep,
+                                                            scratch, dx=dy if k else None)
+    embedding.backward(table, grads["embedding.weight"], weights, dweights, ids, columns, x, scratch)
     return initial
 
 

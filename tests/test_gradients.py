@@ -187,7 +187,7 @@ def test_one_layer(size, hidden, steps, n, documents, compiled, monkeypatch):
         lstm.project(w, x, cache.gates)
         cache.gates[...] += dz
         cache.h[0], cache.c[0] = h0, c0
-        y = lstm.forward(w, cache, keep, scratch)
+        y = lstm.forward(w, None, cache, keep, scratch)
         return np.concatenate([a.ravel() for a in (y * dy, cache.h[-1] * dstate[0], cache.c[-1] * dstate[1])])
 
     loss()
