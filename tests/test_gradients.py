@@ -167,7 +167,7 @@ def step_errors(model, case: Case, dropout=None, few=20) -> dict[str, float]:
 @pytest.mark.parametrize("size, hidden, steps, n", [(3, 4, 5, 2), (5, 1, 4, 3), (1, 3, 1, 2), (2, 5, 7, 1), (7, 33, 3, 2)])
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)], ids=["numpy", "compiled"])
 def test_one_layer(size, hidden, steps, n, documents, compiled, monkeypatch):
-    """project, forward, backward, project_backward on their own: x, z, all weights, h0 and c0, any gradient from above.
+    """forward and backward on their own: x or z, all weights, h0 and c0, any gradient from above.
 
     compiled: the time loops of host.cpp and gates.cuh, in doubles.
     """
@@ -187,13 +187,12 @@ def test_one_layer(size, hidden, steps, n, documents, compiled, monkeypatch):
         lstm.project(w, x, cache.gates)
         cache.gates[...] += dz
         cache.h[0], cache.c[0] = h0, c0
-        y = lstm.forward(w, None, cache, keep, scratch)
+        y = lstm.forward(w, None if dz.any() else x, cache, keep, scratch)
         return np.concatenate([a.ravel() for a in (y * dy, cache.h[-1] * dstate[0], cache.c[-1] * dstate[1])])
 
     loss()
-    columns, dh0, dc0 = lstm.backward(w, grads, cache, dy, dstate, keep, scratch)
+    columns, dh0, dc0 = lstm.backward(w, grads, x, cache, dy, dstate, keep, scratch, dx)
     dh0, dc0, columns = dh0.copy(), dc0.copy(), columns.copy()
-    lstm.project_backward(w, grads, x, columns, dx, scratch)
     dz_found = columns.reshape(4 * hidden, steps, n).swapaxes(0, 1)
     pairs = {"x": (x, dx), "z": (dz, dz_found), "h0": (h0, dh0), "c0": (c0, dc0),
              **{name: pair for name, *pair in zip(w._fields, w, grads, strict=True)}}
@@ -214,14 +213,24 @@ def layer_scratch(size, hidden, steps, n) -> lstm.Scratch:
         4 * hidden * steps * n, max(size, hidden) * steps * n, 9 * steps * n)))
 
 
-def test_project_backward_may_leave_dx_out():
-    rng = np.random.default_rng(7)
-    w = lstm.Weights(rng.standard_normal((8, 3)), rng.standard_normal((8, 2)), rng.standard_normal(8))
-    x, columns = rng.standard_normal((4, 3, 5)), rng.standard_normal((8, 20))
-    grads = lstm.Weights(*(np.full_like(a, np.nan) for a in w))
-    lstm.project_backward(w, grads, x, columns, None, layer_scratch(3, 2, 4, 5))
-    np.testing.assert_allclose(grads.w_ih, np.einsum("ztn,ten->ze", columns.reshape(8, 4, 5), x), atol=1e-13)
-    np.testing.assert_allclose(grads.bias, columns.sum(axis=1), atol=1e-13)
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)])
+def test_what_is_not_asked_for_is_not_written_and_dx_may_be_dy(compiled, monkeypatch):
+    if compiled:
+        monkeypatch.setattr(kernels.host, "recurrence", compiled_recurrence())
+    rng, steps, hidden, n = np.random.default_rng(7), 4, 3, 5
+    w = lstm.Weights(*(rng.standard_normal(shape) for shape in ((12, 3), (12, 3), 12)))
+    x, dy = rng.standard_normal((2, steps, hidden, n))
+    scratch, found = layer_scratch(3, hidden, steps, n), {}
+    for inputs, dx in ((None, None), (x, None), (x, np.empty_like(x)), (x, "dy")):
+        cache = lstm.Cache(np.empty((steps, 12, n)), *np.zeros((2, steps + 1, hidden, n)))
+        lstm.project(w, x, cache.gates)
+        lstm.forward(w, inputs, cache, None, scratch)
+        grads, above = lstm.Weights(*(np.full_like(a, np.nan) for a in w)), dy.copy()
+        lstm.backward(w, grads, inputs, cache, above, (0, 0), None, scratch, above if isinstance(dx, str) else dx)
+        found[inputs is None, str(type(dx))] = [grads.w_hh.copy(), grads.w_ih, grads.bias, above if isinstance(dx, str) else dx]
+    alone, without, beside, onto = found.values()
+    assert all(np.isnan(a).all() for a in alone[1:3]) and np.allclose(alone[0], onto[0], rtol=0, atol=1e-13)
+    assert all((a == b).all() for a, b in zip(without[:3], beside[:3], strict=True)) and (beside[3] == onto[3]).all()
 
 
 @pytest.mark.parametrize("vocab", [4, 30, 140], ids=["folded", "unfolded", "unfolded-sorted-scatter"])
@@ -234,18 +243,22 @@ def test_the_embedding(vocab):
     x = np.full((steps, size, n), np.nan)
 
     def loss():
-        embedding.forward(table, w, ids, gates, x)
+        if embedding.forward(table, w, ids, gates, x) is not None:
+            lstm.project(w, x, gates)
         return gates * dgates
 
     loss()
     dtable, grads = np.full_like(table, np.nan), lstm.Weights(np.full_like(w.w_ih, np.nan), None, np.full_like(w.bias, np.nan))
-    columns = dgates.swapaxes(0, 1).reshape(4 * hidden, -1).copy()
+    columns, read = dgates.swapaxes(0, 1).reshape(4 * hidden, -1).copy(), x.copy()
     embedding.backward(table, dtable, w, grads, ids, x, columns, layer_scratch(size, hidden, steps, n))
     dx = x.copy()
-    errors = {name: error_of(loss, *pair) for name, pair in
-              {"table": (table, dtable), "w_ih": (w.w_ih, grads.w_ih), "bias": (w.bias, grads.bias)}.items()}
+    pairs = {"table": (table, dtable), "w_ih": (w.w_ih, grads.w_ih), "bias": (w.bias, grads.bias)}
+    folded = embedding.folded(vocab, ids.size)
+    errors = {name: error_of(loss, *pair) for name, pair in pairs.items() if folded or name == "table"}
     assert max(errors.values()) < BOUND, errors
-    if not embedding.folded(vocab, ids.size):
+    if not folded:
+        assert np.isnan(grads.w_ih).all() and np.isnan(grads.bias).all()  # the layer's, which has x as its input
+        np.testing.assert_array_equal(read, table[ids].transpose(0, 2, 1))
         np.testing.assert_allclose(dx, np.einsum("ze,tzn->ten", w.w_ih, dgates), atol=1e-13)
 
 

@@ -11,7 +11,7 @@ from rnncore.kernels import native
 from rnncore.lstm import Scratch
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler (c++, g++, clang++) here")
-SIZES = [(1, 1, 1), (5, 3, 2), (7, 33, 5), (3, 64, 32)]  # T, H, N
+SIZES = [(1, 1, 1, 1), (5, 2, 3, 2), (7, 9, 33, 5), (3, 64, 64, 32)]  # T, E, H, N
 BOUND = {"float32": 2e-5, "float64": 1e-12}  # largest error seen, relative to the largest value: 1.5e-6 and 4e-15
 
 
@@ -20,16 +20,23 @@ def compiled(request):
     return request.param, native.Recurrence(native.build(), request.param)
 
 
-def problem(dtype: str, steps: int, hidden: int, n: int, keep: bool):
-    draw = np.random.default_rng(7).standard_normal
-    w_hh = (draw((4 * hidden, hidden)) / np.sqrt(hidden)).astype(dtype)
-    gates, h, c = (draw(shape).astype(dtype) for shape in ((steps, 4 * hidden, n), *2 * [(steps + 1, hidden, n)]))
-    dy, dh, dc = (draw(shape).astype(dtype) for shape in ((steps, hidden, n), (hidden, n), (hidden, n)))
-    mask = (np.random.default_rng(8).random((steps, n)) > 0.4).astype(dtype) if keep else None
-    empty = np.empty
-    scratch = Scratch(empty((4 * hidden, n), dtype), empty((hidden, n), dtype), dh.copy(), dc.copy(),
-                      empty((steps, hidden, n), dtype), empty((steps, hidden, n), dtype), empty(0), empty(0), empty(0))
-    return w_hh, gates, h, c, dy, dh, dc, mask, scratch
+class Problem:
+    """One layer's arrays for T, E, H, N, and scratch for the loops in NumPy."""
+
+    def __init__(self, dtype: str, steps: int, inputs: int, hidden: int, n: int, keep: bool):
+        draw, empty = np.random.default_rng(7).standard_normal, np.empty
+        scale = 1 / np.sqrt(hidden)
+        self.w = lstm.Weights(*((scale * draw(shape)).astype(dtype)
+                                for shape in ((4 * hidden, inputs), (4 * hidden, hidden), 4 * hidden)))
+        self.x, self.gates, self.dy = (draw((steps, rows, n)).astype(dtype) for rows in (inputs, 4 * hidden, hidden))
+        self.h, self.c = (draw((steps + 1, hidden, n)).astype(dtype) for _ in range(2))
+        self.dh, self.dc = (draw((hidden, n)).astype(dtype) for _ in range(2))
+        self.dx = empty((steps, inputs, n), dtype)
+        self.keep = (np.random.default_rng(8).random((steps, n)) > 0.4).astype(dtype) if keep else None
+        self.scratch = Scratch(empty((4 * hidden, n), dtype), empty((hidden, n), dtype), self.dh.copy(), self.dc.copy(),
+                               empty((steps, hidden, n), dtype), empty((steps, hidden, n), dtype),
+                               empty(4 * hidden * steps * n, dtype), empty(max(inputs, hidden) * steps * n, dtype),
+                               empty(0))
 
 
 def difference(a, b) -> float:
@@ -38,21 +45,38 @@ def difference(a, b) -> float:
 
 @needs_compiler
 @pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("given", [False, True], ids=["prefilled", "input"])
 @pytest.mark.parametrize("size", SIZES)
-def test_forward_and_backward_equal_the_loops(compiled, size, keep):
+def test_forward_and_backward_equal_the_loops(compiled, size, given, keep):
     dtype, found = compiled
-    w_hh, gates, h, c, dy, dh, dc, mask, scratch = problem(dtype, *size, keep)
-    loop = [a.copy() for a in (gates, h, c)]
-    lstm.loop_forward(w_hh, *loop, mask, scratch)
-    found.forward(w_hh, gates, h, c, mask, scratch.state)
-    for mine, wanted in zip((gates, h, c), loop, strict=True):
+    p = Problem(dtype, *size, keep)
+    gates, h, c, dh, dc = (a.copy() for a in (p.gates, p.h, p.c, p.dh, p.dc))
+    if given:
+        lstm.project(p.w, p.x, gates)
+    lstm.loop_forward(p.w.w_hh, gates, h, c, p.keep, p.scratch)
+    found.forward(p.w, p.x if given else None, p.gates, p.h, p.c, p.keep, p.scratch.state)
+    for mine, wanted in ((p.gates, gates), (p.h, h), (p.c, c)):
         assert difference(mine, wanted) < BOUND[dtype]
-    steps, hidden, n = size
-    columns, loop_columns = np.empty((2, 4 * hidden, steps, n), dtype)
-    lstm.loop_backward(w_hh, loop[0], loop[2], mask, dy, scratch.dh, scratch.dc, loop_columns, scratch)
-    found.backward(w_hh, gates, c, mask, dy, dh, dc, columns)
-    for mine, wanted in ((gates, loop[0]), (columns, loop_columns), (dh, scratch.dh), (dc, scratch.dc)):
+    lstm.loop_backward(p.w.w_hh, gates, c, p.keep, p.dy, dh, dc, p.scratch)
+    found.backward(p.w, p.gates, p.c, p.keep, p.dy, p.dh, p.dc, p.dx if given else None)
+    pairs = [(p.gates, gates), (p.dh, dh), (p.dc, dc)]
+    if given:
+        pairs.append((p.dx, np.einsum("ze,tzn->ten", p.w.w_ih, gates)))
+    for mine, wanted in pairs:
         assert difference(mine, wanted) < BOUND[dtype]
+
+
+@needs_compiler
+@pytest.mark.parametrize("n", [*range(1, 36), 48, 50, 63, 64, 65, 100])
+def test_every_number_of_columns(compiled, n):
+    """Tiles of four widths, whole and in part, and rows that fill no panel."""
+    dtype, found = compiled
+    p = Problem(dtype, 2, 3, 5, n, False)
+    gates, h, c = (a.copy() for a in (p.gates, p.h, p.c))
+    lstm.project(p.w, p.x, gates)
+    lstm.loop_forward(p.w.w_hh, gates, h, c, None, p.scratch)
+    found.forward(p.w, p.x, p.gates, p.h, p.c, None, p.scratch.state)
+    assert difference(p.h, h) < BOUND[dtype] and difference(p.gates, gates) < BOUND[dtype]
 
 
 @needs_compiler
@@ -60,23 +84,23 @@ def test_tanh_of_float_is_exact_to_rounding_and_hands_nan_on(compiled):
     dtype, found = compiled
     z = np.linspace(-30, 30, 4001).astype(dtype)
     gates = np.concatenate([np.full_like(z, 100), np.full_like(z, -100), z, np.full_like(z, 100)]).reshape(1, 4, -1)
-    h, c = np.zeros((2, 2, 1, z.size), dtype)
-    found.forward(np.zeros((4, 1), dtype), gates, h, c, None, np.empty((1, z.size), dtype))
+    (h, c), w = np.zeros((2, 2, 1, z.size), dtype), lstm.Weights(*np.zeros((2, 4, 1), dtype), np.zeros(4, dtype))
+    found.forward(w, None, gates, h, c, None, np.empty((1, z.size), dtype))
     error = np.abs(c[1, 0] - np.tanh(z.astype("float64"))).max()
     assert error < (4e-7 if dtype == "float32" else 1e-15)
     gates[0, 2, 5] = np.nan
-    found.forward(np.zeros((4, 1), dtype), gates, h, c, None, np.empty((1, z.size), dtype))
+    found.forward(w, None, gates, h, c, None, np.empty((1, z.size), dtype))
     assert np.isnan(c[1, 0, 5])
 
 
 @needs_compiler
 def test_what_is_not_contiguous_is_refused(compiled):
     dtype, found = compiled
-    w_hh, gates, h, c, _, _, _, _, scratch = problem(dtype, 3, 4, 2, keep=False)
+    p = Problem(dtype, 3, 2, 4, 2, keep=False)
     other = "float64" if dtype == "float32" else "float32"
-    for wrong in (w_hh[:, ::-1], w_hh.astype(other)):
+    for wrong in (p.w.w_hh[:, ::-1], p.w.w_hh.astype(other)):
         with pytest.raises(ValueError, match="contiguous"):
-            found.forward(wrong, gates, h, c, None, scratch.state)
+            found.forward(p.w._replace(w_hh=wrong), None, p.gates, p.h, p.c, None, p.scratch.state)
 
 
 def about(**environment) -> str:
@@ -129,17 +153,17 @@ def test_a_damaged_library_is_made_anew(tmp_path):
 
 @needs_compiler
 @pytest.mark.parametrize("wrong", [lambda a: a["dy"].fill(0), lambda a: a["gates"].__imul__(1.01),
-                                   lambda a: a["keep"].fill(1)])
+                                   lambda a: a["keep"].fill(1), lambda a: a["x"].__imul__(1.01)])
 def test_arithmetic_that_is_wrong_is_not_taken(wrong):
     """The check that a library must pass first, with one argument spoilt on its way."""
     real = native.Recurrence(native.build(), "float32")
 
     class Spoilt:
-        def forward(self, w_hh, gates, h, c, keep, h_prev):
-            wrong({"gates": gates, "keep": keep, "dy": np.empty(0)})
-            real.forward(w_hh, gates, h, c, keep, h_prev)
+        def forward(self, w, x, gates, h, c, keep, h_prev):
+            wrong({"x": x, "keep": keep, "gates": gates, "dy": np.empty(0), "dx": np.empty(0)})
+            real.forward(w, x, gates, h, c, keep, h_prev)
 
-        def backward(self, w_hh, gates, c, keep, dy, dh, dc, columns):
-            wrong({"gates": gates, "keep": keep, "dy": dy})
-            real.backward(w_hh, gates, c, keep, dy, dh, dc, columns)
+        def backward(self, w, gates, c, keep, dy, dh, dc, dx):
+            wrong({"gates": gates, "keep": keep, "dy": dy, "x": np.empty(0), "dx": dx})
+            real.backward(w, gates, c, keep, dy, dh, dc, dx)
     assert native._agrees(real) and not native._agrees(Spoilt())

@@ -286,7 +286,7 @@ def test_the_time_loop_allocates_nothing(dtype, documents):
         work.caches[0].gates[...] = 0.1
         work.caches[0].h[0] = work.caches[0].c[0] = 0
         peaks += [peak(lambda: lstm.forward(weights, None, work.caches[0], case.keep, work.scratch)),
-                  peak(lambda: lstm.backward(weights, grads, work.caches[0], dy, (0, 0), case.keep, work.scratch))]
+                  peak(lambda: lstm.backward(weights, grads, None, work.caches[0], dy, (0, 0), case.keep, work.scratch))]
     forward, backward, forward_longer, backward_longer = peaks
     assert forward < 32_000 and forward_longer < forward + 4_000, peaks
     # gates_factors takes BLOCK numbers at a time; two such arrays, and what NumPy itself buffers
