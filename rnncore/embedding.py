@@ -26,8 +26,8 @@ def forward(embedding, w: lstm.Weights, ids, gates, x):
     return None
 
 
-def backward(embedding, dembedding, w: lstm.Weights, grads: lstm.Weights, ids, columns, x, scratch) -> None:
-    """Write dembedding (V, E), and dW_ih and db where `forward` folded; columns (4H, T N) is dL/dz; x (T, E, N): room."""
+def backward(embedding, dembedding, w: lstm.Weights, grads: lstm.Weights, ids, x, columns, scratch) -> None:
+    """Write dembedding (V, E), and dW_ih and db where it was folded; columns (4H, T N) is dL/dz; x leaves as dL/dx."""
     k = kernels.of(columns)
     if folded(len(embedding), ids.size):
         dtable = k.xp.zeros((len(columns), len(embedding)), columns.dtype)

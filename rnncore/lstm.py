@@ -96,8 +96,8 @@ def loop_forward(w_hh, gates, h, c, keep, scratch: Scratch) -> None:
 def backward(w: Weights, grads: Weights, x, cache: Cache, dy, dstate, keep, scratch: Scratch, dx=None):
     """Back-propagation through time (Werbos 1990). Writes dW_hh; returns (columns, dh, dc).
 
-    x: as in `forward`; where it is given, dW_ih and db are written, and dx (T, E, N) where that is. dy (T, H, N) is dL/dy
-    from above, and may be dx; dstate is (dh, dc), each (H, N): what arrives at the last state from later steps.
+    x: as in `forward`; where it is given, dW_ih and db are written, and dx (T, E, N) where that is. dy (T, H, N) is
+    dL/dy from above, and may be dx; dstate is (dh, dc), each (H, N): what arrives at the last state from later steps.
     columns (4H, T N) is dL/dz; dh, dc (H, N) are the gradient at the initial state; all three lie in scratch.
     """
     gates, h, c = cache

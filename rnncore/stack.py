@@ -91,7 +91,7 @@ def backward(params, grads, ids, dstate, keep, dropout, work) -> State:
         below = _output(work, k - 1, len(ids), drops) if k else None if embedding.folded(len(table), ids.size) else x
         columns, initial.h[k], initial.c[k] = lstm.backward(weights, dweights, below, caches[k], dy, last, keep,
                                                             scratch, dx=dy if k else None)
-    embedding.backward(table, grads["embedding.weight"], weights, dweights, ids, columns, x, scratch)
+    embedding.backward(table, grads["embedding.weight"], weights, dweights, ids, x, columns, scratch)
     return initial
 
 
