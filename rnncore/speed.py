@@ -43,23 +43,29 @@ class Entrant:
     flops: int = 0
     threads: int | None = None
     count: int = 1                                              # units a turn
+    seconds: float = 0.0                                        # a unit, in the last turn
     tried: dict[int, float] = field(default_factory=dict)       # seconds a unit by number of threads
 
     def turn(self) -> float:
-        """Seconds a unit; the first is not timed, for it finds the caches and threads of the entrant before."""
+        """Seconds a unit. A short one is done once untimed: it finds the caches and threads of the entrant before."""
         with self.around():
-            self.work()
+            if self.seconds < TURN:
+                self.work()
             self.synchronize()
             begun = perf_counter()
             for _ in range(self.count):
                 self.work()
             self.synchronize()
-            return (perf_counter() - begun) / self.count
+            self.seconds = (perf_counter() - begun) / self.count
+        return self.seconds
 
     def settle(self) -> None:
         """Warm up, and choose how many units make a turn."""
-        for seconds in (TURN / 10, TURN):
-            self.count = max(1, round(seconds / self.turn()))
+        self.turn()
+        if self.seconds < TURN / 10:
+            self.count = max(1, round(TURN / 10 / self.seconds))
+            self.turn()
+        self.count = max(1, round(TURN / self.seconds))
 
 
 def take_turns(entrants: dict, rounds: int) -> Iterator[dict]:
