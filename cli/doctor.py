@@ -1,6 +1,7 @@
 """`rnncore doctor` shows what this machine can do, and why not."""
 import json
 import platform
+from pathlib import Path
 
 import click
 
@@ -26,8 +27,18 @@ def findings() -> dict:
     from rnncore import __version__, kernels
     no_gpu = kernels.why_no_cuda()
     return {"rnncore": __version__, "python": platform.python_version(), "system": platform.platform(),
-            "numpy": np.__version__, "blas": kernels.host.native.blas(),
+            "processor": processor(), "numpy": np.__version__, "blas": kernels.host.native.blas(),
             "cores": kernels.host.cores(), "memory": f"{kernels.host.memory() / 2**30:.1f} GiB",
             "recurrence": kernels.host.native.about(), "cuda": no_gpu or "ok",
             "device auto": "cpu" if no_gpu else "cuda",
             **({} if no_gpu else kernels.describe())}
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

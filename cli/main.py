@@ -16,6 +16,7 @@ COMMANDS = {
     "generate": "Write text with a trained model.",
     "score": "Measure how well a model predicts a text.",
     "gradcheck": "Compare every gradient with finite differences.",
+    "bench": "Measure the speed of training and writing here.",
     "info": "Show what a model file or run holds.",
     "doctor": "Show what this machine can do, and why not.",
 }

@@ -77,6 +77,15 @@ def _device(value: str) -> str:
     return value
 
 
+def threads(ctx, param, value: str) -> int | None:
+    """A callback: auto is None, else a number of at least 1."""
+    if value == "auto":
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"{value!r} is neither auto nor a whole number of at least 1")
+    return int(value)
+
+
 def open_model(run: str | None, device: str):
     """(path, model) of a run folder, a model file, or the newest run."""
     from rnncore import checkpoint, runs

@@ -29,14 +29,6 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
     return names, usual | {"default": None, "show_default": False, "help": f"{text} [default: {default}]"}
 
 
-def _threads(ctx, param, value: str) -> int | None:
-    if value == "auto":
-        return None
-    if not value.isdecimal() or int(value) < 1:
-        raise click.BadParameter(f"{value!r} is neither auto nor a whole number of at least 1")
-    return int(value)
-
-
 @click.command(cls=options.Command)
 @click.argument("corpus", nargs=-1)
 @options.grouped(
@@ -81,7 +73,7 @@ def _threads(ctx, param, value: str) -> int | None:
 @options.NEWLINE
 @options.grouped(
     "Machine",
-    ("--threads", {"default": "auto", "metavar": "auto|K", "show_default": True, "callback": _threads,
+    ("--threads", {"default": "auto", "metavar": "auto|K", "show_default": True, "callback": options.threads,
                    "help": "Threads that share the streams; the same number gives the same bits."}))
 @options.DEVICE
 @options.grouped(

@@ -7,6 +7,8 @@
     cores(), shares(threads), memory()         how many shares of a batch are worth making, and are made; bytes
     speed()                                    parameters times characters a second of training, about
     single_threaded()                          a context in which a matrix product uses one thread of this process
+    synchronize()                              waits until the device has done what it was given
+    products(w, x, out)                        a run of matrix products, one after the other
     gates_forward, gates_factors, gates_backward   one time step of the LSTM cell, all four gates
     recurrence(dtype)                          the time loops over those, compiled, or None
     softmax_cross_entropy                      loss and its gradient at the logits

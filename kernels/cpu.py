@@ -62,6 +62,15 @@ def single_threaded() -> threadpool_limits:
     return threadpool_limits(limits=1, user_api="blas")
 
 
+def synchronize() -> None:
+    """Nothing to wait for: NumPy has done its work when it returns."""
+
+
+def products(w, x, out) -> None:
+    """out[k] = w @ x[k]: w (R, M), x (K, M, N), out (K, R, N)."""
+    np.matmul(w, x, out=out)
+
+
 @lru_cache(maxsize=8)
 def _sigmoid_as_tanh(hidden: int, n: int, dtype) -> tuple:
     """scale and shift (4H, N) with which one tanh makes all four gates: sigmoid(z) = tanh(z / 2) / 2 + 1 / 2."""

@@ -71,6 +71,17 @@ def single_threaded() -> contextlib.nullcontext:
     return contextlib.nullcontext()
 
 
+def synchronize() -> None:
+    """Wait until the card has done what the current stream holds."""
+    cupy.cuda.get_current_stream().synchronize()
+
+
+def products(w, x, out) -> None:
+    """out[k] = w @ x[k], a launch each; arguments as in cpu.py."""
+    for x_k, out_k in zip(x, out, strict=True):
+        xp.matmul(w, x_k, out=out_k)
+
+
 GATES_FORWARD = ElementwiseKernel(
     "raw T recurrent, T c_prev, T keep", "raw T gates, T c, T h", """
     const ptrdiff_t m = _ind.size();

@@ -88,6 +88,12 @@ PRESETS = {  # fields of ModelConfig and TrainConfig; what a preset leaves open,
                  "weight_drop": 0.0, "variational": False},  # Char_RNN (2018)
 }
 
+BENCH = {  # fields of ModelConfig and TrainConfig: what `rnncore bench` measures
+    "char-rnn": {"layers": 2, "hidden": 128, "vocab_size": 65, "seq": 50, "batch": 50},
+    "original": {"layers": 3, "hidden": 512, "vocab_size": 96, "seq": 50, "batch": 100},
+    "medium": {"layers": 2, "hidden": 256, "vocab_size": 65, "seq": 64, "batch": 64},
+}
+
 
 @dataclass(frozen=True)
 class SampleConfig:

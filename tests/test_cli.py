@@ -57,7 +57,8 @@ def test_help_shows_the_defaults_under_headings(capsys):
 def test_help_loads_no_numpy(home):
     code = ("import sys\ntry:\n    from rnncore.cli import main\n    main({})\n"
             "except SystemExit:\n    print('numpy' in sys.modules, 'safetensors' in sys.modules, file=sys.stderr)")
-    for args in (["--help"], ["--version"], ["train", "--help"], ["generate", "--help"], ["gradcheck", "--help"], ["score", "--help"]):
+    for args in (["--help"], ["--version"], ["train", "--help"], ["generate", "--help"], ["gradcheck", "--help"], ["score", "--help"],
+                 ["bench", "--help"]):
         done = subprocess.run([sys.executable, "-c", code.format(args)], cwd=home, env=ENVIRONMENT, capture_output=True,
                               text=True)
         assert done.stderr == "False False\n" and done.stdout

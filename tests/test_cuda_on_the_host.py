@@ -111,6 +111,14 @@ def test_scatter_add_into_a_transposed_table(cuda, symbols):
     assert np.abs(mine - wanted).max() < 1e-14
 
 
+def test_a_run_of_products(cuda):
+    draw = np.random.default_rng(0).standard_normal
+    w, x, mine, wanted = draw((4, 3)), draw((2, 3, 5)), *np.empty((2, 2, 4, 5))
+    cuda.products(w, x, mine)
+    cpu.products(w, x, wanted)
+    assert np.abs(mine - wanted).max() < 1e-14
+
+
 def signatures(path: Path) -> dict[str, list[str]]:
     """Public function -> its arguments' names."""
     return {node.name: [a.arg for a in node.args.args] for node in ast.parse(path.read_text()).body

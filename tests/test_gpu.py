@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import rnncore
-from rnncore import kernels
+from rnncore import kernels, speed
 from rnncore.dropout import Dropout
 from rnncore.gradcheck import TOLERANCE, check_gradients, random_case
 from rnncore.kernels import cpu
@@ -97,6 +97,15 @@ def test_texts_scores_and_files_are_the_same_on_both(tmp_path):
         texts.append("".join(rnncore.generate(m, "abc", 60, seed=2, top_k=8, top_p=0.95)))
         scores.append(rnncore.score(m, "abcdefghijklm" * 60))
     assert texts[0] == texts[1] and abs(scores[0] - scores[1]) < 1e-10
+
+
+def test_what_bench_measures_runs():
+    sizes, config = speed.configs({"vocab_size": 7, "embed": 5, "hidden": 32, "layers": 2, "seq": 9, "batch": 6})
+    subject = speed.Subject(sizes, config, "cuda", "float32")
+    losses = [subject.train() for _ in range(50 * speed.WINDOWS)]
+    assert np.mean(losses[-speed.WINDOWS:]) < np.mean(losses[:speed.WINDOWS])
+    products = [entrant for entrant, _ in subject.products(1).values()]
+    assert all(entrant.turn() > 0 for entrant in (subject.training(1), subject.writing(3), *products))
 
 
 def test_the_commands_work_on_the_gpu_and_a_run_moves_to_the_cpu(tmp_path):

@@ -1,0 +1,130 @@
+"""`rnncore bench` measures the speed of training and writing on this machine, beside torch where that is asked for."""
+import datetime
+import json
+
+import click
+
+from rnncore.config import BENCH, OPTIMIZERS, ModelConfig
+
+from . import options
+
+
+def _size(name: str, text: str, least: int = 1) -> tuple:
+    """An option that goes before the setting's."""
+    return f"--{name}", {"type": click.IntRange(least, 100_000), "help": f"{text} [default: the setting's]"}
+
+
+@click.command(cls=options.Command)
+@options.grouped(
+    "What is measured",
+    ("--setting", {"type": click.Choice(BENCH), "multiple": True, "default": ["char-rnn"], "show_default": True,
+                   "help": "Sizes of model and window; may be given several times."}),
+    _size("layers", "LSTM layers."), _size("hidden", "Units a layer."), _size("embed", "Embedding size."),
+    _size("vocab", "Symbols.", 2), _size("batch", "Streams side by side (N)."),
+    _size("seq", "Characters a window (T)."),
+    ("--optimizer", {"type": click.Choice(OPTIMIZERS), "default": "adam", "show_default": True,
+                     "help": "How to update."}),
+    ("--dtype", {"type": click.Choice(["float32", "float64"]), "default": "float32", "show_default": True,
+                 "help": "Numbers."}))
+@options.grouped(
+    "How",
+    ("--against", {"type": click.Choice(["torch"]), "help": "Do the same work in torch.nn.LSTM, in turn."}),
+    ("--rounds", {"type": click.IntRange(1), "default": 15, "show_default": True,
+                  "help": "How often each has its turn."}),
+    ("--threads", {"default": "auto", "metavar": "auto|K", "show_default": True, "callback": options.threads,
+                   "help": "Threads for training; auto: the number that is fastest here, tried first."}))
+@options.JSON
+@options.DEVICE
+def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype, against, rounds, threads, as_json,
+            device):
+    """Measure training and writing: characters/s, ms a step, the share of the matrix product's own speed, memory.
+
+    Training steps are whole: embedding, layers, head, loss, back-propagation, clipping and update, on random symbols
+    with carried state. All that is measured takes turns; medians over the rounds and quartiles are shown.
+    """
+    if against and optimizer != "adam":
+        raise click.UsageError(f"--against torch compares with Adam: leave --optimizer {optimizer} out")
+    from rnncore import kernels
+    kernel = kernels.load(device)
+    torch_device = kernel.name if device == "auto" else device
+    rival = load_rival(torch_device) if against else None
+    from .contest import measure
+
+    given = {"layers": layers, "hidden": hidden, "embed": embed, "vocab_size": vocab, "batch": batch, "seq": seq}
+    given = {name: value for name, value in given.items() if value is not None}
+    found = {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "machine": machine(rival),
+             "rounds": rounds, "settings": []}
+    if not as_json:
+        click.echo(headline(found["machine"]))
+    for name in dict.fromkeys(setting):
+        asked = {"embed": ModelConfig.embed} | BENCH[name] | given | {"optimizer": optimizer}
+        figures = {"setting": name} | measure(asked, device, dtype, threads, rounds, rival, torch_device)
+        found["settings"].append(figures)
+        if not as_json:
+            click.echo("\n" + "\n".join(lines(figures)))
+    if as_json:
+        click.echo(json.dumps(found))
+
+
+def load_rival(device: str):
+    """The module for torch. Raises ClickException where it cannot do the work."""
+    try:
+        from . import rival
+    except (ImportError, OSError) as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "torch"
+        raise click.ClickException("--against torch: torch is not installed: `pip install torch`" if missing else
+                                   f"--against torch: torch cannot be imported ({' '.join(str(error).split())}): "
+                                   "`pip install --force-reinstall torch`") from None
+    why_not = rival.why_not(device)
+    if why_not:
+        raise click.ClickException(why_not)
+    return rival
+
+
+def machine(rival) -> dict:
+    """What the figures are measured on and with."""
+    from .doctor import findings
+    return findings() | ({"torch": rival.torch.__version__} if rival else {})
+
+
+def headline(found: dict) -> str:
+    """The machine in one line."""
+    return (f"{found['processor']}, {found['cores']} cores, {found['memory']}; rnncore {found['rnncore']}, Python "
+            f"{found['python']}, NumPy {found['numpy']} ({found['blas']})"
+            + (f", torch {found['torch']}" if "torch" in found else "") + f"; recurrence {found['recurrence']}")
+
+
+def lines(found: dict) -> list[str]:
+    """The figures of one setting as an aligned table, and what bounds them."""
+    products, ours = found["products"], found["engines"]["rnncore"]
+    head = (f"{found['setting']}: {found['layers']} x {found['hidden']} LSTM, embedding {found['embed']}, "
+            f"{found['vocab_size']} symbols, N = {found['batch']}, T = {found['seq']}, {found['optimizer']}, "
+            f"{found['dtype']} on {found['device']}")
+    rows = [("", "ms a step", "quartiles", "characters/s", "GF/s", "threads", "times ours")]
+    for what in ours["work"]:
+        for name, engine in found["engines"].items():
+            rows.append((f"{what}, {name}", *cells(engine["work"][what])))
+    for name, product in products.items():
+        shape = " x ".join(map(str, product["shape"]))
+        rows.append((f"{name} product, {shape}", "", "", "", digits(product["gflops"]), str(product["threads"]), ""))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in
+                                                   zip(row[1:], widths[1:], strict=True))]).rstrip() for row in rows]
+    shares = " and ".join(f"{100 * product['share']:.0f}% of the {name} product's"
+                          for name, product in products.items())
+    peaks = ", ".join(f"{name} {engine['memory_mb']:.0f} MB" for name, engine in found["engines"].items())
+    return [head, *table, f"speed of a training step's products: {shares}",
+            f"peak memory of training above Python with NumPy: {peaks}"]
+
+
+def cells(work: dict) -> tuple[str, ...]:
+    """Time, speed, threads and ratio in words."""
+    ratio = work.get("times_ours")
+    return (digits(work["ms"]), " to ".join(map(digits, work["quartiles_ms"])), f"{work['characters_per_s']:,.0f}",
+            digits(work["gflops"]) if "gflops" in work else "", str(work["threads"] or ""),
+            f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else "")
+
+
+def digits(number: float) -> str:
+    """A number in three digits or more."""
+    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"
