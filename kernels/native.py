@@ -1,9 +1,9 @@
 """One layer's recurrence compiled by this machine's own C++ compiler, where it has one: host.cpp over gates.cuh.
 
-It is the time loop of rnncore/lstm.py without the interpreter: a call releases its lock, so threads do not wait for
-each other. Compiled once, on first use, into the user's private cache folder under a key of source, compiler, flags and
-processor. Only float32 runs on it, and only after its results agreed with the formulas'; without a compiler, or with
-RNNCORE_NATIVE=0 in the environment, lstm.py's own loop does the work.
+It is the time loop of rnncore/lstm.py without the interpreter, and the step of rnncore/stepper.py: a call releases its
+lock, so threads do not wait for each other. Compiled once, on first use, into the user's private cache folder under a
+key of source, compiler, flags and processor. Only float32 runs on it, and only after its results agreed with the
+formulas'; without a compiler, or with RNNCORE_NATIVE=0 in the environment, NumPy does the work.
 """
 import ctypes
 import functools
@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,11 @@ from threadpoolctl import threadpool_info
 
 HERE = Path(__file__).parent
 SOURCES = "gates.cuh", "host.cpp"
-FLAGS = "-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-fPIC",
+         "-shared")
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_long
-ARGUMENTS = {"forward": 8 * [_POINTER] + 3 * [_LONG], "backward": 10 * [_POINTER] + 3 * [_LONG]}
+ARGUMENTS = {"forward": 8 * [_POINTER] + 3 * [_LONG], "backward": 10 * [_POINTER] + 3 * [_LONG],
+             "step": 9 * [_POINTER] + 4 * [_LONG]}
 PRODUCT = {"float32": "cblas_sgemm", "float64": "cblas_dgemm"}
 _lock = threading.Lock()
 
@@ -112,14 +115,15 @@ def product(dtype: str) -> tuple[int | None, str]:
 
 
 class Recurrence:
-    """The time loops of one dtype, in the library at `path`, over contiguous arrays."""
+    """The time loops, and the step, of one dtype, in the library at `path`, over contiguous arrays."""
 
     def __init__(self, path: Path, dtype: str):
         self._gemm, integer = product(dtype)
         library = ctypes.CDLL(str(path))
-        self._forward, self._backward = (getattr(library, f"{name}_{dtype}_{integer}") for name in ARGUMENTS)
-        for function, arguments in zip((self._forward, self._backward), ARGUMENTS.values(), strict=True):
+        functions = [getattr(library, f"{name}_{dtype}_{integer}") for name in ARGUMENTS]
+        for function, arguments in zip(functions, ARGUMENTS.values(), strict=True):
             function.argtypes, function.restype = arguments, None
+        self._forward, self._backward, self._step = functions
 
     def forward(self, w_hh, gates, h, c, keep, h_prev) -> None:
         """gates (T, 4H, N) arrives as W_ih x + b and leaves as the activations; h[1:] and c[1:] are written.
@@ -140,6 +144,31 @@ class Recurrence:
         ones = np.ones(n, gates.dtype)
         arrays = pointers(gates.dtype, w_hh, gates, c, keep, ones, dy, dh, dc, columns)
         self._backward(self._gemm, *arrays, steps, w_hh.shape[1], n)
+
+    def stepper(self, layers, head, table, h, c, logits) -> "Step":
+        """The step of a whole stack over these arrays, which stay where they are; see Step."""
+        return Step(functools.partial(self._step, self._gemm), layers, head, table, h, c, logits)
+
+
+class Step:
+    """Called with ids (N,), it advances h and c (L, H, N) in place by one symbol a column and writes logits (V, N).
+
+    layers: w_ih, w_hh, bias of each; head: weight, bias; table (4H, V): the first layer's W_ih embedding^T + b.
+    """
+
+    def __init__(self, function, layers, head, table, h, c, logits):
+        (count, hidden, n), dtype = h.shape, h.dtype
+        self._ids, ones, z = np.zeros(n, np.int64), np.ones(hidden * n, dtype), np.empty((4 * hidden, n), dtype)
+        weights = [*itertools.chain(*layers), *head]
+        addresses = np.array(pointers(dtype, *weights), np.uintp)
+        self._call = functools.partial(function, addresses.ctypes.data, *pointers(dtype, table, ones),
+                                       self._ids.ctypes.data, *pointers(dtype, h, c, z, logits), count, hidden,
+                                       len(logits), n)
+        self._held = weights, addresses, table, ones, h, c, z, logits  # what the call points to
+
+    def __call__(self, ids) -> None:
+        self._ids[...] = ids
+        self._call()
 
 
 def pointers(dtype: np.dtype, *arrays: np.ndarray | None) -> list[int | None]:
@@ -176,7 +205,7 @@ def _load_once() -> tuple[Recurrence | None, str]:
         found = Recurrence(build(), "float32")
     except (Unavailable, OSError, AttributeError) as error:
         return None, str(error)
-    if not _agrees(found):
+    if not (_agrees(found) and _step_agrees(found)):
         return None, f"what {compiler()} made of host.cpp does not agree with the formulas"
     return found, f"compiled by {compiler()}"
 
@@ -195,7 +224,7 @@ def _agrees(found: Recurrence) -> bool:
     found.backward(mine[0], mine[1], mine[3], mine[4], mine[5], my_dh, my_dc, my_columns)
     for t in range(steps):
         z[t] += w @ (h[t] * keep[t])
-        z[t] = np.where(np.arange(4 * hidden)[:, None] // hidden == 2, np.tanh(z[t]), 0.5 + 0.5 * np.tanh(0.5 * z[t]))
+        z[t] = _activations(z[t])
         i, f, g, o = z[t].reshape(4, hidden, n)
         c[t + 1] = f * keep[t] * c[t] + i * g
         h[t + 1] = o * np.tanh(c[t + 1])
@@ -208,3 +237,31 @@ def _agrees(found: Recurrence) -> bool:
         dh, dc = w.T @ columns[:, t] * keep[t], dc * f * keep[t]
     pairs = (mine[2], h), (mine[3], c), (my_columns, columns), (my_dh, dh), (my_dc, dc)
     return all(np.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs)
+
+
+def _step_agrees(found: Recurrence) -> bool:
+    """Do two steps of two layers give the states and the logits of the formulas, for one column and for five?"""
+    count, hidden, symbols = 2, 19, 7
+    draw = np.random.default_rng(1).standard_normal
+    table, head = draw((4 * hidden, symbols)), (draw((symbols, hidden)), draw(symbols))
+    layers = [(*0.3 * draw((2, 4 * hidden, hidden)), draw(4 * hidden)) for _ in range(count)]
+    pairs = []
+    for n in (1, 5):
+        h, c = draw((2, count, hidden, n))
+        mine = [np.float32(a) for a in (h, c, np.zeros((symbols, n)))]
+        step = found.stepper([[np.float32(a) for a in w] for w in layers], [np.float32(a) for a in head],
+                             np.float32(table), *mine)
+        for ids in (np.arange(n) + 2, 6 - np.arange(n)):
+            step(ids)
+            for k, (w_ih, w_hh, bias) in enumerate(layers):
+                z = (w_ih @ h[k - 1] + bias[:, None] if k else table[:, ids]) + w_hh @ h[k]
+                i, f, g, o = _activations(z).reshape(4, hidden, n)
+                c[k] = f * c[k] + i * g
+                h[k] = o * np.tanh(c[k])
+        pairs += zip(mine, (h, c, head[0] @ h[-1] + head[1][:, None]), strict=True)
+    return all(np.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs)
+
+
+def _activations(z: np.ndarray) -> np.ndarray:
+    """i f g o of pre-activations (4H, N)."""
+    return np.where(np.arange(len(z))[:, None] // (len(z) // 4) == 2, np.tanh(z), 0.5 + 0.5 * np.tanh(0.5 * z))
