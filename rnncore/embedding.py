@@ -14,13 +14,18 @@ def folded(symbols: int, positions: int) -> bool:
     return 2 * symbols <= positions
 
 
+def table(embedding, w: lstm.Weights):
+    """The first layer's input share for every symbol: (4H, V)."""
+    product = w.w_ih @ embedding.T
+    product += w.bias[:, None]
+    return product
+
+
 def forward(embedding, w: lstm.Weights, ids, gates, x) -> None:
     """Write the first layer's input share of gates (T, 4H, N); x (T, E, N) is room for the unfolded input."""
     k = kernels.of(gates)
     if folded(len(embedding), ids.size):
-        table = w.w_ih @ embedding.T
-        table += w.bias[:, None]
-        k.gather(table, ids, gates)
+        k.gather(table(embedding, w), ids, gates)
     else:
         x[...] = embedding[ids].transpose(0, 2, 1)
         lstm.project(w, x, gates)
