@@ -13,7 +13,7 @@ from rnncore.config import ConfigError, ModelConfig, SampleConfig
 from rnncore.data.vocab import UnknownSymbolError, Vocab
 from rnncore.model import CharLM
 from rnncore.random import Purpose, uniform
-from rnncore.sample import COINS, TURN, draw, generate, generate_ids, prompt_ids, samples, until
+from rnncore.sample import COINS, draw, generate, generate_ids, prompt_ids, samples, until
 
 quick = settings(derandomize=True, deadline=None)
 PLAIN = SampleConfig(temperature=1.0)
@@ -231,47 +231,6 @@ def test_sample_k_draws_the_same_coins_whatever_the_count(count):
     assert len(set(all_five)) == 5 and all(len(text) == 40 for text in all_five)
     assert "".join(generate(model, "abc", 40, 0.8, seed=7)) == all_five[0]
     assert samples(model, 2, "abc", 0, config) == ["", ""]
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("count", [1, 7, 64])
-def test_a_sample_is_the_same_text_whatever_the_count_and_the_threads(count, threads):
-    """In float64, past a turn of the threads; and no symbol more is drawn than was asked for."""
-    model, wanted = the_model(), samples(the_model(), 40, "abc", TURN + 9, SampleConfig(0.9, seed=5))
-    model.threads = threads
-    found = samples(model, count, "abc", TURN + 9, SampleConfig(0.9, seed=5))
-    assert found[:40] == wanted[:count] and len(set(found)) == count and {len(text) for text in found} == {TURN + 9}
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_generators_of_one_model_at_the_same_time_and_one_that_is_left(dtype):
-    model = build(30, 5, 16, 2, dtype, scale=0.4)
-    prompts = [np.array([k, 3]) for k in range(4)]
-
-    def texts(steps):
-        return np.array([list(map(int, row)) for row in steps]).T.tolist()
-
-    alone = [texts(itertools.islice(generate_ids(model, prompt, PLAIN, 2), 40)) for prompt in prompts]
-    together = [generate_ids(model, prompt, PLAIN, 2) for prompt in prompts]
-    rows = list(zip(*(itertools.islice(steps, 40) for steps in together), strict=True))
-    assert [texts(steps) for steps in zip(*rows, strict=True)] == alone
-    together[0].close()
-    assert next(together[1]).shape == (2,)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_parameters_that_change_count_from_the_next_text_on(dtype):
-    """A text goes on as it began; the one begun later, and a model made with the new parameters, write the new."""
-    def first(model):
-        return [int(ids[0]) for ids in itertools.islice(generate_ids(model, np.array([2]), PLAIN), 60)]
-
-    model, other = (build(30, 5, 16, 2, dtype, scale=scale) for scale in (0.4, 0.9))
-    old, new = map(first, (model, other))
-    steps = generate_ids(model, np.array([2]), PLAIN)
-    begun = [int(next(steps)[0]) for _ in range(10)]
-    model.params.flat[...] = other.params.flat
-    assert begun + [int(next(steps)[0]) for _ in range(50)] == old != new
-    assert first(model) == new
 
 
 def test_greedy_samples_are_all_alike():

@@ -1,5 +1,6 @@
-"""The stepper, on NumPy and compiled: the logits and states of model.step and of the naive reference; no allocation."""
+"""The stepper, on NumPy and compiled: the logits and states of model.step and the reference; texts written with it."""
 import functools
+import itertools
 import tracemalloc
 
 import numpy as np
@@ -8,12 +9,15 @@ import reference
 from conftest import build
 
 from rnncore import kernels
+from rnncore.config import SampleConfig
 from rnncore.kernels import native
 from rnncore.lstm import State
+from rnncore.sample import TURN, generate_ids, samples
 from rnncore.stepper import Stepper
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler (c++, g++, clang++) here")
 BOUND = {"float32": 1e-5, "float64": 1e-12}  # largest error seen, relative to the largest value: 4e-7 and 8e-16
+PLAIN = SampleConfig(temperature=1.0)
 both = pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)], ids=["numpy", "compiled"])
 
 
@@ -111,3 +115,48 @@ def test_ids_out_of_range_read_nothing_beyond_the_table(stepper):
 def test_float32_on_a_cpu_is_compiled_and_float64_is_not():
     assert isinstance(Stepper(build(dtype="float32").params)._compiled, native.Step)
     assert Stepper(build().params)._compiled is None
+
+
+# ---- texts over it
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("count", [1, 7, 64])
+def test_a_sample_is_the_same_text_whatever_the_count_and_the_threads(count, threads):
+    """In float64, past a turn of the threads; and no symbol more is drawn than was asked for."""
+    model = build(30, 5, 16, 2, scale=0.4)
+    prompt, config = model.vocab.symbols[:3], SampleConfig(0.9, seed=5)
+    wanted = samples(model, 40, prompt, TURN + 9, config)
+    model.threads = threads
+    found = samples(model, count, prompt, TURN + 9, config)
+    assert found[:40] == wanted[:count] and len(set(found)) == count and {len(text) for text in found} == {TURN + 9}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_generators_of_one_model_at_the_same_time_and_one_that_is_left(dtype):
+    model = build(30, 5, 16, 2, dtype, scale=0.4)
+    prompts = [np.array([k, 3]) for k in range(4)]
+
+    def texts(steps):
+        return np.array([list(map(int, row)) for row in steps]).T.tolist()
+
+    alone = [texts(itertools.islice(generate_ids(model, prompt, PLAIN, 2), 40)) for prompt in prompts]
+    together = [generate_ids(model, prompt, PLAIN, 2) for prompt in prompts]
+    rows = list(zip(*(itertools.islice(steps, 40) for steps in together), strict=True))
+    assert [texts(steps) for steps in zip(*rows, strict=True)] == alone
+    together[0].close()
+    assert next(together[1]).shape == (2,)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_parameters_that_change_count_from_the_next_text_on(dtype):
+    """A text goes on as it began; the one begun later, and a model made with the new parameters, write the new."""
+    def first(model):
+        return [int(ids[0]) for ids in itertools.islice(generate_ids(model, np.array([2]), PLAIN), 60)]
+
+    model, other = (build(30, 5, 16, 2, dtype, scale=scale) for scale in (0.4, 0.9))
+    old, new = map(first, (model, other))
+    steps = generate_ids(model, np.array([2]), PLAIN)
+    begun = [int(next(steps)[0]) for _ in range(10)]
+    model.params.flat[...] = other.params.flat
+    assert begun + [int(next(steps)[0]) for _ in range(50)] == old != new
+    assert first(model) == new
