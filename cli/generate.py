@@ -49,6 +49,7 @@ def command(run, prime, prime_file, length, stop, count, out, temperature, top_k
     prime = read_prime(prime_file) if prime_file else prime
     _, model = options.open_model(run, device)
     if count > 1:
+        model.threads = model.kernel.cores()
         texts = samples(model, count, prime, length, config, stop, on_unknown)
         prime, pieces = "", [f"{prime}{text}\n{'-' * 40}\n" for text in texts]
     else:

@@ -3,13 +3,14 @@
 Notation, one column a sequence: H hidden units, N sequences, T steps, V symbols. The gates of one step are one block
 (4H, N) in the order i f g o. `keep` (N,) is 0 where a new document begins at this step and 1 elsewhere, or None.
 """
+import contextlib
 import math
 import os
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from . import native
 
@@ -19,7 +20,7 @@ BLOCK = 1 << 16  # numbers that a pass of several operations takes at a time: sm
 
 
 def recurrence(dtype: np.dtype) -> native.Recurrence | None:
-    """The time loops of rnncore/lstm.py compiled for arrays of dtype, or None where NumPy does the work."""
+    """The loops of rnncore/lstm.py and stepper.py compiled for arrays of dtype, or None where NumPy does the work."""
     return native.recurrence(dtype)
 
 
@@ -57,9 +58,15 @@ def to_host(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def single_threaded() -> threadpool_limits:
+def single_threaded() -> contextlib.AbstractContextManager:
     """A context in which each matrix product runs on the thread that calls it."""
-    return threadpool_limits(limits=1, user_api="blas")
+    return _threadpools().limit(limits=1, user_api="blas")
+
+
+@cache
+def _threadpools() -> ThreadpoolController:
+    """Those of NumPy among them: to look for them takes milliseconds."""
+    return ThreadpoolController()
 
 
 def synchronize() -> None:

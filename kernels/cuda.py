@@ -34,7 +34,7 @@ __device__ inline void philox4x32(unsigned x[4], unsigned k0, unsigned k1) {
 
 
 def recurrence(dtype) -> None:
-    """None: a GPU runs the time loops of rnncore/lstm.py, a kernel a step."""
+    """None: a GPU runs the loops of rnncore/lstm.py and stepper.py, a kernel a step."""
     return None
 
 

@@ -1,7 +1,7 @@
-// One layer's whole recurrence on the host's processor: the time loop of rnncore/lstm.py over the arithmetic of gates.cuh.
+// The loops of rnncore/lstm.py and rnncore/stepper.py on the host's processor, over the arithmetic of gates.cuh.
 //
-// Called from native.py on contiguous NumPy arrays: gates (T, 4H, N), h and c (T+1, H, N), dy (T, H, N), keep (T, N) or
-// null.
+// One layer's whole recurrence, and one step of a whole stack. Called from native.py on contiguous NumPy arrays: gates
+// (T, 4H, N), h and c (T+1, H, N), dy (T, H, N), keep (T, N) or null.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -31,10 +31,10 @@ static inline double tanh_of(double z) { return std::tanh(z); }
 
 #include "gates.cuh"
 
-// z = the pre-activations of one step -> activations, c and h; size = H N.
+// z = the pre-activations of one step -> activations, c and h; size = H N; c may be c_prev.
 template <typename T>
-static void step_forward(T* __restrict z, const T* __restrict c_prev, const T* __restrict keep, T* __restrict c,
-                         T* __restrict h, long size, long n) {
+static void step_forward(T* __restrict z, const T* c_prev, const T* __restrict keep, T* c, T* __restrict h, long size,
+                         long n) {
     T *i = z, *f = i + size, *g = f + size, *o = g + size;
     for (long row = 0; row < size; row += n)
 #pragma GCC ivdep
@@ -74,8 +74,10 @@ template <typename T>
 static void run_forward(const T* w_ih, const T* bias, const T* x, const T* w_hh, T* gates, T* h, T* c, const T* keep,
                         const T* ones, T* h_prev, long steps, long inputs, long hidden, long n) {
     const long size = hidden * n, first = x ? inputs : 0;
-    Left<T> weights(4 * hidden, first + hidden);
-    Right<T> from(first + hidden, n);
+    const long depth = first + hidden;
+    Buffer<T> panels(Left<T>::size(4 * hidden, depth)), tiles(Right<T>::size(depth, n));
+    Left<T> weights{4 * hidden, depth, panels.data};
+    Right<T> from{depth, n, tiles.data};
     if (x) weights.pack(w_ih, 0, inputs, false);
     weights.pack(w_hh, first, hidden, false);
     for (long t = 0; t < steps; t++) {
@@ -94,19 +96,77 @@ template <typename T>
 static void run_backward(const T* w_ih, const T* w_hh, T* gates, const T* c, const T* keep, const T* ones, const T* dy,
                          T* dh, T* dc, T* dx, long steps, long inputs, long hidden, long n) {
     const long size = hidden * n;
-    Left<T> recurrent(hidden, 4 * hidden), input(dx ? inputs : 0, 4 * hidden);
-    Right<T> dz(4 * hidden, n);
-    recurrent.pack(w_hh, 0, 4 * hidden, true);
-    if (dx) input.pack(w_ih, 0, 4 * hidden, true);
+    const long rows = 4 * hidden, wanted = dx ? inputs : 0;
+    Buffer<T> panels(Left<T>::size(hidden, rows) + Left<T>::size(wanted, rows)), tiles(Right<T>::size(rows, n));
+    Left<T> recurrent{hidden, rows, panels.data}, input{wanted, rows, panels.data + Left<T>::size(hidden, rows)};
+    Right<T> dz{rows, n, tiles.data};
+    recurrent.pack(w_hh, 0, rows, true);
+    if (dx) input.pack(w_ih, 0, rows, true);
     const std::vector<T> zeros(std::max(hidden, inputs));
     for (long t = steps - 1; t >= 0; t--) {
         T* z = gates + 4 * size * t;
         step_backward(z, c + size * t, c + size * (t + 1), keep ? keep + n * t : ones, dy + size * t, dh, dc, size, n);
-        dz.pack(z, 0, 4 * hidden);
+        dz.pack(z, 0, rows);
         recurrent.times(dz, zeros.data(), dh);
         if (keep) mask(dh, dh, keep + n * t, size, n);
         if (dx) input.times(dz, zeros.data(), dx + inputs * n * t);
     }
+}
+
+enum { LINE = 64, AHEAD = 8192 };  // bytes; weights that the caches do not hold arrive 1.4 times as fast when asked for
+
+// z (R,) += w (R, K) x (K,): dot products, four rows at a time.
+template <typename T>
+static void add_product(const T* w, const T* x, T* z, long rows, long inner) {
+    for (; rows >= 4; rows -= 4, w += 4 * inner, z += 4) {
+        T a = 0, b = 0, c = 0, d = 0;
+        for (long k = 0; k < 4 * inner; k += LINE / sizeof(T)) __builtin_prefetch(w + AHEAD / sizeof(T) + k);
+#pragma omp simd reduction(+ : a, b, c, d)
+        for (long k = 0; k < inner; k++)
+            a += w[k] * x[k], b += w[inner + k] * x[k], c += w[2 * inner + k] * x[k], d += w[3 * inner + k] * x[k];
+        z[0] += a, z[1] += b, z[2] += c, z[3] += d;
+    }
+    for (; rows > 0; rows--, w += inner, z++) {
+        T a = 0;
+#pragma omp simd reduction(+ : a)
+        for (long k = 0; k < inner; k++) a += w[k] * x[k];
+        *z += a;
+    }
+}
+
+// z (R, N) = start (R,) + w [x; y], x and y (H, N), either of which may be null; start null: what is in z. w is (R, K) as
+// it is stored for one column, and packed for more; tiles is scratch for those.
+template <typename T>
+static void product(const T* w, const T* x, const T* y, const T* start, T* z, T* tiles, long rows, long hidden, long n) {
+    const long depth = ((x != nullptr) + (y != nullptr)) * hidden;
+    if (n == 1) {
+        if (start) std::copy_n(start, rows, z);
+        if (x) add_product(w, x, z, rows, hidden), w += rows * hidden;
+        if (y) add_product(w, y, z, rows, hidden);
+        return;
+    }
+    Right<T> right{depth, n, tiles};
+    if (x) right.pack(x, 0, hidden);
+    if (y) right.pack(y, depth - hidden, hidden);
+    Left<T>{rows, depth, const_cast<T*>(w)}.times(right, start, z);
+}
+
+// One symbol a column through L layers and the head: h and c (L, H, N) are advanced in place, logits (V, N) written.
+// weights: two of each layer, those of `product` and the bias, then the head's; table (4H, V) stands for the first w_ih
+// and bias; z (4H, N) and tiles are scratch; ones (H N,); ids (N,) outside 0 .. V - 1 are brought inside.
+template <typename T>
+static void run_step(const T* const* weights, const T* table, const T* ones, long* ids, T* h, T* c, T* z, T* tiles,
+                     T* logits, long layers, long hidden, long symbols, long n) {
+    const long size = hidden * n, rows = 4 * hidden;
+    for (long k = 0; k < n; k++) ids[k] = std::clamp(ids[k], 0L, symbols - 1);
+    for (long r = 0; r < rows; r++)
+        for (long k = 0; k < n; k++) z[r * n + k] = table[r * symbols + ids[k]];
+    for (long layer = 0; layer < layers; layer++, weights += 2, h += size, c += size) {
+        const T *below = layer ? h - size : nullptr, *start = layer ? weights[1] : nullptr;
+        product(weights[0], below, h, start, z, tiles, rows, hidden, n);
+        step_forward(z, c, ones, c, h, size, size);
+    }
+    product<T>(weights[0], h - size, nullptr, weights[1], logits, tiles, symbols, hidden, n);
 }
 
 #define EXPORT(T)                                                                                                         \
@@ -117,7 +177,16 @@ static void run_backward(const T* w_ih, const T* w_hh, T* gates, const T* c, con
     extern "C" void backward_##T(const T* w_ih, const T* w_hh, T* gates, const T* c, const T* keep, const T* ones,        \
                                  const T* dy, T* dh, T* dc, T* dx, long steps, long inputs, long hidden, long n) {        \
         run_backward(w_ih, w_hh, gates, c, keep, ones, dy, dh, dc, dx, steps, inputs, hidden, n);                         \
-    }
+    }                                                                                                                     \
+    extern "C" void step_##T(const T* const* weights, const T* table, const T* ones, long* ids, T* h, T* c, T* z,         \
+                             T* tiles, T* logits, long layers, long hidden, long symbols, long n) {                       \
+        run_step(weights, table, ones, ids, h, c, z, tiles, logits, layers, hidden, symbols, n);                          \
+    }                                                                                                                     \
+    extern "C" void pack_##T(const T* w, long rows, long columns, long first, long depth, T* panels) {                    \
+        Left<T>{rows, depth, panels}.pack(w, first, columns, false);                                                      \
+    }                                                                                                                     \
+    extern "C" long panels_##T(long rows, long depth) { return Left<T>::size(rows, depth); }                              \
+    extern "C" long tiles_##T(long depth, long n) { return Right<T>::size(depth, n); }
 
 EXPORT(float)
 EXPORT(double)

@@ -1,9 +1,9 @@
 """One layer's recurrence compiled by this machine's own C++ compiler, where it has one: host.cpp over gates.cuh.
 
-It is the time loop of rnncore/lstm.py without the interpreter: a call releases its lock, so threads do not wait for
-each other. Compiled once, on first use, into the user's private cache folder under a key of source, compiler, flags and
-processor. Only float32 runs on it, and only after its results agreed with the formulas'; without a compiler, or with
-RNNCORE_NATIVE=0 in the environment, lstm.py's own loop does the work.
+It is the time loop of rnncore/lstm.py without the interpreter, and the step of rnncore/stepper.py: a call releases its
+lock, so threads do not wait for each other. Compiled once, on first use, into the user's private cache folder under a
+key of source, compiler, flags and processor. Only float32 runs on it, and only after its results agreed with the
+formulas'; without a compiler, or with RNNCORE_NATIVE=0 in the environment, NumPy does the work.
 """
 import ctypes
 import functools
@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,9 +23,13 @@ from threadpoolctl import threadpool_info
 
 HERE = Path(__file__).parent
 SOURCES = "gates.cuh", "product.hpp", "host.cpp"
-FLAGS = "-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-fPIC",
+         "-shared")
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_long
-ARGUMENTS = {"forward": 10 * [_POINTER] + 4 * [_LONG], "backward": 10 * [_POINTER] + 4 * [_LONG]}
+ARGUMENTS = {"forward": 10 * [_POINTER] + 4 * [_LONG], "backward": 10 * [_POINTER] + 4 * [_LONG],
+             "step": 9 * [_POINTER] + 4 * [_LONG], "pack": [_POINTER] + 4 * [_LONG] + [_POINTER],
+             "panels": 2 * [_LONG], "tiles": 2 * [_LONG]}
+LINE = 64  # bytes of a cache line, and of the widest vector
 TYPES = {"float32": "float", "float64": "double"}
 _lock = threading.Lock()
 
@@ -100,14 +105,13 @@ def blas() -> str:
 
 
 class Recurrence:
-    """The time loops of one dtype, in the library at `path`, over contiguous arrays."""
+    """The time loops, and the step, of one dtype, in the library at `path`, over contiguous arrays."""
 
     def __init__(self, path: Path, dtype: str):
         library = ctypes.CDLL(str(path))
-        functions = [getattr(library, f"{name}_{TYPES[dtype]}") for name in ARGUMENTS]
-        for function, arguments in zip(functions, ARGUMENTS.values(), strict=True):
-            function.argtypes, function.restype = arguments, None
-        self._forward, self._backward = functions
+        self._functions = {name: getattr(library, f"{name}_{TYPES[dtype]}") for name in ARGUMENTS}
+        for name, function in self._functions.items():
+            function.argtypes, function.restype = ARGUMENTS[name], _LONG if name in ("panels", "tiles") else None
 
     def forward(self, w, x, gates, h, c, keep, h_prev) -> None:
         """Writes h[1:], c[1:] and the activations, gates (T, 4H, N); w: a layer's Weights.
@@ -116,7 +120,7 @@ class Recurrence:
         """
         steps, _, n = gates.shape
         arrays = pointers(gates.dtype, w.w_ih, w.bias, x, w.w_hh, gates, h, c, keep, np.ones(n, gates.dtype), h_prev)
-        self._forward(*arrays, steps, w.w_ih.shape[1], len(h_prev), n)
+        self._functions["forward"](*arrays, steps, w.w_ih.shape[1], len(h_prev), n)
 
     def backward(self, w, gates, c, keep, dy, dh, dc, dx) -> None:
         """gates (T, 4H, N) arrives as the activations and leaves as dL/dz.
@@ -126,7 +130,11 @@ class Recurrence:
         """
         steps, _, n = gates.shape
         arrays = pointers(gates.dtype, w.w_ih, w.w_hh, gates, c, keep, np.ones(n, gates.dtype), dy, dh, dc, dx)
-        self._backward(*arrays, steps, w.w_ih.shape[1], len(dh), n)
+        self._functions["backward"](*arrays, steps, w.w_ih.shape[1], len(dh), n)
+
+    def stepper(self, layers, head, table, h, c, logits) -> "Step":
+        """The step of a whole stack over these arrays, which stay where they are; see Step."""
+        return Step(self._functions, layers, head, table, h, c, logits)
 
 
 class Weights(NamedTuple):
@@ -134,6 +142,48 @@ class Weights(NamedTuple):
     w_ih: np.ndarray
     w_hh: np.ndarray
     bias: np.ndarray
+
+
+class Step:
+    """Called with ids (N,), it advances h and c (L, H, N) in place by one symbol a column and writes logits (V, N).
+
+    layers: w_ih, w_hh, bias of each; head: weight, bias; table (4H, V): the first layer's W_ih embedding^T + b.
+    """
+
+    def __init__(self, functions, layers, head, table, h, c, logits):
+        (count, hidden, n), dtype = h.shape, h.dtype
+        self._ids, ones, z = np.zeros(n, np.int64), np.ones(hidden * n, dtype), np.empty((4 * hidden, n), dtype)
+        tiles, weights = np.empty(functions["tiles"](2 * hidden, n) + LINE, dtype), []
+        for k, (w_ih, w_hh, bias) in enumerate(layers):
+            weights += [self._together([w_ih, w_hh] if k else [w_hh], n, functions), bias]
+        weights += [self._together([head[0]], n, functions), head[1]]
+        addresses = np.array(pointers(dtype, *weights), np.uintp)
+        self._call = functools.partial(functions["step"], addresses.ctypes.data, *pointers(dtype, table, ones),
+                                       self._ids.ctypes.data, *pointers(dtype, h, c, z, aligned(tiles), logits), count,
+                                       hidden, len(logits), n)
+        self._held = weights, addresses, table, ones, h, c, z, tiles, logits  # what the call points to
+
+    @staticmethod
+    def _together(matrices, n: int, functions) -> np.ndarray:
+        """Matrices (R, K) for one product with what stands one upon the other: for several columns packed side by side."""
+        if n == 1:
+            return matrices[0] if len(matrices) == 1 else np.concatenate([m.reshape(-1) for m in matrices])
+        rows, depth = len(matrices[0]), sum(m.shape[1] for m in matrices)
+        panels, first = np.empty(functions["panels"](rows, depth), matrices[0].dtype), 0
+        for matrix in matrices:
+            functions["pack"](*pointers(panels.dtype, matrix), *matrix.shape, first, depth, panels.ctypes.data)
+            first += matrix.shape[1]
+        return panels
+
+    def __call__(self, ids) -> None:
+        self._ids[...] = ids
+        self._call()
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """What of a flat array begins on a cache line."""
+    skip = -array.ctypes.data % LINE // array.itemsize
+    return array[skip:]
 
 
 def pointers(dtype: np.dtype, *arrays: np.ndarray | None) -> list[int | None]:
@@ -170,7 +220,7 @@ def _load_once() -> tuple[Recurrence | None, str]:
         found = Recurrence(build(), "float32")
     except (Unavailable, OSError, AttributeError) as error:
         return None, str(error)
-    if not _agrees(found):
+    if not (_agrees(found) and _step_agrees(found)):
         return None, f"what {compiler()} made of host.cpp does not agree with the formulas"
     return found, f"compiled by {compiler()}"
 
@@ -189,8 +239,7 @@ def _agrees(found: Recurrence) -> bool:
     found.forward(my_w, *mine[:5], np.empty((hidden, n), np.float32))
     found.backward(my_w, mine[1], *mine[3:])
     for t in range(steps):
-        a = w.w_ih @ x[t] + w.w_hh @ (h[t] * keep[t]) + w.bias[:, None]
-        z[t] = np.where(np.arange(4 * hidden)[:, None] // hidden == 2, np.tanh(a), 0.5 + 0.5 * np.tanh(0.5 * a))
+        z[t] = _activations(w.w_ih @ x[t] + w.w_hh @ (h[t] * keep[t]) + w.bias[:, None])
         i, f, g, o = z[t].reshape(4, hidden, n)
         c[t + 1] = f * keep[t] * c[t] + i * g
         h[t + 1] = o * np.tanh(c[t + 1])
@@ -203,3 +252,31 @@ def _agrees(found: Recurrence) -> bool:
         dx[t], dh, dc = w.w_ih.T @ dz[t], w.w_hh.T @ dz[t] * keep[t], dc * f * keep[t]
     pairs = zip(mine[1:4] + mine[6:], (dz, h, c, dh, dc, dx), strict=True)
     return all(np.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs)
+
+
+def _step_agrees(found: Recurrence) -> bool:
+    """Do two steps of two layers give the states and the logits of the formulas, for one column and for five?"""
+    count, hidden, symbols = 2, 19, 7
+    draw = np.random.default_rng(1).standard_normal
+    table, head = draw((4 * hidden, symbols)), (draw((symbols, hidden)), draw(symbols))
+    layers = [(*0.3 * draw((2, 4 * hidden, hidden)), draw(4 * hidden)) for _ in range(count)]
+    pairs = []
+    for n in (1, 5):
+        h, c = draw((2, count, hidden, n))
+        mine = [np.float32(a) for a in (h, c, np.zeros((symbols, n)))]
+        step = found.stepper([[np.float32(a) for a in w] for w in layers], [np.float32(a) for a in head],
+                             np.float32(table), *mine)
+        for ids in (np.arange(n) + 2, 6 - np.arange(n)):
+            step(ids)
+            for k, (w_ih, w_hh, bias) in enumerate(layers):
+                z = (w_ih @ h[k - 1] + bias[:, None] if k else table[:, ids]) + w_hh @ h[k]
+                i, f, g, o = _activations(z).reshape(4, hidden, n)
+                c[k] = f * c[k] + i * g
+                h[k] = o * np.tanh(c[k])
+        pairs += zip(mine, (h, c, head[0] @ h[-1] + head[1][:, None]), strict=True)
+    return all(np.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs)
+
+
+def _activations(z: np.ndarray) -> np.ndarray:
+    """i f g o of pre-activations (4H, N)."""
+    return np.where(np.arange(len(z))[:, None] // (len(z) // 4) == 2, np.tanh(z), 0.5 + 0.5 * np.tanh(0.5 * z))

@@ -23,21 +23,21 @@ struct Buffer {  // uninitialised, on a vector's boundary
     ~Buffer() { ::operator delete[](data, std::align_val_t(64)); }
 };
 
-// The right side: B (depth, n), packed some rows at a time.
+// The right side: B (depth, n), packed some rows at a time into `tiles`, size(depth, n) numbers.
 template <typename T>
 struct Right {
     enum { HALF = WIDEST / 2 / sizeof(T) };
     const long depth, n;
-    Buffer<T> tiles;
+    T* tiles;
 
-    Right(long depth, long n) : depth(depth), n(n), tiles(depth * (n + 4 * HALF)) {}
+    static long size(long depth, long n) { return depth * ((n + HALF - 1) / HALF * HALF); }
 
     // How many columns a tile takes where `left` are left: the narrowest of four shapes that holds them, else the widest.
     static long width(long left) { return left > 3 * HALF ? 4 * HALF : (left + HALF - 1) / HALF * HALF; }
 
     // b (rows, n), contiguous, becomes the rows first .. first + rows.
     void pack(const T* b, long first, long rows) {
-        T* tile = tiles.data;
+        T* tile = tiles;
         for (long j = 0, wide; j < n; j += wide, tile += depth * wide) {
             wide = width(n - j);
             const long columns = std::min(n - j, wide);
@@ -79,18 +79,20 @@ static void tile(const T* __restrict a, const T* __restrict b, const T* start, T
         }
 }
 
-// The left side: A (rows, depth), packed some columns at a time.
+// The left side: A (rows, depth), packed some columns at a time into `panels`, size(rows, depth) numbers.
 template <typename T>
-class Left {
-  public:
-    Left(long rows, long depth) : rows(rows), depth(depth), panels((rows + R - 1) / R * R * depth) {}
+struct Left {
+    const long rows, depth;
+    T* panels;
+
+    static long size(long rows, long depth) { return (rows + R - 1) / R * R * depth; }
 
     // a (rows, columns) becomes the columns first .. first + columns; transposed: a is stored as (columns, rows).
     void pack(const T* a, long first, long columns, bool transposed) {
         const long down = transposed ? 1 : columns, along = transposed ? rows : 1;
         for (long m = 0; m < rows; m += R)
             for (long r = 0; r < R; r++) {
-                T* to = panels.data + m * depth + first * R + r;
+                T* to = panels + m * depth + first * R + r;
                 const T* from = a + (m + r) * down;
                 if (m + r < rows)
                     for (long k = 0; k < columns; k++) to[k * R] = from[k * along];
@@ -103,7 +105,7 @@ class Left {
     void times(const Right<T>& b, const T* start, T* c) const {
         enum { HALF = Right<T>::HALF };
         for (long m = 0; m < rows; m += R) {
-            const T *panel = panels.data + m * depth, *right = b.tiles.data, *from = start ? start + m : nullptr;
+            const T *panel = panels + m * depth, *right = b.tiles, *from = start ? start + m : nullptr;
             const long some = std::min(rows - m, long(R));
             for (long j = 0, wide; j < b.n; j += wide, right += depth * wide) {
                 wide = Right<T>::width(b.n - j);
@@ -113,8 +115,4 @@ class Left {
             }
         }
     }
-
-  private:
-    const long rows, depth;
-    Buffer<T> panels;
 };

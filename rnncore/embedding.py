@@ -14,16 +14,20 @@ def folded(symbols: int, positions: int) -> bool:
     return 2 * symbols <= positions
 
 
+def table(embedding, w: lstm.Weights):
+    """The first layer's input share for every symbol: (4H, V)."""
+    product = w.w_ih @ embedding.T
+    product += w.bias[:, None]
+    return product
+
+
 def forward(embedding, w: lstm.Weights, ids, gates, x):
     """The first layer's input: x (T, E, N), written, or None where gates (T, 4H, N) holds the input's share instead."""
-    k = kernels.of(gates)
-    if not folded(len(embedding), ids.size):
-        x[...] = embedding[ids].transpose(0, 2, 1)
-        return x
-    table = w.w_ih @ embedding.T
-    table += w.bias[:, None]
-    k.gather(table, ids, gates)
-    return None
+    if folded(len(embedding), ids.size):
+        kernels.of(gates).gather(table(embedding, w), ids, gates)
+        return None
+    x[...] = embedding[ids].transpose(0, 2, 1)
+    return x
 
 
 def backward(embedding, dembedding, w: lstm.Weights, grads: lstm.Weights, ids, x, columns, scratch) -> None:

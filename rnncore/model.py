@@ -19,8 +19,9 @@ class CharLM:
 
     config: the sizes, config.vocab_size = len(vocab); vocab: a data.vocab.Vocab; device: auto, cpu, cuda or cuda:K;
     dtype: float32 or float64; seed: of the initial parameters, None for zeros. threads (an attribute, 1 at first)
-    share the columns of `loss_and_grads` on a CPU. Raises ValueError for sizes that do not fit, kernels.DeviceError for
-    a device that does not work. cuda:K makes card K the calling thread's; a model works on the current card.
+    share the columns of `loss_and_grads`, and many samples, on a CPU. Raises ValueError for sizes that do not fit,
+    kernels.DeviceError for a device that does not work. cuda:K makes card K the calling thread's; a model works on the
+    current card.
     """
 
     def __init__(self, config: ModelConfig, vocab, device: str = "auto", dtype: str = "float32",
@@ -35,7 +36,7 @@ class CharLM:
         self.threads = 1
         self._shares: list[Workspace] = []
         self._pool: ThreadPoolExecutor | None = None
-        self._stepper: Workspace | None = None
+        self._single: Workspace | None = None
         self._weight_drop: WeightDrop | None = None
 
     @property
@@ -93,11 +94,11 @@ class CharLM:
     def step(self, ids, state: State | None):
         """One symbol a column: ids (N,) -> logits (V, N) and the state after it; both are copies."""
         ids = self._ids(ids)[None]
-        if self._stepper is None or self._stepper.n != ids.shape[1]:
-            self._stepper = Workspace(self.params, 1, ids.shape[1], training=False)
-        logits = stack.forward(self.params, ids, self._state(state), None, None, self._stepper)
+        if self._single is None or self._single.n != ids.shape[1]:
+            self._single = Workspace(self.params, 1, ids.shape[1], training=False)
+        logits = stack.forward(self.params, ids, self._state(state), None, None, self._single)
         stacked = self.kernel.xp.stack
-        return logits[0].copy(), State(*map(stacked, self._stepper.state(1)))
+        return logits[0].copy(), State(*map(stacked, self._single.state(1)))
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Copies of the parameters on the host under PyTorch's names, with a bias_hh of zeros a layer.

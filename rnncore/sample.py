@@ -1,13 +1,17 @@
 """The sampler draws symbol after symbol from what the model predicts; its chance comes in as an argument."""
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import numpy as np
 
 from .config import ConfigError, SampleConfig
-from .lstm import State
 from .random import Purpose, uniform
+from .stepper import Stepper
 
-COINS = 1024  # random numbers made at a time
+COINS = 256  # random numbers made at a time
+SHARE = 16   # samples that make a thread of their own worth while
+TURN = 64    # symbols that the threads write before they wait for each other
 
 
 def draw(logits: np.ndarray, config: SampleConfig, coin: np.ndarray) -> np.ndarray:
@@ -17,12 +21,13 @@ def draw(logits: np.ndarray, config: SampleConfig, coin: np.ndarray) -> np.ndarr
     mass is at least p (Holtzman et al. 2020); the coin picks by inverse distribution. Temperature 0 takes the
     likeliest; of equals the lowest id comes first.
     """
-    scaled = logits.astype(np.float64)
-    scaled -= scaled.max(axis=0)
+    p = logits.astype(np.float64)
+    p -= np.maximum.reduce(p, axis=0)
     if config.temperature == 0:
-        return scaled.argmax(axis=0)
+        return p.argmax(axis=0)
     with np.errstate(over="ignore"):  # a tiny temperature leaves nothing of all but the likeliest
-        p = np.exp(scaled / config.temperature)
+        p /= config.temperature
+    np.exp(p, out=p)
     order = None
     if config.top_k or config.top_p < 1:
         order = np.argsort(-p, axis=0, kind="stable")
@@ -30,28 +35,36 @@ def draw(logits: np.ndarray, config: SampleConfig, coin: np.ndarray) -> np.ndarr
         p[config.top_k or len(p):] = 0
         p /= p.sum(axis=0)
         p[np.cumsum(p, axis=0) - p >= config.top_p] = 0
-    mass = np.cumsum(p, axis=0)
-    place = (mass <= coin * mass[-1]).sum(axis=0)
+    mass = np.add.accumulate(p, axis=0)
+    place = (mass > coin * mass[-1]).argmax(axis=0)  # the first that is
     return place if order is None else np.take_along_axis(order, place[None], axis=0)[0]
 
 
 def generate_ids(model, prompt: np.ndarray, config: SampleConfig, count: int = 1) -> Iterator[np.ndarray]:
     """Endless ids (count,), a symbol for each of `count` samples that go on from the ids `prompt` (n,), n at least 1.
 
-    Sample k draws the same coins whatever the count.
+    Sample k draws the same coins whatever the count. The parameters count as they are when the first is asked for.
     """
-    state: State | None = None
+    yield from _write(_read(model, prompt), config, count)
+
+
+def _read(model, prompt: np.ndarray) -> Stepper:
     with model.kernel.single_threaded():
+        stepper = Stepper(model.params)
         for symbol in prompt:
-            logits, state = model.step(np.array([symbol]), state)
-    xp = model.kernel.xp
-    logits, state = xp.repeat(logits, count, axis=1), State(*(xp.repeat(a, count, axis=2) for a in state))
-    for position in range(2 ** 32):
-        if position % COINS == 0:
-            coins = np.stack([uniform(config.seed, Purpose.COIN, COINS, step=k, start=position) for k in range(count)])
-        ids = draw(model.kernel.to_host(logits), config, coins[:, position % COINS])
-        yield ids
-        logits, state = model.step(ids, state)
+            stepper.step(np.array([symbol], np.intp))
+    return stepper
+
+
+def _write(stepper: Stepper, config: SampleConfig, count: int, first: int = 0) -> Iterator[np.ndarray]:
+    """Samples first .. first + count, each from where the one column of the stepper is."""
+    stepper, samples_ = stepper.repeat(count), np.arange(first, first + count)[:, None]
+    logits = stepper.logits
+    for start in range(0, 2 ** 32, COINS):
+        for coin in uniform(config.seed, Purpose.COIN, COINS, step=samples_, start=start).T:
+            ids = draw(stepper.kernel.to_host(logits), config, coin)
+            yield ids
+            logits = stepper.step(ids)
 
 
 def generate(model, prompt: str = "", length: int | None = None, temperature: float = SampleConfig.temperature,
@@ -72,10 +85,21 @@ def generate(model, prompt: str = "", length: int | None = None, temperature: fl
 
 def samples(model, count: int, prompt: str, length: int, config: SampleConfig, stop: Sequence[str] = (),
             on_unknown: str = "error") -> list[str]:
-    """`count` texts at once, each of at most `length` new characters; the first is what `generate` yields."""
-    steps = generate_ids(model, prompt_ids(model.vocab, prompt, on_unknown), config, count)
-    ids = np.stack([next(steps) for _ in range(length)], axis=1) if length else np.empty((count, 0), np.intp)
-    return ["".join(until(iter(model.vocab.decode(row)), stop)) for row in ids]
+    """`count` texts at once, each of at most `length` new characters; the first is what `generate` yields.
+
+    On a CPU the model's threads share them; sample k draws the same coins whatever their number and the count.
+    """
+    stepper = _read(model, prompt_ids(model.vocab, prompt, on_unknown))
+    threads = max(1, min(model.kernel.shares(model.threads), count // SHARE))
+    edges = [count * k // threads for k in range(threads + 1)]
+    streams = [_write(stepper, config, b - a, a) for a, b in zip(edges, edges[1:], strict=False)]
+    rows = [np.empty((count, 0), np.intp)]
+    with model.kernel.single_threaded(), ThreadPoolExecutor(threads) as pool:
+        each = pool.map if threads > 1 else map
+        for start in range(0, length, TURN):  # so that an interrupt need not wait for the end
+            turn = min(TURN, length - start)
+            rows.append(np.concatenate(list(each(lambda s, n=turn: np.stack(list(islice(s, n)), axis=1), streams))))
+    return ["".join(until(iter(model.vocab.decode(row)), stop)) for row in np.concatenate(rows, axis=1)]
 
 
 def prompt_ids(vocab, prompt: str, on_unknown: str) -> np.ndarray:
@@ -87,13 +111,15 @@ def prompt_ids(vocab, prompt: str, on_unknown: str) -> np.ndarray:
 def _characters(vocab, steps: Iterator[np.ndarray], length: int | None) -> Iterator[str]:
     made = 0
     while length is None or made < length:
-        yield vocab.decode(next(steps))
+        yield vocab.symbols[next(steps)[0]]
         made += 1
 
 
 def until(characters: Iterator[str], stop: Sequence[str]) -> Iterator[str]:
     """The characters before the first stop string; what may be the beginning of one is held back until it is clear."""
     stop, held = sorted(filter(None, stop), key=len, reverse=True), ""
+    if not stop:
+        yield from characters
     for character in characters:
         held += character
         for end in stop:

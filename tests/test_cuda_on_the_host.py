@@ -16,6 +16,7 @@ from rnncore.gradcheck import check_gradients, random_case
 from rnncore.kernels import cpu
 from rnncore.lstm import State
 from rnncore.optim import OPTIMIZERS, clip_scale, global_norm
+from rnncore.stepper import Stepper
 
 KERNELS = Path(cpu.__file__).parent
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")
@@ -75,6 +76,20 @@ def test_a_generated_text_equals_the_cpu_s(cuda, monkeypatch):
     monkeypatch.setattr(kernels, "load", lambda device: cuda)
     monkeypatch.setattr(kernels, "of", lambda array: cuda)
     assert "".join(rnncore.generate(model("cuda"), "abc", 40, seed=2, top_k=8)) == wanted and len(wanted) == 40
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), ("float32", 1e-5)])  # seen: 3e-16, 4e-7
+def test_the_stepper_equals_the_cpu_s_step(cuda, dtype, bound, monkeypatch):
+    here, state, wanted = model("cpu", dtype), None, []
+    for ids in ([1, 2, 3], [10, 0, 3], [4, 4, 4]):
+        logits, state = here.step(ids, state)
+        wanted.append(logits)
+    monkeypatch.setattr(kernels, "load", lambda device: cuda)
+    monkeypatch.setattr(kernels, "of", lambda array: cuda)
+    mine = Stepper(model("cuda", dtype).params).repeat(3)
+    for ids, logits in zip(([1, 2, 3], [10, 0, 3], [4, 4, 4]), wanted, strict=True):
+        assert np.abs(mine.step(np.array(ids)) - logits).max() <= bound * np.abs(logits).max()
+    assert np.abs(mine.c - state.c).max() <= bound * np.abs(state.c).max()
 
 
 def test_gradients_are_right(on_cuda):

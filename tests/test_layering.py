@@ -24,7 +24,7 @@ LEVELS = [  # of the modules in rnncore/: each imports only from levels above it
     {"config", "random", "ngram", "memory"},
     {"params", "lstm", "dropout"},
     {"embedding", "head"},
-    {"stack"},
+    {"stack", "stepper"},
     {"model"},
     {"optim", "sample", "checkpoint", "gradcheck", "evaluate", "dynamic", "plan", "extend"},
     {"train", "speed"},

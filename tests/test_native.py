@@ -1,4 +1,4 @@
-"""The compiled recurrence (kernels/host.cpp over gates.cuh) against the time loops of rnncore/lstm.py in NumPy."""
+"""The compiled loops (kernels/host.cpp over gates.cuh) against those of rnncore/lstm.py; which of them are trusted."""
 import os
 import subprocess
 import sys
@@ -104,10 +104,11 @@ def test_what_is_not_contiguous_is_refused(compiled):
 
 
 def about(**environment) -> str:
-    """What another process says of its recurrence, trained for one step to see that it works."""
+    """What another process says of its recurrence, after one step of training and a few characters of a text."""
     code = ("import numpy as np, rnncore; from rnncore.kernels import native\n"
             "m = rnncore.CharLM(rnncore.ModelConfig(3, 4, 5, 1), rnncore.Vocab.from_text('abc'), 'cpu')\n"
-            "x = np.zeros((4, 2), int); assert np.isfinite(m.loss_and_grads(x, x)[0]); print(native.about())")
+            "x = np.zeros((4, 2), int); assert np.isfinite(m.loss_and_grads(x, x)[0])\n"
+            "assert len(''.join(rnncore.generate(m, length=9))) == 9; print(native.about())")
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -167,3 +168,43 @@ def test_arithmetic_that_is_wrong_is_not_taken(wrong):
             wrong({"gates": gates, "keep": keep, "dy": dy, "x": np.empty(0), "dx": dx})
             real.backward(w, gates, c, keep, dy, dh, dc, dx)
     assert native._agrees(real) and not native._agrees(Spoilt())
+
+
+@needs_compiler
+@pytest.mark.parametrize("name, wrong", [
+    ("layers", lambda w: w[1][0].fill(0)), ("layers", lambda w: w[0][1].__imul__(1.01)),
+    ("layers", lambda w: w[1][2].fill(0)), ("head", lambda w: w[1].fill(0)),
+    ("head", lambda w: w[0][-1].fill(0)), ("table", lambda w: w.__imul__(1.01)),
+    ("h", lambda w: w[1].fill(0)), ("c", lambda w: w[0].fill(0))], ids=str)
+def test_a_step_that_is_wrong_is_not_taken(name, wrong):
+    """As above: two steps with one of the arrays that they work on spoilt."""
+    real = native.Recurrence(native.build(), "float32")
+
+    class Spoilt:
+        def stepper(self, layers, head, table, h, c, logits):
+            wrong({"layers": layers, "head": head, "table": table, "h": h, "c": c}[name])
+            return real.stepper(layers, head, table, h, c, logits)
+    assert native._step_agrees(real) and not native._step_agrees(Spoilt())
+
+
+@needs_compiler
+@pytest.mark.parametrize("right, wrong", [
+    ("z[0] += a, z[1] += b", "z[0] += b, z[1] += a"), ("w += 4 * inner, z += 4", "w += 3 * inner, z += 4"),
+    ("*z += a", "*z = a"), ("layer ? weights[1] : nullptr", "layer ? weights[-1] : nullptr"),
+    ("layer ? h - size : nullptr", "layer ? h : nullptr"), ("w += rows * hidden", "w += hidden"),
+    ("step_forward(z, c, ones, c, h, size, size)", "step_forward(z, c, ones, h, c, size, size)"),
+    ("table[r * symbols + ids[k]]", "table[r * symbols + ids[0]]"),
+    ("weights[0], h - size, nullptr, weights[1], logits", "weights[0], c - size, nullptr, weights[1], logits"),
+    ("right.pack(y, depth - hidden, hidden)", "right.pack(x, depth - hidden, hidden)"),
+    ("std::copy_n(start, rows, z)", "std::fill_n(z, rows, 0)")])
+def test_an_error_planted_in_the_step_is_seen(right, wrong, tmp_path, monkeypatch):
+    """In a copy of host.cpp: what comes of it must not be taken."""
+    for name in native.SOURCES:
+        text = (native.HERE / name).read_text(encoding="utf-8")
+        if name == "host.cpp":
+            assert text.count(right) == 1, f"host.cpp no longer has just once: {right}"
+            text = text.replace(right, wrong)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.setattr(native, "HERE", tmp_path)
+    monkeypatch.setattr(native, "FLAGS", ("-std=c++17", "-O1", "-fPIC", "-shared"))
+    assert not native._step_agrees(native.Recurrence(native._compile(native.compiler(), "wrong", tmp_path), "float32"))

@@ -65,6 +65,23 @@ def test_symbols_come_up_as_often_as_they_should(temperature):
     assert abs(counts - softmax(logits[:, 0] / temperature)).max() <= 1 / 4000  # even coins: exact to one
 
 
+def plainly(logits, temperature, coin):
+    """What `draw` does without top_k and top_p, in the fewest operations."""
+    scaled = logits.astype(np.float64)
+    scaled -= scaled.max(axis=0)
+    mass = np.cumsum(np.exp(scaled / temperature), axis=0)
+    return (mass <= coin * mass[-1]).sum(axis=0)
+
+
+@quick
+@given(st.integers(1, 70), st.integers(1, 70), st.floats(0.05, 5), st.sampled_from(["f4", "f8"]), st.integers(0, 99))
+def test_the_plain_formula_gives_the_same_symbols(symbols, n, temperature, dtype, seed):
+    rng = np.random.default_rng(seed)
+    logits = (5 * rng.standard_normal((symbols, n))).astype(dtype)
+    coin = rng.choice([0.0, 1 - 2 ** -53, *rng.random(9)], n)
+    assert draw(logits, SampleConfig(temperature), coin).tolist() == plainly(logits, temperature, coin).tolist()
+
+
 @quick
 @given(logits_of_one, st.integers(1, 15))
 def test_top_k_leaves_the_k_likeliest(logits, top_k):

@@ -1,0 +1,68 @@
+"""A Stepper advances the whole stack by one symbol a column, in place: what a text is written with.
+
+    z = table[:, ids]           layer 0: table = W_ih embedding^T + b (4H, V), made once
+    z = W_ih h_below + b        the layers above
+    h, c = cell(z + W_hh h, c)  as in lstm.py, with neither mask nor dropout;  logits = W h_top + b
+
+A step allocates nothing. Where the kernel module has its loops compiled, the step is one call of them.
+"""
+import copy
+
+from . import embedding, head, kernels, lstm
+
+
+class Stepper:
+    """The parameters as they were when it was made, and a state of one column, zero at first; more by `repeat`.
+
+    h, c (L, H, N) may be written between steps; logits (V, N) are those of the last step.
+    """
+
+    def __init__(self, params):
+        self.kernel, config = kernels.of(params.flat), params.config
+        self.params = params.like()
+        self.params.flat[...] = params.flat
+        self.layers = [lstm.layer(self.params, k) for k in range(config.layers)]
+        self.table = embedding.table(self.params["embedding.weight"], self.layers[0])
+        zeros, dtype = self.kernel.xp.zeros, params.flat.dtype
+        self._hold(*zeros((2, config.layers, config.hidden, 1), dtype), zeros((config.vocab_size, 1), dtype))
+
+    def repeat(self, count: int) -> "Stepper":
+        """Another with the same parameters, and `count` columns for each of this one's."""
+        other = copy.copy(self)
+        other._hold(*(self.kernel.xp.repeat(a, count, axis=-1) for a in (self.h, self.c, self.logits)))
+        return other
+
+    def _hold(self, h, c, logits) -> None:
+        self.h, self.c, self.logits = h, c, logits
+        empty, dtype, (_, hidden, n) = self.kernel.xp.empty, h.dtype, h.shape
+        self._gates = empty((1, 4 * hidden, n), dtype)
+        self._recurrent = empty((4 * hidden, n), dtype)
+        self._c_prev = empty((hidden, n), dtype)
+        self._cells = list(zip(self.layers, h, c, strict=True))
+        compiled = self.kernel.recurrence(dtype)
+        self._compiled = compiled and compiled.stepper(self.layers, self._head(), self.table, h, c, logits)
+
+    def _head(self) -> tuple:
+        return self.params["head.weight"], self.params["head.bias"]
+
+    def step(self, ids):
+        """ids (N,), on the host -> logits (V, N), which the next step overwrites."""
+        if self._compiled:
+            self._compiled(ids)
+        else:
+            with self.kernel.single_threaded():  # on a busy machine, threads wait for each other longer than they work
+                self._loop(self.kernel.to_device(ids)[None])
+        return self.logits
+
+    def _loop(self, ids) -> None:
+        k, gates, below = self.kernel, self._gates[0], None
+        for w, h, c in self._cells:
+            if below is None:
+                k.gather(self.table, ids, self._gates)
+            else:
+                lstm.project(w, below, gates)
+            k.xp.matmul(w.w_hh, h, out=self._recurrent)
+            self._c_prev[...] = c
+            k.gates_forward(gates, self._recurrent, self._c_prev, None, c, h)
+            below = h
+        head.forward(*self._head(), below, self.logits)
