@@ -195,7 +195,7 @@ def test_a_step_that_is_wrong_is_not_taken(name, wrong):
     ("step_forward(z, c, ones, c, h, size, size)", "step_forward(z, c, ones, h, c, size, size)"),
     ("table[r * symbols + ids[k]]", "table[r * symbols + ids[0]]"),
     ("weights[0], h - size, nullptr, weights[1], logits", "weights[0], c - size, nullptr, weights[1], logits"),
-    ("right.pack(y, depth - hidden, hidden)", "right.pack(x, depth - hidden, hidden)"),
+    ("right.pack(y, depth - hidden, hidden)", "right.pack(y, 0, hidden)"),
     ("std::copy_n(start, rows, z)", "std::fill_n(z, rows, 0)")])
 def test_an_error_planted_in_the_step_is_seen(right, wrong, tmp_path, monkeypatch):
     """In a copy of host.cpp: what comes of it must not be taken."""
