@@ -133,8 +133,8 @@ def drive(job, sample_every: int | None, save_every: int | None) -> int:
     """Train to the end of the budget or to a signal; returns the exit code."""
     training, folder = job.training, job.folder
     if training.done() >= 1:
-        larger = "--patience" if training.given_up() else "--epochs, --steps or --minutes"
-        tell(f"{folder.path} is finished: a larger {larger} goes on with it")
+        spent = ["a larger --patience"] * training.given_up() + ["more --epochs, --steps or --minutes"] * training.spent_all()
+        tell(f"{folder.path} is finished: {' and '.join(spent)} would go on with it")
         return 0
     saved, unsaved, stop = time.monotonic(), None, None
     said: set[str | None] = {None}
