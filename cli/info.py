@@ -10,7 +10,10 @@ from . import options
 @options.RUN
 @options.JSON
 def command(run, as_json):
-    """Sizes, vocabulary and training card of RUN: a run folder, a model file or a pretrained one; by default the newest run."""
+    """Sizes, vocabulary and training card of RUN.
+
+    RUN is a run folder, a model file or a pretrained model; by default the newest run.
+    """
     from rnncore import checkpoint, params, runs
     from rnncore.config import ModelConfig
 

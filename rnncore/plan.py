@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 from . import params
 from .config import PRESETS, ModelConfig, TrainConfig
 
-CHARACTERS = 4_000_000   # what a run without a budget trains on, as far as MOST_EPOCHS allow; ten times on a GPU
+CHARACTERS = 4_000_000   # a run without a budget trains on so many, as far as MOST_EPOCHS allow; ten times on a GPU
 MOST_EPOCHS = 20
 WINDOWS = 20             # windows in an epoch that a text too short for the usual streams is cut into
 SHARE = 32               # columns that a thread needs to be worth its while
@@ -16,7 +16,7 @@ REGULARISE = (1, 0.0, 0.0), (5, 0.1, 0.0), (15, 0.2, 0.2), (float("inf"), 0.3, 0
 
 
 def preset(config: TrainConfig, train_chars: int, cores: int, speed: float) -> tuple[str, str]:
-    """(name, reason) of the preset that suits the corpus, the budget and the device; speed: the kernels', of a share."""
+    """(name, reason) of the preset that suits corpus, budget and device; speed: the kernels', of a share."""
     if train_chars < SHORT:
         return "short", f"{about(train_chars)} characters to learn from"
     config, fast = replace(config, **(default_budget(config, train_chars, speed) or {})), speed >= FAST
