@@ -38,7 +38,10 @@ FLUSH = 0.05  # seconds between flushes of what was written
 @options.DEVICE
 def command(run, prime, prime_file, length, stop, count, out, temperature, top_k, top_p, greedy, seed, on_unknown,
             device):
-    """Write text with a trained model: RUN is a run folder or a model file, by default the newest run."""
+    """Write text with a trained model.
+
+    RUN is a run folder, a model file or a pretrained model (shakespeare, hugo, numpy); by default the newest run.
+    """
     config = SampleConfig(0.0 if greedy else temperature, top_k, top_p, seed)
     if prime and prime_file:
         raise click.UsageError("give --prime or --prime-file, not both")

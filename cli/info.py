@@ -10,7 +10,10 @@ from . import options
 @options.RUN
 @options.JSON
 def command(run, as_json):
-    """Sizes, vocabulary and training card of RUN: a run folder or a model file, by default the newest run."""
+    """Sizes, vocabulary and training card of RUN.
+
+    RUN is a run folder, a model file or a pretrained model; by default the newest run.
+    """
     from rnncore import checkpoint, params, runs
     from rnncore.config import ModelConfig
 
@@ -34,13 +37,17 @@ def command(run, as_json):
 
 def card_lines(card: dict):
     """The training card in words; a model that was not trained by `rnncore train` has another, or none."""
-    if not {"corpus", "split", "train"} <= card.keys():
+    from rnncore.runs import trained
+
+    if not trained(card):
         return
     corpus, split = card["corpus"], card["split"]
     yield f"corpus      {corpus['name']}, {corpus['characters']:,} characters, sha256 {corpus['sha256'][:16]}"
     yield f"split       {split['train']:,} train, {split['validation']:,} validation, {split['test']:,} test, in order"
     yield (f"trained     {card['step']:,} steps, {card['chars']:,} characters in {card['seconds']:,} s, "
            f"on {card['made'][:10]}")
+    if card.get("init_from"):
+        yield f"begun from  {card['init_from']}"
     if card["val_loss"] is not None:
         last = card["val_loss_of_all"]
         whole = f"; {last:.4f} over the final evaluation" if last is not None else ""

@@ -18,6 +18,7 @@ from rnncore.train import Clock, Training
 from . import prepare
 from .progress import describe_floor
 
+LATE = 0.7  # of the steps: a best model from before was followed by worse ones for long
 FREE = {"epochs", "steps", "minutes", "eval_every", "patience"}  # what a resumed run may change
 
 
@@ -52,9 +53,10 @@ class Job:
         lines = [*patience, f"best model: step {step:,}, validation loss {loss:.4f} nats/char" + (
             f"; at the end {whole:.4f} over {training.validation.chars(training.final_windows):,} characters"
             if whole is not None else "")]
-        if floor and (whole if whole is not None else loss) > floor["nats"]:
-            lines.append(f"warning: the model is worse than counting, which reaches {floor['nats']:.4f}: "
-                         "train it for longer")
+        if floor and (whole if whole is not None and step == training.step else loss) > floor["nats"]:
+            cure = "it learns the text by heart: give it more text or more --dropout, or make it smaller" \
+                if step < LATE * training.step else "train it for longer"
+            lines.append(f"warning: the model is worse than counting, which reaches {floor['nats']:.4f}: {cure}")
         return lines
 
 

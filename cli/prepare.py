@@ -85,12 +85,16 @@ def choose(given: dict, config: TrainConfig, characters: int, symbols: int, old:
     name, reasons = given["preset"], []
     if old is not None:
         given = given | {size: getattr(old.config, size) for size in SIZES}
-    elif name is None:
-        name, reason = plan.preset(config, characters, kernel.speed())
+    elif name is None and None in (given["layers"], given["hidden"]):
+        name, reason = plan.preset(config, characters, kernel.cores(), kernel.speed())
         reasons.append(f"preset {name}: {reason}")
     sizes, train = plan.with_preset(name or "small", given)
-    model = ModelConfig(symbols, **sizes)
-    config, shrunk = _shrink(TrainConfig(**train), characters)
+    model, config = ModelConfig(symbols, **sizes), TrainConfig(**train)
+    few = plan.columns(config, characters)
+    if given["batch"] is None and few < config.batch and "batch" not in PRESETS[name or "small"]:
+        config = replace(config, batch=few)
+        reasons.append(f"batch {few}: {plan.about(characters)} characters make {plan.WINDOWS} windows of {config.seq}")
+    config, shrunk = _shrink(config, characters)
     config, more = plan.fill(config, model, characters, kernel.cores(), kernel.speed(), tuned=old is not None)
     _check_memory(config, model, np.dtype(given["dtype"]).itemsize, kernel.memory())
     return name, model, config, [*reasons, *shrunk, *more]
@@ -106,9 +110,9 @@ def build(model: ModelConfig, vocab: Vocab, old: CharLM | None, given: dict, see
 def count(parts: list[np.ndarray], symbols: int, minutes: float | None) -> tuple[ngram.Floor | None, float]:
     """What counting alone reaches on the validation part, None without one or without the time; the seconds taken."""
     begun, (train, validation) = time.perf_counter(), parts
-    most = ngram.MOST
-    if minutes is not None:
-        most = min(most, int(COUNTING * 60 * minutes * ngram.CHARACTERS_PER_SECOND) - len(validation))
+    most = 2 * ngram.MOST if minutes is None else int(COUNTING * 60 * minutes * ngram.CHARACTERS_PER_SECOND)
+    validation = validation[:min(ngram.MOST, most // 2)]
+    most = min(ngram.MOST, most - len(validation))
     if not len(validation) or most <= 0:
         return None, 0.0
     return ngram.floor(train, validation, symbols, most=most), time.perf_counter() - begun

@@ -16,6 +16,9 @@ from . import options
 from .progress import describe_floor, tell
 
 
+PIECE = 100  # characters that two texts have in common by chance never
+
+
 class NotFinite(click.ClickException):
     """A loss that is no number."""
     exit_code = 3
@@ -41,13 +44,14 @@ def _of(name: str, text: str, **settings) -> tuple:
 @options.NEWLINE
 @options.ON_UNKNOWN
 @click.option("--per-char", type=click.Path(), metavar="FILE",
-              help="Write every prediction too, a line of JSON each: index in the text, char, nats.")
+              help="Write every prediction too, a line of JSON each: index in the text as read, char, nats.")
 @options.JSON
 @options.DEVICE
 def command(run, text, encoding, newline, on_unknown, window, dynamic, per_char, as_json, device, **learning):
     """Nats per character of the model RUN on TEXT, a file, a folder, - or a named corpus.
 
-    RUN is a run folder or a model file.
+    RUN is a run folder, a model file or a pretrained model. Where the text that it was trained on is still there, what
+    counting that text reaches on TEXT is printed too.
     """
     protocol, settings = chosen(window, dynamic, learning)
     if per_char and os.path.lexists(per_char):
@@ -158,20 +162,35 @@ def floor_of(path: Path, model, ids) -> dict | None:
     """What counting reaches on ids with the text that the model was trained on; None where that is not at hand."""
     from rnncore import checkpoint, ngram
     from rnncore.data.text import CorpusError, read
+    from rnncore.runs import trained
 
     card = checkpoint.read(path)[0]["card"]
-    about = card.get("corpus")
-    if not about or "split" not in card or "-" in about["sources"]:
+    if not trained(card) or "-" in card["corpus"]["sources"]:
         return None
+    about = card["corpus"]
     try:
         corpus = read(about["sources"], about["encoding"], about["newline"])
     except (CorpusError, OSError):
         return None
-    if corpus.sha256 != about["sha256"]:
+    train = model.vocab.encode(corpus.text, "skip")[:card["split"]["train"]]
+    if corpus.sha256 != about["sha256"] or holds(train, ids):
         return None
-    train = model.vocab.encode(corpus.text)[:card["split"]["train"]]
     floor = ngram.floor(train, ids[:ngram.MOST], len(model.vocab))
     return {"nats_per_char": floor.nats, "order": floor.order, "counted": floor.counted, "characters": len(train)}
+
+
+def holds(train, ids) -> bool:
+    """Whether ids, by five pieces of it, is of the training text: there counting is no measure, it knows the text."""
+    pieces = [ids[start:start + PIECE] for start in (len(ids) * k // 5 for k in range(5))]
+    text, width = train.tobytes(), train.itemsize
+    return all(any(place % width == 0 for place in _places(text, piece.tobytes())) for piece in pieces)
+
+
+def _places(text: bytes, piece: bytes) -> Iterator[int]:
+    place = text.find(piece)
+    while place >= 0:
+        yield place
+        place = text.find(piece, place + 1)
 
 
 def words(figures: dict) -> str:
@@ -186,7 +205,7 @@ def words(figures: dict) -> str:
     perplexity = math.inf if figures["perplexity"] is None else figures["perplexity"]
     shown = f"{perplexity:.3f}" if perplexity < 1e6 else f"{perplexity:.3g}"
     return (f"{figures['nats_per_char']:.4f} nats/char   {figures['bits_per_char']:.4f} bits/char   "
-            f"perplexity {shown}   over {figures['characters']:,} characters\n"
+            f"perplexity {shown}   over {figures['predictions']:,} predictions\n"
             f"{how[figures['protocol']].format(**figures['settings'])}; {unknown}"
             + (counting(figures["nats_per_char"], **figures["floor"]) if figures["floor"] else ""))
 

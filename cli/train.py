@@ -125,8 +125,9 @@ def drive(job, sample_every: int | None, save_every: int | None) -> int:
     """Train to the end of the budget or to a signal; returns the exit code."""
     training, folder = job.training, job.folder
     if training.done() >= 1:
-        larger = "--patience" if training.given_up() else "--epochs, --steps or --minutes"
-        tell(f"{folder.path} is finished: a larger {larger} goes on with it")
+        more = [what for what, spent in (("a larger --patience", training.given_up()),
+                                         ("a larger --epochs, --steps or --minutes", training.spent_all())) if spent]
+        tell(f"{folder.path} is finished: {' and '.join(more)} goes on with it")
         return 0
     saved, unsaved, stop = time.monotonic(), None, None
     said: set[str | None] = {None}

@@ -5,7 +5,7 @@
     xp                                         the array library itself: numpy or cupy
     to_device(a), to_host(a)                   a NumPy array to the device and back
     cores(), shares(threads), memory()         how many shares of a batch are worth making, and are made; bytes
-    speed()                                    parameters times characters a second of training, about
+    speed()                                    parameters times characters a second that a share trains, about
     single_threaded()                          a context in which a matrix product uses one thread of this process
     synchronize()                              waits until the device has done what it was given
     products(w, x, out)                        a run of matrix products, one after the other

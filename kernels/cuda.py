@@ -44,7 +44,7 @@ def cores() -> int:
 
 
 def speed() -> float:
-    """Parameters times characters a second of training, about: assumed, not measured."""
+    """Parameters times characters a second that a share trains, about: assumed, not measured."""
     return 5e11
 
 

@@ -40,7 +40,10 @@ def save(model: CharLM, path, card: dict | None = None, extra: dict | None = Non
         document["training"] = training
     tensors = {**model.tensors(), **(extra or {})}
     if half:
-        tensors = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
+        with np.errstate(over="ignore"):
+            tensors = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
+        if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
+            raise ModelFileError(f"{path}: a weight is too large for float16: save it in float32")
     document["sha256"] = _digest(document, tensors)
     write_whole(Path(path), to_bytes(tensors, {KEY: json.dumps(document)}))
 

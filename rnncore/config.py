@@ -122,4 +122,4 @@ class DynamicConfig:
     def __post_init__(self):
         _check(0 <= self.rate < float("inf"), f"rate must be a number of at least 0, not {self.rate}")
         _check(0 <= self.decay <= 1, f"decay must be a number from 0 to 1, not {self.decay}")
-        _check(self.segment >= 1, f"segment must be a whole number of at least 1, not {self.segment}")
+        _check(1 <= self.segment <= 10_000, f"segment must be a whole number from 1 to 10,000, not {self.segment}")

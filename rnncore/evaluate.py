@@ -8,8 +8,9 @@ from .data.batches import Batches
 from .data.text import CorpusError
 
 CHUNK = 256      # steps that `losses` takes at a time: bounds its memory
-GROUP = 1 << 14  # predictions that `window_losses` makes side by side: 64 windows of 256
-STEPS = 32       # steps that it takes at a time: with GROUP, bounds its memory
+GROUP = 1 << 14    # predictions that `window_losses` makes side by side: 64 windows of 256
+STEPS = 32         # steps that it takes at a time
+NUMBERS = 1 << 24  # of its arrays, about: with fewer columns for larger models, bounds its memory
 
 
 def losses(model, ids):
@@ -30,7 +31,9 @@ def window_losses(model, ids, window: int):
     if window < 1:
         raise ConfigError(f"window must be a whole number of at least 1, not {window}")
     predictions = len(ids) - 1
-    columns = min(GROUP // window, ceil(predictions / window))
+    c = model.config
+    a_column = min(STEPS, window) * (c.vocab_size + c.embed + 6 * c.layers * c.hidden)
+    columns = min(GROUP // window, ceil(predictions / window), NUMBERS // a_column)
     if columns < 2:
         for start in range(0, predictions, window):
             yield from losses(model, ids[start:start + window + 1])

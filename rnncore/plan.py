@@ -4,26 +4,26 @@ from dataclasses import fields, replace
 from . import params
 from .config import PRESETS, ModelConfig, TrainConfig
 
-CHARACTERS = 4_000_000  # what a run without a budget trains on, as far as MOST_EPOCHS allow
+CHARACTERS = 4_000_000   # a run without a budget trains on so many, as far as MOST_EPOCHS allow; ten times on a GPU
 MOST_EPOCHS = 20
-SHARE = 32              # columns that a thread needs to be worth its while
-SHORT = 300_000         # characters; below, a model of more layers or units only learns the text by heart
+WINDOWS = 20             # windows in an epoch that a text too short for the usual streams is cut into
+SHARE = 32               # columns that a thread needs to be worth its while
+SHORT = 300_000          # characters; below, a model of more layers or units only learns the text by heart
 WORTH_WIDTH = 6_000_000  # characters trained on from which `medium` is ahead of `small` at equal time
-FAST = 1e11             # parameters times characters a second (kernels' speed) from which `large` is done in minutes
-TUNE = 0.3              # times the usual rate: for a model that was trained before
-REGULARISE = (1, 0.0, 0.0), (5, 0.1, 0.0), (15, 0.2, 0.2), (float("inf"), 0.3, 0.3)  # up to, dropout, weight_drop
+FAST = 1e11              # parameters times characters a second (kernels' speed) that only a GPU reaches
+TUNE = 0.3               # times the usual rate: for a model that was trained before
+REGULARISE = (1, 0.0, 0.0), (5, 0.1, 0.0), (15, 0.2, 0.2), (float("inf"), 0.3, 0.3)  # up to, dropout, weight-drop
 
 
-def preset(config: TrainConfig, train_chars: int, speed: float) -> tuple[str, str]:
-    """(name, reason) of the preset that suits the corpus, the budget and the device, whose speed is the kernels'."""
+def preset(config: TrainConfig, train_chars: int, cores: int, speed: float) -> tuple[str, str]:
+    """(name, reason) of the preset that suits corpus, budget and device; speed: the kernels', of a share."""
     if train_chars < SHORT:
         return "short", f"{about(train_chars)} characters to learn from"
-    if speed >= FAST:
-        return "large", "a fast device"
-    chars = budget(config, ModelConfig(100, **PRESETS["medium"]), train_chars, speed)
-    if chars is None:
-        return "small", "no budget given; a larger model is made by --minutes 10, say"
-    return "small" if chars < WORTH_WIDTH else "medium", f"the budget is about {about(chars)} characters of 2 x 256"
+    config, fast = replace(config, **(default_budget(config, train_chars, speed) or {})), speed >= FAST
+    chars = budget(config, ModelConfig(100, **PRESETS["medium"]), train_chars, cores, speed)
+    large = "large" if fast else "medium"
+    return (large if chars >= WORTH_WIDTH else "small"), f"about {about(chars)} characters" + (
+        " of 2 x 256 in the time" if config.minutes else " to train on")
 
 
 def with_preset(name: str, given: dict) -> tuple[dict, dict]:
@@ -34,6 +34,11 @@ def with_preset(name: str, given: dict) -> tuple[dict, dict]:
         return {field.name: merged[field.name] for field in fields(kind) if field.name in merged}
 
     return of(ModelConfig), of(TrainConfig)
+
+
+def columns(config: TrainConfig, train_chars: int) -> int:
+    """Streams side by side, N: the usual number, fewer where a short text would make a few windows of them."""
+    return max(1, min(config.batch, train_chars // (WINDOWS * config.seq)))
 
 
 def fill(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int,
@@ -47,39 +52,52 @@ def fill(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int,
         chosen["lr"] = rate(model, config.optimizer) * (TUNE if tuned else 1)
         reasons.append(f"lr {chosen['lr']:.3g}: {config.optimizer}, {model.layers} x {model.hidden}"
                        + (", trained before" if tuned else ""))
-    if (config.steps, config.epochs, config.minutes) == (None, None, None):
-        epochs = min(MOST_EPOCHS, max(1, round(CHARACTERS / train_chars)))
-        chosen["epochs"] = epochs
-        reasons.append(f"epochs {epochs}: about {CHARACTERS:,} characters, at least 1 epoch and at most {MOST_EPOCHS}")
+    default = default_budget(config, train_chars, speed)
+    if default:
+        chosen |= default
+        reasons.append(f"epochs {default['epochs']:.3g}: {about(default['epochs'] * train_chars)} characters in all; "
+                       "--minutes 10 makes a better model of a longer text")
+    if config.threads is None:
+        chosen["threads"] = threads(config, cores)
+        reasons.append(f"threads {chosen['threads']}: {cores} cores, {config.batch} streams, {SHARE} or more a thread")
     if None in (config.dropout, config.weight_drop):
-        found, reason = dropout(replace(config, **chosen), model, train_chars, speed)
+        found, reason = dropout(replace(config, **chosen), model, train_chars, cores, speed)
         found = {name: value for name, value in found.items() if getattr(config, name) is None}
         chosen |= found
-        reasons.append(", ".join(f"{name} {value:g}" for name, value in found.items()) + f": {reason}")
-    if config.threads is None:
-        chosen["threads"] = max(1, min(cores, config.batch // SHARE))
-        reasons.append(f"threads {chosen['threads']}: {cores} cores, at least {SHARE} of {config.batch} columns each")
+        words = ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in found.items())
+        reasons.append(f"{words}: {reason}")
     return replace(config, **chosen), reasons
 
 
-def dropout(config: TrainConfig, model: ModelConfig, train_chars: int, speed: float) -> tuple[dict, str]:
+def default_budget(config: TrainConfig, train_chars: int, speed: float) -> dict | None:
+    """The epochs of a run without a budget; None where it has one."""
+    if (config.steps, config.epochs, config.minutes) != (None, None, None):
+        return None
+    epochs = CHARACTERS * (10 if speed >= FAST else 1) / train_chars
+    return {"epochs": min(MOST_EPOCHS, round(epochs)) if epochs >= 1 else epochs}
+
+
+def threads(config: TrainConfig, cores: int) -> int:
+    """Threads that share the streams."""
+    return config.threads or max(1, min(cores, config.batch // SHARE))
+
+
+def dropout(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int, speed: float) -> tuple[dict, str]:
     """Rates that grow with epochs x parameters / characters; none for a text that is read once."""
-    epochs = budget(config, model, train_chars, speed) / train_chars
+    epochs = budget(config, model, train_chars, cores, speed) / train_chars
     pressure = epochs * params.count(model) / train_chars if epochs > 1 else 0.0
     units, weights = next((units, weights) for most, units, weights in REGULARISE if pressure <= most)
     return ({"dropout": units, "weight_drop": weights},
             f"{about(params.count(model))} parameters, {epochs:.3g} epochs of {about(train_chars)} characters")
 
 
-def budget(config: TrainConfig, model: ModelConfig, train_chars: int, speed: float) -> float | None:
+def budget(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int, speed: float) -> float:
     """About how many characters the run trains on; of minutes, by the speed that is usual."""
     if config.epochs is not None:
         return config.epochs * train_chars
     if config.steps is not None:
         return config.steps * config.batch * config.seq
-    if config.minutes is not None:
-        return 60 * config.minutes * speed / params.count(model)
-    return None
+    return 60 * config.minutes * threads(config, cores) * speed / params.count(model)
 
 
 def about(number: float) -> str:
@@ -94,8 +112,9 @@ def memory(config: TrainConfig, model: ModelConfig, itemsize: int) -> int:
     The arrays of stack.Workspace: states and gates a layer twice (training, validation), three of the logits' size.
     """
     a_layer = 12 + (2 if config.dropout else 0)
+    masked = 2 * 4 * model.hidden ** 2 * model.layers if config.weight_drop else 0
     position = 3 * model.vocab_size + 3 * model.embed + (a_layer * model.layers + 8) * model.hidden
-    return itemsize * ((3 + config.threads) * params.count(model) + config.seq * config.batch * position)
+    return itemsize * ((3 + config.threads) * params.count(model) + masked + config.seq * config.batch * position)
 
 
 def rate(model: ModelConfig, optimizer: str) -> float:

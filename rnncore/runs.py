@@ -138,6 +138,13 @@ def restore(training: Training, document: dict, tensors: dict[str, np.ndarray]) 
     training.restore(document["training"]["progress"], moments, state)
 
 
+def trained(card: dict) -> bool:
+    """Whether a card is one that `RunFolder.card` made: a model that was saved from Python may have any."""
+    wanted = {"corpus": {"name", "sources", "encoding", "newline", "characters", "sha256"},
+              "split": {"train", "validation", "test"}, "train": set()}
+    return all(isinstance(card.get(name), dict) and keys <= card[name].keys() for name, keys in wanted.items())
+
+
 def newest() -> Path:
     """The run under runs/ whose model was written last. Raises RunError where there is none."""
     found = [path for path in RUNS.glob("*/*.safetensors") if path.name in ("best.safetensors", "last.safetensors")]

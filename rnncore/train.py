@@ -85,12 +85,17 @@ class Training:
 
     def done(self) -> float:
         """The share of the budget that is spent; 1 where the patience is."""
-        if self.given_up():
-            return 1.0
+        return 1.0 if self.given_up() else self._budget_done()
+
+    def _budget_done(self) -> float:
         if self.total is not None:
             return min(1.0, self.step / self.total)
         step_time = self.clock.training / max(1, self.step)
         return min(1.0, (self.clock.now() + step_time / 2) / self._training_time())
+
+    def spent_all(self) -> bool:
+        """Whether the budget is spent."""
+        return self._budget_done() >= 1
 
     def given_up(self) -> bool:
         """Whether the patience is spent."""

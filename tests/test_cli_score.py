@@ -82,7 +82,7 @@ def test_two_lines_of_words(score, args, words):
     found, result = figures(score("part.txt", "--json", *args)), score("part.txt", *args)
     assert result.code == 0 and result.err == "" and result.out == (
         f"{found['nats_per_char']:.4f} nats/char   {found['bits_per_char']:.4f} bits/char   "
-        f"perplexity {found['perplexity']:.3f}   over 600 characters\n{words}\n")
+        f"perplexity {found['perplexity']:.3f}   over 599 predictions\n{words}\n")
 
 
 def test_a_perplexity_too_large_for_a_number(score, model):
@@ -209,15 +209,26 @@ def test_a_text_of_one_symbol_is_scored(score, tmp_path):
 def test_the_floor_is_what_counting_the_training_text_reaches(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     corpus(tmp_path, TEXT, "all.txt")
-    corpus(tmp_path, PART, "part.txt")
+    other = " ".join(reversed(PART.split(" ")))
+    corpus(tmp_path, other, "part.txt")
     assert call(capsys, "train", "all.txt", "--steps", 3, "--hidden", 8, "-o", "run").code == 0
     vocab, cut = Vocab.from_text(TEXT), int(0.9 * len(TEXT))
-    floor = ngram.floor(vocab.encode(TEXT)[:cut], vocab.encode(PART), len(vocab))
+    floor = ngram.floor(vocab.encode(TEXT)[:cut], vocab.encode(other), len(vocab))
     found = figures(call(capsys, "score", "run", "part.txt", "--json"))["floor"]
     assert found == {"nats_per_char": floor.nats, "order": floor.order, "counted": cut, "characters": cut}
     shown = call(capsys, "score", "run", "part.txt").out
     assert f"counting alone reaches {floor.nats:.4f} nats/char" in shown and shown.endswith("the model is worse\n")
+    corpus(tmp_path, PART, "known.txt")  # of what was counted: no measure
+    for text in ("all.txt", "known.txt"):
+        assert figures(call(capsys, "score", "run", text, "--json"))["floor"] is None
     corpus(tmp_path, TEXT + "!", "all.txt")
     assert "counting" not in call(capsys, "score", "run", "part.txt").out
     os.remove("all.txt")
     assert figures(call(capsys, "score", "run", "part.txt", "--json"))["floor"] is None
+
+
+@pytest.mark.parametrize("card", [{"corpus": "mine", "split": "x", "train": 1}, {"corpus": {"name": "x"}, "split": {}, "train": {}}])
+def test_a_card_of_another_kind_is_no_harm(score, model, card, capsys):
+    rnncore.save(model, "m.safetensors", card)
+    assert figures(score("part.txt", "--json"))["floor"] is None
+    assert call(capsys, "info", "m.safetensors").code == 0

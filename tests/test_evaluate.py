@@ -179,3 +179,13 @@ def test_it_does_not_move_the_model_and_repeats_itself(trained):
     other = build()
     validation.loss(other)  # its workspace is made anew
     assert validation.loss(model) == first and np.array_equal(model.params.flat, before)
+
+
+def test_windows_of_a_large_model_are_fewer_side_by_side(monkeypatch):
+    model, ids = build(vocab_size=50), np.arange(400) % 50
+    usual = np.concatenate(list(evaluate.window_losses(model, ids, 16)))
+    widths = []
+    monkeypatch.setattr(evaluate, "NUMBERS", 16 * (50 + 3 + 6 * 8) * 3)
+    monkeypatch.setattr(model, "workspace", lambda steps, n, real=model.workspace: widths.append(n) or real(steps, n))
+    few = np.concatenate(list(evaluate.window_losses(model, ids, 16)))
+    assert set(widths) == {3} and np.abs(few - usual).max() < 1e-12

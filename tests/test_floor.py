@@ -74,13 +74,15 @@ def test_a_model_that_is_worse_is_told_so_and_a_better_one_is_not(train, monkeyp
     assert "warning: the model is worse than counting, which reaches 0.2500: train it for longer" in result.err
 
 
-@pytest.mark.parametrize("sample, whole, warned", [(2.0, 1.5, True), (1.0, 1.5, True), (2.0, 1.3, False), (1.5, None, True),
-                                                   (1.3, None, False), (1.4, 1.4, False)])
-def test_the_final_evaluation_is_what_counts(sample, whole, warned):
-    training = SimpleNamespace(best=(sample, 7), final_loss=whole, final_windows=1, given_up=lambda: False,
+@pytest.mark.parametrize("step, sample, whole, warned", [
+    (7, 2.0, 1.5, "longer"), (7, 1.0, 1.5, "longer"), (7, 2.0, 1.3, None), (7, 1.5, None, "longer"), (7, 1.3, None, None),
+    (7, 1.4, 1.4, None), (6, 1.0, 1.5, None), (6, 1.5, 1.0, "longer"), (2, 1.5, 2.0, "by heart"), (2, 1.3, 2.0, None)])
+def test_the_model_that_is_kept_is_what_counts_and_the_cure_fits(step, sample, whole, warned):
+    training = SimpleNamespace(best=(sample, step), step=7, final_loss=whole, final_windows=1, given_up=lambda: False,
                                validation=SimpleNamespace(chars=lambda windows: 100))
-    for settings, lines in (({"floor": {"nats": 1.4}}, 1 + warned), ({}, 1)):
-        assert len(jobs.Job(training, SimpleNamespace(settings=settings), []).verdict()) == lines
+    assert len(jobs.Job(training, SimpleNamespace(settings={}), []).verdict()) == 1
+    _, *warnings = jobs.Job(training, SimpleNamespace(settings={"floor": {"nats": 1.4}}), []).verdict()
+    assert len(warnings) == (warned is not None) and all(warned in line for line in warnings)
 
 
 # Its time
@@ -96,7 +98,7 @@ def test_its_time_is_the_runs(train, monkeypatch):
 
 
 @pytest.mark.parametrize("minutes, most", [(1.0, 3_000_000 - 100), (0.01, 30_000 - 100), (10.0, ngram.MOST),
-                                           (None, ngram.MOST), (101 / 3e6, 1)])
+                                           (None, ngram.MOST)])
 def test_it_takes_a_tenth_of_the_minutes_at_most(monkeypatch, minutes, most):
     seen, parts = [], [np.zeros(9, np.uint8), np.zeros(100, np.uint8)]
     monkeypatch.setattr(ngram, "floor", reaching(1.0, 0.05, seen))
@@ -105,9 +107,18 @@ def test_it_takes_a_tenth_of_the_minutes_at_most(monkeypatch, minutes, most):
     assert most + 100 <= ngram.CHARACTERS_PER_SECOND * 6 * (minutes or 100)
 
 
+@pytest.mark.parametrize("minutes, sizes", [(100 / 3e6, (9, 50, 4, 50)), (None, (9, 100, 4, 1000))])
+def test_a_long_validation_text_is_counted_in_part(monkeypatch, minutes, sizes):
+    seen = []
+    monkeypatch.setattr(ngram, "floor", reaching(1.0, seen=seen))
+    monkeypatch.setattr(ngram, "MOST", 1000)
+    prepare.count([np.zeros(9, np.uint8), np.zeros(100, np.uint8)], 4, minutes)
+    assert seen == [sizes]
+
+
 def test_there_is_none_where_the_minutes_are_too_few(monkeypatch):
     monkeypatch.setattr(ngram, "floor", None)
     parts = [np.zeros(9, np.uint8), np.zeros(100, np.uint8)]
-    for minutes in (1e-9, 100 / 3e6, 30 / 3e6):
+    for minutes in (1e-9, 1 / 3.1e6):
         assert prepare.count(parts, 4, minutes) == (None, 0.0)
     assert prepare.count([parts[0], parts[1][:0]], 4, 1.0) == (None, 0.0)

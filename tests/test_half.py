@@ -82,3 +82,11 @@ def test_half_is_saved_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         save(build(dtype="float32", seed=2), tmp_path / "m", half=True)
     assert (tmp_path / "m").read_bytes() == before
+
+
+def test_a_weight_that_float16_cannot_hold_is_refused_and_nothing_is_written(tmp_path):
+    model = build()
+    model.params["head.bias"][0] = 1e5
+    with pytest.raises(checkpoint.ModelFileError, match="too large for float16"):
+        checkpoint.save(model, tmp_path / "m.safetensors", half=True)
+    assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ from rnncore.train import Training
 SIZES = ModelConfig(65, 64, 128, 2)
 
 
-CPU = 2.2e10  # two cores
+CPU = 1.1e10  # a share of a CPU
 
 
 def fill(config, characters, cores=2, model=SIZES):
@@ -20,7 +20,7 @@ def test_it_fills_what_was_left_open_and_says_why():
     config, reasons = fill(TrainConfig(), 1_000_000, 8)
     assert (config.lr, config.epochs, config.threads) == (0.03, 4, 2)
     assert (config.steps, config.minutes) == (None, None)
-    assert [reason.split()[0] for reason in reasons] == ["lr", "epochs", "dropout", "threads"]
+    assert [reason.split()[0] for reason in reasons] == ["lr", "epochs", "threads", "dropout"]
     assert all(reason.isprintable() and ":" in reason for reason in reasons)
 
 
@@ -31,10 +31,10 @@ def test_what_is_given_is_left_alone_and_not_explained(given):
     assert len(fill(TrainConfig(**given), 1000)[1]) == 3
     config, reasons = fill(TrainConfig(lr=0.5, threads=3, dropout=0.0, **given), 1000)
     assert config.dropout == 0 and config.weight_drop is not None
-    assert len(reasons) == 1 and reasons[0].startswith("weight_drop")
+    assert len(reasons) == 1 and reasons[0].startswith("weight-drop")
 
 
-@pytest.mark.parametrize("characters, epochs", [(10, 20), (200_000, 20), (800_000, 5), (10 ** 9, 1)])
+@pytest.mark.parametrize("characters, epochs", [(10, 20), (200_000, 20), (800_000, 5), (4_000_000, 1), (10 ** 9, 0.004)])
 def test_short_texts_are_read_more_often_within_bounds(characters, epochs):
     assert fill(TrainConfig(), characters)[0].epochs == epochs
 
@@ -51,16 +51,30 @@ def test_a_thread_has_columns_enough(cores, batch, threads):
 def test_dropout_grows_with_epochs_and_parameters_for_each_character(characters, given, rates):
     config, reasons = fill(TrainConfig(**given), characters)
     assert (config.dropout, config.weight_drop) == rates
-    assert f"dropout {rates[0]:g}, weight_drop {rates[1]:g}: 243 thousand parameters" in " ".join(reasons)
+    assert f"dropout {rates[0]:g}, weight-drop {rates[1]:g}: 243 thousand parameters" in " ".join(reasons)
 
 
 @pytest.mark.parametrize("characters, given, speed, name", [
     (100_000, {"minutes": 60.0}, CPU, "short"), (100_000, {}, 1e12, "short"), (10 ** 7, {}, CPU, "small"),
     (10 ** 7, {"minutes": 1.0}, CPU, "small"), (10 ** 7, {"minutes": 10.0}, CPU, "medium"),
-    (10 ** 7, {"steps": 100}, CPU, "small"), (10 ** 7, {"epochs": 1.0}, CPU, "medium"), (10 ** 7, {}, 1e12, "large")])
+    (10 ** 7, {"steps": 100}, CPU, "small"), (10 ** 7, {"epochs": 1.0}, CPU, "medium"), (10 ** 7, {}, 1e12, "large"),
+    (10 ** 7, {"steps": 100}, 1e12, "small"), (10 ** 6, {}, CPU, "small"), (10 ** 9, {}, CPU, "small")])
 def test_the_preset_follows_corpus_budget_and_device(characters, given, speed, name):
-    found, reason = plan.preset(TrainConfig(**given), characters, speed)
+    found, reason = plan.preset(TrainConfig(**given), characters, 2, speed)
     assert found == name and reason.isprintable()
+
+
+@pytest.mark.parametrize("cores", [1, 2, 16, 128])
+def test_many_cores_are_no_gpu_and_a_thread_more_is_what_makes_a_run_faster(cores):
+    speed, config = kernels.host.speed(), TrainConfig(minutes=2.0)
+    assert speed < plan.FAST and plan.preset(config, 10 ** 7, cores, speed)[0] == "small"
+    assert plan.budget(config, SIZES, 10 ** 7, cores, speed) == pytest.approx(
+        min(cores, 2) * plan.budget(config, SIZES, 10 ** 7, 1, speed))  # of 64 streams two threads have enough
+
+
+@pytest.mark.parametrize("characters, batch", [(10 ** 6, 64), (64_000, 64), (9_000, 9), (100, 1)])
+def test_a_short_text_has_fewer_streams(characters, batch):
+    assert plan.columns(TrainConfig(), characters) == batch
 
 
 @pytest.mark.parametrize("name", PRESETS)

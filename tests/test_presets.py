@@ -54,11 +54,11 @@ def test_every_setting_of_a_preset_gives_way(train):
 @pytest.mark.parametrize("constants, args, name, reason", [
     ({}, QUICK, "short", "9.7 thousand characters to learn from"),
     ({"SHORT": 9_703}, QUICK, "short", "9.7 thousand characters to learn from"),
-    ({"SHORT": 9_702}, QUICK, "small", "the budget is about 3.2 thousand characters of 2 x 256"),
-    ({"SHORT": 1, "WORTH_WIDTH": 3_000}, QUICK, "medium", "the budget is about 3.2 thousand characters"),
+    ({"SHORT": 9_702}, QUICK, "small", "about 3.2 thousand characters to train on"),
+    ({"SHORT": 1, "WORTH_WIDTH": 3_000}, QUICK, "medium", "about 3.2 thousand characters to train on"),
     ({"SHORT": 1, "WORTH_WIDTH": 10_000}, ("--hidden", 8, "--epochs", 2), "medium", "about 19.4 thousand characters"),
-    ({"SHORT": 1, "WORTH_WIDTH": 1, "CHARACTERS": 1}, ("--hidden", 8), "small", "no budget given"),
-    ({"SHORT": 1, "FAST": 1}, QUICK, "large", "a fast device"),
+    ({"SHORT": 1, "WORTH_WIDTH": 2, "CHARACTERS": 1}, ("--hidden", 8), "small", "about 1 characters to train on"),
+    ({"SHORT": 1, "FAST": 1, "WORTH_WIDTH": 3_000}, QUICK, "large", "about 3.2 thousand"),
     ({"FAST": 1}, QUICK, "short", "9.7 thousand characters")])
 def test_the_preset_that_is_taken_says_why(train, monkeypatch, constants, args, name, reason):
     for constant, value in constants.items():
@@ -67,6 +67,17 @@ def test_the_preset_that_is_taken_says_why(train, monkeypatch, constants, args, 
     assert result.code == 0 and f"preset {name}: " in result.err and reason in result.err
     preset, settings = made("a")
     assert preset == name and settings["layers"] == PRESETS[name]["layers"] and settings["hidden"] == 8
+
+
+def test_none_is_taken_where_all_sizes_are_given(train):
+    result = train("corpus.txt", "--layers", 1, *QUICK, "-o", "a")
+    assert "preset" not in result.err and made("a")[0] is None
+
+
+def test_a_short_text_has_fewer_streams_unless_it_is_told_how_many(train):
+    result = train("corpus.txt", *QUICK, "-o", "a")
+    assert "batch 9: 9.7 thousand characters make 20 windows of 50" in result.err and made("a")[1]["batch"] == 9
+    assert train("corpus.txt", *QUICK, "--batch", 30, "-o", "b").code == 0 and made("b")[1]["batch"] == 30
 
 
 def test_a_preset_that_is_none(train):
@@ -96,9 +107,9 @@ def test_it_cannot_be_standard_after_a_stop_when_it_was_variational(train):
 # Rates of dropout
 
 @pytest.mark.parametrize("args, rates, words", [
-    (("--steps", 1), (0.0, 0.0), "dropout 0, weight_drop 0: "),
-    (("--epochs", 2), (0.1, 0.0), "dropout 0.1, weight_drop 0: "),
-    (("--epochs", 2, "--dropout", 0.5), (0.5, 0.0), "\nweight_drop 0: "),
+    (("--steps", 1), (0.0, 0.0), "dropout 0, weight-drop 0: "),
+    (("--epochs", 2), (0.1, 0.0), "dropout 0.1, weight-drop 0: "),
+    (("--epochs", 2, "--dropout", 0.5), (0.5, 0.0), "\nweight-drop 0: "),
     (("--epochs", 2, "--weight-drop", 0.5), (0.1, 0.5), "\ndropout 0.1: "),
     (("--epochs", 2, "--dropout", 0.4, "--weight-drop", 0.2), (0.4, 0.2), None)])
 def test_what_is_left_open_is_chosen_with_its_reason(train, args, rates, words):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rnncore import checkpoint, dynamic, evaluate
+from rnncore import checkpoint, dynamic, evaluate, ngram
 from rnncore.config import SampleConfig
 from rnncore.data.batches import split
 from rnncore.data.text import read
@@ -42,28 +42,30 @@ def train(name: str, corpora: Path, run: Path) -> None:
 
 def export(name: str, corpora: Path, run: Path) -> dict:
     """Write the model and its sample; returns its losses."""
-    document, _ = checkpoint.read(run / "best.safetensors")
-    last, _ = checkpoint.read(run / "last.safetensors")
+    card = checkpoint.read(run / "last.safetensors")[0]["card"]  # as at the run's end: all its seconds
     target = DATA / "models" / f"{name}.safetensors"
     target.parent.mkdir(exist_ok=True)
-    card = last["card"]  # as at the run's end: all its seconds
-    checkpoint.save(checkpoint.load(run, "cpu"), target, document["card"], half=True)
+    checkpoint.save(checkpoint.load(run, "cpu"), target, half=True)
     model = checkpoint.load(target, "cpu")
-    corpus = read([corpora / source if (corpora / source).is_file() else source for source in card["corpus"]["sources"]])
+    sources = [Path(source).name for source in card["corpus"]["sources"]]
+    corpus = read([str(corpora / source) if (corpora / source).is_file() else source for source in sources])
     if corpus.sha256 != card["corpus"]["sha256"]:
         sys.exit(f"{name}: the corpus is not the one that {run} was trained on")
     ids = model.vocab.encode(corpus.text)
-    ids = ids[split(len(ids), 0.1, 0.0)[1]]
+    train, ids = (ids[part] for part in split(len(ids), 0.1, 0.0)[:2])
     protocols = {"val": evaluate.losses(model, ids), "w256": evaluate.window_losses(model, ids, 256),
                  "dynamic": dynamic.losses(model, ids)}
     with model.kernel.single_threaded():
         losses = {protocol: round(float(np.concatenate(list(parts)).mean()), 4) for protocol, parts in protocols.items()}
-    card |= {"losses": losses, "corpus": card["corpus"] | {"sources": [Path(s).name for s in card["corpus"]["sources"]]}}
+    floor = ngram.floor(train, ids, len(model.vocab))
+    card |= {"losses": losses, "floor": {"nats": floor.nats, "order": floor.order, "counted": floor.counted},
+             "corpus": card["corpus"] | {"sources": sources}}
     checkpoint.save(model, target, card, half=True)
     sample = DATA / "samples" / f"{name}.txt"
     sample.parent.mkdir(exist_ok=True)
     sample.write_text(samples(model, 1, "", LENGTH, SampleConfig(temperature=0.8, seed=1))[0], encoding="utf-8")
-    return losses | {"bytes": target.stat().st_size, "floor": card["floor"] and card["floor"]["nats"]}
+    return losses | {"floor": round(floor.nats, 4), "chars": card["chars"], "seconds": card["seconds"],
+                     "bytes": target.stat().st_size}
 
 
 def main() -> None:

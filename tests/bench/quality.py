@@ -23,7 +23,7 @@ ROWS = {  # name: (what, text, options of train)
     "1x128": ("1x128, 2M", "shakespeare", "--layers 1 --steps 625"),
     "2x128": ("2x128, 3M", "shakespeare", "--layers 2 --hidden 128 --steps 938"),
     "2x256": ("2x256, 4M", "shakespeare", "--preset medium --steps 1250"),
-    "small": ("last 100 KB of train, 1x128, 20 epochs", "last100k", "--layers 1 --epochs 20"),
+    "small": ("last 100 KB of train, 1x128, 20 epochs", "last100k", "--layers 1 --hidden 128 --epochs 20"),
     "small-default": ("last 100 KB of train, nothing chosen", "last100k", ""),
     "default": ("nothing chosen", "shakespeare", ""),
     "ten-minutes": ("ten minutes", "shakespeare", "--minutes 10"),
