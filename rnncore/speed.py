@@ -23,49 +23,51 @@ from .data.vocab import Vocab
 from .embedding import folded
 from .model import CharLM
 from .optim import OPTIMIZERS, clip_scale, global_norm
-from .sample import generate_ids
+from .sample import generate_ids, samples
 
 TURN = 0.2      # seconds that a turn lasts, or one unit of work where that takes longer
 TRIES = 3       # turns with each number of threads before the rounds
 WINDOWS = 8     # of random symbols, trained on over and over
 STREAMS = 1, 64  # texts written at once
+PIECE = 64      # characters of each
 SQUARE = 1024   # rows and columns of the large product
 STEPS = 3       # training steps whose memory is measured
 
 
 @dataclass
 class Entrant:
-    """One that takes turns: work() is a unit of so many characters and so many operations of matrix products."""
+    """One that takes turns: a unit of work is so many characters and so many operations of matrix products."""
     work: Callable[[], Any]
     synchronize: Callable[[], None]                             # waits for the device
     around: Callable[[], AbstractContextManager] = nullcontext  # what holds during a turn: threads and the like
     chars: int = 0
     flops: int = 0
     threads: int | None = None
-    count: int = 1                                              # units a turn
+    units: int = 1                                              # that one call of work() does
+    count: int = 1                                              # calls a turn
     seconds: float = 0.0                                        # a unit, in the last turn
     tried: dict[int, float] = field(default_factory=dict)       # seconds a unit by number of threads
 
     def turn(self) -> float:
         """Seconds a unit. A short one is done once untimed: it finds the caches and threads of the entrant before."""
         with self.around():
-            if self.seconds < TURN:
+            if self.seconds * self.units < TURN:
                 self.work()
             self.synchronize()
             begun = perf_counter()
             for _ in range(self.count):
                 self.work()
             self.synchronize()
-            self.seconds = (perf_counter() - begun) / self.count
+            self.seconds = (perf_counter() - begun) / self.count / self.units
         return self.seconds
 
     def settle(self) -> None:
         """Warm up, and choose how many units make a turn."""
         self.turn()
-        if self.seconds < TURN / 10:
-            self.count = max(1, round(TURN / 10 / self.seconds))
+        if self.seconds * self.units < TURN / 10:
+            self.count = max(1, round(TURN / 10 / self.seconds / self.units))
             self.turn()
-        self.count = max(1, round(TURN / self.seconds))
+        self.count = max(1, round(TURN / self.seconds / self.units))
 
 
 def take_turns(entrants: dict, rounds: int) -> Iterator[dict]:
@@ -149,9 +151,15 @@ class Subject:
                        flops(self.model.config, self.config), threads)
 
     def writing(self, streams: int) -> Entrant:
-        """A character of each of so many texts."""
-        ids = generate_ids(self.model, np.zeros(1, np.intp), SampleConfig(), streams)
-        return Entrant(lambda: next(ids), self.kernel.synchronize, chars=streams)
+        """A character of one text, or PIECE of each of so many, which the model's threads share."""
+        if streams == 1:
+            ids = generate_ids(self.model, np.zeros(1, np.intp), SampleConfig())
+            return Entrant(lambda: next(ids), self.kernel.synchronize, chars=1)
+
+        def work():
+            self.model.threads = self.kernel.cores()
+            samples(self.model, streams, "", PIECE, SampleConfig())
+        return Entrant(work, self.kernel.synchronize, chars=streams, units=PIECE)
 
     def products(self, threads: int) -> dict[str, tuple[Entrant, tuple]]:
         """Name -> (entrant, (R, M, N)): W_hh h for each step of a window, and a large square one.

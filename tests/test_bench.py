@@ -161,9 +161,17 @@ def test_a_run_of_products():
 
 def test_writing_is_that_of_generate():
     one = subject()
-    wanted = generate_ids(one.model, np.zeros(1, np.intp), SampleConfig(), 3)
+    wanted, writing = generate_ids(one.model, np.zeros(1, np.intp), SampleConfig()), one.writing(1)
+    assert writing.chars == writing.units == 1 and all((writing.work() == next(wanted)).all() for _ in range(5))
+
+
+def test_writing_many_is_that_of_samples(monkeypatch):
+    seen, one = [], subject()
+    monkeypatch.setattr(speed, "samples", lambda *args: seen.append(args))
     writing = one.writing(3)
-    assert writing.chars == 3 and all((writing.work() == next(wanted)).all() for _ in range(5))
+    writing.work()
+    assert (writing.chars, writing.units) == (3, speed.PIECE)
+    assert seen == [(one.model, 3, "", speed.PIECE, SampleConfig())] and one.model.threads == kernels.host.cores()
 
 
 # Memory
