@@ -71,7 +71,7 @@ def test_a_default_budget_is_printed_with_its_reason(train, monkeypatch):
     from rnncore import plan
     monkeypatch.setattr(plan, "CHARACTERS", 3 * len(TEXT))
     result = train("corpus.txt")
-    assert "epochs 3: about" in result.err and rows(runs.RUNS / "corpus")[-1]["step"] == 3 * 31
+    assert "epochs 3: 14.6 thousand characters in all" in result.err and rows(runs.RUNS / "corpus")[-1]["step"] == 3 * 31
 
 
 def test_a_folder_with_a_space_in_its_name_can_be_typed(train):

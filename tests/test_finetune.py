@@ -86,7 +86,7 @@ def test_the_plan_is_made_for_the_sizes_of_the_model(tune, tmp_path):
     sizes = ModelConfig(len(set(TEXT)) + 1, 8, 16, 1)
     assert last("a")[0]["train"]["lr"] == pytest.approx(plan.TUNE * plan.rate(sizes, "adam"))
     assert "adam, 1 x 16, trained before" in err
-    assert f"dropout 0, weight_drop 0: {plan.about(rnncore.params.count(sizes))} parameters" in err
+    assert f"dropout 0, weight-drop 0: {plan.about(rnncore.params.count(sizes))} parameters" in err
 
 
 @pytest.mark.parametrize("stored", ["float16", "float32", "float64"])

@@ -209,7 +209,7 @@ def resume(finished, monkeypatch, capsys):
 @pytest.mark.parametrize("option, value, has", [
     ("--layers", 2, 1), ("--hidden", 32, 16), ("--embed", 16, 8), ("--seq", 50, 20), ("--batch", 16, 8),
     ("--lr", 0.5, 0.0), ("--clip", 2.0, 1.0), ("--dropout", 0.5, 0.0), ("--weight-drop", 0.5, 0.0), ("--seed", 9, 0),
-    ("--preset", "tiny", "short"), ("--init-from", "runs/corpus", None), ("--optimizer", "adam", "muon"),
+    ("--preset", "tiny", None), ("--init-from", "runs/corpus", None), ("--optimizer", "adam", "muon"),
     ("--threads", 2, 1),
     ("--val", 0.3, 0.1), ("--test", 0.1, 0.0), ("--warmup", 0.5, 0.03), ("--dtype", "float64", "float32"),
     ("--encoding", "latin-1", "utf-8"), ("--newline", "keep", "lf")])

@@ -20,6 +20,7 @@ from pathlib import Path
 PROTOCOLS = {"val": [], "w256": ["--window", "256"], "dynamic": ["--dynamic"]}
 ROWS = {  # name: (what, text, options of train)
     "adam-1x128": ("Adam, 1x128, 2M characters", "shakespeare", "--layers 1 --optimizer adam --steps 625"),
+    "adam-n32": ("the same in 32 streams", "shakespeare", "--layers 1 --optimizer adam --batch 32 --steps 1250"),
     "1x128": ("1x128, 2M", "shakespeare", "--layers 1 --steps 625"),
     "2x128": ("2x128, 3M", "shakespeare", "--layers 2 --hidden 128 --steps 938"),
     "2x256": ("2x256, 4M", "shakespeare", "--preset medium --steps 1250"),
