@@ -119,7 +119,8 @@ class Recurrence:
         x (T, E, N), or None where gates arrives as W_ih x + b. h_prev (H, N) is scratch.
         """
         steps, _, n = gates.shape
-        arrays = pointers(gates.dtype, w.w_ih, w.bias, x, w.w_hh, gates, h, c, keep, np.ones(n, gates.dtype), h_prev)
+        ones = np.ones(n, gates.dtype)  # held by its name until the call is over
+        arrays = pointers(gates.dtype, w.w_ih, w.bias, x, w.w_hh, gates, h, c, keep, ones, h_prev)
         self._functions["forward"](*arrays, steps, w.w_ih.shape[1], len(h_prev), n)
 
     def backward(self, w, gates, c, keep, dy, dh, dc, dx) -> None:
@@ -129,7 +130,8 @@ class Recurrence:
         None where it is not wanted, is written.
         """
         steps, _, n = gates.shape
-        arrays = pointers(gates.dtype, w.w_ih, w.w_hh, gates, c, keep, np.ones(n, gates.dtype), dy, dh, dc, dx)
+        ones = np.ones(n, gates.dtype)
+        arrays = pointers(gates.dtype, w.w_ih, w.w_hh, gates, c, keep, ones, dy, dh, dc, dx)
         self._functions["backward"](*arrays, steps, w.w_ih.shape[1], len(dh), n)
 
     def stepper(self, layers, head, table, h, c, logits) -> "Step":

@@ -6,7 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+import rnncore
 from rnncore import lstm
+from rnncore.dropout import Dropout
 from rnncore.kernels import native
 from rnncore.lstm import Scratch
 
@@ -208,3 +210,17 @@ def test_an_error_planted_in_the_step_is_seen(right, wrong, tmp_path, monkeypatc
     monkeypatch.setattr(native, "HERE", tmp_path)
     monkeypatch.setattr(native, "FLAGS", ("-std=c++17", "-O1", "-fPIC", "-shared"))
     assert not native._step_agrees(native.Recurrence(native._compile(native.compiler(), "wrong", tmp_path), "float32"))
+
+
+@needs_compiler
+def test_what_the_loops_point_to_lives_as_long_as_they_run():
+    """Two threads that free and take memory of their own must not change a bit."""
+    def once():
+        model = rnncore.CharLM(rnncore.ModelConfig(5, 3, 8, 2), rnncore.Vocab.from_text("abcde"), "cpu", "float32")
+        model.threads = 2
+        _ = [np.random.rand(k) for k in np.random.randint(1, 4000, 20)]
+        loss, grads, _ = model.loss_and_grads(x, y, dropout=Dropout(0.3, 3, 1, True, 0.2))
+        return loss, grads.flat.tobytes()
+
+    x, y = np.random.default_rng(0).integers(0, 5, (2, 10, 4))
+    assert len({once() for _ in range(200)}) == 1
