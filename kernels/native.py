@@ -167,7 +167,7 @@ class Step:
 
     @staticmethod
     def _together(matrices, n: int, functions) -> np.ndarray:
-        """Matrices (R, K) for one product with what stands one upon the other: for several columns packed side by side."""
+        """Matrices (R, K) as one product takes them: for several columns packed side by side, as `product` in host.cpp."""
         if n == 1:
             return matrices[0] if len(matrices) == 1 else np.concatenate([m.reshape(-1) for m in matrices])
         rows, depth = len(matrices[0]), sum(m.shape[1] for m in matrices)
