@@ -7,7 +7,7 @@ from .config import PRESETS, ModelConfig, TrainConfig
 CHARACTERS = 4_000_000   # a run without a budget trains on so many, as far as MOST_EPOCHS allow; ten times on a GPU
 MOST_EPOCHS = 20
 WINDOWS = 20             # windows in an epoch that a text too short for the usual streams is cut into
-SHARE = 32               # columns that a thread needs to be worth its while
+SHARE = 8                # columns that a thread needs to be worth its while
 SHORT = 300_000          # characters; below, a model of more layers or units only learns the text by heart
 WORTH_WIDTH = 6_000_000  # characters trained on from which `medium` is ahead of `small` at equal time
 FAST = 1e11              # parameters times characters a second (kernels' speed) that only a GPU reaches
