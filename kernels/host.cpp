@@ -169,23 +169,36 @@ static void run_step(const T* const* weights, const T* table, const T* ones, lon
     product<T>(weights[0], h - size, nullptr, weights[1], logits, tiles, symbols, hidden, n);
 }
 
-#define EXPORT(T)                                                                                                         \
-    extern "C" void forward_##T(const T* w_ih, const T* bias, const T* x, const T* w_hh, T* gates, T* h, T* c,            \
-                                const T* keep, const T* ones, T* h_prev, long steps, long inputs, long hidden, long n) {  \
-        run_forward(w_ih, bias, x, w_hh, gates, h, c, keep, ones, h_prev, steps, inputs, hidden, n);                      \
-    }                                                                                                                     \
-    extern "C" void backward_##T(const T* w_ih, const T* w_hh, T* gates, const T* c, const T* keep, const T* ones,        \
-                                 const T* dy, T* dh, T* dc, T* dx, long steps, long inputs, long hidden, long n) {        \
-        run_backward(w_ih, w_hh, gates, c, keep, ones, dy, dh, dc, dx, steps, inputs, hidden, n);                         \
-    }                                                                                                                     \
-    extern "C" void step_##T(const T* const* weights, const T* table, const T* ones, long* ids, T* h, T* c, T* z,         \
-                             T* tiles, T* logits, long layers, long hidden, long symbols, long n) {                       \
-        run_step(weights, table, ones, ids, h, c, z, tiles, logits, layers, hidden, symbols, n);                          \
-    }                                                                                                                     \
-    extern "C" void pack_##T(const T* w, long rows, long columns, long first, long depth, T* panels) {                    \
-        Left<T>{rows, depth, panels}.pack(w, first, columns, false);                                                      \
-    }                                                                                                                     \
-    extern "C" long panels_##T(long rows, long depth) { return Left<T>::size(rows, depth); }                              \
+// 1 where the memory for f is not there, else 0: what C++ throws would end the process.
+template <typename F>
+static long guarded(F f) {
+    try {
+        f();
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+    return 0;
+}
+
+#define EXPORT(T)                                                                                                     \
+    extern "C" long forward_##T(const T* w_ih, const T* bias, const T* x, const T* w_hh, T* gates, T* h, T* c,        \
+                                const T* keep, const T* ones, T* h_prev, long steps, long inputs, long hidden, long n) {\
+        return guarded(                                                                                               \
+            [=] { run_forward(w_ih, bias, x, w_hh, gates, h, c, keep, ones, h_prev, steps, inputs, hidden, n); });    \
+    }                                                                                                                 \
+    extern "C" long backward_##T(const T* w_ih, const T* w_hh, T* gates, const T* c, const T* keep, const T* ones,    \
+                                 const T* dy, T* dh, T* dc, T* dx, long steps, long inputs, long hidden, long n) {    \
+        return guarded(                                                                                               \
+            [=] { run_backward(w_ih, w_hh, gates, c, keep, ones, dy, dh, dc, dx, steps, inputs, hidden, n); });       \
+    }                                                                                                                 \
+    extern "C" void step_##T(const T* const* weights, const T* table, const T* ones, long* ids, T* h, T* c, T* z,     \
+                             T* tiles, T* logits, long layers, long hidden, long symbols, long n) {                   \
+        run_step(weights, table, ones, ids, h, c, z, tiles, logits, layers, hidden, symbols, n);                      \
+    }                                                                                                                 \
+    extern "C" void pack_##T(const T* w, long rows, long columns, long first, long depth, T* panels) {                \
+        Left<T>{rows, depth, panels}.pack(w, first, columns, false);                                                  \
+    }                                                                                                                 \
+    extern "C" long panels_##T(long rows, long depth) { return Left<T>::size(rows, depth); }                          \
     extern "C" long tiles_##T(long depth, long n) { return Right<T>::size(depth, n); }
 
 EXPORT(float)

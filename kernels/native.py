@@ -111,7 +111,7 @@ class Recurrence:
         library = ctypes.CDLL(str(path))
         self._functions = {name: getattr(library, f"{name}_{TYPES[dtype]}") for name in ARGUMENTS}
         for name, function in self._functions.items():
-            function.argtypes, function.restype = ARGUMENTS[name], _LONG if name in ("panels", "tiles") else None
+            function.argtypes, function.restype = ARGUMENTS[name], None if name in ("step", "pack") else _LONG
 
     def forward(self, w, x, gates, h, c, keep, h_prev) -> None:
         """Writes h[1:], c[1:] and the activations, gates (T, 4H, N); w: a layer's Weights.
@@ -121,7 +121,8 @@ class Recurrence:
         steps, _, n = gates.shape
         ones = np.ones(n, gates.dtype)  # held by its name until the call is over
         arrays = pointers(gates.dtype, w.w_ih, w.bias, x, w.w_hh, gates, h, c, keep, ones, h_prev)
-        self._functions["forward"](*arrays, steps, w.w_ih.shape[1], len(h_prev), n)
+        if self._functions["forward"](*arrays, steps, w.w_ih.shape[1], len(h_prev), n):
+            raise MemoryError
 
     def backward(self, w, gates, c, keep, dy, dh, dc, dx) -> None:
         """gates (T, 4H, N) arrives as the activations and leaves as dL/dz.
@@ -132,7 +133,8 @@ class Recurrence:
         steps, _, n = gates.shape
         ones = np.ones(n, gates.dtype)
         arrays = pointers(gates.dtype, w.w_ih, w.w_hh, gates, c, keep, ones, dy, dh, dc, dx)
-        self._functions["backward"](*arrays, steps, w.w_ih.shape[1], len(dh), n)
+        if self._functions["backward"](*arrays, steps, w.w_ih.shape[1], len(dh), n):
+            raise MemoryError
 
     def stepper(self, layers, head, table, h, c, logits) -> "Step":
         """The step of a whole stack over these arrays, which stay where they are; see Step."""
@@ -167,7 +169,7 @@ class Step:
 
     @staticmethod
     def _together(matrices, n: int, functions) -> np.ndarray:
-        """Matrices (R, K) as one product takes them: for several columns packed side by side, as `product` in host.cpp."""
+        """Matrices (R, K) as `product` in host.cpp takes them: one after the other, for several columns packed."""
         if n == 1:
             return matrices[0] if len(matrices) == 1 else np.concatenate([m.reshape(-1) for m in matrices])
         rows, depth = len(matrices[0]), sum(m.shape[1] for m in matrices)
@@ -228,8 +230,13 @@ def _load_once() -> tuple[Recurrence | None, str]:
 
 
 def _agrees(found: Recurrence) -> bool:
+    """Do the loops agree with the formulas for tiles of each width, in whole and in part?"""
+    return all(_loops_agree(found, n) for n in (1, 5, 32, 41, 49))
+
+
+def _loops_agree(found: Recurrence, n: int) -> bool:
     """Do three steps with a mask give the states, and back the gradients, that the formulas of lstm.py give?"""
-    steps, inputs, hidden, n = 3, 4, 6, 5
+    steps, inputs, hidden = 3, 4, 6
     draw = np.random.default_rng(0).standard_normal
     w = Weights(draw((4 * hidden, inputs)), draw((4 * hidden, hidden)), draw(4 * hidden))
     x, dy, (h, c) = draw((steps, inputs, n)), draw((steps, hidden, n)), draw((2, steps + 1, hidden, n))
@@ -263,12 +270,12 @@ def _step_agrees(found: Recurrence) -> bool:
     table, head = draw((4 * hidden, symbols)), (draw((symbols, hidden)), draw(symbols))
     layers = [(*0.3 * draw((2, 4 * hidden, hidden)), draw(4 * hidden)) for _ in range(count)]
     pairs = []
-    for n in (1, 5):
+    for n in (1, 5, 49):
         h, c = draw((2, count, hidden, n))
         mine = [np.float32(a) for a in (h, c, np.zeros((symbols, n)))]
         step = found.stepper([[np.float32(a) for a in w] for w in layers], [np.float32(a) for a in head],
                              np.float32(table), *mine)
-        for ids in (np.arange(n) + 2, 6 - np.arange(n)):
+        for ids in (np.arange(n) % 5 + 2, 6 - np.arange(n) % 7):
             step(ids)
             for k, (w_ih, w_hh, bias) in enumerate(layers):
                 z = (w_ih @ h[k - 1] + bias[:, None] if k else table[:, ids]) + w_hh @ h[k]

@@ -50,7 +50,7 @@ class CharLM:
         zeros. keep (T, N): 0 where a new document begins. loss: mean nats per character, a float. grads: Parameters
         of its gradient, which the next call overwrites. state: a copy, after x.
         """
-        x, y = self._ids(x), self._ids(y)
+        x, y = self.ids(x), self.ids(y)
         keep = None if keep is None else self.kernel.to_device(keep)
         state = self._state(state)
         steps, n = x.shape
@@ -85,7 +85,7 @@ class CharLM:
 
     def losses(self, x, y, state: State | None, work: Workspace):
         """Forward alone: (loss (T, N) in nats, state); both are views of the workspace, which holds at least (T, N)."""
-        x, y = self._ids(x), self._ids(y)
+        x, y = self.ids(x), self.ids(y)
         logits = stack.forward(self.params, x, state, None, None, work)
         loss = work.loss[:len(x)]
         self.kernel.softmax_cross_entropy(logits, y, loss)
@@ -93,7 +93,7 @@ class CharLM:
 
     def step(self, ids, state: State | None):
         """One symbol a column: ids (N,) -> logits (V, N) and the state after it; both are copies."""
-        ids = self._ids(ids)[None]
+        ids = self.ids(ids)[None]
         if self._single is None or self._single.n != ids.shape[1]:
             self._single = Workspace(self.params, 1, ids.shape[1], training=False)
         logits = stack.forward(self.params, ids, self._state(state), None, None, self._single)
@@ -142,7 +142,7 @@ class CharLM:
             self._weight_drop = WeightDrop(self.params)
         return self._weight_drop.forward(self.params, dropout, self.each)
 
-    def _ids(self, ids):
+    def ids(self, ids):
         """ids on the device. Raises ValueError for what is no id here; arrays that lie on the device are trusted."""
         if not isinstance(ids, (np.ndarray, list, tuple)):
             return ids

@@ -49,6 +49,9 @@ def generate_ids(model, prompt: np.ndarray, config: SampleConfig, count: int = 1
 
 
 def _read(model, prompt: np.ndarray) -> Stepper:
+    if not len(prompt):
+        raise ValueError("a prompt has one symbol at least")
+    prompt = model.kernel.to_host(model.ids(prompt))
     with model.kernel.single_threaded():
         stepper = Stepper(model.params)
         for symbol in prompt:

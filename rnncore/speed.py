@@ -135,7 +135,7 @@ class Subject:
         numbers = sorted({min(number, self.config.batch) for number in numbers})
         jobs = {"training": fastest(self.training, numbers)}
         for streams in STREAMS:
-            jobs[f"writing {streams}"] = self.writing(streams)
+            jobs[f"writing {streams}"] = self.writing(streams, threads)
             jobs[f"writing {streams}"].settle()
         return jobs
 
@@ -150,16 +150,17 @@ class Subject:
         return Entrant(self.train, self.kernel.synchronize, around, self.config.seq * self.config.batch,
                        flops(self.model.config, self.config), threads)
 
-    def writing(self, streams: int) -> Entrant:
-        """A character of one text, or PIECE of each of so many, which the model's threads share."""
+    def writing(self, streams: int, threads: int | None = None) -> Entrant:
+        """A character of one text, or PIECE of each of so many, which so many threads share, or one a core."""
+        threads = self.kernel.shares(threads or self.kernel.cores())
         if streams == 1:
             ids = generate_ids(self.model, np.zeros(1, np.intp), SampleConfig())
             return Entrant(lambda: next(ids), self.kernel.synchronize, chars=1)
 
         def work():
-            self.model.threads = self.kernel.cores()
+            self.model.threads = threads
             samples(self.model, streams, "", PIECE, SampleConfig())
-        return Entrant(work, self.kernel.synchronize, chars=streams, units=PIECE)
+        return Entrant(work, self.kernel.synchronize, chars=streams, threads=threads, units=PIECE)
 
     def products(self, threads: int) -> dict[str, tuple[Entrant, tuple]]:
         """Name -> (entrant, (R, M, N)): W_hh h for each step of a window, and a large square one.

@@ -224,3 +224,17 @@ def test_what_the_loops_point_to_lives_as_long_as_they_run():
 
     x, y = np.random.default_rng(0).integers(0, 5, (2, 10, 4))
     assert len({once() for _ in range(200)}) == 1
+
+
+@needs_compiler
+def test_memory_that_is_not_there_is_pythons_error():
+    code = ("import numpy as np, resource, rnncore; from rnncore.kernels import native\n"
+            "from rnncore.lstm import Weights\n"
+            "f = native.Recurrence(native.build(), 'float32'); H = 1500; z = np.zeros\n"
+            "w = Weights(z((4*H, H), 'f'), z((4*H, H), 'f'), z(4*H, 'f'))\n"
+            "a = [z(s, 'f') for s in ((1, H, 2), (1, 4*H, 2), (2, H, 2), (2, H, 2))]; h = z((H, 2), 'f')\n"
+            "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+            "resource.setrlimit(resource.RLIMIT_AS, (used + 20_000_000,) * 2)\n"
+            "try:\n    f.forward(w, *a, None, h)\nexcept MemoryError:\n    print('caught')")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "caught\n", done.stderr

@@ -160,3 +160,9 @@ def test_parameters_that_change_count_from_the_next_text_on(dtype):
     model.params.flat[...] = other.params.flat
     assert begun + [int(next(steps)[0]) for _ in range(50)] == old != new
     assert first(model) == new
+
+
+@pytest.mark.parametrize("prompt", [[], [999], [-1], [1.7]])
+def test_a_prompt_of_no_ids_is_refused(prompt):
+    with pytest.raises(ValueError):
+        next(generate_ids(build(), np.array(prompt), SampleConfig()))
