@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 import rnncore
 from rnncore.cli import main
+from rnncore.runs import RunFolder
 
 ROOT = Path(rnncore.__file__).resolve().parent.parent
 WORDS = "the a cat dog sees takes old red house river and is".split()
@@ -41,6 +43,22 @@ def call(capsys, *args) -> Result:
         main(list(map(str, args)))
     out, err = capsys.readouterr()
     return Result(left.value.code or 0, out, err)
+
+
+def stoppable(capsys, monkeypatch):
+    """`rnncore train ARGS` by `call`, as a function; its `at` stops the run after that step, as Ctrl-C does."""
+    log = RunFolder.log
+
+    def command(*args, at: int | None = None) -> Result:
+        def log_and_stop(self, progress, last=False):
+            log(self, progress, last)
+            if progress.step == at and not last:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        monkeypatch.setattr(RunFolder, "log", log_and_stop)
+        return call(capsys, "train", *args)
+
+    return command
 
 
 def refused(result: Result, code: int = 1) -> str:

@@ -1,16 +1,15 @@
 """`rnncore train --init-from`: what it goes on from, a vocabulary that grows, resuming, and every refusal."""
 import os
-import signal
 
 import numpy as np
 import pytest
-from cli_helpers import TEXT, call, corpus, files, refused, rows
+from cli_helpers import TEXT, corpus, files, refused, rows, stoppable
 
 import rnncore
 from rnncore import ModelConfig, Vocab, checkpoint, plan, runs
 from rnncore.data import pretrained
 from rnncore.extend import extend
-from rnncore.runs import RunFolder, read_last
+from rnncore.runs import read_last
 
 WINDOW = ("--seq", 20, "--batch", 8, "--threads", 1)
 STILL = ("--steps", 1, "--lr", 1e-12, "--optimizer", "adam", "--dropout", 0)  # a run that leaves the model as it was
@@ -28,18 +27,8 @@ def tune(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base").mkdir()
     checkpoint.save(base(), tmp_path / "base" / "best.safetensors")
-    log = RunFolder.log
-
-    def command(*args, at: int | None = None):
-        def log_and_stop(self, progress, last=False):
-            log(self, progress, last)
-            if progress.step == at and not last:
-                os.kill(os.getpid(), signal.SIGINT)
-
-        monkeypatch.setattr(RunFolder, "log", log_and_stop)
-        return call(capsys, "train", *args, *(() if "--resume" in args else WINDOW))
-
-    return command
+    train = stoppable(capsys, monkeypatch)
+    return lambda *args, **stop: train(*args, *(() if "--resume" in args else WINDOW), **stop)
 
 
 def last(folder) -> tuple[dict, rnncore.CharLM]:

@@ -1,15 +1,13 @@
 """--patience: the run ends after so many evaluations in a row that are no better, evaluated and saved like any other."""
-import os
-import signal
 
 import numpy as np
 import pytest
-from cli_helpers import SMALL, TEXT, call, corpus, refused, rows
+from cli_helpers import SMALL, TEXT, corpus, refused, rows, stoppable
 from test_train import IDS, LEARNABLE, training
 
 from rnncore import checkpoint
 from rnncore import train as train_module
-from rnncore.runs import Path, RunFolder, read_last
+from rnncore.runs import Path, read_last
 
 
 def scripted(losses: list[float], **config):
@@ -99,18 +97,7 @@ def train(capsys, monkeypatch, tmp_path):
     """`rnncore train ARGS` on a text whose last tenth is another: the more it learns the worse. `at` stops it there."""
     corpus(tmp_path, TEXT[:5400] + "XYZ" * 200)
     monkeypatch.chdir(tmp_path)
-    log = RunFolder.log
-
-    def command(*args, at: int | None = None):
-        def log_and_stop(self, progress, last=False):
-            log(self, progress, last)
-            if progress.step == at and not last:
-                os.kill(os.getpid(), signal.SIGINT)
-
-        monkeypatch.setattr(RunFolder, "log", log_and_stop)
-        return call(capsys, "train", *args)
-
-    return command
+    return stoppable(capsys, monkeypatch)
 
 
 ARGS = ("corpus.txt", "--steps", 90, "--eval-every", 2, "--dropout", 0.1, *SMALL)

@@ -1,5 +1,4 @@
 """Going on with a run: the same bits as without the stop, wherever it was, and every way in which it is refused."""
-import os
 import signal
 import subprocess
 import time
@@ -7,7 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from cli_helpers import COMMAND, ENVIRONMENT, SMALL, TEXT, call, corpus, files, refused, rows, run
+from cli_helpers import COMMAND, ENVIRONMENT, SMALL, TEXT, call, corpus, files, refused, rows, run, stoppable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -80,18 +79,7 @@ def train(capsys, monkeypatch, tmp_path):
     """`rnncore train ARGS` in tmp_path, where corpus.txt is; `at` stops it after that step, as Ctrl-C does."""
     corpus(tmp_path)
     monkeypatch.chdir(tmp_path)
-    log = RunFolder.log
-
-    def command(*args, at: int | None = None):
-        def log_and_stop(self, progress, last=False):
-            log(self, progress, last)
-            if progress.step == at and not last:
-                os.kill(os.getpid(), signal.SIGINT)
-
-        monkeypatch.setattr(RunFolder, "log", log_and_stop)
-        return call(capsys, "train", *args)
-
-    return command
+    return stoppable(capsys, monkeypatch)
 
 
 def without_times(folder) -> dict:
