@@ -1,7 +1,7 @@
 """The engine's fused operations on NumPy arrays, written in place.
 
-Notation, one column a sequence: H hidden units, N sequences, T steps, V symbols. The gates of one step are one block
-(4H, N) in the order i f g o. `keep` (N,) is 0 where a new document begins at this step and 1 elsewhere, or None.
+Notation, one column a sequence: H hidden units, N sequences, T steps, V symbols. The gates of one step are (4H, N) in
+the order i f g o. `keep` (N,) is 0 where a new document begins at this step and 1 elsewhere, or None.
 """
 import contextlib
 import math
@@ -89,38 +89,40 @@ def _sigmoid_as_tanh(hidden: int, n: int, dtype) -> tuple:
 def gates_forward(gates, recurrent, c_prev, keep, c, h) -> None:
     """One step of the LSTM cell (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000).
 
-    gates (4H, N) arrives as W_ih x + b and leaves as the activations i f g o; recurrent (4H, N) is W_hh h_prev;
-    c_prev (H, N) is read; c (H, N) and h (H, N) are written: c = f keep c_prev + i g,  h = o tanh(c).
+    gates (4H, N) arrives as W_ih x + b and leaves as the activations i f g o; recurrent (4H, N) is W_hh h_prev and is
+    used up; c_prev (H, N) is read; c (H, N) and h (H, N) are written: c = f keep c_prev + i g,  h = o tanh(c).
     """
     scale, shift = _sigmoid_as_tanh(*c.shape, c.dtype)
-    gates += recurrent
-    gates *= scale
-    np.tanh(gates, out=gates)
-    gates *= scale
-    gates += shift
-    i, f, g, o = gates.reshape(4, *c.shape)
-    np.multiply(f, c_prev, out=c)
+    recurrent += gates
+    recurrent *= scale
+    np.tanh(recurrent, out=recurrent)
+    recurrent *= scale
+    recurrent += shift
+    gates[...] = recurrent
+    i, f, g, o = recurrent.reshape(4, *c.shape)
+    f *= c_prev
     if keep is not None:
-        c *= keep
-    np.multiply(i, g, out=h)
-    c += h
-    np.tanh(c, out=h)
-    h *= o
+        f *= keep
+    i *= g
+    f += i
+    c[...] = f
+    np.tanh(f, out=f)
+    np.multiply(f, o, out=h)
 
 
 def gates_factors(gates, c, keep, through, carry) -> None:
     """What of the cell's gradient does not wait for later steps, for all steps at once.
 
-    gates (T, 4H, N) arrives as the activations and leaves as the factors that make dz of dc (i f g) and of dh (o):
+    gates (4H, T, N) arrives as the activations and leaves as the factors that make dz of dc (i f g) and of dh (o):
         g i (1 - i)    keep c_prev f (1 - f)    i (1 - g^2)    tanh(c) o (1 - o)
-    c (T+1, H, N) is read; through (T, H, N) = o (1 - tanh(c)^2) and carry (T, H, N) = f keep are written.
+    c (H, T+1, N) is read; through (H, T, N) = o (1 - tanh(c)^2) and carry (H, T, N) = f keep are written.
     """
-    steps, hidden, n = through.shape
-    few = max(1, BLOCK // (hidden * n))  # steps at a time: what they touch stays in the cache
-    for start in range(0, steps, few):
-        now = slice(start, min(start + few, steps))
-        i, f, g, o = gates[now].reshape(-1, 4, hidden, n).swapaxes(0, 1)
-        t, b, tanh_c = through[now], carry[now], np.tanh(c[1:][now])
+    hidden, steps, n = through.shape
+    few = max(1, BLOCK // (steps * n))  # units at a time: what they touch stays in the cache
+    for start in range(0, hidden, few):
+        now = slice(start, min(start + few, hidden))
+        i, f, g, o = gates.reshape(4, hidden, steps, n)[:, now]
+        t, b, tanh_c = through[now], carry[now], np.tanh(c[now, 1:])
         np.multiply(o, tanh_c, out=b)      # h
         np.multiply(b, tanh_c, out=t)
         np.subtract(o, t, out=t)           # through = o - o tanh(c)^2
@@ -135,10 +137,10 @@ def gates_factors(gates, c, keep, through, carry) -> None:
         g[...] = b
         b[...] = f                         # carry = f keep
         if keep is not None:
-            b *= keep[now, None]
+            b *= keep
         np.subtract(1, f, out=f)
         f *= b
-        f *= c[now]                        # c_prev keep f (1 - f)
+        f *= c[now, :-1]                   # c_prev keep f (1 - f)
 
 
 def gates_backward(gates, through, carry, dh, dc) -> None:
@@ -159,22 +161,21 @@ def gates_backward(gates, through, carry, dh, dc) -> None:
 def softmax_cross_entropy(logits, targets, loss) -> None:
     """Write -log softmax(logits)[target] into loss (T, N), in nats; targets (T, N) are ids.
 
-    logits (T, V, N), softmax over axis 1, leaves as the gradient of the summed loss: p - onehot(target).
+    logits (V, T, N), softmax over axis 0, leaves as the gradient of the summed loss: p - onehot(target).
     """
-    targets = targets[:, None]
-    logits -= logits.max(axis=1, keepdims=True)
-    picked = np.take_along_axis(logits, targets, axis=1)
+    targets = targets[None]
+    logits -= logits.max(axis=0)
+    picked = np.take_along_axis(logits, targets, axis=0)
     np.exp(logits, out=logits)
-    total = logits.sum(axis=1, keepdims=True)
-    np.subtract(np.log(total[:, 0]), picked[:, 0], out=loss)
+    total = logits.sum(axis=0)
+    np.subtract(np.log(total), picked[0], out=loss)
     logits /= total
-    np.put_along_axis(logits, targets, np.take_along_axis(logits, targets, axis=1) - 1, axis=1)
+    np.put_along_axis(logits, targets, np.take_along_axis(logits, targets, axis=0) - 1, axis=0)
 
 
 def gather(table, ids, out) -> None:
-    """out[t, :, n] = table[:, ids[t, n]]: table (R, V), ids (T, N), out (T, R, N)."""
-    for ids_t, out_t in zip(ids, out, strict=True):
-        np.take(table, ids_t, axis=1, out=out_t, mode="clip")  # "raise" would buffer the output
+    """out[:, t, n] = table[:, ids[t, n]]: table (R, V), ids (T, N), out (R, T, N)."""
+    np.take(table, ids, axis=1, out=out, mode="clip")  # "raise" would buffer the output
 
 
 def scatter_add(table, ids, columns) -> None:
@@ -243,16 +244,17 @@ def philox(counter, key) -> tuple:
 
 
 def dropout_mask(out, rate, counter, key, first, columns) -> None:
-    """Fill out (T, H, N) with 0 at probability `rate`, else 1 / (1 - rate) (inverted dropout, Srivastava et al. 2014).
+    """Fill out (H, T, N) with 0 at probability `rate`, else 1 / (1 - rate) (inverted dropout, Srivastava et al. 2014).
 
     out is columns first .. first + N of a batch of `columns`: whatever the shares of a batch, its mask is the same.
     Each call of the generator serves eight units of one column with 16 bits each; counter: three words.
     """
-    steps, hidden, n = out.shape
+    hidden, steps, n = out.shape
     eights = -(-hidden // 8)
-    index = (np.arange(steps * eights, dtype=np.uint32)[:, None] * np.uint32(columns)
-             + np.arange(first, first + n, dtype=np.uint32))
-    words = np.stack(philox((index, *counter), key), axis=1)                              # (T eights, 4, N)
-    bits = np.stack((words & np.uint32(0xFFFF), words >> np.uint32(16)), axis=2)          # (T eights, 4, 2, N)
-    kept = bits.reshape(steps, eights * 8, n)[:, :hidden] >= np.uint32(round(rate * 65536))
+    index = ((np.arange(steps, dtype=np.uint32)[:, None] * np.uint32(eights)
+              + np.arange(eights, dtype=np.uint32)[:, None, None]) * np.uint32(columns)
+             + np.arange(first, first + n, dtype=np.uint32))                               # (eights, T, N)
+    words = np.stack(philox((index, *counter), key), axis=1)                              # (eights, 4, T, N)
+    bits = np.stack((words & np.uint32(0xFFFF), words >> np.uint32(16)), axis=2)          # (eights, 4, 2, T, N)
+    kept = bits.reshape(eights * 8, steps, n)[:hidden] >= np.uint32(round(rate * 65536))
     np.multiply(kept, 1 / (1 - rate), out=out)

@@ -98,18 +98,17 @@ def gates_forward(gates, recurrent, c_prev, keep, c, h) -> None:
 
 
 GATES_FACTORS = ElementwiseKernel(
-    "T c_prev, T c, T keep, int64 m", "raw T gates, T through, T carry", """
-    const ptrdiff_t at = i / m * 4 * m + i % m;  // gates is (T, 4, m), the others (T, m)
-    T gi = gates[at], gf = gates[at + m], gg = gates[at + 2 * m], go = gates[at + 3 * m];
+    "T c_prev, T c, T keep", "raw T gates, T through, T carry", """
+    const ptrdiff_t m = _ind.size();
+    T gi = gates[i], gf = gates[i + m], gg = gates[i + 2 * m], go = gates[i + 3 * m];
     gates_factors(gi, gf, gg, go, c_prev, c, keep, through, carry);
-    gates[at] = gi, gates[at + m] = gf, gates[at + 2 * m] = gg, gates[at + 3 * m] = go;
+    gates[i] = gi, gates[i + m] = gf, gates[i + 2 * m] = gg, gates[i + 3 * m] = go;
     """, "gates_factors_kernel", preamble=GATES)
 
 
 def gates_factors(gates, c, keep, through, carry) -> None:
     """What of the cell's gradient does not wait for later steps; arguments as in cpu.py."""
-    mask = _mask(None if keep is None else keep[:, None], c)
-    GATES_FACTORS(c[:-1], c[1:], mask, through[0].size, gates, through, carry)
+    GATES_FACTORS(c[:, :-1], c[:, 1:], _mask(keep, c), gates, through, carry)
 
 
 GATES_BACKWARD = ElementwiseKernel(
@@ -132,37 +131,36 @@ def _mask(keep, like):
 
 
 SOFTMAX_CROSS_ENTROPY = ElementwiseKernel(
-    "int64 target, int64 symbols, int64 columns", "raw T logits, T loss", """
-    const ptrdiff_t first = i / columns * symbols * columns + i % columns;  // logits is (T, V, N): one thread a column
-    T largest = logits[first], total = 0;
-    for (ptrdiff_t v = 1; v < symbols; v++) largest = max(largest, (T)logits[first + v * columns]);
-    const T chosen = logits[first + target * columns] - largest;
+    "int64 target, int64 symbols", "raw T logits, T loss", """
+    const ptrdiff_t columns = _ind.size();  // logits is (V, T, N): one thread a column
+    T largest = logits[i], total = 0;
+    for (ptrdiff_t v = 1; v < symbols; v++) largest = max(largest, (T)logits[i + v * columns]);
+    const T chosen = logits[i + target * columns] - largest;
     for (ptrdiff_t v = 0; v < symbols; v++) {
-        const T p = exp((T)logits[first + v * columns] - largest);
-        logits[first + v * columns] = p;
+        const T p = exp((T)logits[i + v * columns] - largest);
+        logits[i + v * columns] = p;
         total += p;
     }
     loss = log(total) - chosen;
-    for (ptrdiff_t v = 0; v < symbols; v++) logits[first + v * columns] /= total;
-    logits[first + target * columns] -= 1;
+    for (ptrdiff_t v = 0; v < symbols; v++) logits[i + v * columns] /= total;
+    logits[i + target * columns] -= 1;
     """, "softmax_cross_entropy_kernel")
 
 
 def softmax_cross_entropy(logits, targets, loss) -> None:
     """Loss, and its gradient at the logits; arguments as in cpu.py."""
-    SOFTMAX_CROSS_ENTROPY(targets, logits.shape[1], logits.shape[2], logits, loss)
+    SOFTMAX_CROSS_ENTROPY(targets, len(logits), logits, loss)
 
 
 GATHER = ElementwiseKernel(
-    "raw T table, raw int64 ids, int64 symbols, int64 rows, int64 columns", "T out", """
-    const ptrdiff_t column = i % columns, row = i / columns % rows, t = i / (columns * rows);  // out is (T, R, N)
-    out = table[row * symbols + ids[t * columns + column]];
+    "raw T table, raw int64 ids, int64 symbols, int64 columns", "T out", """
+    out = table[i / columns * symbols + ids[i % columns]];  // out is (R, T, N)
     """, "gather_kernel")
 
 
 def gather(table, ids, out) -> None:
-    """out[t, :, n] = table[:, ids[t, n]]; arguments as in cpu.py."""
-    GATHER(table, ids, table.shape[1], *out.shape[1:], out)
+    """out[:, t, n] = table[:, ids[t, n]]; arguments as in cpu.py."""
+    GATHER(table, ids, table.shape[1], ids.size, out)
 
 
 SCATTER_ADD = ElementwiseKernel(
@@ -214,8 +212,8 @@ def philox(counter, key) -> tuple:
 
 DROPOUT_MASK = ElementwiseKernel(
     "uint32 threshold, float64 kept, uint32 c1, uint32 c2, uint32 c3, uint32 k0, uint32 k1, int64 first, int64 batch, "
-    "int64 hidden, int64 columns", "T out", """
-    const ptrdiff_t column = i % columns, unit = i / columns % hidden, t = i / (columns * hidden);  // out is (T, H, N)
+    "int64 hidden, int64 steps, int64 columns", "T out", """
+    const ptrdiff_t column = i % columns, t = i / columns % steps, unit = i / (columns * steps);  // out is (H, T, N)
     unsigned x[4] = {(unsigned)((t * ((hidden + 7) / 8) + unit / 8) * batch + first + column), c1, c2, c3};
     philox4x32(x, k0, k1);
     const unsigned bits = x[unit % 8 / 2] >> (unit % 2 * 16) & 0xFFFF;
@@ -224,6 +222,6 @@ DROPOUT_MASK = ElementwiseKernel(
 
 
 def dropout_mask(out, rate, counter, key, first, columns) -> None:
-    """Fill out (T, H, N) with 0 at probability `rate`, else 1 / (1 - rate); arguments as in cpu.py."""
+    """Fill out (H, T, N) with 0 at probability `rate`, else 1 / (1 - rate); arguments as in cpu.py."""
     threshold, *words = map(np.uint32, (round(rate * 65536), *counter, *key))
-    DROPOUT_MASK(threshold, 1 / (1 - rate), *words, first, columns, *out.shape[1:], out)
+    DROPOUT_MASK(threshold, 1 / (1 - rate), *words, first, columns, *out.shape, out)

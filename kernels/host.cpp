@@ -1,7 +1,7 @@
 // The loops of rnncore/lstm.py and rnncore/stepper.py on the host's processor, over the arithmetic of gates.cuh.
 //
-// One layer's whole recurrence, and one step of a whole stack. Called from native.py on contiguous NumPy arrays: gates
-// (T, 4H, N), h and c (T+1, H, N), dy (T, H, N), keep (T, N) or null.
+// One layer's whole recurrence, and one step of a whole stack. Called from native.py on NumPy arrays: gates (4H, T, N),
+// h and c (H, T+1, N), x and dx (E, T, N), dy (H, T, N), each with its rows `ld` numbers apart; keep (T, N) or null.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -31,89 +31,122 @@ static inline double tanh_of(double z) { return std::tanh(z); }
 
 #include "gates.cuh"
 
-// z = the pre-activations of one step -> activations, c and h; size = H N; c may be c_prev.
+enum { LINE = 64, SOON = 4 };
+
+// One step of an array (rows, T, N).
 template <typename T>
-static void step_forward(T* __restrict z, const T* c_prev, const T* __restrict keep, T* c, T* __restrict h, long size,
-                         long n) {
-    T *i = z, *f = i + size, *g = f + size, *o = g + size;
-    for (long row = 0; row < size; row += n)
+struct Rows {
+    T* data;
+    long ld;
+
+    Rows at(long t, long n) const { return {data + t * n, ld}; }
+    T* operator[](long row) const { return data + row * ld; }
+
+    // Ask for the n numbers of a row that is soon read or written: it lies on a page of its own.
+    void fetch(long row, long n) const {
+        const char *from = reinterpret_cast<const char*>((*this)[row]), *to = from + n * sizeof(T);
+        for (; from < to; from += LINE) __builtin_prefetch(from);
+    }
+};
+
+// z (4H, N), contiguous, the pre-activations -> gates, the activations, c and h; gates may be z, c may be c_prev.
+template <typename T>
+static void step_forward(const T* z, Rows<T> gates, Rows<T> c_prev, const T* __restrict keep, Rows<T> c, Rows<T> h,
+                         long hidden, long n) {
+    const long size = hidden * n;
+    for (long row = 0; row < hidden; row++, z += n) {
+        if (row + SOON < hidden) {
+            for (long gate = 0; gate < 4; gate++) gates.fetch(row + gate * hidden + SOON, n);
+            c.fetch(row + SOON, n), h.fetch(row + SOON, n);
+        }
+        T *i = gates[row], *f = gates[row + hidden], *g = gates[row + 2 * hidden], *o = gates[row + 3 * hidden];
+        T *before = c_prev[row], *after = c[row], *out = h[row];
 #pragma GCC ivdep
         for (long k = 0; k < n; k++) {
-            long at = row + k;
-            T zi = i[at], zf = f[at], zg = g[at], zo = o[at], ck, hk;
-            gates_forward(zi, zf, zg, zo, c_prev[at], keep[k], ck, hk);
-            i[at] = zi, f[at] = zf, g[at] = zg, o[at] = zo, c[at] = ck, h[at] = hk;
+            T zi = z[k], zf = z[k + size], zg = z[k + 2 * size], zo = z[k + 3 * size], ck, hk;
+            gates_forward(zi, zf, zg, zo, before[k], keep[k], ck, hk);
+            i[k] = zi, f[k] = zf, g[k] = zg, o[k] = zo, after[k] = ck, out[k] = hk;
         }
-}
-
-// z = the activations of one step -> dL/dz; dh is dL/dh without dy, dc arrives as dL/dc and leaves as dL/dc_prev.
-template <typename T>
-static void step_backward(T* __restrict z, const T* __restrict c_prev, const T* __restrict c, const T* __restrict keep,
-                          const T* __restrict dy, const T* __restrict dh, T* __restrict dc, long size, long n) {
-    T *i = z, *f = i + size, *g = f + size, *o = g + size;
-    for (long row = 0; row < size; row += n)
-#pragma GCC ivdep
-        for (long k = 0; k < n; k++) {
-            long at = row + k;
-            T zi = i[at], zf = f[at], zg = g[at], zo = o[at], dck = dc[at], through, carry;
-            gates_factors(zi, zf, zg, zo, c_prev[at], c[at], keep[k], through, carry);
-            gates_backward(zi, zf, zg, zo, through, carry, dh[at] + dy[at], dck);
-            i[at] = zi, f[at] = zf, g[at] = zg, o[at] = zo, dc[at] = dck;
-        }
-}
-
-template <typename T>
-static void mask(T* out, const T* in, const T* keep, long size, long n) {  // out may be in
-    for (long row = 0; row < size; row += n)
-        for (long k = 0; k < n; k++) out[row + k] = in[row + k] * keep[k];
-}
-
-// h and c are written, gates leaves as the activations. x (T, E, N) is the layer's input, w_ih (4H, E), bias (4H,); x null:
-// gates arrives as W_ih x + b. h_prev (H, N) is scratch; ones (N,) stands for no mask.
-template <typename T>
-static void run_forward(const T* w_ih, const T* bias, const T* x, const T* w_hh, T* gates, T* h, T* c, const T* keep,
-                        const T* ones, T* h_prev, long steps, long inputs, long hidden, long n) {
-    const long size = hidden * n, first = x ? inputs : 0;
-    const long depth = first + hidden;
-    Buffer<T> panels(Left<T>::size(4 * hidden, depth)), tiles(Right<T>::size(depth, n));
-    Left<T> weights{4 * hidden, depth, panels.data};
-    Right<T> from{depth, n, tiles.data};
-    if (x) weights.pack(w_ih, 0, inputs, false);
-    weights.pack(w_hh, first, hidden, false);
-    for (long t = 0; t < steps; t++) {
-        T *z = gates + 4 * size * t, *before = h + size * t;
-        if (keep) mask(h_prev, before, keep + n * t, size, n), before = h_prev;
-        if (x) from.pack(x + inputs * n * t, 0, inputs);
-        from.pack(before, first, hidden);
-        weights.times(from, x ? bias : nullptr, z);
-        step_forward(z, c + size * t, keep ? keep + n * t : ones, c + size * (t + 1), h + size * (t + 1), size, n);
     }
 }
 
-// gates (T, 4H, N) arrives as the activations and leaves as dL/dz; dh and dc (H, N) arrive as the gradient at the last
-// state and leave as that at the initial one; dx (T, E, N) is written where it is wanted.
+// gates = the activations of one step -> dL/dz, which goes into dz too; dh (H, N) is dL/dh without dy, dc (H, N) arrives
+// as dL/dc and leaves as dL/dc_prev; made (4 N,) is scratch.
 template <typename T>
-static void run_backward(const T* w_ih, const T* w_hh, T* gates, const T* c, const T* keep, const T* ones, const T* dy,
-                         T* dh, T* dc, T* dx, long steps, long inputs, long hidden, long n) {
-    const long size = hidden * n;
-    const long rows = 4 * hidden, wanted = dx ? inputs : 0;
-    Buffer<T> panels(Left<T>::size(hidden, rows) + Left<T>::size(wanted, rows)), tiles(Right<T>::size(rows, n));
+static void step_backward(Rows<T> gates, Rows<const T> c_prev, Rows<const T> c, const T* __restrict keep,
+                          Rows<const T> dy, const T* __restrict dh, T* __restrict dc, Right<T>& dz, T* __restrict made,
+                          long hidden, long n) {
+    for (long row = 0; row < hidden; row++, dh += n, dc += n) {
+        if (row + SOON < hidden) {
+            for (long gate = 0; gate < 4; gate++) gates.fetch(row + gate * hidden + SOON, n);
+            c_prev.fetch(row + SOON, n), dy.fetch(row + SOON, n);
+        }
+        const T *i = gates[row], *f = gates[row + hidden], *g = gates[row + 2 * hidden], *o = gates[row + 3 * hidden];
+        const T *before = c_prev[row], *after = c[row], *above = dy[row];
+#pragma GCC ivdep
+        for (long k = 0; k < n; k++) {
+            T zi = i[k], zf = f[k], zg = g[k], zo = o[k], dck = dc[k], through, carry;
+            gates_factors(zi, zf, zg, zo, before[k], after[k], keep[k], through, carry);
+            gates_backward(zi, zf, zg, zo, through, carry, dh[k] + above[k], dck);
+            made[k] = zi, made[k + n] = zf, made[k + 2 * n] = zg, made[k + 3 * n] = zo, dc[k] = dck;
+        }
+        for (long gate = 0; gate < 4; gate++) {
+            std::memcpy(gates[row + gate * hidden], made + gate * n, n * sizeof(T));
+            dz.put(row + gate * hidden, made + gate * n);
+        }
+    }
+}
+
+template <typename T>
+static void mask(T* out, Rows<const T> in, const T* keep, long rows, long n) {  // out (rows, N) may be in
+    for (long row = 0; row < rows; row++)
+        for (long k = 0; k < n; k++) out[row * n + k] = in[row][k] * keep[k];
+}
+
+// h and c are written, gates leaves as the activations. x is the layer's input, w_ih (4H, E), bias (4H,); x null: gates
+// arrives as W_ih x + b. ones (N,) stands for no mask.
+template <typename T>
+static void run_forward(const T* w_ih, const T* bias, Rows<const T> x, const T* w_hh, Rows<T> gates, Rows<T> h, Rows<T> c,
+                        const T* keep, const T* ones, long steps, long inputs, long hidden, long n) {
+    const long first = x.data ? inputs : 0, rows = 4 * hidden, depth = first + hidden;
+    Buffer<T> panels(Left<T>::size(rows, depth)), tiles(Right<T>::size(depth, n)), z(rows * n), kept(hidden * n);
+    Left<T> weights{rows, depth, panels.data};
+    Right<T> from{depth, n, tiles.data};
+    if (x.data) weights.pack(w_ih, 0, inputs, false);
+    weights.pack(w_hh, first, hidden, false);
+    for (long t = 0; t < steps; t++) {
+        const Rows<T> now = gates.at(t, n), before = h.at(t, n);
+        if (x.data) from.pack(x.at(t, n).data, x.ld, 0, inputs);
+        if (keep) mask(kept.data, {before.data, h.ld}, keep + n * t, hidden, n), from.pack(kept.data, n, first, hidden);
+        else from.pack(before.data, h.ld, first, hidden);
+        weights.times(from, x.data ? Start<T>{bias, 0} : Start<T>{now.data, now.ld}, z.data, n);
+        step_forward(z.data, now, c.at(t, n), keep ? keep + n * t : ones, c.at(t + 1, n), h.at(t + 1, n), hidden, n);
+    }
+}
+
+// gates arrives as the activations and leaves as dL/dz; dh and dc (H, N) arrive as the gradient at the last state and
+// leave as that at the initial one; dx is written where it is wanted.
+template <typename T>
+static void run_backward(const T* w_ih, const T* w_hh, Rows<T> gates, Rows<const T> c, const T* keep, const T* ones,
+                         Rows<const T> dy, T* dh, T* dc, Rows<T> dx, long steps, long inputs, long hidden, long n) {
+    const long rows = 4 * hidden, wanted = dx.data ? inputs : 0;
+    Buffer<T> panels(Left<T>::size(hidden, rows) + Left<T>::size(wanted, rows)), tiles(Right<T>::size(rows, n)), made(4 * n);
     Left<T> recurrent{hidden, rows, panels.data}, input{wanted, rows, panels.data + Left<T>::size(hidden, rows)};
     Right<T> dz{rows, n, tiles.data};
     recurrent.pack(w_hh, 0, rows, true);
-    if (dx) input.pack(w_ih, 0, rows, true);
+    if (wanted) input.pack(w_ih, 0, rows, true);
     const std::vector<T> zeros(std::max(hidden, inputs));
     for (long t = steps - 1; t >= 0; t--) {
-        T* z = gates + 4 * size * t;
-        step_backward(z, c + size * t, c + size * (t + 1), keep ? keep + n * t : ones, dy + size * t, dh, dc, size, n);
-        dz.pack(z, 0, rows);
-        recurrent.times(dz, zeros.data(), dh);
-        if (keep) mask(dh, dh, keep + n * t, size, n);
-        if (dx) input.times(dz, zeros.data(), dx + inputs * n * t);
+        const Rows<T> now = gates.at(t, n);
+        step_backward(now, c.at(t, n), c.at(t + 1, n), keep ? keep + n * t : ones, dy.at(t, n), dh, dc, dz, made.data, hidden,
+                      n);
+        recurrent.times(dz, {zeros.data(), 0}, dh, n);
+        if (keep) mask(dh, {dh, n}, keep + n * t, hidden, n);
+        if (wanted) input.times(dz, {zeros.data(), 0}, dx.at(t, n).data, dx.ld);
     }
 }
 
-enum { LINE = 64, AHEAD = 8192 };  // bytes; weights that the caches do not hold arrive 1.4 times as fast when asked for
+enum { AHEAD = 8192 };  // bytes; weights that the caches do not hold arrive 1.4 times as fast when asked for
 
 // z (R,) += w (R, K) x (K,): dot products, four rows at a time.
 template <typename T>
@@ -146,9 +179,9 @@ static void product(const T* w, const T* x, const T* y, const T* start, T* z, T*
         return;
     }
     Right<T> right{depth, n, tiles};
-    if (x) right.pack(x, 0, hidden);
-    if (y) right.pack(y, depth - hidden, hidden);
-    Left<T>{rows, depth, const_cast<T*>(w)}.times(right, start, z);
+    if (x) right.pack(x, n, 0, hidden);
+    if (y) right.pack(y, n, depth - hidden, hidden);
+    Left<T>{rows, depth, const_cast<T*>(w)}.times(right, start ? Start<T>{start, 0} : Start<T>{z, n}, z, n);
 }
 
 // One symbol a column through L layers and the head: h and c (L, H, N) are advanced in place, logits (V, N) written.
@@ -164,7 +197,7 @@ static void run_step(const T* const* weights, const T* table, const T* ones, lon
     for (long layer = 0; layer < layers; layer++, weights += 2, h += size, c += size) {
         const T *below = layer ? h - size : nullptr, *start = layer ? weights[1] : nullptr;
         product(weights[0], below, h, start, z, tiles, rows, hidden, n);
-        step_forward(z, c, ones, c, h, size, size);
+        step_forward<T>(z, {z, size}, {c, size}, ones, {c, size}, {h, size}, 1, size);
     }
     product<T>(weights[0], h - size, nullptr, weights[1], logits, tiles, symbols, hidden, n);
 }
@@ -181,15 +214,21 @@ static long guarded(F f) {
 }
 
 #define EXPORT(T)                                                                                                     \
-    extern "C" long forward_##T(const T* w_ih, const T* bias, const T* x, const T* w_hh, T* gates, T* h, T* c,        \
-                                const T* keep, const T* ones, T* h_prev, long steps, long inputs, long hidden, long n) {\
-        return guarded(                                                                                               \
-            [=] { run_forward(w_ih, bias, x, w_hh, gates, h, c, keep, ones, h_prev, steps, inputs, hidden, n); });    \
+    extern "C" long forward_##T(const T* w_ih, const T* bias, const T* w_hh, const T* keep, const T* ones, const T* x, \
+                                T* gates, T* h, T* c, long x_ld, long gates_ld, long h_ld, long c_ld, long steps,      \
+                                long inputs, long hidden, long n) {                                                   \
+        return guarded([=] {                                                                                          \
+            run_forward<T>(w_ih, bias, {x, x_ld}, w_hh, {gates, gates_ld}, {h, h_ld}, {c, c_ld}, keep, ones, steps,    \
+                           inputs, hidden, n);                                                                        \
+        });                                                                                                           \
     }                                                                                                                 \
-    extern "C" long backward_##T(const T* w_ih, const T* w_hh, T* gates, const T* c, const T* keep, const T* ones,    \
-                                 const T* dy, T* dh, T* dc, T* dx, long steps, long inputs, long hidden, long n) {    \
-        return guarded(                                                                                               \
-            [=] { run_backward(w_ih, w_hh, gates, c, keep, ones, dy, dh, dc, dx, steps, inputs, hidden, n); });       \
+    extern "C" long backward_##T(const T* w_ih, const T* w_hh, const T* keep, const T* ones, T* dh, T* dc, T* gates,   \
+                                 const T* c, const T* dy, T* dx, long gates_ld, long c_ld, long dy_ld, long dx_ld,     \
+                                 long steps, long inputs, long hidden, long n) {                                      \
+        return guarded([=] {                                                                                          \
+            run_backward<T>(w_ih, w_hh, {gates, gates_ld}, {c, c_ld}, keep, ones, {dy, dy_ld}, dh, dc, {dx, dx_ld},    \
+                            steps, inputs, hidden, n);                                                                \
+        });                                                                                                           \
     }                                                                                                                 \
     extern "C" void step_##T(const T* const* weights, const T* table, const T* ones, long* ids, T* h, T* c, T* z,     \
                              T* tiles, T* logits, long layers, long hidden, long symbols, long n) {                   \

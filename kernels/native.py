@@ -25,7 +25,7 @@ SOURCES = "gates.cuh", "product.hpp", "host.cpp"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-fPIC",
          "-shared")
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_long
-ARGUMENTS = {"forward": 10 * [_POINTER] + 4 * [_LONG], "backward": 10 * [_POINTER] + 4 * [_LONG],
+ARGUMENTS = {"forward": 9 * [_POINTER] + 8 * [_LONG], "backward": 10 * [_POINTER] + 8 * [_LONG],
              "step": 9 * [_POINTER] + 4 * [_LONG], "pack": [_POINTER] + 4 * [_LONG] + [_POINTER],
              "panels": 2 * [_LONG], "tiles": 2 * [_LONG]}
 LINE = 64  # bytes of a cache line, and of the widest vector
@@ -104,7 +104,10 @@ def blas() -> str:
 
 
 class Recurrence:
-    """The time loops, and the step, of one dtype, in the library at `path`, over contiguous arrays."""
+    """The time loops, and the step, of one dtype, in the library at `path`.
+
+    Arrays (rows, T, N) may be the first steps of longer ones, all others are contiguous.
+    """
 
     def __init__(self, path: Path, dtype: str):
         library = ctypes.CDLL(str(path))
@@ -112,27 +115,28 @@ class Recurrence:
         for name, function in self._functions.items():
             function.argtypes, function.restype = ARGUMENTS[name], None if name in ("step", "pack") else _LONG
 
-    def forward(self, w, x, gates, h, c, keep, h_prev) -> None:
-        """Writes h[1:], c[1:] and the activations, gates (T, 4H, N); w: a layer's Weights.
+    def forward(self, w, x, gates, h, c, keep) -> None:
+        """Writes h[:, 1:], c[:, 1:] (H, T+1, N) and the activations, gates (4H, T, N); w: a layer's Weights.
 
-        x (T, E, N), or None where gates arrives as W_ih x + b. h_prev (H, N) is scratch.
+        x (E, T, N), or None where gates arrives as W_ih x + b.
         """
-        steps, _, n = gates.shape
+        _, steps, n = gates.shape
         ones = np.ones(n, gates.dtype)  # held by its name until the call is over
-        arrays = pointers(gates.dtype, w.w_ih, w.bias, x, w.w_hh, gates, h, c, keep, ones, h_prev)
-        if self._functions["forward"](*arrays, steps, w.w_ih.shape[1], len(h_prev), n):
+        weights = pointers(gates.dtype, w.w_ih, w.bias, w.w_hh, keep, ones)
+        if self._functions["forward"](*weights, *rows(gates.dtype, x, gates, h, c), steps, w.w_ih.shape[1], len(h), n):
             raise MemoryError
 
     def backward(self, w, gates, c, keep, dy, dh, dc, dx) -> None:
-        """gates (T, 4H, N) arrives as the activations and leaves as dL/dz.
+        """gates (4H, T, N) arrives as the activations and leaves as dL/dz; dy (H, T, N), c (H, T+1, N).
 
-        dh and dc (H, N) arrive as the gradient at the last state and leave as that at the initial one; dx (T, E, N), or
-        None where it is not wanted, is written.
+        dh and dc (H, N) arrive as the gradient at the last state and leave as that at the initial one; dx (E, T, N), or
+        None where it is not wanted, is written; it may be dy.
         """
-        steps, _, n = gates.shape
+        _, steps, n = gates.shape
         ones = np.ones(n, gates.dtype)
-        arrays = pointers(gates.dtype, w.w_ih, w.w_hh, gates, c, keep, ones, dy, dh, dc, dx)
-        if self._functions["backward"](*arrays, steps, w.w_ih.shape[1], len(dh), n):
+        weights = pointers(gates.dtype, w.w_ih, w.w_hh, keep, ones, dh, dc)
+        if self._functions["backward"](*weights, *rows(gates.dtype, gates, c, dy, dx), steps, w.w_ih.shape[1], len(dh),
+                                       n):
             raise MemoryError
 
     def stepper(self, layers, head, table, h, c, logits) -> "Step":
@@ -197,6 +201,15 @@ def pointers(dtype: np.dtype, *arrays: np.ndarray | None) -> list[int | None]:
     return [None if array is None else array.ctypes.data for array in arrays]
 
 
+def rows(dtype: np.dtype, *arrays: np.ndarray | None) -> list[int | None]:
+    """The addresses of arrays (rows, T, N), then how many numbers their rows are apart. Raises ValueError as above."""
+    for array in arrays:
+        if array is not None and not (array.dtype == dtype and array[0].flags.c_contiguous):
+            raise ValueError(f"the compiled recurrence needs arrays of {dtype} whose rows are contiguous")
+    return ([None if array is None else array.ctypes.data for array in arrays]
+            + [0 if array is None else array.strides[0] // array.itemsize for array in arrays])
+
+
 @functools.cache
 def recurrence(dtype: np.dtype) -> Recurrence | None:
     """The compiled time loops for arrays of dtype, or None where NumPy does the work; compiles on the first call."""
@@ -238,26 +251,26 @@ def _loops_agree(found: Recurrence, n: int) -> bool:
     steps, inputs, hidden = 3, 4, 6
     draw = np.random.default_rng(0).standard_normal
     w = Weights(draw((4 * hidden, inputs)), draw((4 * hidden, hidden)), draw(4 * hidden))
-    x, dy, (h, c) = draw((steps, inputs, n)), draw((steps, hidden, n)), draw((2, steps + 1, hidden, n))
+    x, dy, (h, c) = draw((inputs, steps, n)), draw((hidden, steps, n)), draw((2, hidden, steps + 1, n))
     keep = (np.arange(steps * n) % 4 > 0).reshape(steps, n) * 1.0
-    z, dh, dc = np.zeros((steps, 4 * hidden, n)), np.zeros((hidden, n)), np.zeros((hidden, n))
+    z, dh, dc = np.zeros((4 * hidden, steps, n)), np.zeros((hidden, n)), np.zeros((hidden, n))
     dx, dz = np.zeros_like(x), np.zeros_like(z)
     mine = [np.ascontiguousarray(a, np.float32) for a in (x, z, h, c, keep, dy, dh, dc, dx)]
     my_w = Weights(*(a.astype(np.float32) for a in w))
-    found.forward(my_w, *mine[:5], np.empty((hidden, n), np.float32))
+    found.forward(my_w, *mine[:5])
     found.backward(my_w, mine[1], *mine[3:])
     for t in range(steps):
-        z[t] = _activations(w.w_ih @ x[t] + w.w_hh @ (h[t] * keep[t]) + w.bias[:, None])
-        i, f, g, o = z[t].reshape(4, hidden, n)
-        c[t + 1] = f * keep[t] * c[t] + i * g
-        h[t + 1] = o * np.tanh(c[t + 1])
+        z[:, t] = _activations(w.w_ih @ x[:, t] + w.w_hh @ (h[:, t] * keep[t]) + w.bias[:, None])
+        i, f, g, o = z[:, t].reshape(4, hidden, n)
+        c[:, t + 1] = f * keep[t] * c[:, t] + i * g
+        h[:, t + 1] = o * np.tanh(c[:, t + 1])
     for t in reversed(range(steps)):
-        i, f, g, o = z[t].reshape(4, hidden, n)
-        dh, tanh_c = dh + dy[t], np.tanh(c[t + 1])
+        i, f, g, o = z[:, t].reshape(4, hidden, n)
+        dh, tanh_c = dh + dy[:, t], np.tanh(c[:, t + 1])
         dc = dc + dh * o * (1 - tanh_c ** 2)
-        dz[t] = np.concatenate([dc * g * i * (1 - i), dc * keep[t] * c[t] * f * (1 - f), dc * i * (1 - g ** 2),
-                                dh * tanh_c * o * (1 - o)])
-        dx[t], dh, dc = w.w_ih.T @ dz[t], w.w_hh.T @ dz[t] * keep[t], dc * f * keep[t]
+        dz[:, t] = np.concatenate([dc * g * i * (1 - i), dc * keep[t] * c[:, t] * f * (1 - f), dc * i * (1 - g ** 2),
+                                   dh * tanh_c * o * (1 - o)])
+        dx[:, t], dh, dc = w.w_ih.T @ dz[:, t], w.w_hh.T @ dz[:, t] * keep[t], dc * f * keep[t]
     pairs = zip(mine[1:4] + mine[6:], (dz, h, c, dh, dc, dx), strict=True)
     return all(np.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs)
 

@@ -35,25 +35,34 @@ struct Right {
     // How many columns a tile takes where `left` are left: the narrowest of four shapes that holds them, else the widest.
     static long width(long left) { return left > 3 * HALF ? 4 * HALF : (left + HALF - 1) / HALF * HALF; }
 
-    // b (rows, n), contiguous, becomes the rows first .. first + rows.
-    void pack(const T* b, long first, long rows) {
-        T* tile = tiles;
-        for (long j = 0, wide; j < n; j += wide, tile += depth * wide) {
+    // b (n,) becomes row k.
+    void put(long k, const T* b) {
+        T* to = tiles;
+        for (long j = 0, wide; j < n; j += wide, to += depth * wide) {
             wide = width(n - j);
             const long columns = std::min(n - j, wide);
-            for (long k = 0; k < rows; k++) {
-                T* to = tile + (first + k) * wide;
-                std::memcpy(to, b + k * n + j, columns * sizeof(T));
-                std::fill(to + columns, to + wide, T(0));
-            }
+            std::memcpy(to + k * wide, b + j, columns * sizeof(T));
+            std::fill(to + k * wide + columns, to + (k + 1) * wide, T(0));
         }
+    }
+
+    // b (rows, n), its rows ldb apart, becomes the rows first .. first + rows.
+    void pack(const T* b, long ldb, long first, long rows) {
+        for (long k = 0; k < rows; k++) put(first + k, b + k * ldb);
     }
 };
 
-// c (rows, columns), rows of it ldc apart, = start + a panel times a tile of V vectors of BYTES; start null: c itself.
+// What a product begins with: a number a row (ld 0), or a matrix, its rows ld apart.
+template <typename T>
+struct Start {
+    const T* data;
+    const long ld;
+};
+
+// c (rows, columns), its rows ldc apart, = start + a panel times a tile of V vectors of BYTES.
 template <typename T, int BYTES, int V>
-static void tile(const T* __restrict a, const T* __restrict b, const T* start, T* __restrict c, long ldc, long depth,
-                 long rows, long columns) {
+static void tile(const T* __restrict a, const T* __restrict b, Start<T> start, T* c, long ldc, long depth, long rows,
+                 long columns) {
     typedef T Vector __attribute__((vector_size(BYTES)));
     enum { LANES = BYTES / sizeof(T) };
     Vector sum[R][V] = {};
@@ -63,20 +72,22 @@ static void tile(const T* __restrict a, const T* __restrict b, const T* start, T
         for (int r = 0; r < R; r++)
             for (int v = 0; v < V; v++) sum[r][v] += a[r] * x[v];
     }
-    for (long r = 0; r < rows; r++, c += ldc)
+    for (long r = 0; r < rows; r++, c += ldc) {
+        const T* from = start.data + (start.ld ? r * start.ld : r);
         if (columns == V * LANES)
             for (int v = 0; v < V; v++) {
                 Vector z = {};
-                if (start) z += start[r];
-                else std::memcpy(&z, c + v * LANES, sizeof z);
+                if (start.ld) std::memcpy(&z, from + v * LANES, sizeof z);
+                else z += *from;
                 z += sum[r][v];
                 std::memcpy(c + v * LANES, &z, sizeof z);
             }
         else {
             T row[V * LANES];
             std::memcpy(row, sum[r], sizeof row);
-            for (long k = 0; k < columns; k++) c[k] = (start ? start[r] : c[k]) + row[k];
+            for (long k = 0; k < columns; k++) c[k] = (start.ld ? from[k] : *from) + row[k];
         }
+    }
 }
 
 // The left side: A (rows, depth), packed some columns at a time into `panels`, size(rows, depth) numbers.
@@ -101,17 +112,19 @@ struct Left {
             }
     }
 
-    // c (rows, n) = start (rows) + A b, contiguous; start null: what is in c. A panel is read once, for all tiles.
-    void times(const Right<T>& b, const T* start, T* c) const {
+    // c (rows, n), its rows ldc apart, = start + A b; the matrix of start may be c. A panel is read once, for all tiles.
+    void times(const Right<T>& b, Start<T> start, T* c, long ldc) const {
         enum { HALF = Right<T>::HALF };
         for (long m = 0; m < rows; m += R) {
-            const T *panel = panels + m * depth, *right = b.tiles, *from = start ? start + m : nullptr;
+            const T *panel = panels + m * depth, *right = b.tiles;
+            const T* from = start.data + (start.ld ? m * start.ld : m);
             const long some = std::min(rows - m, long(R));
             for (long j = 0, wide; j < b.n; j += wide, right += depth * wide) {
                 wide = Right<T>::width(b.n - j);
                 auto run = wide == 4 * HALF ? tile<T, WIDEST, 2> : wide == 3 * HALF ? tile<T, WIDEST / 2, 3>
                          : wide == 2 * HALF ? tile<T, WIDEST, 1> : tile<T, WIDEST / 2, 1>;
-                run(panel, right, from, c + m * b.n + j, b.n, depth, some, std::min(b.n - j, wide));
+                run(panel, right, {start.ld ? from + j : from, start.ld}, c + m * ldc + j, ldc, depth, some,
+                    std::min(b.n - j, wide));
             }
         }
     }

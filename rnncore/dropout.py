@@ -25,7 +25,7 @@ class Dropout(NamedTuple):
 
 
 def fill_mask(mask, dropout: Dropout, layer: int, first: int, columns: int) -> None:
-    """Fill mask (T or 1, H, N), the columns first .. first + N of a batch of `columns`."""
+    """Fill mask (H, T or 1, N), the columns first .. first + N of a batch of `columns`."""
     kernels.of(mask).dropout_mask(mask, dropout.rate, counter(Purpose.DROPOUT, dropout.step, layer), key(dropout.seed),
                                   first, columns)
 
@@ -42,7 +42,7 @@ class WeightDrop:
         """Names -> parameters, of which every W_hh is a masked copy; each(function, items) may use several threads."""
         def drop(item) -> None:
             layer, (name, mask) = item
-            kernels.of(mask).dropout_mask(mask[None], dropout.weight_rate,
+            kernels.of(mask).dropout_mask(mask[:, None], dropout.weight_rate,
                                           counter(Purpose.WEIGHT_DROP, dropout.step, layer), key(dropout.seed),
                                           0, mask.shape[1])
             kernels.of(mask).xp.multiply(params[name], mask, out=self.weights[name])

@@ -25,10 +25,11 @@ def losses(model, ids, config: DynamicConfig | None = None):
     trained, predictions = flat.copy(), len(ids) - 1
     pull, state = config.decay * trained, None
     work = stack.Workspace(model.params, min(config.segment, max(1, predictions)), 1)
+    grads = model.params.like()
     try:
         for start in range(0, predictions, config.segment):
             piece = to_device(np.asarray(ids[start:start + config.segment + 1], np.intp)[:, None])
-            found, state = _step(model, piece, state, config, pull, work)
+            found, state = _step(model, piece, state, config, pull, work, grads)
             if not isfinite(sum(found.tolist())):
                 raise FloatingPointError(f"dynamic evaluation diverged: after {start:,} characters the loss is no "
                                          f"number; lower --rate, which is {config.rate:g}")
@@ -37,16 +38,17 @@ def losses(model, ids, config: DynamicConfig | None = None):
         flat[...] = trained
 
 
-def _step(model, piece, state, config: DynamicConfig, pull, work):
+def _step(model, piece, state, config: DynamicConfig, pull, work, grads):
     """Losses (T,) on the host for ids piece (T + 1, 1), and the state after them; pull (P,) is decay p0."""
-    flat, grads, steps = model.params.flat, work.grads.flat, len(piece) - 1
+    flat, steps, run = model.params.flat, len(piece) - 1, stack.Pass(piece[:-1], work)
     loss = work.loss[:steps]
     with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at the loss
-        logits = stack.forward(model.params, piece[:-1], state, None, None, work)
+        logits = stack.forward(model.params, run, state)
         model.kernel.softmax_cross_entropy(logits, piece[1:], loss)
-        stack.backward(model.params, work.grads, piece[:-1], None, None, None, work)
-        grads *= -config.rate / steps
-        grads += pull
+        logits *= -config.rate / steps
+        stack.backward(model.params, run)
+        stack.gradients(model.params, grads, [run])
+        grads.flat += pull
         flat *= 1 - config.decay
-        flat += grads
+        flat += grads.flat
     return model.kernel.to_host(loss)[:, 0].astype(np.float64), work.state(steps)

@@ -1,7 +1,7 @@
 """The embedding is a table look-up, folded into the first layer's input product where that is cheaper.
 
-    x[t] = embedding[ids[t]]^T                      ids (T, N), embedding (V, E), x (T, E, N)
-    z[t] = W_ih x[t] + b  =  table[:, ids[t]]       table = W_ih embedding^T + b (4H, V)
+    x[:, t] = embedding[ids[t]]^T                      ids (T, N), embedding (V, E), x (E, T, N)
+    z[:, t] = W_ih x[:, t] + b  =  table[:, ids[t]]    table = W_ih embedding^T + b (4H, V)
 
 Where V is well below T N, the product with every row of the embedding is made once and its columns are gathered by
 id; backward adds dz into the columns of that small table. Otherwise x is made and the layer projects it.
@@ -21,25 +21,31 @@ def table(embedding, w: lstm.Weights):
     return product
 
 
-def forward(embedding, w: lstm.Weights, ids, gates, x):
-    """The first layer's input: x (T, E, N), written, or None where gates (T, 4H, N) holds the input's share instead."""
-    if folded(len(embedding), ids.size):
+def forward(embedding, w: lstm.Weights, ids, fold: bool, gates, x):
+    """The first layer's input: x (E, T, N), written; or, to fold, None, and gates (4H, T, N) holds the input's share."""
+    if fold:
         kernels.of(gates).gather(table(embedding, w), ids, gates)
         return None
-    x[...] = embedding[ids].transpose(0, 2, 1)
+    x[...] = embedding[ids].transpose(2, 0, 1)
     return x
 
 
-def backward(embedding, dembedding, w: lstm.Weights, grads: lstm.Weights, ids, x, columns, scratch) -> None:
-    """Write dembedding (V, E), and dW_ih and db where it was folded; columns (4H, T N) is dL/dz; x leaves as dL/dx."""
-    k = kernels.of(columns)
-    if folded(len(embedding), ids.size):
-        dtable = k.xp.zeros((len(columns), len(embedding)), columns.dtype)
-        k.scatter_add(dtable, ids, columns)
-        k.xp.matmul(dtable, embedding, out=grads.w_ih)
+def scatter_rows(embedding, dtable, grads: lstm.Weights, rows: slice, shares) -> None:
+    """Those rows of the table's gradient, dtable (4H, V), of dW_ih and of db; shares: (ids (T, N), dz (4H, T N)) each."""
+    k = kernels.of(dtable)
+    dtable[rows] = 0
+    for ids, dz in shares:
+        k.scatter_add(dtable[rows], ids, dz[rows])
+    k.xp.matmul(dtable[rows], embedding, out=grads.w_ih[rows])
+    dtable[rows].sum(axis=1, out=grads.bias[rows])
+
+
+def backward(dembedding, w: lstm.Weights, dtable, shares) -> None:
+    """Write dembedding (V, E), from dtable where that is given, else from the shares."""
+    k = kernels.of(dembedding)
+    if dtable is not None:
         k.xp.matmul(dtable.T, w.w_ih, out=dembedding)
-        dtable.sum(axis=1, out=grads.bias)
-    else:
-        lstm.from_columns(w.w_ih.T, columns, x, scratch)
-        dembedding[...] = 0
-        k.scatter_add(dembedding.T, ids, lstm.as_columns(x, scratch.input_columns))
+        return
+    dembedding[...] = 0
+    for ids, dz in shares:
+        k.scatter_add(dembedding.T, ids, k.xp.matmul(w.w_ih.T, dz))

@@ -57,22 +57,23 @@ def check_gradients(model, case: Case, most: int = 200) -> Iterator[Row]:
 
     model: a CharLM, whose parameters are moved and put back. Only float64 is precise enough to judge by.
     """
-    work = stack.Workspace(model.params, *case.x.shape)
+    work, grads = stack.Workspace(model.params, *case.x.shape), model.params.like()
     loss_of(model, case, work)
-    weights, weight_drop = dropped(model, case)
-    stack_state = stack.backward(weights, work.grads, case.x, None, case.keep, case.dropout, work)
+    (weights, weight_drop), run = dropped(model, case), stack.Pass(case.x, work, case.keep, case.dropout)
+    initial = stack.backward(weights, run)
+    stack.gradients(weights, grads, [run])
     if weight_drop:
-        weight_drop.backward(work.grads)
+        weight_drop.backward(grads)
     for name, view in model.params.items():
-        analytic = kernels.of(view).to_host(work.grads[name] / case.x.size)
+        analytic = kernels.of(view).to_host(grads[name] / case.x.size)
         yield compare(name, view, analytic, model, case, work, most)
-    for name, view, grad in zip(("h0", "c0"), case.state, stack_state, strict=True):
+    for name, view, grad in zip(("h0", "c0"), case.state, initial, strict=True):
         yield compare(name, view, kernels.of(view).to_host(grad / case.x.size), model, case, work, most)
 
 
 def loss_of(model, case: Case, work) -> float:
     """The mean loss of the case; leaves its gradient at the logits in the workspace."""
-    logits = stack.forward(dropped(model, case)[0], case.x, case.state, case.keep, case.dropout, work)
+    logits = stack.forward(dropped(model, case)[0], stack.Pass(case.x, work, case.keep, case.dropout), case.state)
     model.kernel.softmax_cross_entropy(logits, case.y, work.loss)
     return float(work.loss.sum()) / case.x.size
 

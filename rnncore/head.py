@@ -1,21 +1,23 @@
 """The head turns the top layer's output into a loss: a linear layer and the softmax cross-entropy, in nats.
 
-    logits[t] = W y[t] + b          y (T, H, N), W (V, H), logits (T, V, N)
-    loss[t, n] = -log softmax(logits[t, :, n])[target[t, n]]
+    logits[:, t] = W y[:, t] + b          y (H, T, N), W (V, H), logits (V, T, N)
+    loss[t, n] = -log softmax(logits[:, t, n])[target[t, n]]
 """
-from . import kernels, lstm
+from . import kernels
+from .lstm import columns
 
 
 def forward(weight, bias, y, logits) -> None:
-    """Write logits (T, V, N)."""
-    kernels.of(y).xp.matmul(weight, y, out=logits)
-    logits += bias[:, None]
+    """Write logits (V, T, N)."""
+    kernels.of(y).xp.matmul(weight, columns(y), out=columns(logits))
+    logits += bias[:, None, None]
 
 
-def backward(weight, dweight, dbias, y, dlogits, dy, scratch) -> None:
-    """Write dweight (V, H), dbias (V,) and dy (T, H, N) from dlogits (T, V, N)."""
-    k = kernels.of(y)
-    columns = lstm.as_columns(dlogits, scratch.logit_columns)
-    k.xp.matmul(columns, lstm.as_columns(y, scratch.input_columns).T, out=dweight)
-    columns.sum(axis=1, out=dbias)
-    k.xp.matmul(weight.T, dlogits, out=dy)
+def backward(weight, dlogits, dy) -> None:
+    """Write dy (H, T, N) from dlogits (V, T, N)."""
+    kernels.of(dy).xp.matmul(weight.T, columns(dlogits), out=columns(dy))
+
+
+def sums(dweight, dbias, y, dlogits) -> list[tuple]:
+    """The gradients as in lstm.py: dweight (V, H), dbias (V,)."""
+    return [(dweight, columns(dlogits), columns(y)), (dbias, columns(dlogits), None)]

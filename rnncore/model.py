@@ -1,7 +1,7 @@
 """CharLM is the model a user holds: parameters, vocabulary, device and dtype, and the steps that they allow.
 
-A batch's columns are independent, so they are shared out over threads: each has its own workspace and gradients, and
-the gradients are summed in a fixed order. The same number of threads gives the same bits.
+A batch's columns are independent, so they are shared out over threads: each has its own workspace; then each
+makes some rows of every gradient, which is summed over the shares in a fixed order. The same number of threads gives the same bits.
 """
 from concurrent.futures import ThreadPoolExecutor
 
@@ -35,6 +35,7 @@ class CharLM:
         self.params = params.initial(config, self.kernel, np.dtype(dtype), seed)
         self.threads = 1
         self._shares: list[Workspace] = []
+        self._grads: params.Parameters | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._single: Workspace | None = None
         self._weight_drop: WeightDrop | None = None
@@ -55,6 +56,8 @@ class CharLM:
         state = self._state(state)
         steps, n = x.shape
         shares = self._workspaces(steps, n)
+        if self._grads is None:
+            self._grads = self.params.like()
         end = State(*self.kernel.xp.empty((2, self.config.layers, self.config.hidden, n), self.dtype))
         weights = self._weights(dropout)
 
@@ -62,22 +65,20 @@ class CharLM:
             mine = slice(work.offset, work.offset + work.n)
             begin = None if state is None else State(state.h[:, :, mine], state.c[:, :, mine])
             keep_mine = None if keep is None else self.kernel.xp.ascontiguousarray(keep[:, mine], self.dtype)
-            ids, loss = x[:, mine], work.loss[:steps]
-            logits = stack.forward(weights, ids, begin, keep_mine, dropout, work)
+            share, loss = stack.Pass(x[:, mine], work, keep_mine, dropout), work.loss[:steps]
+            logits = stack.forward(weights, share, begin)
             self.kernel.softmax_cross_entropy(logits, y[:, mine], loss)
-            stack.backward(weights, work.grads, ids, None, keep_mine, dropout, work)
+            logits /= steps * n
+            stack.backward(weights, share)
             for k, (h, c) in enumerate(zip(*work.state(steps), strict=True)):
                 end.h[k, :, mine], end.c[k, :, mine] = h, c
-            return loss.sum()
+            return loss.sum(), share
 
-        losses = self.each(run, shares)
-        grads = shares[0].grads
-        for other in shares[1:]:
-            grads.flat += other.grads.flat
-        grads.flat /= steps * n
+        losses, passes = zip(*self.each(run, shares), strict=True)
+        stack.gradients(weights, self._grads, passes, self.each)
         if weights is not self.params:
-            self._weight_drop.backward(grads)
-        return float(sum(losses)) / (steps * n), grads, end
+            self._weight_drop.backward(self._grads)
+        return float(sum(losses)) / (steps * n), self._grads, end
 
     def each(self, function, items) -> list:
         """function of every item, in order, on the model's threads."""
@@ -86,7 +87,7 @@ class CharLM:
     def losses(self, x, y, state: State | None, work: Workspace):
         """Forward alone: (loss (T, N) in nats, state); both are views of the workspace, which holds at least (T, N)."""
         x, y = self.ids(x), self.ids(y)
-        logits = stack.forward(self.params, x, state, None, None, work)
+        logits = stack.forward(self.params, stack.Pass(x, work), state)
         loss = work.loss[:len(x)]
         self.kernel.softmax_cross_entropy(logits, y, loss)
         return loss, work.state(len(x))
@@ -96,9 +97,9 @@ class CharLM:
         ids = self.ids(ids)[None]
         if self._single is None or self._single.n != ids.shape[1]:
             self._single = Workspace(self.params, 1, ids.shape[1], training=False)
-        logits = stack.forward(self.params, ids, self._state(state), None, None, self._single)
+        logits = stack.forward(self.params, stack.Pass(ids, self._single), self._state(state))
         stacked = self.kernel.xp.stack
-        return logits[0].copy(), State(*map(stacked, self._single.state(1)))
+        return logits[:, 0].copy(), State(*map(stacked, self._single.state(1)))
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Copies of the parameters on the host under PyTorch's names, with a bias_hh of zeros a layer.

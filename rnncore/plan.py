@@ -107,14 +107,14 @@ def about(number: float) -> str:
 
 
 def memory(config: TrainConfig, model: ModelConfig, itemsize: int) -> int:
-    """About the bytes that a run takes: parameters, moments, a gradient a thread, the work of a window and validation.
+    """About the bytes that a run takes: parameters, gradients, moments, the work of a window and validation.
 
-    The arrays of stack.Workspace: states and gates a layer twice (training, validation), three of the logits' size.
+    The arrays of stack.Workspace: states and gates a layer twice (training, validation), the inputs and logits too.
     """
     a_layer = 12 + (2 if config.dropout else 0)
     masked = 2 * 4 * model.hidden ** 2 * model.layers if config.weight_drop else 0
-    position = 3 * model.vocab_size + 3 * model.embed + (a_layer * model.layers + 8) * model.hidden
-    return itemsize * ((3 + config.threads) * params.count(model) + masked + config.seq * config.batch * position)
+    position = 2 * model.vocab_size + 2 * model.embed + (a_layer * model.layers + 3) * model.hidden
+    return itemsize * (4 * params.count(model) + masked + config.seq * config.batch * position)
 
 
 def rate(model: ModelConfig, optimizer: str) -> float:

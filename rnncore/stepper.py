@@ -35,7 +35,7 @@ class Stepper:
     def _hold(self, h, c, logits) -> None:
         self.h, self.c, self.logits = h, c, logits
         empty, dtype, (_, hidden, n) = self.kernel.xp.empty, h.dtype, h.shape
-        self._gates = empty((1, 4 * hidden, n), dtype)
+        self._gates = empty((4 * hidden, 1, n), dtype)
         self._recurrent = empty((4 * hidden, n), dtype)
         self._c_prev = empty((hidden, n), dtype)
         self._cells = list(zip(self.layers, h, c, strict=True))
@@ -55,7 +55,7 @@ class Stepper:
         return self.logits
 
     def _loop(self, ids) -> None:
-        k, gates, below = self.kernel, self._gates[0], None
+        k, gates, below = self.kernel, self._gates, None
         for w, h, c in self._cells:
             if below is None:
                 k.gather(self.table, ids, self._gates)
@@ -63,6 +63,6 @@ class Stepper:
                 lstm.project(w, below, gates)
             k.xp.matmul(w.w_hh, h, out=self._recurrent)
             self._c_prev[...] = c
-            k.gates_forward(gates, self._recurrent, self._c_prev, None, c, h)
+            k.gates_forward(gates[:, 0], self._recurrent, self._c_prev, None, c, h)
             below = h
-        head.forward(*self._head(), below, self.logits)
+        head.forward(*self._head(), below, self.logits[:, None])

@@ -5,21 +5,21 @@ import reference
 from conftest import batch, build
 
 from rnncore.dropout import Dropout, WeightDrop
-from rnncore.stack import Workspace, forward
+from rnncore.stack import Pass, Workspace, forward
 
 
 def masks(model, dropout, steps=6, n=5):
     work = Workspace(model.params, steps, n)
-    forward(model.params, np.zeros((steps, n), int), None, None, dropout, work)
+    forward(model.params, Pass(np.zeros((steps, n), int), work, None, dropout), None)
     return work.masks
 
 
 def test_a_variational_mask_is_one_for_all_steps_and_its_own_for_every_layer_column_and_step_of_training():
     model = build(hidden=64)
     first, second = masks(model, Dropout(0.4, 3, 2, variational=True))
-    assert first.shape == second.shape == (1, 64, 5)
+    assert first.shape == second.shape == (64, 1, 5)
     assert set(np.unique(first)) == {0, 1 / 0.6} and 0.3 < (first == 0).mean() < 0.5
-    assert (first != second).any() and all((first[0, :, 0] != first[0, :, k]).any() for k in range(1, 5))
+    assert (first != second).any() and all((first[:, 0, 0] != first[:, 0, k]).any() for k in range(1, 5))
     assert (first != masks(model, Dropout(0.4, 3, 3, variational=True))[0]).any()
     assert (first != masks(model, Dropout(0.4, 4, 2, variational=True))[0]).any()
 
@@ -28,8 +28,8 @@ def test_one_workspace_serves_both_kinds_of_mask():
     model = build()
     case, work = batch(model, 6, 4), Workspace(model.params, 6, 4)
     kinds = [Dropout(0.4, 3, 2, variational=v) for v in (True, False, True)]
-    logits = [forward(model.params, case.x, case.state, None, kind, work).copy() for kind in kinds]
-    fresh = [forward(model.params, case.x, case.state, None, kind, Workspace(model.params, 6, 4)) for kind in kinds]
+    logits = [forward(model.params, Pass(case.x, work, None, kind), case.state).copy() for kind in kinds]
+    fresh = [forward(model.params, Pass(case.x, Workspace(model.params, 6, 4), None, kind), case.state) for kind in kinds]
     assert all((a == b).all() for a, b in zip(logits, fresh, strict=True)) and (logits[0] != logits[1]).any()
 
 
@@ -65,7 +65,7 @@ def test_a_training_step_is_the_references_with_the_same_masks(dropout, threads)
     if dropout.weight_rate:
         tensors = {name: np.array(view) for name, view in drop.forward(model.params, dropout).items()}
     if dropout.rate:
-        units = [np.broadcast_to(mask, (6, *mask.shape[1:])) for mask in masks(model, dropout, 6, 4)]
+        units = [np.broadcast_to(mask.swapaxes(0, 1), (6, len(mask), 4)) for mask in masks(model, dropout, 6, 4)]
     theirs = reference.run(tensors, case.x, case.y, case.state.h, case.state.c, masks=units)
     assert abs(loss - theirs.loss / 24) < 1e-12 and np.abs(state.h - theirs.h).max() < 1e-12
     for name, gradient in theirs.grads.items():

@@ -71,7 +71,7 @@ def test_random_numbers_and_masks_are_the_same():
     words = np.arange(50, dtype=np.uint32), 7, 2 ** 32 - 1, 3 << 16
     for mine, wanted in zip(cuda.philox(words, (5, 6)), cpu.philox(words, (5, 6)), strict=True):
         assert (host(mine) == wanted).all()
-    mine, wanted = cuda.xp.empty((4, 13, 5)), np.empty((4, 13, 5))
+    mine, wanted = cuda.xp.empty((13, 4, 5)), np.empty((13, 4, 5))
     for module, mask in ((cuda, mine), (cpu, wanted)):
         module.dropout_mask(mask, 0.3, (4, 0, 2 << 16), (9, 9), 3, 11)
     assert (host(mine) == wanted).all()

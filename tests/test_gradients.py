@@ -64,7 +64,7 @@ def error_of(loss, array, analytic, few=FEW) -> float:
 def poison(work: stack.Workspace) -> None:
     """Fill every buffer with nan, so that what is read before it is written shows."""
     for array in (*(a for cache in work.caches for a in cache), work.x, work.logits, work.loss, work.dy, *work.scratch,
-                  *work.masks, *work.dropped, work.grads.flat):
+                  *work.masks, *work.dropped):
         array[...] = np.nan
 
 
@@ -73,7 +73,7 @@ def objective(model, case: Case, dropout, work) -> np.ndarray:
 
     Leaves the gradient at the logits in work.
     """
-    logits = stack.forward(model.params, case.x, case.state, case.keep, dropout, work)
+    logits = stack.forward(model.params, stack.Pass(case.x, work, case.keep, dropout), case.state)
     loss = work.loss[:len(case.x)]
     model.kernel.softmax_cross_entropy(logits, case.y, loss)
     h, c = work.state(len(case.x))
@@ -86,11 +86,20 @@ def stack_errors(model, case: Case, dropout=None, work=None, few=FEW) -> dict[st
         work = stack.Workspace(model.params, *case.x.shape)
         poison(work)
     objective(model, case, dropout, work)
-    initial = stack.backward(model.params, work.grads, case.x, case.dstate, case.keep, dropout, work)
-    grads = {**{name: grad.copy() for name, grad in work.grads.items()}, "h0": initial.h, "c0": initial.c}
+    initial, found = backward(model, case, dropout, work)
+    grads = {**found, "h0": initial.h, "c0": initial.c}
     arrays = {**model.params, "h0": case.state.h, "c0": case.state.c}
     return {name: error_of(lambda: objective(model, case, dropout, work), array, grads[name], few)
             for name, array in arrays.items()}
+
+
+def backward(model, case: Case, dropout, work, dstate="the case's") -> tuple:
+    """(the gradient at the initial state, the parameters' gradients, written over nan) after `objective`."""
+    run, grads = stack.Pass(case.x, work, case.keep, dropout), model.params.like()
+    grads.flat[...] = np.nan
+    initial = stack.backward(model.params, run, case.dstate if dstate else None)
+    stack.gradients(model.params, grads, [run])
+    return initial, grads
 
 
 @pytest.mark.parametrize("rate, documents", [(0, False), (0.4, True)], ids=["plain", "dropout-documents"])
@@ -125,7 +134,7 @@ def test_a_short_run_in_the_workspace_of_a_longer_one(vocab, rate):
     poison(work)
     long = batch(model, 9, 4, documents=True)
     objective(model, long, dropout, work)
-    stack.backward(model.params, work.grads, long.x, long.dstate, long.keep, dropout, work)
+    backward(model, long, dropout, work)
     errors = stack_errors(model, batch(model, 4, 4, documents=True, seed=5), dropout, work)
     assert max(errors.values()) < BOUND, errors
 
@@ -139,8 +148,8 @@ def test_without_dstate_the_gradient_is_that_of_the_loss_alone():
     for dstate in (case.dstate, None):
         poison(work)
         objective(model, case, None, work)
-        initial = stack.backward(model.params, work.grads, case.x, dstate, None, None, work)
-        results.append(np.concatenate([a.ravel() for a in (work.grads.flat, *initial)]))
+        initial, grads = backward(model, case._replace(keep=None), None, work, dstate)
+        results.append(np.concatenate([a.ravel() for a in (grads.flat, *initial)]))
     assert (results[0] == results[1]).all() and np.isfinite(results[0]).all()
 
 
@@ -175,25 +184,26 @@ def test_one_layer(size, hidden, steps, n, documents, compiled, monkeypatch):
         monkeypatch.setattr(kernels.host, "recurrence", compiled_recurrence())
     rng = np.random.default_rng(7)
     w = lstm.Weights(*(rng.standard_normal(shape) for shape in ((4 * hidden, size), (4 * hidden, hidden), 4 * hidden)))
-    x, dx = rng.standard_normal((2, steps, size, n))
-    dy = rng.standard_normal((steps, hidden, n))
+    x, dx = rng.standard_normal((2, size, steps, n))
+    dy = rng.standard_normal((hidden, steps, n))
     h0, c0, *dstate = rng.standard_normal((4, hidden, n))
     keep = (rng.random((steps, n)) < 0.6).astype(float) if documents else None
-    dz = np.zeros((steps, 4 * hidden, n))  # moved to see dL/dz
-    cache = lstm.Cache(*(np.full((steps + k, rows, n), np.nan) for k, rows in ((0, 4 * hidden), (1, hidden), (1, hidden))))
-    scratch, grads = layer_scratch(size, hidden, steps, n), lstm.Weights(*(np.full_like(a, np.nan) for a in w))
+    dz = np.zeros((4 * hidden, steps, n))  # moved to see dL/dz
+    cache = lstm.Cache(*(np.full((rows, steps + k, n), np.nan) for k, rows in ((0, 4 * hidden), (1, hidden), (1, hidden))))
+    scratch, grads = layer_scratch(hidden, steps, n), lstm.Weights(*(np.full_like(a, np.nan) for a in w))
 
     def loss():
         lstm.project(w, x, cache.gates)
         cache.gates[...] += dz
-        cache.h[0], cache.c[0] = h0, c0
+        cache.h[:, 0], cache.c[:, 0] = h0, c0
         y = lstm.forward(w, None if dz.any() else x, cache, keep, scratch)
-        return np.concatenate([a.ravel() for a in (y * dy, cache.h[-1] * dstate[0], cache.c[-1] * dstate[1])])
+        return np.concatenate([a.ravel() for a in (y * dy, cache.h[:, -1] * dstate[0], cache.c[:, -1] * dstate[1])])
 
     loss()
-    columns, dh0, dc0 = lstm.backward(w, grads, x, cache, dy, dstate, keep, scratch, dx)
-    dh0, dc0, columns = dh0.copy(), dc0.copy(), columns.copy()
-    dz_found = columns.reshape(4 * hidden, steps, n).swapaxes(0, 1)
+    dh0, dc0 = (a.copy() for a in lstm.backward(w, cache, dy, dstate, keep, scratch, dx))
+    dz_found = cache.gates.copy()
+    for gradient, a, b in lstm.sums(grads, x, cache, keep):
+        gradient[...] = a.sum(axis=1) if b is None else a @ b.T
     pairs = {"x": (x, dx), "z": (dz, dz_found), "h0": (h0, dh0), "c0": (c0, dc0),
              **{name: pair for name, *pair in zip(w._fields, w, grads, strict=True)}}
     errors = {name: error_of(loss, array, grad) for name, (array, grad) in pairs.items()}
@@ -206,68 +216,69 @@ def compiled_recurrence():
     return lambda dtype: found
 
 
-def layer_scratch(size, hidden, steps, n) -> lstm.Scratch:
+def layer_scratch(hidden, steps, n) -> lstm.Scratch:
     """Full of nan."""
     return lstm.Scratch(*(np.full(shape, np.nan) for shape in (
-        (4 * hidden, n), (hidden, n), (hidden, n), (hidden, n), (steps, hidden, n), (steps, hidden, n),
-        4 * hidden * steps * n, max(size, hidden) * steps * n, 9 * steps * n)))
+        (4 * hidden, n), (hidden, n), (hidden, n), (hidden, n), (hidden, steps, n), (hidden, steps, n))))
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)])
-def test_what_is_not_asked_for_is_not_written_and_dx_may_be_dy(compiled, monkeypatch):
+def test_dx_is_written_where_it_is_wanted_and_may_be_dy(compiled, monkeypatch):
     if compiled:
         monkeypatch.setattr(kernels.host, "recurrence", compiled_recurrence())
     rng, steps, hidden, n = np.random.default_rng(7), 4, 3, 5
     w = lstm.Weights(*(rng.standard_normal(shape) for shape in ((12, 3), (12, 3), 12)))
-    x, dy = rng.standard_normal((2, steps, hidden, n))
-    scratch, found = layer_scratch(3, hidden, steps, n), {}
-    for inputs, dx in ((None, None), (x, None), (x, np.empty_like(x)), (x, "dy")):
-        cache = lstm.Cache(np.empty((steps, 12, n)), *np.zeros((2, steps + 1, hidden, n)))
-        lstm.project(w, x, cache.gates)
-        lstm.forward(w, inputs, cache, None, scratch)
-        grads, above = lstm.Weights(*(np.full_like(a, np.nan) for a in w)), dy.copy()
-        lstm.backward(w, grads, inputs, cache, above, (0, 0), None, scratch, above if isinstance(dx, str) else dx)
-        found[inputs is None, str(type(dx))] = [grads.w_hh.copy(), grads.w_ih, grads.bias, above if isinstance(dx, str) else dx]
-    alone, without, beside, onto = found.values()
-    assert all(np.isnan(a).all() for a in alone[1:3]) and np.allclose(alone[0], onto[0], rtol=0, atol=1e-13)
-    assert all((a == b).all() for a, b in zip(without[:3], beside[:3], strict=True)) and (beside[3] == onto[3]).all()
+    x, dy = rng.standard_normal((2, hidden, steps, n))
+    scratch, found = layer_scratch(hidden, steps, n), []
+    for wanted in ("none", "beside", "onto"):
+        cache = lstm.Cache(np.empty((12, steps, n)), *np.zeros((2, hidden, steps + 1, n)))
+        lstm.forward(w, x, cache, None, scratch)
+        above = dy.copy()
+        dx = {"none": None, "beside": np.empty_like(x), "onto": above}[wanted]
+        lstm.backward(w, cache, above, (0, 0), None, scratch, dx)
+        assert wanted == "onto" or (above == dy).all()
+        found.append((cache.gates, dx))
+    (without, _), (beside, dx), (onto, over) = found
+    assert (without == beside).all() and (without == onto).all() and (dx == over).all()
 
 
-@pytest.mark.parametrize("vocab", [4, 30, 140], ids=["folded", "unfolded", "unfolded-sorted-scatter"])
-def test_the_embedding(vocab):
+@pytest.mark.parametrize("fold", [True, False], ids=["folded", "unfolded"])
+@pytest.mark.parametrize("vocab", [4, 140], ids=["", "sorted-scatter"])
+def test_the_embedding(vocab, fold):
+    """Over two shares of a batch, and the folded one's rows in three parts."""
     rng = np.random.default_rng(7)
     table, steps, n, size, hidden = rng.standard_normal((vocab, 3)), 5, 4, 3, 2
     w = lstm.Weights(rng.standard_normal((4 * hidden, size)), None, rng.standard_normal(4 * hidden))
-    ids = rng.integers(0, vocab, (steps, n))
-    gates, dgates = np.full((steps, 4 * hidden, n), np.nan), rng.standard_normal((steps, 4 * hidden, n))
-    x = np.full((steps, size, n), np.nan)
+    ids = rng.integers(0, vocab, (2, steps, n))
+    gates, dgates = np.full((2, 4 * hidden, steps, n), np.nan), rng.standard_normal((2, 4 * hidden, steps, n))
+    x = np.full((size, steps, n), np.nan)
 
     def loss():
-        if embedding.forward(table, w, ids, gates, x) is not None:
-            lstm.project(w, x, gates)
+        for share in range(2):
+            if embedding.forward(table, w, ids[share], fold, gates[share], x) is not None:
+                np.testing.assert_array_equal(x, table[ids[share]].transpose(2, 0, 1))
+                lstm.project(w, x, gates[share])
         return gates * dgates
 
     loss()
-    dtable, grads = np.full_like(table, np.nan), lstm.Weights(np.full_like(w.w_ih, np.nan), None, np.full_like(w.bias, np.nan))
-    columns, read = dgates.swapaxes(0, 1).reshape(4 * hidden, -1).copy(), x.copy()
-    embedding.backward(table, dtable, w, grads, ids, x, columns, layer_scratch(size, hidden, steps, n))
-    dx = x.copy()
-    pairs = {"table": (table, dtable), "w_ih": (w.w_ih, grads.w_ih), "bias": (w.bias, grads.bias)}
-    folded = embedding.folded(vocab, ids.size)
-    errors = {name: error_of(loss, *pair) for name, pair in pairs.items() if folded or name == "table"}
+    found, grads = np.full_like(table, np.nan), lstm.Weights(np.full_like(w.w_ih, np.nan), None, np.full_like(w.bias, np.nan))
+    shares = [(some, lstm.columns(dz)) for some, dz in zip(ids, dgates, strict=True)]
+    dtable = np.full((4 * hidden, vocab), np.nan) if fold else None
+    for rows in (slice(0, 3), slice(3, 5), slice(5, 8)) if fold else ():
+        embedding.scatter_rows(table, dtable, grads, rows, shares)
+    embedding.backward(found, w, dtable, shares)
+    pairs = {"table": (table, found), "w_ih": (w.w_ih, grads.w_ih), "bias": (w.bias, grads.bias)}
+    errors = {name: error_of(loss, *pair) for name, pair in pairs.items() if fold or name == "table"}
     assert max(errors.values()) < BOUND, errors
-    if not folded:
-        assert np.isnan(grads.w_ih).all() and np.isnan(grads.bias).all()  # the layer's, which has x as its input
-        np.testing.assert_array_equal(read, table[ids].transpose(0, 2, 1))
-        np.testing.assert_allclose(dx, np.einsum("ze,tzn->ten", w.w_ih, dgates), atol=1e-13)
+    assert fold or np.isnan(grads.w_ih).all() and np.isnan(grads.bias).all()  # the layer's, which has x as its input
 
 
 def test_the_head_and_its_loss():
     rng = np.random.default_rng(7)
     vocab, hidden, steps, n = 6, 3, 4, 5
     weight, bias = rng.standard_normal((vocab, hidden)), rng.standard_normal(vocab)
-    y, targets = rng.standard_normal((steps, hidden, n)), rng.integers(0, vocab, (steps, n))
-    dz, logits, losses = np.zeros((steps, vocab, n)), np.empty((steps, vocab, n)), np.empty((steps, n))
+    y, targets = rng.standard_normal((hidden, steps, n)), rng.integers(0, vocab, (steps, n))
+    dz, logits, losses = np.zeros((vocab, steps, n)), np.empty((vocab, steps, n)), np.empty((steps, n))
 
     def loss():
         head.forward(weight, bias, y, logits)
@@ -278,7 +289,9 @@ def test_the_head_and_its_loss():
     loss()
     dlogits = logits.copy()
     dweight, dbias, dy = (np.full_like(a, np.nan) for a in (weight, bias, y))
-    head.backward(weight, dweight, dbias, y, logits, dy, layer_scratch(hidden, hidden, steps, n))
+    head.backward(weight, logits, dy)
+    for gradient, a, b in head.sums(dweight, dbias, y, logits):
+        gradient[...] = a.sum(axis=1) if b is None else a @ b.T
     pairs = {"weight": (weight, dweight), "bias": (bias, dbias), "y": (y, dy), "logits": (dz, dlogits)}
     errors = {name: error_of(loss, *pair) for name, pair in pairs.items()}
     assert max(errors.values()) < BOUND, errors
@@ -299,15 +312,21 @@ def test_the_users_gradient_check_says_so_too(dropout, documents):
 
 @pytest.mark.parametrize("name", ["embedding.weight", "lstm.weight_hh_l1", "lstm.bias_ih_l0", "head.bias", "c0"])
 def test_the_users_gradient_check_finds_a_wrong_gradient(name, monkeypatch):
-    right = stack.backward
+    right = stack.backward, stack.gradients
 
-    def wrong(params, grads, *arguments):
-        state = right(params, grads, *arguments)
-        array = state.c if name == "c0" else grads[name]
-        array *= 1.01
+    def backward(*arguments):
+        state = right[0](*arguments)
+        if name == "c0":
+            state.c[...] *= 1.01
         return state
 
-    monkeypatch.setattr(stack, "backward", wrong)
+    def gradients(params, grads, shares):
+        right[1](params, grads, shares)
+        if name != "c0":
+            grads[name][...] *= 1.01
+
+    monkeypatch.setattr(stack, "backward", backward)
+    monkeypatch.setattr(stack, "gradients", gradients)
     model = build()
     rows = gradcheck.check_gradients(model, gradcheck.random_case(model, 6, 4))
     assert [row.name for row in rows if row.error > gradcheck.TOLERANCE] == [name]

@@ -24,11 +24,11 @@ def untouched(*arrays):
 
 
 def gates_problem(dtype, hidden=5, n=3, steps=4, seed=0, documents=True):
-    """gates (T, 4H, N), recurrent (T, 4H, N), c (T+1, H, N), keep (T, N) or None."""
+    """gates (4H, T, N), recurrent (4H, T, N), c (H, T+1, N), keep (T, N) or None."""
     rng = np.random.default_rng(seed)
     keep = (rng.random((steps, n)) < 0.6).astype(dtype) if documents else None
-    gates, recurrent = rng.standard_normal((2, steps, 4 * hidden, n)).astype(dtype)
-    return gates, recurrent, rng.standard_normal((steps + 1, hidden, n)).astype(dtype), keep
+    gates, recurrent = rng.standard_normal((2, 4 * hidden, steps, n)).astype(dtype)
+    return gates, recurrent, rng.standard_normal((hidden, steps + 1, n)).astype(dtype), keep
 
 
 def assert_close(found, wanted, dtype):
@@ -39,13 +39,15 @@ def assert_close(found, wanted, dtype):
 @dtypes
 @pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
 def test_gates_forward(dtype, documents):
-    gates, recurrent, states, keep = (a[0] if a is not None else None for a in gates_problem(dtype, documents=documents))
-    c_prev = states
+    *arrays, keep = gates_problem(dtype, documents=documents)
+    gates, recurrent, c_prev = (a[:, 1] for a in arrays)
+    keep = None if keep is None else keep[1]
     z = (gates.astype(float) + recurrent).reshape(4, 5, 3)
     i, f, g, o = reference.sigmoid(z[0]), reference.sigmoid(z[1]), np.tanh(z[2]), reference.sigmoid(z[3])
     wanted_c = i * g + f * c_prev * (1 if keep is None else keep)
     c, h = np.full((2, 5, 3), np.nan, dtype)
-    with untouched(recurrent, c_prev, *([keep] if documents else [])):
+    others = arrays[0][:, [0, 2]], arrays[2]
+    with untouched(*others, *([keep] if documents else [])):
         host.gates_forward(gates, recurrent, c_prev, keep, c, h)
     assert_close(gates, np.concatenate((i, f, g, o)), dtype)
     assert_close(c, wanted_c, dtype)
@@ -73,29 +75,29 @@ def test_a_number_that_is_not_one_is_handed_on():
 
 @dtypes
 @pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
-@pytest.mark.parametrize("block", [1 << 16, 31, 1], ids=["all-at-once", "two-steps-at-a-time", "one-step-at-a-time"])
+@pytest.mark.parametrize("block", [1 << 16, 31, 1], ids=["all-at-once", "two-units-at-a-time", "one-unit-at-a-time"])
 def test_gates_backward(dtype, documents, block, monkeypatch):
     """factors and backward together are the textbook's gradient, for several steps, however they are cut."""
     monkeypatch.setattr(host, "BLOCK", block)
     z, _, c, keep = gates_problem(dtype, steps=5, documents=documents)
     gates = z / 2 + 0.4
-    i, f, g, o = gates.astype(float).reshape(5, 4, 5, 3).swapaxes(0, 1)
+    i, f, g, o = gates.astype(float).reshape(4, 5, 5, 3)
     rng = np.random.default_rng(1)
     dh, dc = rng.standard_normal((2, 5, 5, 3)).astype(dtype)
     through, carry = np.full((2, 5, 5, 3), np.nan, dtype)
     with untouched(c, *([keep] if documents else [])):
         host.gates_factors(gates, c, keep, through, carry)
-    kept = 1 if keep is None else keep[:, None]
-    tanh_c = np.tanh(c[1:].astype(float))
+    kept = 1 if keep is None else keep
+    tanh_c = np.tanh(c[:, 1:].astype(float))
     assert_close(through, o * (1 - tanh_c ** 2), dtype)
     assert_close(carry, f * kept, dtype)
     dc_all = dc + dh * o * (1 - tanh_c ** 2)
-    wanted = np.stack((dc_all * g * i * (1 - i), dc_all * kept * c[:-1] * f * (1 - f), dc_all * i * (1 - g ** 2),
-                       dh * tanh_c * o * (1 - o)), axis=1).reshape(5, 20, 3)
+    wanted = np.stack((dc_all * g * i * (1 - i), dc_all * kept * c[:, :-1] * f * (1 - f), dc_all * i * (1 - g ** 2),
+                       dh * tanh_c * o * (1 - o))).reshape(20, 5, 3)
     wanted_dc = dc_all * f * kept
     for t in range(5):
-        with untouched(through[t], carry[t]):
-            host.gates_backward(gates[t], through[t], carry[t], dh[t], dc[t])
+        with untouched(through, carry):
+            host.gates_backward(gates[:, t], through[:, t], carry[:, t], dh[:, t], dc[:, t])
     assert_close(gates, wanted, dtype)
     assert_close(dc, wanted_dc, dtype)
 
@@ -103,25 +105,25 @@ def test_gates_backward(dtype, documents, block, monkeypatch):
 @dtypes
 def test_softmax_cross_entropy(dtype):
     rng = np.random.default_rng(0)
-    logits, targets = 3 * rng.standard_normal((4, 6, 5)).astype(dtype), rng.integers(0, 6, (4, 5))
+    logits, targets = 3 * rng.standard_normal((6, 4, 5)).astype(dtype), rng.integers(0, 6, (4, 5))
     loss, given = np.full((4, 5), np.nan, dtype), logits.astype(float)
     with untouched(targets):
         host.softmax_cross_entropy(logits, targets, loss)
     for t, n in np.ndindex(4, 5):
-        wanted, dz = reference.cross_entropy(given[t, :, n], targets[t, n])
+        wanted, dz = reference.cross_entropy(given[:, t, n], targets[t, n])
         assert_close(loss[t, n], wanted, dtype)
-        assert_close(logits[t, :, n], dz, dtype)
+        assert_close(logits[:, t, n], dz, dtype)
 
 
 @dtypes
 @pytest.mark.parametrize("large", [1e4, 1e30])
 def test_softmax_cross_entropy_of_huge_logits(dtype, large):
-    logits = np.array([[[large, -large, 0], [0, large, 0]]], dtype).swapaxes(0, 1).reshape(2, 3)[None].swapaxes(1, 2).copy()
-    loss = np.empty((1, 2), dtype)  # (T, V, N) = (1, 3, 2): one column whose target is likely, one whose is not
+    logits = np.array([[[large, 0]], [[-large, large]], [[0, 0]]], dtype)
+    loss = np.empty((1, 2), dtype)  # (V, T, N) = (3, 1, 2): one column whose target is likely, one whose is not
     with np.errstate(all="raise", under="ignore"):
         host.softmax_cross_entropy(logits, np.array([[0, 0]]), loss)
     assert loss[0, 0] == 0 and loss[0, 1] == dtype_of(large, dtype)
-    assert logits[0, :, 0].tolist() == [0, 0, 0] and logits[0, :, 1].tolist() == [-1, 1, 0]
+    assert logits[:, 0, 0].tolist() == [0, 0, 0] and logits[:, 0, 1].tolist() == [-1, 1, 0]
 
 
 def dtype_of(value, dtype):
@@ -129,10 +131,10 @@ def dtype_of(value, dtype):
 
 
 def test_equal_logits_are_a_fair_die():
-    logits, loss = np.full((1, 6, 1), 7.0), np.empty((1, 1))
+    logits, loss = np.full((6, 1, 1), 7.0), np.empty((1, 1))
     host.softmax_cross_entropy(logits, np.array([[2]]), loss)
     assert loss[0, 0] == pytest.approx(np.log(6), rel=1e-15)
-    np.testing.assert_allclose(logits[0, :, 0], [1 / 6, 1 / 6, 1 / 6 - 1, 1 / 6, 1 / 6, 1 / 6], rtol=1e-15)
+    np.testing.assert_allclose(logits[:, 0, 0], [1 / 6, 1 / 6, 1 / 6 - 1, 1 / 6, 1 / 6, 1 / 6], rtol=1e-15)
 
 
 @dtypes
@@ -140,10 +142,10 @@ def test_equal_logits_are_a_fair_die():
 def test_gather(dtype, kind):
     rng = np.random.default_rng(0)
     table, ids = rng.standard_normal((7, 11)).astype(dtype), rng.integers(0, 11, (4, 3)).astype(kind)
-    out = np.full((4, 7, 3), np.nan, dtype)
+    out = np.full((7, 4, 3), np.nan, dtype)
     with untouched(table, ids):
         host.gather(table, ids, out)
-    assert all((out[t, :, n] == table[:, ids[t, n]]).all() for t, n in np.ndindex(4, 3))
+    assert all((out[:, t, n] == table[:, ids[t, n]]).all() for t, n in np.ndindex(4, 3))
 
 
 @quick
@@ -211,18 +213,18 @@ def mask(rate=0.4, shape=(5, 16, 6), dtype="float64", seed=3, step=2, layer=1, f
 @pytest.mark.parametrize("hidden, eights", [(1, 1), (8, 1), (11, 2), (16, 2)])
 def test_a_mask_is_16_bits_of_the_counter(hidden, eights):
     """What a seed, a step and a layer drop is part of what they mean: this is the definition."""
-    found = mask(0.4, (3, hidden, 4), first=2, columns=9)
-    for t, unit, n in np.ndindex(3, hidden, 4):
+    found = mask(0.4, (hidden, 3, 4), first=2, columns=9)
+    for unit, t, n in np.ndindex(hidden, 3, 4):
         index = (t * eights + unit // 8) * 9 + 2 + n
         word = reference.philox4x32((index, 2, 0, Purpose.DROPOUT << 16 | 1), (3, 0))[unit % 8 // 2]
         kept = (word >> 16 if unit % 2 else word & 0xFFFF) >= round(0.4 * 65536)
-        assert found[t, unit, n] == (1 / 0.6 if kept else 0)
+        assert found[unit, t, n] == (1 / 0.6 if kept else 0)
 
 
 @dtypes
 @pytest.mark.parametrize("rate", [0.05, 0.5, 0.9])
 def test_masks_drop_at_their_rate(dtype, rate):
-    found = mask(rate, (40, 64, 50), dtype)
+    found = mask(rate, (64, 40, 50), dtype)
     assert set(np.unique(found)) == {0, dtype_of(1 / (1 - rate), dtype)}
     dropped, error = found == 0, (rate * (1 - rate)) ** 0.5
     assert abs(dropped.mean() - rate) < 4 * error / dropped.size ** 0.5

@@ -30,15 +30,13 @@ class Problem:
         scale = 1 / np.sqrt(hidden)
         self.w = lstm.Weights(*((scale * draw(shape)).astype(dtype)
                                 for shape in ((4 * hidden, inputs), (4 * hidden, hidden), 4 * hidden)))
-        self.x, self.gates, self.dy = (draw((steps, rows, n)).astype(dtype) for rows in (inputs, 4 * hidden, hidden))
-        self.h, self.c = (draw((steps + 1, hidden, n)).astype(dtype) for _ in range(2))
+        self.x, self.gates, self.dy = (draw((rows, steps, n)).astype(dtype) for rows in (inputs, 4 * hidden, hidden))
+        self.h, self.c = (draw((hidden, steps + 1, n)).astype(dtype) for _ in range(2))
         self.dh, self.dc = (draw((hidden, n)).astype(dtype) for _ in range(2))
-        self.dx = empty((steps, inputs, n), dtype)
+        self.dx = empty((inputs, steps, n), dtype)
         self.keep = (np.random.default_rng(8).random((steps, n)) > 0.4).astype(dtype) if keep else None
         self.scratch = Scratch(empty((4 * hidden, n), dtype), empty((hidden, n), dtype), self.dh.copy(), self.dc.copy(),
-                               empty((steps, hidden, n), dtype), empty((steps, hidden, n), dtype),
-                               empty(4 * hidden * steps * n, dtype), empty(max(inputs, hidden) * steps * n, dtype),
-                               empty(0))
+                               empty((hidden, steps, n), dtype), empty((hidden, steps, n), dtype))
 
 
 def difference(a, b) -> float:
@@ -56,14 +54,14 @@ def test_forward_and_backward_equal_the_loops(compiled, size, given, keep):
     if given:
         lstm.project(p.w, p.x, gates)
     lstm.loop_forward(p.w.w_hh, gates, h, c, p.keep, p.scratch)
-    found.forward(p.w, p.x if given else None, p.gates, p.h, p.c, p.keep, p.scratch.state)
+    found.forward(p.w, p.x if given else None, p.gates, p.h, p.c, p.keep)
     for mine, wanted in ((p.gates, gates), (p.h, h), (p.c, c)):
         assert difference(mine, wanted) < BOUND[dtype]
     lstm.loop_backward(p.w.w_hh, gates, c, p.keep, p.dy, dh, dc, p.scratch)
     found.backward(p.w, p.gates, p.c, p.keep, p.dy, p.dh, p.dc, p.dx if given else None)
     pairs = [(p.gates, gates), (p.dh, dh), (p.dc, dc)]
     if given:
-        pairs.append((p.dx, np.einsum("ze,tzn->ten", p.w.w_ih, gates)))
+        pairs.append((p.dx, np.einsum("ze,ztn->etn", p.w.w_ih, gates)))
     for mine, wanted in pairs:
         assert difference(mine, wanted) < BOUND[dtype]
 
@@ -77,7 +75,7 @@ def test_every_number_of_columns(compiled, n):
     gates, h, c = (a.copy() for a in (p.gates, p.h, p.c))
     lstm.project(p.w, p.x, gates)
     lstm.loop_forward(p.w.w_hh, gates, h, c, None, p.scratch)
-    found.forward(p.w, p.x, p.gates, p.h, p.c, None, p.scratch.state)
+    found.forward(p.w, p.x, p.gates, p.h, p.c, None)
     assert difference(p.h, h) < BOUND[dtype] and difference(p.gates, gates) < BOUND[dtype]
 
 
@@ -85,14 +83,14 @@ def test_every_number_of_columns(compiled, n):
 def test_tanh_of_float_is_exact_to_rounding_and_hands_nan_on(compiled):
     dtype, found = compiled
     z = np.linspace(-30, 30, 4001).astype(dtype)
-    gates = np.concatenate([np.full_like(z, 100), np.full_like(z, -100), z, np.full_like(z, 100)]).reshape(1, 4, -1)
-    (h, c), w = np.zeros((2, 2, 1, z.size), dtype), lstm.Weights(*np.zeros((2, 4, 1), dtype), np.zeros(4, dtype))
-    found.forward(w, None, gates, h, c, None, np.empty((1, z.size), dtype))
-    error = np.abs(c[1, 0] - np.tanh(z.astype("float64"))).max()
+    gates = np.concatenate([np.full_like(z, 100), np.full_like(z, -100), z, np.full_like(z, 100)]).reshape(4, 1, -1)
+    (h, c), w = np.zeros((2, 1, 2, z.size), dtype), lstm.Weights(*np.zeros((2, 4, 1), dtype), np.zeros(4, dtype))
+    found.forward(w, None, gates, h, c, None)
+    error = np.abs(c[0, 1] - np.tanh(z.astype("float64"))).max()
     assert error < (4e-7 if dtype == "float32" else 1e-15)
-    gates[0, 2, 5] = np.nan
-    found.forward(w, None, gates, h, c, None, np.empty((1, z.size), dtype))
-    assert np.isnan(c[1, 0, 5])
+    gates[2, 0, 5] = np.nan
+    found.forward(w, None, gates, h, c, None)
+    assert np.isnan(c[0, 1, 5])
 
 
 @needs_compiler
@@ -102,7 +100,27 @@ def test_what_is_not_contiguous_is_refused(compiled):
     other = "float64" if dtype == "float32" else "float32"
     for wrong in (p.w.w_hh[:, ::-1], p.w.w_hh.astype(other)):
         with pytest.raises(ValueError, match="contiguous"):
-            found.forward(p.w._replace(w_hh=wrong), None, p.gates, p.h, p.c, None, p.scratch.state)
+            found.forward(p.w._replace(w_hh=wrong), None, p.gates, p.h, p.c, None)
+    for wrong in (p.gates[:, ::-1], p.gates.swapaxes(1, 2), p.gates.astype(other)):
+        with pytest.raises(ValueError, match="contiguous"):
+            found.forward(p.w, None, wrong, p.h, p.c, None)
+
+
+@needs_compiler
+def test_the_first_steps_of_longer_arrays(compiled):
+    """Rows lie further apart than they are long, and what is beyond stays as it is."""
+    dtype, found = compiled
+    p, q = Problem(dtype, 5, 3, 4, 6, True), Problem(dtype, 5, 3, 4, 6, True)
+    x, gates, dy, dx = (a[:, :3] for a in (p.x, p.gates, p.dy, p.dx))
+    short = [np.ascontiguousarray(a) for a in (x, gates, dy, dx, p.h[:, :4], p.c[:, :4])]
+    dh, dc = p.dh.copy(), p.dc.copy()
+    found.forward(p.w, x, gates, p.h[:, :4], p.c[:, :4], p.keep[:3])
+    found.forward(p.w, short[0], short[1], *short[4:], p.keep[:3])
+    found.backward(p.w, gates, p.c[:, :4], p.keep[:3], dy, p.dh, p.dc, dx)
+    found.backward(p.w, short[1], short[5], p.keep[:3], short[2], dh, dc, short[3])
+    for a, b in ((gates, short[1]), (dx, short[3]), (p.h[:, :4], short[4]), (p.c[:, :4], short[5]), (p.dh, dh)):
+        assert (a == b).all()
+    assert all((a[:, 4:] == b[:, 4:]).all() for a, b in ((p.gates, q.gates), (p.h, q.h), (p.c, q.c)))
 
 
 def about(**environment) -> str:
@@ -162,9 +180,9 @@ def test_arithmetic_that_is_wrong_is_not_taken(wrong):
     real = native.Recurrence(native.build(), "float32")
 
     class Spoilt:
-        def forward(self, w, x, gates, h, c, keep, h_prev):
+        def forward(self, w, x, gates, h, c, keep):
             wrong({"x": x, "keep": keep, "gates": gates, "dy": np.empty(0), "dx": np.empty(0)})
-            real.forward(w, x, gates, h, c, keep, h_prev)
+            real.forward(w, x, gates, h, c, keep)
 
         def backward(self, w, gates, c, keep, dy, dh, dc, dx):
             wrong({"gates": gates, "keep": keep, "dy": dy, "x": np.empty(0), "dx": dx})
@@ -194,10 +212,10 @@ def test_a_step_that_is_wrong_is_not_taken(name, wrong):
     ("z[0] += a, z[1] += b", "z[0] += b, z[1] += a"), ("w += 4 * inner, z += 4", "w += 3 * inner, z += 4"),
     ("*z += a", "*z = a"), ("layer ? weights[1] : nullptr", "layer ? weights[-1] : nullptr"),
     ("layer ? h - size : nullptr", "layer ? h : nullptr"), ("w += rows * hidden", "w += hidden"),
-    ("step_forward(z, c, ones, c, h, size, size)", "step_forward(z, c, ones, h, c, size, size)"),
+    ("{z, size}, {c, size}, ones, {c, size}, {h, size}", "{z, size}, {c, size}, ones, {h, size}, {c, size}"),
     ("table[r * symbols + ids[k]]", "table[r * symbols + ids[0]]"),
     ("weights[0], h - size, nullptr, weights[1], logits", "weights[0], c - size, nullptr, weights[1], logits"),
-    ("right.pack(y, depth - hidden, hidden)", "right.pack(y, 0, hidden)"),
+    ("right.pack(y, n, depth - hidden, hidden)", "right.pack(y, n, 0, hidden)"),
     ("std::copy_n(start, rows, z)", "std::fill_n(z, rows, 0)")])
 def test_an_error_planted_in_the_step_is_seen(right, wrong, tmp_path, monkeypatch):
     """In a copy of host.cpp: what comes of it must not be taken."""
@@ -232,9 +250,9 @@ def test_memory_that_is_not_there_is_pythons_error():
             "from rnncore.lstm import Weights\n"
             "f = native.Recurrence(native.build(), 'float32'); H = 1500; z = np.zeros\n"
             "w = Weights(z((4*H, H), 'f'), z((4*H, H), 'f'), z(4*H, 'f'))\n"
-            "a = [z(s, 'f') for s in ((1, H, 2), (1, 4*H, 2), (2, H, 2), (2, H, 2))]; h = z((H, 2), 'f')\n"
+            "a = [z(s, 'f') for s in ((H, 1, 2), (4*H, 1, 2), (H, 2, 2), (H, 2, 2))]\n"
             "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
             "resource.setrlimit(resource.RLIMIT_AS, (used + 20_000_000,) * 2)\n"
-            "try:\n    f.forward(w, *a, None, h)\nexcept MemoryError:\n    print('caught')")
+            "try:\n    f.forward(w, *a, None)\nexcept MemoryError:\n    print('caught')")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "caught\n", done.stderr

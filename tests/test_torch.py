@@ -113,16 +113,18 @@ def test_the_gradient_at_the_initial_state(tmp_path):
     model = build(11, 3, 9, 2, scale=0.5)
     twin, case = twin_of(model, tmp_path / "model.safetensors"), batch(model, 8, 4)
     work = stack.Workspace(model.params, 8, 4)
-    logits = stack.forward(model.params, case.x, case.state, None, None, work)
+    run, grads = stack.Pass(case.x, work), model.params.like()
+    logits = stack.forward(model.params, run, case.state)
     model.kernel.softmax_cross_entropy(logits, case.y, work.loss)
-    initial = stack.backward(model.params, work.grads, case.x, case.dstate, None, None, work)
+    initial = stack.backward(model.params, run, case.dstate)
+    stack.gradients(model.params, grads, [run])
     state = [a.requires_grad_() for a in to_torch(case.state)]
     their_logits, last = twin(torch.as_tensor(case.x), tuple(state))
     total = torch.nn.functional.cross_entropy(their_logits.flatten(0, 1), torch.as_tensor(case.y).flatten(), reduction="sum")
     (total + sum((a * b).sum() for a, b in zip(last, to_torch(case.dstate), strict=True))).backward()
     for ours, theirs in zip(initial, state, strict=True):
         np.testing.assert_allclose(ours, theirs.grad.numpy().transpose(0, 2, 1), rtol=0, atol=1e-11)
-    for name, grad in work.grads.items():
+    for name, grad in grads.items():
         np.testing.assert_allclose(grad, twin.get_parameter(name).grad.numpy(), rtol=0, atol=1e-11, err_msg=name)
 
 
