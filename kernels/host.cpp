@@ -42,7 +42,7 @@ struct Rows {
     Rows at(long t, long n) const { return {data + t * n, ld}; }
     T* operator[](long row) const { return data + row * ld; }
 
-    // Ask for the n numbers of a row that is soon read or written: it lies on a page of its own.
+    // Ask for the n numbers of a row that is soon read: the processor does not foresee what lies pages apart.
     void fetch(long row, long n) const {
         const char *from = reinterpret_cast<const char*>((*this)[row]), *to = from + n * sizeof(T);
         for (; from < to; from += LINE) __builtin_prefetch(from);
@@ -55,10 +55,6 @@ static void step_forward(const T* z, Rows<T> gates, Rows<T> c_prev, const T* __r
                          long hidden, long n) {
     const long size = hidden * n;
     for (long row = 0; row < hidden; row++, z += n) {
-        if (row + SOON < hidden) {
-            for (long gate = 0; gate < 4; gate++) gates.fetch(row + gate * hidden + SOON, n);
-            c.fetch(row + SOON, n), h.fetch(row + SOON, n);
-        }
         T *i = gates[row], *f = gates[row + hidden], *g = gates[row + 2 * hidden], *o = gates[row + 3 * hidden];
         T *before = c_prev[row], *after = c[row], *out = h[row];
 #pragma GCC ivdep

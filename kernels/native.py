@@ -15,10 +15,11 @@ import subprocess
 import tempfile
 import threading
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_info
+
+from . import agreement
 
 HERE = Path(__file__).parent
 SOURCES = "gates.cuh", "product.hpp", "host.cpp"
@@ -144,13 +145,6 @@ class Recurrence:
         return Step(self._functions, layers, head, table, h, c, logits)
 
 
-class Weights(NamedTuple):
-    """One layer's parameters, as in rnncore/lstm.py: w_ih (4H, E), w_hh (4H, H), bias (4H,)."""
-    w_ih: np.ndarray
-    w_hh: np.ndarray
-    bias: np.ndarray
-
-
 class Step:
     """Called with ids (N,), it advances h and c (L, H, N) in place by one symbol a column and writes logits (V, N).
 
@@ -236,68 +230,6 @@ def _load_once() -> tuple[Recurrence | None, str]:
         found = Recurrence(build(), "float32")
     except (Unavailable, OSError, AttributeError) as error:
         return None, str(error)
-    if not (_agrees(found) and _step_agrees(found)):
+    if not (agreement.loops(found) and agreement.step(found)):
         return None, f"what {compiler()} made of host.cpp does not agree with the formulas"
     return found, f"compiled by {compiler()}"
-
-
-def _agrees(found: Recurrence) -> bool:
-    """Do the loops agree with the formulas for tiles of each width, in whole and in part?"""
-    return all(_loops_agree(found, n) for n in (1, 5, 32, 41, 49))
-
-
-def _loops_agree(found: Recurrence, n: int) -> bool:
-    """Do three steps with a mask give the states, and back the gradients, that the formulas of lstm.py give?"""
-    steps, inputs, hidden = 3, 4, 6
-    draw = np.random.default_rng(0).standard_normal
-    w = Weights(draw((4 * hidden, inputs)), draw((4 * hidden, hidden)), draw(4 * hidden))
-    x, dy, (h, c) = draw((inputs, steps, n)), draw((hidden, steps, n)), draw((2, hidden, steps + 1, n))
-    keep = (np.arange(steps * n) % 4 > 0).reshape(steps, n) * 1.0
-    z, dh, dc = np.zeros((4 * hidden, steps, n)), np.zeros((hidden, n)), np.zeros((hidden, n))
-    dx, dz = np.zeros_like(x), np.zeros_like(z)
-    mine = [np.ascontiguousarray(a, np.float32) for a in (x, z, h, c, keep, dy, dh, dc, dx)]
-    my_w = Weights(*(a.astype(np.float32) for a in w))
-    found.forward(my_w, *mine[:5])
-    found.backward(my_w, mine[1], *mine[3:])
-    for t in range(steps):
-        z[:, t] = _activations(w.w_ih @ x[:, t] + w.w_hh @ (h[:, t] * keep[t]) + w.bias[:, None])
-        i, f, g, o = z[:, t].reshape(4, hidden, n)
-        c[:, t + 1] = f * keep[t] * c[:, t] + i * g
-        h[:, t + 1] = o * np.tanh(c[:, t + 1])
-    for t in reversed(range(steps)):
-        i, f, g, o = z[:, t].reshape(4, hidden, n)
-        dh, tanh_c = dh + dy[:, t], np.tanh(c[:, t + 1])
-        dc = dc + dh * o * (1 - tanh_c ** 2)
-        dz[:, t] = np.concatenate([dc * g * i * (1 - i), dc * keep[t] * c[:, t] * f * (1 - f), dc * i * (1 - g ** 2),
-                                   dh * tanh_c * o * (1 - o)])
-        dx[:, t], dh, dc = w.w_ih.T @ dz[:, t], w.w_hh.T @ dz[:, t] * keep[t], dc * f * keep[t]
-    pairs = zip(mine[1:4] + mine[6:], (dz, h, c, dh, dc, dx), strict=True)
-    return all(np.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs)
-
-
-def _step_agrees(found: Recurrence) -> bool:
-    """Do two steps of two layers give the states and the logits of the formulas, for one column and for five?"""
-    count, hidden, symbols = 2, 19, 7
-    draw = np.random.default_rng(1).standard_normal
-    table, head = draw((4 * hidden, symbols)), (draw((symbols, hidden)), draw(symbols))
-    layers = [(*0.3 * draw((2, 4 * hidden, hidden)), draw(4 * hidden)) for _ in range(count)]
-    pairs = []
-    for n in (1, 5, 49):
-        h, c = draw((2, count, hidden, n))
-        mine = [np.float32(a) for a in (h, c, np.zeros((symbols, n)))]
-        step = found.stepper([[np.float32(a) for a in w] for w in layers], [np.float32(a) for a in head],
-                             np.float32(table), *mine)
-        for ids in (np.arange(n) % 5 + 2, 6 - np.arange(n) % 7):
-            step(ids)
-            for k, (w_ih, w_hh, bias) in enumerate(layers):
-                z = (w_ih @ h[k - 1] + bias[:, None] if k else table[:, ids]) + w_hh @ h[k]
-                i, f, g, o = _activations(z).reshape(4, hidden, n)
-                c[k] = f * c[k] + i * g
-                h[k] = o * np.tanh(c[k])
-        pairs += zip(mine, (h, c, head[0] @ h[-1] + head[1][:, None]), strict=True)
-    return all(np.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs)
-
-
-def _activations(z: np.ndarray) -> np.ndarray:
-    """i f g o of pre-activations (4H, N)."""
-    return np.where(np.arange(len(z))[:, None] // (len(z) // 4) == 2, np.tanh(z), 0.5 + 0.5 * np.tanh(0.5 * z))

@@ -22,7 +22,7 @@ def table(embedding, w: lstm.Weights):
 
 
 def forward(embedding, w: lstm.Weights, ids, fold: bool, gates, x):
-    """The first layer's input: x (E, T, N), written; or, to fold, None, and gates (4H, T, N) holds the input's share."""
+    """The first layer's input: x (E, T, N), written; to fold, None, and gates (4H, T, N) holds the input's share."""
     if fold:
         kernels.of(gates).gather(table(embedding, w), ids, gates)
         return None
@@ -31,7 +31,7 @@ def forward(embedding, w: lstm.Weights, ids, fold: bool, gates, x):
 
 
 def scatter_rows(embedding, dtable, grads: lstm.Weights, rows: slice, shares) -> None:
-    """Those rows of the table's gradient, dtable (4H, V), of dW_ih and of db; shares: (ids (T, N), dz (4H, T N)) each."""
+    """Rows of the table's gradient, dtable (4H, V), of dW_ih and of db; shares: ids (T, N) and dz (4H, T N) of each."""
     k = kernels.of(dtable)
     dtable[rows] = 0
     for ids, dz in shares:

@@ -1,7 +1,7 @@
 """CharLM is the model a user holds: parameters, vocabulary, device and dtype, and the steps that they allow.
 
-A batch's columns are independent, so they are shared out over threads: each has its own workspace; then each
-makes some rows of every gradient, which is summed over the shares in a fixed order. The same number of threads gives the same bits.
+A batch's columns are independent, so they are shared out over threads, each with its own workspace; then each makes
+some rows of every gradient, summed over the shares in a fixed order. The same number of threads gives the same bits.
 """
 from concurrent.futures import ThreadPoolExecutor
 

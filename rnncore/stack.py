@@ -36,7 +36,8 @@ class Workspace:
         """(caches, x, logits, loss) for a run of `steps`, at most T."""
         if steps > self.steps:
             raise ValueError(f"a workspace of {self.steps} steps cannot hold {steps}")
-        return [cache.first(steps) for cache in self.caches], self.x[:, :steps], self.logits[:, :steps], self.loss[:steps]
+        caches = [cache.first(steps) for cache in self.caches]
+        return caches, self.x[:, :steps], self.logits[:, :steps], self.loss[:steps]
 
     def state(self, steps: int) -> State:
         """The state after `steps` as it lies in the caches: two lists of L arrays (H, N), views."""

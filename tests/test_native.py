@@ -9,7 +9,7 @@ import pytest
 import rnncore
 from rnncore import lstm
 from rnncore.dropout import Dropout
-from rnncore.kernels import native
+from rnncore.kernels import agreement, native
 from rnncore.lstm import Scratch
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler (c++, g++, clang++) here")
@@ -187,7 +187,7 @@ def test_arithmetic_that_is_wrong_is_not_taken(wrong):
         def backward(self, w, gates, c, keep, dy, dh, dc, dx):
             wrong({"gates": gates, "keep": keep, "dy": dy, "x": np.empty(0), "dx": dx})
             real.backward(w, gates, c, keep, dy, dh, dc, dx)
-    assert native._agrees(real) and not native._agrees(Spoilt())
+    assert agreement.loops(real) and not agreement.loops(Spoilt())
 
 
 @needs_compiler
@@ -204,7 +204,7 @@ def test_a_step_that_is_wrong_is_not_taken(name, wrong):
         def stepper(self, layers, head, table, h, c, logits):
             wrong({"layers": layers, "head": head, "table": table, "h": h, "c": c}[name])
             return real.stepper(layers, head, table, h, c, logits)
-    assert native._step_agrees(real) and not native._step_agrees(Spoilt())
+    assert agreement.step(real) and not agreement.step(Spoilt())
 
 
 @needs_compiler
@@ -227,7 +227,7 @@ def test_an_error_planted_in_the_step_is_seen(right, wrong, tmp_path, monkeypatc
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.setattr(native, "HERE", tmp_path)
     monkeypatch.setattr(native, "FLAGS", ("-std=c++17", "-O1", "-fPIC", "-shared"))
-    assert not native._step_agrees(native.Recurrence(native._compile(native.compiler(), "wrong", tmp_path), "float32"))
+    assert not agreement.step(native.Recurrence(native._compile(native.compiler(), "wrong", tmp_path), "float32"))
 
 
 @needs_compiler

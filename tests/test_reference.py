@@ -277,7 +277,7 @@ def peak(function) -> int:
 @pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_time_loop_allocates_nothing(dtype, documents):
-    """forward and backward over 240 steps of (64, 32) hold no more at their peak than over 96; a state is 8 or 16 KB."""
+    """forward and backward over 240 steps of (64, 32) hold no more at their peak than over 96; NumPy's own buffer is 64 KB."""
     peaks = []
     for steps in (96, 240):
         model = build(8, 5, 64, 1, dtype, scale=0.1)
@@ -289,6 +289,6 @@ def test_the_time_loop_allocates_nothing(dtype, documents):
         peaks += [peak(lambda: lstm.forward(weights, None, work.caches[0], case.keep, work.scratch)),
                   peak(lambda: lstm.backward(weights, work.caches[0], dy, (0, 0), case.keep, work.scratch))]
     forward, backward, forward_longer, backward_longer = peaks
-    assert forward < 32_000 and forward_longer < forward + 4_000, peaks
+    assert forward < 80_000 and forward_longer < forward + 4_000, peaks
     # gates_factors takes BLOCK numbers at a time; two such arrays, and what NumPy itself buffers
     assert backward < 16 * kernels.host.BLOCK + 200_000 and backward_longer < backward + 4_000, peaks
