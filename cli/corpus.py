@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import replace
 
 import click
 
@@ -15,20 +15,17 @@ from . import options
 from .progress import tell
 
 NAME = click.Choice(list(corpora.NAMES))
-DEFAULT = {field.name: field.default for field in fields(Patience)}
+PATIENCE = Patience()
+HELP = """The named corpora: what there is, what is here, and the download of what is not.
+
+Downloads are kept in the cache folder of the user, ~/.cache/rnncore/corpora or below XDG_CACHE_HOME. With the address
+of a mirror in RNNCORE_CORPORA_URL (several: separated by spaces) nothing is asked but that: a mirror is a copy of such
+a folder, behind any web server.
+"""
+command = options.Group("corpus", help=HELP)
 
 
-@click.group()
-def command():
-    """The named corpora: what there is, what is here, and the download of what is not.
-
-    Downloads are kept in the cache folder of the user, ~/.cache/rnncore/corpora or below XDG_CACHE_HOME. With the
-    address of a mirror in RNNCORE_CORPORA_URL (several: separated by spaces) nothing is asked but that: a mirror is a
-    copy of such a folder, behind any web server.
-    """
-
-
-@command.command("list", cls=options.Command)
+@command.command("list")
 @options.JSON
 def list_corpora(as_json):
     """Name, size, licence, and whether it is here."""
@@ -42,11 +39,11 @@ def list_corpora(as_json):
         click.echo(f"{row['name']:16} {size_of(row['bytes']):>15}  {row['state']:12} {row['about']}: {row['licence']}")
 
 
-@command.command(cls=options.Command)
+@command.command()
 @click.argument("names", nargs=-1, required=True, type=NAME, metavar="NAME...")
-@click.option("--tries", type=click.IntRange(1), default=DEFAULT["tries"], show_default=True,
+@click.option("--tries", type=click.IntRange(1), default=PATIENCE.tries, show_default=True,
               help="Rounds over the addresses of a file.")
-@click.option("--timeout", type=click.FloatRange(0, 3600, min_open=True), default=DEFAULT["silence"], show_default=True,
+@click.option("--timeout", type=click.FloatRange(0, 3600, min_open=True), default=PATIENCE.silence, show_default=True,
               metavar="SECONDS", help="Silence after which a server is given up.")
 def fetch(names, tries, timeout):
     """Download what is not here yet of the corpora NAME.
@@ -58,12 +55,12 @@ def fetch(names, tries, timeout):
             corpora.files(name)  # refused where this installation lacks it
             tell(f"{name} came with the installation")
         elif corpora.missing(name):
-            download(name, Patience(tries=tries, silence=timeout))
+            download(name, replace(PATIENCE, tries=tries, silence=timeout))
         else:
             tell(f"{name} is here already")
 
 
-@command.command(cls=options.Command, short_help="Print the paths of its files.")
+@command.command(short_help="Print the paths of its files.")
 @click.argument("name", type=NAME, metavar="NAME")
 def path(name):
     """Print the paths of the files that the corpus NAME is read from, a line each; none is downloaded for that."""
@@ -75,7 +72,7 @@ def bring(sources: Sequence[str]) -> None:
     """Download the named corpora among the sources of a text that are not here, or not whole."""
     for name in dict.fromkeys(sources):
         if name in corpora.NAMES and corpora.NAMES[name].files and corpora.state(name) not in ("here", "changed"):
-            download(name, Patience())
+            download(name, PATIENCE)
 
 
 def download(name: str, patience: Patience) -> None:

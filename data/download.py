@@ -8,7 +8,7 @@ import contextlib
 import http
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,7 +18,7 @@ from .decode import CorpusError
 MOST = 1 << 28       # bytes of a file whose size is not known
 STALE = 24 * 3600    # seconds after which a temporary file is nobody's any more
 LATER = {408, 425, 429}  # statuses below 500 that may be others the next time
-NO_SUCH_HOST = "its name cannot be looked up"  # without a network that is what happens, and at once
+NO_SUCH_HOST = "its name cannot be looked up"  # what happens without a network, at once
 REASONS = (          # what the errors of requests mean, by the words in them
     ("proxy", "the proxy does not let it through"),
     ("resolve|getaddrinfo|name or service", NO_SUCH_HOST),
@@ -60,7 +60,7 @@ def download(
     urls: Sequence[str], path: Path, sha256: str | None, size: int | None, patience: Patience,
     say: Callable[[str], None], moved: Callable[[int], None],
 ) -> str:
-    """Fetch `path` from one of `urls` and return that one; what was there before is replaced once the new file is right.
+    """Fetch `path` from one of `urls` and return that one; an old file is replaced once the new one is right.
 
     sha256 (hex) and size (bytes) are those that the file must have, None: not known. `say` is told a line for every
     round that failed, `moved` the bytes that the transfer under way has brought. CorpusError where every address
@@ -116,7 +116,8 @@ def library():
     try:
         import pooch
     except ImportError:
-        raise CorpusError("corpora are downloaded by pooch, which is not here: pip install 'rnncore[corpora]'") from None
+        raise CorpusError("corpora are downloaded by pooch, which is not here: "
+                          "pip install 'rnncore[corpora]'") from None
     pooch.get_logger().setLevel("ERROR")  # the words are ours
     return pooch
 
@@ -172,14 +173,21 @@ class Transfer:
         seconds = time.monotonic() - self.begun
         if seconds > self.patience.silence and self.done < seconds * self.patience.slowest:
             raise Broken(f"slower than {self.patience.slowest:,.0f} bytes/s")
-        try:
+        with self.disk():
             self.file.write(chunk)
-        except OSError as error:
-            raise _unwritable(Path(self.file.name).parent, error) from None
         self.moved(self.done)
 
     def flush(self) -> None:
-        self.file.flush()
+        with self.disk():
+            self.file.flush()
+
+    @contextlib.contextmanager
+    def disk(self) -> Iterator[None]:
+        """An error in here is none of the network's."""
+        try:
+            yield
+        except OSError as error:
+            raise _unwritable(Path(self.file.name).parent, error) from None
 
 
 def _broken(error: OSError) -> Broken:

@@ -1,4 +1,4 @@
-"""What the tests share: no network, and for the engine's one BLAS thread, small models with no zero parameters, batches."""
+"""What the tests share: no network, one BLAS thread, small models with no zero parameters, random batches."""
 import ipaddress
 import os
 import socket

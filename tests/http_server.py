@@ -20,9 +20,9 @@ class Handler(BaseHTTPRequestHandler):
     """The answers: a status, or the name of a method below; with nothing to do, the file or a 404."""
 
     def do_GET(self) -> None:
-        self.say.asked.append(self.path)
-        deed = self.say.todo.pop(0) if self.say.todo else "whole"
-        body = self.say.files.get(self.path)
+        self.server.told.asked.append(self.path)
+        deed = self.server.told.todo.pop(0) if self.server.told.todo else "whole"
+        body = self.server.told.files.get(self.path)
         with contextlib.suppress(OSError):  # who asked has left
             if isinstance(deed, int):
                 self.send_error(deed)
@@ -56,13 +56,13 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[:len(body) // 2])
 
     def mute(self, body: bytes) -> None:
-        self.say.end.wait(10)
+        self.server.told.end.wait(10)
 
     def stall(self, body: bytes) -> None:
         self.head(len(body))
         self.wfile.write(body[:len(body) // 2])
         self.wfile.flush()
-        self.say.end.wait(10)
+        self.server.told.end.wait(10)
 
     def drip(self, body: bytes) -> None:
         self.head(len(body))
@@ -72,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def endless(self, body: bytes) -> None:
         self.head(None)
-        while not self.say.end.is_set():
+        while not self.server.told.end.is_set():
             self.wfile.write(body)
 
     def page(self, body: bytes) -> None:
@@ -94,14 +94,13 @@ class Handler(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def serve(files: dict[str, bytes]) -> Iterator[Server]:
     """A running server of these files."""
-    handler = type("Told", (Handler,), {})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
-        handler.say = Server(files, f"http://127.0.0.1:{httpd.server_address[1]}/")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        httpd.told = Server(files, f"http://127.0.0.1:{httpd.server_address[1]}/")
         thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
         thread.start()
         try:
-            yield handler.say
+            yield httpd.told
         finally:
-            handler.say.end.set()
+            httpd.told.end.set()
             httpd.shutdown()
             thread.join()
