@@ -1,7 +1,7 @@
 """The named corpora: texts that came with the installation, and texts that are downloaded once into the user's cache.
 
 `numpy` and `python-docs` need no file and no network. A downloaded file is checked against its sha256 whenever it is
-read; one whose sha256 nobody has stated is held to that of its first download, which is written down beside it.
+read; one whose sha256 is not known before is held to that of its first download, which is written down beside it.
 """
 from __future__ import annotations
 

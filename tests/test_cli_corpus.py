@@ -183,7 +183,7 @@ def test_no_network(capsys, cache):
                     f"there by hand: {cache / 'tinyshakespeare.txt'}")
 
 
-# shakespeare, whose sha256 nobody has stated
+# shakespeare, whose sha256 is not known before
 
 def test_the_first_download_is_what_later_ones_are_compared_with(capsys, server, cache):
     first = call(capsys, "corpus", "fetch", "shakespeare").err

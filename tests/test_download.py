@@ -180,6 +180,14 @@ def test_a_full_disk(fetch, server):
     assert left(fetch) == [] and len(server.asked) == 1  # no matter of the network: not tried again
 
 
+def test_an_error_of_the_disk_is_none_of_the_network():
+    transfer = download.Transfer(None, QUICK, lambda done: None)
+    transfer.begun = time.monotonic()
+    with open("/dev/full", "wb", buffering=0) as transfer.file:
+        with pytest.raises(CorpusError, match=r"^/dev cannot be written \(No space left on device\)"):
+            transfer.write(b"text")
+
+
 def test_without_pooch_its_extra_is_named(fetch, server, monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", None)
     with pytest.raises(CorpusError, match=r"pip install 'rnncore\[corpora\]'$"):
