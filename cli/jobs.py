@@ -16,6 +16,7 @@ from rnncore.sample import samples
 from rnncore.train import Clock, Training
 
 from . import prepare
+from .corpus import bring
 from .progress import describe_floor
 
 LATE = 0.7  # of the steps: a best model from before was followed by worse ones for long
@@ -64,6 +65,7 @@ def start(given: dict) -> Job:
     """A new run."""
     kernel = kernels.load(given["device"])
     config, old = prepare.check(given), prepare.origin(given)
+    bring(given["corpus"])
     corpus = read(given["corpus"], given["encoding"], given["newline"])
     vocab, added = prepare.vocabulary(corpus, old, given)
     parts, record, warnings = prepare.split_ids(vocab.encode(corpus.text), given["val"], given["test"])
@@ -105,7 +107,9 @@ def resume(given: dict, explicit: set[str]) -> Job:
         raise click.UsageError(f"--patience needs evaluations, and {path} has no validation part: leave it out")
     model = checkpoint.to_model(document, tensors, given["device"])
     about = settings["corpus"]
-    corpus = read(given["corpus"] or about["sources"], about["encoding"], about["newline"])
+    sources = given["corpus"] or about["sources"]
+    bring(sources)
+    corpus = read(sources, about["encoding"], about["newline"])
     if corpus.sha256 != about["sha256"]:
         raise RunError(f"the corpus is not the one that {path} was trained on (its sha256 differs): "
                        "bring the old text back, or start a new run")

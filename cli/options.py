@@ -20,8 +20,7 @@ class Command(click.Command):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.params.append(click.Option(["--debug"], is_flag=True, expose_value=False,
-                                        help="Show the traceback of what goes wrong."))
+        self.params.append(_debug())
 
     def format_options(self, ctx, formatter) -> None:
         sections: dict[str, list] = {}
@@ -32,6 +31,19 @@ class Command(click.Command):
         for heading, records in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
+
+
+class Group(click.Group):
+    """A group with --debug, of such commands."""
+    command_class = Command
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.params.append(_debug())
+
+
+def _debug() -> click.Option:
+    return click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of what goes wrong.")
 
 
 class Share(click.FloatRange):

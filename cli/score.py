@@ -59,7 +59,10 @@ def command(run, text, encoding, newline, on_unknown, window, dynamic, per_char,
     from rnncore import evaluate
     from rnncore.data.text import read
 
+    from .corpus import bring
+
     path, model = options.open_model(run, device)
+    bring([text])
     corpus = read([text], encoding, newline, distinct=1)
     ids = evaluate.encode(model, corpus.text, on_unknown)
     unknown = 0 if on_unknown == "error" else len(corpus.text) - len(model.vocab.encode(corpus.text, "skip"))

@@ -86,9 +86,10 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
                         "help": "Show a sample [default: with validation]."}),
     ("--save-every", {"type": click.IntRange(1), "metavar": "STEPS", "help": "Save [default: with validation]."}))
 def command(**given):
-    """Learn CORPUS: files, folders, - for stdin, or a named corpus (numpy, python-docs); writes a run folder.
+    """Learn CORPUS: files, folders, - for stdin, or a named corpus; writes a run folder.
 
-    Text is split in order into training, validation and test parts. A run that was stopped goes on with --resume.
+    `rnncore corpus list` shows the named corpora; one that is not here is downloaded first. Text is split in order into
+    training, validation and test parts. A run that was stopped goes on with --resume.
     """
     from . import jobs
     context = click.get_current_context()

@@ -1,41 +1,247 @@
-"""The named corpora: text that every installation has, so that `rnncore train numpy` needs no file and no network."""
+"""The named corpora: texts that came with the installation, and texts that are downloaded once into the user's cache.
+
+`numpy` and `python-docs` need no file and no network. A downloaded file is checked against its sha256 whenever it is
+read; one whose sha256 is not known before is held to that of its first download, which is written down beside it.
+"""
 from __future__ import annotations
 
+import hashlib
+import os
+import re
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote, urlsplit
 
 from .decode import CorpusError, decode, join
+from .download import DownloadError, Patience, download
+
+MIRRORS = "RNNCORE_CORPORA_URL"  # the environment's addresses to use instead, each with files of the names below
+
+
+class File(NamedTuple):
+    """A file of a corpus."""
+
+    name: str           # in the cache folder, and on a mirror
+    path: str           # below each of the corpus's addresses
+    size: int | None    # bytes; None: not known
+    sha256: str | None  # hex; None: whatever the first download has
+
+
+class Named(NamedTuple):
+    """What a name stands for."""
+
+    about: str
+    licence: str
+    files: tuple[File, ...] = ()      # to be downloaded, in the order of the text; none: it came with the installation
+    addresses: tuple[str, ...] = ()   # to be tried in this order
+
+
+def _github(repository: str, commit: str, folder: str) -> tuple[str, ...]:
+    """Where a folder of a repository is served as it was at a commit."""
+    return (f"https://raw.githubusercontent.com/{repository}/{commit}/{quote(folder)}",
+            f"https://cdn.jsdelivr.net/gh/{repository}@{commit}/{quote(folder)}")
+
 
 NAMES = {
-    "numpy": "the .py files of the installed numpy package: about 9 MB of Python (BSD)",
-    "python-docs": "the reference topics of the standard library: about 465,000 characters of English (PSF)",
+    "numpy": Named("the .py files of the installed numpy package", "BSD"),
+    "python-docs": Named("the reference topics of the standard library", "PSF"),
+    "tinyshakespeare": Named(
+        "40,000 lines of Shakespeare, char-rnn's and nanoGPT's", "public domain",
+        (File("tinyshakespeare.txt", "input.txt", 1_115_394,
+              "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"),),
+        _github("karpathy/char-rnn", "6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e", "data/tinyshakespeare/")),
+    "hugo": Named(
+        "Les Misérables, five tomes in French", "public domain (Project Gutenberg)",
+        (File("hugo-1.txt", "les-misérables-tome-1-fantine-pg17489.txt", 687_205,
+              "e31a2d3d2ccd9003795fb9cde999ef7e2154279a25d48355c942669ac2941cac"),
+         File("hugo-2.txt", "les-misérables-tome-2-cosette-pg17493.txt", 606_051,
+              "331e0cdf23d018689afea572c03c5f4e37c1528b3f51117fc3639ea1f24a7bdb"),
+         File("hugo-3.txt", "les-misérables-tome-3-marius-pg17494.txt", 532_810,
+              "ca31b5bccb3c1a3afe698ea5b9ffa4031f8d3c937e00d65bac6d6e9564d4b2ff"),
+         File("hugo-4.txt", "les-misérables-tome-4-pg17518.txt", 762_326,
+              "15982bc8cdc2a2b7b555a5df58b739f746bed0d7590364568f9fdcef08d2ea48"),
+         File("hugo-5.txt", "les-misérables-tome-5-jean-valjean-pg17519.txt", 651_422,
+              "20fd87f993e56f2247f053a26baeb84f9a04c26a0c8453dbd37f9434290012fc")),
+        _github("ariddell/tatom", "28f5d57d9ff9bb132cad203f0743d9ddfe31c5ae",
+                "data/hugo-les-misérables-original/boilerplate-removed/")),
+    "shakespeare": Named(
+        "all of Shakespeare, char-rnn's", "public domain",
+        (File("shakespeare.txt", "shakespeare_input.txt", None, None),),
+        ("https://cs.stanford.edu/people/karpathy/char-rnn/",)),
 }
 
 
 def text(name: str) -> str:
-    """The text of the corpus called `name`, one of NAMES; CorpusError where this installation does not have it."""
-    readers = {"numpy": _numpy, "python-docs": _python_docs}
-    if name not in readers:
+    """The text of the corpus called `name`, one of NAMES; CorpusError where it is not here."""
+    if name == "python-docs":
+        topics = _topics()
+        return "\n".join(topics[key] for key in sorted(topics))
+    return join(decode(path.read_bytes(), "utf-8", str(path)) for path in files(name))
+
+
+def files(name: str) -> list[Path]:
+    """The files that hold the corpus, in the order of the text, those that were downloaded with the right sha256.
+
+    CorpusError where they are not here, or are not what they were.
+    """
+    if name not in NAMES:
         raise CorpusError(f"no corpus is called {name!r}: there are {', '.join(NAMES)}")
-    return readers[name]()
+    if name == "numpy":
+        return _numpy()
+    if name == "python-docs":
+        _topics()
+        return [Path(find_spec("pydoc_data.topics").origin)]
+    states = {file: _state(file) for file in NAMES[name].files}
+    for file, state in states.items():
+        if state == "changed":
+            raise CorpusError(f"{place(file)} is not what was downloaded (its sha256 differs): "
+                              f"rnncore corpus fetch {name} replaces it")
+    if lacking := list(states.values()).count("absent"):
+        part = f" whole ({lacking} of {len(states)} files missing)" if lacking < len(states) else ""
+        raise CorpusError(f"the corpus {name} is not here{part}: rnncore corpus fetch {name}")
+    return [place(file) for file in states]
 
 
-def _numpy() -> str:
-    """Every .py file of numpy, sorted by its path inside the package, joined as a folder's files are."""
+def state(name: str) -> str:
+    """"here", "absent", "changed" where a file's sha256 is wrong, or "2 of 5 files"."""
+    if not NAMES[name].files:
+        try:
+            return "here" if files(name) else "absent"
+        except CorpusError:
+            return "absent"
+    states = [_state(file) for file in NAMES[name].files]
+    if "changed" in states or len(set(states)) == 1:
+        return "changed" if "changed" in states else states[0]
+    return f"{states.count('here')} of {len(states)} files"
+
+
+def size(name: str) -> int | None:
+    """Bytes; None where that is not known before the download."""
+    if NAMES[name].files:
+        sizes = [file.size or (place(file).stat().st_size if place(file).is_file() else None)
+                 for file in NAMES[name].files]
+        return None if None in sizes else sum(sizes)
+    if state(name) == "absent":
+        return None
+    return len(text(name).encode()) if name == "python-docs" else sum(path.stat().st_size for path in files(name))
+
+
+def missing(name: str) -> list[File]:
+    """The files to be downloaded, those that have changed included."""
+    return [file for file in NAMES[name].files if _state(file) != "here"]
+
+
+def addresses(name: str) -> list[str]:
+    """The addresses to download from, each ending in a slash: those of the environment, else the corpus's own."""
+    mirrors = os.environ.get(MIRRORS, "").split()
+    for mirror in mirrors:
+        if urlsplit(mirror).scheme not in ("http", "https") or not urlsplit(mirror).netloc:
+            raise CorpusError(f"{MIRRORS} is {mirror!r}: name the address of a mirror, as in http://host/corpora")
+    return [mirror.rstrip("/") + "/" for mirror in mirrors] or list(NAMES[name].addresses)
+
+
+def fetch(
+    name: str, patience: Patience = Patience(), say: Callable[[str], None] = lambda line: None,
+    moved: Callable[[File, int], None] = lambda file, done: None,
+) -> list[Path]:
+    """Download what is missing of the corpus called `name`; returns its files.
+
+    Files are whole and right or not there, and one that is there is not downloaded again, so that the next call goes
+    on where this one was stopped. `say` is told a line for every round of tries that failed, `moved` how many bytes
+    of a file have come. CorpusError where it cannot be had.
+    """
+    bases, mirrored = addresses(name), bool(os.environ.get(MIRRORS, "").split())
+    for file in missing(name):
+        path = place(file)
+        if path.is_dir():
+            raise CorpusError(f"{path} is a folder, where the corpus {name} should be: move it away")
+        urls = [base + quote(file.name if mirrored else file.path) for base in bases]
+        try:
+            used = download(urls, path, file.sha256 or _recorded(file), file.size, patience, say,
+                            lambda done, file=file: moved(file, done))
+        except DownloadError as error:
+            raise _cure(name, file, error) from None
+        bases.sort(key=lambda base: not used.startswith(base))  # the one that works goes first from now on
+    for file in NAMES[name].files:
+        if file.sha256 is None and _recorded(file) is None:
+            _record(file)
+    return files(name)
+
+
+def place(file: File) -> Path:
+    """Where a downloaded file is kept."""
+    return folder() / file.name
+
+
+def record(file: File) -> Path:
+    """Where the sha256 of a first download is kept, in the form of sha256sum."""
+    return folder() / f"{file.name}.sha256"
+
+
+def folder() -> Path:
+    """The user's cache folder for corpora."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "rnncore" / "corpora"
+
+
+def _state(file: File) -> str:
+    """"here", "absent" or "changed"."""
+    if not place(file).is_file():
+        return "absent"
+    wanted = file.sha256 or _recorded(file)
+    return "here" if wanted in (None, _sha256(place(file))) else "changed"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _recorded(file: File) -> str | None:
+    """The sha256 of the first download, None where there was none."""
+    try:
+        said = record(file).read_text(encoding="ascii", errors="replace")
+    except FileNotFoundError:
+        return None
+    if not (found := re.match("[0-9a-f]{64}\\b", said)):
+        raise CorpusError(f"{record(file)} holds no sha256: delete it, and rnncore corpus fetch writes it anew")
+    return found[0]
+
+
+def _record(file: File) -> None:
+    """Write the sha256 of a first download beside it."""
+    temporary = record(file).with_name(f"tmp-{os.getpid()}-{record(file).name}")
+    temporary.write_text(f"{_sha256(place(file))}  {file.name}\n", encoding="ascii")
+    os.replace(temporary, record(file))
+
+
+def _cure(name: str, file: File, error: DownloadError) -> CorpusError:
+    """The error with what to do about it."""
+    if error.wrong and file.sha256 is None:
+        return CorpusError(f"{error}: it is not what the first download was; delete {record(file)} to take it as it is")
+    if os.environ.get(MIRRORS):
+        return CorpusError(f"{error}; see that {MIRRORS} names a mirror that has it, or leave that variable out")
+    return CorpusError(f"{error}; look to the network (behind a proxy, set HTTPS_PROXY) and call rnncore corpus fetch "
+                       f"{name} again, name a mirror in {MIRRORS}, or put the file there by hand: {place(file)}")
+
+
+def _numpy() -> list[Path]:
+    """Every .py file of numpy, sorted by its path inside the package."""
     spec = find_spec("numpy")
     if spec is None or not spec.submodule_search_locations:
         raise CorpusError("the corpus numpy is not here: pip install numpy")
     root = Path(spec.submodule_search_locations[0])
-    files = sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix())
-    return join(decode(path.read_bytes(), "utf-8", str(path)) for path in files)
+    return sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix())
 
 
-def _python_docs() -> str:
-    """Every topic of `pydoc`, sorted by its key, joined with a newline."""
+def _topics() -> dict[str, str]:
+    """The topics of `pydoc` by their keys."""
     try:
         from pydoc_data.topics import topics
     except ImportError:
         raise CorpusError(
             "the corpus python-docs is not here: this Python came without pydoc_data; use the corpus numpy or a file"
         ) from None
-    return "\n".join(topics[key] for key in sorted(topics))
+    return topics

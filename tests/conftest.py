@@ -1,4 +1,7 @@
-"""What the engine's tests share: small models with no zero parameters, random batches, and one BLAS thread."""
+"""What the tests share: no network, one BLAS thread, small models with no zero parameters, random batches."""
+import ipaddress
+import os
+import socket
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +12,46 @@ from rnncore.config import ModelConfig
 from rnncore.data.vocab import Vocab
 from rnncore.lstm import State
 from rnncore.model import CharLM
+
+
+NOWHERE = "http://127.0.0.1:9"  # for the processes that tests start: a proxy that is not there, but for this machine
+os.environ |= {name: NOWHERE for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy")}
+os.environ |= {"NO_PROXY": "localhost,127.0.0.1", "no_proxy": "localhost,127.0.0.1"}
+
+
+class NetworkUsed(BaseException):
+    """A test wanted to leave this machine. No Exception, so that nothing takes it for a network that is down."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network():
+    """No test connects to, or looks up, another machine."""
+    connect, connect_ex, look_up = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def check(host) -> None:
+        if host not in ("", "localhost", None) and not ipaddress.ip_address(host).is_loopback:
+            raise NetworkUsed(f"a test connects to {host}")
+
+    def guarded(method):
+        def call(self, address):
+            if self.family in (socket.AF_INET, socket.AF_INET6):
+                check(address[0])
+            return method(self, address)
+        return call
+
+    def guarded_look_up(host, *args, **kwargs):
+        name = host.decode() if isinstance(host, bytes) else host
+        try:
+            check(name)
+        except ValueError:
+            raise NetworkUsed(f"a test looks up {name}") from None
+        return look_up(host, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded(connect))
+        patch.setattr(socket.socket, "connect_ex", guarded(connect_ex))
+        patch.setattr(socket, "getaddrinfo", guarded_look_up)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

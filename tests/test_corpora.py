@@ -1,4 +1,5 @@
-"""The named corpora: whole, sorted, decoded, and read before files of the same name; and two real texts in files."""
+"""The named corpora: where from, whole, sorted, decoded, read before files of the same name; and two real texts."""
+import hashlib
 import os
 import sys
 import types
@@ -16,8 +17,48 @@ real = pytest.mark.skipif(not CORPORA, reason="RNNCORE_CORPORA names no folder o
 
 
 def test_every_name_has_a_text_and_one_line_about_it():
-    for name, line in corpora.NAMES.items():
-        assert len(corpora.text(name)) > 100_000 and line and "\n" not in line
+    for name, named in corpora.NAMES.items():
+        assert named.about and "\n" not in named.about and named.licence
+        assert named.files or len(corpora.text(name)) > 100_000
+
+
+def test_where_the_downloads_are_from(monkeypatch):
+    """Addresses, sizes and hashes as they were looked up, written out; a mirror has the names of the cache folder."""
+    monkeypatch.delenv("RNNCORE_CORPORA_URL", raising=False)
+    raw, cdn = corpora.addresses("tinyshakespeare")
+    commit = "6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/"
+    assert raw == f"https://raw.githubusercontent.com/karpathy/char-rnn/{commit}"
+    assert cdn == f"https://cdn.jsdelivr.net/gh/karpathy/char-rnn@{commit}"
+    raw, cdn = corpora.addresses("hugo")
+    commit = "28f5d57d9ff9bb132cad203f0743d9ddfe31c5ae/data/hugo-les-mis%C3%A9rables-original/boilerplate-removed/"
+    assert raw == f"https://raw.githubusercontent.com/ariddell/tatom/{commit}"
+    assert cdn == f"https://cdn.jsdelivr.net/gh/ariddell/tatom@{commit}"
+    assert corpora.addresses("shakespeare") == ["https://cs.stanford.edu/people/karpathy/char-rnn/"]
+    asked = []
+    monkeypatch.setattr(corpora, "download", lambda urls, *_: asked.extend(urls) or urls[0])
+    with pytest.raises(CorpusError):  # nothing came
+        corpora.fetch("hugo")
+    assert asked[:2] == [raw + "les-mis%C3%A9rables-tome-1-fantine-pg17489.txt",
+                         cdn + "les-mis%C3%A9rables-tome-1-fantine-pg17489.txt"] and len(asked) == 10
+    monkeypatch.setenv("RNNCORE_CORPORA_URL", "http://a/b https://c/")
+    assert corpora.addresses("hugo") == ["http://a/b/", "https://c/"]
+    with pytest.raises(CorpusError):
+        corpora.fetch("hugo")
+    assert asked[-2:] == ["http://a/b/hugo-5.txt", "https://c/hugo-5.txt"]
+
+
+def test_what_is_not_here_is_not_downloaded_by_reading():
+    with pytest.raises(CorpusError, match="^the corpus hugo is not here: rnncore corpus fetch hugo$"):
+        read(["hugo"])
+
+
+@real
+def test_the_tomes_are_the_file_of_the_four():
+    whole, start = Path(CORPORA, "hugo-les-miserables-1-4.txt").read_bytes(), 0
+    for file in corpora.NAMES["hugo"].files[:4]:
+        assert hashlib.sha256(whole[start:start + file.size]).hexdigest() == file.sha256
+        start += file.size
+    assert start == len(whole)
 
 
 def test_numpy_is_all_its_python_in_the_order_of_the_paths():
@@ -58,7 +99,7 @@ def test_a_python_without_numpy(monkeypatch):
 
 
 def test_an_unknown_name():
-    with pytest.raises(CorpusError, match="no corpus is called 'shakespear': there are numpy, python-docs"):
+    with pytest.raises(CorpusError, match="no corpus is called 'shakespear': there are numpy, python-docs, tiny"):
         corpora.text("shakespear")
 
 
@@ -78,6 +119,12 @@ def test_a_named_corpus_has_its_own_encoding_and_is_normalised_as_files_are(monk
     monkeypatch.setattr(corpora, "find_spec", lambda name: type("Spec", (), {"submodule_search_locations": [tmp_path]}))
     corpus = read(["numpy"], encoding="utf-16")
     assert corpus.text == "é = 1\n" and len(corpus.notes) == 2
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """An empty one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @real

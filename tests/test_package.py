@@ -81,7 +81,7 @@ def test_the_metadata_names_the_extras_and_the_command(site):
     (info,) = site.glob("*.dist-info")
     metadata, entry_points = (info / "METADATA").read_text(), (info / "entry_points.txt").read_text()
     assert "rnncore = rnncore.cli:main" in entry_points
-    for line in ("Provides-Extra: cuda12", "Provides-Extra: cuda13", "Provides-Extra: test", "Requires-Dist: numpy"):
+    for line in ("Provides-Extra: cuda12", "Provides-Extra: cuda13", "Provides-Extra: corpora", "Provides-Extra: test", "Requires-Dist: numpy"):
         assert line in metadata
     assert any(info.rglob("LICENSE"))
 

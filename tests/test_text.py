@@ -12,6 +12,7 @@ from rnncore.data.decode import decode, join, likely, one_line
 from rnncore.data.text import Corpus, CorpusError, CorpusNotFoundError, UnknownEncodingError, read
 
 FRENCH = "Le père Noël est passé à côté.\nOù ça ?\n"
+NAMES = "numpy, python-docs, tinyshakespeare, hugo, shakespeare"
 
 
 def write(path: Path, content: str | bytes) -> str:
@@ -242,7 +243,7 @@ def test_a_missing_path(tmp_path, monkeypatch, source):
     write(tmp_path / "a.txt", "ab")
     with pytest.raises(CorpusNotFoundError) as caught:
         read([source])
-    assert str(caught.value) == f"no such file or folder: {source!r}; the named corpora are numpy, python-docs"
+    assert str(caught.value) == f"no such file or folder: {source!r}; the named corpora are {NAMES}"
 
 
 @pytest.mark.parametrize("content", ["", "\ufeff", "\ufeff\ufeff"])
@@ -270,7 +271,7 @@ def test_a_folder_without_a_text_file(tmp_path):
 
 
 def test_no_source_at_all():
-    assert refusal().startswith("no corpus: name a file, a folder, - for stdin, or one of numpy, python-docs")
+    assert refusal().startswith(f"no corpus: name a file, a folder, - for stdin, or one of {NAMES}")
 
 
 def test_a_file_or_folder_that_may_not_be_read(tmp_path, monkeypatch):
