@@ -28,8 +28,8 @@ class Job:
     """A Training, the folder that it writes and what it leaves there, and what to say before it begins."""
     training: Training
     folder: RunFolder
-    saving: SaveConfig
     notes: list[str]
+    saving: SaveConfig = SaveConfig()
 
     def sample(self, length: int) -> str:
         """What the model writes now, from a newline on; the same coins each time."""
@@ -99,7 +99,7 @@ def start(given: dict) -> Job:
         reasons.append(describe_floor(floor.nats, floor.order, floor.counted, len(parts[0])))
     notes = [*_headlines(corpus, model, settings, kernel), *corpus.notes, *added, *warnings, *reasons,
              f"run {folder.path}"]
-    return Job(training, folder, saving, notes)
+    return Job(training, folder, notes, saving)
 
 
 def resume(given: dict, explicit: set[str]) -> Job:
@@ -138,8 +138,8 @@ def resume(given: dict, explicit: set[str]) -> Job:
     folder = RunFolder(path, settings, saving.keep)
     folder.kept = training.best
     folder.rewind(training.step)
-    return Job(training, folder, saving, [*warnings, *_headlines(corpus, model, settings, model.kernel),
-                                          f"going on with {path} after step {training.step:,}"])
+    return Job(training, folder, [*warnings, *_headlines(corpus, model, settings, model.kernel),
+                                  f"going on with {path} after step {training.step:,}"], saving)
 
 
 def _extended(stored: TrainConfig, given: dict, explicit: set[str]) -> TrainConfig:
