@@ -132,28 +132,29 @@ def drive(job) -> int:
     if training.done() >= 1:
         return already_finished(job)
     saved, unsaved, stop, due = time.monotonic(), None, None, False
-    said: set[str | None] = {None}
+    said: list[str | None] = [None]
     with Interrupt() as interrupt, display() as shown, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of numbers that Training finds itself
         for p in training:
-            troubles = {job.write(folder.log, p), *(f"warning: {note}" for note in p.notes)}
+            troubles = [*(f"warning: {note}" for note in p.notes), job.write(folder.log, p)]
             shown.update(p)
             if p.step % every.sample_every == 0 if every.sample_every else p.milestone:
                 sample = job.sample(SAMPLE)
-                troubles.add(job.write(folder.add_sample, p.step, sample))
+                troubles.append(job.write(folder.add_sample, p.step, sample))
                 shown.say(printable(sample) + "\n")
             due = due or (p.step % every.save_every == 0 if every.save_every
                           else p.milestone or time.monotonic() > saved + SAVE)
             better = p.val_loss is not None and training.best[1] == p.step
             stop = None if p.finished else interrupt.signal
             if stop:
-                troubles.add(job.write(folder.log, p, True))
+                troubles.append(job.write(folder.log, p, True))
             if due and not training.recovery.row or better or p.finished or stop:  # bad steps in a row: not now
                 unsaved, saved, due = job.write(folder.save, training, better), time.monotonic(), False
-                troubles.add(unsaved)
-            for trouble in troubles - said:
-                shown.say(trouble)
-            said |= troubles
+                troubles.append(unsaved)
+            for trouble in troubles:
+                if trouble not in said:
+                    shown.say(trouble)
+                    said.append(trouble)
             if stop:
                 break
     return farewell(job, stop, unsaved)

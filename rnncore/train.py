@@ -209,7 +209,8 @@ class Training:
         for name, moment in self.optimizer.moments.items():
             moment[...] = self.model.kernel.to_device(moments[name])
         self.state = state and State(*map(self.model.kernel.to_device, state))
-        self.recovery.restore(summary.get("recovery", {}), good if good is None else self.model.kernel.to_device(good))
+        good = None if good is None else self.model.kernel.to_device(good)
+        self.recovery.restore(summary.get("recovery", {}), good)
 
 
 def fit(model, batches, config: TrainConfig, validation: Validation | None = None) -> Iterator[Progress]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import COMMAND, ENVIRONMENT, SMALL, TEXT, Result, call, corpus, files, refused, rows, run, stoppable
+from cli_helpers import COMMAND, ENVIRONMENT, SMALL, Result, call, corpus, files, refused, rows, run, stoppable
 from test_resume import same_run, step_of
 from test_signals import start, wait_for
 

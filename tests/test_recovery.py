@@ -252,5 +252,6 @@ def test_best_is_never_overwritten_by_a_divergence(train, tmp_path, monkeypatch)
     assert result.code == 3 and "Traceback" not in result.err and "--lr" in lines[-1]
     assert "lstm layer 0, forget gate, weight_hh" in lines[-1] and lines[-1].startswith("rnncore: step 30: ")
     assert files(tmp_path / "a")["best.safetensors"] == before["best.safetensors"]
-    assert all(np.isfinite(tensor).all() for tensor in read_last(tmp_path / "a")[1].values())
+    document, tensors = read_last(tmp_path / "a")  # of step 27, where good parameters returned: not one of the bad steps
+    assert document["training"]["progress"]["step"] == 27 and all(np.isfinite(array).all() for array in tensors.values())
     assert json.loads(before["metrics.jsonl"].splitlines()[0])["step"] == 1
