@@ -216,7 +216,7 @@ class Training:
 def fit(model, batches, config: TrainConfig, validation: Validation | None = None) -> Iterator[Progress]:
     """Train model in place on batches (data.batches.Batches) until the budget of config is spent, a Progress a step.
 
-    config.lr and one of steps, epochs, minutes must be given. Raises recovery.Diverged where numbers are not finite for good.
+    config.lr and one of steps, epochs, minutes must be given. Raises recovery.Diverged where recovery does not help.
     """
     return iter(Training(model, batches, config, validation))
 
