@@ -330,7 +330,7 @@ def test_memory_that_runs_out_on_the_way(train, monkeypatch, batch, words):
 
 # Twenty kills
 
-@pytest.mark.slow  # about 25 s: twenty times an interpreter, NumPy and a corpus are started
+@pytest.mark.slow  # 20 to 40 s: twenty times an interpreter, NumPy and a corpus are started
 def test_twenty_kills_at_random_moments_change_no_bit(tmp_path):
     """kill -9 anywhere: in the start, in a step, in a save. The moments are seeded; where they hit is not."""
     corpus(tmp_path)
