@@ -1,12 +1,12 @@
 """A job is a training run ready to be driven: set up from options, or taken up again from a run folder."""
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import click
 import numpy as np
 
-from rnncore import checkpoint, kernels, params, runs
-from rnncore.config import SampleConfig, TrainConfig
+from rnncore import checkpoint, kernels, lock, params, plan, runs
+from rnncore.config import SampleConfig, SaveConfig, TrainConfig
 from rnncore.data.batches import Batches
 from rnncore.data.text import Corpus, read
 from rnncore.evaluate import Validation
@@ -20,15 +20,17 @@ from .corpus import bring
 from .progress import describe_floor
 
 LATE = 0.7  # of the steps: a best model from before was followed by worse ones for long
-FREE = {"epochs", "steps", "minutes", "eval_every", "patience"}  # what a resumed run may change
+FREE = {"epochs", "steps", "minutes", "eval_every", "patience"}  # what a resumed run may change,
+SAVING = {field.name for field in fields(SaveConfig)}                  # and this too
 
 
 @dataclass
 class Job:
-    """A Training, the folder that it writes, and what to say before it begins."""
+    """A Training, the folder that it writes and what it leaves there, and what to say before it begins."""
     training: Training
     folder: RunFolder
     notes: list[str]
+    saving: SaveConfig = SaveConfig()
 
     def sample(self, length: int) -> str:
         """What the model writes now, from a newline on; the same coins each time."""
@@ -42,6 +44,16 @@ class Job:
             return (f"{self.folder.path} cannot be written ({error.strerror}): make room on the disk; "
                     "what it holds is whole")
         return None
+
+    def too_large(self) -> str:
+        """What to say where memory ran out on the way: a batch that takes half, in figures."""
+        config, sizes, itemsize = self.training.config, self.training.model.config, self.training.model.dtype.itemsize
+        halved = replace(config, batch=max(1, config.batch // 2))
+        takes, less = (plan.memory(c, sizes, itemsize) / 2**20 for c in (config, halved))
+        if config.batch == 1:
+            return f"out of memory: this run takes about {takes:,.0f} MiB; take a smaller --seq, --hidden or --layers"
+        return (f"out of memory: this run takes about {takes:,.0f} MiB; a new one with --batch {halved.batch} takes "
+                f"about {less:,.0f}")
 
     def verdict(self) -> list[str]:
         """How good the best model is, and whether counting does better: lines to end with."""
@@ -62,7 +74,7 @@ class Job:
 
 
 def start(given: dict) -> Job:
-    """A new run."""
+    """A new run; its folder is the process's until the click context ends."""
     kernel = kernels.load(given["device"])
     config, old = prepare.check(given), prepare.origin(given)
     bring(given["corpus"])
@@ -70,12 +82,16 @@ def start(given: dict) -> Job:
     vocab, added = prepare.vocabulary(corpus, old, given)
     parts, record, warnings = prepare.split_ids(vocab.encode(corpus.text), given["val"], given["test"])
     preset, sizes, config, reasons = prepare.choose(given, config, len(parts[0]), len(vocab), old, kernel)
+    saving = SaveConfig(**{name: given[name] for name in SAVING})
     settings = {"corpus": {"name": corpus.name, "sources": list(corpus.sources), "encoding": given["encoding"],
                            "newline": given["newline"], "characters": len(corpus.text), "sha256": corpus.sha256},
                 "asked": {name: given[name] for name in ("batch", "seq", "threads")}, "split": record,
-                "preset": preset, "init_from": given["init_from"], "extend_vocab": given["extend_vocab"]}
+                "preset": preset, "init_from": given["init_from"], "extend_vocab": given["extend_vocab"],
+                "saving": asdict(saving)}
     model = prepare.build(sizes, vocab, old, given, config.seed)
-    folder = RunFolder(Path(given["out"]) if given["out"] else runs.fresh(given["name"] or corpus.name), settings)
+    path = Path(given["out"]) if given["out"] else runs.fresh(given["name"] or corpus.name)
+    click.get_current_context().with_resource(lock.held(path, new=True))
+    folder = RunFolder(path, settings, saving.keep)
     folder.make()
     training = _training(model, parts, config)
     floor, seconds = prepare.count(parts, len(vocab), config.minutes)
@@ -85,13 +101,17 @@ def start(given: dict) -> Job:
         reasons.append(describe_floor(floor.nats, floor.order, floor.counted, len(parts[0])))
     notes = [*_headlines(corpus, model, settings, kernel), *corpus.notes, *added, *warnings, *reasons,
              f"run {folder.path}"]
-    return Job(training, folder, notes)
+    return Job(training, folder, notes, saving)
 
 
 def resume(given: dict, explicit: set[str]) -> Job:
-    """The run in the folder -o, under --name, or the newest, taken up where it was saved."""
+    """The run in the folder -o, under --name, or the newest, taken up where it was saved.
+
+    Its folder is the process's until the click context ends.
+    """
     path = Path(given["out"]) if given["out"] else runs.RUNS / given["name"] if given["name"] else runs.newest()
-    document, tensors = runs.read_last(path)
+    click.get_current_context().with_resource(lock.held(path))
+    document, tensors, warnings = runs.read_newest(path)
     settings = document["training"]["settings"]
     stored = TrainConfig(**{"variational": False} | document["training"]["config"])  # older runs knew no other dropout
     known = document["config"] | document["training"]["config"] | settings["split"]["asked"] | {
@@ -117,11 +137,13 @@ def resume(given: dict, explicit: set[str]) -> Job:
     parts, _, _ = prepare.split_ids(model.vocab.encode(corpus.text), asked["val"], asked["test"])
     training = _training(model, parts, config)
     runs.restore(training, document, tensors)
-    folder = RunFolder(path, settings)
+    saving = replace(SaveConfig(**settings.get("saving", {})), **{name: given[name] for name in SAVING & explicit})
+    settings["saving"] = asdict(saving)
+    folder = RunFolder(path, settings, saving.keep)
     folder.kept = training.best
     folder.rewind(training.step)
-    return Job(training, folder, [*_headlines(corpus, model, settings, model.kernel),
-                                  f"going on with {path} after step {training.step:,}"])
+    return Job(training, folder, [*warnings, *_headlines(corpus, model, settings, model.kernel),
+                                  f"going on with {path} after step {training.step:,}"], saving)
 
 
 def _extended(stored: TrainConfig, given: dict, explicit: set[str]) -> TrainConfig:

@@ -95,8 +95,8 @@ def _verdict(error: Exception) -> tuple[int, str]:
     from rnncore.data.text import CorpusError, CorpusNotFoundError, UnknownEncodingError
     from rnncore.data.vocab import UnknownSymbolError
     from rnncore.kernels import DeviceError
+    from rnncore.recovery import Diverged
     from rnncore.runs import RunError
-    from rnncore.train import Diverged
 
     message = " ".join(str(error).split())
     if isinstance(error, (ConfigError, CorpusNotFoundError, UnknownEncodingError)):

@@ -131,6 +131,8 @@ def _shrink(config: TrainConfig, characters: int) -> tuple[TrainConfig, list[str
 def _check_memory(config: TrainConfig, model: ModelConfig, itemsize: int, there: int) -> None:
     needed = plan.memory(config, model, itemsize)
     if needed > there:
+        fits = plan.largest_batch(config, model, itemsize, there)
+        cure = f"--batch {fits} fits, or" if fits >= 1 else "take"
         raise RunError(f"{params.count(model):,} parameters and {config.batch} streams of {config.seq} take about "
-                       f"{needed / 2**30:,.1f} GiB, the device has {there / 2**30:.1f}: take a smaller --hidden, "
-                       "--layers, --embed, --batch or --seq")
+                       f"{needed / 2**30:,.1f} GiB, the device has {there / 2**30:.1f}: {cure} a smaller --hidden, "
+                       "--layers, --embed" + (" or --seq" if fits >= 1 else ", --batch or --seq"))

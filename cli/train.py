@@ -8,7 +8,7 @@ import warnings
 import click
 from click.core import ParameterSource
 
-from rnncore.config import OPTIMIZERS, PRESETS, ModelConfig, TrainConfig
+from rnncore.config import OPTIMIZERS, PRESETS, ModelConfig, SaveConfig, TrainConfig
 
 from . import options
 from .progress import display, printable, tell
@@ -82,9 +82,11 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
     ("--name", {"help": "Name of the folder under runs/ [default: the corpus's]."}),
     ("--resume", {"is_flag": True, "help": "Go on with -o, or with the newest run."}),
     ("--eval-every", {"type": int, "metavar": "STEPS", "help": "Validate so often [default: 10 times]."}),
-    ("--sample-every", {"type": click.IntRange(1), "metavar": "STEPS",
-                        "help": "Show a sample [default: with validation]."}),
-    ("--save-every", {"type": click.IntRange(1), "metavar": "STEPS", "help": "Save [default: with validation]."}))
+    _of(SaveConfig, "sample_every", "Show a sample [default: with validation].", type=click.IntRange(1),
+        metavar="STEPS"),
+    _of(SaveConfig, "save_every", "Save [default: with validation].", type=click.IntRange(1), metavar="STEPS"),
+    _of(SaveConfig, "keep", "Keep the last N saved models as step-*.safetensors.", type=click.IntRange(0),
+        metavar="N"))
 def command(**given):
     """Learn CORPUS: files, folders, - for stdin, or a named corpus; writes a run folder.
 
@@ -101,7 +103,10 @@ def command(**given):
     job = jobs.resume(given, explicit) if given["resume"] else jobs.start(given)
     for line in job.notes:
         tell(line)
-    sys.exit(drive(job, given["sample_every"], given["save_every"]))
+    try:
+        sys.exit(drive(job))
+    except MemoryError:
+        raise jobs.RunError(job.too_large()) from None
 
 
 class Interrupt:
@@ -122,39 +127,46 @@ class Interrupt:
         self.signal = number
 
 
-def drive(job, sample_every: int | None, save_every: int | None) -> int:
+def drive(job) -> int:
     """Train to the end of the budget or to a signal; returns the exit code."""
-    training, folder = job.training, job.folder
+    training, folder, every = job.training, job.folder, job.saving
     if training.done() >= 1:
-        more = [what for what, spent in (("a larger --patience", training.given_up()),
-                                         ("a larger --epochs, --steps or --minutes", training.spent_all())) if spent]
-        tell(f"{folder.path} is finished: {' and '.join(more)} goes on with it")
-        return 0
-    saved, unsaved, stop = time.monotonic(), None, None
-    said: set[str | None] = {None}
+        return already_finished(job)
+    saved, unsaved, stop, due = time.monotonic(), None, None, False
+    said: list[str | None] = [None]
     with Interrupt() as interrupt, display() as shown, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of numbers that Training finds itself
         for p in training:
-            troubles = {job.write(folder.log, p)}
+            troubles = [*(f"warning: {note}" for note in p.notes), job.write(folder.log, p)]
             shown.update(p)
-            if p.step % sample_every == 0 if sample_every else p.milestone:
+            if p.step % every.sample_every == 0 if every.sample_every else p.milestone:
                 sample = job.sample(SAMPLE)
-                troubles.add(job.write(folder.add_sample, p.step, sample))
+                troubles.append(job.write(folder.add_sample, p.step, sample))
                 shown.say(printable(sample) + "\n")
-            due = p.step % save_every == 0 if save_every else p.milestone or time.monotonic() > saved + SAVE
+            due = due or (p.step % every.save_every == 0 if every.save_every
+                          else p.milestone or time.monotonic() > saved + SAVE)
             better = p.val_loss is not None and training.best[1] == p.step
             stop = None if p.finished else interrupt.signal
             if stop:
-                troubles.add(job.write(folder.log, p, True))
-            if due or better or p.finished or stop:
-                unsaved, saved = job.write(folder.save, training, better), time.monotonic()
-                troubles.add(unsaved)
-            for trouble in troubles - said:
-                shown.say(trouble)
-            said |= troubles
+                troubles.append(job.write(folder.log, p, True))
+            if due and not training.recovery.row or better or p.finished or stop:  # bad steps in a row: not now
+                unsaved, saved, due = job.write(folder.save, training, better), time.monotonic(), False
+                troubles.append(unsaved)
+            for trouble in troubles:
+                if trouble not in said:
+                    shown.say(trouble)
+                    said.append(trouble)
             if stop:
                 break
     return farewell(job, stop, unsaved)
+
+
+def already_finished(job) -> int:
+    """Say what would go on with a run whose budget or patience is spent; returns the exit code."""
+    more = [what for what, spent in (("a larger --patience", job.training.given_up()),
+                                     ("a larger --epochs, --steps or --minutes", job.training.spent_all())) if spent]
+    tell(f"{job.folder.path} is finished: {' and '.join(more)} goes on with it")
+    return 0
 
 
 def farewell(job, stopped: int | None, unsaved: str | None) -> int:

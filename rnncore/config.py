@@ -78,6 +78,21 @@ class TrainConfig:
 
 OPTIMIZERS = "adam", "muon"
 
+
+@dataclass(frozen=True)
+class SaveConfig:
+    """What a run leaves in its folder on the way: a save and a sample every so many steps (None: with validation), and
+    the last `keep` saved models beside the best and the last."""
+    save_every: int | None = OPTIONAL
+    sample_every: int | None = OPTIONAL
+    keep: int = 0
+
+    def __post_init__(self):
+        for field, least in (("save_every", 1), ("sample_every", 1), ("keep", 0)):
+            value = getattr(self, field)
+            _check(value is None or value >= least, f"{field} must be at least {least}, not {value}")
+
+
 PRESETS = {  # fields of ModelConfig and TrainConfig; what a preset leaves open, and the plan with it, is chosen later
     "tiny": {"layers": 1, "hidden": 64, "embed": 32},
     "short": {"layers": 1, "hidden": 256},  # for a short text

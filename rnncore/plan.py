@@ -107,14 +107,20 @@ def about(number: float) -> str:
 
 
 def memory(config: TrainConfig, model: ModelConfig, itemsize: int) -> int:
-    """About the bytes that a run takes: parameters, gradients, moments, the work of a window and validation.
+    """About the bytes that a run takes: parameters and a copy, gradients, moments, the work of a window and validation.
 
     The arrays of stack.Workspace: states and gates a layer twice (training, validation), the inputs and logits too.
     """
     a_layer = 12 + (2 if config.dropout else 0)
     masked = 2 * 4 * model.hidden ** 2 * model.layers if config.weight_drop else 0
     position = 2 * model.vocab_size + 2 * model.embed + (a_layer * model.layers + 3) * model.hidden
-    return itemsize * (4 * params.count(model) + masked + config.seq * config.batch * position)
+    return itemsize * (5 * params.count(model) + masked + config.seq * config.batch * position)
+
+
+def largest_batch(config: TrainConfig, model: ModelConfig, itemsize: int, there: int) -> int:
+    """The largest batch whose `memory` is at most `there` bytes; below 1 where none is."""
+    one, two = (memory(replace(config, batch=batch), model, itemsize) for batch in (1, 2))
+    return 1 + (there - one) // (two - one)
 
 
 def rate(model: ModelConfig, optimizer: str) -> float:

@@ -2,9 +2,11 @@
 
     best.safetensors   the model with the lowest validation loss     metrics.jsonl   a row a second, and the last
     last.safetensors   all that resuming needs                       samples.txt     what the model wrote on the way
+    step-000100.safetensors and so on: what `last` was after those steps, as many as are to be kept
 """
 import datetime
 import json
+import math
 import platform
 import re
 import time
@@ -15,6 +17,8 @@ import numpy as np
 
 from . import __version__, checkpoint
 from .checkpoint import ModelFileError
+from .lock import NAME as LOCK
+from .lock import RunError
 from .lstm import State
 from .train import Progress, Training
 
@@ -22,18 +26,15 @@ RUNS = Path("runs")
 NO_MODEL = {"metrics.jsonl", "samples.txt"}
 
 
-class RunError(RuntimeError):
-    """A run folder that cannot be used; the message is one line that names the cause and the cure."""
-
-
 class RunFolder:
     """The folder `path` of one run. settings: corpus, split and what was asked for, as resuming needs them.
 
-    kept: the validation loss and the step of the model in best.safetensors, None before the first.
+    keep: how many step-*.safetensors stay. kept: the validation loss and the step of the model in best.safetensors,
+    None before the first. lock.held says whose the folder is.
     """
 
-    def __init__(self, path: Path, settings: dict):
-        self.path, self.settings = path, settings
+    def __init__(self, path: Path, settings: dict, keep: int = 0):
+        self.path, self.settings, self.keep = path, settings, keep
         self.kept: tuple[float, int] | None = None
         self._logged, self._row = float("-inf"), 0
 
@@ -47,35 +48,35 @@ class RunFolder:
 
     def make(self) -> None:
         """Make the folder and make sure that it can be written. Raises RunError."""
-        if self.path.exists() and (not self.path.is_dir() or {path.name for path in self.path.iterdir()} - NO_MODEL):
+        if self.path.exists() and not (self.path.is_dir() and all(map(_remains, self.path.iterdir()))):
             go_on = ", or go on with it with --resume" if self.last.is_file() else ""
             raise RunError(f"{self.path} exists already: take another name with -o{go_on}")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for name in NO_MODEL:  # of a run that ended before it saved a model
                 (self.path / name).unlink(missing_ok=True)
+            self._sweep()
             (self.path / "metrics.jsonl").touch()
         except OSError as error:
             raise RunError(f"the run folder {self.path} cannot be written ({error.strerror}): "
                            "name another with -o") from None
 
     def log(self, progress: Progress, last: bool = False) -> None:
-        """Add a row to metrics.jsonl: at least each second, at each evaluation and at the last step."""
+        """Add a row to metrics.jsonl: at least each second, at each evaluation, each bad step and at the last step."""
         now = time.monotonic()
-        due = progress.milestone or progress.finished or last or now >= self._logged + 1
+        due = progress.milestone or progress.finished or progress.notes or last or now >= self._logged + 1
         if not due or self._row == progress.step:
             return
         self._logged, self._row = now, progress.step
         row = {"step": progress.step, "chars": progress.chars, "seconds": round(progress.seconds, 3),
                "chars_per_s": round(progress.chars_per_s, 1), "loss": progress.loss, "val_loss": progress.val_loss,
                "lr": progress.lr, "grad_norm": progress.grad_norm}
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        finite = {name: None if value is None or not math.isfinite(value) else value for name, value in row.items()}
+        _append(self.path / "metrics.jsonl", json.dumps(finite) + "\n")
 
     def rewind(self, step: int) -> None:
         """Drop the rows of metrics.jsonl and the samples past `step`, and what a killed run left half written."""
-        for stale in self.path.glob(".*.tmp"):
-            stale.unlink()
+        self._sweep()
         path = self.path / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
         kept = [line for line in lines if (row := _row(line)) is not None and row["step"] <= step]
@@ -88,11 +89,10 @@ class RunFolder:
 
     def add_sample(self, step: int, text: str) -> None:
         """Add what the model wrote at `step` to samples.txt."""
-        with open(self.path / "samples.txt", "a", encoding="utf-8", errors="replace") as file:
-            file.write(f"--- step {step}\n{text}\n")
+        _append(self.path / "samples.txt", f"--- step {step}\n{text}\n")
 
     def save(self, training: Training, best: bool) -> None:
-        """Write last.safetensors, and best.safetensors if this is the best model so far.
+        """Write last.safetensors, best.safetensors if this is the best model so far, and a step-*.safetensors to keep.
 
         Raises OSError. A best model that cannot be written does not count as the best; last is written all the same.
         """
@@ -103,15 +103,25 @@ class RunFolder:
                 self.kept = training.best
             except OSError as error:
                 training.best, failed = self.kept, error
-        card = self.card(training)
-        to_host = training.model.kernel.to_host
-        extra = {f"optimizer.{name}": to_host(moment) for name, moment in training.optimizer.moments.items()}
+        extra = {f"optimizer.{name}": moment for name, moment in training.optimizer.moments.items()}
         if training.state is not None:
-            extra |= {"state.h": to_host(training.state.h), "state.c": to_host(training.state.c)}
+            extra |= {"state.h": training.state.h, "state.c": training.state.c}
+        if training.recovery.good is not None:
+            extra["state.good"] = training.recovery.good
+        extra = {name: training.model.kernel.to_host(array) for name, array in extra.items()}
         resume = {"settings": self.settings, "config": asdict(training.config), "progress": training.summary()}
-        checkpoint.save(training.model, self.last, card, extra, resume)
+        checkpoint.save(training.model, self.last, self.card(training), extra, resume)
+        if self.keep:
+            checkpoint.write_whole(self.path / f"step-{training.step:06}.safetensors", self.last.read_bytes())
+            for old in steps_kept(self.path)[self.keep:]:
+                old.unlink(missing_ok=True)
         if failed:
             raise failed
+
+    def _sweep(self) -> None:
+        """Remove what a killed run left half written."""
+        for stale in self.path.glob(".*.tmp"):
+            stale.unlink(missing_ok=True)
 
     def card(self, training: Training) -> dict:
         """The training card: corpus, split, losses, versions."""
@@ -133,9 +143,13 @@ def restore(training: Training, document: dict, tensors: dict[str, np.ndarray]) 
     for name, shape in wanted.items():
         if name not in tensors or tensors[name].shape != shape:
             raise ModelFileError(f"last.safetensors: {name} is missing or not of the shape {shape}: start a new run")
+    good = tensors.get("state.good")
+    if good is not None and good.shape != training.model.params.flat.shape:
+        raise ModelFileError(f"last.safetensors: state.good is not of the shape {training.model.params.flat.shape}: "
+                             "start a new run")
     moments = {name: tensors[f"optimizer.{name}"] for name in training.optimizer.moments}
     state = State(tensors["state.h"], tensors["state.c"])
-    training.restore(document["training"]["progress"], moments, state)
+    training.restore(document["training"]["progress"], moments, state, good)
 
 
 def trained(card: dict) -> bool:
@@ -154,12 +168,28 @@ def newest() -> Path:
 
 
 def fresh(name: str) -> Path:
-    """runs/NAME, or runs/NAME-2, runs/NAME-3 ... where that exists."""
+    """runs/NAME, or runs/NAME-2, runs/NAME-3 ... where that exists: the folder is made, so that no other run takes it.
+
+    One that cannot be made is handed back all the same, for `lock.held` to say why.
+    """
     path, number = RUNS / name, 1
-    while path.exists():
-        number += 1
-        path = RUNS / f"{name}-{number}"
-    return path
+    while True:
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            path = RUNS / f"{name}-{number}"
+        except OSError:
+            return path
+        else:
+            return path
+
+
+def steps_kept(path: Path) -> list[Path]:
+    """The step-*.safetensors in the run folder `path`, the newest first."""
+    found = {int(match[1]): file for file in path.glob("step-*.safetensors")
+             if (match := re.fullmatch(r"step-(\d+)\.safetensors", file.name))}
+    return [found[step] for step in sorted(found, reverse=True)]
 
 
 def read_last(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
@@ -167,10 +197,52 @@ def read_last(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     last = path / "last.safetensors"
     if not last.is_file():
         raise RunError(f"{path} holds no run to go on with (last.safetensors): start one without --resume")
-    document, tensors = checkpoint.read(last)
+    return _read_training(last)
+
+
+def read_newest(path: Path) -> tuple[dict, dict[str, np.ndarray], list[str]]:
+    """(document, tensors, warnings) of the newest file to go on with: last, or where that is damaged a kept step.
+
+    Raises RunError, ModelFileError.
+    """
+    kept, best = steps_kept(path), path / "best.safetensors"
+    try:
+        return *read_last(path), []
+    except (RunError, ModelFileError) as error:
+        damage = error
+    for file in kept:
+        try:
+            return *_read_training(file), [f"warning: {damage}; going on with {file.name}"]
+        except ModelFileError:
+            continue
+    if best.is_file():
+        raise ModelFileError(f"{damage}; {best.name} has no optimiser state to go on with, but --init-from {best} "
+                             "begins a new run from it")
+    raise damage
+
+
+def _read_training(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    document, tensors = checkpoint.read(path)
     if "training" not in document:
-        raise ModelFileError(f"{last} holds a model but not what resuming needs: start a new run")
+        raise ModelFileError(f"{path} holds a model but not what resuming needs: start a new run")
     return document, tensors
+
+
+def _append(path: Path, text: str) -> None:
+    """Add text to a file, all of it or nothing. Raises OSError."""
+    with open(path, "ab", buffering=0) as file:
+        data, size = text.encode(errors="replace"), file.tell()
+        try:
+            while data:
+                data = data[file.write(data):]
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+def _remains(path: Path) -> bool:
+    """Whether this may be left of a run that ended before it saved a model."""
+    return path.name in NO_MODEL or path.name == LOCK or path.match(".*.tmp")
 
 
 def _row(line: str) -> dict | None:

@@ -14,6 +14,7 @@ from .evaluate import Validation
 from .lstm import State
 from .optim import OPTIMIZERS, clip_scale, global_norm, rate
 from .random import Purpose, uniform
+from .recovery import Recovery
 
 MILESTONES = 10    # evaluations in a run, unless eval_every says otherwise
 VALIDATE = 0.03    # the share of a run that evaluations in mid-run may take
@@ -21,13 +22,13 @@ FINAL = 0.03       # the share that the last one may take
 FORWARD = 0.4      # a forward pass costs at most this part of a training step
 
 
-class Diverged(ArithmeticError):
-    """The loss or the gradient is no longer a finite number."""
-
-
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands after a step. Losses are nats per character; val_loss is None where none was measured."""
+    """Where a run stands after a step. Losses are nats per character; val_loss is None where none was measured.
+
+    notes: a line on each number that was not finite, and what was done about it (recovery.py); the loss of a step that
+    was skipped for it is what it was, nan or inf too.
+    """
     step: int             # steps taken
     epoch: int            # whole passes over the text before this step
     done: float           # share of the budget that is spent, 0 to 1
@@ -40,6 +41,7 @@ class Progress:
     val_loss: float | None = None
     milestone: bool = False
     finished: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -63,6 +65,7 @@ class Training:
     def __init__(self, model, batches, config: TrainConfig, validation: Validation | None = None):
         self.model, self.batches, self.config, self.validation = model, batches, config, validation
         self.optimizer = OPTIMIZERS[config.optimizer](model.params, config, model.each)
+        self.recovery = Recovery(model.params, self.optimizer.moments)
         self.step, self.chars, self.clock = 0, 0, Clock()
         self.state: State | None = None
         self.val_windows: int | None = None       # the sample of the validation text that mid-run evaluations score
@@ -117,13 +120,11 @@ class Training:
             self.state = None
         x, y = self.batches.window(window, rotation(config.seed, epoch, len(self.batches.ids)))
         dropout = Dropout(config.dropout or 0.0, config.seed, self.step, config.variational, config.weight_drop or 0.0)
-        loss, grads, self.state = self.model.loss_and_grads(x, y, self.state, dropout=dropout)
+        loss, grads, state = self.model.loss_and_grads(x, y, self.state, dropout=dropout)
         norm = global_norm(grads)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise Diverged(f"step {self.step + 1}: the loss is {loss:.4g} and the gradient's norm {norm:.4g}")
         half_step = 0.5 / self.total if self.total else 0.0
-        lr = rate(config, before + half_step)
-        self.optimizer.update(self.model.params, grads, lr, clip_scale(norm, config.clip), self.step + 1)
+        lr = rate(config, before + half_step) * self.recovery.rate
+        self.state = self._update(loss, grads, norm, lr, state)
         self.step, self.chars = self.step + 1, self.chars + x.size
         self.clock.training += time.perf_counter() - begun
         done = self.done()
@@ -131,8 +132,19 @@ class Training:
         self.spent = done
         val_loss = self._validate(done >= 1) if milestone and self.validation else None
         done = 1.0 if self.given_up() else done
+        notes, self.recovery.notes = tuple(self.recovery.notes), []
         return Progress(self.step, epoch, done, self.chars, self.clock.now(), self.chars / self.clock.training,
-                        loss, lr, norm, val_loss, milestone, done >= 1)
+                        loss, lr, norm, val_loss, milestone, done >= 1, notes)
+
+    def _update(self, loss: float, grads, norm: float, lr: float, state: State) -> State:
+        """Update the parameters, unless a number is not finite; returns the state to carry on."""
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.recovery.skip(self.step + 1, loss, grads)
+            return State(*map(self.model.kernel.xp.zeros_like, state))
+        self.recovery.passed(self.step)
+        taken = self.step + 1 - self.recovery.uncounted
+        self.optimizer.update(self.model.params, grads, lr, clip_scale(norm, self.config.clip), taken)
+        return state
 
     def _due(self, before: float, done: float) -> bool:
         if self.config.eval_every:
@@ -159,8 +171,9 @@ class Training:
         """The loss on the sample; final_loss as well where this is the last."""
         windows = max(self.val_windows, self._affordable(FINAL)) if last else self.val_windows
         whole, sample = self.validation.loss(self.model, windows, prefix=self.val_windows)
-        if not math.isfinite(whole):
-            raise Diverged(f"step {self.step}: the validation loss is {whole:.4g}")
+        while not math.isfinite(whole):
+            self.recovery.go_back(self.step, f"step {self.step}: the validation loss is {whole:.4g}")
+            whole, sample = self.validation.loss(self.model, windows, prefix=self.val_windows)
         if last:
             self.final_loss, self.final_windows = whole, windows
         return sample
@@ -181,10 +194,11 @@ class Training:
         return {"step": self.step, "chars": self.chars, "seconds": self.clock.now(),
                 "training_seconds": self.clock.training, "val_windows": self.val_windows,
                 "best": list(self.best) if self.best else None, "stale": self.stale,
-                "final_loss": self.final_loss, "final_windows": self.final_windows}
+                "final_loss": self.final_loss, "final_windows": self.final_windows,
+                "recovery": self.recovery.summary()}
 
-    def restore(self, summary: dict, moments: dict, state: State | None) -> None:
-        """Go on from what `summary`, `optimizer.moments` and `state` were."""
+    def restore(self, summary: dict, moments: dict, state: State | None, good=None) -> None:
+        """Go on from what `summary`, `optimizer.moments`, `state` and `recovery.good` were."""
         self.step, self.chars = summary["step"], summary["chars"]
         self.clock = Clock(summary["seconds"], summary["training_seconds"])
         self.spent = self.done()
@@ -195,12 +209,14 @@ class Training:
         for name, moment in self.optimizer.moments.items():
             moment[...] = self.model.kernel.to_device(moments[name])
         self.state = state and State(*map(self.model.kernel.to_device, state))
+        good = None if good is None else self.model.kernel.to_device(good)
+        self.recovery.restore(summary.get("recovery", {}), good)
 
 
 def fit(model, batches, config: TrainConfig, validation: Validation | None = None) -> Iterator[Progress]:
     """Train model in place on batches (data.batches.Batches) until the budget of config is spent, a Progress a step.
 
-    config.lr and one of steps, epochs, minutes must be given. Raises Diverged when a number is not finite.
+    config.lr and one of steps, epochs, minutes must be given. Raises recovery.Diverged where recovery does not help.
     """
     return iter(Training(model, batches, config, validation))
 

@@ -295,7 +295,8 @@ def test_divergence_ends_with_3_and_leaves_no_nan_behind(train, tmp_path):
         assert result.code == 3 and "Traceback" not in result.err and "RuntimeWarning" not in result.err
         assert "--lr" in result.err.splitlines()[-1]
         rows(tmp_path / args[1])
-        assert "best.safetensors" not in files(tmp_path / args[1])
+        if "best.safetensors" in files(tmp_path / args[1]):  # the parameters that returned
+            assert card(args[1])["val_loss"] < 4 and np.isfinite(rnncore.load(args[1], "cpu").params.flat).all()
 
 
 # The display

@@ -121,10 +121,10 @@ def test_newest_and_fresh(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunError, match="rnncore train"):
         newest()
-    assert fresh("a") == Path("runs/a")
+    assert fresh("a") == Path("runs/a") and fresh("a") == Path("runs/a-2")  # they are made, so nobody else takes them
     for number, name in enumerate(("a/last", "b/best", "a-2/other", "c/metrics")):
         path = Path("runs") / f"{name}.safetensors"
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(exist_ok=True)
         path.touch()
         os.utime(path, (number, number))
     assert newest() == Path("runs/b") and fresh("a") == Path("runs/a-3") and fresh("d") == Path("runs/d")

@@ -1,4 +1,4 @@
-"""The training loop: the very steps of a loop written out by hand, budgets, milestones, validation, divergence."""
+"""The training loop: the very steps of a loop written out by hand, budgets, milestones, validation."""
 import math
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from rnncore import train as train_module
 from rnncore.data.batches import Batches
 from rnncore.dropout import Dropout
 from rnncore.evaluate import Validation
-from rnncore.train import Diverged, Training, fit, rotation, total_steps
+from rnncore.train import Training, fit, rotation, total_steps
 
 IDS = np.random.default_rng(0).integers(0, 7, 331).astype(np.uint8)
 LEARNABLE = np.arange(400, dtype=np.uint8) % 7
@@ -162,30 +162,6 @@ def test_rotations_differ_by_epoch_and_seed_and_the_first_is_none():
     assert [rotation(seed, 0, 100) for seed in range(5)] == [0] * 5
     seen = {rotation(seed, epoch, 10 ** 6) for seed in range(5) for epoch in range(1, 20)}
     assert len(seen) == 95 and 0 <= min(seen) and max(seen) < 10 ** 6
-
-
-@pytest.mark.parametrize("what", ["parameter", "gradient"])
-def test_divergence_leaves_the_parameters_as_they_were(what, monkeypatch):
-    run = training()
-    iterator = iter(run)
-    next(iterator)
-    if what == "parameter":
-        run.model.params["head.bias"][0] = np.inf
-    else:
-        monkeypatch.setattr(train_module, "global_norm", lambda grads: float("inf"))
-    before, moments = run.model.params.flat.copy(), {k: m.copy() for k, m in run.optimizer.moments.items()}
-    with np.errstate(invalid="ignore"), pytest.raises(Diverged, match="step 2"):
-        next(iterator)
-    assert np.array_equal(run.model.params.flat, before) and run.step == 1
-    assert all(np.array_equal(run.optimizer.moments[k], m) for k, m in moments.items())
-
-
-def test_a_validation_loss_that_is_no_number_is_a_divergence(monkeypatch):
-    run = training(validation=IDS)
-    monkeypatch.setattr(run.validation, "loss", lambda *args, **kwargs: (float("nan"), float("nan")))
-    with pytest.raises(Diverged, match="validation"):
-        list(run)
-    assert run.best is None
 
 
 def test_threads_agree_and_each_number_of_them_repeats_its_bits():
