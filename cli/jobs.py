@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from rnncore import checkpoint, kernels, params, runs
+from rnncore import checkpoint, documents, kernels, params, runs
 from rnncore.config import SampleConfig, TrainConfig
 from rnncore.data.batches import Batches
 from rnncore.data.text import Corpus, read
@@ -90,6 +90,7 @@ def resume(given: dict, explicit: set[str]) -> Job:
     """The run in the folder -o, under --name, or the newest, taken up where it was saved."""
     path = Path(given["out"]) if given["out"] else runs.RUNS / given["name"] if given["name"] else runs.newest()
     document, tensors = runs.read_last(path)
+    documents.check_training(path / "last.safetensors", document, tensors)
     settings = document["training"]["settings"]
     stored = TrainConfig(**{"variational": False} | document["training"]["config"])  # older runs knew no other dropout
     known = document["config"] | document["training"]["config"] | settings["split"]["asked"] | {
@@ -110,7 +111,8 @@ def resume(given: dict, explicit: set[str]) -> Job:
         raise RunError(f"the corpus is not the one that {path} was trained on (its sha256 differs): "
                        "bring the old text back, or start a new run")
     asked = settings["split"]["asked"]
-    parts, _, _ = prepare.split_ids(model.vocab.encode(corpus.text), asked["val"], asked["test"])
+    parts, record, _ = prepare.split_ids(model.vocab.encode(corpus.text), asked["val"], asked["test"])
+    documents.check_split(path / "last.safetensors", settings["split"], record)
     training = _training(model, parts, config)
     runs.restore(training, document, tensors)
     folder = RunFolder(path, settings)

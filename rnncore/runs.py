@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import __version__, checkpoint
-from .checkpoint import ModelFileError
+from . import __version__, checkpoint, documents
+from .documents import ModelFileError
+from .files import write_whole
 from .lstm import State
 from .train import Progress, Training
 
@@ -79,12 +80,14 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
         kept = [line for line in lines if (row := _row(line)) is not None and row["step"] <= step]
-        checkpoint.write_whole(path, "".join(line + "\n" for line in kept).encode())
+        write_whole(path, "".join(line + "\n" for line in kept).encode())
         path = self.path / "samples.txt"
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-        later = [head.start() for head in re.finditer(r"^--- step (\d+)$", text, re.MULTILINE) if int(head[1]) > step]
-        if later:
-            checkpoint.write_whole(path, text[:later[0]].encode())
+        heads = list(re.finditer(r"^--- step (\d+)$", text, re.MULTILINE))
+        dropped = [head.start() for head in heads if int(head[1]) > step] + [
+            head.start() for head in heads[-1:] if not text.endswith("\n")]
+        if dropped:
+            write_whole(path, text[:min(dropped)].encode())
 
     def add_sample(self, step: int, text: str) -> None:
         """Add what the model wrote at `step` to samples.txt."""
@@ -140,9 +143,7 @@ def restore(training: Training, document: dict, tensors: dict[str, np.ndarray]) 
 
 def trained(card: dict) -> bool:
     """Whether a card is one that `RunFolder.card` made: a model that was saved from Python may have any."""
-    wanted = {"corpus": {"name", "sources", "encoding", "newline", "characters", "sha256"},
-              "split": {"train", "validation", "test"}, "train": set()}
-    return all(isinstance(card.get(name), dict) and keys <= card[name].keys() for name, keys in wanted.items())
+    return documents.fault(card, documents.CARD, "card") is None
 
 
 def newest() -> Path:
