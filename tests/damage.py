@@ -144,7 +144,7 @@ def in_tensors(document: dict, tensors: dict, rng: np.random.Generator) -> bytes
     elif kind == 3:
         tensor = [tensor[..., None], tensor[:-1], np.concatenate([tensor, tensor]), tensor[:0]][rng.integers(4)]
     elif kind == 4:
-        more = ["optimizer.m", "state.h", "lstm.weight_hh_l9", "../x", "a\nb", "\x1b[2J", "é" * 300][rng.integers(7)]
+        more = ["optimizer.x", "state.x", "lstm.weight_hh_l9", "../x", "a\nb", "\x1b[2J", "é" * 300][rng.integers(7)]
         return sealed(document, tensors | {more: tensor})
     else:
         return sealed(document, {("x" + key if key == name else key): value for key, value in tensors.items()})

@@ -74,10 +74,10 @@ def test_model_file_with_another_text_under_a_right_sha256(good, place, seed):
     for _ in range(400):
         path, data = in_text(*good[1:], rng)
         line = refusal(place, data)
-        if path[0] != "card" or path == ("card",):
-            assert line and path[0] in line, (path, line)
+        if path[0] == "card":  # an object that may hold anything
+            assert line is None or path == ("card",) and "card" in line, (path, line)
         else:
-            assert line is None, line  # a card may say anything
+            assert line and path[0] in line, (path, line)
 
 
 def test_model_file_with_tensors_missing_extra_misshapen_or_of_other_dtypes(good, place):
