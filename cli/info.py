@@ -80,7 +80,7 @@ def card_lines(card: dict):
            f"on {card['made'][:10]}")
     if card.get("init_from"):
         yield f"begun from  {card['init_from']}"
-    if card["val_loss"] is not None:
+    if None not in (card["val_loss"], card["best_step"]):
         last = card["val_loss_of_all"]
         whole = f"; {last:.4f} over the final evaluation" if last is not None else ""
         yield f"validation  {card['val_loss']:.4f} nats/char at step {card['best_step']:,}{whole}"

@@ -74,7 +74,7 @@ SHA256 = Kind("64 hexadecimal digits", lambda value: isinstance(value, str) and 
 TEXTS = Kind("an object of texts", lambda value: isinstance(value, dict) and all(map(_is_text, value.values())))
 NUMBERS = Kind("an object of numbers", lambda value: isinstance(value, dict) and all(map(_is_number, value.values())))
 BEST = Kind("[loss, step]", lambda value: isinstance(value, list) and len(value) == 2 and _is_number(value[0])
-            and _is_whole(value[1], 1))
+            and value[0] >= 0 and _is_whole(value[1], 1))
 
 # A name that ends in ? may be missing; others than those named here may stand beside them.
 CORPUS = {"name": TEXT, "sources": NAMES, "encoding": Kind("an encoding", _is_encoding),
