@@ -136,8 +136,9 @@ def _check_layout(path: Path, document: dict, file) -> None:
 
 
 def _resuming_shapes(config: ModelConfig, names: set[str]) -> dict[str, tuple]:
-    """The tensors that resuming needs, among `names`: moments (P,), states (L, H, N) for any N, None here."""
-    return {name: (count(config),) if name.startswith("optimizer.") else (config.layers, config.hidden, None)
+    """The tensors for resuming, among `names`: states (L, H, N), here with None for any N, and buffers (P,)."""
+    state, flat = (config.layers, config.hidden, None), (count(config),)
+    return {name: state if name in ("state.h", "state.c") else flat
             for name in names if name.startswith(("optimizer.", "state."))}
 
 

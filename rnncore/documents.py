@@ -70,7 +70,8 @@ NUMBER = Kind("a number", _is_number)
 SECONDS = Kind("a number of at least 0", lambda value: _is_number(value) and value >= 0)
 SHARE = Kind("a number of at least 0 and below 1", lambda value: _is_number(value) and 0 <= value < 1)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-SHA256 = Kind("64 hexadecimal digits", lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)))
+SHA256 = Kind("64 hexadecimal digits",
+              lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)))
 TEXTS = Kind("an object of texts", lambda value: isinstance(value, dict) and all(map(_is_text, value.values())))
 NUMBERS = Kind("an object of numbers", lambda value: isinstance(value, dict) and all(map(_is_number, value.values())))
 BEST = Kind("[loss, step]", lambda value: isinstance(value, list) and len(value) == 2 and _is_number(value[0])
@@ -94,7 +95,7 @@ TRAINING = {
                  "val_windows": Maybe(POSITIVE), "best": Maybe(BEST), "stale?": COUNT, "final_loss": Maybe(NUMBER),
                  "final_windows": COUNT},
     "config": {}}
-RESUMING = ["optimizer.m", "optimizer.v", "state.c", "state.h"]  # the tensors beside a training text
+RESUMING = {"optimizer.m", "optimizer.v", "state.h", "state.c"}  # the tensors beside a training text; ? as above
 
 
 def fault(value, spec, name: str) -> str | None:
@@ -239,9 +240,10 @@ def _is_of(value, kind) -> bool:
 
 def _contradiction(progress: dict, config: TrainConfig, tensors: dict) -> str | None:
     """Where two fields of a training text, or the text and the tensors, cannot both be right."""
-    state = sorted(name for name in tensors if name.startswith(("optimizer.", "state.")))
-    if state != RESUMING:
-        return f"the tensors {', '.join(state)} are not {', '.join(RESUMING)}"
+    there = {name for name in tensors if name.startswith(("optimizer.", "state."))}
+    known, needed = {name.rstrip("?") for name in RESUMING}, {name for name in RESUMING if not name.endswith("?")}
+    for name in sorted(there - known | needed - there):
+        return f"tensor {name:.80} is {'not expected' if name in there else 'missing'}"
     for name in ("state.h", "state.c"):
         if config.batch != tensors[name].shape[2]:
             return f"training.config.batch is {config.batch}, but {name} has {tensors[name].shape[2]} columns"

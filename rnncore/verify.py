@@ -33,7 +33,7 @@ def verify(path: Path) -> Iterator[Verdict]:
 
 
 def model_fault(path: Path) -> str | None:
-    """What is wrong with a model file: layout, numbers, digest, and what resuming needs where it says that it has it."""
+    """What is wrong with a model file: layout, numbers, digest, and what resuming needs where it is there."""
     try:
         document, tensors = checkpoint.read(path)
         checkpoint.to_model(document, tensors, "cpu")

@@ -2,6 +2,7 @@
 
 A damage that keeps a right sha256 (`sealed`) is what a file made by hand in bad faith would be.
 """
+
 import json
 import struct
 from collections.abc import Iterator
@@ -13,8 +14,32 @@ from safetensors.numpy import save as to_bytes
 from rnncore import checkpoint
 from rnncore.checkpoint import KEY
 
-WRONG = (None, True, False, -1, 1.5, "x", "", "a\nb\x1b[2J", "a\0b", "\ud800", [], {}, [[]], [None], {"a": 1}, 2 ** 63, 2 ** 64,
-         10 ** 30, -10 ** 30, float("nan"), float("inf"), float("-inf"), 1e308, "9" * 9000)
+WRONG = (
+    None,
+    True,
+    False,
+    -1,
+    1.5,
+    "x",
+    "",
+    "a\nb\x1b[2J",
+    "a\0b",
+    "\ud800",
+    [],
+    {},
+    [[]],
+    [None],
+    {"a": 1},
+    2**63,
+    2**64,
+    10**30,
+    -(10**30),
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    1e308,
+    "9" * 9000,
+)
 
 
 def sealed(document: dict, tensors: dict) -> bytes:
@@ -27,7 +52,7 @@ def sealed(document: dict, tensors: dict) -> bytes:
 def header_of(raw: bytes) -> tuple[dict, bytes]:
     """(header, data) of a file's bytes."""
     (length,) = struct.unpack("<Q", raw[:8])
-    return json.loads(raw[8:8 + length]), raw[8 + length:]
+    return json.loads(raw[8 : 8 + length]), raw[8 + length :]
 
 
 def packed(header: dict | bytes, data: bytes) -> bytes:
@@ -51,15 +76,15 @@ def in_bytes(raw: bytes, rng: np.random.Generator) -> bytes:
     elif kind == 2:
         del data[start:]
     elif kind == 3:
-        del data[start:start + size]
+        del data[start : start + size]
     elif kind == 4:
-        data[start:start] = data[start:start + size]
+        data[start:start] = data[start : start + size]
     elif kind == 5:
-        data[start:start + size] = bytes(len(data[start:start + size]))
+        data[start : start + size] = bytes(len(data[start : start + size]))
     elif kind == 6:
         data[start:start] = rng.bytes(size)
     else:
-        length = [2 ** 64 - 1, 2 ** 63, 10 ** 12, 0, 1, len(raw), len(raw) - 8, int(rng.integers(len(raw)))]
+        length = [2**64 - 1, 2**63, 10**12, 0, 1, len(raw), len(raw) - 8, int(rng.integers(len(raw)))]
         data[:8] = struct.pack("<Q", length[rng.integers(len(length))])
     return bytes(data)
 
@@ -74,11 +99,33 @@ def in_header(raw: bytes, rng: np.random.Generator) -> bytes:
     if kind == 0:
         entry["dtype"] = str(rng.choice(["F64", "F16", "BF16", "I32", "U8", "BOOL", "F8_E4M3", "F4", "C64", "X", ""]))
     elif kind == 1:
-        entry["shape"] = [[], [0], [2 ** 40, 2 ** 40], [2 ** 63], [end - begin], [-1], [1.5], ["3"], None, [2] * 5000,
-                          entry["shape"][::-1] + [1]][rng.integers(11)]
+        entry["shape"] = [
+            [],
+            [0],
+            [2**40, 2**40],
+            [2**63],
+            [end - begin],
+            [-1],
+            [1.5],
+            ["3"],
+            None,
+            [2] * 5000,
+            entry["shape"][::-1] + [1],
+        ][rng.integers(11)]
     elif kind == 2:
-        entry["data_offsets"] = [[0, end], header[other]["data_offsets"], [begin, 2 ** 62], [end, begin], [begin + 4, end + 4],
-                                 [begin], [], [begin, end, end], [-4, 0], None, [10 ** 30, 10 ** 30 + 1]][rng.integers(11)]
+        entry["data_offsets"] = [
+            [0, end],
+            header[other]["data_offsets"],
+            [begin, 2**62],
+            [end, begin],
+            [begin + 4, end + 4],
+            [begin],
+            [],
+            [begin, end, end],
+            [-4, 0],
+            None,
+            [10**30, 10**30 + 1],
+        ][rng.integers(11)]
     elif kind == 3:
         del entry[rng.choice(sorted(entry))]
     elif kind == 4:
@@ -95,7 +142,8 @@ def in_header(raw: bytes, rng: np.random.Generator) -> bytes:
         return packed(header, data + data[begin:end])
     else:
         header["__metadata__"] = [None, {}, [], {KEY: 5}, {KEY: ""}, {KEY: "{}"}, {"other": "x"}, {KEY: "[" * 50_000}][
-            rng.integers(8)]
+            rng.integers(8)
+        ]
         return packed(header, data)
     header[name] = entry
     return packed(header, data)
@@ -124,7 +172,7 @@ def changed(document: dict, path: tuple, value=KeyError) -> dict:
 
 def in_text(document: dict, tensors: dict, rng: np.random.Generator, below: tuple = ()) -> tuple[tuple, bytes]:
     """(path, file): a field of the JSON text lacking, or of another type or range, under a right sha256."""
-    paths = [path for path in leaves(document) if path[:len(below)] == below]
+    paths = [path for path in leaves(document) if path[: len(below)] == below]
     path = paths[rng.integers(len(paths))]
     value = KeyError if rng.random() < 0.15 else WRONG[rng.integers(len(WRONG))]
     return path, sealed(changed(document, path, value), tensors)
@@ -161,5 +209,12 @@ def instead(place: Path, kind: str) -> None:
     elif kind == "pickle":  # one that makes a folder when it is loaded
         place.write_bytes(f"cos\nmkdir\n(V{place.parent / 'unpickled'}\ntR.".encode())
     else:
-        place.write_bytes({"empty": b"", "text": b"To be, or not to be\n" * 50, "zeros": bytes(5000),
-                           "json": b'{"rnncore": {}}', "eight bytes": bytes(8)}[kind])
+        place.write_bytes(
+            {
+                "empty": b"",
+                "text": b"To be, or not to be\n" * 50,
+                "zeros": bytes(5000),
+                "json": b'{"rnncore": {}}',
+                "eight bytes": bytes(8),
+            }[kind]
+        )

@@ -121,7 +121,8 @@ def test_out(write, refuse, tmp_path):
 
 @pytest.mark.parametrize("place, words, code", [
     (".", "is a directory", 2), ("out.txt/x", "out.txt/x: Not a directory", 1), ("no/x", "no/x: No such file", 1),
-    ("/proc/rnncore", "/proc/rnncore: No such file", 1), ("/dev/full", "exists already", 1), ("dangling", "exists already", 1)])
+    ("/proc/rnncore", "/proc/rnncore: No such file", 1), ("/dev/full", "exists already", 1),
+    ("dangling", "exists already", 1)])
 def test_out_onto_a_file_a_folder_or_where_nothing_can_be_written(refuse, tmp_path, place, words, code):
     (tmp_path / "out.txt").write_text("mine")
     (tmp_path / "dangling").symlink_to("nowhere")
@@ -142,7 +143,8 @@ def test_a_disk_that_is_full_while_out_is_written_names_the_file(trained, tmp_pa
     """A limit on the size of files stands for the full disk; what was written until then is kept."""
     done = run("generate", "-n", 9000, "--count", count, "--out", tmp_path / "out.txt", cwd=trained,
                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)))
-    assert refused(done) == f"rnncore: {tmp_path}/out.txt: File too large" and (tmp_path / "out.txt").stat().st_size == 5000
+    assert refused(done) == f"rnncore: {tmp_path}/out.txt: File too large"
+    assert (tmp_path / "out.txt").stat().st_size == 5000
 
 
 def test_temperature_0_is_greedy_and_a_negative_one_or_nan_a_usage_error(write, refuse):
@@ -161,8 +163,8 @@ def test_top_k_above_v_is_clamped_and_top_p_0_a_usage_error(write, refuse):
 @pytest.mark.parametrize("args", [("-n", 300_000), ("-n", 2000, "--count", 3), ("-n", 0)])
 def test_generate_into_head_is_a_silent_end(trained, args):
     shell = " ".join(map(str, [*COMMAND, "generate", *args]))
-    done = subprocess.run(["bash", "-c", f"{shell} | head -1; echo ${{PIPESTATUS[0]}} >&2"], cwd=trained, env=ENVIRONMENT,
-                          capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", f"{shell} | head -1; echo ${{PIPESTATUS[0]}} >&2"], cwd=trained,
+                          env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert done.stderr == "0\n" and done.stdout.count("\n") <= 1
 
 
@@ -174,8 +176,9 @@ def test_a_full_stdout_ends_generate_with_one_line(trained, args):
     assert (done.returncode, done.stderr) == (1, "rnncore: No space left on device\n")
 
 
-@pytest.mark.parametrize("env", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-                                 {"LC_ALL": "POSIX", "PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "utf-8"}])
+@pytest.mark.parametrize("env", [
+    {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    {"LC_ALL": "POSIX", "PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "utf-8"}])
 def test_a_terminal_that_is_not_utf8_is_never_a_crash(tmp_path, env):
     text = "Ein Bär läßt ☃ grüßen, 東京 😀 e\u0301. " * 60
     vocab = rnncore.Vocab.from_text(text)

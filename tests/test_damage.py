@@ -1,4 +1,5 @@
-"""Model files damaged in thousands of ways: each is refused in one line by one exception, or is the model that it was."""
+"""Model files damaged in thousands of ways: each is refused in one line, or is the model that it was."""
+
 import json
 import os
 import struct
@@ -123,19 +124,43 @@ def test_pickle_npz_text_empty_file_or_folder_in_its_place(place, kind, capsys):
 
 def test_a_card_may_be_anything_and_is_shown_without_harm(good, place, capsys):
     _, document, tensors = good
-    about = {"name": "\x1b[2J", "sources": ["../../x"], "encoding": "utf-8", "newline": "lf", "characters": 9, "sha256": "0" * 64}
-    card = {"corpus": about, "split": {"train": 5, "validation": 2, "test": 2}, "train": {}, "step": 3, "chars": 9, "seconds": 1.5,
-            "made": "2026-11-24", "val_loss": 1.5, "best_step": 3, "val_loss_of_all": 1.25, "init_from": "/etc/passwd",
-            "floor": {"nats": 1.5, "order": 2, "counted": 5}, "versions": {"rnncore": "0"}, "losses": {"val": 1.5}}
+    about = {
+        "name": "\x1b[2J",
+        "sources": ["../../x"],
+        "encoding": "utf-8",
+        "newline": "lf",
+        "characters": 9,
+        "sha256": "0" * 64,
+    }
+    card = {
+        "corpus": about,
+        "split": {"train": 5, "validation": 2, "test": 2},
+        "train": {},
+        "step": 3,
+        "chars": 9,
+        "seconds": 1.5,
+        "made": "2026-11-24",
+        "val_loss": 1.5,
+        "best_step": 3,
+        "val_loss_of_all": 1.25,
+        "init_from": "/etc/passwd",
+        "floor": {"nats": 1.5, "order": 2, "counted": 5},
+        "versions": {"rnncore": "0"},
+        "losses": {"val": 1.5},
+    }
     from rnncore.runs import trained
+
     assert trained(card)
     rng, whole = np.random.default_rng(0), document | {"card": card}
     for _ in range(250):
         path, data = in_text(whole, tensors, rng, ("card",))
         place.write_bytes(data)
         result = call(capsys, "info", place)
-        assert "\x1b" not in result.out and "internal" not in result.err and (
-            result.code == 0 and result.err == "" or path == ("card",) and "card" in refused(result)), (path, result)
+        assert (
+            "\x1b" not in result.out
+            and "internal" not in result.err
+            and (result.code == 0 and result.err == "" or path == ("card",) and "card" in refused(result))
+        ), (path, result)
     assert os.listdir(place.parent) == [place.name]  # names in it are no paths
 
 
@@ -149,8 +174,12 @@ def test_a_card_nested_deeply(good, place, depth):
 def test_weights_that_overflow_are_refused(good, place):
     _, document, tensors = good
     most = np.finfo(np.float32).max
-    place.write_bytes(sealed(document, {name: np.full_like(tensor, most) if "bias" in name else tensor
-                                        for name, tensor in tensors.items()}))
+    place.write_bytes(
+        sealed(
+            document,
+            {name: np.full_like(tensor, most) if "bias" in name else tensor for name, tensor in tensors.items()},
+        )
+    )
     with pytest.raises(ModelFileError, match="lstm.bias_ih_l0 holds numbers too large for float32"):
         load(place, "cpu")
     place.write_bytes(sealed(document, {name: np.full(tensor.shape, 1e300) for name, tensor in tensors.items()}))
@@ -183,23 +212,31 @@ def test_a_header_that_claims_terabytes_allocates_nothing(good, tmp_path):
     header, data = header_of(raw)
     good_file = tmp_path / "good"
     good_file.write_bytes(raw)
-    files = {f"length {length}": struct.pack("<Q", length) + raw[8:] for length in (2 ** 64 - 1, 2 ** 63, 10 ** 13, 10 ** 9)}
-    for name, shape in (("tall", [10 ** 12, 3]), ("cube", [2 ** 20, 2 ** 20, 2 ** 20])):
+    files = {f"length {length}": struct.pack("<Q", length) + raw[8:] for length in (2**64 - 1, 2**63, 10**13, 10**9)}
+    for name, shape in (("tall", [10**12, 3]), ("cube", [2**20, 2**20, 2**20])):
         size = 4 * int(np.prod(shape, dtype=object))
-        files[name] = packed(header | {"embedding.weight": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}, data)
-    large = {"vocab_size": 5, "embed": 3, "hidden": 3 * 10 ** 5, "layers": 2}
+        files[name] = packed(
+            header | {"embedding.weight": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}, data
+        )
+    large = {"vocab_size": 5, "embed": 3, "hidden": 3 * 10**5, "layers": 2}
     files["config"] = sealed(changed(document, ("config",), large), tensors)
-    files["vocab"] = sealed(changed(document, ("config", "vocab_size"), 10 ** 12), tensors)
+    files["vocab"] = sealed(changed(document, ("config", "vocab_size"), 10**12), tensors)
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     files["sparse"] = None
     sparse_model(tmp_path / "sparse", document, large)
     with open(tmp_path / "sparse header", "wb") as file:  # the file is as long as it says
-        file.write(struct.pack("<Q", 10 ** 12))
-        file.truncate(10 ** 12 + 8)
+        file.write(struct.pack("<Q", 10**12))
+        file.truncate(10**12 + 8)
     files["sparse header"] = None
-    done = subprocess.run([sys.executable, "-c", LIMITED, good_file, *(tmp_path / name for name in files)], cwd=tmp_path,
-                          env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, good_file, *(tmp_path / name for name in files)],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and done.stderr == "" and lines.pop() == "True", done
     assert len(lines) == len(files) and all(name in line for name, line in zip(files, lines, strict=True)), lines
@@ -216,4 +253,4 @@ def sparse_model(path, document: dict, config: dict) -> None:
     with open(path, "wb") as file:
         file.write(packed(header, b""))
         file.truncate(file.tell() + start)
-    assert start > 4 * 10 ** 12 and path.stat().st_blocks < 100
+    assert start > 4 * 10**12 and path.stat().st_blocks < 100

@@ -1,4 +1,5 @@
-"""A file under its own name is whole: the order of what reaches the disk, errors on the way, and kill -9 during a save."""
+"""A file under its own name is whole: what reaches the disk in which order, errors on the way, kill -9 during a save."""
+
 import os
 import signal
 import subprocess
@@ -61,13 +62,17 @@ class Recorder:
                 self._folders[result] = str(args[0])
             if name in ("fsync", "replace"):
                 size = os.fstat(args[0]).st_size if name == "fsync" and args[0] not in self._folders else None
-                self.calls.append((name, self._folders.get(args[0], size)) if name == "fsync" else
-                                  (name, Path(args[0]).stem.startswith("."), str(args[1])))
+                self.calls.append(
+                    (name, self._folders.get(args[0], size))
+                    if name == "fsync"
+                    else (name, Path(args[0]).stem.startswith("."), str(args[1]))
+                )
             return result
+
         return noted
 
 
-@pytest.mark.parametrize("length", [0, 4, 10 ** 6])
+@pytest.mark.parametrize("length", [0, 4, 10**6])
 def test_a_save_is_written_flushed_synced_renamed_and_its_folder_synced(tmp_path, monkeypatch, length):
     """fsync sees every byte before the rename; the folder's fsync makes the rename itself survive a crash."""
     recorder = Recorder()
@@ -83,7 +88,16 @@ def test_a_model_the_rewound_metrics_and_the_predictions_of_score_are_written_so
     checkpoint.save(build(dtype="float32"), tmp_path / "m.safetensors")
     RunFolder(tmp_path, {}).rewind(1)
     (tmp_path / "text").write_text("ĀāĂă", encoding="utf-8")
-    result = call(capsys, "score", tmp_path / "m.safetensors", tmp_path / "text", "--per-char", tmp_path / "out", "--device", "cpu")
+    result = call(
+        capsys,
+        "score",
+        tmp_path / "m.safetensors",
+        tmp_path / "text",
+        "--per-char",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+    )
     assert result.code == 0, result
     names = [Path(entry[2]).name for entry in recorder.calls if entry[0] == "replace"]
     assert names == ["m.safetensors", "metrics.jsonl", "out"]
@@ -111,8 +125,10 @@ def test_a_temporary_file_of_a_dead_process_with_this_number_is_no_hindrance(tmp
 
 def test_a_folder_that_cannot_be_synced_is_let_be_and_one_that_fails_is_not(tmp_path, monkeypatch):
     for number, harmless in ((22, True), (5, False)):
+
         def fsync(*_, number=number):
             raise OSError(number, "fsync")
+
         monkeypatch.setattr(files.os, "fsync", fsync)
         if harmless:
             files.flush_folder(tmp_path)
@@ -129,8 +145,14 @@ def killed_saves(folder: Path, how: str, rounds: int) -> list[str]:
         model = build(vocab_size=90, embed=64, hidden=256, seed=seed, dtype="float32")
         checkpoint.save(model, f"{path}-{name}")
         whole[Path(f"{path}-{name}").read_bytes()] = name
-    saver = subprocess.Popen([sys.executable, "-c", SAVER, how, path], env=ENVIRONMENT, stdin=subprocess.PIPE,
-                             stdout=subprocess.PIPE, text=True, bufsize=1)
+    saver = subprocess.Popen(
+        [sys.executable, "-c", SAVER, how, path],
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
     found = []
     try:
         for _ in range(rounds):

@@ -1,4 +1,5 @@
 """`rnncore info --verify`: a line for each file, exit 1 where one of them is damaged, and what the damage is."""
+
 import json
 import shutil
 
@@ -44,14 +45,23 @@ def test_a_whole_run_is_ok_file_by_file(verify):
     assert verify("shakespeare").code == 0
 
 
-@pytest.mark.parametrize("name, damage, words", [
-    ("best.safetensors", lambda data: data[:-1] + bytes([data[-1] ^ 1]), "sha256 does not match"),
-    ("last.safetensors", lambda data: data[:-1] + bytes([data[-1] ^ 1]), "sha256 does not match"),
-    ("best.safetensors", lambda data: data[:-9], "not a whole model file"), ("last.safetensors", lambda data: b"", "header length 0"),
-    ("metrics.jsonl", lambda data: data[:-3], "is torn"), ("metrics.jsonl", lambda data: data[:-1], "last line is torn"),
-    ("metrics.jsonl", lambda data: data + data, "no step above"), ("metrics.jsonl", lambda data: b"[]\n" + data, "line 1 has no step"),
-    ("metrics.jsonl", lambda data: b"\xff" + data, "byte 0 is no UTF-8"), ("samples.txt", lambda data: data[:-1], "last line is torn"),
-    ("samples.txt", lambda data: data[5:], "no `--- step N`"), ("samples.txt", lambda data: data + b"\xc3", "is no UTF-8")])
+@pytest.mark.parametrize(
+    "name, damage, words",
+    [
+        ("best.safetensors", lambda data: data[:-1] + bytes([data[-1] ^ 1]), "sha256 does not match"),
+        ("last.safetensors", lambda data: data[:-1] + bytes([data[-1] ^ 1]), "sha256 does not match"),
+        ("best.safetensors", lambda data: data[:-9], "not a whole model file"),
+        ("last.safetensors", lambda data: b"", "header length 0"),
+        ("metrics.jsonl", lambda data: data[:-3], "is torn"),
+        ("metrics.jsonl", lambda data: data[:-1], "last line is torn"),
+        ("metrics.jsonl", lambda data: data + data, "no step above"),
+        ("metrics.jsonl", lambda data: b"[]\n" + data, "line 1 has no step"),
+        ("metrics.jsonl", lambda data: b"\xff" + data, "byte 0 is no UTF-8"),
+        ("samples.txt", lambda data: data[:-1], "last line is torn"),
+        ("samples.txt", lambda data: data[5:], "no `--- step N`"),
+        ("samples.txt", lambda data: data + b"\xc3", "is no UTF-8"),
+    ],
+)
 def test_a_damaged_file_is_named_with_its_damage(verify, tmp_path, name, damage, words):
     path = tmp_path / "run" / name
     path.write_bytes(damage(path.read_bytes()))
@@ -69,16 +79,21 @@ def test_every_bad_file_has_a_line(verify, tmp_path):
         path = tmp_path / "run" / name
         path.write_bytes(path.read_bytes()[:-1])
     result = verify("run")
-    assert result.code == 1 and result.out == "" and [line.split(":")[1] for line in result.err.splitlines()] == [
-        f" run/{name}" for name in NAMES]
+    assert (
+        result.code == 1
+        and result.out == ""
+        and [line.split(":")[1] for line in result.err.splitlines()] == [f" run/{name}" for name in NAMES]
+    )
 
 
 def test_finiteness_layout_and_the_training_text_are_checked_under_a_right_sha256(verify, tmp_path):
     path = tmp_path / "run/last.safetensors"
     document, tensors = checkpoint.read(path)
-    for data, words in ((sealed(document, tensors | {"optimizer.v": np.full_like(tensors["optimizer.v"], np.nan)}), "not finite"),
-                        (sealed(document, tensors | {"optimizer.v": tensors["optimizer.v"][:-1]}), "optimizer.v has the shape"),
-                        (sealed(changed(document, ("training", "progress", "step"), "4"), tensors), "training.progress.step")):
+    for data, words in (
+        (sealed(document, tensors | {"optimizer.v": np.full_like(tensors["optimizer.v"], np.nan)}), "not finite"),
+        (sealed(document, tensors | {"optimizer.v": tensors["optimizer.v"][:-1]}), "optimizer.v has the shape"),
+        (sealed(changed(document, ("training", "progress", "step"), "4"), tensors), "training.progress.step"),
+    ):
         path.write_bytes(data)
         assert words in refused(verify("run/last.safetensors"))
 
@@ -98,7 +113,10 @@ def test_what_is_not_there_is_refused(verify, tmp_path):
 
 
 def test_resuming_mends_what_is_torn(verify, tmp_path, capsys):
-    for name, torn in (("metrics.jsonl", b'{"step": 9, "cha'), ("samples.txt", "--- step 9\nthe ol\u00e4".encode()[:-1])):
+    for name, torn in (
+        ("metrics.jsonl", b'{"step": 9, "cha'),
+        ("samples.txt", "--- step 9\nthe ol\u00e4".encode()[:-1]),
+    ):
         with open(tmp_path / "run" / name, "ab") as file:
             file.write(torn)
     assert verify("run").err.count("\n") == 2
