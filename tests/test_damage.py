@@ -125,7 +125,7 @@ def test_pickle_npz_text_empty_file_or_folder_in_its_place(place, kind, capsys):
 def test_a_card_may_be_anything_and_is_shown_without_harm(good, place, capsys):
     _, document, tensors = good
     about = {
-        "name": "\x1b[2J",
+        "name": "\x1b]0;x\x07",
         "sources": ["../../x"],
         "encoding": "utf-8",
         "newline": "lf",
@@ -254,3 +254,13 @@ def sparse_model(path, document: dict, config: dict) -> None:
         file.write(packed(header, b""))
         file.truncate(file.tell() + start)
     assert start > 4 * 10**12 and path.stat().st_blocks < 100
+
+
+def test_a_text_that_is_nested_too_deeply_to_be_digested(good, place, monkeypatch):
+    """Where Python reads deeper than it writes; how deep each goes is another number in each of its versions."""
+
+    def too_deep(*args, **settings):
+        raise RecursionError
+
+    monkeypatch.setattr(checkpoint.json, "dumps", too_deep)
+    assert "nested too deeply" in refusal(place, good[0])

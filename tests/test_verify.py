@@ -115,7 +115,7 @@ def test_what_is_not_there_is_refused(verify, tmp_path):
 def test_resuming_mends_what_is_torn(verify, tmp_path, capsys):
     for name, torn in (
         ("metrics.jsonl", b'{"step": 9, "cha'),
-        ("samples.txt", "--- step 9\nthe ol\u00e4".encode()[:-1]),
+        ("samples.txt", "--- step 4\nthe ol\u00e4".encode()[:-1]),
     ):
         with open(tmp_path / "run" / name, "ab") as file:
             file.write(torn)
