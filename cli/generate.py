@@ -57,8 +57,12 @@ def command(run, prime, prime_file, length, stop, count, out, temperature, top_k
         prime, pieces = "", [f"{prime}{text}\n{'-' * 40}\n" for text in texts]
     else:
         pieces = generate(model, prime, length, config.temperature, top_k, top_p, seed, stop, on_unknown)
-    with open(out, "x", encoding="utf-8") if out else contextlib.nullcontext(sys.stdout) as file:
-        stream(file, prime, pieces)
+    try:
+        with open(out, "x", encoding="utf-8") if out else contextlib.nullcontext(sys.stdout) as file:
+            stream(file, prime, pieces)
+    except OSError as error:
+        error.filename = out
+        raise
 
 
 def read_prime(path: str) -> str:

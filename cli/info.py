@@ -1,23 +1,55 @@
-"""`rnncore info` shows what a model file or a run folder holds."""
+"""`rnncore info` shows what a model file or a run folder holds, and with --verify whether all of it is whole."""
 import json
+import sys
 
 import click
 
 from . import options
+from .progress import printable, tell
 
 
 @click.command(cls=options.Command)
 @options.RUN
+@click.option("--verify", "verifying", is_flag=True,
+              help="Read every byte of the file, or of the run folder's files, and say which are whole.")
 @options.JSON
-def command(run, as_json):
+def command(run, verifying, as_json):
     """Sizes, vocabulary and training card of RUN.
 
     RUN is a run folder, a model file or a pretrained model; by default the newest run.
     """
-    from rnncore import checkpoint, params, runs
+    from rnncore import runs
+    if verifying:
+        sys.exit(verdicts(run if run else runs.newest(), as_json))
+    show(run if run else runs.newest(), as_json)
+
+
+def verdicts(run, as_json: bool) -> int:
+    """Say of each file whether it is whole; returns the exit code, 1 where one is not."""
+    from pathlib import Path
+
+    from rnncore import checkpoint
+    from rnncore.verify import verify
+
+    found = list(verify(Path(run) if Path(run).is_dir() else checkpoint.model_file(run)))
+    if as_json:
+        click.echo(json.dumps({"ok": not any(error for _, error in found),
+                               "files": [{"file": str(file), "ok": error is None, "error": error}
+                                         for file, error in found]}))
+    for file, error in found:
+        if error:
+            tell(f"rnncore: {printable(str(file))}: {error}")
+        elif not as_json:
+            click.echo(f"ok  {printable(str(file))}")
+    return 1 if any(error for _, error in found) else 0
+
+
+def show(run, as_json: bool) -> None:
+    """What a model file holds, in words or as JSON."""
+    from rnncore import checkpoint, params
     from rnncore.config import ModelConfig
 
-    path = checkpoint.model_file(run if run else runs.newest())
+    path = checkpoint.model_file(run)
     document, tensors = checkpoint.read(path)
     config = ModelConfig(**document["config"])
     found = {"file": str(path), "bytes": path.stat().st_size, "schema": document["schema"],
@@ -32,7 +64,7 @@ def command(run, as_json):
                f"{config.vocab_size} symbols, {found['parameters']:,} parameters")
     click.echo(f"symbols     {found['vocabulary']!a}"[:110])
     for line in card_lines(document["card"]):
-        click.echo(line)
+        click.echo(printable(line).replace("\n", " "))
 
 
 def card_lines(card: dict):
@@ -48,7 +80,7 @@ def card_lines(card: dict):
            f"on {card['made'][:10]}")
     if card.get("init_from"):
         yield f"begun from  {card['init_from']}"
-    if card["val_loss"] is not None:
+    if None not in (card["val_loss"], card["best_step"]):
         last = card["val_loss_of_all"]
         whole = f"; {last:.4f} over the final evaluation" if last is not None else ""
         yield f"validation  {card['val_loss']:.4f} nats/char at step {card['best_step']:,}{whole}"

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from rnncore import checkpoint, kernels, lock, params, plan, runs
+from rnncore import checkpoint, documents, kernels, lock, params, plan, runs
 from rnncore.config import SampleConfig, SaveConfig, TrainConfig
 from rnncore.data.batches import Batches
 from rnncore.data.text import Corpus, read
@@ -134,7 +134,8 @@ def resume(given: dict, explicit: set[str]) -> Job:
         raise RunError(f"the corpus is not the one that {path} was trained on (its sha256 differs): "
                        "bring the old text back, or start a new run")
     asked = settings["split"]["asked"]
-    parts, _, _ = prepare.split_ids(model.vocab.encode(corpus.text), asked["val"], asked["test"])
+    parts, record, _ = prepare.split_ids(model.vocab.encode(corpus.text), asked["val"], asked["test"])
+    documents.check_split(path / "last.safetensors", settings["split"], record)
     training = _training(model, parts, config)
     runs.restore(training, document, tensors)
     saving = replace(SaveConfig(**settings.get("saving", {})), **{name: given[name] for name in SAVING & explicit})

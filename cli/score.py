@@ -1,16 +1,15 @@
 """`rnncore score` prints how well a model predicts a text, by one of three protocols."""
-import contextlib
 import json
 import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
 import click
 from click.core import ParameterSource
 
 from rnncore.config import DynamicConfig
+from rnncore.files import new_file
 
 from . import options
 from .progress import describe_floor, tell
@@ -136,29 +135,11 @@ def recorded(parts, path: Path, text: str, known: str, skip: bool) -> Iterator:
     symbols = set(known)
     places = (place for place, symbol in enumerate(text) if not skip or symbol in symbols)
     next(places)
-    with new_file(path) as file:
+    with new_file(path, "t") as file:
         for part in parts:
             file.writelines(json.dumps({"index": place, "char": text[place], "nats": nats}) + "\n"
                             for nats, place in zip(part.tolist(), places, strict=False))
             yield part
-
-
-@contextlib.contextmanager
-def new_file(path: Path) -> Iterator[TextIO]:
-    """A file that bears its name once it is whole, and is gone where an error comes first."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "x", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        error.filename = str(path)
-        raise
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def floor_of(path: Path, model, ids) -> dict | None:

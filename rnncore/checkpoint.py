@@ -6,27 +6,23 @@ same folder, flushes it to the disk and renames it, so a file under its own name
 """
 import hashlib
 import json
-import os
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
+from . import documents, kernels
 from .config import ModelConfig
 from .data import pretrained
-from .data.vocab import Vocab
+from .documents import KEY, SCHEMA, ModelFileError
+from .files import write_whole
 from .model import CharLM
-from .params import shapes
+from .params import count, shapes
 
-SCHEMA = 1
-KEY = "rnncore"
 DTYPES = {"F16": "float32", "F32": "float32", "F64": "float64"}  # of the file: of the model
-
-
-class ModelFileError(ValueError):
-    """A model file that cannot be read or is not what it says; the message is one line and names the field."""
 
 
 def save(model: CharLM, path, card: dict | None = None, extra: dict | None = None,
@@ -48,19 +44,6 @@ def save(model: CharLM, path, card: dict | None = None, extra: dict | None = Non
     write_whole(Path(path), to_bytes(tensors, {KEY: json.dumps(document)}))
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace the file `path` by data, or leave it as it is."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def load(path, device: str = "auto", dtype: str | None = None) -> CharLM:
     """The model in a file, in a run folder (its best, else its last), or a pretrained one by its name.
 
@@ -73,10 +56,14 @@ def load(path, device: str = "auto", dtype: str | None = None) -> CharLM:
 
 def to_model(document: dict, tensors: dict, device: str, dtype: str | None = None) -> CharLM:
     """The model that `read` found."""
-    vocab, config = Vocab.from_code_points(document["vocab"]), ModelConfig(**document["config"])
     stored = tensors["head.bias"].dtype
-    model = CharLM(config, vocab, device, dtype or ("float64" if stored == np.float64 else "float32"), seed=None)
-    model.assign(tensors)
+    model = CharLM(documents.sizes(document), documents.vocabulary(document), device,
+                   dtype or ("float64" if stored == np.float64 else "float32"), seed=None)
+    with np.errstate(over="ignore"):
+        model.assign(tensors)
+    for name, view in model.params.items():
+        if not model.kernel.xp.isfinite(view).all():
+            raise ModelFileError(f"the model's {name} holds numbers too large for {model.dtype}: load it in float64")
     return model
 
 
@@ -102,9 +89,11 @@ def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     if not path.is_file():
         named = f", nor one of the pretrained models ({', '.join(pretrained.names())})" if pretrained.names() else ""
         raise FileNotFoundError(f"{path}: no such model file or run folder{named}")
+    documents.check_header(path)
     try:
         with safe_open(path, framework="numpy") as file:
-            document = _document(path, file.metadata())
+            stored = documents.stored(path, file.metadata())
+            document = documents.current(path, stored)
             _check_layout(path, document, file)
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
@@ -112,54 +101,45 @@ def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise ModelFileError(f"{path}: {name} holds numbers that are not finite: take another copy")
-    if document.pop("sha256") != _digest(document, tensors):
+    try:
+        damaged = stored.pop("sha256") != _digest(stored, tensors)
+    except RecursionError:
+        raise ModelFileError(f"{path}: card, or another field, is nested too deeply: take another copy") from None
+    if damaged:
         raise ModelFileError(f"{path}: sha256 does not match the contents, the file is damaged: take another copy")
     return document, tensors
 
 
-def _document(path: Path, metadata: dict | None) -> dict:
-    """The JSON text of the metadata, with the fields that all readers rely on."""
-    try:
-        document = json.loads((metadata or {})[KEY])
-        schema = document["schema"]
-    except (KeyError, TypeError, ValueError, RecursionError):
-        raise ModelFileError(f"{path} is no model file of rnncore: its metadata has no `{KEY}` text") from None
-    if schema != SCHEMA:
-        raise ModelFileError(f"{path}: schema {schema!r} is not {SCHEMA}, the one that this version reads: install the "
-                             "version of rnncore that wrote the file")
-    try:
-        ModelConfig(**document["config"])
-        Vocab.from_code_points(document["vocab"])
-        sizes = document["config"]
-        fits = sizes["vocab_size"] == len(document["vocab"]) and isinstance(document["card"], dict)
-        fits = fits and not any(isinstance(size, bool) for size in sizes.values())  # to Python true is a 1
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path}: config or vocab is not as it should be ({error})") from None
-    if not fits or not isinstance(document.get("sha256"), str):
-        raise ModelFileError(f"{path}: vocab_size, another size, card or sha256 is not as it should be")
-    return document
-
-
 def _check_layout(path: Path, document: dict, file) -> None:
     """Names, shapes and dtypes, before anything is read."""
-    config = ModelConfig(**document["config"])
-    if config.layers > len(file.keys()):
-        raise ModelFileError(f"{path}: {len(file.keys())} tensors are too few for {config.layers} layers")
-    wanted = file_shapes(config)
+    config, names = documents.sizes(document), set(file.keys())
+    if config.layers > len(names):
+        raise ModelFileError(f"{path}: {len(names)} tensors are too few for {config.layers} layers")
+    wanted: dict[str, tuple] = {**file_shapes(config)}
     if "training" in document:
-        wanted |= {name: None for name in file.keys() if name.startswith(("optimizer.", "state."))}
-    names = set(file.keys())
+        wanted |= _resuming_shapes(config, names)
     for name in sorted(names ^ set(wanted)):
-        raise ModelFileError(f"{path}: tensor {name} is {'not expected' if name in names else 'missing'}")
-    dtypes = set()
+        raise ModelFileError(f"{path}: tensor {name:.80} is {'not expected' if name in names else 'missing'}")
+    dtypes, numbers = set(), 0
     for name, shape in wanted.items():
         found = file.get_slice(name)
+        has = tuple(found.get_shape())
         dtypes.add(found.get_dtype())
-        if shape is not None and tuple(found.get_shape()) != shape:
-            raise ModelFileError(f"{path}: {name} has the shape {tuple(found.get_shape())}, not {shape}")
+        numbers += prod(has)
+        if len(has) != len(shape) or any(size not in (None, here) for size, here in zip(shape, has, strict=True)):
+            raise ModelFileError(f"{path}: {name:.80} has the shape {has}, not {shape}")
     if len(dtypes) != 1 or not dtypes <= set(DTYPES):
         raise ModelFileError(f"{path}: the tensors are of dtype {', '.join(sorted(dtypes))}, "
                              f"not all of one of {', '.join(DTYPES)}")
+    if 2 * numbers > kernels.host.memory():  # bytes at least: float16
+        raise ModelFileError(f"{path}: the tensors hold {numbers:,} numbers, more than this machine has memory for")
+
+
+def _resuming_shapes(config: ModelConfig, names: set[str]) -> dict[str, tuple]:
+    """The tensors for resuming, among `names`: states (L, H, N), here with None for any N, and buffers (P,)."""
+    state, flat = (config.layers, config.hidden, None), (count(config),)
+    return {name: state if name in ("state.h", "state.c") else flat
+            for name in names if name.startswith(("optimizer.", "state."))}
 
 
 def file_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

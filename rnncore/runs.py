@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import __version__, checkpoint
-from .checkpoint import ModelFileError
+from . import __version__, checkpoint, documents
+from .documents import ModelFileError
+from .files import write_whole
 from .lock import NAME as LOCK
 from .lock import RunError
 from .lstm import State
@@ -80,12 +81,14 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
         kept = [line for line in lines if (row := _row(line)) is not None and row["step"] <= step]
-        checkpoint.write_whole(path, "".join(line + "\n" for line in kept).encode())
+        write_whole(path, "".join(line + "\n" for line in kept).encode())
         path = self.path / "samples.txt"
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-        later = [head.start() for head in re.finditer(r"^--- step (\d+)$", text, re.MULTILINE) if int(head[1]) > step]
-        if later:
-            checkpoint.write_whole(path, text[:later[0]].encode())
+        heads = list(re.finditer(r"^--- step (\d+)$", text, re.MULTILINE))
+        dropped = [head.start() for head in heads if int(head[1]) > step] + [
+            head.start() for head in heads[-1:] if not text.endswith("\n")]
+        if dropped:
+            write_whole(path, text[:min(dropped)].encode())
 
     def add_sample(self, step: int, text: str) -> None:
         """Add what the model wrote at `step` to samples.txt."""
@@ -112,7 +115,7 @@ class RunFolder:
         resume = {"settings": self.settings, "config": asdict(training.config), "progress": training.summary()}
         checkpoint.save(training.model, self.last, self.card(training), extra, resume)
         if self.keep:
-            checkpoint.write_whole(self.path / f"step-{training.step:06}.safetensors", self.last.read_bytes())
+            write_whole(self.path / f"step-{training.step:06}.safetensors", self.last.read_bytes())
             for old in steps_kept(self.path)[self.keep:]:
                 old.unlink(missing_ok=True)
         if failed:
@@ -154,9 +157,7 @@ def restore(training: Training, document: dict, tensors: dict[str, np.ndarray]) 
 
 def trained(card: dict) -> bool:
     """Whether a card is one that `RunFolder.card` made: a model that was saved from Python may have any."""
-    wanted = {"corpus": {"name", "sources", "encoding", "newline", "characters", "sha256"},
-              "split": {"train", "validation", "test"}, "train": set()}
-    return all(isinstance(card.get(name), dict) and keys <= card[name].keys() for name, keys in wanted.items())
+    return documents.fault(card, documents.CARD, "card") is None
 
 
 def newest() -> Path:
@@ -225,6 +226,7 @@ def _read_training(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     document, tensors = checkpoint.read(path)
     if "training" not in document:
         raise ModelFileError(f"{path} holds a model but not what resuming needs: start a new run")
+    documents.check_training(path, document, tensors)
     return document, tensors
 
 

@@ -15,7 +15,7 @@ from safetensors.numpy import save as to_bytes
 
 import rnncore
 from rnncore import ModelConfig, Vocab, checkpoint
-from rnncore.checkpoint import KEY, ModelFileError, load, model_file, read, save, write_whole
+from rnncore.checkpoint import KEY, ModelFileError, load, model_file, read, save
 
 VOCAB = Vocab.from_text("ab\nö☃")
 MODEL = rnncore.CharLM(ModelConfig(5, 3, 4, 2), VOCAB, "cpu", "float32", seed=1)
@@ -127,15 +127,6 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkey
     with pytest.raises(OSError, match="No space"):
         save(build(), path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["model.safetensors"]
-
-
-def test_what_is_renamed_is_on_the_disk_already(tmp_path, monkeypatch):
-    order = []
-    for name in ("fsync", "replace"):
-        real = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (order.append(name), real(*args)))
-    write_whole(tmp_path / "x", b"data")
-    assert order == ["fsync", "replace"] and (tmp_path / "x").read_bytes() == b"data"
 
 
 def test_a_folder_that_is_not_there(tmp_path):

@@ -1,10 +1,13 @@
 """`rnncore generate` and `rnncore score`: exact lengths, seeds, the sampler's limits, primes, files, figures."""
 import json
 import math
+import os
+import resource
+import subprocess
 
 import numpy as np
 import pytest
-from cli_helpers import SMALL, TEXT, call, corpus, refused, run
+from cli_helpers import COMMAND, ENVIRONMENT, SMALL, TEXT, call, corpus, refused, run
 
 import rnncore
 
@@ -78,10 +81,6 @@ def test_greedy_is_temperature_zero_and_top_k_one(write):
     assert greedy == write("-n", 200, "--top-p", 1e-9) != write("-n", 200)
 
 
-def test_top_k_above_the_vocabulary_is_clamped(write):
-    assert write("-n", 300, "--top-k", 10 ** 6) == write("-n", 300, "--top-k", len(set(TEXT)))
-
-
 def test_stop_ends_before_its_text(write, trained):
     plain = write("-n", 400, "--prime", "the")
     ended = write("-n", 400, "--prime", "the", "--stop", ".")
@@ -118,6 +117,80 @@ def test_out(write, refuse, tmp_path):
     before = path.read_bytes()
     assert "exists already" in refuse("-n", 30, "--out", path) and path.read_bytes() == before
     assert "No such file" in refuse("-n", 30, "--out", tmp_path / "no" / "out.txt")
+
+
+@pytest.mark.parametrize("place, words, code", [
+    (".", "is a directory", 2), ("out.txt/x", "out.txt/x: Not a directory", 1), ("no/x", "no/x: No such file", 1),
+    ("/proc/rnncore", "/proc/rnncore: No such file", 1), ("/dev/full", "exists already", 1),
+    ("dangling", "exists already", 1)])
+def test_out_onto_a_file_a_folder_or_where_nothing_can_be_written(refuse, tmp_path, place, words, code):
+    (tmp_path / "out.txt").write_text("mine")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    before = sorted(tmp_path.rglob("*"))
+    assert words in refuse("-n", 5, "--out", tmp_path / place, code=code)
+    assert sorted(tmp_path.rglob("*")) == before and (tmp_path / "out.txt").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
+def test_out_into_a_read_only_folder(refuse, tmp_path):
+    tmp_path.chmod(0o500)
+    assert "out.txt: Permission denied" in refuse("-n", 5, "--out", tmp_path / "out.txt")
+    tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_disk_that_is_full_while_out_is_written_names_the_file(trained, tmp_path, count):
+    """A limit on the size of files stands for the full disk; what was written until then is kept."""
+    done = run("generate", "-n", 9000, "--count", count, "--out", tmp_path / "out.txt", cwd=trained,
+               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)))
+    assert refused(done) == f"rnncore: {tmp_path}/out.txt: File too large"
+    assert (tmp_path / "out.txt").stat().st_size == 5000
+
+
+def test_temperature_0_is_greedy_and_a_negative_one_or_nan_a_usage_error(write, refuse):
+    assert write("-n", 90, "--temperature", 0) == write("-n", 90, "--greedy")
+    for value in ("-0.1", "nan", "-inf", "inf", "warm"):
+        assert "temperature" in refuse("--temperature", value, code=2)
+
+
+def test_top_k_above_v_is_clamped_and_top_p_0_a_usage_error(write, refuse):
+    for beyond in (len(set(TEXT)) + 1, 2 ** 31, 2 ** 63, 10 ** 30):
+        assert write("-n", 90, "--top-k", beyond) == write("-n", 90, "--top-k", len(set(TEXT)))
+    for value in ("0", "-1", "nan", "1.01"):
+        assert "top_p" in refuse("--top-p", value, code=2)
+
+
+@pytest.mark.parametrize("args", [("-n", 300_000), ("-n", 2000, "--count", 3), ("-n", 0)])
+def test_generate_into_head_is_a_silent_end(trained, args):
+    shell = " ".join(map(str, [*COMMAND, "generate", *args]))
+    done = subprocess.run(["bash", "-c", f"{shell} | head -1; echo ${{PIPESTATUS[0]}} >&2"], cwd=trained,
+                          env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert done.stderr == "0\n" and done.stdout.count("\n") <= 1
+
+
+@pytest.mark.parametrize("args", [("-n", 5), ("-n", 30_000), ("-n", 500, "--count", 2), ("-n", 0, "--prime", "the")])
+def test_a_full_stdout_ends_generate_with_one_line(trained, args):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, "generate", *map(str, args)], cwd=trained, env=ENVIRONMENT, stdout=full,
+                              stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "rnncore: No space left on device\n")
+
+
+@pytest.mark.parametrize("env", [
+    {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    {"LC_ALL": "POSIX", "PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "utf-8"}])
+def test_a_terminal_that_is_not_utf8_is_never_a_crash(tmp_path, env):
+    text = "Ein Bär läßt ☃ grüßen, 東京 😀 e\u0301. " * 60
+    vocab = rnncore.Vocab.from_text(text)
+    model = rnncore.CharLM(rnncore.ModelConfig(len(vocab), 4, 8, 1), vocab, "cpu", seed=2)
+    rnncore.save(model, tmp_path / "m")
+    for extra in ((), ("--prime", "ß☃😀"), ("--count", 2), ("--out", "out.txt")):
+        if extra[:1] == ("--prime",) and "PYTHONUTF8" in env:
+            extra = ("--prime", "Ein B")  # there even an argument is no UTF-8
+        result = run("generate", "m", "-n", 300, "--temperature", 2, *extra, cwd=tmp_path, env=env)
+        assert result.code == 0 and result.err == "" and (result.out or extra[0] == "--out")
+    assert set((tmp_path / "out.txt").read_text(encoding="utf-8")) <= {*text, "\n"}
+    assert "U+" in refused(run("generate", "m", "--prime", "Ω", cwd=tmp_path, env=env))
 
 
 def test_nothing_is_left_behind_by_a_refusal(refuse, tmp_path):

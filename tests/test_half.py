@@ -1,4 +1,6 @@
 """Model files in float16: half the size, every number rounded once, and loaded as float32; loading into either dtype."""
+import os
+
 import numpy as np
 import pytest
 from conftest import build
@@ -78,7 +80,7 @@ def test_damage_to_a_half_file_is_refused(tmp_path):
 def test_half_is_saved_whole_or_not_at_all(tmp_path, monkeypatch):
     save(build(dtype="float32"), tmp_path / "m", half=True)
     before = (tmp_path / "m").read_bytes()
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda *args: (_ for _ in ()).throw(OSError(28, "No space")))
+    monkeypatch.setattr(os, "fsync", lambda *args: (_ for _ in ()).throw(OSError(28, "No space")))
     with pytest.raises(OSError, match="No space"):
         save(build(dtype="float32", seed=2), tmp_path / "m", half=True)
     assert (tmp_path / "m").read_bytes() == before

@@ -21,14 +21,15 @@ FOLDERS = {  # folder: the folders of ours and the packages of others that it ma
 }
 ALONE = {("cli", "rival"): {"torch"}}  # what one module of a folder may import beside: it is imported lazily
 LEVELS = [  # of the modules in rnncore/: each imports only from levels above its own in this list
-    {"config", "random", "ngram", "memory", "lock"},
-    {"params", "lstm", "dropout"},
+    {"config", "random", "ngram", "memory", "files", "lock"},
+    {"params", "lstm", "dropout", "documents"},
     {"embedding", "head"},
     {"stack", "stepper"},
     {"model"},
     {"optim", "sample", "checkpoint", "gradcheck", "evaluate", "dynamic", "plan", "extend", "recovery"},
     {"train", "speed"},
     {"runs"},
+    {"verify"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 NEVER = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}

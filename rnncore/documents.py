@@ -1,0 +1,260 @@
+"""The JSON text of a model file says what its tensors are; here it is read strictly, and what is wrong in it is named.
+
+Every schema that was ever written has a line in READS, with what makes today's document of one of that schema.
+"""
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import __version__
+from .config import ModelConfig, TrainConfig
+from .data.decode import UnknownEncodingError, codec, one_line
+from .data.vocab import Vocab
+
+SCHEMA = 1           # of the files that are written
+READS: dict[int, Callable[[dict], dict]] = {1: lambda document: document}  # schema of a file -> its document of SCHEMA
+KEY = "rnncore"      # where in the metadata the text is
+HEADER = 1 << 24     # bytes: a vocabulary of all 1,114,112 code points takes 10 million
+MESSAGE = 400        # characters
+
+
+class ModelFileError(ValueError):
+    """A model file that cannot be read or is not what it says; the message is one line and names the field."""
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message if len(message) <= MESSAGE else f"{message[:MESSAGE]} ..."))
+
+
+class Kind(NamedTuple):
+    """What a field may be, in words and as a test."""
+    words: str
+    holds: Callable[[Any], bool]
+
+
+class Maybe(NamedTuple):
+    """What a field may be where it is not null."""
+    spec: Any
+
+
+def _is_text(value) -> bool:
+    try:
+        return isinstance(value, str) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+
+
+def _is_encoding(value) -> bool:
+    try:
+        return isinstance(value, str) and bool(codec(value))
+    except UnknownEncodingError:
+        return False
+
+
+def _is_whole(value, least: int = 0) -> bool:
+    return type(value) is int and least <= value < 2 ** 63
+
+
+def _is_number(value) -> bool:
+    return type(value) in (int, float) and abs(value) < 2 ** 63  # nor nan
+
+
+TEXT = Kind("a text", _is_text)
+NAMES = Kind("a list of names", lambda value: isinstance(value, list) and value != [] and all(map(_is_text, value)))
+COUNT = Kind("a whole number of at least 0", _is_whole)
+POSITIVE = Kind("a whole number of at least 1", lambda value: _is_whole(value, 1))
+NUMBER = Kind("a number", _is_number)
+SECONDS = Kind("a number of at least 0", lambda value: _is_number(value) and value >= 0)
+SHARE = Kind("a number of at least 0 and below 1", lambda value: _is_number(value) and 0 <= value < 1)
+FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+SHA256 = Kind("64 hexadecimal digits",
+              lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)))
+TEXTS = Kind("an object of texts", lambda value: isinstance(value, dict) and all(map(_is_text, value.values())))
+NUMBERS = Kind("an object of numbers", lambda value: isinstance(value, dict) and all(map(_is_number, value.values())))
+BEST = Kind("[loss, step]", lambda value: isinstance(value, list) and len(value) == 2 and _is_number(value[0])
+            and value[0] >= 0 and _is_whole(value[1], 1))
+
+# A name that ends in ? may be missing; others than those named here may stand beside them.
+CORPUS = {"name": TEXT, "sources": NAMES, "encoding": Kind("an encoding", _is_encoding),
+          "newline": Kind("lf or keep", ("lf", "keep").__contains__), "characters": COUNT, "sha256": SHA256}
+SPLIT = {"train": COUNT, "validation": COUNT, "test": COUNT}
+FLOOR = {"nats": NUMBER, "order": COUNT, "counted": COUNT}
+CARD = {"corpus": CORPUS, "split": SPLIT, "train": {}, "step": COUNT, "chars": COUNT, "seconds": NUMBER, "made": TEXT,
+        "val_loss": Maybe(NUMBER), "best_step": Maybe(COUNT), "val_loss_of_all": Maybe(NUMBER), "versions": TEXTS,
+        "init_from?": Maybe(TEXT), "floor?": Maybe(FLOOR), "losses?": NUMBERS}
+DOCUMENT = {"config": dict.fromkeys(("vocab_size", "embed", "hidden", "layers"), POSITIVE),
+            "vocab": Kind("a list", lambda value: isinstance(value, list)), "card": {}}
+TRAINING = {
+    "settings": {"corpus": CORPUS, "split": SPLIT | {"asked": {"val": SHARE, "test": SHARE}}, "preset?": Maybe(TEXT),
+                 "asked": dict.fromkeys(("batch?", "seq?", "threads?"), Maybe(POSITIVE)), "init_from?": Maybe(TEXT),
+                 "extend_vocab?": FLAG, "floor?": Maybe(FLOOR),
+                 "saving?": {"save_every": Maybe(POSITIVE), "sample_every": Maybe(POSITIVE), "keep": COUNT}},
+    "progress": {"step": POSITIVE, "chars": POSITIVE, "seconds": SECONDS, "training_seconds": SECONDS,
+                 "val_windows": Maybe(POSITIVE), "best": Maybe(BEST), "stale?": COUNT, "final_loss": Maybe(NUMBER),
+                 "final_windows": COUNT,
+                 "recovery?": dict.fromkeys(("row", "uncounted", "since"), COUNT) | {"rate": NUMBER, "returned": FLAG}},
+    "config": {}}
+RESUMING = {"optimizer.m", "optimizer.v", "state.h", "state.c", "state.good?"}  # the tensors beside a training text; ? as above
+
+
+def fault(value, spec, name: str) -> str | None:
+    """What is wrong with the field `name`, in words; None where value is what spec says."""
+    if isinstance(spec, Maybe):
+        return None if value is None else fault(value, spec.spec, name)
+    if isinstance(spec, Kind):
+        return None if spec.holds(value) else f"{name} is {_shown(value)}, not {spec.words}"
+    if not isinstance(value, dict):
+        return f"{name} is {_shown(value)}, not an object"
+    for key, inner in spec.items():
+        field = key.rstrip("?")
+        if field not in value and field == key:
+            return f"{name}.{field} is missing"
+        found = fault(value[field], inner, f"{name}.{field}") if field in value else None
+        if found:
+            return found
+    return None
+
+
+def _shown(value) -> str:
+    """A value's beginning; a long one is not written out."""
+    return f"{value!r:.40}" if isinstance(value, (str, int, float, type(None))) else type(value).__name__
+
+
+def strict(path: Path, text: str | bytes, what: str):
+    """The value of a JSON text in which no name stands twice; what: how an error calls it."""
+    def once(pairs: list[tuple[str, Any]]) -> dict:
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise ModelFileError(f"{path}: {name} stands twice in {what}: take another copy")
+            found[name] = value
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except ModelFileError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path} is no model file of rnncore: {what} is no JSON ({error})") from None
+
+
+def check_header(path: Path) -> None:
+    """Refuse a header that is longer than the file or than any of ours, or that names a thing twice.
+
+    The library would allocate what the header claims, and of two tensors with one name take the last.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        there = path.stat().st_size - 8
+        if not 0 < length <= min(there, HEADER):
+            raise ModelFileError(f"{path} is not a whole model file (header length {length:,} of {max(0, there):,} "
+                                 "bytes): take another copy")
+        strict(path, file.read(length), "the header")
+
+
+def stored(path: Path, metadata: dict | None) -> dict:
+    """The document as it stands in the file, of a schema that is read."""
+    text = (metadata or {}).get(KEY)
+    if text is None:
+        raise ModelFileError(f"{path} is no model file of rnncore: its metadata has no `{KEY}` text")
+    document = strict(path, text, f"the `{KEY}` text")
+    if not isinstance(document, dict) or "schema" not in document:
+        raise ModelFileError(f"{path} is no model file of rnncore: its `{KEY}` text has no schema")
+    schema = document["schema"]
+    if type(schema) is not int or schema not in READS:
+        raise ModelFileError(f"{path}: schema {_shown(schema)} is none of those that rnncore {__version__} reads "
+                             f"({', '.join(map(str, READS))}): install the version of rnncore that wrote the file")
+    return document
+
+
+def current(path: Path, document: dict) -> dict:
+    """A stored document as one of today's schema, every field of it checked but `training`; without the sha256."""
+    if found := fault(document, {"sha256": SHA256}, "document"):
+        raise ModelFileError(f"{path}: {found.removeprefix('document.')}: take another copy")
+    document = READS[document["schema"]]({name: value for name, value in document.items() if name != "sha256"})
+    if found := fault(document, DOCUMENT, "document"):
+        raise ModelFileError(f"{path}: {found.removeprefix('document.')}: take another copy")
+    for field, make in (("config", sizes), ("vocab", vocabulary)):
+        try:
+            make(document)
+        except (TypeError, ValueError) as error:
+            raise ModelFileError(f"{path}: {field} is not as it should be ({error}): take another copy") from None
+    size, symbols = document["config"]["vocab_size"], len(document["vocab"])
+    if size != symbols:
+        raise ModelFileError(f"{path}: vocab_size is {size}, but vocab has {symbols:,} symbols: take another copy")
+    return document
+
+
+def sizes(document: dict) -> ModelConfig:
+    """The sizes of the model. Raises TypeError, ValueError."""
+    return ModelConfig(**document["config"])
+
+
+def vocabulary(document: dict) -> Vocab:
+    """The model's vocabulary. Raises ValueError."""
+    return Vocab.from_code_points(document["vocab"])
+
+
+def check_training(path: Path, document: dict, tensors: dict) -> None:
+    """Refuse a `training` text, or tensors beside it, that resuming cannot go by."""
+    text = document.get("training")
+    found = fault(text, TRAINING, "training") or _train_config(text["config"])
+    if not found:
+        found = _contradiction(text["progress"], TrainConfig(**text["config"]), tensors)
+    if found:
+        raise ModelFileError(f"{path}: {found}: start a new run, or take another copy")
+
+
+def check_split(path: Path, kept: dict, found: dict) -> None:
+    """Refuse a split that is not what its shares make of the corpus now."""
+    for part in SPLIT:
+        if kept[part] != found[part]:
+            raise ModelFileError(f"{path}: training.settings.split.{part} is {kept[part]:,}, but the corpus splits "
+                                 f"into {found[part]:,}: start a new run")
+
+
+def _train_config(config: dict) -> str | None:
+    """What is wrong with a stored TrainConfig; fields with a default may be missing, as in files of older versions."""
+    known = {field.name: field.type for field in fields(TrainConfig)}
+    for name, value in config.items():
+        if name not in known:
+            return f"training.config.{name} is not expected"
+        if not _is_of(value, known[name]):
+            return f"training.config.{name} is {_shown(value)}"
+    try:
+        TrainConfig(**config)
+    except ValueError as error:
+        return f"training.config: {error}"
+    return None
+
+
+def _is_of(value, kind) -> bool:
+    """Whether a value is of a field's type; a whole number may stand for a float, true and false for none."""
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if isinstance(value, int):
+        return abs(value) < 2 ** 64 and (isinstance(value, kind) or isinstance(0.0, kind))
+    return isinstance(value, kind)
+
+
+def _contradiction(progress: dict, config: TrainConfig, tensors: dict) -> str | None:
+    """Where two fields of a training text, or the text and the tensors, cannot both be right."""
+    there = {name for name in tensors if name.startswith(("optimizer.", "state."))}
+    known, needed = {name.rstrip("?") for name in RESUMING}, {name for name in RESUMING if not name.endswith("?")}
+    for name in sorted(there - known | needed - there):
+        return f"tensor {name:.80} is {'not expected' if name in there else 'missing'}"
+    for name in ("state.h", "state.c"):
+        if config.batch != tensors[name].shape[2]:
+            return f"training.config.batch is {config.batch}, but {name} has {tensors[name].shape[2]} columns"
+    if progress["chars"] > progress["step"] * config.batch * config.seq:
+        return "training.progress.chars is more than its steps can have read"
+    if progress["best"] and progress["best"][1] > progress["step"]:
+        return "training.progress.best is of a later step"
+    if config.lr is None or (config.steps, config.epochs, config.minutes) == (None, None, None):
+        return "training.config has no lr or no budget"
+    if max(config.epochs or 0, config.minutes or 0, config.steps or 0) >= 2 ** 63:
+        return "training.config: the budget is too large"
+    return None

@@ -1,0 +1,49 @@
+"""A file bears its own name once it is whole and on the disk; until then what stood there stands."""
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+
+@contextlib.contextmanager
+def new_file(path: Path, mode: str = "b") -> Iterator[IO]:
+    """A file to write, in bytes (mode b) or in UTF-8 (mode t), that replaces `path` where the block ends well.
+
+    It is written beside `path` and flushed to the disk, then renamed, then the folder is flushed. Where an error comes
+    first it is gone and `path` is as it was. Raises OSError, whose filename is `path`.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)  # of a killed process that had this one's number
+        with open(temporary, "x" + mode, encoding=None if mode == "b" else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        flush_folder(path.parent)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Replace the file `path` by data, or leave it as it is."""
+    with new_file(path) as file:
+        file.write(data)
+
+
+def flush_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk, where its file system can do that: a rename alone may not survive a crash."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(number)
