@@ -1,5 +1,6 @@
 """`rnncore info` shows what a model file or a run folder holds."""
 import json
+from dataclasses import asdict
 
 import click
 
@@ -15,14 +16,16 @@ def command(run, as_json):
     RUN is a run folder, a model file or a pretrained model; by default the newest run.
     """
     from rnncore import checkpoint, params, runs
+    from rnncore.checkpoint import vocab_of
     from rnncore.config import ModelConfig
 
     path = checkpoint.model_file(run if run else runs.newest())
     document, tensors = checkpoint.read(path)
-    config = ModelConfig(**document["config"])
+    config, text = ModelConfig(**document["config"]), asdict(vocab_of(document))
+    del text["symbols"]
     found = {"file": str(path), "bytes": path.stat().st_size, "schema": document["schema"],
              "dtype": str(tensors["head.bias"].dtype), "config": document["config"], "parameters": params.count(config),
-             "vocabulary": "".join(map(chr, document["vocab"])), "card": document["card"],
+             "vocabulary": "".join(map(chr, document["vocab"])), "text": text, "card": document["card"],
              "resumable": "training" in document}
     if as_json:
         click.echo(json.dumps(found))
@@ -31,6 +34,9 @@ def command(run, as_json):
     click.echo(f"model       {config.layers} x {config.hidden} LSTM, embedding {config.embed}, "
                f"{config.vocab_size} symbols, {found['parameters']:,} parameters")
     click.echo(f"symbols     {found['vocabulary']!a}"[:110])
+    kinds = {"char": "characters", "byte": "bytes"}
+    click.echo(f"level       {kinds[text['level']]}{', in lower case' * text['lower']}"
+               + (f", those that occur less than {text['min_count']:,} times as U+FFFD" if text["min_count"] > 1 else ""))
     for line in card_lines(document["card"]):
         click.echo(line)
 

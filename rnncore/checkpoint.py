@@ -36,6 +36,8 @@ def save(model: CharLM, path, card: dict | None = None, extra: dict | None = Non
     half: in float16, a file of half the size. Raises OSError; the file that stood there is whole until the new one is.
     """
     document = {"schema": SCHEMA, "config": asdict(model.config), "vocab": model.vocab.code_points, "card": card or {}}
+    if model.vocab.settings:
+        document["text"] = model.vocab.settings
     if training is not None:
         document["training"] = training
     tensors = {**model.tensors(), **(extra or {})}
@@ -73,11 +75,16 @@ def load(path, device: str = "auto", dtype: str | None = None) -> CharLM:
 
 def to_model(document: dict, tensors: dict, device: str, dtype: str | None = None) -> CharLM:
     """The model that `read` found."""
-    vocab, config = Vocab.from_code_points(document["vocab"]), ModelConfig(**document["config"])
+    vocab, config = vocab_of(document), ModelConfig(**document["config"])
     stored = tensors["head.bias"].dtype
     model = CharLM(config, vocab, device, dtype or ("float64" if stored == np.float64 else "float32"), seed=None)
     model.assign(tensors)
     return model
+
+
+def vocab_of(document: dict) -> Vocab:
+    """The vocabulary in the JSON text of a model file; its `text` is there where it is no plain one of characters."""
+    return Vocab.from_code_points(document["vocab"], **document.get("text", {}))
 
 
 def model_file(path) -> Path:
@@ -129,7 +136,7 @@ def _document(path: Path, metadata: dict | None) -> dict:
                              "version of rnncore that wrote the file")
     try:
         ModelConfig(**document["config"])
-        Vocab.from_code_points(document["vocab"])
+        vocab_of(document)
         sizes = document["config"]
         fits = sizes["vocab_size"] == len(document["vocab"]) and isinstance(document["card"], dict)
         fits = fits and not any(isinstance(size, bool) for size in sizes.values())  # to Python true is a 1
