@@ -140,7 +140,7 @@ def _training(model: CharLM, parts: list[np.ndarray], config: TrainConfig) -> Tr
 def _headlines(corpus: Corpus, model: CharLM, settings: dict, kernel) -> list[str]:
     c, parts = model.config, settings["split"]
     unit = "bytes" if model.vocab.level == "byte" else "characters"
-    return [f"corpus {corpus.name}: {corpus.characters:,} {unit}, {c.vocab_size} symbols; "
+    return [f"corpus {corpus.name}: {corpus.characters:,} {unit}, {c.vocab_size:,} symbols; "
             f"{parts['train']:,} to train, {parts['validation']:,} to validate, {parts['test']:,} left out",
             f"model {c.layers} x {c.hidden} LSTM, embedding {c.embed}: {params.count(c):,} parameters, {model.dtype} "
             f"on {kernel.name}"]

@@ -45,10 +45,11 @@ class Spool:
 
     def map(self, table: np.ndarray, dtype=None) -> Spool:
         """A new spool with table[id] for every id, without those where it is negative; dtype: by default its own."""
-        mapped = Spool(dtype or self.dtype)
+        mapped, whole = Spool(dtype or self.dtype), not (table < 0).any()
+        table = table.astype(mapped.dtype) if whole else table
         for ids in self.chunks():
-            found = table[ids]
-            mapped.append(found[found >= 0])
+            found = table.take(ids, mode="clip")
+            mapped.append(found if whole else found[found >= 0])
         return mapped
 
     def counts(self, symbols: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from .vocab import LEVELS, UnknownSymbolError, Vocab, points_of
 __all__ = ["Corpus", "CorpusError", "CorpusNotFoundError", "Reading", "UnknownEncodingError", "read"]
 
 MARK = "\ufeff"  # the byte order mark
+WORD = 1 << 16   # characters without a blank that are held back, to see the word's end, at most
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Reading:
             raise ValueError(f"newline is 'lf' or 'keep', not {self.newline!r}")
         if self.level not in LEVELS:
             raise ValueError(f"level is one of {', '.join(LEVELS)}, not {self.level!r}")
-        if self.level == "byte" and self != Reading(level="byte"):
+        if self.level == "byte" and (self.encoding, self.newline, self.lower) != (
+                Reading.encoding, Reading.newline, Reading.lower):
             raise ValueError("bytes have no encoding, line ends or lower case")
         codec(self.encoding)  # an unknown one is refused before anything is read
 
@@ -188,9 +190,8 @@ def lowered(pieces: Iterable[str]) -> Iterator[str]:
     held = ""
     for piece in pieces:
         piece, held = held + piece, ""
-        end = max(piece.rfind(" "), piece.rfind("\n")) + 1
-        if end:  # a piece without a blank is a word that is long enough
-            piece, held = piece[:end], piece[end:]
+        end = max(piece.rfind(" "), piece.rfind("\n")) + 1 or (len(piece) if len(piece) > WORD else 0)
+        piece, held = piece[:end], piece[end:]
         yield piece.lower()
     yield held.lower()
 
@@ -224,12 +225,12 @@ class Encoder:
     def add(self, text: str) -> None:
         """Encode the next piece."""
         points = points_of(text)
-        ids = self._table[points]
+        ids = self._table.take(points, mode="clip")
         new = np.unique(points[ids < 0])
         if len(new):
             self._table[new] = np.arange(len(self._points), len(self._points) + len(new))
             self._points = np.concatenate([self._points, new])
-            ids = self._table[points]
+            ids = self._table.take(points, mode="clip")
             dtype = np.min_scalar_type(len(self._points) - 1)
             if dtype != self.spool.dtype:
                 self.spool = self.spool.map(np.arange(len(self._points)), dtype)
