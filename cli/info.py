@@ -35,8 +35,8 @@ def command(run, as_json):
                f"{config.vocab_size} symbols, {found['parameters']:,} parameters")
     click.echo(f"symbols     {found['vocabulary']!a}"[:110])
     kinds = {"char": "characters", "byte": "bytes"}
-    click.echo(f"level       {kinds[text['level']]}{', in lower case' * text['lower']}"
-               + (f", those that occur less than {text['min_count']:,} times as U+FFFD" if text["min_count"] > 1 else ""))
+    rare = f", those that occur less than {text['min_count']:,} times as U+FFFD" * (text["min_count"] > 1)
+    click.echo(f"level       {kinds[text['level']]}{', in lower case' * text['lower']}{rare}")
     for line in card_lines(document["card"]):
         click.echo(line)
 

@@ -28,10 +28,8 @@ def check(given: dict) -> TrainConfig:
         raise click.UsageError("--extend-vocab goes with --init-from: a new model knows all symbols of its corpus")
     if given["patience"] and not given["val"]:
         raise click.UsageError("--patience needs evaluations: leave it out, or give --val a share of the text")
-    for name in "encoding", "newline", "lower", "min_count":
-        if given["level"] == "byte" and given[name] not in (None, getattr(Reading, name, None)):
-            raise click.UsageError(f"--{name.replace('_', '-')} says how characters are read, and --level byte reads "
-                                   "none: leave one of them out")
+    if given["level"] == "byte":
+        _check_bytes(given, "--level byte")
     try:
         split(0, given["val"], given["test"])
     except ValueError as error:
@@ -57,36 +55,44 @@ def origin(given: dict) -> CharLM | None:
         if given[name] and given[name] != getattr(model.vocab, name):
             raise click.UsageError(f"--{name.replace('_', '-')} conflicts with --init-from {given['init_from']}, which "
                                    f"has {getattr(model.vocab, name)}: leave it out")
+    if model.vocab.level == "byte":
+        _check_bytes(given, given["init_from"])
     return model
+
+
+def _check_bytes(given: dict, who: str) -> None:
+    """Refuse options that have no place with bytes."""
+    for name in "encoding", "newline", "lower", "min_count":
+        if given[name] not in (None, getattr(Reading, name, None)):
+            raise click.UsageError(f"--{name.replace('_', '-')} says how characters are read, and {who} is for bytes: "
+                                   "leave one of them out")
 
 
 def reading(given: dict, old: CharLM | None) -> dict:
     """How the corpus is read, the fields of a Reading: as was asked for, or as the model to go on from has it."""
-    if old is None:
-        return {"encoding": given["encoding"], "newline": given["newline"], "lower": given["lower"],
-                "level": given["level"] or Reading.level}
-    binary = old.vocab.level == "byte"
-    return {"encoding": Reading.encoding if binary else given["encoding"],
-            "newline": Reading.newline if binary else given["newline"],
-            "lower": old.vocab.lower, "level": old.vocab.level}
+    kept = {"lower": given["lower"], "level": given["level"] or Reading.level} if old is None else {
+        "lower": old.vocab.lower, "level": old.vocab.level}
+    return {"encoding": given["encoding"], "newline": given["newline"], **kept}
 
 
 def vocabulary(corpus: Corpus, old: CharLM | None, given: dict) -> tuple[Vocab, list[str]]:
     """The corpus's vocabulary, or that of the model to go on from; a note where symbols were added or made unknown."""
-    least = (given["min_count"] or 1) if old is None else old.vocab.min_count
-    frequent = corpus.vocab.frequent(corpus.counts, least) if least > 1 else corpus.vocab
     if old is None:
-        if len(frequent) < 2:
+        least = given["min_count"] or 1
+        vocab = corpus.vocab.frequent(corpus.counts, least) if least > 1 else corpus.vocab
+        if len(vocab) < 2:
             raise RunError(f"--min-count {least} leaves no symbol of the corpus: take a smaller one")
-        return frequent, _rare(corpus, frequent)
-    new = sorted(set(frequent.symbols) - {*old.vocab.symbols, UNKNOWN if least > 1 else ""})
-    if given["extend_vocab"]:
-        vocab = old.vocab.with_symbols(new)
-        return vocab, ([f"{_symbols(len(new))} added to the vocabulary"] if new else []) + _rare(corpus, vocab)
-    if new and not (least > 1 and UNKNOWN in old.vocab):
-        raise RunError(f"{given['init_from']} does not know {_symbols(len(new))} of the corpus, as "
-                       f"{corpus.vocab.shown(new[0])}: --extend-vocab adds what it lacks")
-    return old.vocab, _rare(corpus, old.vocab)
+        return vocab, _rare(corpus, vocab)
+    vocab, least = old.vocab, old.vocab.min_count
+    new = [symbol for symbol in corpus.vocab.symbols if symbol not in vocab]
+    if new and given["extend_vocab"]:
+        counts = dict(zip(corpus.vocab.symbols, corpus.counts.tolist(), strict=True))
+        larger = vocab.with_symbols(symbol if counts[symbol] >= least else UNKNOWN for symbol in new)
+        return larger, [f"{_count(len(larger) - len(vocab), 'symbol')} added to the vocabulary", *_rare(corpus, larger)]
+    if new and not (least > 1 and UNKNOWN in vocab):
+        raise RunError(f"{given['init_from']} does not know {_count(len(new), 'symbol')} of the corpus, as "
+                       f"{vocab.shown(new[0])}: --extend-vocab adds what it lacks")
+    return vocab, _rare(corpus, vocab)
 
 
 def _rare(corpus: Corpus, vocab: Vocab) -> list[str]:
@@ -96,8 +102,8 @@ def _rare(corpus: Corpus, vocab: Vocab) -> list[str]:
     rare = vocab.places(corpus.vocab.symbols) < 0
     if not rare.any():
         return [f"--min-count {vocab.min_count}: no symbol is rarer"]
-    return [f"--min-count {vocab.min_count}: {_symbols(int(rare.sum()))}, {int(corpus.counts[rare].sum()):,} characters "
-            "in all, made U+FFFD"]
+    return [f"--min-count {vocab.min_count}: {_count(int(rare.sum()), 'symbol')}, "
+            f"{_count(int(corpus.counts[rare].sum()), 'character')} in all, made U+FFFD"]
 
 
 def encoded(corpus: Corpus, vocab: Vocab) -> np.ndarray:
@@ -105,8 +111,8 @@ def encoded(corpus: Corpus, vocab: Vocab) -> np.ndarray:
     return corpus.encode(vocab, "replace" if vocab.min_count > 1 else "error")[0]
 
 
-def _symbols(count: int) -> str:
-    return f"{count:,} symbol{'s' * (count != 1)}"
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def split_ids(ids: np.ndarray, val: float, test: float) -> tuple[list[np.ndarray], dict, list[str]]:

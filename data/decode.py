@@ -72,7 +72,8 @@ def decoded(chunks: Iterable[bytes], encoding: str, name: str) -> Iterator[str]:
         except UnicodeDecodeError as error:
             raise seen.refusal(error) from None
         except UnicodeError as error:
-            raise CorpusError(f"{name} is not {_label(encoding)} ({error}): name its encoding with --encoding") from None
+            raise CorpusError(
+                f"{name} is not {_label(encoding)} ({error}): name its encoding with --encoding") from None
         seen.check(text, last=not raw)
         if text:
             yield text

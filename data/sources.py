@@ -41,7 +41,8 @@ def opened(sources: Sequence[str], encoding: str, binary: bool, stdin: BinaryIO 
             yield File("stdin", place, encoding, _chunks("stdin", _stdin(stdin)))
         elif source in corpora.NAMES:
             if os.path.exists(source):
-                notes.append(f"{source} is read as the named corpus: write ./{source} for the file or folder of that name")
+                notes.append(
+                    f"{source} is read as the named corpus: write ./{source} for the file or folder of that name")
             yield File(source, place, "utf-8", _chunks(source, io.BytesIO(corpora.text(source).encode())))
         else:
             for path in _matches(source):

@@ -71,7 +71,7 @@ class Spool:
 
 
 def folder() -> str | None:
-    """Where the files lie: $TMPDIR, else /var/tmp, which is on a disk where /tmp may be memory, else Python's choice."""
+    """Where files lie: in $TMPDIR, else /var/tmp, on a disk where /tmp may be memory, else where Python says."""
     if os.environ.get("TMPDIR") or not os.access("/var/tmp", os.W_OK):
         return None
     return "/var/tmp"

@@ -1,4 +1,4 @@
-"""A corpus: text on disk, on stdin or under a name, read once in pieces, checked and mended, and encoded as it comes.
+"""A corpus: text on disk, on stdin or under a name, read once, in pieces, checked, mended and encoded as it comes.
 
     files -> bytes -> text -> without marks -> line ends -> lower case -> joined -> ids over its own vocabulary
 
@@ -27,7 +27,7 @@ WORD = 1 << 16   # characters without a blank that are held back, to see the wor
 
 @dataclass(frozen=True)
 class Reading:
-    """How the bytes of a corpus become symbols. level byte: each byte is one, whatever it means, and the rest is moot."""
+    """How the bytes of a corpus become symbols. level byte: each byte is one, whatever it means; the rest is moot."""
 
     encoding: str = "utf-8"
     newline: str = "lf"    # lf: CRLF and lone CR become LF; keep

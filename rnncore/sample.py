@@ -110,7 +110,8 @@ def samples(model, count: int, prompt: str | bytes, length: int, config: SampleC
             turn = min(TURN, length - start)
             rows.append(np.concatenate(list(each(lambda s, n=turn: np.stack(list(islice(s, n)), axis=1), streams))))
     stop = [model.vocab.spelled(text) for text in stop]
-    return ["".join(until((model.vocab.symbols[k] for k in row), stop)) for row in np.concatenate(rows, axis=1).tolist()]
+    known = model.vocab.symbols
+    return ["".join(until((known[k] for k in row), stop)) for row in np.concatenate(rows, axis=1).tolist()]
 
 
 def prompt_ids(vocab, prompt: str | bytes, on_unknown: str) -> np.ndarray:

@@ -68,15 +68,17 @@ def test_a_model_of_bytes_writes_bytes(train, tmp_path):
 
 
 def test_several_texts_and_a_stop_of_bytes(train, tmp_path, capsys):
-    good(train("data.bin", "--level", "byte", "-o", "run"))
+    corpus(tmp_path, "é" * 2000, "é.txt")
+    good(train("é.txt", "--level", "byte", "-o", "run"))
     good(call(capsys, "generate", "run", "-n", 20, "--count", 3, "--out", "three", "--prime", "é", "--temperature", 2))
     assert (tmp_path / "three").read_bytes().count(b"\n" + b"-" * 40 + b"\n") == 3
     assert (tmp_path / "three").read_bytes().startswith("é".encode())
-    good(call(capsys, "generate", "run", "-n", 2000, "--out", "all", "--temperature", 2))
-    whole = (tmp_path / "all").read_bytes()
-    at = next(k for k in range(len(whole)) if whole[k] >= 0x80 and whole[k + 1] < 0x80)  # of no character's bytes
-    good(call(capsys, "generate", "run", "-n", 2000, "--out", "cut", "--temperature", 2, "--stop", chr(whole[at + 1])))
-    assert (tmp_path / "cut").read_bytes() == whole[:whole.index(whole[at + 1])]
+    for count in 1, 2:
+        ending = ("-n", 50, "--count", count, "--temperature", 2)
+        good(call(capsys, "generate", "run", *ending, "--out", f"all{count}"))
+        good(call(capsys, "generate", "run", *ending, "--out", f"cut{count}", "--stop", "é"))
+        whole, cut = ((tmp_path / f"{name}{count}").read_bytes() for name in ("all", "cut"))
+        assert cut.startswith(whole[:whole.index("é".encode())]) and "é".encode() not in cut
 
 
 def test_the_score_of_a_file_is_of_its_bytes(train, tmp_path, capsys):
@@ -128,7 +130,8 @@ def test_lower_case_is_learnt_and_primes_and_scored_texts_are_made_so(train, tmp
     scores = [json.loads(good(call(capsys, "score", "run", name, "--json")).out) for name in ("upper.txt", "corpus.txt")]
     assert scores[0]["unknown"] == scores[1]["unknown"] == 0
     assert rnncore.score(model("run"), "THE CAT") == rnncore.score(model("run"), "the cat")
-    assert "E" not in call(capsys, "generate", "run", "-n", 300, "--temperature", 0.01, "--stop", "E").out
+    whole, cut = (call(capsys, "generate", "run", "-n", 300, *stop).out for stop in ((), ("--stop", "E")))
+    assert "e" in whole and cut == whole[:whole.index("e")] + "\n"
 
 
 # Rare symbols
@@ -149,6 +152,15 @@ def test_rare_symbols_become_one_and_are_said_once(rare, capsys):
     good(call(capsys, "generate", "run", "-n", 3, "--prime", "a☃", "--on-unknown", "replace"))
     found = json.loads(good(call(capsys, "score", "run", "rare.txt", "--on-unknown", "replace", "--json")).out)
     assert found["unknown"] == 4 and found["predictions"] == 2 * len(TEXT) + 5
+
+
+def test_a_model_that_met_no_rare_symbol_gets_one_for_them(train, tmp_path):
+    good(train("corpus.txt", "--min-count", 2, "-o", "run"))
+    corpus(tmp_path, TEXT + "☃", "new.txt")
+    assert "--extend-vocab adds what it lacks" in refused(train("new.txt", "--init-from", "run", "-o", "more"))
+    result = good(train("new.txt", "--init-from", "run", "--extend-vocab", "-o", "more"))
+    assert "1 symbol added" in result.err and "1 symbol, 1 character in all, made U+FFFD" in result.err
+    assert model("more").vocab == Vocab("".join(sorted({*TEXT, "\ufffd"})), min_count=2)
 
 
 def test_no_symbol_is_rare_or_all_are(train, tmp_path):
@@ -195,6 +207,9 @@ def test_going_on_from_a_model_keeps_them_and_refuses_others(train, tmp_path, ho
     larger = model("larger").vocab
     assert larger.settings == vocab.settings and set(larger.symbols) == set(vocab.symbols) | expected
     good(train("corpus.txt", "-o", "plain"))
+    if how == OPTIONS["byte"]:
+        assert "says how characters are read, and run is for bytes" in refused(
+            call(capsys, "train", "new.txt", *going_on, "--newline", "keep"), 2)
     line = refused(call(capsys, "train", "new.txt", "--init-from", "plain", "--steps", 2, *how), 2)
     assert f"{how[0]} conflicts with --init-from plain" in line
 

@@ -152,9 +152,12 @@ def test_a_prime_that_is_no_text_is_refused(known):
 
 def test_a_pattern_in_quotes_is_expanded_and_sorted(train, tmp_path):
     (tmp_path / "texts").mkdir()
-    for name, part in ("2.txt", TEXT[2000:]), ("10.txt", TEXT[:2000] + "\n"), ("no.md", "Ω"):
-        corpus(tmp_path / "texts", part, name)
-    corpus(tmp_path, TEXT[:2000] + "\n" + TEXT[2000:], "one.txt")
+    lines = TEXT.splitlines(keepends=True)
+    parts = {k: "".join(lines[k::31]) for k in (3, 10, 2, 1, 20, 30, 0)}
+    for k, part in parts.items():
+        corpus(tmp_path / "texts", part, f"{k}.txt")
+    corpus(tmp_path / "texts", "Ω", "no.md")
+    corpus(tmp_path, "".join(parts[k] for k in (0, 1, 10, 2, 20, 3, 30)), "one.txt")
     assert train("texts/*.txt").code == 0 and train("one.txt").code == 0
     assert about("runs/texts")["sha256"] == about("runs/one")["sha256"]
     assert about("runs/texts")["sources"] == ["texts/*.txt"]
