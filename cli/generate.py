@@ -1,5 +1,6 @@
 """`rnncore generate` writes text with a trained model to stdout, character by character."""
 import contextlib
+import itertools
 import os
 import sys
 import time
@@ -18,8 +19,10 @@ FLUSH = 0.05  # seconds between flushes of what was written
 @options.grouped(
     "Text",
     ("--prime", {"default": "", "metavar": "TEXT", "help": "Text to go on from; it is printed first."}),
-    ("--prime-file", {"type": click.Path(exists=True, dir_okay=False), "help": "The same, from a file in UTF-8."}),
-    ("-n --length", {"type": click.IntRange(0), "default": 1000, "show_default": True, "help": "New characters."}),
+    ("--prime-file", {"type": click.Path(exists=True, dir_okay=False),
+                      "help": "The same, from a file: in UTF-8, or for a model of bytes any."}),
+    ("-n --length", {"type": click.IntRange(0), "default": 1000, "show_default": True,
+                     "help": "New characters; of a model of bytes, bytes."}),
     ("--stop", {"multiple": True, "metavar": "TEXT", "help": "End before this text; may be given several times."}),
     ("--count", {"type": click.IntRange(1), "default": 1, "show_default": True, "help": "How many texts."}),
     ("--out -o", {"type": click.Path(dir_okay=False), "help": "Write into a file instead of stdout."}))
@@ -47,43 +50,52 @@ def command(run, prime, prime_file, length, stop, count, out, temperature, top_k
         raise click.UsageError("give --prime or --prime-file, not both")
     if out and os.path.lexists(out):
         raise FileExistsError(f"{out} exists already: name another file with --out")
-    from rnncore.sample import generate, samples
+    from rnncore.sample import samples, symbols
 
-    prime = read_prime(prime_file) if prime_file else prime
     _, model = options.open_model(run, device)
+    binary = model.vocab.level == "byte"
+    prime = read_prime(prime_file, binary) if prime_file else os.fsencode(prime) if binary else prime
+    shown = model.vocab.spelled(prime)  # as the model reads it
     if count > 1:
         model.threads = model.kernel.cores()
         texts = samples(model, count, prime, length, config, stop, on_unknown)
-        prime, pieces = "", [f"{prime}{text}\n{'-' * 40}\n" for text in texts]
+        shown, pieces = "", [f"{shown}{text}\n{'-' * 40}\n" for text in texts]
     else:
-        pieces = generate(model, prime, length, config.temperature, top_k, top_p, seed, stop, on_unknown)
+        pieces = symbols(model, prime, length, config.temperature, top_k, top_p, seed, stop, on_unknown)
     try:
-        with open(out, "x", encoding="utf-8") if out else contextlib.nullcontext(sys.stdout) as file:
-            stream(file, prime, pieces)
+        with output(out, binary) as file:
+            stream(file, shown, pieces, "latin-1" if binary else None)
     except OSError as error:
         error.filename = out
         raise
 
 
-def read_prime(path: str) -> str:
-    """The text of a file in UTF-8, its line ends made LF."""
-    from rnncore.data.text import CorpusError
+def read_prime(path: str, binary: bool) -> str | bytes:
+    """The bytes of a file, or its text in UTF-8, its line ends made LF."""
+    from rnncore.data.decode import CorpusError
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open(path, "rb") if binary else open(path, encoding="utf-8-sig") as file:
             return file.read()
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path} is not UTF-8 ({error.reason}, byte {error.start}): save it as UTF-8") from None
 
 
-def stream(file, prime: str, pieces) -> None:
-    """Write the prime and the pieces as they come, and end the line."""
-    file.write(prime)
-    flushed, last = 0.0, prime
-    for piece in pieces:
-        file.write(piece)
+def output(out: str | None, binary: bool):
+    """The new file `out`, or stdout, for text or for bytes."""
+    if out:
+        return open(out, "xb") if binary else open(out, "x", encoding="utf-8", errors="replace")
+    return contextlib.nullcontext(sys.stdout.buffer if binary else sys.stdout)
+
+
+def stream(file, prime: str, pieces, encoding: str | None = None) -> None:
+    """Write the prime and the pieces as they come; of text, end the line. encoding: for a file of bytes."""
+    flushed, last = 0.0, ""
+    for piece in itertools.chain([prime] if prime else [], pieces):
+        file.write(piece.encode(encoding) if encoding else piece)
         last = piece
         if time.monotonic() > flushed + FLUSH:
             file.flush()
             flushed = time.monotonic()
-    if not last.endswith("\n"):
+    if not encoding and not last.endswith("\n"):
         file.write("\n")
+    file.flush()

@@ -1,6 +1,7 @@
 """`rnncore info` shows what a model file or a run folder holds, and with --verify whether all of it is whole."""
 import json
 import sys
+from dataclasses import asdict
 
 import click
 
@@ -47,14 +48,16 @@ def verdicts(run, as_json: bool) -> int:
 def show(run, as_json: bool) -> None:
     """What a model file holds, in words or as JSON."""
     from rnncore import checkpoint, params
+    from rnncore.documents import vocabulary
     from rnncore.config import ModelConfig
 
     path = checkpoint.model_file(run)
     document, tensors = checkpoint.read(path)
-    config = ModelConfig(**document["config"])
+    config, text = ModelConfig(**document["config"]), asdict(vocabulary(document))
+    del text["symbols"]
     found = {"file": str(path), "bytes": path.stat().st_size, "schema": document["schema"],
              "dtype": str(tensors["head.bias"].dtype), "config": document["config"], "parameters": params.count(config),
-             "vocabulary": "".join(map(chr, document["vocab"])), "card": document["card"],
+             "vocabulary": "".join(map(chr, document["vocab"])), "text": text, "card": document["card"],
              "resumable": "training" in document}
     if as_json:
         click.echo(json.dumps(found))
@@ -63,6 +66,9 @@ def show(run, as_json: bool) -> None:
     click.echo(f"model       {config.layers} x {config.hidden} LSTM, embedding {config.embed}, "
                f"{config.vocab_size} symbols, {found['parameters']:,} parameters")
     click.echo(f"symbols     {found['vocabulary']!a}"[:110])
+    kinds = {"char": "characters", "byte": "bytes"}
+    rare = f", those that occur less than {text['min_count']:,} times as U+FFFD" * (text["min_count"] > 1)
+    click.echo(f"level       {kinds[text['level']]}{', in lower case' * text['lower']}{rare}")
     for line in card_lines(document["card"]):
         click.echo(printable(line).replace("\n", " "))
 

@@ -8,7 +8,7 @@ import numpy as np
 from rnncore import checkpoint, documents, kernels, lock, params, plan, runs
 from rnncore.config import SampleConfig, SaveConfig, TrainConfig
 from rnncore.data.batches import Batches
-from rnncore.data.text import Corpus, read
+from rnncore.data.text import Corpus, Reading, read
 from rnncore.evaluate import Validation
 from rnncore.model import CharLM
 from rnncore.runs import RunError, RunFolder
@@ -34,7 +34,8 @@ class Job:
 
     def sample(self, length: int) -> str:
         """What the model writes now, from a newline on; the same coins each time."""
-        return samples(self.training.model, 1, "", length, SampleConfig(seed=self.training.config.seed))[0]
+        model = self.training.model
+        return model.vocab.readable(samples(model, 1, "", length, SampleConfig(seed=self.training.config.seed))[0])
 
     def write(self, method, *args) -> str | None:
         """Call a method that writes into the folder; returns what went wrong, in one line."""
@@ -77,14 +78,15 @@ def start(given: dict) -> Job:
     """A new run; its folder is the process's until the click context ends."""
     kernel = kernels.load(given["device"])
     config, old = prepare.check(given), prepare.origin(given)
+    how = prepare.reading(given, old)
     bring(given["corpus"])
-    corpus = read(given["corpus"], given["encoding"], given["newline"])
+    corpus = read(given["corpus"], **how)
     vocab, added = prepare.vocabulary(corpus, old, given)
-    parts, record, warnings = prepare.split_ids(vocab.encode(corpus.text), given["val"], given["test"])
+    parts, record, warnings = prepare.split_ids(prepare.encoded(corpus, vocab), given["val"], given["test"])
     preset, sizes, config, reasons = prepare.choose(given, config, len(parts[0]), len(vocab), old, kernel)
     saving = SaveConfig(**{name: given[name] for name in SAVING})
-    settings = {"corpus": {"name": corpus.name, "sources": list(corpus.sources), "encoding": given["encoding"],
-                           "newline": given["newline"], "characters": len(corpus.text), "sha256": corpus.sha256},
+    settings = {"corpus": {"name": corpus.name, "sources": list(corpus.sources), **how,
+                           "characters": corpus.characters, "sha256": corpus.sha256},
                 "asked": {name: given[name] for name in ("batch", "seq", "threads")}, "split": record,
                 "preset": preset, "init_from": given["init_from"], "extend_vocab": given["extend_vocab"],
                 "saving": asdict(saving)}
@@ -114,9 +116,11 @@ def resume(given: dict, explicit: set[str]) -> Job:
     document, tensors, warnings = runs.read_newest(path)
     settings = document["training"]["settings"]
     stored = TrainConfig(**{"variational": False} | document["training"]["config"])  # older runs knew no other dropout
+    about = settings["corpus"]
+    how = asdict(Reading()) | {name: about[name] for name in asdict(Reading()) if name in about}
     known = document["config"] | document["training"]["config"] | settings["split"]["asked"] | {
-        "dtype": str(tensors["head.bias"].dtype), "encoding": settings["corpus"]["encoding"],
-        "newline": settings["corpus"]["newline"], "preset": settings.get("preset"),
+        "dtype": str(tensors["head.bias"].dtype), **how, "min_count": document.get("text", {}).get("min_count", 1),
+        "preset": settings.get("preset"),
         "init_from": settings.get("init_from"), "extend_vocab": settings.get("extend_vocab", False)}
     for name in sorted(explicit & known.keys() - FREE):
         if given[name] != known[name] and given[name] != settings["asked"].get(name, known[name]):
@@ -126,15 +130,14 @@ def resume(given: dict, explicit: set[str]) -> Job:
     if "patience" in explicit and not settings["split"]["validation"]:
         raise click.UsageError(f"--patience needs evaluations, and {path} has no validation part: leave it out")
     model = checkpoint.to_model(document, tensors, given["device"])
-    about = settings["corpus"]
     sources = given["corpus"] or about["sources"]
     bring(sources)
-    corpus = read(sources, about["encoding"], about["newline"])
+    corpus = read(sources, **how)
     if corpus.sha256 != about["sha256"]:
         raise RunError(f"the corpus is not the one that {path} was trained on (its sha256 differs): "
                        "bring the old text back, or start a new run")
     asked = settings["split"]["asked"]
-    parts, record, _ = prepare.split_ids(model.vocab.encode(corpus.text), asked["val"], asked["test"])
+    parts, record, _ = prepare.split_ids(prepare.encoded(corpus, model.vocab), asked["val"], asked["test"])
     documents.check_split(path / "last.safetensors", settings["split"], record)
     training = _training(model, parts, config)
     runs.restore(training, document, tensors)
@@ -163,7 +166,8 @@ def _training(model: CharLM, parts: list[np.ndarray], config: TrainConfig) -> Tr
 
 def _headlines(corpus: Corpus, model: CharLM, settings: dict, kernel) -> list[str]:
     c, parts = model.config, settings["split"]
-    return [f"corpus {corpus.name}: {len(corpus.text):,} characters, {c.vocab_size} symbols; "
+    unit = "bytes" if model.vocab.level == "byte" else "characters"
+    return [f"corpus {corpus.name}: {corpus.characters:,} {unit}, {c.vocab_size:,} symbols; "
             f"{parts['train']:,} to train, {parts['validation']:,} to validate, {parts['test']:,} left out",
             f"model {c.layers} x {c.hidden} LSTM, embedding {c.embed}: {params.count(c):,} parameters, {model.dtype} "
             f"on {kernel.name}"]

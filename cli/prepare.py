@@ -9,8 +9,8 @@ import numpy as np
 from rnncore import checkpoint, ngram, params, plan
 from rnncore.config import PRESETS, ModelConfig, TrainConfig
 from rnncore.data.batches import shrink, split
-from rnncore.data.text import Corpus
-from rnncore.data.vocab import Vocab
+from rnncore.data.text import Corpus, Reading
+from rnncore.data.vocab import UNKNOWN, Vocab
 from rnncore.extend import extend
 from rnncore.model import CharLM
 from rnncore.runs import RunError
@@ -28,6 +28,8 @@ def check(given: dict) -> TrainConfig:
         raise click.UsageError("--extend-vocab goes with --init-from: a new model knows all symbols of its corpus")
     if given["patience"] and not given["val"]:
         raise click.UsageError("--patience needs evaluations: leave it out, or give --val a share of the text")
+    if given["level"] == "byte":
+        _check_bytes(given, "--level byte")
     try:
         split(0, given["val"], given["test"])
     except ValueError as error:
@@ -49,22 +51,68 @@ def origin(given: dict) -> CharLM | None:
             option = f"--{name} {wanted}" if given[name] else f"--preset {given['preset']} ({name} {wanted})"
             raise click.UsageError(f"{option} conflicts with --init-from {given['init_from']}, which has "
                                    f"{has}: leave it out")
+    for name in "level", "lower", "min_count":
+        if given[name] and given[name] != getattr(model.vocab, name):
+            raise click.UsageError(f"--{name.replace('_', '-')} conflicts with --init-from {given['init_from']}, which "
+                                   f"has {getattr(model.vocab, name)}: leave it out")
+    if model.vocab.level == "byte":
+        _check_bytes(given, given["init_from"])
     return model
 
 
+def _check_bytes(given: dict, who: str) -> None:
+    """Refuse options that have no place with bytes."""
+    for name in "encoding", "newline", "lower", "min_count":
+        if given[name] not in (None, getattr(Reading, name, None)):
+            raise click.UsageError(f"--{name.replace('_', '-')} says how characters are read, and {who} is for bytes: "
+                                   "leave one of them out")
+
+
+def reading(given: dict, old: CharLM | None) -> dict:
+    """How the corpus is read, the fields of a Reading: as was asked for, or as the model to go on from has it."""
+    kept = {"lower": given["lower"], "level": given["level"] or Reading.level} if old is None else {
+        "lower": old.vocab.lower, "level": old.vocab.level}
+    return {"encoding": given["encoding"], "newline": given["newline"], **kept}
+
+
 def vocabulary(corpus: Corpus, old: CharLM | None, given: dict) -> tuple[Vocab, list[str]]:
-    """The corpus's vocabulary, or that of the model to go on from; a note where symbols were added to that."""
+    """The corpus's vocabulary, or that of the model to go on from; a note where symbols were added or made unknown."""
     if old is None:
-        return Vocab.from_text(corpus.text), []
-    new = "".join(sorted(set(corpus.text) - set(old.vocab.symbols)))
-    if new and not given["extend_vocab"]:
-        raise RunError(f"{given['init_from']} does not know {_symbols(new)} of the corpus, as {new[0]!r}: "
-                       "--extend-vocab adds what it lacks")
-    return Vocab.from_text(old.vocab.symbols + new), [f"{_symbols(new)} added to the vocabulary"] if new else []
+        least = given["min_count"] or 1
+        vocab = corpus.vocab.frequent(corpus.counts, least) if least > 1 else corpus.vocab
+        if len(vocab) < 2:
+            raise RunError(f"--min-count {least} leaves no symbol of the corpus: take a smaller one")
+        return vocab, _rare(corpus, vocab)
+    vocab, least = old.vocab, old.vocab.min_count
+    new = [symbol for symbol in corpus.vocab.symbols if symbol not in vocab]
+    if new and given["extend_vocab"]:
+        counts = dict(zip(corpus.vocab.symbols, corpus.counts.tolist(), strict=True))
+        larger = vocab.with_symbols(symbol if counts[symbol] >= least else UNKNOWN for symbol in new)
+        return larger, [f"{_count(len(larger) - len(vocab), 'symbol')} added to the vocabulary", *_rare(corpus, larger)]
+    if new and not (least > 1 and UNKNOWN in vocab):
+        raise RunError(f"{given['init_from']} does not know {_count(len(new), 'symbol')} of the corpus, as "
+                       f"{vocab.shown(new[0])}: --extend-vocab adds what it lacks")
+    return vocab, _rare(corpus, vocab)
 
 
-def _symbols(new: str) -> str:
-    return f"{len(new):,} symbol{'s' * (len(new) != 1)}"
+def _rare(corpus: Corpus, vocab: Vocab) -> list[str]:
+    """What --min-count did, if it was asked for."""
+    if vocab.min_count == 1:
+        return []
+    rare = vocab.places(corpus.vocab.symbols) < 0
+    if not rare.any():
+        return [f"--min-count {vocab.min_count}: no symbol is rarer"]
+    return [f"--min-count {vocab.min_count}: {_count(int(rare.sum()), 'symbol')}, "
+            f"{_count(int(corpus.counts[rare].sum()), 'character')} in all, made U+FFFD"]
+
+
+def encoded(corpus: Corpus, vocab: Vocab) -> np.ndarray:
+    """The corpus's ids (n,) over the vocabulary that it is trained with."""
+    return corpus.encode(vocab, "replace" if vocab.min_count > 1 else "error")[0]
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def split_ids(ids: np.ndarray, val: float, test: float) -> tuple[list[np.ndarray], dict, list[str]]:
@@ -130,9 +178,11 @@ def _shrink(config: TrainConfig, characters: int) -> tuple[TrainConfig, list[str
 
 def _check_memory(config: TrainConfig, model: ModelConfig, itemsize: int, there: int) -> None:
     needed = plan.memory(config, model, itemsize)
+    fewer = f", or a --min-count: most of it is for {model.vocab_size:,} symbols" \
+        if 3 * model.vocab_size > 12 * model.layers * model.hidden else ""
     if needed > there:
         fits = plan.largest_batch(config, model, itemsize, there)
         cure = f"--batch {fits} fits, or" if fits >= 1 else "take"
         raise RunError(f"{params.count(model):,} parameters and {config.batch} streams of {config.seq} take about "
                        f"{needed / 2**30:,.1f} GiB, the device has {there / 2**30:.1f}: {cure} a smaller --hidden, "
-                       "--layers, --embed" + (" or --seq" if fits >= 1 else ", --batch or --seq"))
+                       f"--layers, --embed{' or --seq' if fits >= 1 else ', --batch or --seq'}{fewer}")

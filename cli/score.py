@@ -2,7 +2,8 @@
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -15,7 +16,8 @@ from . import options
 from .progress import describe_floor, tell
 
 
-PIECE = 100  # characters that two texts have in common by chance never
+PIECE = 100     # characters that two texts have in common by chance never
+HELD = 1 << 22  # characters in which they are looked for at a time
 
 
 class NotFinite(click.ClickException):
@@ -62,12 +64,11 @@ def command(run, text, encoding, newline, on_unknown, window, dynamic, per_char,
 
     path, model = options.open_model(run, device)
     bring([text])
-    corpus = read([text], encoding, newline, distinct=1)
-    ids = evaluate.encode(model, corpus.text, on_unknown)
-    unknown = 0 if on_unknown == "error" else len(corpus.text) - len(model.vocab.encode(corpus.text, "skip"))
-    parts = losses(model, ids, protocol, settings)
+    corpus = read([text], distinct=1, **reading(model.vocab, encoding, newline))
+    ids, unknown = corpus.encode(model.vocab, on_unknown)
+    parts = losses(model, evaluate.at_least_two(ids), protocol, settings)
     if per_char:
-        nats = mean(recorded(parts, Path(per_char), corpus.text, model.vocab.symbols, on_unknown == "skip"))
+        nats = mean(recorded(parts, Path(per_char), corpus.symbols(), model.vocab.symbols, on_unknown == "skip"))
     else:
         nats = mean(parts)
     for note in corpus.notes:
@@ -75,11 +76,22 @@ def command(run, text, encoding, newline, on_unknown, window, dynamic, per_char,
     if protocol == "dynamic" and nats > math.log(len(model.vocab)):
         tell("learning did harm: equal odds for all symbols would be better; lower --rate")
     perplexity, floor = math.exp(nats) if nats < 700 else None, floor_of(path, model, ids)
-    figures = {"model": str(path), "text": text, "characters": len(corpus.text), "nats_per_char": nats,
+    figures = {"model": str(path), "text": text, "characters": corpus.characters, "nats_per_char": nats,
                "bits_per_char": nats / math.log(2), "perplexity": perplexity, "predictions": len(ids) - 1,
-               "unknown": unknown, "unknown_share": unknown / len(corpus.text), "on_unknown": on_unknown,
+               "unknown": unknown, "unknown_share": unknown / corpus.characters, "on_unknown": on_unknown,
                "protocol": protocol, "settings": settings, "floor": floor}
     click.echo(json.dumps(figures) if as_json else words(figures))
+
+
+def reading(vocab, encoding: str, newline: str) -> dict:
+    """How a text is read for a model with this vocabulary: the fields of a data.text.Reading."""
+    if vocab.level == "char":
+        return {"encoding": encoding, "newline": newline, "lower": vocab.lower}
+    context = click.get_current_context()
+    for name in "encoding", "newline":
+        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} says how characters are read, and this is a model of bytes: leave it out")
+    return {"level": vocab.level}
 
 
 def chosen(window: int | None, dynamic: bool, learning: dict) -> tuple[str, dict]:
@@ -126,26 +138,26 @@ def mean(parts) -> float:
     return total / predictions
 
 
-def recorded(parts, path: Path, text: str, known: str, skip: bool) -> Iterator:
+def recorded(parts, path: Path, text: Iterable[str], known: str, skip: bool) -> Iterator:
     """Hand the parts on and write a line for every prediction; the file is at `path` once the last one is written.
 
     The first known character is not predicted. Unknown ones have no line where they are skipped; where they are
     replaced, their nats are those of the stand-in.
     """
     symbols = set(known)
-    places = (place for place, symbol in enumerate(text) if not skip or symbol in symbols)
+    places = ((place, symbol) for place, symbol in enumerate(text) if not skip or symbol in symbols)
     next(places)
     with new_file(path, "t") as file:
         for part in parts:
-            file.writelines(json.dumps({"index": place, "char": text[place], "nats": nats}) + "\n"
-                            for nats, place in zip(part.tolist(), places, strict=False))
+            file.writelines(json.dumps({"index": place, "char": symbol, "nats": nats}) + "\n"
+                            for nats, (place, symbol) in zip(part.tolist(), places, strict=False))
             yield part
 
 
 def floor_of(path: Path, model, ids) -> dict | None:
     """What counting reaches on ids with the text that the model was trained on; None where that is not at hand."""
     from rnncore import checkpoint, ngram
-    from rnncore.data.text import CorpusError, read
+    from rnncore.data.text import Reading, read
     from rnncore.runs import trained
 
     card = checkpoint.read(path)[0]["card"]
@@ -153,10 +165,10 @@ def floor_of(path: Path, model, ids) -> dict | None:
         return None
     about = card["corpus"]
     try:
-        corpus = read(about["sources"], about["encoding"], about["newline"])
-    except (CorpusError, OSError):
+        corpus = read(about["sources"], **{f.name: about[f.name] for f in fields(Reading) if f.name in about})
+    except (TypeError, ValueError):  # CorpusError is one; a card of another make may hold anything
         return None
-    train = model.vocab.encode(corpus.text, "skip")[:card["split"]["train"]]
+    train = corpus.encode(model.vocab, "replace" if model.vocab.min_count > 1 else "skip")[0][:card["split"]["train"]]
     if corpus.sha256 != about["sha256"] or holds(train, ids):
         return None
     floor = ngram.floor(train, ids[:ngram.MOST], len(model.vocab))
@@ -165,9 +177,11 @@ def floor_of(path: Path, model, ids) -> dict | None:
 
 def holds(train, ids) -> bool:
     """Whether ids, by five pieces of it, is of the training text: there counting is no measure, it knows the text."""
-    pieces = [ids[start:start + PIECE] for start in (len(ids) * k // 5 for k in range(5))]
-    text, width = train.tobytes(), train.itemsize
-    return all(any(place % width == 0 for place in _places(text, piece.tobytes())) for piece in pieces)
+    left = [ids[start:start + PIECE].astype(train.dtype).tobytes() for start in (len(ids) * k // 5 for k in range(5))]
+    for start in range(0, len(train), HELD):
+        text, width = train[start:start + HELD + PIECE].tobytes(), train.itemsize
+        left = [piece for piece in left if all(place % width for place in _places(text, piece))]
+    return not left
 
 
 def _places(text: bytes, piece: bytes) -> Iterator[int]:

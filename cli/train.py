@@ -68,7 +68,12 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
     ("--val", {"type": options.Share(), "default": 0.1, "show_default": True,
                "help": "Share of the text for validation, after the training part."}),
     ("--test", {"type": options.Share(), "default": 0.0, "show_default": True,
-                "help": "Share left out at the end."}))
+                "help": "Share left out at the end."}),
+    ("--level", {"type": click.Choice(["char", "byte"]),
+                 "help": "What a symbol is; byte takes any file as it is. [default: char]"}),
+    ("--lower", {"is_flag": True, "help": "Make the text lower case, and primes and scored texts after it."}),
+    ("--min-count", {"type": click.IntRange(1), "metavar": "K",
+                     "help": "Learn the symbols that occur less than K times as one, U+FFFD. [default: 1]"}))
 @options.ENCODING
 @options.NEWLINE
 @options.grouped(

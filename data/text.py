@@ -1,155 +1,250 @@
-"""A corpus: text on disk, on stdin or under a name, read into one str."""
+"""A corpus: text on disk, on stdin or under a name, read once, in pieces, checked, mended and encoded as it comes.
+
+    files -> bytes -> text -> without marks -> line ends -> lower case -> joined -> ids over its own vocabulary
+
+No step holds more than a piece, and long ids lie in a file: 5 GB of text take the memory of 50 MB.
+"""
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import BinaryIO
 
-from . import corpora
-from .decode import (HEAD, CorpusError, CorpusNotFoundError, UnknownEncodingError, codec, decode, is_wide, join, likely,
-                     one_line)
+import numpy as np
 
-__all__ = ["Corpus", "CorpusError", "CorpusNotFoundError", "UnknownEncodingError", "read"]
+from . import sources as sources_
+from .decode import CorpusError, CorpusNotFoundError, UnknownEncodingError, codec, decoded, one_line
+from .spool import Spool
+from .vocab import LEVELS, UnknownSymbolError, Vocab, points_of
+
+__all__ = ["Corpus", "CorpusError", "CorpusNotFoundError", "Reading", "UnknownEncodingError", "read"]
 
 MARK = "\ufeff"  # the byte order mark
+WORD = 1 << 16   # characters without a blank that are held back, to see the word's end, at most
 
 
-class Corpus(NamedTuple):
+@dataclass(frozen=True)
+class Reading:
+    """How the bytes of a corpus become symbols. level byte: each byte is one, whatever it means; the rest is moot."""
+
+    encoding: str = "utf-8"
+    newline: str = "lf"    # lf: CRLF and lone CR become LF; keep
+    lower: bool = False
+    level: str = "char"    # one of vocab.LEVELS
+
+    def __post_init__(self):
+        if self.newline not in ("lf", "keep"):
+            raise ValueError(f"newline is 'lf' or 'keep', not {self.newline!r}")
+        if self.level not in LEVELS:
+            raise ValueError(f"level is one of {', '.join(LEVELS)}, not {self.level!r}")
+        if self.level == "byte" and (self.encoding, self.newline, self.lower) != (
+                Reading.encoding, Reading.newline, Reading.lower):
+            raise ValueError("bytes have no encoding, line ends or lower case")
+        codec(self.encoding)  # an unknown one is refused before anything is read
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
     """A text and where it is from."""
 
     name: str  # a good default name for a run: a file's stem, a folder's name, a named corpus, "stdin"
-    text: str
+    vocab: Vocab  # of its own symbols
+    spool: Spool  # its ids
     sources: tuple[str, ...]  # as they were given
     notes: tuple[str, ...]  # a line each, to be said once: what was dropped, skipped or normalised
-    sha256: str  # hex, of the text in UTF-8
+    sha256: str  # hex, of the text in UTF-8, or of the bytes
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The ids (n,) over `vocab`, to be read only; a memory map where they are many."""
+        return self.spool.array()
+
+    @property
+    def characters(self) -> int:
+        """How many symbols it has."""
+        return self.spool.length
+
+    @property
+    def text(self) -> str:
+        """All of it, in memory."""
+        return self.vocab.decode(self.ids)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """How often each symbol of `vocab` occurs: (V,)."""
+        return self.spool.counts(len(self.vocab))
+
+    def symbols(self) -> Iterator[str]:
+        """Its symbols one by one."""
+        for ids in self.spool.chunks():
+            yield from map(self.vocab.symbols.__getitem__, ids.tolist())
+
+    def encode(self, vocab: Vocab, on_unknown: str = "error") -> tuple[np.ndarray, int]:
+        """The ids over another vocabulary, and how many symbols it does not know; on_unknown: as Vocab.encode."""
+        table = vocab.places(self.vocab.symbols)
+        unknown = int(self.counts[table < 0].sum()) if (table < 0).any() else 0
+        if unknown and on_unknown == "error":
+            raise UnknownSymbolError((self.vocab.symbols[k] for k in np.flatnonzero(table < 0)), self.vocab.level)
+        if on_unknown == "replace":
+            table[table < 0] = vocab.stand_in
+        same = np.array_equal(table, np.arange(len(table))) and self.spool.dtype == vocab.dtype
+        return (self.spool if same else self.spool.map(table, vocab.dtype)).array(), unknown
 
 
-def read(
-    sources: Sequence[str], encoding: str = "utf-8", newline: str = "lf", stdin: BinaryIO | None = None,
-    distinct: int = 2,
-) -> Corpus:
-    """Read files, folders, "-" (stdin) and named corpora, in that order, into one corpus.
+def read(sources: Sequence[str], stdin: BinaryIO | None = None, distinct: int = 2, **how) -> Corpus:
+    """Read files, folders, patterns, "-" (stdin) and named corpora, in that order, into one corpus; how: a Reading's.
 
     A folder stands for its text files, recursively, sorted by path: without the hidden ones, those with a NUL byte in
-    their first 8,192 (unless the encoding has such), and folders behind symbolic links. Files are joined so that each
-    but the last ends in a newline. Byte order marks are dropped wherever they are; CRLF and lone CR become LF unless
-    `newline` is "keep". Named corpora have their own encoding. `stdin` is a binary stream, by default the process's.
+    their first 8,192 (unless the encoding has such), and folders behind symbolic links. Of a file whose name ends in
+    .gz, what is inside is read. Files are joined so that each but the last ends in a newline. Byte order marks are
+    dropped wherever they are; CRLF and lone CR become LF unless `newline` is "keep". Named corpora have their own
+    encoding. At the level of bytes nothing is skipped, joined by more, dropped or changed. `stdin` is a binary stream,
+    by default the process's.
 
     Raises CorpusNotFoundError for a path where nothing is, UnknownEncodingError, and CorpusError for what cannot be
     read, is not in that encoding, is empty, or has one distinct symbol where `distinct` asks for two.
     """
-    if newline not in ("lf", "keep"):
-        raise ValueError(f"newline is 'lf' or 'keep', not {newline!r}")
-    if not sources:
-        raise CorpusError(f"no corpus: name a file, a folder, - for stdin, or one of {', '.join(corpora.NAMES)}")
-    codec(encoding)  # an unknown one is refused before anything is read
-    pieces: list[str] = []
-    notes: list[str] = []
-    for source in sources:
-        some, remarks = _read_source(source, encoding, stdin)
-        pieces += some
-        notes += remarks
-        if len(sources) > 1 and not any(some):
-            notes.append(f"{_shown(source)} is empty")
-    text, remarks = _normalise(pieces, newline)
-    _check(text, ", ".join(map(_shown, sources)), distinct)
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return Corpus(_name(sources[0]), text, tuple(sources), tuple(map(one_line, notes + remarks)), digest)
+    reading, notes, tally = Reading(**how), [], Tally([0] * len(sources))
+    binary = reading.level == "byte"
+    files = sources_.opened(sources, reading.encoding, binary, stdin, notes)
+    texts = (tally.read(file.source, steps(file, reading, tally)) for file in files)
+    encoder, digest = Encoder(), hashlib.sha256()
+    for piece in concatenated(texts) if binary else joined(texts):
+        digest.update(piece.encode("latin-1") if binary else piece.encode("utf-8", "surrogatepass"))
+        encoder.add(piece)
+    if len(sources) > 1:
+        notes += [f"{sources_.shown(source)} is empty"
+                  for source, symbols in zip(sources, tally.symbols, strict=True) if not symbols]
+    vocab, spool = encoder.done(reading.level, reading.lower, ", ".join(map(sources_.shown, sources)), distinct)
+    notes = tuple(map(one_line, notes + tally.notes()))
+    return Corpus(sources_.name(sources[0]), vocab, spool, tuple(sources), notes, digest.hexdigest())
 
 
-def _read_source(source: str, encoding: str, stdin: BinaryIO | None) -> tuple[list[str], list[str]]:
-    """The texts that one source stands for, and notes on them."""
-    try:
-        if source == "-":
-            return [decode(_read_stdin(stdin), encoding, "stdin")], []
-        if source in corpora.NAMES:
-            note = f"{source} is read as the named corpus: write ./{source} for the file or folder of that name"
-            return [corpora.text(source)], [note] if os.path.exists(source) else []
-        os.stat(source)  # before Path, to which "" is the current folder
-        path = Path(source)
-        if path.is_dir():
-            return _read_folder(path, encoding)
-        return [decode(path.read_bytes(), encoding, source)], []
-    except (FileNotFoundError, NotADirectoryError):
-        named = ", ".join(corpora.NAMES)
-        raise CorpusNotFoundError(f"no such file or folder: {source!r}; the named corpora are {named}") from None
-    except OSError as error:
-        where, why = error.filename or _shown(source), error.strerror or error
-        raise CorpusError(f"cannot read {where}: {why}; make it readable or leave it out") from None
+@dataclass
+class Tally:
+    """What the steps dropped, changed and passed on."""
+
+    symbols: list[int]  # of each source
+    marks: int = 0
+    crlf: int = 0
+    cr: int = 0
+
+    def read(self, source: int, pieces: Iterable[str]) -> Iterator[str]:
+        """The pieces, counted for their source."""
+        for piece in pieces:
+            self.symbols[source] += len(piece)
+            yield piece
+
+    def notes(self) -> list[str]:
+        """A line for the marks, and one for the line ends."""
+        notes = [f"dropped {self.marks:,} byte order mark{'s' * (self.marks > 1)}"] if self.marks else []
+        ends = [f"{count:,} {kind}" for count, kind in ((self.crlf, "CRLF"), (self.cr, "lone CR")) if count]
+        plural = "s" * (self.crlf + self.cr > 1)
+        if ends:
+            notes.append(f"normalised {' and '.join(ends)} line end{plural} to LF (--newline keep leaves them)")
+        return notes
 
 
-def _read_stdin(stdin: BinaryIO | None) -> bytes:
-    stream = stdin or getattr(sys.stdin, "buffer", None)
-    if stream is None:
-        raise CorpusError("stdin is closed: pipe a text into it or name a file")
-    return stream.read()
+# Every step takes the pieces of one file and yields the pieces that they become: another goes where it belongs in here.
+
+def steps(file: sources_.File, reading: Reading, tally: Tally) -> Iterator[str]:
+    """The text of one file as it is learnt, piece by piece; a byte is the code point of the same number."""
+    if reading.level == "byte":
+        return (chunk.decode("latin-1") for chunk in file.chunks)
+    pieces = without_marks(decoded(file.chunks, file.encoding, file.name), tally)
+    if reading.newline == "lf":
+        pieces = with_lf(pieces, tally)
+    return lowered(pieces) if reading.lower else pieces
 
 
-def _read_folder(folder: Path, encoding: str) -> tuple[list[str], list[str]]:
-    """The texts of the folder's files, and a note on those that are not text."""
-    wide = is_wide(encoding)
-    texts: list[str] = []
-    skipped: dict[Path, str | None] = {}  # each with the encoding that it looks like
-    for path in _files(folder):
-        with path.open("rb") as file:
-            head = file.read(HEAD)
-            if wide or b"\0" not in head:
-                texts.append(decode(head + file.read(), encoding, str(path)))
-            else:
-                skipped[path] = likely(head)
-    hint = next((f"; {path} looks like {e.upper()}: add --encoding {e}" for path, e in skipped.items() if e), "")
-    files = "file" if len(skipped) == 1 else "files"
-    notes = [f"skipped {len(skipped):,} {files} with NUL bytes in {folder}{hint}"] if skipped else []
-    if not texts:
-        raise CorpusError(": ".join([f"{folder} holds no text file", *(notes or ["name a folder that does"])]))
-    return texts, notes
+def without_marks(pieces: Iterable[str], tally: Tally) -> Iterator[str]:
+    """Without byte order marks."""
+    for piece in pieces:
+        if MARK in piece:
+            tally.marks += piece.count(MARK)
+            piece = piece.replace(MARK, "")
+        yield piece
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """The folder's files, recursively, none hidden, sorted by their path inside it."""
-    def stop(error: OSError):
-        raise error  # os.walk would pass over a folder that it cannot list
-
-    found = []
-    for here, folders, files in os.walk(folder, onerror=stop):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(here, name) for name in files if not name.startswith(".")]
-    return filter(Path.is_file, sorted(found, key=lambda path: path.relative_to(folder).as_posix()))
-
-
-def _normalise(pieces: list[str], newline: str) -> tuple[str, list[str]]:
-    """The pieces joined, without byte order marks and with LF line ends, and notes on both."""
-    notes = []
-    if marks := sum(piece.count(MARK) for piece in pieces):
-        notes.append(f"dropped {marks:,} byte order mark{'s' * (marks > 1)}")
-        pieces = [piece.replace(MARK, "") for piece in pieces]
-    crlf = sum(piece.count("\r\n") for piece in pieces)
-    cr = sum(piece.count("\r") for piece in pieces) - crlf
-    if newline == "lf" and (crlf or cr):
-        what = " and ".join([f"{crlf:,} CRLF"] * (crlf > 0) + [f"{cr:,} lone CR"] * (cr > 0))
-        notes.append(f"normalised {what} line end{'s' * (crlf + cr > 1)} to LF (--newline keep leaves them)")
-        pieces = [piece.replace("\r\n", "\n").replace("\r", "\n") for piece in pieces]
-    return join(pieces), notes
+def with_lf(pieces: Iterable[str], tally: Tally) -> Iterator[str]:
+    """With LF line ends; a CR at the end of a piece is held back until it is known whether a LF follows."""
+    held = ""
+    for piece in pieces:
+        piece, held = held + piece, ""
+        if piece.endswith("\r"):
+            piece, held = piece[:-1], "\r"
+        if "\r" in piece:
+            crlf = piece.count("\r\n")
+            tally.crlf, tally.cr = tally.crlf + crlf, tally.cr + piece.count("\r") - crlf
+            piece = piece.replace("\r\n", "\n").replace("\r", "\n")
+        yield piece
+    if held:
+        tally.cr += 1
+        yield "\n"
 
 
-def _check(text: str, where: str, distinct: int) -> None:
-    """Refuse a text that is empty or, where two distinct symbols are wanted, has but one."""
-    if not text:
-        raise CorpusError(f"{where} is empty: nothing to learn from; name a file with text in it")
-    if distinct > 1 and text.count(text[0]) == len(text):
-        raise CorpusError(
-            f"{where} has one distinct symbol, {text[0]!r}: nothing to learn from; two are needed at least")
+def lowered(pieces: Iterable[str]) -> Iterator[str]:
+    """In lower case, word by word: a capital sigma is another letter at a word's end, so the last word is held back."""
+    held = ""
+    for piece in pieces:
+        piece, held = held + piece, ""
+        end = max(piece.rfind(" "), piece.rfind("\n")) + 1 or (len(piece) if len(piece) > WORD else 0)
+        piece, held = piece[:end], piece[end:]
+        yield piece.lower()
+    yield held.lower()
 
 
-def _shown(source: str) -> str:
-    return "stdin" if source == "-" else source
+def joined(texts: Iterable[Iterable[str]]) -> Iterator[str]:
+    """The texts' pieces one after the other, each text but the last ending in a newline; empty ones leave no trace."""
+    last = "\n"
+    for pieces in texts:
+        begun = False
+        for piece in filter(None, pieces):
+            if not begun and last not in "\n\r":
+                yield "\n"
+            begun, last = True, piece[-1]
+            yield piece
 
 
-def _name(source: str) -> str:
-    if source == "-" or source in corpora.NAMES:
-        return _shown(source)
-    path = Path(os.path.abspath(source))
-    return (path.name if path.is_dir() else path.stem).lstrip(".") or "corpus"
+def concatenated(texts: Iterable[Iterable[str]]) -> Iterator[str]:
+    """The texts' pieces one after the other."""
+    for pieces in texts:
+        yield from pieces
+
+
+class Encoder:
+    """Ids by the order in which symbols are first met, as the text comes; at its end, by their code points."""
+
+    def __init__(self):
+        self.spool = Spool(np.uint8)
+        self._points = np.empty(0, np.uint32)             # (V,) of the symbols met so far
+        self._table = np.full(0x110000, -1, np.int32)     # id by code point, -1 for what was not met
+
+    def add(self, text: str) -> None:
+        """Encode the next piece."""
+        points = points_of(text)
+        ids = self._table.take(points, mode="clip")
+        new = np.unique(points[ids < 0])
+        if len(new):
+            self._table[new] = np.arange(len(self._points), len(self._points) + len(new))
+            self._points = np.concatenate([self._points, new])
+            ids = self._table.take(points, mode="clip")
+            dtype = np.min_scalar_type(len(self._points) - 1)
+            if dtype != self.spool.dtype:
+                self.spool = self.spool.map(np.arange(len(self._points)), dtype)
+        self.spool.append(ids)
+
+    def done(self, level: str, lower: bool, where: str, distinct: int) -> tuple[Vocab, Spool]:
+        """The vocabulary, and the ids over it. CorpusError for no symbol, or for one where two are wanted."""
+        points = np.sort(self._points)
+        if not len(points):
+            raise CorpusError(f"{where} is empty: nothing to learn from; name a file with text in it")
+        vocab = Vocab.from_code_points(points, level, lower)
+        if len(points) < distinct:
+            raise CorpusError(f"{where} has one distinct symbol, {vocab.shown(vocab.symbols)}: nothing to learn from; "
+                              "two are needed at least")
+        if np.array_equal(points, self._points):
+            return vocab, self.spool
+        return vocab, self.spool.map(np.argsort(np.argsort(self._points)))

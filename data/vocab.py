@@ -1,13 +1,16 @@
 """A vocabulary: the distinct characters of a text, sorted by code point, each known by its place."""
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import codecs
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
+LEVELS = ("char", "byte")  # what a symbol is: a code point, or a byte
+UNKNOWN = "\ufffd"          # the symbol that rare ones become
 ON_UNKNOWN = ("error", "skip", "replace")
 _CHUNK = 1 << 20  # characters encoded at a time: the work arrays stay small whatever the text's length
 _LISTED = 8  # unknown symbols that an error names
@@ -16,9 +19,9 @@ _LISTED = 8  # unknown symbols that an error names
 class UnknownSymbolError(ValueError):
     """Text with symbols outside the vocabulary: `symbols` has each once, sorted; str(error) is one line."""
 
-    def __init__(self, symbols: Iterable[str]):
+    def __init__(self, symbols: Iterable[str], level: str = "char"):
         self.symbols = "".join(sorted(set(symbols)))
-        listed = ", ".join(f"{s!r} (U+{ord(s):04X})" for s in self.symbols[:_LISTED])
+        listed = ", ".join(_shown(s, level) + f" (U+{ord(s):04X})" * (level == "char") for s in self.symbols[:_LISTED])
         count = len(self.symbols)
         more = f" and {count - _LISTED:,} more" if count > _LISTED else ""
         noun = "symbol is" if count == 1 else "symbols are"
@@ -28,9 +31,16 @@ class UnknownSymbolError(ValueError):
 
 @dataclass(frozen=True, repr=False)
 class Vocab:
-    """V symbols; a symbol's id is its place, 0 to V-1. Immutable, equal by its symbols, hashable."""
+    """V symbols; a symbol's id is its place, 0 to V-1. Immutable, equal by all it holds, hashable.
+
+    At the level byte a symbol is a byte, written as the code point of the same number. lower: texts are made lower case
+    before they are encoded. min_count: above 1, symbols that are rarer were made UNKNOWN, one of the symbols.
+    """
 
     symbols: str  # V characters, strictly increasing by code point
+    level: str = "char"
+    lower: bool = False
+    min_count: int = 1
 
     def __post_init__(self):
         points = self.code_points
@@ -39,6 +49,12 @@ class Vocab:
         for before, after in pairwise(points):
             if before >= after:
                 raise ValueError(f"code points are not strictly increasing: {before} stands before {after}")
+        if self.level not in LEVELS or self.level == "byte" and points[-1] > 255:
+            raise ValueError(f"level is one of {', '.join(LEVELS)}, and a byte at most 255")
+        if not isinstance(self.lower, bool) or self.level == "byte" and (self.lower or self.min_count != 1):
+            raise ValueError("lower is true or false, and with min_count for characters alone")
+        if not isinstance(self.min_count, int) or isinstance(self.min_count, bool) or self.min_count < 1:
+            raise ValueError(f"min_count is a whole number of at least 1, not {self.min_count!r}")
 
     @classmethod
     def from_text(cls, text: str) -> Vocab:
@@ -46,7 +62,8 @@ class Vocab:
         return cls("".join(sorted(set(text))))
 
     @classmethod
-    def from_code_points(cls, code_points: Iterable[int]) -> Vocab:
+    def from_code_points(cls, code_points: Iterable[int], level: str = "char", lower: bool = False,
+                         min_count: int = 1) -> Vocab:
         """The vocabulary with these code points; ValueError unless strictly increasing integers in 0..0x10FFFF."""
         try:
             points = list(code_points)
@@ -55,33 +72,75 @@ class Vocab:
         for point in points:
             if isinstance(point, bool) or not isinstance(point, (int, np.integer)) or not 0 <= point <= 0x10FFFF:
                 raise ValueError(f"not a code point: {point!r}")
-        return cls("".join(map(chr, points)))
+        return cls("".join(map(chr, points)), level, lower, min_count)
 
     @property
     def code_points(self) -> list[int]:
         """The V code points, as a model file keeps them."""
         return list(map(ord, self.symbols))
 
+    @property
+    def settings(self) -> dict:
+        """What differs from a plain vocabulary of characters, as a model file keeps it: level, lower, min_count."""
+        return {f.name: getattr(self, f.name) for f in fields(self)[1:] if getattr(self, f.name) != f.default}
+
+    def frequent(self, counts: np.ndarray, least: int) -> Vocab:
+        """The vocabulary whose symbols occur `least` times, by counts (V,); with UNKNOWN where others do not."""
+        kept = {s for s, count in zip(self.symbols, counts.tolist(), strict=True) if count >= least}
+        symbols = kept if len(kept) == len(self) else kept | {UNKNOWN}
+        return replace(self, symbols="".join(sorted(symbols)), min_count=least)
+
+    def with_symbols(self, new: Iterable[str]) -> Vocab:
+        """The same with more symbols."""
+        return replace(self, symbols="".join(sorted({*self.symbols, *new})))
+
     @cached_property
     def dtype(self) -> np.dtype:
         """The smallest of uint8, uint16 and uint32 that holds V-1: the type of encoded ids."""
         return np.min_scalar_type(len(self) - 1)
 
-    def encode(self, text: str, on_unknown: str = "error") -> np.ndarray:
-        """The ids (n,) of a text, of type `dtype`.
+    def encode(self, text: str | bytes, on_unknown: str = "error") -> np.ndarray:
+        """The ids (n,) of a text, of type `dtype`. At the level byte they are those of its UTF-8, or of bytes as given.
 
         Symbols outside the vocabulary raise UnknownSymbolError, are left out ("skip"), or become ("replace") U+FFFD, or
         where the vocabulary lacks it a space, or where it lacks that too symbol 0.
         """
         if on_unknown not in ON_UNKNOWN:
             raise ValueError(f"on_unknown is one of {', '.join(ON_UNKNOWN)}, not {on_unknown!r}")
-        parts = []
-        for start in range(0, len(text) or 1, _CHUNK):
-            part = self._look_up(text[start:start + _CHUNK], on_unknown)
+        symbols, parts = self.spelled(text), []
+        for start in range(0, len(symbols) or 1, _CHUNK):
+            part = self._look_up(symbols[start:start + _CHUNK], on_unknown)
             if part is None:
-                raise UnknownSymbolError(set(text) - set(self.symbols))
+                raise UnknownSymbolError(set(symbols) - set(self.symbols), self.level)
             parts.append(part)
         return np.concatenate(parts)
+
+    def spelled(self, text: str | bytes) -> str:
+        """The symbols that stand for a text: in lower case, or bytes, where these are what the vocabulary has."""
+        if self.level == "byte":
+            raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+            return raw.decode("latin-1")
+        return text.lower() if self.lower else text
+
+    def readable(self, symbols: str) -> str:
+        """The text that symbols stand for; of bytes that are no UTF-8, U+FFFD."""
+        return symbols.encode("latin-1").decode("utf-8", "replace") if self.level == "byte" else symbols
+
+    def readables(self, pieces: Iterable[str]) -> Iterator[str]:
+        """The same of pieces as they come."""
+        if self.level == "char":
+            yield from pieces
+            return
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for piece in pieces:
+            if text := decoder.decode(piece.encode("latin-1")):
+                yield text
+        if text := decoder.decode(b"", final=True):
+            yield text
+
+    def places(self, symbols: str) -> np.ndarray:
+        """The id (n,) of each of these symbols, -1 for one that is unknown."""
+        return self._table.take(points_of(symbols), mode="clip").astype(np.int64)
 
     def decode(self, ids) -> str:
         """The text of ids (n,), any integers in 0..V-1; ValueError for others."""
@@ -93,11 +152,11 @@ class Vocab:
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= len(self):
             raise ValueError(f"id {low if low < 0 else high} is not in 0..{len(self) - 1}")
-        return _text(_points(self.symbols)[ids])
+        return self.readable(_text(points_of(self.symbols)[ids]))
 
-    def _look_up(self, text: str, on_unknown: str) -> np.ndarray | None:
-        """The ids of a chunk of text; None where `on_unknown` is "error" and a symbol is unknown."""
-        ids = self._table.take(_points(text), mode="clip")
+    def _look_up(self, symbols: str, on_unknown: str) -> np.ndarray | None:
+        """The ids of a few symbols; None where `on_unknown` is "error" and one is unknown."""
+        ids = self.places(symbols)
         unknown = ids < 0
         if unknown.any():
             if on_unknown == "error":
@@ -105,20 +164,25 @@ class Vocab:
             if on_unknown == "skip":
                 ids = ids[~unknown]
             else:
-                ids[unknown] = self._stand_in
+                ids[unknown] = self.stand_in
         return ids.astype(self.dtype)
+
+    def shown(self, symbol: str) -> str:
+        """A symbol in words."""
+        return _shown(symbol, self.level)
 
     @cached_property
     def _table(self) -> np.ndarray:
         """id by code point, -1 for a gap; (the highest code point + 2,), the last slot being all that lies above."""
-        points = _points(self.symbols)
+        points = points_of(self.symbols)
         table = np.full(int(points[-1]) + 2, -1, np.int32)
         table[points] = np.arange(len(points), dtype=np.int32)
         return table
 
     @property
-    def _stand_in(self) -> int:
-        return next((self.symbols.index(s) for s in "\ufffd " if s in self), 0)
+    def stand_in(self) -> int:
+        """The id of what unknown symbols are replaced by."""
+        return next((self.symbols.index(s) for s in UNKNOWN + " " if s in self), 0)
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -130,10 +194,16 @@ class Vocab:
         return f"<Vocab of {len(self):,} symbols>"
 
 
-def _points(text: str) -> np.ndarray:
+def points_of(text: str) -> np.ndarray:
     """The code points (n,) of a text; UTF-32 keeps lone surrogates apart, as UTF-16 would not."""
+    if text.isascii():
+        return np.frombuffer(text.encode("ascii"), np.uint8)
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 def _text(points: np.ndarray) -> str:
     return points.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+
+
+def _shown(symbol: str, level: str) -> str:
+    return f"byte 0x{ord(symbol):02x}" if level == "byte" else repr(symbol)

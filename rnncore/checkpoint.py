@@ -32,6 +32,8 @@ def save(model: CharLM, path, card: dict | None = None, extra: dict | None = Non
     half: in float16, a file of half the size. Raises OSError; the file that stood there is whole until the new one is.
     """
     document = {"schema": SCHEMA, "config": asdict(model.config), "vocab": model.vocab.code_points, "card": card or {}}
+    if model.vocab.settings:
+        document["text"] = model.vocab.settings
     if training is not None:
         document["training"] = training
     tensors = {**model.tensors(), **(extra or {})}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from . import __version__
 from .config import ModelConfig, TrainConfig
 from .data.decode import UnknownEncodingError, codec, one_line
-from .data.vocab import Vocab
+from .data.vocab import LEVELS, Vocab
 
 SCHEMA = 1           # of the files that are written
 READS: dict[int, Callable[[dict], dict]] = {1: lambda document: document}  # schema of a file -> its document of SCHEMA
@@ -70,6 +70,7 @@ NUMBER = Kind("a number", _is_number)
 SECONDS = Kind("a number of at least 0", lambda value: _is_number(value) and value >= 0)
 SHARE = Kind("a number of at least 0 and below 1", lambda value: _is_number(value) and 0 <= value < 1)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+LEVEL = Kind("char or byte", lambda value: value in LEVELS)
 SHA256 = Kind("64 hexadecimal digits",
               lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)))
 TEXTS = Kind("an object of texts", lambda value: isinstance(value, dict) and all(map(_is_text, value.values())))
@@ -79,14 +80,16 @@ BEST = Kind("[loss, step]", lambda value: isinstance(value, list) and len(value)
 
 # A name that ends in ? may be missing; others than those named here may stand beside them.
 CORPUS = {"name": TEXT, "sources": NAMES, "encoding": Kind("an encoding", _is_encoding),
-          "newline": Kind("lf or keep", ("lf", "keep").__contains__), "characters": COUNT, "sha256": SHA256}
+          "newline": Kind("lf or keep", ("lf", "keep").__contains__), "characters": COUNT, "sha256": SHA256,
+          "lower?": FLAG, "level?": LEVEL}
 SPLIT = {"train": COUNT, "validation": COUNT, "test": COUNT}
 FLOOR = {"nats": NUMBER, "order": COUNT, "counted": COUNT}
 CARD = {"corpus": CORPUS, "split": SPLIT, "train": {}, "step": COUNT, "chars": COUNT, "seconds": NUMBER, "made": TEXT,
         "val_loss": Maybe(NUMBER), "best_step": Maybe(COUNT), "val_loss_of_all": Maybe(NUMBER), "versions": TEXTS,
         "init_from?": Maybe(TEXT), "floor?": Maybe(FLOOR), "losses?": NUMBERS}
 DOCUMENT = {"config": dict.fromkeys(("vocab_size", "embed", "hidden", "layers"), POSITIVE),
-            "vocab": Kind("a list", lambda value: isinstance(value, list)), "card": {}}
+            "vocab": Kind("a list", lambda value: isinstance(value, list)), "card": {},
+            "text?": {"level?": LEVEL, "lower?": FLAG, "min_count?": POSITIVE}}
 TRAINING = {
     "settings": {"corpus": CORPUS, "split": SPLIT | {"asked": {"val": SHARE, "test": SHARE}}, "preset?": Maybe(TEXT),
                  "asked": dict.fromkeys(("batch?", "seq?", "threads?"), Maybe(POSITIVE)), "init_from?": Maybe(TEXT),
@@ -194,8 +197,8 @@ def sizes(document: dict) -> ModelConfig:
 
 
 def vocabulary(document: dict) -> Vocab:
-    """The model's vocabulary. Raises ValueError."""
-    return Vocab.from_code_points(document["vocab"])
+    """The model's vocabulary; `text` is there where it is no plain one of characters. Raises TypeError, ValueError."""
+    return Vocab.from_code_points(document["vocab"], **document.get("text", {}))
 
 
 def check_training(path: Path, document: dict, tensors: dict) -> None:

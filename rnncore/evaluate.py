@@ -57,7 +57,11 @@ def encode(model, text: str, on_unknown: str = "error") -> np.ndarray:
     on_unknown: error (raises data.vocab.UnknownSymbolError), skip or replace. Raises CorpusError, a ValueError, for
     fewer than 2 symbols.
     """
-    ids = model.vocab.encode(text, on_unknown)
+    return at_least_two(model.vocab.encode(text, on_unknown))
+
+
+def at_least_two(ids: np.ndarray) -> np.ndarray:
+    """The ids, if there is something to predict; else CorpusError."""
     if len(ids) < 2:
         raise CorpusError(f"{len(ids)} known symbols in the text: nothing to predict; give at least 2")
     return ids

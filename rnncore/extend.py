@@ -17,7 +17,7 @@ def extend(model: CharLM, vocab, device: str | None = None) -> CharLM:
     missing = set(model.vocab.symbols) - set(vocab.symbols)
     if missing:
         raise ValueError(f"the larger vocabulary lacks {len(missing)} of the model's symbols, as {min(missing)!r}")
-    known, tensors = vocab.encode(model.vocab.symbols), model.tensors()
+    known, tensors = vocab.places(model.vocab.symbols), model.tensors()
     fill = {"embedding.weight": tensors["embedding.weight"].mean(0), "head.weight": 0,
             "head.bias": tensors["head.bias"].min()}
     larger = CharLM(replace(model.config, vocab_size=len(vocab)), vocab, device or model.kernel.name,

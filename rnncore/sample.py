@@ -1,5 +1,5 @@
 """The sampler draws symbol after symbol from what the model predicts; its chance comes in as an argument."""
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -70,25 +70,32 @@ def _write(stepper: Stepper, config: SampleConfig, count: int, first: int = 0) -
             logits = stepper.step(ids)
 
 
-def generate(model, prompt: str = "", length: int | None = None, temperature: float = SampleConfig.temperature,
+def generate(model, prompt: str | bytes = "", length: int | None = None, temperature: float = SampleConfig.temperature,
              top_k: int = SampleConfig.top_k, top_p: float = SampleConfig.top_p, seed: int = SampleConfig.seed,
              stop: Sequence[str] = (), on_unknown: str = "error") -> Iterator[str]:
     """An iterator over what the model writes after `prompt`: new characters only, at most `length` (None: without end).
 
     Without a prompt it starts as after a newline. It ends before the first of the `stop` strings. on_unknown says what
     becomes of symbols of the prompt that the model does not know: error (UnknownSymbolError), skip or replace.
+    A model of bytes writes `length` bytes; those that are no UTF-8 are U+FFFD here.
     Raises config.ConfigError, a ValueError, for sampling options out of range.
     """
+    return model.vocab.readables(symbols(model, prompt, length, temperature, top_k, top_p, seed, stop, on_unknown))
+
+
+def symbols(model, prompt: str | bytes, length: int | None, temperature: float, top_k: int, top_p: float, seed: int,
+            stop: Sequence[str] = (), on_unknown: str = "error") -> Iterator[str]:
+    """As `generate`, but the symbols as the vocabulary has them: a byte is the code point of the same number."""
     config = SampleConfig(temperature, top_k, top_p, seed)
     if length is not None and length < 0:
         raise ConfigError(f"length must be at least 0, not {length}")
     ids = generate_ids(model, prompt_ids(model.vocab, prompt, on_unknown), config)
-    return until(_characters(model.vocab, ids, length), stop)
+    return until(_characters(model.vocab, ids, length), map(model.vocab.spelled, stop))
 
 
-def samples(model, count: int, prompt: str, length: int, config: SampleConfig, stop: Sequence[str] = (),
+def samples(model, count: int, prompt: str | bytes, length: int, config: SampleConfig, stop: Sequence[str] = (),
             on_unknown: str = "error") -> list[str]:
-    """`count` texts at once, each of at most `length` new characters; the first is what `generate` yields.
+    """`count` texts at once, each of at most `length` new symbols; the first is what `symbols` yields.
 
     On a CPU the model's threads share them; sample k draws the same coins whatever their number and the count.
     """
@@ -102,13 +109,15 @@ def samples(model, count: int, prompt: str, length: int, config: SampleConfig, s
         for start in range(0, length, TURN):  # so that an interrupt need not wait for the end
             turn = min(TURN, length - start)
             rows.append(np.concatenate(list(each(lambda s, n=turn: np.stack(list(islice(s, n)), axis=1), streams))))
-    return ["".join(until(iter(model.vocab.decode(row)), stop)) for row in np.concatenate(rows, axis=1)]
+    stop = [model.vocab.spelled(text) for text in stop]
+    known = model.vocab.symbols
+    return ["".join(until((known[k] for k in row), stop)) for row in np.concatenate(rows, axis=1).tolist()]
 
 
-def prompt_ids(vocab, prompt: str, on_unknown: str) -> np.ndarray:
+def prompt_ids(vocab, prompt: str | bytes, on_unknown: str) -> np.ndarray:
     """The ids that a sample starts from: those of the prompt, else of a newline, else the first symbol's."""
     ids = vocab.encode(prompt, on_unknown)
-    return ids if len(ids) else vocab.encode("\n" if "\n" in vocab else vocab.symbols[0])
+    return ids if len(ids) else np.array([vocab.symbols.index("\n") if "\n" in vocab else 0])
 
 
 def _characters(vocab, steps: Iterator[np.ndarray], length: int | None) -> Iterator[str]:
@@ -118,7 +127,7 @@ def _characters(vocab, steps: Iterator[np.ndarray], length: int | None) -> Itera
         made += 1
 
 
-def until(characters: Iterator[str], stop: Sequence[str]) -> Iterator[str]:
+def until(characters: Iterator[str], stop: Iterable[str]) -> Iterator[str]:
     """The characters before the first stop string; what may be the beginning of one is held back until it is clear."""
     stop, held = sorted(filter(None, stop), key=len, reverse=True), ""
     if not stop:

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rnncore.data.decode import decode, join, likely, one_line
-from rnncore.data.text import Corpus, CorpusError, CorpusNotFoundError, UnknownEncodingError, read
+from rnncore.data.text import CorpusError, CorpusNotFoundError, UnknownEncodingError, read
+from rnncore.data.vocab import Vocab
 
 FRENCH = "Le père Noël est passé à côté.\nOù ça ?\n"
 NAMES = "numpy, python-docs, tinyshakespeare, hugo, shakespeare"
@@ -35,7 +37,11 @@ def refusal(*sources: str, **options) -> str:
 def test_one_file(tmp_path):
     path = write(tmp_path / "notes.de.txt", "grün\nblau")
     digest = hashlib.sha256("grün\nblau".encode()).hexdigest()
-    assert read([path]) == Corpus("notes.de", "grün\nblau", (path,), (), digest)
+    corpus = read([path])
+    assert (corpus.name, corpus.text, corpus.sources, corpus.notes) == ("notes.de", "grün\nblau", (path,), ())
+    assert corpus.sha256 == digest and corpus.vocab == Vocab.from_text("grün\nblau")
+    assert corpus.ids.tolist() == corpus.vocab.encode("grün\nblau").tolist() and corpus.ids.dtype == np.uint8
+    assert corpus.counts.tolist() == [corpus.text.count(symbol) for symbol in corpus.vocab.symbols]
 
 
 def test_files_are_joined_by_a_newline_where_one_is_missing(tmp_path):
@@ -279,8 +285,9 @@ def test_a_file_or_folder_that_may_not_be_read(tmp_path, monkeypatch):
 
     def deny(where, *_):
         raise PermissionError(13, "Permission denied", str(where))
-    monkeypatch.setattr(Path, "read_bytes", deny)
+    monkeypatch.setattr("builtins.open", deny)
     assert refusal(path) == f"cannot read {path}: Permission denied; make it readable or leave it out"
+    monkeypatch.undo()
     monkeypatch.setattr(os, "scandir", deny)
     assert refusal(str(tmp_path)) == f"cannot read {tmp_path}: Permission denied; make it readable or leave it out"
     (tmp_path / "loop").symlink_to("loop")
@@ -294,6 +301,6 @@ def test_a_line_feed_in_a_name_stays_in_its_line(tmp_path):
     assert one_line("é\udcff\u2028") == r"é\udcff\u2028"
 
 
-def test_importing_it_loads_no_numpy():
-    code = "import sys, rnncore.data.text; sys.exit('numpy' in sys.modules)"
+def test_importing_what_is_raised_loads_no_numpy():
+    code = "import sys, rnncore.data.decode; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
