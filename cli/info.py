@@ -69,6 +69,8 @@ def show(run, as_json: bool) -> None:
     kinds = {"char": "characters", "byte": "bytes"}
     rare = f", those that occur less than {text['min_count']:,} times as U+FFFD" * (text["min_count"] > 1)
     click.echo(f"level       {kinds[text['level']]}{', in lower case' * text['lower']}{rare}")
+    if text["documents"] != "none":
+        click.echo(f"documents   {text['documents']}" + f", field {text['field']}" * (text["documents"] == "jsonl"))
     for line in card_lines(document["card"]):
         click.echo(printable(line).replace("\n", " "))
 

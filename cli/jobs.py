@@ -85,8 +85,7 @@ def start(given: dict) -> Job:
     parts, record, warnings = prepare.split_ids(prepare.encoded(corpus, vocab), given["val"], given["test"])
     preset, sizes, config, reasons = prepare.choose(given, config, len(parts[0]), len(vocab), old, kernel)
     saving = SaveConfig(**{name: given[name] for name in SAVING})
-    settings = {"corpus": {"name": corpus.name, "sources": list(corpus.sources), **how,
-                           "characters": corpus.characters, "sha256": corpus.sha256},
+    settings = {"corpus": _about(corpus, how),
                 "asked": {name: given[name] for name in ("batch", "seq", "threads")}, "split": record,
                 "preset": preset, "init_from": given["init_from"], "extend_vocab": given["extend_vocab"],
                 "saving": asdict(saving)}
@@ -130,24 +129,58 @@ def resume(given: dict, explicit: set[str]) -> Job:
     if "patience" in explicit and not settings["split"]["validation"]:
         raise click.UsageError(f"--patience needs evaluations, and {path} has no validation part: leave it out")
     model = checkpoint.to_model(document, tensors, given["device"])
-    sources = given["corpus"] or about["sources"]
-    bring(sources)
-    corpus = read(sources, **how)
-    if corpus.sha256 != about["sha256"]:
-        raise RunError(f"the corpus is not the one that {path} was trained on (its sha256 differs): "
-                       "bring the old text back, or start a new run")
-    asked = settings["split"]["asked"]
-    parts, record, _ = prepare.split_ids(prepare.encoded(corpus, model.vocab), asked["val"], asked["test"])
-    documents.check_split(path / "last.safetensors", settings["split"], record)
-    training = _training(model, parts, config)
-    runs.restore(training, document, tensors)
-    saving = replace(SaveConfig(**settings.get("saving", {})), **{name: given[name] for name in SAVING & explicit})
-    settings["saving"] = asdict(saving)
+    corpus = _corpus_again(given, about, how, path)
+    training = _training_again(model, corpus, config, document, tensors, path)
+    saving = _saving(settings, given, explicit)
     folder = RunFolder(path, settings, saving.keep)
     folder.kept = training.best
     folder.rewind(training.step)
     return Job(training, folder, [*warnings, *_headlines(corpus, model, settings, model.kernel),
                                   f"going on with {path} after step {training.step:,}"], saving)
+
+
+def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document: dict, tensors: dict,
+                    path: Path) -> Training:
+    """The training where the file's was, on the corpus; of another one the settings are told."""
+    settings = document["training"]["settings"]
+    asked, about = settings["split"]["asked"], settings["corpus"]
+    parts, record, _ = prepare.split_ids(prepare.encoded(corpus, model.vocab), asked["val"], asked["test"])
+    if len(parts[0]) <= config.batch:
+        raise RunError(f"{len(parts[0]):,} characters are too few to train {config.batch} streams of {path} on: "
+                       "start a new run")
+    training = _training(model, parts, config)
+    runs.restore(training, document, tensors)
+    if corpus.sha256 == about["sha256"]:
+        documents.check_split(path / "last.safetensors", settings["split"], record)
+    else:
+        settings |= {"corpus": about | _about(corpus, {}), "split": record}
+        settings.pop("floor", None)
+        training.another_text()
+    return training
+
+
+def _saving(settings: dict, given: dict, explicit: set[str]) -> SaveConfig:
+    """What the folder is to keep: as stored, or as was asked for anew, which is stored."""
+    saving = replace(SaveConfig(**settings.get("saving", {})), **{name: given[name] for name in SAVING & explicit})
+    settings["saving"] = asdict(saving)
+    return saving
+
+
+def _corpus_again(given: dict, about: dict, how: dict, path: Path) -> Corpus:
+    """The corpus that a run was trained on, or another where that is allowed."""
+    sources = given["corpus"] or about["sources"]
+    bring(sources)
+    corpus = read(sources, **how)
+    if corpus.sha256 != about["sha256"] and not given["allow_new_corpus"]:
+        raise RunError(f"the corpus is not the one that {path} was trained on (its sha256 differs): bring the old text "
+                       "back, or go on with this one with --allow-new-corpus")
+    return corpus
+
+
+def _about(corpus: Corpus, how: dict) -> dict:
+    """What a run keeps of its corpus."""
+    return {"name": corpus.name, "sources": list(corpus.sources), **how, "characters": corpus.characters,
+            "sha256": corpus.sha256}
 
 
 def _extended(stored: TrainConfig, given: dict, explicit: set[str]) -> TrainConfig:

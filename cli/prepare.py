@@ -28,6 +28,10 @@ def check(given: dict) -> TrainConfig:
         raise click.UsageError("--extend-vocab goes with --init-from: a new model knows all symbols of its corpus")
     if given["patience"] and not given["val"]:
         raise click.UsageError("--patience needs evaluations: leave it out, or give --val a share of the text")
+    if given["field"] and given["documents"] != "jsonl" and not given["init_from"]:
+        raise click.UsageError("--field names what is learnt of --documents jsonl: give that too, or leave it out")
+    if given["documents"] not in (None, "none") and given["newline"] == "keep":
+        raise click.UsageError("--documents tells documents apart by LF line ends: leave --newline keep out")
     if given["level"] == "byte":
         _check_bytes(given, "--level byte")
     try:
@@ -51,7 +55,7 @@ def origin(given: dict) -> CharLM | None:
             option = f"--{name} {wanted}" if given[name] else f"--preset {given['preset']} ({name} {wanted})"
             raise click.UsageError(f"{option} conflicts with --init-from {given['init_from']}, which has "
                                    f"{has}: leave it out")
-    for name in "level", "lower", "min_count":
+    for name in "level", "lower", "min_count", "documents", "field":
         if given[name] and given[name] != getattr(model.vocab, name):
             raise click.UsageError(f"--{name.replace('_', '-')} conflicts with --init-from {given['init_from']}, which "
                                    f"has {getattr(model.vocab, name)}: leave it out")
@@ -62,7 +66,7 @@ def origin(given: dict) -> CharLM | None:
 
 def _check_bytes(given: dict, who: str) -> None:
     """Refuse options that have no place with bytes."""
-    for name in "encoding", "newline", "lower", "min_count":
+    for name in "encoding", "newline", "lower", "min_count", "documents", "field":
         if given[name] not in (None, getattr(Reading, name, None)):
             raise click.UsageError(f"--{name.replace('_', '-')} says how characters are read, and {who} is for bytes: "
                                    "leave one of them out")
@@ -70,8 +74,9 @@ def _check_bytes(given: dict, who: str) -> None:
 
 def reading(given: dict, old: CharLM | None) -> dict:
     """How the corpus is read, the fields of a Reading: as was asked for, or as the model to go on from has it."""
-    kept = {"lower": given["lower"], "level": given["level"] or Reading.level} if old is None else {
-        "lower": old.vocab.lower, "level": old.vocab.level}
+    names = "lower", "level", "documents", "field"
+    kept = {name: given[name] or getattr(Reading, name) for name in names} if old is None else {
+        name: getattr(old.vocab, name) for name in names}
     return {"encoding": given["encoding"], "newline": given["newline"], **kept}
 
 

@@ -86,7 +86,8 @@ def command(run, text, encoding, newline, on_unknown, window, dynamic, per_char,
 def reading(vocab, encoding: str, newline: str) -> dict:
     """How a text is read for a model with this vocabulary: the fields of a data.text.Reading."""
     if vocab.level == "char":
-        return {"encoding": encoding, "newline": newline, "lower": vocab.lower}
+        return {"encoding": encoding, "newline": newline, "lower": vocab.lower, "documents": vocab.documents,
+                "field": vocab.field}
     context = click.get_current_context()
     for name in "encoding", "newline":
         if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:

@@ -73,7 +73,11 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
                  "help": "What a symbol is; byte takes any file as it is. [default: char]"}),
     ("--lower", {"is_flag": True, "help": "Make the text lower case, and primes and scored texts after it."}),
     ("--min-count", {"type": click.IntRange(1), "metavar": "K",
-                     "help": "Learn the symbols that occur less than K times as one, U+FFFD. [default: 1]"}))
+                     "help": "Learn the symbols that occur less than K times as one, U+FFFD. [default: 1]"}),
+    ("--documents", {"type": click.Choice(["none", "lines", "blank", "jsonl"]),
+                     "help": "Learn many short texts: each line, what lies between blank lines, or a --field of each "
+                             "line's JSON. [default: none]"}),
+    ("--field", {"metavar": "NAME", "help": "The text in each line's JSON. [default: text]"}))
 @options.ENCODING
 @options.NEWLINE
 @options.grouped(
@@ -86,6 +90,7 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
     ("--out -o", {"metavar": "FOLDER", "help": "Run folder [default: runs/NAME]."}),
     ("--name", {"help": "Name of the folder under runs/ [default: the corpus's]."}),
     ("--resume", {"is_flag": True, "help": "Go on with -o, or with the newest run."}),
+    ("--allow-new-corpus", {"is_flag": True, "help": "With --resume: go on with CORPUS although it is another text."}),
     ("--eval-every", {"type": int, "metavar": "STEPS", "help": "Validate so often [default: 10 times]."}),
     _of(SaveConfig, "sample_every", "Show a sample [default: with validation].", type=click.IntRange(1),
         metavar="STEPS"),
@@ -103,6 +108,8 @@ def command(**given):
     explicit = {name for name in given if context.get_parameter_source(name) == ParameterSource.COMMANDLINE}
     if given["out"] and given["name"]:
         raise click.UsageError("give -o or --name, not both")
+    if given["allow_new_corpus"] and not given["resume"]:
+        raise click.UsageError("--allow-new-corpus goes with --resume: a new run takes any corpus")
     if not given["corpus"] and not given["resume"]:
         raise click.UsageError("name a CORPUS: a file, a folder, - or a named corpus, as in `rnncore train numpy`")
     job = jobs.resume(given, explicit) if given["resume"] else jobs.start(given)

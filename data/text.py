@@ -1,6 +1,6 @@
 """A corpus: text on disk, on stdin or under a name, read once, in pieces, checked, mended and encoded as it comes.
 
-    files -> bytes -> text -> without marks -> line ends -> lower case -> joined -> ids over its own vocabulary
+    files -> bytes -> text -> without marks -> line ends -> documents -> lower case -> joined -> ids over its vocabulary
 
 No step holds more than a piece, and long ids lie in a file: 5 GB of text take the memory of 50 MB.
 """
@@ -16,6 +16,7 @@ import numpy as np
 
 from . import sources as sources_
 from .decode import CorpusError, CorpusNotFoundError, UnknownEncodingError, codec, decoded, one_line
+from .endings import END, KINDS, documents
 from .spool import Spool
 from .vocab import LEVELS, UnknownSymbolError, Vocab, points_of
 
@@ -33,15 +34,21 @@ class Reading:
     newline: str = "lf"    # lf: CRLF and lone CR become LF; keep
     lower: bool = False
     level: str = "char"    # one of vocab.LEVELS
+    documents: str = "none"  # what parts one from the next: one of endings.KINDS
+    field: str = "text"      # of jsonl: the name of what is learnt
 
     def __post_init__(self):
         if self.newline not in ("lf", "keep"):
             raise ValueError(f"newline is 'lf' or 'keep', not {self.newline!r}")
         if self.level not in LEVELS:
             raise ValueError(f"level is one of {', '.join(LEVELS)}, not {self.level!r}")
-        if self.level == "byte" and (self.encoding, self.newline, self.lower) != (
-                Reading.encoding, Reading.newline, Reading.lower):
-            raise ValueError("bytes have no encoding, line ends or lower case")
+        if self.level == "byte" and (self.encoding, self.newline, self.lower, self.documents) != (
+                Reading.encoding, Reading.newline, Reading.lower, Reading.documents):
+            raise ValueError("bytes have no encoding, line ends, lower case or documents")
+        if self.documents not in KINDS:
+            raise ValueError(f"documents is one of {', '.join(KINDS)}, not {self.documents!r}")
+        if self.documents != "none" and self.newline != "lf":
+            raise ValueError("documents are told apart by LF line ends: leave --newline keep out")
         codec(self.encoding)  # an unknown one is refused before anything is read
 
 
@@ -117,7 +124,7 @@ def read(sources: Sequence[str], stdin: BinaryIO | None = None, distinct: int = 
     if len(sources) > 1:
         notes += [f"{sources_.shown(source)} is empty"
                   for source, symbols in zip(sources, tally.symbols, strict=True) if not symbols]
-    vocab, spool = encoder.done(reading.level, reading.lower, ", ".join(map(sources_.shown, sources)), distinct)
+    vocab, spool = encoder.done(reading, ", ".join(map(sources_.shown, sources)), distinct)
     notes = tuple(map(one_line, notes + tally.notes()))
     return Corpus(sources_.name(sources[0]), vocab, spool, tuple(sources), notes, digest.hexdigest())
 
@@ -156,6 +163,8 @@ def steps(file: sources_.File, reading: Reading, tally: Tally) -> Iterator[str]:
     pieces = without_marks(decoded(file.chunks, file.encoding, file.name), tally)
     if reading.newline == "lf":
         pieces = with_lf(pieces, tally)
+    if reading.documents != "none":
+        pieces = documents(pieces, reading.documents, reading.field, file.name)
     return lowered(pieces) if reading.lower else pieces
 
 
@@ -197,12 +206,12 @@ def lowered(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def joined(texts: Iterable[Iterable[str]]) -> Iterator[str]:
-    """The texts' pieces one after the other, each text but the last ending in a newline; empty ones leave no trace."""
+    """The texts' pieces one after the other, each but the last ending in a newline or END; without the empty ones."""
     last = "\n"
     for pieces in texts:
         begun = False
         for piece in filter(None, pieces):
-            if not begun and last not in "\n\r":
+            if not begun and last not in "\n\r" + END:
                 yield "\n"
             begun, last = True, piece[-1]
             yield piece
@@ -236,15 +245,15 @@ class Encoder:
                 self.spool = self.spool.map(np.arange(len(self._points)), dtype)
         self.spool.append(ids)
 
-    def done(self, level: str, lower: bool, where: str, distinct: int) -> tuple[Vocab, Spool]:
+    def done(self, reading: Reading, where: str, distinct: int) -> tuple[Vocab, Spool]:
         """The vocabulary, and the ids over it. CorpusError for no symbol, or for one where two are wanted."""
         points = np.sort(self._points)
         if not len(points):
             raise CorpusError(f"{where} is empty: nothing to learn from; name a file with text in it")
-        vocab = Vocab.from_code_points(points, level, lower)
-        if len(points) < distinct:
-            raise CorpusError(f"{where} has one distinct symbol, {vocab.shown(vocab.symbols)}: nothing to learn from; "
-                              "two are needed at least")
+        vocab = Vocab.from_code_points(points, reading.level, reading.lower, 1, reading.documents, reading.field)
+        if len(points) - (reading.documents != "none") < distinct:
+            raise CorpusError(f"{where} has one distinct symbol, {vocab.shown(vocab.symbols[-1])}: nothing to learn "
+                              "from; two are needed at least")
         if np.array_equal(points, self._points):
             return vocab, self.spool
         return vocab, self.spool.map(np.argsort(np.argsort(self._points)))

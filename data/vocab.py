@@ -9,6 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from .endings import END, KINDS
+
 LEVELS = ("char", "byte")  # what a symbol is: a code point, or a byte
 UNKNOWN = "\ufffd"          # the symbol that rare ones become
 ON_UNKNOWN = ("error", "skip", "replace")
@@ -35,12 +37,15 @@ class Vocab:
 
     At the level byte a symbol is a byte, written as the code point of the same number. lower: texts are made lower case
     before they are encoded. min_count: above 1, symbols that are rarer were made UNKNOWN, one of the symbols.
+    documents, field: how texts are parted, as in text.Reading; where they are, END is one of the symbols.
     """
 
     symbols: str  # V characters, strictly increasing by code point
     level: str = "char"
     lower: bool = False
     min_count: int = 1
+    documents: str = "none"
+    field: str = "text"
 
     def __post_init__(self):
         points = self.code_points
@@ -55,6 +60,10 @@ class Vocab:
             raise ValueError("lower is true or false, and with min_count for characters alone")
         if not isinstance(self.min_count, int) or isinstance(self.min_count, bool) or self.min_count < 1:
             raise ValueError(f"min_count is a whole number of at least 1, not {self.min_count!r}")
+        if self.documents not in KINDS or not isinstance(self.field, str):
+            raise ValueError(f"documents is one of {', '.join(KINDS)}, and field a text")
+        if self.documents != "none" and (self.level == "byte" or END not in self.symbols):
+            raise ValueError("a vocabulary of documents is one of characters with U+0003 among them")
 
     @classmethod
     def from_text(cls, text: str) -> Vocab:
@@ -63,7 +72,7 @@ class Vocab:
 
     @classmethod
     def from_code_points(cls, code_points: Iterable[int], level: str = "char", lower: bool = False,
-                         min_count: int = 1) -> Vocab:
+                         min_count: int = 1, documents: str = "none", field: str = "text") -> Vocab:
         """The vocabulary with these code points; ValueError unless strictly increasing integers in 0..0x10FFFF."""
         try:
             points = list(code_points)
@@ -72,7 +81,7 @@ class Vocab:
         for point in points:
             if isinstance(point, bool) or not isinstance(point, (int, np.integer)) or not 0 <= point <= 0x10FFFF:
                 raise ValueError(f"not a code point: {point!r}")
-        return cls("".join(map(chr, points)), level, lower, min_count)
+        return cls("".join(map(chr, points)), level, lower, min_count, documents, field)
 
     @property
     def code_points(self) -> list[int]:
@@ -81,18 +90,24 @@ class Vocab:
 
     @property
     def settings(self) -> dict:
-        """What differs from a plain vocabulary of characters, as a model file keeps it: level, lower, min_count."""
+        """What differs from a plain vocabulary of characters, as a model file keeps it: level, lower and so on."""
         return {f.name: getattr(self, f.name) for f in fields(self)[1:] if getattr(self, f.name) != f.default}
 
     def frequent(self, counts: np.ndarray, least: int) -> Vocab:
         """The vocabulary whose symbols occur `least` times, by counts (V,); with UNKNOWN where others do not."""
         kept = {s for s, count in zip(self.symbols, counts.tolist(), strict=True) if count >= least}
+        kept |= {END} if self.documents != "none" else set()
         symbols = kept if len(kept) == len(self) else kept | {UNKNOWN}
         return replace(self, symbols="".join(sorted(symbols)), min_count=least)
 
     def with_symbols(self, new: Iterable[str]) -> Vocab:
         """The same with more symbols."""
         return replace(self, symbols="".join(sorted({*self.symbols, *new})))
+
+    @cached_property
+    def end(self) -> int | None:
+        """The id of END, after which the next document begins; None where the text is one."""
+        return self.symbols.index(END) if self.documents != "none" else None
 
     @cached_property
     def dtype(self) -> np.dtype:

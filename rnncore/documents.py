@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from . import __version__
 from .config import ModelConfig, TrainConfig
 from .data.decode import UnknownEncodingError, codec, one_line
+from .data.endings import KINDS
 from .data.vocab import LEVELS, Vocab
 
 SCHEMA = 1           # of the files that are written
@@ -71,6 +72,7 @@ SECONDS = Kind("a number of at least 0", lambda value: _is_number(value) and val
 SHARE = Kind("a number of at least 0 and below 1", lambda value: _is_number(value) and 0 <= value < 1)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 LEVEL = Kind("char or byte", lambda value: value in LEVELS)
+PARTS = Kind(f"one of {', '.join(KINDS)}", lambda value: value in KINDS)
 SHA256 = Kind("64 hexadecimal digits",
               lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)))
 TEXTS = Kind("an object of texts", lambda value: isinstance(value, dict) and all(map(_is_text, value.values())))
@@ -81,7 +83,7 @@ BEST = Kind("[loss, step]", lambda value: isinstance(value, list) and len(value)
 # A name that ends in ? may be missing; others than those named here may stand beside them.
 CORPUS = {"name": TEXT, "sources": NAMES, "encoding": Kind("an encoding", _is_encoding),
           "newline": Kind("lf or keep", ("lf", "keep").__contains__), "characters": COUNT, "sha256": SHA256,
-          "lower?": FLAG, "level?": LEVEL}
+          "lower?": FLAG, "level?": LEVEL, "documents?": PARTS, "field?": TEXT}
 SPLIT = {"train": COUNT, "validation": COUNT, "test": COUNT}
 FLOOR = {"nats": NUMBER, "order": COUNT, "counted": COUNT}
 CARD = {"corpus": CORPUS, "split": SPLIT, "train": {}, "step": COUNT, "chars": COUNT, "seconds": NUMBER, "made": TEXT,
@@ -89,7 +91,7 @@ CARD = {"corpus": CORPUS, "split": SPLIT, "train": {}, "step": COUNT, "chars": C
         "init_from?": Maybe(TEXT), "floor?": Maybe(FLOOR), "losses?": NUMBERS}
 DOCUMENT = {"config": dict.fromkeys(("vocab_size", "embed", "hidden", "layers"), POSITIVE),
             "vocab": Kind("a list", lambda value: isinstance(value, list)), "card": {},
-            "text?": {"level?": LEVEL, "lower?": FLAG, "min_count?": POSITIVE}}
+            "text?": {"level?": LEVEL, "lower?": FLAG, "min_count?": POSITIVE, "documents?": PARTS, "field?": TEXT}}
 TRAINING = {
     "settings": {"corpus": CORPUS, "split": SPLIT | {"asked": {"val": SHARE, "test": SHARE}}, "preset?": Maybe(TEXT),
                  "asked": dict.fromkeys(("batch?", "seq?", "threads?"), Maybe(POSITIVE)), "init_from?": Maybe(TEXT),
@@ -100,7 +102,8 @@ TRAINING = {
                  "final_windows": COUNT,
                  "recovery?": dict.fromkeys(("row", "uncounted", "since"), COUNT) | {"rate": NUMBER, "returned": FLAG}},
     "config": {}}
-RESUMING = {"optimizer.m", "optimizer.v", "state.h", "state.c", "state.good?"}  # the tensors beside a training text; ? as above
+# The tensors beside a training text; ? as above.
+RESUMING = {"optimizer.m", "optimizer.v", "state.h", "state.c", "state.good?"}
 
 
 def fault(value, spec, name: str) -> str | None:

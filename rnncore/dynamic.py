@@ -40,7 +40,7 @@ def losses(model, ids, config: DynamicConfig | None = None):
 
 def _step(model, piece, state, config: DynamicConfig, pull, work, grads):
     """Losses (T,) on the host for ids piece (T + 1, 1), and the state after them; pull (P,) is decay p0."""
-    flat, steps, run = model.params.flat, len(piece) - 1, stack.Pass(piece[:-1], work)
+    flat, steps, run = model.params.flat, len(piece) - 1, stack.Pass(piece[:-1], work, model.keep(piece[:-1]))
     loss = work.loss[:steps]
     with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at the loss
         logits = stack.forward(model.params, run, state)

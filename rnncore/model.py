@@ -48,11 +48,11 @@ class CharLM:
         """Forward, loss and back-propagation through T steps: (loss, grads, state).
 
         x, y (T, N): ids and their targets, the symbols one later. state: h and c, each (L, H, N), before x; None:
-        zeros. keep (T, N): 0 where a new document begins. loss: mean nats per character, a float. grads: Parameters
-        of its gradient, which the next call overwrites. state: a copy, after x.
+        zeros. keep (T, N): 0 where a new document begins; None: as `keep` says. loss: mean nats per character, a float.
+        grads: Parameters of its gradient, which the next call overwrites. state: a copy, after x.
         """
         x, y = self.ids(x), self.ids(y)
-        keep = None if keep is None else self.kernel.to_device(keep)
+        keep = self.keep(x) if keep is None else self.kernel.to_device(keep)
         state = self._state(state)
         steps, n = x.shape
         shares = self._workspaces(steps, n)
@@ -80,6 +80,11 @@ class CharLM:
             self._weight_drop.backward(self._grads)
         return float(sum(losses)) / (steps * n), self._grads, end
 
+    def keep(self, ids):
+        """Of ids (T, N) on the device: 0 at a document's END, where the state begins anew; None without such."""
+        end = self.vocab.end
+        return None if end is None else (ids != end).astype(self.dtype)
+
     def each(self, function, items) -> list:
         """function of every item, in order, on the model's threads."""
         return list(self._pool.map(function, items)) if self._pool else list(map(function, items))
@@ -87,7 +92,7 @@ class CharLM:
     def losses(self, x, y, state: State | None, work: Workspace):
         """Forward alone: (loss (T, N) in nats, state); both are views of the workspace, which holds at least (T, N)."""
         x, y = self.ids(x), self.ids(y)
-        logits = stack.forward(self.params, stack.Pass(x, work), state)
+        logits = stack.forward(self.params, stack.Pass(x, work, self.keep(x)), state)
         loss = work.loss[:len(x)]
         self.kernel.softmax_cross_entropy(logits, y, loss)
         return loss, work.state(len(x))
@@ -97,7 +102,7 @@ class CharLM:
         ids = self.ids(ids)[None]
         if self._single is None or self._single.n != ids.shape[1]:
             self._single = Workspace(self.params, 1, ids.shape[1], training=False)
-        logits = stack.forward(self.params, stack.Pass(ids, self._single), self._state(state))
+        logits = stack.forward(self.params, stack.Pass(ids, self._single, self.keep(ids)), self._state(state))
         stacked = self.kernel.xp.stack
         return logits[:, 0].copy(), State(*map(stacked, self._single.state(1)))
 

@@ -75,7 +75,8 @@ def generate(model, prompt: str | bytes = "", length: int | None = None, tempera
              stop: Sequence[str] = (), on_unknown: str = "error") -> Iterator[str]:
     """An iterator over what the model writes after `prompt`: new characters only, at most `length` (None: without end).
 
-    Without a prompt it starts as after a newline. It ends before the first of the `stop` strings. on_unknown says what
+    Without a prompt it starts as after a newline. It ends before the first of the `stop` strings, and a model of
+    documents at the end of one. on_unknown says what
     becomes of symbols of the prompt that the model does not know: error (UnknownSymbolError), skip or replace.
     A model of bytes writes `length` bytes; those that are no UTF-8 are U+FFFD here.
     Raises config.ConfigError, a ValueError, for sampling options out of range.
@@ -109,21 +110,31 @@ def samples(model, count: int, prompt: str | bytes, length: int, config: SampleC
         for start in range(0, length, TURN):  # so that an interrupt need not wait for the end
             turn = min(TURN, length - start)
             rows.append(np.concatenate(list(each(lambda s, n=turn: np.stack(list(islice(s, n)), axis=1), streams))))
-    stop = [model.vocab.spelled(text) for text in stop]
-    known = model.vocab.symbols
-    return ["".join(until((known[k] for k in row), stop)) for row in np.concatenate(rows, axis=1).tolist()]
+            if model.vocab.end is not None and (np.concatenate(rows, axis=1) == model.vocab.end).any(axis=1).all():
+                break
+    stop, vocab = [model.vocab.spelled(text) for text in stop], model.vocab
+    return ["".join(until(_characters(vocab, iter(row[:, None]), len(row)), stop))
+            for row in np.concatenate(rows, axis=1)]
 
 
 def prompt_ids(vocab, prompt: str | bytes, on_unknown: str) -> np.ndarray:
-    """The ids that a sample starts from: those of the prompt, else of a newline, else the first symbol's."""
+    """The ids that a sample starts from: those of the prompt, else of a newline, else the first symbol's.
+
+    Where texts are documents, a new one begins: END comes first.
+    """
     ids = vocab.encode(prompt, on_unknown)
+    if vocab.end is not None:
+        return np.concatenate([[vocab.end], ids]).astype(np.intp)
     return ids if len(ids) else np.array([vocab.symbols.index("\n") if "\n" in vocab else 0])
 
 
 def _characters(vocab, steps: Iterator[np.ndarray], length: int | None) -> Iterator[str]:
     made = 0
     while length is None or made < length:
-        yield vocab.symbols[next(steps)[0]]
+        symbol = next(steps)[0]
+        if symbol == vocab.end:
+            return
+        yield vocab.symbols[symbol]
         made += 1
 
 

@@ -197,6 +197,11 @@ class Training:
                 "final_loss": self.final_loss, "final_windows": self.final_windows,
                 "recovery": self.recovery.summary()}
 
+    def another_text(self) -> None:
+        """Go on with another text than before: what was measured on the old validation part counts no more."""
+        self.state, self.val_windows, self.best, self.stale = None, None, None, 0
+        self.final_loss, self.final_windows = None, 0
+
     def restore(self, summary: dict, moments: dict, state: State | None, good=None) -> None:
         """Go on from what `summary`, `optimizer.moments`, `state` and `recovery.good` were."""
         self.step, self.chars = summary["step"], summary["chars"]

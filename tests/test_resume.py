@@ -241,6 +241,21 @@ def test_a_changed_corpus_is_refused(train, tmp_path):
     assert train("moved.txt", "--resume").code == 0  # it is the text that counts
 
 
+def test_another_corpus_where_it_is_allowed(train, tmp_path):
+    assert train("corpus.txt", "--steps", 6, *SMALL, at=3).code == 130
+    old = checkpoint.read(tmp_path / "runs/corpus/last.safetensors")[0]["card"]["corpus"]
+    corpus(tmp_path, TEXT[2000:4000])
+    assert train("--resume", "--allow-new-corpus").code == 0
+    card = checkpoint.read(tmp_path / "runs/corpus/last.safetensors")[0]["card"]
+    assert card["corpus"]["characters"] == 2000 and card["corpus"]["sha256"] != old["sha256"] and card["step"] == 6
+    assert train("--resume", "--steps", 8).code == 0  # which is now the run's own
+    corpus(tmp_path, "the\n")
+    assert "too few to train 8 streams" in refused(train("--resume", "--allow-new-corpus"))
+    corpus(tmp_path, TEXT + "%")
+    assert "'%'" in refused(train("--resume", "--allow-new-corpus"))
+    assert "--resume" in refused(train("corpus.txt", "--allow-new-corpus"), 2)
+
+
 def test_a_run_on_stdin_goes_on_with_stdin(tmp_path):
     args = ("train", "-", "--steps", 3, *SMALL, "-o", "a")
     assert run(*args, cwd=tmp_path, stdin=TEXT.encode()).code == 0

@@ -1,0 +1,93 @@
+"""Many short documents in one corpus: names, tweets, poems, rows of JSON, each with END after it.
+
+END is a symbol like others, but a model's state begins anew at it: nothing is carried from one document to the next.
+"""
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+
+from .decode import CorpusError
+
+END = "\x03"  # U+0003, END OF TEXT
+KINDS = "none", "lines", "blank", "jsonl"
+_BREAK = {"lines": re.compile("\n+"), "blank": re.compile("\n(?:[ \t]*\n)+")}
+_OPEN = re.compile(r"\n[ \t\n]*\Z")  # what may be the beginning of a break
+_BATCH = 1 << 16  # characters of documents from JSON handed on at a time, about
+
+
+def documents(pieces: Iterable[str], kind: str, field: str, name: str) -> Iterator[str]:
+    """The documents of one file called `name`, END after each, in pieces; empty ones leave no trace.
+
+    kind: lines, each a document; blank, blank lines between them; jsonl, the text in `field` of each line's object.
+    CorpusError for END in a document, and for lines that are not such objects.
+    """
+    split = _objects(pieces, field, name) if kind == "jsonl" else _parts(pieces, kind, name)
+    last = END
+    for piece in filter(None, split):
+        if last == END:
+            piece = piece.lstrip(END) if piece[0] == END else piece
+        if piece:
+            last = piece[-1]
+            yield piece
+    if last != END:
+        yield END
+
+
+def _parts(pieces: Iterable[str], kind: str, name: str) -> Iterator[str]:
+    """Breaks made END; one that may go on in the next piece is held back."""
+    held, begun = "", False
+    for piece in pieces:
+        _check(piece, name)
+        piece = held + piece
+        if not begun:
+            piece = piece.lstrip("\n")
+        open_ = _OPEN.search(piece)
+        piece, held = (piece[:open_.start()], piece[open_.start():]) if open_ else (piece, "")
+        begun = begun or bool(piece)
+        yield _BREAK[kind].sub(END, piece)
+
+
+def _objects(pieces: Iterable[str], field: str, name: str) -> Iterator[str]:
+    batch, size = [], 0
+    for number, line in enumerate(_lines(pieces), 1):
+        if not line.strip():
+            continue
+        text = _text(line, field, f"{name}, line {number:,}")
+        if text:
+            batch += [text, END]
+            size += len(text)
+        if size > _BATCH:
+            yield "".join(batch)
+            batch, size = [], 0
+    yield "".join(batch)
+
+
+def _text(line: str, field: str, where: str) -> str:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise CorpusError(f"{where} is no JSON ({error}): mend it, or take --documents lines") from None
+    if not isinstance(row, dict) or not isinstance(row.get(field), str):
+        known = f" (it has {', '.join(map(repr, list(row)[:8]))})" if isinstance(row, dict) else ""
+        raise CorpusError(f"{where} has no text in a field {field!r}{known}: name another with --field")
+    _check(row[field], where)
+    return row[field]
+
+
+def _lines(pieces: Iterable[str]) -> Iterator[str]:
+    """The lines of pieces that are cut anywhere, without their ends."""
+    held: list[str] = []
+    for piece in pieces:
+        first, *others = piece.split("\n")
+        held.append(first)
+        for line in others:
+            yield "".join(held)
+            held = [line]
+    yield "".join(held)
+
+
+def _check(text: str, where: str) -> None:
+    if END in text:
+        raise CorpusError(f"{where} holds the control character U+0003, which ends documents here: take it out")
