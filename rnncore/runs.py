@@ -208,12 +208,12 @@ def read_newest(path: Path) -> tuple[dict, dict[str, np.ndarray], list[str]]:
     """
     kept, best = steps_kept(path), path / "best.safetensors"
     try:
-        return *read_last(path), []
+        return *_checked(path / "last.safetensors", read_last(path)), []
     except (RunError, ModelFileError) as error:
         damage = error
     for file in kept:
         try:
-            return *_read_training(file), [f"warning: {damage}; going on with {file.name}"]
+            return *_checked(file, _read_training(file)), [f"warning: {damage}; going on with {file.name}"]
         except ModelFileError:
             continue
     if best.is_file():
@@ -222,11 +222,16 @@ def read_newest(path: Path) -> tuple[dict, dict[str, np.ndarray], list[str]]:
     raise damage
 
 
+def _checked(path: Path, found: tuple[dict, dict]) -> tuple[dict, dict]:
+    """A document and its tensors, if resuming can go by them. Raises ModelFileError."""
+    documents.check_training(path, *found)
+    return found
+
+
 def _read_training(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     document, tensors = checkpoint.read(path)
     if "training" not in document:
         raise ModelFileError(f"{path} holds a model but not what resuming needs: start a new run")
-    documents.check_training(path, document, tensors)
     return document, tensors
 
 
