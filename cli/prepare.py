@@ -78,8 +78,9 @@ def _check_bytes(given: dict, who: str) -> None:
 def reading(given: dict, old: CharLM | None) -> dict:
     """How the corpus is read, the fields of a Reading: as was asked for, or as the model to go on from has it."""
     names = "lower", "level", "documents", "field"
-    kept = {name: getattr(Reading, name) if given[name] is None else given[name] for name in names} if old is None else {
-        name: getattr(old.vocab, name) for name in names}
+    kept = {name: getattr(Reading if old is None else old.vocab, name) for name in names}
+    if old is None:
+        kept |= {name: given[name] for name in names if given[name] is not None}
     return {"encoding": given["encoding"], "newline": given["newline"], **kept}
 
 

@@ -186,7 +186,8 @@ def test_another_corpus_with_unknown_symbols_or_too_short_to_validate_on(run):
 
 
 @pytest.mark.parametrize("field, value", [
-    ("newline", "keep"), ("level", "byte"), ("documents", "none"), ("documents", "blank"), ("lower", True), ("field", "x")])
+    ("newline", "keep"), ("level", "byte"), ("documents", "none"), ("documents", "blank"), ("lower", True),
+    ("field", "x")])
 def test_a_reading_that_contradicts_itself_or_the_model_is_refused(field, value, run):
     last = Path("it/last.safetensors")
     document, tensors = checkpoint.read(last)
