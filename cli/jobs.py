@@ -130,21 +130,22 @@ def resume(given: dict, explicit: set[str]) -> Job:
         raise click.UsageError(f"--patience needs evaluations, and {path} has no validation part: leave it out")
     model = checkpoint.to_model(document, tensors, given["device"])
     corpus = _corpus_again(given, about, how, path)
-    training = _training_again(model, corpus, config, document, tensors, path)
+    training, notes = _training_again(model, corpus, config, document, tensors, path)
     saving = _saving(settings, given, explicit)
     folder = RunFolder(path, settings, saving.keep)
     folder.kept = training.best
     folder.rewind(training.step)
-    return Job(training, folder, [*warnings, *_headlines(corpus, model, settings, model.kernel),
+    return Job(training, folder, [*warnings, *_headlines(corpus, model, settings, model.kernel), *notes,
                                   f"going on with {path} after step {training.step:,}"], saving)
 
 
 def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document: dict, tensors: dict,
-                    path: Path) -> Training:
-    """The training where the file's was, on the corpus; of another one the settings are told."""
+                    path: Path) -> tuple[Training, list[str]]:
+    """The training where the file's was, on the corpus; of another one the settings are told, and what to say of it."""
     settings = document["training"]["settings"]
     asked, about = settings["split"]["asked"], settings["corpus"]
-    parts, record, _ = prepare.split_ids(prepare.encoded(corpus, model.vocab), asked["val"], asked["test"])
+    prepare.check_known(corpus, model.vocab, path, f"begin a new run with --init-from {path} --extend-vocab")
+    parts, record, warnings = prepare.split_ids(prepare.encoded(corpus, model.vocab), asked["val"], asked["test"])
     if len(parts[0]) <= config.batch:
         raise RunError(f"{len(parts[0]):,} characters are too few to train {config.batch} streams of {path} on: "
                        "start a new run")
@@ -152,11 +153,11 @@ def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document
     runs.restore(training, document, tensors)
     if corpus.sha256 == about["sha256"]:
         documents.check_split(path / "last.safetensors", settings["split"], record)
-    else:
-        settings |= {"corpus": about | _about(corpus, {}), "split": record}
-        settings.pop("floor", None)
-        training.another_text()
-    return training
+        return training, []
+    settings |= {"corpus": about | _about(corpus, {}), "split": record}
+    settings.pop("floor", None)
+    training.another_text()
+    return training, [*corpus.notes, *warnings]
 
 
 def _saving(settings: dict, given: dict, explicit: set[str]) -> SaveConfig:

@@ -28,7 +28,7 @@ def check(given: dict) -> TrainConfig:
         raise click.UsageError("--extend-vocab goes with --init-from: a new model knows all symbols of its corpus")
     if given["patience"] and not given["val"]:
         raise click.UsageError("--patience needs evaluations: leave it out, or give --val a share of the text")
-    if given["field"] and given["documents"] != "jsonl" and not given["init_from"]:
+    if given["field"] is not None and given["documents"] != "jsonl" and not given["init_from"]:
         raise click.UsageError("--field names what is learnt of --documents jsonl: give that too, or leave it out")
     if given["documents"] not in (None, "none") and given["newline"] == "keep":
         raise click.UsageError("--documents tells documents apart by LF line ends: leave --newline keep out")
@@ -56,11 +56,14 @@ def origin(given: dict) -> CharLM | None:
             raise click.UsageError(f"{option} conflicts with --init-from {given['init_from']}, which has "
                                    f"{has}: leave it out")
     for name in "level", "lower", "min_count", "documents", "field":
-        if given[name] and given[name] != getattr(model.vocab, name):
+        if given[name] not in (None, False, getattr(model.vocab, name)):
             raise click.UsageError(f"--{name.replace('_', '-')} conflicts with --init-from {given['init_from']}, which "
                                    f"has {getattr(model.vocab, name)}: leave it out")
     if model.vocab.level == "byte":
         _check_bytes(given, given["init_from"])
+    if model.vocab.documents != "none" and given["newline"] == "keep":
+        raise click.UsageError(f"--newline keep: documents are told apart by LF line ends, and {given['init_from']} is "
+                               "a model of such: leave it out")
     return model
 
 
@@ -75,8 +78,9 @@ def _check_bytes(given: dict, who: str) -> None:
 def reading(given: dict, old: CharLM | None) -> dict:
     """How the corpus is read, the fields of a Reading: as was asked for, or as the model to go on from has it."""
     names = "lower", "level", "documents", "field"
-    kept = {name: given[name] or getattr(Reading, name) for name in names} if old is None else {
-        name: getattr(old.vocab, name) for name in names}
+    kept = {name: getattr(Reading if old is None else old.vocab, name) for name in names}
+    if old is None:
+        kept |= {name: given[name] for name in names if given[name] is not None}
     return {"encoding": given["encoding"], "newline": given["newline"], **kept}
 
 
@@ -85,7 +89,7 @@ def vocabulary(corpus: Corpus, old: CharLM | None, given: dict) -> tuple[Vocab, 
     if old is None:
         least = given["min_count"] or 1
         vocab = corpus.vocab.frequent(corpus.counts, least) if least > 1 else corpus.vocab
-        if len(vocab) < 2:
+        if len(vocab) - (vocab.end is not None) < 2:
             raise RunError(f"--min-count {least} leaves no symbol of the corpus: take a smaller one")
         return vocab, _rare(corpus, vocab)
     vocab, least = old.vocab, old.vocab.min_count
@@ -94,10 +98,16 @@ def vocabulary(corpus: Corpus, old: CharLM | None, given: dict) -> tuple[Vocab, 
         counts = dict(zip(corpus.vocab.symbols, corpus.counts.tolist(), strict=True))
         larger = vocab.with_symbols(symbol if counts[symbol] >= least else UNKNOWN for symbol in new)
         return larger, [f"{_count(len(larger) - len(vocab), 'symbol')} added to the vocabulary", *_rare(corpus, larger)]
-    if new and not (least > 1 and UNKNOWN in vocab):
-        raise RunError(f"{given['init_from']} does not know {_count(len(new), 'symbol')} of the corpus, as "
-                       f"{vocab.shown(new[0])}: --extend-vocab adds what it lacks")
+    check_known(corpus, vocab, given["init_from"], "--extend-vocab adds what it lacks")
     return vocab, _rare(corpus, vocab)
+
+
+def check_known(corpus: Corpus, vocab: Vocab, who, cure: str) -> None:
+    """Refuse a corpus with symbols that are neither in the vocabulary nor rare ones there."""
+    new = [] if vocab.min_count > 1 and UNKNOWN in vocab else [s for s in corpus.vocab.symbols if s not in vocab]
+    if new:
+        raise RunError(f"{who} does not know {_count(len(new), 'symbol')} of the corpus, as {vocab.shown(new[0])}: "
+                       f"{cure}")
 
 
 def _rare(corpus: Corpus, vocab: Vocab) -> list[str]:

@@ -85,6 +85,9 @@ def command(run, text, encoding, newline, on_unknown, window, dynamic, per_char,
 
 def reading(vocab, encoding: str, newline: str) -> dict:
     """How a text is read for a model with this vocabulary: the fields of a data.text.Reading."""
+    if vocab.documents != "none" and newline == "keep":
+        raise click.UsageError("--newline keep: documents are told apart by LF line ends, and this is a model of such: "
+                               "leave it out")
     if vocab.level == "char":
         return {"encoding": encoding, "newline": newline, "lower": vocab.lower, "documents": vocab.documents,
                 "field": vocab.field}

@@ -13,7 +13,6 @@ from .decode import CorpusError
 END = "\x03"  # U+0003, END OF TEXT
 KINDS = "none", "lines", "blank", "jsonl"
 _BREAK = {"lines": re.compile("\n+"), "blank": re.compile("\n(?:[ \t]*\n)+")}
-_OPEN = re.compile(r"\n[ \t\n]*\Z")  # what may be the beginning of a break
 _BATCH = 1 << 16  # characters of documents from JSON handed on at a time, about
 
 
@@ -43,8 +42,8 @@ def _parts(pieces: Iterable[str], kind: str, name: str) -> Iterator[str]:
         piece = held + piece
         if not begun:
             piece = piece.lstrip("\n")
-        open_ = _OPEN.search(piece)
-        piece, held = (piece[:open_.start()], piece[open_.start():]) if open_ else (piece, "")
+        open_ = piece.find("\n", len(piece.rstrip(" \t\n")))  # what may be the beginning of a break
+        piece, held = (piece[:open_], piece[open_:]) if open_ >= 0 else (piece, "")
         begun = begun or bool(piece)
         yield _BREAK[kind].sub(END, piece)
 
@@ -68,10 +67,10 @@ def _text(line: str, field: str, where: str) -> str:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise CorpusError(f"{where} is no JSON ({error}): mend it, or take --documents lines") from None
+        raise CorpusError(f"{where} is no JSON ({error}): mend it, or train with --documents lines") from None
     if not isinstance(row, dict) or not isinstance(row.get(field), str):
         known = f" (it has {', '.join(map(repr, list(row)[:8]))})" if isinstance(row, dict) else ""
-        raise CorpusError(f"{where} has no text in a field {field!r}{known}: name another with --field")
+        raise CorpusError(f"{where} has no text in a field {field!r}{known}: train with another --field")
     _check(row[field], where)
     return row[field]
 

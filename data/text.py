@@ -165,6 +165,8 @@ def steps(file: sources_.File, reading: Reading, tally: Tally) -> Iterator[str]:
         pieces = with_lf(pieces, tally)
     if reading.documents != "none":
         pieces = documents(pieces, reading.documents, reading.field, file.name)
+    if reading.documents == "jsonl":  # the line ends that JSON writes as escapes
+        pieces = with_lf(pieces, tally)
     return lowered(pieces) if reading.lower else pieces
 
 

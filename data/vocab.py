@@ -118,7 +118,7 @@ class Vocab:
         """The ids (n,) of a text, of type `dtype`. At the level byte they are those of its UTF-8, or of bytes as given.
 
         Symbols outside the vocabulary raise UnknownSymbolError, are left out ("skip"), or become ("replace") U+FFFD, or
-        where the vocabulary lacks it a space, or where it lacks that too symbol 0.
+        where the vocabulary lacks it a space, or where it lacks that too the first symbol that is not END.
         """
         if on_unknown not in ON_UNKNOWN:
             raise ValueError(f"on_unknown is one of {', '.join(ON_UNKNOWN)}, not {on_unknown!r}")
@@ -197,7 +197,8 @@ class Vocab:
     @property
     def stand_in(self) -> int:
         """The id of what unknown symbols are replaced by."""
-        return next((self.symbols.index(s) for s in UNKNOWN + " " if s in self), 0)
+        ends = self.end == 0 and len(self) > 1  # END would part a document
+        return next((self.symbols.index(s) for s in UNKNOWN + " " if s in self), int(ends))
 
     def __len__(self) -> int:
         return len(self.symbols)

@@ -14,6 +14,7 @@ from . import __version__
 from .config import ModelConfig, TrainConfig
 from .data.decode import UnknownEncodingError, codec, one_line
 from .data.endings import KINDS
+from .data.text import Reading
 from .data.vocab import LEVELS, Vocab
 
 SCHEMA = 1           # of the files that are written
@@ -208,6 +209,7 @@ def check_training(path: Path, document: dict, tensors: dict) -> None:
     """Refuse a `training` text, or tensors beside it, that resuming cannot go by."""
     text = document.get("training")
     found = fault(text, TRAINING, "training") or _train_config(text["config"])
+    found = found or _reading(text["settings"]["corpus"], vocabulary(document))
     if not found:
         found = _contradiction(text["progress"], TrainConfig(**text["config"]), tensors)
     if found:
@@ -220,6 +222,20 @@ def check_split(path: Path, kept: dict, found: dict) -> None:
         if kept[part] != found[part]:
             raise ModelFileError(f"{path}: training.settings.split.{part} is {kept[part]:,}, but the corpus splits "
                                  f"into {found[part]:,}: start a new run")
+
+
+def _reading(about: dict, vocab: Vocab) -> str | None:
+    """Where the corpus is read otherwise than what the model learnt, or in a way that there is none."""
+    how = {field.name: about[field.name] for field in fields(Reading) if field.name in about}
+    for name in ("level", "lower", "documents", "field"):
+        has, wanted = how.get(name, getattr(Reading, name)), getattr(vocab, name)
+        if has != wanted:
+            return f"training.settings.corpus.{name} is {_shown(has)}, but the model's is {_shown(wanted)}"
+    try:
+        Reading(**how)
+    except ValueError as error:
+        return f"training.settings.corpus cannot be read so: {error}"
+    return None
 
 
 def _train_config(config: dict) -> str | None:

@@ -120,11 +120,13 @@ def samples(model, count: int, prompt: str | bytes, length: int, config: SampleC
 def prompt_ids(vocab, prompt: str | bytes, on_unknown: str) -> np.ndarray:
     """The ids that a sample starts from: those of the prompt, else of a newline, else the first symbol's.
 
-    Where texts are documents, a new one begins: END comes first.
+    Where texts are documents, a new one begins: END comes first. Of several in the prompt the last one counts, for the
+    state begins at zero after each.
     """
     ids = vocab.encode(prompt, on_unknown)
     if vocab.end is not None:
-        return np.concatenate([[vocab.end], ids]).astype(np.intp)
+        ids = np.concatenate([[vocab.end], ids]).astype(np.intp)
+        return ids[np.flatnonzero(ids == vocab.end)[-1]:]
     return ids if len(ids) else np.array([vocab.symbols.index("\n") if "\n" in vocab else 0])
 
 

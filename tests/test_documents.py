@@ -1,11 +1,15 @@
 """Many short documents: how a corpus is cut into them, that nothing goes from one to the next, and where a text ends."""
 import json
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import call
+from cli_helpers import SMALL, call, refused
+from damage import changed, sealed
 
 import rnncore
+from rnncore import checkpoint
 from rnncore.config import SampleConfig
 from rnncore.data.endings import END, documents
 from rnncore.data.text import CorpusError, read
@@ -38,6 +42,12 @@ def test_each_file_ends_a_document_and_lower_case_is_that_of_the_whole(tmp_path)
     corpus = read([str(tmp_path / name) for name in "abc"], documents="lines", lower=True)
     assert corpus.text == END.join(["οδος", "one", "two", "three", ""])
     assert corpus.vocab.end == 0 and corpus.vocab.documents == "lines"
+
+
+def test_line_ends_inside_json_become_lf_too(tmp_path):
+    (tmp_path / "it").write_bytes(b'{"text": "a\\r\\nb\\r"}\r\n{"text": "c"}\r\n')
+    corpus = read([str(tmp_path / "it")], documents="jsonl")
+    assert corpus.text == f"a\nb\n{END}c{END}" and "3 CRLF and 1 lone CR" in corpus.notes[0]
 
 
 @pytest.mark.parametrize("kind, text, words", [
@@ -106,8 +116,8 @@ def test_it_is_kept_in_the_model_and_in_the_run(tmp_path, monkeypatch, capsys):
     assert call(capsys, "train", "--resume", "-o", "runs/names", "--steps", "8").code == 0
     assert json.loads(call(capsys, "score", "runs/names", "names.txt", "--json").out)["predictions"] == 32 * 4 - 1
     assert "documents   lines\n" in call(capsys, "info", "runs/names").out
-    refused = call(capsys, "train", "--resume", "-o", "runs/names", "--documents", "blank")
-    assert refused.code == 2 and "conflicts with" in refused.err
+    found = call(capsys, "train", "--resume", "-o", "runs/names", "--documents", "blank")
+    assert found.code == 2 and "conflicts with" in found.err
     assert call(capsys, "train", "names.txt", "--init-from", "runs/names", "-o", "more", *small[-2:]).code == 0
     assert rnncore.load("more").vocab == kept
 
@@ -118,13 +128,69 @@ def test_it_is_kept_in_the_model_and_in_the_run(tmp_path, monkeypatch, capsys):
 def test_options_that_do_not_go_together(options, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t").write_text("ab\n")
-    refused = call(capsys, "train", "t", *options)
-    assert refused.code == 2 and words in refused.err and not (tmp_path / "runs").exists()
+    found = call(capsys, "train", "t", *options)
+    assert found.code == 2 and words in found.err and not (tmp_path / "runs").exists()
 
 
 def test_a_bad_row_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.jsonl").write_text('{"body": "x"}\n{"text": 3}\n')
-    refused = call(capsys, "train", "t.jsonl", "--documents", "jsonl", "--field", "body")
-    assert refused.code == 1 and refused.err.splitlines() == [
-        "rnncore: t.jsonl, line 2 has no text in a field 'body' (it has 'text'): name another with --field"]
+    found = call(capsys, "train", "t.jsonl", "--documents", "jsonl", "--field", "body")
+    assert found.code == 1 and found.err.splitlines() == [
+        "rnncore: t.jsonl, line 2 has no text in a field 'body' (it has 'text'): train with another --field"]
+
+
+@pytest.mark.parametrize("kind", ["lines", "blank"])
+def test_blank_lines_without_end_take_no_time(kind):
+    begun = time.perf_counter()
+    assert "".join(documents(["\n" * 300_000 + "a", "\n" * 300_000 + "b"], kind, "", "it")) == f"a{END}b{END}"
+    assert time.perf_counter() - begun < 10  # a search from each of them would take minutes
+
+
+def test_a_stand_in_ends_no_document_and_of_a_prime_the_last_one_counts(model):
+    assert model.vocab.encode("xa", "replace").tolist() == [1, 1]
+    assert list(rnncore.generate(model, f"abc{END}b", 40, seed=2)) == list(rnncore.generate(model, "b", 40, seed=2))
+    assert samples(model, 2, f"ab{END}", 9, SampleConfig(seed=2)) == samples(model, 2, "", 9, SampleConfig(seed=2))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """`rnncore ARGS` by `call`, beside the run `it` on the documents in names.txt."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.txt").write_text("".join(f"{a}{b}\n" for a in "abcdefgh" for b in 20 * ("an", "en", "in", "on")))
+    assert call(capsys, "train", "names.txt", "--documents", "lines", *SMALL, "--steps", "6", "-o", "it").code == 0
+    return lambda *args: call(capsys, *args)
+
+
+def test_line_ends_of_a_model_of_documents_are_not_kept(run):
+    for args in (["score", "it", "names.txt"], ["train", "names.txt", "--init-from", "it"]):
+        assert "leave it out" in refused(run(*args, "--newline", "keep"), 2)
+
+
+def test_options_that_leave_nothing(run):
+    assert "leaves no symbol" in refused(run("train", "names.txt", "--documents", "lines", "--min-count", "9999"))
+    assert "line 1 is no JSON" in refused(run("train", "names.txt", "--documents", "jsonl"))
+    Path("it.jsonl").write_text('{"text": "ab"}\n')
+    assert "in a field ''" in refused(run("train", "it.jsonl", "--documents", "jsonl", "--field", ""))
+
+
+def test_another_corpus_with_unknown_symbols_or_too_short_to_validate_on(run):
+    Path("other.txt").write_text("xyz\n" * 90)
+    again = "train", "--resume", "-o", "it", "--allow-new-corpus", "--steps", "9"
+    assert refused(run(*again, "other.txt")) == (
+        "rnncore: it does not know 3 symbols of the corpus, as 'x': begin a new run with --init-from it --extend-vocab")
+    Path("other.txt").write_text("ban\r\nfin\n" * 12)
+    found = run(*again, "other.txt")
+    assert found.code == 0 and "too few to validate on" in found.err and "normalised 12 CRLF" in found.err
+    assert not Path("it/best.safetensors").exists()  # of the other corpus: what was trained since would not be used
+
+
+@pytest.mark.parametrize("field, value", [
+    ("newline", "keep"), ("level", "byte"), ("documents", "none"), ("documents", "blank"), ("lower", True),
+    ("field", "x")])
+def test_a_reading_that_contradicts_itself_or_the_model_is_refused(field, value, run):
+    last = Path("it/last.safetensors")
+    document, tensors = checkpoint.read(last)
+    last.write_bytes(sealed(changed(document, ("training", "settings", "corpus", field), value), tensors))
+    assert "training.settings.corpus" in refused(run("train", "--resume", "-o", "it", "--steps", "9"))
+    assert "training.settings.corpus" in run("info", "it", "--verify").err
