@@ -114,8 +114,8 @@ class RunFolder:
         extra = {name: training.model.kernel.to_host(array) for name, array in extra.items()}
         resume = {"settings": self.settings, "config": asdict(training.config), "progress": training.summary()}
         checkpoint.save(training.model, self.last, self.card(training), extra, resume)
-        if training.validation is None:  # the best there is was so on a corpus before this one
-            self.best.unlink(missing_ok=True)
+        if training.best is None and self.best.is_file():  # it was so on a corpus before this one
+            self.best.rename(self.path / "best-before.safetensors")
         if self.keep:
             write_whole(self.path / f"step-{training.step:06}.safetensors", self.last.read_bytes())
             for old in steps_kept(self.path)[self.keep:]:

@@ -183,6 +183,7 @@ def test_another_corpus_with_unknown_symbols_or_too_short_to_validate_on(run):
     found = run(*again, "other.txt")
     assert found.code == 0 and "too few to validate on" in found.err and "normalised 12 CRLF" in found.err
     assert not Path("it/best.safetensors").exists()  # of the other corpus: what was trained since would not be used
+    assert Path("it/best-before.safetensors").exists()
 
 
 @pytest.mark.parametrize("field, value", [
