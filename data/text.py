@@ -125,7 +125,7 @@ def read(sources: Sequence[str], stdin: BinaryIO | None = None, distinct: int = 
         notes += [f"{sources_.shown(source)} is empty"
                   for source, symbols in zip(sources, tally.symbols, strict=True) if not symbols]
     vocab, spool = encoder.done(reading, ", ".join(map(sources_.shown, sources)), distinct)
-    notes = tuple(map(one_line, notes + tally.notes()))
+    notes = tuple(map(one_line, notes + tally.notes(reading.documents == "none")))
     return Corpus(sources_.name(sources[0]), vocab, spool, tuple(sources), notes, digest.hexdigest())
 
 
@@ -144,13 +144,14 @@ class Tally:
             self.symbols[source] += len(piece)
             yield piece
 
-    def notes(self) -> list[str]:
-        """A line for the marks, and one for the line ends."""
+    def notes(self, cure: bool = True) -> list[str]:
+        """A line for the marks, and one for the line ends; cure: with the option that keeps them."""
         notes = [f"dropped {self.marks:,} byte order mark{'s' * (self.marks > 1)}"] if self.marks else []
         ends = [f"{count:,} {kind}" for count, kind in ((self.crlf, "CRLF"), (self.cr, "lone CR")) if count]
         plural = "s" * (self.crlf + self.cr > 1)
         if ends:
-            notes.append(f"normalised {' and '.join(ends)} line end{plural} to LF (--newline keep leaves them)")
+            notes.append(f"normalised {' and '.join(ends)} line end{plural} to LF"
+                         + " (--newline keep leaves them)" * cure)
         return notes
 
 

@@ -213,9 +213,10 @@ def read_newest(path: Path) -> tuple[dict, dict[str, np.ndarray], list[str]]:
         return *_checked(path / "last.safetensors", read_last(path)), []
     except (RunError, ModelFileError) as error:
         damage = error
+    words = damage if (path / "last.safetensors").is_file() else f"{path} has no last.safetensors any more"
     for file in kept:
         try:
-            return *_checked(file, _read_training(file)), [f"warning: {damage}; going on with {file.name}"]
+            return *_checked(file, _read_training(file)), [f"warning: {words}; going on with {file.name}"]
         except ModelFileError:
             continue
     if best.is_file():
