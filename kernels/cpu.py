@@ -89,40 +89,38 @@ def _sigmoid_as_tanh(hidden: int, n: int, dtype) -> tuple:
 def gates_forward(gates, recurrent, c_prev, keep, c, h) -> None:
     """One step of the LSTM cell (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000).
 
-    gates (4H, N) arrives as W_ih x + b and leaves as the activations i f g o; recurrent (4H, N) is W_hh h_prev and is
-    used up; c_prev (H, N) is read; c (H, N) and h (H, N) are written: c = f keep c_prev + i g,  h = o tanh(c).
+    gates (4H, N) arrives as W_ih x + b and leaves as the activations i f g o; recurrent (4H, N) is W_hh h_prev;
+    c_prev (H, N) is read; c (H, N) and h (H, N) are written: c = f keep c_prev + i g,  h = o tanh(c).
     """
     scale, shift = _sigmoid_as_tanh(*c.shape, c.dtype)
-    recurrent += gates
-    recurrent *= scale
-    np.tanh(recurrent, out=recurrent)
-    recurrent *= scale
-    recurrent += shift
-    gates[...] = recurrent
-    i, f, g, o = recurrent.reshape(4, *c.shape)
-    f *= c_prev
+    gates += recurrent
+    gates *= scale
+    np.tanh(gates, out=gates)
+    gates *= scale
+    gates += shift
+    i, f, g, o = gates.reshape(4, *c.shape)
+    np.multiply(f, c_prev, out=c)
     if keep is not None:
-        f *= keep
-    i *= g
-    f += i
-    c[...] = f
-    np.tanh(f, out=f)
-    np.multiply(f, o, out=h)
+        c *= keep
+    np.multiply(i, g, out=h)
+    c += h
+    np.tanh(c, out=h)
+    h *= o
 
 
 def gates_factors(gates, c, keep, through, carry) -> None:
     """What of the cell's gradient does not wait for later steps, for all steps at once.
 
-    gates (4H, T, N) arrives as the activations and leaves as the factors that make dz of dc (i f g) and of dh (o):
+    gates (T, 4H, N) arrives as the activations and leaves as the factors that make dz of dc (i f g) and of dh (o):
         g i (1 - i)    keep c_prev f (1 - f)    i (1 - g^2)    tanh(c) o (1 - o)
-    c (H, T+1, N) is read; through (H, T, N) = o (1 - tanh(c)^2) and carry (H, T, N) = f keep are written.
+    c (T+1, H, N) is read; through (T, H, N) = o (1 - tanh(c)^2) and carry (T, H, N) = f keep are written.
     """
-    hidden, steps, n = through.shape
-    few = max(1, BLOCK // (steps * n))  # units at a time: what they touch stays in the cache
-    for start in range(0, hidden, few):
-        now = slice(start, min(start + few, hidden))
-        i, f, g, o = gates.reshape(4, hidden, steps, n)[:, now]
-        t, b, tanh_c = through[now], carry[now], np.tanh(c[now, 1:])
+    steps, hidden, n = through.shape
+    few = max(1, BLOCK // (hidden * n))  # steps at a time: what they touch stays in the cache
+    for start in range(0, steps, few):
+        now = slice(start, min(start + few, steps))
+        i, f, g, o = gates[now].reshape(-1, 4, hidden, n).swapaxes(0, 1)
+        t, b, tanh_c = through[now], carry[now], np.tanh(c[1:][now])
         np.multiply(o, tanh_c, out=b)      # h
         np.multiply(b, tanh_c, out=t)
         np.subtract(o, t, out=t)           # through = o - o tanh(c)^2
@@ -137,10 +135,10 @@ def gates_factors(gates, c, keep, through, carry) -> None:
         g[...] = b
         b[...] = f                         # carry = f keep
         if keep is not None:
-            b *= keep
+            b *= keep[now, None]
         np.subtract(1, f, out=f)
         f *= b
-        f *= c[now, :-1]                   # c_prev keep f (1 - f)
+        f *= c[now]                        # c_prev keep f (1 - f)
 
 
 def gates_backward(gates, through, carry, dh, dc) -> None:

@@ -98,17 +98,18 @@ def gates_forward(gates, recurrent, c_prev, keep, c, h) -> None:
 
 
 GATES_FACTORS = ElementwiseKernel(
-    "T c_prev, T c, T keep", "raw T gates, T through, T carry", """
-    const ptrdiff_t m = _ind.size();
-    T gi = gates[i], gf = gates[i + m], gg = gates[i + 2 * m], go = gates[i + 3 * m];
+    "T c_prev, T c, T keep, int64 m", "raw T gates, T through, T carry", """
+    const ptrdiff_t at = i / m * 4 * m + i % m;  // gates is (T, 4, m), the others (T, m)
+    T gi = gates[at], gf = gates[at + m], gg = gates[at + 2 * m], go = gates[at + 3 * m];
     gates_factors(gi, gf, gg, go, c_prev, c, keep, through, carry);
-    gates[i] = gi, gates[i + m] = gf, gates[i + 2 * m] = gg, gates[i + 3 * m] = go;
+    gates[at] = gi, gates[at + m] = gf, gates[at + 2 * m] = gg, gates[at + 3 * m] = go;
     """, "gates_factors_kernel", preamble=GATES)
 
 
 def gates_factors(gates, c, keep, through, carry) -> None:
     """What of the cell's gradient does not wait for later steps; arguments as in cpu.py."""
-    GATES_FACTORS(c[:, :-1], c[:, 1:], _mask(keep, c), gates, through, carry)
+    mask = _mask(None if keep is None else keep[:, None], c)
+    GATES_FACTORS(c[:-1], c[1:], mask, through[0].size, gates, through, carry)
 
 
 GATES_BACKWARD = ElementwiseKernel(

@@ -52,8 +52,11 @@ class Scratch(NamedTuple):
     state: Array      # (H, N)
     dh: Array         # (H, N)
     dc: Array         # (H, N)
-    through: Array    # (H, T, N)
-    carry: Array      # (H, T, N)
+    gates: Array      # (T, 4H, N): the time loops' own, where a step is one contiguous block
+    h: Array          # (T+1, H, N)
+    c: Array          # (T+1, H, N)
+    through: Array    # (T, H, N)
+    carry: Array      # (T, H, N)
 
 
 def layer(params, k: int) -> Weights:
@@ -88,13 +91,20 @@ def forward(w: Weights, x, cache: Cache, keep, scratch: Scratch):
 
 
 def loop_forward(w_hh, gates, h, c, keep, scratch: Scratch) -> None:
-    """The time loop: gates (4H, T, N) leaves as the activations, h[1:] and c[1:] are written."""
-    k = kernels.of(gates)
-    for t in range(gates.shape[1]):
+    """The time loop: gates (4H, T, N) leaves as the activations, h[1:] and c[1:] are written.
+
+    It works on copies with the steps first: a small operation on rows that lie apart costs more than to move them.
+    """
+    k, steps = kernels.of(gates), gates.shape[1]
+    z, hs, cs = scratch.gates[:steps], scratch.h[:steps + 1], scratch.c[:steps + 1]
+    z[...], hs[0], cs[0] = gates.swapaxes(0, 1), h[:, 0], c[:, 0]
+    for t in range(steps):
         keep_t = None if keep is None else keep[t]
-        h_prev = h[:, t] if keep is None else k.xp.multiply(h[:, t], keep_t, out=scratch.state)
+        h_prev = hs[t] if keep is None else k.xp.multiply(hs[t], keep_t, out=scratch.state)
         k.xp.matmul(w_hh, h_prev, out=scratch.recurrent)
-        k.gates_forward(gates[:, t], scratch.recurrent, c[:, t], keep_t, c[:, t + 1], h[:, t + 1])
+        k.gates_forward(z[t], scratch.recurrent, cs[t], keep_t, cs[t + 1], hs[t + 1])
+    for inside, out in ((z, gates), (hs[1:], h[:, 1:]), (cs[1:], c[:, 1:])):
+        out[...] = inside.swapaxes(0, 1)
 
 
 def backward(w: Weights, cache: Cache, dy, dstate, keep, scratch: Scratch, dx=None):
@@ -119,17 +129,20 @@ def backward(w: Weights, cache: Cache, dy, dstate, keep, scratch: Scratch, dx=No
 def loop_backward(w_hh, gates, c, keep, dy, dh, dc, scratch: Scratch) -> None:
     """The time loop backwards: gates (4H, T, N) leaves as dL/dz.
 
-    dh and dc (H, N) arrive as the gradient at the last state and leave as that at the initial one.
+    dh and dc (H, N) arrive as the gradient at the last state and leave as that at the initial one. Copies as above.
     """
     k, steps = kernels.of(gates), gates.shape[1]
-    through, carry = scratch.through[:, :steps], scratch.carry[:, :steps]
-    k.gates_factors(gates, c, keep, through, carry)
+    z, cs, above = scratch.gates[:steps], scratch.c[:steps + 1], scratch.h[:steps]
+    through, carry = scratch.through[:steps], scratch.carry[:steps]
+    z[...], cs[...], above[...] = gates.swapaxes(0, 1), c.swapaxes(0, 1), dy.swapaxes(0, 1)
+    k.gates_factors(z, cs, keep, through, carry)
     for t in reversed(range(steps)):
-        dh += dy[:, t]
-        k.gates_backward(gates[:, t], through[:, t], carry[:, t], dh, dc)
-        k.xp.matmul(w_hh.T, gates[:, t], out=dh)
+        dh += above[t]
+        k.gates_backward(z[t], through[t], carry[t], dh, dc)
+        k.xp.matmul(w_hh.T, z[t], out=dh)
         if keep is not None:
             dh *= keep[t]
+    gates[...] = z.swapaxes(0, 1)
 
 
 def sums(grads: Weights, x, cache: Cache, keep) -> list[tuple]:

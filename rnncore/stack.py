@@ -29,8 +29,11 @@ class Workspace:
         self.loss = empty((steps, n), dtype)
         self.masks: list[Array] = []    # (H, T, N) a layer, made by the first pass with dropout; variational: (H, 1, N)
         self.dropped: list[Array] = []  # (H, T, N) a layer: its output times its mask
-        self.dy, *factors = (empty((hidden, steps if training else 0, n), dtype) for _ in range(3))
-        self.scratch = Scratch(empty((4 * hidden, n), dtype), *(empty((hidden, n), dtype) for _ in range(3)), *factors)
+        back = steps if training else 0
+        self.dy = empty((hidden, back, n), dtype)
+        self.scratch = Scratch(*(empty((*shape, n), dtype) for shape in (
+            (4 * hidden,), (hidden,), (hidden,), (hidden,), (steps, 4 * hidden), (steps + 1, hidden), (steps + 1, hidden),
+            (back, hidden), (back, hidden))))
 
     def first(self, steps: int) -> tuple:
         """(caches, x, logits, loss) for a run of `steps`, at most T."""

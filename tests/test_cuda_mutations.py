@@ -20,7 +20,7 @@ PLANTED = [
     ("gates.cuh", "g = tanh_of(g);", "g = sigmoid(g);"),
     ("cuda.py", "gates[i + m] = gf, gates[i + 2 * m] = gg, gates[i + 3 * m] = go;\n    \"\"\", \"gates_forward_kernel\"",
      "gates[i + 2 * m] = gf, gates[i + m] = gg, gates[i + 3 * m] = go;\n    \"\"\", \"gates_forward_kernel\""),
-    ("cuda.py", "GATES_FACTORS(c[:, :-1], c[:, 1:], _mask", "GATES_FACTORS(c[:, 1:], c[:, 1:], _mask"),
+    ("cuda.py", "GATES_FACTORS(c[:-1], c[1:], mask", "GATES_FACTORS(c[1:], c[1:], mask"),
     ("cuda.py", "GATES_BACKWARD(through, carry, dh, gates, dc)", "GATES_BACKWARD(carry, through, dh, gates, dc)"),
     ("cuda.py", "logits[i + target * columns] -= 1;", "logits[target * columns] -= 1;"),
     ("cuda.py", "symbols + ids[i % columns]", "symbols + ids[i % symbols]"),

@@ -219,7 +219,8 @@ def compiled_recurrence():
 def layer_scratch(hidden, steps, n) -> lstm.Scratch:
     """Full of nan."""
     return lstm.Scratch(*(np.full(shape, np.nan) for shape in (
-        (4 * hidden, n), (hidden, n), (hidden, n), (hidden, n), (hidden, steps, n), (hidden, steps, n))))
+        (4 * hidden, n), (hidden, n), (hidden, n), (hidden, n), (steps, 4 * hidden, n), (steps + 1, hidden, n),
+        (steps + 1, hidden, n), (steps, hidden, n), (steps, hidden, n))))
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)])

@@ -24,11 +24,11 @@ def untouched(*arrays):
 
 
 def gates_problem(dtype, hidden=5, n=3, steps=4, seed=0, documents=True):
-    """gates (4H, T, N), recurrent (4H, T, N), c (H, T+1, N), keep (T, N) or None."""
+    """gates (T, 4H, N), recurrent (T, 4H, N), c (T+1, H, N), keep (T, N) or None."""
     rng = np.random.default_rng(seed)
     keep = (rng.random((steps, n)) < 0.6).astype(dtype) if documents else None
-    gates, recurrent = rng.standard_normal((2, 4 * hidden, steps, n)).astype(dtype)
-    return gates, recurrent, rng.standard_normal((hidden, steps + 1, n)).astype(dtype), keep
+    gates, recurrent = rng.standard_normal((2, steps, 4 * hidden, n)).astype(dtype)
+    return gates, recurrent, rng.standard_normal((steps + 1, hidden, n)).astype(dtype), keep
 
 
 def assert_close(found, wanted, dtype):
@@ -39,15 +39,12 @@ def assert_close(found, wanted, dtype):
 @dtypes
 @pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
 def test_gates_forward(dtype, documents):
-    *arrays, keep = gates_problem(dtype, documents=documents)
-    gates, recurrent, c_prev = (a[:, 1] for a in arrays)
-    keep = None if keep is None else keep[1]
+    gates, recurrent, c_prev, keep = (a[0] if a is not None else None for a in gates_problem(dtype, documents=documents))
     z = (gates.astype(float) + recurrent).reshape(4, 5, 3)
     i, f, g, o = reference.sigmoid(z[0]), reference.sigmoid(z[1]), np.tanh(z[2]), reference.sigmoid(z[3])
     wanted_c = i * g + f * c_prev * (1 if keep is None else keep)
     c, h = np.full((2, 5, 3), np.nan, dtype)
-    others = arrays[0][:, [0, 2]], arrays[2]
-    with untouched(*others, *([keep] if documents else [])):
+    with untouched(recurrent, c_prev, *([keep] if documents else [])):
         host.gates_forward(gates, recurrent, c_prev, keep, c, h)
     assert_close(gates, np.concatenate((i, f, g, o)), dtype)
     assert_close(c, wanted_c, dtype)
@@ -75,29 +72,29 @@ def test_a_number_that_is_not_one_is_handed_on():
 
 @dtypes
 @pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
-@pytest.mark.parametrize("block", [1 << 16, 31, 1], ids=["all-at-once", "two-units-at-a-time", "one-unit-at-a-time"])
+@pytest.mark.parametrize("block", [1 << 16, 31, 1], ids=["all-at-once", "two-steps-at-a-time", "one-step-at-a-time"])
 def test_gates_backward(dtype, documents, block, monkeypatch):
     """factors and backward together are the textbook's gradient, for several steps, however they are cut."""
     monkeypatch.setattr(host, "BLOCK", block)
     z, _, c, keep = gates_problem(dtype, steps=5, documents=documents)
     gates = z / 2 + 0.4
-    i, f, g, o = gates.astype(float).reshape(4, 5, 5, 3)
+    i, f, g, o = gates.astype(float).reshape(5, 4, 5, 3).swapaxes(0, 1)
     rng = np.random.default_rng(1)
     dh, dc = rng.standard_normal((2, 5, 5, 3)).astype(dtype)
     through, carry = np.full((2, 5, 5, 3), np.nan, dtype)
     with untouched(c, *([keep] if documents else [])):
         host.gates_factors(gates, c, keep, through, carry)
-    kept = 1 if keep is None else keep
-    tanh_c = np.tanh(c[:, 1:].astype(float))
+    kept = 1 if keep is None else keep[:, None]
+    tanh_c = np.tanh(c[1:].astype(float))
     assert_close(through, o * (1 - tanh_c ** 2), dtype)
     assert_close(carry, f * kept, dtype)
     dc_all = dc + dh * o * (1 - tanh_c ** 2)
-    wanted = np.stack((dc_all * g * i * (1 - i), dc_all * kept * c[:, :-1] * f * (1 - f), dc_all * i * (1 - g ** 2),
-                       dh * tanh_c * o * (1 - o))).reshape(20, 5, 3)
+    wanted = np.stack((dc_all * g * i * (1 - i), dc_all * kept * c[:-1] * f * (1 - f), dc_all * i * (1 - g ** 2),
+                       dh * tanh_c * o * (1 - o)), axis=1).reshape(5, 20, 3)
     wanted_dc = dc_all * f * kept
     for t in range(5):
-        with untouched(through, carry):
-            host.gates_backward(gates[:, t], through[:, t], carry[:, t], dh[:, t], dc[:, t])
+        with untouched(through[t], carry[t]):
+            host.gates_backward(gates[t], through[t], carry[t], dh[t], dc[t])
     assert_close(gates, wanted, dtype)
     assert_close(dc, wanted_dc, dtype)
 

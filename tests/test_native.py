@@ -36,7 +36,8 @@ class Problem:
         self.dx = empty((inputs, steps, n), dtype)
         self.keep = (np.random.default_rng(8).random((steps, n)) > 0.4).astype(dtype) if keep else None
         self.scratch = Scratch(empty((4 * hidden, n), dtype), empty((hidden, n), dtype), self.dh.copy(), self.dc.copy(),
-                               empty((hidden, steps, n), dtype), empty((hidden, steps, n), dtype))
+                               *(empty((*shape, n), dtype) for shape in ((steps, 4 * hidden), (steps + 1, hidden), (
+                                   steps + 1, hidden), (steps, hidden), (steps, hidden))))
 
 
 def difference(a, b) -> float:
