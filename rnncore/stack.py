@@ -32,8 +32,8 @@ class Workspace:
         back = steps if training else 0
         self.dy = empty((hidden, back, n), dtype)
         self.scratch = Scratch(*(empty((*shape, n), dtype) for shape in (
-            (4 * hidden,), (hidden,), (hidden,), (hidden,), (steps, 4 * hidden), (steps + 1, hidden), (steps + 1, hidden),
-            (back, hidden), (back, hidden))))
+            (4 * hidden,), (hidden,), (hidden,), (hidden,), (steps, 4 * hidden), (steps + 1, hidden),
+            (steps + 1, hidden), (back, hidden), (back, hidden))))
 
     def first(self, steps: int) -> tuple:
         """(caches, x, logits, loss) for a run of `steps`, at most T."""
