@@ -45,6 +45,13 @@ def call(capsys, *args) -> Result:
     return Result(left.value.code or 0, out, err)
 
 
+def finished_run(folder: Path) -> Path:
+    """The folder, with corpus.txt and a run of 4 steps in it, `run`."""
+    corpus(folder, TEXT[:1500])
+    assert run("train", "corpus.txt", "--steps", 4, *SMALL, "-o", "run", cwd=folder).code == 0
+    return folder
+
+
 def stoppable(capsys, monkeypatch):
     """`rnncore train ARGS` by `call`, as a function; its `at` stops the run after that step, as Ctrl-C does."""
     log = RunFolder.log

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from cli_helpers import SMALL, TEXT, call, corpus, files, refused, run
+from cli_helpers import call, files, finished_run, refused
 from damage import changed, in_bytes, in_header, in_tensors, in_text, instead, sealed
 
 from rnncore import documents
@@ -39,10 +39,7 @@ FREE = {  # fields of which some of damage.WRONG is a value as good as the one t
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with corpus.txt and a run of 4 steps that is finished."""
-    folder = tmp_path_factory.mktemp("home")
-    corpus(folder, TEXT[:1500])
-    assert run("train", "corpus.txt", "--steps", 4, *SMALL, "-o", "run", cwd=folder).code == 0
-    return folder
+    return finished_run(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture

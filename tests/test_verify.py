@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from cli_helpers import SMALL, TEXT, call, corpus, files, refused, run
+from cli_helpers import call, files, finished_run, refused
 from damage import changed, in_bytes, sealed
 
 from rnncore import checkpoint
@@ -16,10 +16,7 @@ NAMES = ("best.safetensors", "last.safetensors", "metrics.jsonl", "samples.txt")
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with the run `run`."""
-    folder = tmp_path_factory.mktemp("home")
-    corpus(folder, TEXT[:1500])
-    assert run("train", "corpus.txt", "--steps", 4, *SMALL, "-o", "run", cwd=folder).code == 0
-    return folder
+    return finished_run(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture
