@@ -143,7 +143,8 @@ class Training:
             return State(*map(self.model.kernel.xp.zeros_like, state))
         self.recovery.passed(self.step)
         taken = self.step + 1 - self.recovery.uncounted
-        self.optimizer.update(self.model.params, grads, lr, clip_scale(norm, self.config.clip), taken)
+        self.optimizer.update(self.model.params, grads, self.optimizer.pace(lr, taken),
+                              clip_scale(norm, self.config.clip))
         return state
 
     def _due(self, before: float, done: float) -> bool:

@@ -55,7 +55,7 @@ def steps(device: str, dtype: str, count: int, symbols: int, name: str):
         x, y = draw.integers(0, symbols, (2, 9, 4))
         keep = (draw.random((9, 4)) > 0.2).astype(dtype)
         loss, grads, state = m.loss_and_grads(x, y, state, keep=keep, dropout=Dropout(0.3, 1, k))
-        optimizer.update(m.params, grads, 0.02, clip_scale(global_norm(grads), 1.0), k + 1)
+        optimizer.update(m.params, grads, optimizer.pace(0.02, k + 1), clip_scale(global_norm(grads), 1.0))
         losses.append(loss)
     return np.array(losses), m.params.flat, *optimizer.moments.values(), *state
 
