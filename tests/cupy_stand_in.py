@@ -19,7 +19,7 @@ from stand_in.streams import CUDARuntimeError, Race, reset
 
 from rnncore import kernels
 
-__all__ = ["CTYPES", "Allocation", "CUDARuntimeError", "ElementwiseKernel", "Freed", "Race", "at", "enqueue", "freed",
+__all__ = ["CTYPES", "Allocation", "CUDARuntimeError", "ElementwiseKernel", "Freed", "Race", "RawKernel", "at", "enqueue", "freed",
            "installed", "module", "ndarray", "recorded", "reset"]
 CARD = {"name": b"Stand-in", "major": 9, "minor": 0, "multiProcessorCount": 132, "sharedMemPerBlockOptin": 227 << 10,
         "sharedMemPerMultiprocessor": 228 << 10, "totalGlobalMem": 8 << 30, "regsPerBlock": 1 << 16, "warpSize": 32,

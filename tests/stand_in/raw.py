@@ -11,7 +11,11 @@ SHARED = 48 << 10  # bytes of dynamic shared memory that a kernel has without as
 
 
 class RawKernel:
-    """cupy.RawKernel(code, name, options, enable_cooperative_groups=...): kernel(grid, block, args, shared_mem=...)."""
+    """cupy.RawKernel(code, name, options, enable_cooperative_groups=...): kernel(grid, block, args, shared_mem=...).
+
+    seed: the emulator's, for all kernels; a test sets it to have threads in a random order and blocks held back.
+    """
+    seed = 0
 
     def __init__(self, code: str, name: str, options: tuple = (), backend: str = "nvrtc", translate_cucomplex: bool = False,
                  *, enable_cooperative_groups: bool = False, jitify: bool = False):
@@ -45,7 +49,7 @@ class RawKernel:
             if type(arg) is ndarray:
                 arrays.append((arg, constant[k]))
                 given.append(arg._host)
-            elif isinstance(arg, np.generic):
+            elif arg is None or isinstance(arg, np.generic):
                 given.append(arg)
             else:  # CuPy takes a Python number as 64 bits, whatever the parameter is
                 raise TypeError(f"{self.name}: argument {k} is {type(arg)}, neither an array of the card nor a NumPy scalar")
@@ -53,7 +57,7 @@ class RawKernel:
         kernel, cooperative = self._kernel, self.cooperative
 
         def work() -> None:
-            kernel(grid, block, tuple(given), shared_mem, cooperative=cooperative)
+            kernel(grid, block, tuple(given), shared_mem, seed=RawKernel.seed, cooperative=cooperative)
 
         written = [a for a, constant in arrays if not constant]
         streams.submit(self.name, [a._block for a, _ in arrays], [a._block for a in written], work,
