@@ -12,8 +12,10 @@ import cupy
 
 from . import paths
 from .cublas import Cublas
+from .graph import Graph
 from .persistent import Persistent
 from .persistent import why_not as why_not_persistent
+from .steering import Steering
 from .stepwise import Stepwise
 from .wavefront import Wavefront
 
@@ -55,13 +57,21 @@ class FastPath(paths.Path):
             return None
         return Wavefront(self.products.cublas, config.layers, config.hidden, steps, n, self.dtype)
 
+    def steering(self, ring: int, steps: int, n: int, clip: float) -> Steering:
+        """What captured steps over (T, N) go by."""
+        return Steering(ring, steps, n, clip, self.dtype)
+
+    def record(self, function, repeats: int) -> Graph:
+        """So many calls of function(), which was called before, as one launch."""
+        return Graph(function, repeats, warm_up=False)
+
 
 class Products:
     """Matrix products in one precision class, and sums in full float32 or float64."""
 
     def __init__(self, precision: str, dtype: str):
         self.cublas, self.exact, self.dtype = Cublas(precision), Cublas(dtype), dtype
-        self.ones = cupy.empty(0, dtype)
+        self.ones: dict = {}  # by length: a graph may hold each
 
     def product(self, a, b, out, add: bool) -> None:
         """out (R, C) = a @ b, or out += a @ b."""
@@ -69,6 +79,7 @@ class Products:
 
     def row_sums(self, a, out) -> None:
         """out (R,) = the sum of each row of a (R, M)."""
-        if len(self.ones) < a.shape[1]:
-            self.ones = cupy.ones(a.shape[1], self.dtype)
-        self.exact.product(a, self.ones[:a.shape[1], None], out[:, None])
+        size = a.shape[1]
+        if size not in self.ones:
+            self.ones[size] = cupy.ones((size, 1), self.dtype)
+        self.exact.product(a, self.ones[size], out[:, None])

@@ -60,6 +60,11 @@ class CharLM:
             self._path = self.kernel.path(name, self.precision, self.config)
             self._shares, self._single = [], None
 
+    @property
+    def device_path(self) -> paths.Path:
+        """The path itself."""
+        return self._path
+
     def computing(self):
         """A context in which products on this thread are made as path and precision say."""
         return self._path.computing()
@@ -97,8 +102,7 @@ class CharLM:
         with self.computing():
             losses, passes = zip(*self.each(run, shares), strict=True)
             stack.gradients(weights, self._grads, passes, self.each)
-        if weights is not self.params:
-            self._weight_drop.backward(self._grads)
+        self.mask_gradients(weights, self._grads)
         return float(sum(losses)) / (steps * n), self._grads, end
 
     def keep(self, ids):
@@ -161,6 +165,11 @@ class CharLM:
     def workspace(self, steps: int, n: int) -> Workspace:
         """Room for `losses` over (T, N)."""
         return Workspace(self.params, steps, n, training=False, path=self._path)
+
+    def mask_gradients(self, weights, grads) -> None:
+        """Turn the gradients at what `weights` gave into those at the parameters."""
+        if weights is not self.params:
+            self._weight_drop.backward(grads)
 
     def weights(self, dropout: Dropout | None):
         """The parameters as this step sees them: every W_hh masked where there is weight-drop."""

@@ -23,8 +23,8 @@ class Workspace:
         config, kernel, dtype, path = params.config, kernels.of(params.flat), params.flat.dtype, path or Path()
         empty, hidden, self.steps, self.n = kernel.xp.empty, config.hidden, steps, n
         self.offset, self.columns = offset, columns or n
-        self.caches = [Cache(empty((4 * hidden, steps, n), dtype), empty((hidden, steps + 1, n), dtype),
-                             empty((hidden, steps + 1, n), dtype)) for _ in range(config.layers)]
+        self.h, self.c = (empty((config.layers, hidden, steps + 1, n), dtype) for _ in "hc")
+        self.caches = [Cache(empty((4 * hidden, steps, n), dtype), h, c) for h, c in zip(self.h, self.c, strict=True)]
         self.room = embedding.room(config, steps, n, steps * self.columns, kernel, dtype, training)
         self.logits = empty((config.vocab_size, steps, n), dtype)
         self.loss = empty((steps, n), dtype)
