@@ -1,4 +1,4 @@
-"""kernels/graph.py over the stand-in for CuPy: what is recorded, replayed and refused, and in which order streams work."""
+"""kernels/graph.py over the stand-in for CuPy: what is recorded, replayed and refused, and how streams wait."""
 import gc
 import importlib
 import shutil

@@ -86,7 +86,7 @@ class ElementwiseKernel:
             if type(arg) is ndarray:
                 continue
             if k >= len(self.inputs) or raw:
-                raise TypeError(f"{self.name}: {'output' if k >= len(self.inputs) else 'raw'} {label} is no array of the card")
+                raise TypeError(f"{self.name}: {'raw' if raw else 'output'} {label} is no array of the card")
             if not isinstance(arg, NUMBERS):
                 raise TypeError(f"{self.name}: {label}: Unsupported type {type(arg)}")
             if isinstance(arg, np.generic) and self.params[k][1] not in ("T", arg.dtype.name):
@@ -126,8 +126,9 @@ class ElementwiseKernel:
                 raise IndexError(f"{self.name}: an index outside a raw array")
 
         inputs = len(self.inputs)
-        streams.submit(self.name, [a._block for a in args[:inputs] if type(a) is ndarray], [a._block for a in args[inputs:]],
-                       work, [h for a, h in zip(args[:inputs], hosts, strict=False) if type(a) is ndarray], hosts[inputs:])
+        read = [(a._block, a._host) for a in args[:inputs] if type(a) is ndarray]
+        streams.submit(self.name, [block for block, _ in read], [a._block for a in args[inputs:]], work,
+                       [host for _, host in read], hosts[inputs:])
 
     def _plan(self, hosts, types_, shape) -> tuple:
         """What of a launch is the same for all arrays of these types, shapes and strides."""
