@@ -111,7 +111,7 @@ extern "C" __global__ void diagonal_forward(const Layer* layers, const REAL* res
     if (k + 1 < count) operands[(2 * k + 1) * size + place] = y;
 }
 
-// The same backwards: results (2L - 1, H, width) are W_hh^T dz (2k) and W_ih^T dz (2k - 1); dz (L, 4H, width) is written.
+// The same backwards: results (2L - 1, H, width) are W_hh^T dz (2k) and W_ih^T dz (2k - 1), dz (L, 4H, width) is made.
 extern "C" __global__ void diagonal_backward(const Layer* layers, const REAL* results, REAL* dz, const REAL* dy,
                                              const REAL* keep, long long dy_ld, int documents, int diagonal, int lowest,
                                              int count, int steps, int hidden, int n, int width) {
@@ -138,8 +138,8 @@ extern "C" __global__ void diagonal_backward(const Layer* layers, const REAL* re
 }
 
 // dL/dh at the initial state of every layer, from W_hh^T dz of the first step.
-extern "C" __global__ void stack_end(const Layer* layers, const REAL* results, const REAL* keep, int documents, int hidden,
-                                     int n, int width) {
+extern "C" __global__ void stack_end(const Layer* layers, const REAL* results, const REAL* keep, int documents,
+                                     int hidden, int n, int width) {
     const int unit = thread() / n, column = thread() % n, k = blockIdx.y;
     if (unit >= hidden) return;
     const REAL dh = results[(2LL * k * hidden + unit) * width + column];

@@ -47,6 +47,13 @@ def ld(array, shape: tuple, dtype) -> np.int64:
     return np.int64(array.strides[0] // array.itemsize)
 
 
+def documents(keep, steps: int, nothing) -> tuple:
+    """What kernels are given for keep (T, N) or None: an array and 1, or `nothing` (1, N) and 0. Raises ValueError."""
+    if keep is None:
+        return nothing, np.int32(0)
+    return whole(keep, (steps, nothing.shape[1]), nothing.dtype), np.int32(1)
+
+
 class Stepwise:
     """The time loops for H units and N sequences, any number of steps; layers that follow each other may share one."""
 
@@ -57,7 +64,7 @@ class Stepwise:
         columns = width(n, self.dtype)
         self._unit = cupy.zeros((hidden, columns), self.dtype)       # h, and W_hh^T dz
         self._gates = cupy.zeros((4 * hidden, columns), self.dtype)  # W_hh h, and dz
-        self._keep = cupy.zeros((1, n), self.dtype)                  # stands for no keep
+        self._nothing = cupy.zeros((1, n), self.dtype)               # a kernel points to it where there is no keep
         self._sizes = np.int32(hidden), np.int32(n)
         self._width, self._grid = np.int32(columns), (-(-hidden * n // BLOCK),)
 
@@ -67,11 +74,11 @@ class Stepwise:
         steps = gates.shape[1]
         lds = [ld(gates, (4 * self.hidden, steps, self.n), self.dtype),
                *(ld(a, (self.hidden, steps + 1, self.n), self.dtype) for a in (h, c))]
-        mask, documents = self._documents(keep, steps)
-        self._launch("keep_rows", h, self._unit, mask, lds[1], np.int64(self._width), documents, *self._sizes)
+        mask, ends = documents(keep, steps, self._nothing)
+        self._launch("keep_rows", h, self._unit, mask, lds[1], np.int64(self._width), ends, *self._sizes)
         for t in range(steps):
             self.cublas.product(w_hh, self._unit, self._gates)
-            self._launch("step_forward", gates, h, c, self._gates, self._unit, mask, *lds, documents, np.int32(t),
+            self._launch("step_forward", gates, h, c, self._gates, self._unit, mask, *lds, ends, np.int32(t),
                          np.int32(steps), *self._sizes, self._width)
 
     def backward(self, w_hh, gates, c, keep, dy, dh, dc) -> None:
@@ -82,21 +89,15 @@ class Stepwise:
         steps = gates.shape[1]
         lds = [ld(gates, (4 * self.hidden, steps, self.n), self.dtype),
                ld(c, (self.hidden, steps + 1, self.n), self.dtype), ld(dy, (self.hidden, steps, self.n), self.dtype)]
-        mask, documents = self._documents(keep, steps)
+        mask, ends = documents(keep, steps, self._nothing)
         later, later_ld = whole(dh, (self.hidden, self.n), self.dtype), np.int64(self.n)
         whole(dc, (self.hidden, self.n), self.dtype)
         for t in reversed(range(steps)):
-            self._launch("step_backward", gates, c, dy, later, dc, self._gates, mask, *lds, later_ld, documents,
+            self._launch("step_backward", gates, c, dy, later, dc, self._gates, mask, *lds, later_ld, ends,
                          np.int32(t), np.int32(steps), *self._sizes, self._width)
             self.cublas.product(w_hh.T, self._gates, self._unit)
             later, later_ld = self._unit, np.int64(self._width)
-        self._launch("keep_rows", self._unit, dh, mask, later_ld, np.int64(self.n), documents, *self._sizes)
-
-    def _documents(self, keep, steps: int) -> tuple:
-        """(keep, 1), or where there is none (something to point to, 0)."""
-        if keep is None:
-            return self._keep, np.int32(0)
-        return whole(keep, (steps, self.n), self.dtype), np.int32(1)
+        self._launch("keep_rows", self._unit, dh, mask, later_ld, np.int64(self.n), ends, *self._sizes)
 
     def _launch(self, name: str, *arguments) -> None:
         kernel(name, self.dtype.name)(self._grid, (BLOCK,), arguments)

@@ -1,12 +1,15 @@
-"""A stand-in for libcublas over memory of the host: the functions that kernels/cublas.py calls, held to cuBLAS's rules.
+"""A stand-in for libcublas over the stand-in's card: the functions that kernels/cublas.py calls, held to cuBLAS's rules.
 
-It reads each operand by its address, column-major with its leading dimension, rounds it as the compute type does, sums in
-float32 (float64 for COMPUTE_64F) and writes the result there. What cuBLAS reports gives its status; what it would not
-notice, and what on a card would be a fault, raises AssertionError. Prototypes and numbers: cublas_api.h of CUDA 12.9.
+It finds each operand by its address, column-major with its leading dimension, rounds it as the compute type does, sums in
+float32 (float64 for COMPUTE_64F) and writes the result there, on the current stream, so that graphs record it. What cuBLAS
+reports gives its status; what it would not notice, and what on a card would be a fault, raises AssertionError or what the
+card's stand-in raises. Prototypes and numbers: cublas_api.h of CUDA 12.9.
 """
 import ctypes
 
 import numpy as np
+from cupy_stand_in import at, enqueue
+from stand_in import streams
 
 INT, LONG, SIZE, POINTER = (-2**31, 2**31 - 1), (-2**63, 2**63 - 1), (0, 2**64 - 1), (0, 2**64 - 1)
 SHAPE, MATRIX = "handle op op int int int ", "pointer type int "
@@ -39,12 +42,12 @@ class Handle:
 class Library:
     """Takes the arguments that ctypes would hand to libcublas: numbers, addresses among them.
 
-    inside(address, bytes), where it is given, says whether such memory may be touched. `products` counts the calls.
+    `products` counts the calls, `last` is the compute type of the last.
     """
 
-    def __init__(self, inside=None):
+    def __init__(self):
         self.handles: dict[int, Handle] = {}
-        self.inside, self.products, self.last = inside, 0, None
+        self.products, self.last = 0, None
 
     def __getattribute__(self, name: str):
         found = super().__getattribute__(name)
@@ -78,7 +81,7 @@ class Library:
 
     def cublasSetWorkspace_v2(self, handle, address, size):
         self.handles[handle].workspace = address, size
-        return INVALID_VALUE if address % 256 else SUCCESS
+        return SUCCESS
 
     def cublasSetMathMode(self, handle, math):
         self.handles[handle].math = math
@@ -106,7 +109,7 @@ class Library:
 
     def cublasGemmBatchedEx(self, handle, op_a, op_b, m, n, k, alpha, a, type_a, lda, b, type_b, ldb, beta, c, type_c, ldc,
                             count, compute, algorithm):
-        places = [self._memory(first, np.uint64, (count,), (8,)).tolist() for first in (a, b, c)]
+        places = [at(first, np.uint64, (count,))._host.tolist() for first in (a, b, c)]
         if compute not in (EXACT, DOUBLE):
             assert not any(address % 16 for address in sum(places, [])), "a batched product reads 16 bytes at once"
         return self._gemm(handle, (op_a, op_b), (m, n, k), (alpha, beta), places, (type_a, type_b, type_c), (lda, ldb, ldc),
@@ -114,38 +117,35 @@ class Library:
 
     def _gemm(self, handle, ops, shape, scales, places, types, lds, compute, algorithm) -> int:
         state, (m, n, k) = self.handles[handle], shape
-        assert state.stream is not None and state.workspace and state.mode == 0, "stream, workspace and mode are not set"
+        assert state.stream == streams.current().ptr, "the handle's stream is not the current one"
+        assert state.workspace and state.mode == 0, "the workspace or the pointer mode is not set"
         least = (k if ops[0] else m), (n if ops[1] else k), m
         if min(shape) < 0 or not set(ops) <= {0, 1} or any(ld < max(1, rows) for ld, rows in zip(lds, least, strict=True)):
             return INVALID_VALUE
-        double = compute == DOUBLE
-        if set(types) != {int(double)} or compute not in (EXACT, DOUBLE, HALF, *MANTISSA) or not -1 <= algorithm <= 23:
+        if set(types) != {int(compute == DOUBLE)} or compute not in (EXACT, DOUBLE, HALF, *MANTISSA) or not -1 <= algorithm <= 23:
             return NOT_SUPPORTED
         assert state.math == 0 or compute not in (EXACT, DOUBLE), "only the default math keeps the precision"
-        dtype = np.dtype(TYPES[types[0]])
-        alpha, beta = (self._memory(scale, dtype, (), ()).item() for scale in scales)
-        self.products, self.last = self.products + 1, compute
-        for a, b, c in zip(*places, strict=True):
-            left = self._operand(a, dtype, (m, k), lds[0], ops[0], compute)
-            right = self._operand(b, dtype, (k, n), lds[1], ops[1], compute)
-            into = self._matrix(c, dtype, (m, n), lds[2])
-            result = alpha * np.matmul(left, right) if k else np.zeros((m, n), dtype)
-            into[...] = result if beta == 0 else result + beta * into
+        real = ctypes.c_double if compute == DOUBLE else ctypes.c_float
+        alpha, beta = (real.from_address(scale).value for scale in scales)
+        shapes = (k, m) if ops[0] else (m, k), (n, k) if ops[1] else (k, n), (m, n)
+        lefts, rights, results = ([matrix(address, TYPES[types[0]], stored, ld) for address in some]
+                                  for some, stored, ld in zip(places, shapes, lds, strict=True))
+        self.products, self.last, count = self.products + 1, compute, len(results)
+
+        def multiply(*hosts) -> None:
+            for left, right, into in zip(hosts[:count], hosts[count:2 * count], hosts[-count:], strict=True):
+                left, right = rounded(left.T if ops[0] else left, compute), rounded(right.T if ops[1] else right, compute)
+                product = alpha * np.matmul(left, right)
+                into[...] = product if beta == 0 else product + beta * into
+
+        enqueue("cuBLAS", lefts + rights, results, multiply)
         return SUCCESS
 
-    def _operand(self, address, dtype, shape, ld, op, compute):
-        stored = self._matrix(address, dtype, shape[::-1] if op else shape, ld)
-        return rounded(stored.T if op else stored, compute)
 
-    def _matrix(self, address, dtype, shape, ld):
-        return self._memory(address, dtype, shape, (dtype.itemsize, ld * dtype.itemsize))
-
-    def _memory(self, address, dtype, shape, strides) -> np.ndarray:
-        """The host's memory at an address as an array."""
-        size = sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True)) + np.dtype(dtype).itemsize
-        assert address, "a null pointer"
-        assert self.inside is None or self.inside(address, size), f"{size} bytes at {address:#x} are nobody's"
-        return np.ndarray(shape, dtype, (ctypes.c_char * size).from_address(address), 0, strides)
+def matrix(address: int, dtype, shape: tuple, ld: int):
+    """The array on the card of a column-major matrix."""
+    size = np.dtype(dtype).itemsize
+    return at(address, dtype, shape, (size, ld * size))
 
 
 def rounded(a: np.ndarray, compute: int) -> np.ndarray:
