@@ -10,7 +10,7 @@ import cupy
 import numpy as np
 from cupy import ElementwiseKernel
 
-from . import fast, paths
+from . import paths
 
 name = "cuda"
 xp = cupy
@@ -44,6 +44,7 @@ def path(name: str, precision: str, config=None):
     """The path of that name for a model of these sizes; arguments as in cpu.py."""
     if (name, precision) in (("eager", "float32"), ("eager", "float64")):
         return paths.Path()
+    from . import fast  # which builds on this module
     reason = why_not(name, precision, config)
     if reason:
         raise ValueError(reason)
@@ -52,6 +53,7 @@ def path(name: str, precision: str, config=None):
 
 def why_not(name: str, precision: str, config=None, n: int = 1) -> str | None:
     """None where a model of these sizes can take the path on the current card; arguments as in cpu.py."""
+    from . import fast
     return fast.why_not(name, precision, config, n)
 
 

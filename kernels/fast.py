@@ -13,8 +13,6 @@ import cupy
 from . import paths
 from .cublas import Cublas
 from .graph import Graph
-from .persistent import Persistent
-from .persistent import why_not as why_not_persistent
 from .steering import Steering
 from .stepwise import Stepwise
 from .wavefront import Wavefront
@@ -32,6 +30,7 @@ def why_not(name: str, precision: str, config=None, n: int = 1) -> str | None:
         if precision not in ("tf32", "bf16"):
             return f"persistent kernels compute in tf32 or bf16, not in {precision}: --dtype tf32"
         if config:
+            from .persistent import why_not as why_not_persistent
             return why_not_persistent(config.hidden, n, precision, capability, card["multiProcessorCount"])
     return None
 
@@ -49,13 +48,14 @@ class FastPath(paths.Path):
 
     def loops(self, config, steps: int, n: int):
         if self.name == "persistent":
+            from .persistent import Persistent
             return Persistent(config.hidden, steps, n, self.precision)
         return Stepwise(self.products.cublas, config.hidden, n, self.dtype) if self.name == "graph" else None
 
     def wavefront(self, config, steps: int, n: int):
         if self.name != "wavefront":
             return None
-        return Wavefront(self.products.cublas, config.layers, config.hidden, steps, n, self.dtype)
+        return Wavefront(self.products.cublas, config.layers, config.hidden, n, self.dtype)
 
     def steering(self, ring: int, steps: int, n: int, clip: float) -> Steering:
         """What captured steps over (T, N) go by."""

@@ -48,7 +48,7 @@ class Steering:
         self.words = tuple(self._words[k:k + 1].reshape(()) for k in range(2))
         self.losses, self.norms = cupy.zeros(ring), cupy.zeros(ring)
         self._partials = cupy.zeros((2, PARTS))
-        options = f"-DREAL={'double' if dtype == np.float64 else 'float'}", f"-DTHREADS={THREADS}"
+        options = f"-DREAL={'double' if np.dtype(dtype) == np.float64 else 'float'}", f"-DTHREADS={THREADS}"
         self._sums, self._judge = (cupy.RawKernel(SOURCE, name, options=options) for name in ("sums", "judge"))
 
     def fill(self, step: int, window, pace: tuple, fresh: bool) -> None:

@@ -7,10 +7,10 @@ from math import ceil
 
 import numpy as np
 
+from . import recovery
 from .captured import MANY, RING, Captured, Slot
 from .lstm import State
 from .optim import rate
-from .recovery import EVERY
 
 MILESTONES = 10  # evaluations in a run, unless eval_every says otherwise
 TURN = 0.2       # seconds that the steps of one take last, about
@@ -88,8 +88,7 @@ class Launcher:
             ends.append(t.total - t.step)
             ends += [ceil(t.total * k / MILESTONES) - t.step for k in range(1, MILESTONES + 1)]
         ends += [every - t.step % every for every in (t.config.eval_every, *t.stops) if every]
-        if t.recovery.good is not None:
-            ends.append(t.recovery.since + EVERY - t.step)
+        ends.append(recovery.EVERY if t.recovery.due(t.step) else t.recovery.since + recovery.EVERY - t.step)
         rest = t.batches.windows - t.step % t.batches.windows  # of the epoch
         whole = self._steps(t.step + rest - 1) == t.batches.steps
         if not whole:

@@ -1,9 +1,11 @@
 """What the tests share: no network, one BLAS thread, small models with no zero parameters, random batches."""
+import importlib
 import ipaddress
 import os
 import socket
 from typing import NamedTuple
 
+import cublas_stand_in
 import cupy_stand_in
 import numpy as np
 import pytest
@@ -104,3 +106,11 @@ def on_cuda(cuda, monkeypatch):
     monkeypatch.setattr(cards, "driver_version", lambda: 13010)
     cupy_stand_in.reset()
     return cuda
+
+
+@pytest.fixture
+def with_cublas(on_cuda, monkeypatch):
+    """The same, with the stand-in for cuBLAS: what the fast paths need."""
+    library = cublas_stand_in.Library()
+    monkeypatch.setattr(importlib.import_module("rnncore.kernels.cublas"), "library", lambda: library)
+    return on_cuda
