@@ -2,8 +2,8 @@
 
 The function runs under stream capture, where its kernels are recorded and not run. So it may allocate nothing, copy
 nothing to or from the host, wait for nothing, and call nothing of CuPy's that calls cuBLAS; numbers that it passes by
-value stay as they were. A graph works on the memory that was there: it holds the function, and so what that holds; every
-other array that the function works on must outlive the graph.
+value stay as they were. A graph works on the memory that was there: it holds the function, and so what that holds;
+every other array that the function works on must outlive the graph.
 """
 import contextlib
 import gc
