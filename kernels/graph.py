@@ -43,9 +43,6 @@ class Graph:
     def _in_line(self) -> Iterator[None]:
         """The own stream as the current one: it begins after the one that is current now, which then waits for it."""
         caller = cupy.cuda.get_current_stream()
-        if caller == self.stream:
-            yield
-            return
         self._before.record(caller)
         self.stream.wait_event(self._before)
         try:

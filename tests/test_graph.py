@@ -3,6 +3,7 @@ import contextlib
 import gc
 import importlib
 import shutil
+import sys
 
 import cupy_stand_in
 import numpy as np
@@ -136,13 +137,21 @@ def test_what_cannot_be_captured_raises_and_leaves_the_stream_usable(Graph, xp, 
     good.launch()
 
 
+def test_memory_that_is_wanted_during_a_capture_is_refused_by_graph_s_own_allocator(Graph, xp):
+    with pytest.raises(sys.modules[Graph.__module__].Allocation, match="24 bytes .* make every buffer before"):
+        Graph(lambda: xp.empty(3), warm_up=False)
+
+
 def test_an_error_of_the_function_itself_passes_on(Graph, xp):
+    streams = []
+
     def fails():
+        streams.append(xp.cuda.get_current_stream())
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         Graph(fails, warm_up=False)
-    assert gc.isenabled() and not xp.cuda.get_current_stream().is_capturing()
+    assert streams[0].is_non_blocking and not streams[0].is_capturing() and gc.isenabled()
 
 
 def test_a_spoiled_capture_fails_although_the_function_caught_the_error(Graph, xp):
