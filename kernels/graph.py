@@ -2,7 +2,8 @@
 
 The function runs under stream capture, where its kernels are recorded and not run. So it may allocate nothing, copy
 nothing to or from the host, wait for nothing, and call nothing of CuPy's that calls cuBLAS; numbers that it passes by
-value stay as they were. Memory is the caller's: every array that the function works on must outlive the graph.
+value stay as they were. A graph works on the memory that was there: it holds the function, and so what that holds;
+every other array that the function works on must outlive the graph.
 """
 import contextlib
 import gc
@@ -26,7 +27,7 @@ class Graph:
     """
 
     def __init__(self, function: Callable[[], object], repeats: int = 1, warm_up: bool = True):
-        self.stream = cupy.cuda.Stream(non_blocking=True)
+        self.stream, self._function = cupy.cuda.Stream(non_blocking=True), function
         self._before, self._after = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
         with self._in_line():
             if warm_up:
@@ -42,9 +43,6 @@ class Graph:
     def _in_line(self) -> Iterator[None]:
         """The own stream as the current one: it begins after the one that is current now, which then waits for it."""
         caller = cupy.cuda.get_current_stream()
-        if caller == self.stream:
-            yield
-            return
         self._before.record(caller)
         self.stream.wait_event(self._before)
         try:

@@ -5,8 +5,11 @@ What is asked of CuPy is held to CuPy's rules; what CuPy would do in silence and
 """
 import contextlib
 import importlib.machinery
+import os
 import sys
+import tempfile
 import types
+from pathlib import Path
 
 import numpy as np
 from stand_in import arrays, functions, streams
@@ -20,11 +23,14 @@ from stand_in.streams import CUDARuntimeError, Race, reset
 from rnncore import kernels
 
 __all__ = ["CTYPES", "Allocation", "CUDARuntimeError", "ElementwiseKernel", "Freed", "Race", "RawKernel", "at",
-           "enqueue", "enqueue_at", "freed", "installed", "module", "ndarray", "recorded", "reset"]
+           "cache", "enqueue", "enqueue_at", "freed", "installed", "module", "ndarray", "recorded", "reset"]
 CARD = {"name": b"Stand-in", "major": 9, "minor": 0, "multiProcessorCount": 132, "sharedMemPerBlockOptin": 227 << 10,
         "sharedMemPerMultiprocessor": 228 << 10, "totalGlobalMem": 8 << 30, "regsPerBlock": 1 << 16, "warpSize": 32,
         "cooperativeLaunch": 1, "l2CacheSize": 50 << 20, "maxThreadsPerMultiProcessor": 2048}
 INVALID_DEVICE = 101
+MISSING = {"block", "bmat", "einsum_path", "errstate", "frompyfunc", "geomspace", "geterr", "histogram_bin_edges", "insert",
+           "longdouble", "matvec", "nanpercentile", "nanquantile", "ndenumerate", "nditer", "seterr", "spacing", "unstack",
+           "vecdot", "vecmat"}  # of NumPy's names those that CuPy 14.2 does not have, and that arrays of numbers are used with
 
 
 class Device:
@@ -65,8 +71,17 @@ def _runtime() -> types.SimpleNamespace:
 
 def _getattr(name: str):
     """What NumPy has under that name: types and constants as they are, functions on device arrays."""
+    if name in MISSING:
+        raise AttributeError(f"module 'cupy' has no attribute {name!r}")
     found = getattr(np, name)
     return found if isinstance(found, type) or not callable(found) else functions.function(found)
+
+
+def cache() -> Path:
+    """A private folder among the temporary ones, where compiled kernels are found again by what they are made of."""
+    folder = Path(tempfile.gettempdir()) / f"rnncore-stand-in-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def module(folder) -> types.ModuleType:
@@ -89,10 +104,8 @@ def module(folder) -> types.ModuleType:
 
 
 @contextlib.contextmanager
-def installed(folder):
+def installed():
     """kernels/cuda.py over the stand-in, as is every module of kernels/ that imports cupy while this lasts."""
-    folder.mkdir(exist_ok=True)
-
     def take_out() -> dict:
         names = [name for name, found in sys.modules.items()
                  if name.startswith(f"{kernels.__name__}.") and "cupy" in vars(found)]
@@ -101,7 +114,7 @@ def installed(folder):
         return {name: sys.modules.pop(name) for name in names}
 
     before, real = take_out(), sys.modules.get("cupy")
-    sys.modules["cupy"] = module(folder)
+    sys.modules["cupy"] = module(cache())
     try:
         yield importlib.import_module(f"{kernels.__name__}.cuda")
     finally:

@@ -47,6 +47,13 @@ def test_the_arrays_of_numpy_and_of_the_card_do_not_mix(xp):
     assert float((a + np.float64(1)).sum()) == float((np.float64(1) + a).sum()) == 6 and float(np.sqrt(a).sum()) == 3
 
 
+def test_what_cupy_has_not_is_not_there(xp):
+    with pytest.raises(AttributeError, match="'cupy' has no attribute 'errstate'"):
+        xp.errstate
+    with pytest.raises(AttributeError):
+        xp.there_is_no_such_function
+
+
 def test_results_are_arrays_of_the_card_and_a_single_element_is_a_view(xp):
     a = xp.arange(6).reshape(2, 3)
     first, total = a[0, 0], a.sum()

@@ -8,6 +8,8 @@ import functools
 import hashlib
 import re
 import subprocess
+import tempfile
+from pathlib import Path
 
 import numpy as np
 
@@ -178,15 +180,16 @@ extern "C" int run(char** p, const long* ndim, const long** g, const long* order
 
 def compiled(source: str, name: str, folder) -> ctypes.CDLL:
     """The host's library made of C++, kept in `folder` under a name of what it is made of."""
-    path = folder / f"{name}-{hashlib.sha256(source.encode()).hexdigest()[:16]}"
-    library = path.with_suffix(".so")
+    library = folder / f"{name}-{hashlib.sha256(source.encode()).hexdigest()[:16]}.so"
     if not library.is_file():
-        path.with_suffix(".cpp").write_text(source)
-        done = subprocess.run(["c++", "-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-o",
-                               path.with_suffix(".part"), path.with_suffix(".cpp")], capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{name} does not compile:\n{done.stderr}")
-        path.with_suffix(".part").replace(library)
+        with tempfile.TemporaryDirectory(dir=folder) as workplace:  # several processes may make the same
+            text, made = Path(workplace) / "kernel.cpp", Path(workplace) / "kernel.so"
+            text.write_text(source, encoding="utf-8")
+            done = subprocess.run(["c++", "-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-o", made, text],
+                                  capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"{name} does not compile:\n{done.stderr}")
+            made.replace(library)
     return ctypes.CDLL(str(library))
 
 
