@@ -48,8 +48,8 @@ class Layer:
         backward(*self.first(whole, "w_hh", "gates", "c", "keep", "dy", "dh", "dc"))
 
     def wanted(self) -> dict:
-        """All arrays after the loops of rnncore/lstm.py."""
-        whole, n = {name: array.copy() for name, array in self.whole.items()}, self.whole["dh"].shape[1]
+        """All arrays after the loops of rnncore/lstm.py, in float64."""
+        whole, n = {name: array.astype("float64") for name, array in self.whole.items()}, self.whole["dh"].shape[1]
         scratch = lstm.Scratch(*(np.empty((*shape, n), whole["dh"].dtype) for shape in (
             (4 * H,), (H,), (H,), (H,), (LONGEST, 4 * H), (LONGEST + 1, H), (LONGEST + 1, H), (LONGEST, H), (LONGEST, H))))
         self.run(whole, lambda *given: lstm.loop_forward(*given, scratch), lambda *given: lstm.loop_backward(*given, scratch))
@@ -133,7 +133,7 @@ def test_nvrtc_compiles_the_kernels(modules, card):
 
 
 @pytest.mark.parametrize("right, wrong", [
-    ("documents && t + 1 < steps ? keep[at + n] : 1);\n}\n\n// Step t of one layer b", "documents ? keep[at] : 1);\n}\n\n// Step t of one layer b"),
+    ("h_new * (documents && t + 1 < steps ? keep[at + n] : 1)", "h_new * (documents ? keep[at] : 1)"),
     ("dh[unit * dh_ld + column] * (documents && t + 1 < steps ? keep[at + n] : 1)", "dh[unit * dh_ld + column]"),
     ("recurrent[row * width + column]", "recurrent[row * n + column]"),
     ("at, n, documents ? keep[at] : 1);\n    next", "at, n, 1);\n    next"),
