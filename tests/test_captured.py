@@ -30,14 +30,14 @@ def host(array) -> np.ndarray:
 
 
 def training(path: str, dtype="float64", symbols=11, layers=2, documents=False, text=330, steps=20, hidden=6, ids=None,
-             **config) -> Training:
+             window=7, **config) -> Training:
     points = [3, *range(97, 96 + symbols)] if documents else range(97, 97 + symbols)
     vocab = rnncore.Vocab.from_code_points(points, **({"documents": "lines"} if documents else {}))
     model = rnncore.CharLM(rnncore.ModelConfig(symbols, 5, hidden, layers), vocab, "cpu" if path == "cpu" else "cuda", dtype,
                            seed=3)
     model.path = "eager" if path == "cpu" else path
     ids = np.random.default_rng(1).integers(0, symbols, text) if ids is None else ids
-    return Training(model, Batches(ids, 4, 7), rnncore.TrainConfig(**{"lr": 0.02, "steps": steps, "clip": 0.5} | config))
+    return Training(model, Batches(ids, 4, window), rnncore.TrainConfig(**{"lr": 0.02, "steps": steps, "clip": 0.5} | config))
 
 
 def results(run: Training) -> tuple:
@@ -175,7 +175,7 @@ def test_losses_of_200_steps_stay_with_those_in_float64(with_cublas, dtype, boun
     """On a text that can be learnt: the loss falls by half, and every precision follows."""
     ids, losses = np.tile(np.random.default_rng(0).integers(0, 11, 9), 100), {}
     for path, kind in (("cpu", "float64"), ("graph", dtype)):
-        run = training(path, kind, ids=ids, steps=200, hidden=16, lr=0.01)
+        run = training(path, kind, ids=ids, steps=200, hidden=12, lr=0.02, window=4)
         losses[path] = {p.step: p.loss for p in run}
         assert run.model.params.flat.dtype == ("float64" if kind == "float64" else "float32")
     wanted, found = losses["cpu"], losses["graph"]
