@@ -54,11 +54,18 @@ class Steering:
         options = f"-DREAL={'double' if np.dtype(dtype) == np.float64 else 'float'}", f"-DTHREADS={THREADS}"
         self._sums, self._judge = (cupy.RawKernel(SOURCE, name, options=options) for name in ("sums", "judge"))
 
-    def fill(self, step: int, window, pace: tuple, fresh: bool) -> None:
-        """The slot of step `step`, from 0: its window, at most (T+1, N) ids of the host, its pace, and is it fresh?"""
+    def fill(self, step: int, windows: np.ndarray, numbers: np.ndarray) -> None:
+        """The slots of the K steps from `step` on, which counts from 0; K at most `ring`.
+
+        windows (K, T+1, N): ids, of fewer rows where all windows are shorter; numbers (K, 4): rate, size, correction,
+        and 1 where the state begins at zero, else 0.
+        """
         slot = step % self.ring
-        self.windows[slot, :len(window)] = cupy.asarray(window)
-        self.slots[slot] = cupy.asarray(np.array([*pace, fresh], np.float64))
+        for here, some in ((slot, slice(0, self.ring - slot)), (0, slice(self.ring - slot, None))):  # it may wrap
+            if len(numbers[some]):
+                there = slice(here, here + len(numbers[some]))
+                self.windows[there, :windows.shape[1]] = cupy.asarray(windows[some])
+                self.slots[there] = cupy.asarray(numbers[some])
 
     def go(self, step: int, halted: bool = False) -> None:
         """Step `step` is the next."""

@@ -15,8 +15,8 @@ from .dropout import Dropout
 from .lstm import State
 from .optim import Pace
 
-RING = 64  # steps that may be launched before the host looks
-MANY = 8   # steps of one launch
+RING = 256  # steps that may be launched before the host looks
+MANY = 8    # steps of one launch
 
 
 class Slot(NamedTuple):
@@ -63,9 +63,10 @@ class Captured:
             mine[...] = given
         self.steering.go(step)
 
-    def fill(self, step: int, slot: Slot) -> None:
-        """What step `step` goes by; at most RING steps ahead of the next."""
-        self.steering.fill(step, *slot)
+    def fill(self, step: int, slots: list[Slot]) -> None:
+        """What the steps from `step` on go by, of windows of one length; at most RING steps ahead of the next."""
+        numbers = np.array([[*slot.pace, slot.fresh] for slot in slots], np.float64)
+        self.steering.fill(step, np.stack([slot.window for slot in slots]), numbers)
 
     def launch(self, count: int, steps: int) -> None:
         """Enqueue the next `count` steps, all of windows of `steps` characters; the host does not wait."""

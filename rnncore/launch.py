@@ -34,7 +34,8 @@ class Launcher:
             captured.begin(t.step, t.state)
             self._begun = True
         steps, count = self._together()
-        rates = [self._fill(t.step + k, t.state is None and k == 0) for k in range(count)]
+        rates = [rate(t.config, t.done_before(t.step + k)) * t.recovery.rate for k in range(count)]
+        captured.fill(t.step, [self._slot(t.step + k, lr) for k, lr in enumerate(rates)])
         copy = t.model.params.flat.copy() if t.recovery.due(t.step) else None
         captured.launch(count, steps)
         self._cut_ahead(t.step + count, count)
@@ -57,13 +58,11 @@ class Launcher:
         t.recovery.skip(t.step + 1, float(outcome.losses[slot]), captured.grads)
         captured.begin(t.step + 1, None)
 
-    def _fill(self, step: int, fresh: bool) -> float:
-        """What step `step` goes by; returns its rate."""
+    def _slot(self, step: int, lr: float) -> Slot:
+        """What step `step` goes by."""
         t = self.training
-        lr = rate(t.config, t.done_before(step)) * t.recovery.rate
         pace = t.optimizer.pace(lr, step + 1 - t.recovery.uncounted)
-        self.captured.fill(step, Slot(self._window(step), pace, fresh or step % t.batches.windows == 0))
-        return lr
+        return Slot(self._window(step), pace, step % t.batches.windows == 0)
 
     def _window(self, step: int):
         """The ids (T+1, N) of step `step`: all but the last row are read, all but the first predicted."""

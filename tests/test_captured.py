@@ -58,6 +58,12 @@ def test_a_run_is_the_processors(with_cublas, kind, path):
     assert_same(results(training(path, **KINDS[kind])), results(training("cpu", **KINDS[kind])))
 
 
+def test_a_ring_that_is_smaller_than_the_run(with_cublas, monkeypatch):
+    monkeypatch.setattr("rnncore.captured.RING", 3)
+    monkeypatch.setattr("rnncore.launch.RING", 3)
+    assert_same(results(training("graph")), results(training("cpu")))
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("shape", [{"symbols": 40}, {"documents": True}, {"layers": 3, "documents": True, "dropout": 0.4},
                                    {"text": 33}])
@@ -140,9 +146,8 @@ def test_what_is_queued_behind_a_bad_step_changes_nothing(with_cublas):
     run = poisoned("graph", {2})
     captured = Captured(run.model, run.optimizer, run.config, 7, 4)
     captured.begin(0, None)
-    for step in range(8):
-        x, y = run.window(step)
-        captured.fill(step, Slot(np.concatenate((x, y[-1:])), run.optimizer.pace(0.02, step + 1), step == 0))
+    windows = [np.concatenate((x, y[-1:])) for x, y in map(run.window, range(8))]
+    captured.fill(0, [Slot(window, run.optimizer.pace(0.02, k + 1), k == 0) for k, window in enumerate(windows)])
     captured.launch(2, 7)
     before = [host(run.model.params.flat).copy(), *(host(part).copy() for part in captured.state)]
     assert captured.wait()[:2] == (2, False)
@@ -157,8 +162,7 @@ def test_a_step_is_recorded_in_order_and_its_memory_lives(with_cublas):
     captured = Captured(run.model, run.optimizer, run.config, 7, 4)
     captured.begin(0, None)
     x, y = run.window(0)
-    for step in range(3):
-        captured.fill(step, Slot(np.concatenate((x, y[-1:])), Pace(0.01, 0.01, 1.0), False))
+    captured.fill(0, 3 * [Slot(np.concatenate((x, y[-1:])), Pace(0.01, 0.01, 1.0), False)])
     captured.launch(1, 7)
     names = [node.name for node in captured._graphs[1]._graph.nodes]
     wanted = ["fetch_kernel", "begin_kernel", "gather_kernel", "softmax_cross_entropy_kernel", "one_hot_kernel", "sums", "judge",
