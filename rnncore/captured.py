@@ -15,8 +15,9 @@ from .dropout import Dropout
 from .lstm import State
 from .optim import Pace
 
-RING = 256  # steps that may be launched before the host looks
-MANY = 8    # steps of one launch
+RING = 256      # steps that may be launched before the host looks, at most,
+IDS = 1 << 22   # and ids in their windows
+MANY = 8        # steps of one launch
 
 
 class Slot(NamedTuple):
@@ -29,7 +30,7 @@ class Slot(NamedTuple):
 class Outcome(NamedTuple):
     """How far what was launched came: the next step, and whether that one's loss or gradient is not finite.
 
-    losses (nats a character) and norms (before clipping): those of the last RING steps, by step % RING.
+    losses (nats a character) and norms (before clipping): those of the last steps, by step % ring.
     """
     step: int
     bad: bool
@@ -47,7 +48,8 @@ class Captured:
         self.model, self.optimizer, self.config, self.steps, self.n = model, optimizer, config, steps, n
         self.path = model.device_path
         self.grads = model.params.like()
-        self.steering = self.path.steering(RING, steps, n, config.clip)
+        self.ring = max(1, min(RING, IDS // ((steps + 1) * n)))
+        self.steering = self.path.steering(self.ring, steps, n, config.clip)
         self.work = stack.Workspace(model.params, steps, n, path=self.path)
         sizes = model.config.layers, model.config.hidden, n
         self.state = State(*(model.kernel.xp.zeros(sizes, model.dtype) for _ in "hc"))  # before the next step
@@ -64,7 +66,7 @@ class Captured:
         self.steering.go(step)
 
     def fill(self, step: int, slots: list[Slot]) -> None:
-        """What the steps from `step` on go by, of windows of one length; at most RING steps ahead of the next."""
+        """What the steps from `step` on go by, of windows of one length; at most `ring` steps ahead of the next."""
         numbers = np.array([[*slot.pace, slot.fresh] for slot in slots], np.float64)
         self.steering.fill(step, np.stack([slot.window for slot in slots]), numbers)
 

@@ -8,7 +8,7 @@ from math import ceil
 import numpy as np
 
 from . import recovery
-from .captured import MANY, RING, Captured, Slot
+from .captured import MANY, Captured, Slot
 from .lstm import State
 from .optim import rate
 
@@ -47,13 +47,13 @@ class Launcher:
             self._skip(outcome)
         taken = max(good, 1)
         t.state = self._held = captured.state
-        slot = (t.step + taken - 1) % RING
+        slot = (t.step + taken - 1) % captured.ring
         return (taken, taken * steps * t.batches.columns, float(outcome.losses[slot]), rates[taken - 1],
                 float(outcome.norms[slot]))
 
     def _skip(self, outcome) -> None:
         """The next step is a bad one: it counts, but changes nothing, and the state begins anew."""
-        t, captured, slot = self.training, self.captured, self.training.step % RING
+        t, captured, slot = self.training, self.captured, self.training.step % captured.ring
         captured.grads.flat /= t.batches.columns * self._steps(t.step)
         t.recovery.skip(t.step + 1, float(outcome.losses[slot]), captured.grads)
         captured.begin(t.step + 1, None)
@@ -82,7 +82,7 @@ class Launcher:
     def _together(self) -> tuple[int, int]:
         """(T of their windows, how many steps) are taken together."""
         t = self.training
-        steps, ends = self._steps(t.step), [RING, self._in_time()]
+        steps, ends = self._steps(t.step), [self.captured.ring, self._in_time()]
         if t.total is not None:
             ends.append(t.total - t.step)
             ends += [ceil(t.total * k / MILESTONES) - t.step for k in range(1, MILESTONES + 1)]

@@ -60,7 +60,6 @@ def test_a_run_is_the_processors(with_cublas, kind, path):
 
 def test_a_ring_that_is_smaller_than_the_run(with_cublas, monkeypatch):
     monkeypatch.setattr("rnncore.captured.RING", 3)
-    monkeypatch.setattr("rnncore.launch.RING", 3)
     assert_same(results(training("graph")), results(training("cpu")))
 
 
