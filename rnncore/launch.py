@@ -53,7 +53,8 @@ class Launcher:
 
     def _skip(self, outcome) -> None:
         """The next step is a bad one: it counts, but changes nothing, and the state begins anew."""
-        t, captured, slot = self.training, self.captured, self.training.step % captured.ring
+        t, captured = self.training, self.captured
+        slot = t.step % captured.ring
         captured.grads.flat /= t.batches.columns * self._steps(t.step)
         t.recovery.skip(t.step + 1, float(outcome.losses[slot]), captured.grads)
         captured.begin(t.step + 1, None)
