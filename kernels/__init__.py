@@ -8,6 +8,7 @@
     speed()                                    parameters times characters a second that a share trains, about
     single_threaded()                          a context in which a matrix product uses one thread of this process
     synchronize()                              waits until the device has done what it was given
+    timer()                                    a context that times what runs inside, by the device's own clock
     products(w, x, out)                        a run of matrix products, one after the other
     gates_forward, gates_factors, gates_backward   one time step of the LSTM cell, all four gates
     recurrence(dtype)                          the time loops over those and a stack's step, compiled, or None

@@ -6,6 +6,7 @@ the order i f g o. `keep` (N,) is 0 where a new document begins at this step and
 import contextlib
 import math
 import os
+import time
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -71,6 +72,14 @@ def _threadpools() -> ThreadpoolController:
 
 def synchronize() -> None:
     """Nothing to wait for: NumPy has done its work when it returns."""
+
+
+@contextlib.contextmanager
+def timer():
+    """A context that yields a list, to which its end adds the seconds that what ran inside took."""
+    begun, seconds = time.perf_counter(), []
+    yield seconds
+    seconds.append(time.perf_counter() - begun)
 
 
 def products(w, x, out) -> None:

@@ -32,6 +32,7 @@ STREAMS = 1, 64  # texts written at once
 PIECE = 64      # characters of each
 SQUARE = 1024   # rows and columns of the large product
 STEPS = 3       # training steps whose memory is measured
+LAUNCH = 8      # training steps that a path which captures them does at once
 
 
 @dataclass
@@ -45,29 +46,40 @@ class Entrant:
     threads: int | None = None
     units: int = 1                                              # that one call of work() does
     count: int = 1                                              # calls a turn
+    timer: Callable[[], AbstractContextManager[list]] | None = None  # a kernel module's; None: the wall's clock
+    least: float | None = None                                  # seconds a turn; None: TURN
     seconds: float = 0.0                                        # a unit, in the last turn
     tried: dict[int, float] = field(default_factory=dict)       # seconds a unit by number of threads
 
     def turn(self) -> float:
         """Seconds a unit. A short one is done once untimed: it finds the caches and threads of the entrant before."""
         with self.around():
-            if self.seconds * self.units < TURN:
+            if self.seconds * self.units < self._least():
                 self.work()
             self.synchronize()
-            begun = perf_counter()
-            for _ in range(self.count):
-                self.work()
-            self.synchronize()
-            self.seconds = (perf_counter() - begun) / self.count / self.units
+            with (self.timer or self._wall)() as seconds:
+                for _ in range(self.count):
+                    self.work()
+            self.seconds = seconds[0] / self.count / self.units
         return self.seconds
 
     def settle(self) -> None:
         """Warm up, and choose how many units make a turn."""
         self.turn()
-        if self.seconds * self.units < TURN / 10:
-            self.count = max(1, round(TURN / 10 / self.seconds / self.units))
+        if self.seconds * self.units < self._least() / 10:
+            self.count = max(1, round(self._least() / 10 / self.seconds / self.units))
             self.turn()
-        self.count = max(1, round(TURN / self.seconds / self.units))
+        self.count = max(1, round(self._least() / self.seconds / self.units))
+
+    def _least(self) -> float:
+        return TURN if self.least is None else self.least
+
+    @contextmanager
+    def _wall(self):
+        begun, seconds = perf_counter(), []
+        yield seconds
+        self.synchronize()
+        seconds.append(perf_counter() - begun)
 
 
 def take_turns(entrants: dict, rounds: int) -> Iterator[dict]:
@@ -112,10 +124,12 @@ def windows(sizes: ModelConfig, config: TrainConfig) -> np.ndarray:
 class Subject:
     """A fresh model at work on random symbols, as `train` and `generate` work."""
 
-    def __init__(self, sizes: ModelConfig, config: TrainConfig, device: str, dtype: str):
+    def __init__(self, sizes: ModelConfig, config: TrainConfig, device: str, dtype: str, path: str = "eager"):
+        """path: one of config.PATHS; the CPU knows eager alone."""
         vocab = Vocab.from_code_points(range(256, 256 + sizes.vocab_size))
         self.model, self.config = CharLM(sizes, vocab, device, dtype, config.seed), config
-        self.kernel = self.model.kernel
+        self.kernel, self.path = self.model.kernel, path
+        take(self.model, path)
         self.optimizer = OPTIMIZERS[config.optimizer](self.model.params, config, self.model.each)
         self.windows = [[self.kernel.to_device(ids) for ids in window] for window in windows(sizes, config)]
         self.state, self.count = None, 0
@@ -188,6 +202,35 @@ class Subject:
             list((pool.map if pool else map)(lambda share: self.kernel.products(*share), shares))
         return Entrant(work, self.kernel.synchronize, self.kernel.single_threaded,
                        flops=2 * count * rows * inner * sum(columns), threads=len(shares))
+
+
+def take(model: CharLM, path: str) -> None:
+    """Put the model on a path of config.PATHS. Raises what the model raises where it has no such path."""
+    if getattr(model, "path", "eager") == path:
+        return
+    if not hasattr(model, "path"):
+        raise ValueError(f"no {path} path here: eager alone")
+    model.path = path
+
+
+class Launches:
+    """A Subject's training on a path that captures it: a call hands LAUNCH whole steps to the device, and waits for none."""
+
+    def __init__(self, subject: Subject):
+        from .captured import Captured
+        self.subject = subject
+        self.captured = Captured(subject.model, subject.optimizer, subject.config)
+
+    def __call__(self) -> None:
+        subject = self.subject
+        windows_ = [subject.windows[(subject.count + k) % WINDOWS] for k in range(LAUNCH)]
+        self.captured.fill(subject.count, windows_, LAUNCH * [subject.config.lr])
+        self.captured.run(LAUNCH)
+        subject.count += LAUNCH
+
+    def losses(self) -> list[float]:
+        """Those of the last launch; waits for it."""
+        return self.captured.losses(LAUNCH)
 
 
 def configs(given: dict, lr: float = 1e-3) -> tuple[ModelConfig, TrainConfig]:
