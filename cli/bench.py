@@ -55,7 +55,7 @@ def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype,
         raise click.UsageError(f"--against torch compares with Adam: leave --optimizer {optimizer} out")
     from rnncore import kernels
     kernel = kernels.load(device)
-    torch_device = kernel.name if device == "auto" else device
+    torch_device = name_for_torch(kernel, device)
     rival = load_rival(torch_device) if against else None
     given = {"layers": layers, "hidden": hidden, "embed": embed, "vocab_size": vocab, "batch": batch, "seq": seq}
     given = {name: value for name, value in given.items() if value is not None} | {"optimizer": optimizer}
@@ -80,6 +80,11 @@ def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype,
         click.echo(json.dumps(found))
     elif last:
         click.echo("\n" + "\n".join(last(found["settings"])))
+
+
+def name_for_torch(kernel, device: str) -> str:
+    """The device that `device` is here, as torch calls it."""
+    return kernel.name if device == "auto" else device
 
 
 def refuse_card(settings, dtype: str | None) -> None:

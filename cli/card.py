@@ -32,9 +32,9 @@ def measure_all(settings, given: dict, device: str, dtype: str | None, path: str
         for precision in [dtype] if dtype else classes:
             yield measure(name, Task.of(work, sizes), precision, device, rounds,
                           PATHS if path == "all" else (path,), rival, torch_device)
-            gc.collect()  # what a row held on the card goes before the next
-            if rival:
-                rival.torch.cuda.empty_cache()
+        gc.collect()  # what a row held on the card goes before the next
+        if rival:
+            rival.torch.cuda.empty_cache()
 
 
 def machine(device: str, rival) -> dict:

@@ -275,15 +275,16 @@ def kinds(task: Task, precision: str) -> list[str]:
     return [kind for kind in CLASSES[precision] if task.work != "writing" or not KINDS[kind].autocast]
 
 
-WORK = {"training": Training, "writing": Writing, "forward": Layer, "forward and backward": Layer}
-
-
 def cudnn_algorithm(task: Task, kind: str) -> str:
-    """What torch asks of cuDNN for the recurrence on a card from sm_80 on, forward and backward, by its own rules."""
-    hidden, n, half = task.sizes.hidden, task.config.batch, KINDS[kind].computed == torch.float16
-    n = task.streams if task.work == "writing" else n
-    persistent = (half and task.sizes.layers == 1 and hidden % 128 == 0 and hidden <= 1024
+    """What torch asks of cuDNN on a card from sm_80 on, forward and backward, by the rules in its RNN.cpp."""
+    hidden, computed = task.sizes.hidden, KINDS[kind].computed
+    n = task.streams if task.work == "writing" else task.config.batch
+    persistent = (computed == torch.float16 and task.sizes.layers == 1 and hidden % 128 == 0 and hidden <= 1024
                   and task.sizes.embed % 128 == 0 and n % 8 == 0 and n <= 128)
-    other = "PERSIST_STATIC" if persistent else "STANDARD"
-    forward, backward = ("PERSIST_STATIC_SMALL_H" if hidden <= most else other for most in (192, 128))
+    small = 0 if computed == torch.float64 else 1  # PERSIST_STATIC_SMALL_H has no float64
+    forward, backward = ("PERSIST_STATIC_SMALL_H" if hidden <= small * most else
+                         "PERSIST_STATIC" if persistent else "STANDARD" for most in (192, 128))
     return forward if task.work in ("writing", "forward") or forward == backward else f"{forward}, backward {backward}"
+
+
+WORK = {"training": Training, "writing": Writing, "forward": Layer, "forward and backward": Layer}

@@ -20,7 +20,7 @@ from .task import PIECE, STEPS, Task
 
 class Training:
     """Whole steps with carried state: LAUNCH at once where the path captures them."""
-    PATHS = PATHS
+    paths = PATHS
 
     def __init__(self, task: Task, device: str, dtype: str, path: str):
         self.subject = speed.Subject(task.sizes, task.config, device, dtype, path)
@@ -45,7 +45,7 @@ class Training:
 
 class Writing:
     """Some texts at once, each PIECE characters a call, on the host when the call ends."""
-    PATHS = "eager", "persistent"
+    paths = "eager", "persistent"
 
     def __init__(self, task: Task, device: str, dtype: str, path: str):
         self.model, self.streams = model(task, device, dtype, path), task.streams
@@ -65,7 +65,7 @@ class Writing:
 
 class Layer:
     """One LSTM layer and nothing else: forward, and where the task says so backward with all gradients."""
-    PATHS = "eager", "persistent"
+    paths = "eager", "persistent"
 
     def __init__(self, task: Task, device: str, dtype: str, path: str):
         if path != "eager":
