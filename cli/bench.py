@@ -63,7 +63,8 @@ def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype,
              "rounds": rounds, "settings": []}
     if kernel.name == "cpu":
         refuse_card(setting, dtype)
-        measured = on_cpu(setting or ["char-rnn"], given, device, dtype or "float32", threads, rounds, rival, torch_device)
+        measured = on_cpu(setting or ["char-rnn"], given, device, dtype or "float32", threads, rounds, rival,
+                          torch_device)
         first, words, last = headline, lines, None
     else:
         from . import card

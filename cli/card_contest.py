@@ -17,14 +17,15 @@ from . import contest, ours
 from .progress import tell
 from .task import STEPS, Task
 
-TURN = 0.08  # seconds that a turn lasts at least, about: never below 0.05 with a unit that is shorter
-DTYPES = {"float64": "float64", "float32": "float32", "tf32": "tf32", "bf16": "bf16", "fp16": "tf32"}  # ours: float32 storage, 10 bits of mantissa
-TOLERANCES = {  # training: nats of loss; writing: nats of a symbol; layer: share of the largest number of an array
-    "float64": {"training": 1e-6, "writing": 1e-6, "layer": 1e-9},  # a few times what torch's classes differ by on a CPU
-    "float32": {"training": 1e-4, "writing": 1e-4, "layer": 1e-4},
-    "tf32": {"training": 4e-3, "writing": 5e-3, "layer": 1e-2},
-    "bf16": {"training": 2e-2, "writing": 2e-2, "layer": 3e-2},
-    "fp16": {"training": 4e-3, "writing": 5e-3, "layer": 1e-2},
+TURN = 0.08  # seconds that a turn lasts, about: above 0.05 where a unit is shorter
+DTYPES = {"float64": "float64", "float32": "float32", "tf32": "tf32", "bf16": "bf16",
+          "fp16": "tf32"}  # ours has no other class with float16's ten bits of mantissa
+TOLERANCES = {  # training: nats of loss; writing: nats of a symbol; layer: share of an array's largest number.
+    "float64": {"training": 1e-6, "writing": 1e-6, "layer": 1e-9},  # A few times what torch's own classes differ by
+    "float32": {"training": 1e-4, "writing": 1e-3, "layer": 1e-4},  # on a CPU at the rows' sizes
+    "tf32": {"training": 4e-3, "writing": 1e-2, "layer": 2e-2},
+    "bf16": {"training": 2e-2, "writing": 5e-2, "layer": 3e-2},
+    "fp16": {"training": 4e-3, "writing": 1e-2, "layer": 2e-2},
 }
 
 
@@ -44,16 +45,21 @@ class Contestant:
 
 
 def enter(make) -> Contestant:
-    """What `make` makes, with what it computes. Any error is a reason why it does not run: CUDA's have no common class."""
+    """What `make` makes, and what that computes. Any error is a reason not to run: CUDA's have no common class."""
     begun = perf_counter()
     try:
         side = make()
         evidence = side.evidence()
         found = Contestant(side.entrant(), evidence, side, perf_counter() - begun)
     except Exception as error:
-        return Contestant(why_not=" ".join(f"{type(error).__name__}: {error}".split())[:300])
+        return Contestant(why_not=reason(error))
     found.entrant.least = TURN
     return found
+
+
+def reason(error: Exception) -> str:
+    """In one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def measure(row: str, task: Task, precision: str, device: str, rounds: int, paths=PATHS, rival=None,
@@ -83,7 +89,11 @@ def judge(ours_: dict, theirs: dict, allowed: float) -> None:
     """Measure how far each is from the first of torch's that runs; who is too far is not timed."""
     judges = [entry for entry in theirs.values() if entry.runs]
     for entry in [entry for entry in (*ours_.values(), *theirs.values()) if entry.runs and judges]:
-        entry.difference = judges[0].side.difference(entry.evidence)
+        try:
+            entry.difference = judges[0].side.difference(entry.evidence)
+        except Exception as error:
+            entry.why_not = reason(error)
+            continue
         if not entry.difference <= allowed:  # nan too
             entry.why_not = f"no parity: {entry.difference:.2g} from torch, at most {allowed:.2g} is allowed"
     for entry in (*ours_.values(), *theirs.values()):
@@ -91,11 +101,16 @@ def judge(ours_: dict, theirs: dict, allowed: float) -> None:
 
 
 def turns(timed: dict, rounds: int) -> dict:
-    """The name of each -> its seconds a unit, a number a round."""
-    for entry in timed.values():
-        for _ in range(2):  # the first is still short where the first call of all was long
-            entry.entrant.settle()
-    return contest.run({name: entry.entrant for name, entry in timed.items()}, rounds)
+    """The name of each -> its seconds a unit, a number a round. After an error on the card there are none."""
+    try:
+        for entry in timed.values():
+            for _ in range(2):  # the first is still short where the first call of all was long
+                entry.entrant.settle()
+        return contest.run({name: entry.entrant for name, entry in timed.items()}, rounds)
+    except Exception as error:
+        for entry in timed.values():
+            entry.why_not = f"the turns ended with {reason(error)}"
+        return {}
 
 
 def tolerance(task: Task, precision: str) -> float:
@@ -126,7 +141,7 @@ def figures(entry: Contestant, times: list[float] | None) -> dict:
 
 
 def outcome(times: dict, found: dict) -> dict:
-    """Which path of ours is chosen and why, which of torch's it is held against, and the ratio, or why there is none."""
+    """Which path of ours is chosen and why, which of torch's it is held against; the ratio, or why there is none."""
     best = {who: min((name for name, entry in found[who].items() if "ms" in entry), default=None,
                      key=lambda name, who=who: found[who][name]["ms"]) for who in ("ours", "torch")}
     mine, other = best["ours"], best["torch"]
@@ -137,11 +152,13 @@ def outcome(times: dict, found: dict) -> dict:
     if not found["torch"]:
         return made | {"verdict": "torch was not asked for"}
     if not mine:
+        words = "; ".join(rest) or "there is no such path for this work"
         no_parity = any("difference" in entry for entry in found["ours"].values())
-        return made | {"verdict": "no parity" if no_parity else f"nothing of ours ran: {'; '.join(rest)}"}
+        return made | {"verdict": "no parity" if no_parity else f"nothing of ours ran: {words}"}
     if not other:
         return made | {"verdict": "torch could not run"}
-    low, middle, high = np.quantile(np.divide(times["torch", other], times["ours", mine]), [0.25, 0.5, 0.75]).tolist()
+    ratios = np.divide(times["torch", other], times["ours", mine])
+    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75]).tolist()
     failed = [name for name, entry in found["torch"].items() if "ms" not in entry]
     return made | {"ratio": {"median": middle, "low": low, "high": high},
                    "verdict": f"without torch {', '.join(failed)}, which could not run" if failed else None}

@@ -4,9 +4,9 @@ from .table import aligned, digits
 
 def headline(machine: dict) -> str:
     """Card and versions in one line."""
-    words = [f"{machine.get('card', machine['processor'])}", f"compute capability {machine.get('capability', 'unknown')}",
-             f"driver {machine.get('driver', 'unknown')}", f"CUDA runtime {machine.get('cuda runtime', 'unknown')}",
-             f"CuPy {machine.get('cupy', 'unknown')}", f"rnncore {machine['rnncore']}"]
+    named = {"compute capability": "capability", "driver": "driver", "CUDA runtime": "cuda runtime", "CuPy": "cupy",
+             "rnncore": "rnncore"}
+    words = [machine["card"], *(f"{label} {machine.get(key, 'unknown')}" for label, key in named.items())]
     if "torch" in machine:
         words.append(f"torch {machine['torch']} (CUDA {machine['torch cuda']}, cuDNN {machine['cudnn']})")
     return ", ".join(words)
@@ -32,14 +32,17 @@ def lines(found: dict) -> list[str]:
 
 
 def heading(found: dict) -> str:
-    sizes = f"{found['layers']} x {found['hidden']} LSTM, embedding {found['embed']}"
+    """The row, its class and its sizes in one line."""
+    name, hidden, embed = f"{found['row']}, {found['class']}", found["hidden"], found["embed"]
     if found["work"] == "writing":
-        return f"{found['row']}, {found['class']}: {sizes}, {found['vocab_size']} symbols, {found['streams']} texts at once"
-    where = f"N = {found['batch']}, T = {found['seq']}"
+        size = f"{found['vocab_size']} symbols, {found['streams']} texts at once"
+    else:
+        size = f"N = {found['batch']}, T = {found['seq']}"
+    if found["work"].startswith("forward"):
+        return f"{name}: one layer alone, {hidden} units, input {embed}, {size}, {found['work']}"
     if found["work"] == "training":
-        return f"{found['row']}, {found['class']}: {sizes}, {found['vocab_size']} symbols, {where}, {found['optimizer']}"
-    return (f"{found['row']}, {found['class']}: one layer alone, {found['hidden']} units, input {found['embed']}, {where}, "
-            f"{found['work']}")
+        size = f"{found['vocab_size']} symbols, {size}, {found['optimizer']}"
+    return f"{name}: {found['layers']} x {hidden} LSTM, embedding {embed}, {size}"
 
 
 def verdict(found: dict) -> str:
@@ -56,7 +59,8 @@ def summary(rows: list[dict]) -> list[str]:
     table = [("", "ours", "ms", "torch", "ms", "ratio")]
     for found in rows:
         mine, other = found["chosen"] and found["chosen"]["path"], found["against"]
-        table.append((f"{found['row']}, {found['class']}", mine or "-", digits(found["ours"][mine]["ms"]) if mine else "-",
+        table.append((f"{found['row']}, {found['class']}",
+                      mine or "-", digits(found["ours"][mine]["ms"]) if mine else "-",
                       other or "-", digits(found["torch"][other]["ms"]) if other else "-",
                       f"{found['ratio']['median']:.2f}" if found["ratio"] else "-"))
     return aligned(table)

@@ -124,7 +124,8 @@ class Training(Side):
         self.weights = [parameter for parameter in self.net_.parameters() if parameter.requires_grad]
         self.masters = self.weights
         if self.kind.weights in (torch.float16, torch.bfloat16):
-            self.masters = [weight.detach().float() for weight in self.weights]
+            self.masters = [torch.from_numpy(self.task.tensors[name].copy()).to(self.device)
+                            for name, parameter in self.net_.named_parameters() if parameter.requires_grad]
             for master in self.masters:
                 master.grad = torch.zeros_like(master)
         beta2 = Adam.BETA2 if config.beta2 is None else config.beta2
@@ -267,11 +268,11 @@ class Layer(Side):
 
     def difference(self, evidence: dict[str, np.ndarray]) -> float:
         """The largest difference in any array, as a share of the largest number in it."""
-        return max(float(np.abs(evidence[name] - own).max() / np.abs(own).max()) for name, own in self.own.items())
+        return float(np.max([np.abs(evidence[name] - own).max() / np.abs(own).max() for name, own in self.own.items()]))
 
 
 def kinds(task: Task, precision: str) -> list[str]:
-    """Those of torch's that a class has; for writing without autocast, which would convert the weights at each symbol."""
+    """torch's kinds in a class; for writing without autocast, which would convert the weights at each symbol."""
     return [kind for kind in CLASSES[precision] if task.work != "writing" or not KINDS[kind].autocast]
 
 

@@ -56,7 +56,8 @@ class Writing:
 
     def entrant(self) -> Entrant:
         ids, kernel = generate_ids(self.model, np.zeros(1, np.intp), SampleConfig(), self.streams), self.model.kernel
-        return Entrant(lambda: self._piece(ids), kernel.synchronize, chars=self.streams, units=PIECE, timer=kernel.timer)
+        return Entrant(lambda: self._piece(ids), kernel.synchronize, chars=self.streams, units=PIECE,
+                       timer=kernel.timer)
 
     @staticmethod
     def _piece(ids) -> np.ndarray:

@@ -13,7 +13,8 @@ STEPS = 24     # training steps whose losses are compared before anything is tim
 PIECE = 64     # characters of each text that are one call's work, and that are compared
 RATE = 2e-3    # Adam's
 REGULAR = 0.9  # the share of symbols that follow from the one before: there is something to learn in few steps
-SURE = 8.0     # what the head's weights are multiplied with for writing: a fresh model likes all symbols alike
+LIVELY, SURE = 2.0, 32.0  # what the layers' and the head's weights are multiplied with for writing: a fresh model likes
+#                           all symbols alike, whatever its state; so a wrong state shows in the text
 
 
 @dataclass
@@ -49,7 +50,8 @@ class Task:
         vocab = Vocab.from_code_points(range(256, 256 + self.sizes.vocab_size))
         tensors = CharLM(self.sizes, vocab, "cpu", "float32", seed=1).tensors()
         if self.work == "writing":
-            tensors["head.weight"] *= SURE
+            for name, tensor in tensors.items():
+                tensor *= SURE if name == "head.weight" else LIVELY if name.startswith("lstm.weight") else 1
         return tensors
 
     @cached_property

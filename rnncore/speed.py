@@ -214,7 +214,7 @@ def take(model: CharLM, path: str) -> None:
 
 
 class Launches:
-    """A Subject's training on a path that captures it: a call hands LAUNCH whole steps to the device, and waits for none."""
+    """A Subject's training on a path that captures it: a call hands the device LAUNCH whole steps, unwaited for."""
 
     def __init__(self, subject: Subject):
         from .captured import Captured

@@ -110,6 +110,8 @@ def test_a_wrong_weight_is_no_parity_and_has_no_ratio(graphed, work, monkeypatch
 
 def test_nan_is_no_parity_and_no_json_number(graphed, monkeypatch):
     monkeypatch.setattr(ours.Training, "evidence", lambda self: np.full(STEPS, np.nan))
+    monkeypatch.setattr(ours.Layer, "evidence", lambda self: {"y": np.full((8, 9, 6), np.nan)})
+    assert measure(graphed, "forward")["verdict"] == "no parity"
     found = measure(graphed)
     assert found["verdict"] == "no parity" and found["ours"]["eager"]["difference"] is None
     json.dumps(found, allow_nan=False)
@@ -135,6 +137,17 @@ def test_a_capture_leaves_weights_moments_and_state_as_they_were(graphed):
     for side in (eager, other):
         side.call()
     assert (eager.losses == other.losses).all() and (eager.own == other.own).all()
+
+
+@pytest.mark.parametrize("kind, bound", [("fp16 weights", 1e-4), ("bf16 weights", 4e-4)])  # seen: 2e-5, 5e-5
+def test_clipping_and_half_precision_weights(graphed, kind, bound):
+    """The loss is scaled for float16, the bound of the gradient and eps with it; the steps go to weights in float32."""
+    clipped = task(hidden=32, clip=0.05, eps=1e-3)
+    wanted = graphed.Training(clipped, "cpu", "float64", False)
+    side = graphed.Training(clipped, "cpu", kind, False)
+    assert wanted.difference(side.own) < bound < abs(wanted.own - graphed.Training(task(hidden=32), "cpu", "float64",
+                                                                                  False).own).max()
+    assert all(master.dtype == graphed.torch.float32 for master in side.masters)
 
 
 def test_strict_float32_has_no_tf32_anywhere(graphed):
@@ -212,6 +225,19 @@ def test_where_nothing_runs_the_row_stays(graphed, monkeypatch):
     assert found["ratio"] is None and found["verdict"] == "nothing of ours ran: eager: MemoryError: out of memory"
     assert "torch float64 eager" in "\n".join(card_table.lines(found))
     assert card_table.summary([found])[1].startswith("row, float64")
+
+
+def test_an_error_while_the_turns_are_taken_leaves_a_row(graphed, monkeypatch):
+    def fails(self):
+        raise RuntimeError("an illegal memory access")
+    monkeypatch.setattr(speed.Entrant, "settle", fails)
+    found = measure(graphed, paths=("eager",))
+    assert found["ratio"] is None and "the turns ended with RuntimeError: an illegal" in "\n".join(card_table.lines(found))
+
+
+def test_a_path_that_the_work_does_not_have():
+    assert measure(None, "writing", paths=("wavefront",))["ours"] == {}
+    assert "no such path" in card_contest.outcome({}, {"ours": {}, "torch": {"float32 eager": {"ms": 1}}})["verdict"]
 
 
 def test_quantiles_and_ratio_by_hand(graphed, monkeypatch):
