@@ -1,5 +1,5 @@
 """A task is what both sides of the contest on a card are given: sizes, weights, and the numbers to work on."""
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -71,7 +71,3 @@ class Task:
         """What a layer alone runs on, x (E, T, N), and the gradient at its outputs, dy (H, T, N); float32."""
         draw, shape = np.random.default_rng(3), (self.config.seq, self.config.batch)
         return tuple(draw.standard_normal((rows, *shape), np.float32) for rows in (self.sizes.embed, self.sizes.hidden))
-
-    def smaller(self, **sizes) -> "Task":
-        """The same with other sizes."""
-        return replace(self, sizes=replace(self.sizes, **sizes))
