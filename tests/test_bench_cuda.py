@@ -235,7 +235,8 @@ def test_the_command_on_a_card(graphed, fake_card, capsys):
     assert all(row["hidden"] == 8 and row["ratio"] for row in found["settings"])
     words = call(capsys, *args, "--cuda-path", "eager", "--dtype", "float32").out
     for phrase in ("card 1, compute capability 9.0", "char-rnn, float32: 1 x 8 LSTM",
-                   "one layer alone, 8 units, input 5", "torch float32 graphed", "times as fast as torch", "p10 to p90", "cuDNN's algorithm, expected"):
+                   "one layer alone, 8 units, input 5", "torch float32 graphed", "times as fast as torch",
+                   "p10 to p90", "cuDNN's algorithm, expected"):
         assert phrase in words, phrase
     assert "wavefront" not in words
 
