@@ -10,6 +10,7 @@
     synchronize()                              waits until the device has done what it was given
     path(name, precision, config)              how the work of a model is done (paths.py), and why_not: whether it can be
     product(a, b, out, add), row_sums(a, out)  a matrix product, and the sum of each row, as the thread's path makes them
+    timer()                                    a context that times what runs inside, by the device's own clock
     products(w, x, out)                        a run of matrix products, one after the other
     gates_forward, gates_factors, gates_backward   one time step of the LSTM cell, all four gates
     recurrence(dtype)                          the time loops over those and a stack's step, compiled, or None
