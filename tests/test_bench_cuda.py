@@ -36,8 +36,8 @@ def graphed():
         yield module
 
 
-def measure(rival, work: str = "training", precision: str = "float64", **options) -> dict:
-    return card_contest.measure("row", task(work), precision, "cpu", 3, rival=rival, torch_device="cpu", **options)
+def measure(rival, work: str = "training", precision: str = "float64", device: str = "cpu", **options) -> dict:
+    return card_contest.measure("row", task(work), precision, device, 3, rival=rival, torch_device="cpu", **options)
 
 
 # Parity
@@ -81,32 +81,15 @@ def test_nan_is_no_parity_and_no_json_number(graphed, monkeypatch):
 
 # Paths
 
-class Captured:
-    """A captured path, on the CPU: eager steps in launches, its losses on a ring."""
-
-    def __init__(self, model, optimizer, config):
-        self.twin = speed.Subject(model.config, config, "cpu", model.dtype.name)
-        self.twin.model.assign(model.tensors())
-
-    def fill(self, step, windows, rates):
-        assert len(windows) == len(rates) == speed.LAUNCH and step == self.twin.count
-        self.twin.windows = windows
-
-    def run(self, count):
-        self.ring = [self.twin.train() for _ in range(count)]
-
-    def losses(self, count):
-        return self.ring[-count:]
-
-
-def test_a_captured_path_is_timed_a_launch_at_a_time(graphed, monkeypatch):
-    monkeypatch.setattr(CharLM, "path", "eager", raising=False)
-    module = types.ModuleType("rnncore.captured")
-    module.Captured = Captured
-    monkeypatch.setitem(sys.modules, "rnncore.captured", module)
-    found = measure(graphed, paths=("eager", "graph"))
-    assert list(found["ours"]) == ["eager", "graph"] and found["ours"]["graph"]["units_a_call"] == speed.LAUNCH
-    assert found["ours"]["graph"]["difference"] == found["ours"]["eager"]["difference"] <= 1e-6
+@pytest.mark.parametrize("work", WORK)
+def test_every_path_of_a_card_computes_the_same(graphed, work, with_cublas):
+    """Over the stand-ins for CuPy and cuBLAS: captured steps are timed a launch at a time."""
+    paths = ("eager", "graph", "wavefront") if work == "training" else ("eager", "graph")
+    found = measure(graphed, work, device="cuda", paths=paths)
+    assert list(found["ours"]) == list(paths) and not [entry for entry in found["ours"].values() if "why_not" in entry]
+    assert all(entry["difference"] < 1e-6 for entry in found["ours"].values())
+    if work == "training":
+        assert found["ours"]["graph"]["units_a_call"] == speed.LAUNCH
     assert found["chosen"]["path"] == min(found["ours"], key=lambda name: found["ours"][name]["ms"])
 
 
