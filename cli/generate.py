@@ -11,7 +11,9 @@ from rnncore.config import SampleConfig
 
 from . import options
 
-FLUSH = 0.05  # seconds between flushes of what was written
+FLUSH = 0.05   # seconds between flushes of what was written
+LENGTH = 1000  # characters
+TURN = 200     # characters, where it is one of many
 
 
 @click.command(cls=options.Command)
@@ -21,11 +23,13 @@ FLUSH = 0.05  # seconds between flushes of what was written
     ("--prime", {"default": "", "metavar": "TEXT", "help": "Text to go on from; it is printed first."}),
     ("--prime-file", {"type": click.Path(exists=True, dir_okay=False),
                       "help": "The same, from a file: in UTF-8, or for a model of bytes any."}),
-    ("-n --length", {"type": click.IntRange(0), "default": 1000, "show_default": True,
-                     "help": "New characters; of a model of bytes, bytes."}),
+    ("-n --length", {"type": click.IntRange(0), "help": f"New characters; of a model of bytes, bytes. [default: "
+                                                        f"{LENGTH}, or with --interactive {TURN} a turn]"}),
     ("--stop", {"multiple": True, "metavar": "TEXT", "help": "End before this text; may be given several times."}),
     ("--count", {"type": click.IntRange(1), "default": 1, "show_default": True, "help": "How many texts."}),
-    ("--out -o", {"type": click.Path(dir_okay=False), "help": "Write into a file instead of stdout."}))
+    ("--out -o", {"type": click.Path(dir_okay=False), "help": "Write into a file instead of stdout."}),
+    ("--interactive -i", {"is_flag": True, "help": "Read lines that are typed, and write on after each of them; the "
+                                                   "prime is only read."}))
 @options.grouped(
     "Sampling",
     ("--temperature", {"type": float, "help": "Below 1 safer, above 1 wilder; 0 takes the likeliest.",
@@ -39,8 +43,8 @@ FLUSH = 0.05  # seconds between flushes of what was written
                 **options.default_of(SampleConfig, "seed")}))
 @options.ON_UNKNOWN
 @options.DEVICE
-def command(run, prime, prime_file, length, stop, count, out, temperature, top_k, top_p, greedy, seed, on_unknown,
-            device):
+def command(run, prime, prime_file, length, stop, count, out, interactive, temperature, top_k, top_p, greedy, seed,
+            on_unknown, device):
     """Write text with a trained model.
 
     RUN is a run folder, a model file or a pretrained model (shakespeare, hugo, numpy); by default the newest run.
@@ -48,6 +52,9 @@ def command(run, prime, prime_file, length, stop, count, out, temperature, top_k
     config = SampleConfig(0.0 if greedy else temperature, top_k, top_p, seed)
     if prime and prime_file:
         raise click.UsageError("give --prime or --prime-file, not both")
+    if interactive and (count > 1 or out):
+        raise click.UsageError("--interactive writes one text to the terminal: leave --count and --out out")
+    length = length if length is not None else TURN if interactive else LENGTH
     if out and os.path.lexists(out):
         raise FileExistsError(f"{out} exists already: name another file with --out")
     from rnncore.sample import samples, symbols
@@ -55,6 +62,10 @@ def command(run, prime, prime_file, length, stop, count, out, temperature, top_k
     _, model = options.open_model(run, device)
     binary = model.vocab.level == "byte"
     prime = read_prime(prime_file, binary) if prime_file else os.fsencode(prime) if binary else prime
+    if interactive:
+        from .interactive import Loop
+        Loop(model, config, length, stop, on_unknown, prime).run()
+        return
     shown = model.vocab.spelled(prime)  # as the model reads it
     if count > 1:
         model.threads = model.kernel.cores()
@@ -62,6 +73,11 @@ def command(run, prime, prime_file, length, stop, count, out, temperature, top_k
         shown, pieces = "", [f"{shown}{text}\n{'-' * 40}\n" for text in texts]
     else:
         pieces = symbols(model, prime, length, config.temperature, top_k, top_p, seed, stop, on_unknown)
+    write(out, binary, shown, pieces)
+
+
+def write(out: str | None, binary: bool, shown: str, pieces) -> None:
+    """The whole text to `out` or stdout."""
     try:
         with output(out, binary) as file:
             stream(file, shown, pieces, "latin-1" if binary else None)

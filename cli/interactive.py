@@ -1,0 +1,167 @@
+"""A prompt loop: the model reads what is typed and writes on, turn after turn, from the one state that it keeps.
+
+On a terminal with line editing; elsewhere a protocol of lines: they come from stdin, text goes to stdout, prompts and
+messages go to stderr.
+"""
+import contextlib
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+from rnncore.config import ConfigError, SampleConfig
+from rnncore.data.vocab import UnknownSymbolError
+from rnncore.dialogue import Dialogue, Mark
+from rnncore.sample import until
+
+from .generate import output, stream
+from .progress import printable, tell, unheard
+
+PROMPT = "> "
+TURNS = 100  # that can be taken back
+WELCOME = "The model reads each line and writes on. /help lists the commands; Ctrl-C ends a text, Ctrl-D the program."
+HELP = """/temperature X, /top-k K, /top-p P, /seed N, /length N: change one of these; without a number, show it
+/reset         forget all that was read and written
+/undo          take the last turn back; the same line has another text then
+/say TEXT      read TEXT, which may begin with a /, without a line end; without TEXT, write on
+/help, /quit"""
+NUMBERS: dict[str, Callable[[str], float]] = {"temperature": float, "top-k": int, "top-p": float, "seed": int,
+                                              "length": int}
+
+
+class Loop:
+    """A dialogue with whoever types. length: symbols a turn; stop: texts that end one; prime: what is read first."""
+
+    def __init__(self, model, config: SampleConfig, length: int, stop: Iterable[str], on_unknown: str,
+                 prime: str | bytes):
+        self.vocab, self.length, self.on_unknown = model.vocab, length, on_unknown
+        self.dialogue = Dialogue(model, config)
+        self.stop = [self.vocab.spelled(text) for text in stop]
+        self.past: deque[Mark] = deque(maxlen=TURNS)
+        self.binary = self.vocab.level == "byte"
+        self.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115, it is open as long as the process is
+        self.stdin.reconfigure(errors="surrogateescape", newline="\n" if self.binary else None)
+        self.typed, self.shown = self.stdin.isatty(), sys.stdout.isatty()
+        if prime:
+            self.dialogue.read(prime, on_unknown)
+
+    def run(self) -> None:
+        """Turn after turn to the end of what is typed, or /quit."""
+        if self.typed:
+            with contextlib.suppress(ImportError):
+                import readline  # noqa: F401, from now on input() has line editing and a history
+            tell(WELCOME)
+        while True:
+            try:
+                if not self.take(self.ask()):
+                    return
+            except EOFError:
+                return tell("") if self.typed else None
+            except KeyboardInterrupt:
+                if not self.typed:
+                    raise
+                tell("")
+
+    def ask(self) -> str:
+        """The next line, with its newline. Raises EOFError."""
+        if self.typed and self.shown:
+            return input(PROMPT) + "\n"
+        with unheard():
+            print(PROMPT, end="", file=sys.stderr, flush=True)
+        line = self.stdin.readline()
+        if not line:
+            raise EOFError
+        return line
+
+    def take(self, line: str) -> bool:
+        """Do what a line says; whether to go on."""
+        name, _, rest = line[1:].rstrip("\n").partition(" ")
+        if not line.startswith("/") or not name[:1].isalpha():
+            self.turn(line)
+        elif name == "quit":
+            return False
+        elif name in NUMBERS:
+            self.set(name, rest.strip())
+        elif name == "say":
+            self.turn(rest)
+        elif name == "reset":
+            self.past.append(self.dialogue.mark())
+            self.dialogue.reset()
+        elif name == "undo" and self.past:
+            self.dialogue.back(self.past.pop())
+        elif name == "undo":
+            tell("there is nothing to take back")
+        else:
+            tell(HELP if name == "help" else f"there is no /{name:.40}: /help lists what there is, and /say reads "
+                                             "a text that begins so")
+        return True
+
+    def turn(self, line: str) -> None:
+        """Read a line and write on; of a line that is refused nothing was read."""
+        mark, line = self.dialogue.mark(), line if "\n" in self.vocab else line.removesuffix("\n")
+        try:
+            text = line.encode(self.stdin.encoding, "surrogateescape") if self.binary else line
+            self.dialogue.read(text, self.on_unknown)
+            with noted() as pressed, output(None, self.binary and not self.shown) as file:
+                stream(file, "", self.pieces(pressed), "latin-1" if self.binary and not self.shown else None)
+        except UnknownSymbolError as error:
+            tell(str(error))
+        except KeyboardInterrupt:
+            self.dialogue.back(mark)
+            raise
+        else:
+            self.past.append(mark)
+
+    def pieces(self, pressed: list) -> Iterator[str]:
+        """What the model writes until somebody presses Ctrl-C: for a terminal, nothing that moves its cursor."""
+        written = until(unless(pressed, self.dialogue.write(self.length)), self.stop)
+        return map(printable, self.vocab.readables(written)) if self.shown else written
+
+    def set(self, name: str, number: str) -> None:
+        """Change a setting, if a number is given, and show it; one that cannot be is refused."""
+        kind = NUMBERS[name]
+        try:
+            if number:
+                self.change(name, kind(number))
+        except ConfigError as error:
+            tell(str(error))
+        except ValueError:
+            tell(f"/{name} takes a {'whole ' * (kind is int)}number, not {number!r:.40}")
+        else:
+            tell(f"{name} {self.length if name == 'length' else getattr(self.dialogue.config, name.replace('-', '_'))}")
+
+    def change(self, name: str, value: float) -> None:
+        """Give a setting a value. Raises ConfigError."""
+        if name != "length":
+            self.dialogue.config = replace(self.dialogue.config, **{name.replace("-", "_"): value})
+        elif value < 0:
+            raise ConfigError(f"length must be at least 0, not {value}")
+        else:
+            self.length = value
+        if name == "seed":
+            self.dialogue.rewind()
+
+
+def unless(pressed: list, symbols: Iterator[str]) -> Iterator[str]:
+    """The symbols as long as `pressed` is empty: one that was drawn is never lost."""
+    while not pressed and (symbol := next(symbols, None)) is not None:
+        yield symbol
+
+
+@contextlib.contextmanager
+def noted():
+    """A list into which the first Ctrl-C goes instead of being raised; a second one is raised."""
+    pressed: list[int] = []
+
+    def note(number: int, frame) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

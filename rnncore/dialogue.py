@@ -1,0 +1,87 @@
+"""A Dialogue is a model that reads and writes in turn: one state goes through all that either side has said.
+
+So a text is read once, however many turns follow it. What is drawn is read at once: between two symbols the state is
+that after all that was read and written so far.
+"""
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .config import SampleConfig
+from .random import Purpose, uniform
+from .sample import COINS, draw, prompt_ids
+from .stepper import Stepper
+
+
+class Mark(NamedTuple):
+    """Where a dialogue was: h, c (L, H, 1), logits (V, 1), and whether anything had been read."""
+    h: Any
+    c: Any
+    logits: Any
+    begun: bool
+
+
+class Dialogue:
+    """The parameters of `model` as they are when it is made, the state zero. `config` may be changed between turns."""
+
+    def __init__(self, model, config: SampleConfig):
+        self.vocab, self.config = model.vocab, config
+        self._stepper = Stepper(model.params)
+        self._begun = False
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Begin with the seed's first coin again."""
+        self._drawn, self._coins = 0, np.empty(0)
+
+    def reset(self) -> None:
+        """Forget all that was read and written; the coins go on."""
+        self._stepper.h[...] = self._stepper.c[...] = 0
+        self._begun = False
+
+    def mark(self) -> Mark:
+        """Where the dialogue is now, for `back`."""
+        s = self._stepper
+        return Mark(s.h.copy(), s.c.copy(), s.logits.copy(), self._begun)
+
+    def back(self, mark: Mark) -> None:
+        """Go back to where the dialogue was; the coins go on, so that the next text is another."""
+        s = self._stepper
+        s.h[...], s.c[...], s.logits[...], self._begun = mark
+
+    def read(self, text: str | bytes, on_unknown: str = "error") -> None:
+        """Read a text. The first is a prompt as `sample.generate` has it: a newline in place of nothing.
+
+        Raises UnknownSymbolError before anything is read.
+        """
+        ids = self.vocab.encode(text, on_unknown) if self._begun else prompt_ids(self.vocab, text, on_unknown)
+        with self._stepper.kernel.single_threaded():
+            for symbol in ids:
+                self._step(int(symbol))
+        self._begun = True
+
+    def write(self, length: int) -> Iterator[str]:
+        """At most `length` symbols, each yielded when it has been drawn and read; fewer where a document ends."""
+        if not self._begun:
+            self.read("")
+        for _ in range(length):
+            logits = self._stepper.kernel.to_host(self._stepper.logits)
+            symbol = int(draw(logits, self.config, self._coin())[0])
+            self._step(symbol)
+            if symbol == self.vocab.end:
+                return
+            yield self.vocab.symbols[symbol]
+
+    def _step(self, symbol: int) -> None:
+        if symbol == self.vocab.end:  # the next document begins
+            self._stepper.h[...] = self._stepper.c[...] = 0
+        self._stepper.step(np.array([symbol], np.intp))
+
+    def _coin(self) -> np.ndarray:
+        """The next (1,) of the seed's coins: those of the first sample of `sample.generate_ids`."""
+        place = self._drawn % COINS
+        if place == 0:
+            self._coins = uniform(self.config.seed, Purpose.COIN, COINS, start=self._drawn)
+        self._drawn += 1
+        return self._coins[place:place + 1]
