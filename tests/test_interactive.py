@@ -1,0 +1,286 @@
+"""`rnncore generate --interactive`: turns over one state, commands, refusals, pipes; on a pseudo-terminal Ctrl-C and Ctrl-D."""
+import errno
+import fcntl
+import io
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import time
+
+import numpy as np
+import pytest
+from cli_helpers import COMMAND, ENVIRONMENT, Result, call, refused, run
+
+import rnncore
+from rnncore.config import SampleConfig
+from rnncore.data.endings import END
+from rnncore.dialogue import Dialogue
+from rnncore.lstm import State
+
+LETTERS = "\n abcdefgh/."
+
+
+def made(folder, symbols=LETTERS, **how):
+    """A model of random numbers, saved as `m` in the folder."""
+    vocab = rnncore.Vocab("".join(sorted(symbols)), **how)
+    model = rnncore.CharLM(rnncore.ModelConfig(len(vocab), 6, 24, 2), vocab, "cpu", seed=1)
+    model.params.flat[...] *= 3
+    rnncore.save(model, folder / "m")
+    return model
+
+
+@pytest.fixture
+def talk(tmp_path, monkeypatch, capsys):
+    """The command with lines for stdin: what it left behind, the prompts in front of stderr's lines taken off."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(typed: str | bytes, *args) -> Result:
+        raw = typed if isinstance(typed, bytes) else typed.encode()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
+        code, out, err = call(capsys, "generate", "m", "-i", *args)
+        return Result(code, out, err.replace("> ", ""))
+
+    return command
+
+
+def said(result: Result, err: str = "") -> str:
+    assert (result.code, result.err) == (0, err)
+    return result.out
+
+
+def ended(text: str) -> str:
+    return text if text.endswith("\n") else text + "\n"
+
+
+def test_a_turn_goes_on_from_all_that_was_read_and_written(talk, tmp_path):
+    """The second text is that after one prompt of everything before it."""
+    model = made(tmp_path)
+    first = "".join(rnncore.generate(model, "abc\n", 40, temperature=0))
+    second = "".join(rnncore.generate(model, "abc\n" + first + "fed\n", 40, temperature=0))
+    alone = "".join(rnncore.generate(model, "fed\n", 40, temperature=0))
+    assert said(talk("abc\nfed\n", "-n", 40, "--greedy")) == ended(first) + ended(second)
+    assert said(talk("abc\n/reset\nfed\n", "-n", 40, "--greedy")) == ended(first) + ended(alone)
+    assert second != alone
+
+
+def test_the_first_text_is_that_of_generate_and_the_seed_decides(talk, tmp_path):
+    model = made(tmp_path)
+    for prime, typed, seed in (("", "ab\n", 0), ("h.", "ab\n", 7), ("", "\n", 1), ("ab", "/say\n", 2), ("", "/say /a b\n", 3), ("", "fed", 4)):
+        prompt = prime + {"/say\n": "", "/say /a b\n": "/a b"}.get(typed, typed)
+        wanted = "".join(rnncore.generate(model, prompt, 300, seed=seed))
+        assert said(talk(typed, "-n", 300, "--seed", seed, "--prime", prime)) == ended(wanted)
+    assert len(said(talk("a\n")).rstrip("\n")) <= 200 < 2 + len(said(talk("a\n")))
+    texts = [said(talk("a\nb\nc\n", "--seed", seed)) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_process_of_its_own_and_a_pipe(talk, tmp_path):
+    made(tmp_path)
+    assert run("generate", "m", "--interactive", cwd=tmp_path, stdin=b"ab\n\nh\n") == (0, said(talk("ab\n\nh\n")), "> > > > ")
+    closed = subprocess.run(["bash", "-c", f"{' '.join(COMMAND)} generate m -i <&-"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True)
+    assert (closed.returncode, closed.stdout, closed.stderr) == (0, b"", b"> ")
+    head = subprocess.run(["bash", "-c", f"yes ab | {' '.join(COMMAND)} generate m -i 2>err | head -c 9; echo ${{PIPESTATUS[1]}}"],
+                          cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert head.stdout.splitlines()[-1].endswith("0") and "Error" not in (tmp_path / "err").read_text()
+
+
+def test_commands_that_change_the_sampling(talk, tmp_path):
+    model = made(tmp_path)
+    out = said(talk("/temperature 0.5\n/top-k 3\n/top-p 0.9\n/seed 5\n/length 33\n/seed\nab\n"),
+               "temperature 0.5\ntop-k 3\ntop-p 0.9\nseed 5\nlength 33\nseed 5\n")
+    assert out == ended("".join(rnncore.generate(model, "ab\n", 33, 0.5, 3, 0.9, 5)))
+    again = said(talk("ab\n/reset\n/seed 0\nab\n"), "seed 0\n")
+    assert again == 2 * again[:len(again) // 2]
+
+
+@pytest.mark.parametrize("line, words", [
+    ("/temperature -1", "temperature must be"), ("/temperature warm", "takes a number, not 'warm'"), ("/top-k 1.5", "takes a whole number"),
+    ("/top-p 0", "top_p must be"), ("/seed -1", "seed must be"), ("/length -1", "length must be at least 0"),
+    ("/temprature 1", "there is no /temprature"), ("/undo", "nothing to take back"), ("abc xyz", "'x' (U+0078)"),
+    ("\udcff", "not in the model's vocabulary")])
+def test_a_line_that_is_refused_changes_nothing(talk, tmp_path, line, words):
+    made(tmp_path)
+    result = talk(f"{line}\nab\n".encode("utf-8", "surrogateescape"))
+    assert result.out == said(talk("ab\n")) and words in result.err and result.err.count("\n") == 1
+
+
+def test_undo_takes_a_turn_back_and_another_text_follows(talk, tmp_path):
+    made(tmp_path)
+    plain = said(talk("ab\nh\nc\n", "--greedy"))
+    assert said(talk("ab\nh\n/undo\nh\nc\n", "--greedy")).startswith(plain[:plain.rindex("\n", 0, -1) // 3])
+    undone = said(talk("ab\nbad\n/undo\n/reset\n/undo\nh\nc\n", "--greedy", "-n", 1))
+    assert undone[:2] + undone[4:] == said(talk("ab\nh\nc\n", "--greedy", "-n", 1))
+    first, second = (said(talk(typed, "-n", 90)) for typed in ("ab\n", "ab\n/undo\nab\n"))
+    assert second.startswith(first) and second != first * 2
+
+
+def test_stop_help_quit_and_text_that_begins_with_a_slash(talk, tmp_path):
+    model = made(tmp_path)
+    whole = "".join(rnncore.generate(model, "ab\n", 200))
+    assert said(talk("ab\n", "--stop", whole[20:22])) == ended(whole[:whole.index(whole[20:22])])
+    helped = talk("/help\n/quit\nab\n")
+    assert helped.code == 0 and helped.out == "" and "/temperature" in helped.err
+    assert said(talk("// a\n", "-n", 20)) == ended("".join(rnncore.generate(model, "// a\n", 20)))
+    assert said(talk("ab\n", "-n", 0)) == "\n"
+
+
+def test_unknown_symbols(talk, tmp_path):
+    made(tmp_path)
+    assert said(talk("aXb\n", "--on-unknown", "skip")) == said(talk("ab\n")) != said(talk("aXb\n", "--on-unknown", "replace"))
+    assert said(talk("XYZ", "--on-unknown", "skip")) == said(talk("\n"))
+    assert "'X'" in refused(talk("", "--prime", "X"))
+
+
+def test_lower_case_line_ends_and_a_vocabulary_without_a_newline(talk, tmp_path):
+    made(tmp_path, lower=True)
+    assert said(talk("AB\r\n")) == said(talk("ab\n"))
+    model = made(tmp_path, "abc")
+    assert said(talk("ab\n", "-n", 9)) == "".join(rnncore.generate(model, "ab", 9)) + "\n"
+
+
+def test_bytes(talk, tmp_path):
+    model = made(tmp_path, map(chr, range(256)), level="byte")
+    done = subprocess.run([*COMMAND, "generate", "m", "-i", "-n", "50"], cwd=tmp_path, env=ENVIRONMENT, input=b"\xff\r\n", capture_output=True)
+    wanted = subprocess.run([*COMMAND, "generate", "m", "-n", "50", "--prime", b"\xff\r\n"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True)
+    assert b"\xff\r\n" + done.stdout == wanted.stdout and len(done.stdout) == 50 and model.vocab.level == "byte"
+
+
+def test_documents(talk, tmp_path):
+    """A line goes on with a document, the model ends it, and then another begins."""
+    model = made(tmp_path, END + "abc", documents="lines")
+    first = "".join(rnncore.generate(model, "ab", 200))
+    assert said(talk("ab\n", "--length", 200)) == first + "\n" and len(first) < 200
+    dialogue = Dialogue(model, SampleConfig())
+    dialogue.read("ab")
+    assert "".join(dialogue.write(200)) == first
+    fresh = Dialogue(model, SampleConfig())
+    fresh.read("")
+    for one, other in zip(dialogue.mark()[:3], fresh.mark()[:3], strict=True):
+        assert (one == other).all()
+
+
+def test_between_two_symbols_the_state_is_that_of_all_before(tmp_path):
+    model = made(tmp_path)
+    dialogue, state = Dialogue(model, SampleConfig()), None
+    text = "ab\n" + next(dialogue.write(0), "")
+    dialogue.reset()
+    dialogue.read(text)
+    for symbol in dialogue.write(9):
+        text += symbol
+    for symbol in model.vocab.encode(text):
+        logits, state = model.step(np.array([symbol]), state)
+    found = State(*dialogue.mark()[:2])
+    np.testing.assert_allclose(found.h, state.h, atol=1e-5)
+    np.testing.assert_allclose(dialogue.mark().logits, logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("args", [("--count", 2), ("--out", "o"), ("--prime", "a", "--prime-file", "m"), ("-n", -1)])
+def test_options_that_make_no_sense_with_it(talk, tmp_path, args):
+    made(tmp_path)
+    assert refused(talk("ab\n", *args), 2) and not (tmp_path / "o").exists()
+
+
+def test_ctrl_c_in_a_pipe_ends_the_text_and_the_next_line_is_read(tmp_path):
+    made(tmp_path)
+    process = subprocess.Popen([*COMMAND, "generate", "m", "-i", "-n", str(10 ** 9)], cwd=tmp_path, env=ENVIRONMENT,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for _ in range(2):
+        process.stdin.write(b"ab\n")
+        process.stdin.flush()
+        assert process.stdout.read(500)
+        process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, b"> > > ")
+
+
+class Terminal:
+    """The command on a pseudo-terminal of its own."""
+
+    def __init__(self, folder, *args):
+        self.seen, (self.end, theirs) = "", pty.openpty()
+        self.process = subprocess.Popen([*COMMAND, "generate", "m", "-i", *map(str, args)], cwd=folder, stdin=theirs, stdout=theirs,
+                                        stderr=theirs, env=ENVIRONMENT | {"TERM": "dumb", "INPUTRC": os.devnull}, start_new_session=True,
+                                        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        os.close(theirs)
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.end, keys)
+
+    def until(self, words: str) -> str:
+        """What is shown up to these words, or for "" to the end."""
+        deadline = time.monotonic() + 60
+        while not words or words not in self.seen:
+            assert time.monotonic() < deadline, self.seen
+            try:
+                piece = os.read(self.end, 1 << 16)
+            except OSError as error:  # the terminal is nobody's any more
+                assert error.errno == errno.EIO
+                piece = b""
+            if not piece:
+                assert not words, self.seen
+                break
+            self.seen += piece.decode(errors="replace").replace("\r", "")
+        at = self.seen.index(words) + len(words) if words else len(self.seen)
+        shown, self.seen = self.seen[:at], self.seen[at:]
+        return shown
+
+
+@pytest.fixture
+def terminal(tmp_path):
+    """A function that starts the command on a terminal."""
+    begun = []
+
+    def start(*args) -> Terminal:
+        begun.append(Terminal(tmp_path, *args))
+        return begun[-1]
+
+    yield start
+    for one in begun:
+        one.process.kill()
+        one.process.wait()
+        os.close(one.end)
+
+
+def test_a_terminal(talk, terminal, tmp_path):
+    made(tmp_path, "\n abcdefg")
+    wanted = said(talk("abc\nfed\nabc\n"))
+    shown = terminal()
+    shown.until("Ctrl-D")
+    shown.until("> ")
+    shown.type(b"abc\n")
+    text = shown.until("> ").removeprefix("abc\n").removesuffix("> ")
+    shown.type(b"feX\x7fd\n")  # a slip of the finger, and backspace
+    text += shown.until("> ").partition("\n")[2].removesuffix("> ")
+    shown.type(b"\x1b[A\x1b[A\n" if "readline" in sys.modules or __import__("readline") else b"abc\n")  # the history
+    text += shown.until("> ").partition("\n")[2].removesuffix("> ")
+    assert text == wanted
+    shown.type(b"\x04")
+    assert shown.until("") == "\n" and shown.process.wait(60) == 0
+
+
+def test_ctrl_c_ends_a_text_and_a_line_but_not_the_program(terminal, tmp_path):
+    made(tmp_path, "\n abcdefg")
+    shown = terminal("-n", 10 ** 9)
+    shown.until("> ")
+    shown.type(b"abc\n")
+    shown.until("a")
+    time.sleep(0.3)
+    shown.type(b"\x03")
+    assert len(shown.until("> ")) > 100
+    shown.type(b"half a line\x03")
+    shown.until("> ")
+    shown.type(b"/length 5\n")
+    shown.until("length 5\n> ")
+    shown.type(b"/quit\n")
+    assert "Traceback" not in shown.until("") and shown.process.wait(60) == 0
+
+
+def test_what_a_model_writes_does_not_move_the_cursor(terminal, tmp_path):
+    made(tmp_path, "\x1b\x07", level="byte")
+    shown = terminal("-n", 30)
+    shown.until("> ")
+    shown.type(b"/say\n")
+    assert "\ufffd" * 30 in shown.until("\ufffd\n> ")
