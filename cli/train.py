@@ -96,7 +96,9 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
         metavar="STEPS"),
     _of(SaveConfig, "save_every", "Save [default: with validation].", type=click.IntRange(1), metavar="STEPS"),
     _of(SaveConfig, "keep", "Keep the last N saved models as step-*.safetensors.", type=click.IntRange(0),
-        metavar="N"))
+        metavar="N"),
+    ("--no-report", {"is_flag": True, "envvar": "RNNCORE_NO_REPORT",
+                     "help": "Make no report.html at the end; it is made where matplotlib and jinja2 are installed."}))
 def command(**given):
     """Learn CORPUS: files, folders, - for stdin, or a named corpus; writes a run folder.
 
@@ -115,10 +117,15 @@ def command(**given):
     job = jobs.resume(given, explicit) if given["resume"] else jobs.start(given)
     for line in job.notes:
         tell(line)
+    begun = job.training.step
     try:
-        sys.exit(drive(job))
+        code = drive(job)
     except MemoryError:
         raise jobs.RunError(job.too_large()) from None
+    if not code and job.training.step > begun and not given["no_report"]:
+        from . import report
+        report.after(job, given["device"])
+    sys.exit(code)
 
 
 class Interrupt:
