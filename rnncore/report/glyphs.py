@@ -46,4 +46,4 @@ def _stand_in(character: str) -> str:
 
 
 def _name(symbol: str) -> str:
-    return unicodedata.name(symbol, f"U+{ord(symbol):04X}").lower().replace("u+", "U+")
+    return unicodedata.name(symbol, "").lower() or f"U+{ord(symbol):04X}"
