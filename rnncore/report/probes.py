@@ -123,7 +123,7 @@ def line_position(text: str) -> np.ndarray:
 def indentation(text: str) -> np.ndarray:
     """How many blanks the line began with, of those read so far."""
     found = np.zeros(len(text))
-    for line in re.finditer(r"([ \t]*)[^\n]+", text):
+    for line in re.finditer(r"([ \t]*)[^\n]*", text):
         read = np.arange(1, line.end() - line.start() + 1)
         found[line.start():line.end()] = np.minimum(read, len(line[1]))
     return found
