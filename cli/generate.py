@@ -2,6 +2,7 @@
 import contextlib
 import itertools
 import os
+import re
 import sys
 import time
 
@@ -12,6 +13,21 @@ from rnncore.config import SampleConfig
 from . import options
 
 FLUSH = 0.05  # seconds between flushes of what was written
+
+
+def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
+    """A callback: LAYER.CELL=VALUE, of each cell once, as (layer, cell) -> value."""
+    clamp: dict[tuple[int, int], float] = {}
+    for text in values:
+        found = re.fullmatch(r"([0-9]{1,9})\.([0-9]{1,9})=(.+)", text)
+        try:
+            cell, value = (int(found[1]), int(found[2])), float(found[3])
+        except (TypeError, ValueError):
+            raise click.BadParameter(f"{text!r} is not of the form LAYER.CELL=VALUE, as 1.73=2.5") from None
+        if cell in clamp:
+            raise click.BadParameter(f"cell {cell[0]}.{cell[1]} is given twice")
+        clamp[cell] = value
+    return clamp
 
 
 @click.command(cls=options.Command)
@@ -36,11 +52,14 @@ FLUSH = 0.05  # seconds between flushes of what was written
                  **options.default_of(SampleConfig, "top_p")}),
     ("--greedy", {"is_flag": True, "help": "The same as --temperature 0."}),
     ("--seed", {"type": int, "help": "The same seed writes the same text.",
-                **options.default_of(SampleConfig, "seed")}))
+                **options.default_of(SampleConfig, "seed")}),
+    ("--clamp", {"multiple": True, "metavar": "LAYER.CELL=VALUE", "callback": clamped,
+                 "help": "Hold a cell, counted from 0.0, as `rnncore neurons` names it: its c is VALUE after every "
+                         "symbol, the prime's too; may be given several times."}))
 @options.ON_UNKNOWN
 @options.DEVICE
 def command(run, prime, prime_file, length, stop, count, out, temperature, top_k, top_p, greedy, seed, on_unknown,
-            device):
+            device, clamp):
     """Write text with a trained model.
 
     RUN is a run folder, a model file or a pretrained model (shakespeare, hugo, numpy); by default the newest run.
@@ -58,10 +77,10 @@ def command(run, prime, prime_file, length, stop, count, out, temperature, top_k
     shown = model.vocab.spelled(prime)  # as the model reads it
     if count > 1:
         model.threads = model.kernel.cores()
-        texts = samples(model, count, prime, length, config, stop, on_unknown)
+        texts = samples(model, count, prime, length, config, stop, on_unknown, clamp)
         shown, pieces = "", [f"{shown}{text}\n{'-' * 40}\n" for text in texts]
     else:
-        pieces = symbols(model, prime, length, config.temperature, top_k, top_p, seed, stop, on_unknown)
+        pieces = symbols(model, prime, length, config.temperature, top_k, top_p, seed, stop, on_unknown, clamp)
     try:
         with output(out, binary) as file:
             stream(file, shown, pieces, "latin-1" if binary else None)

@@ -1,1 +1,1 @@
-"""The report shows what a model has learnt: what it reads, cell by cell. It reads the engine, which knows nothing of it."""
+"""The report shows what a model has learnt, cell by cell. It reads the engine, which knows nothing of it."""

@@ -1,8 +1,8 @@
 """A probe is a number for every symbol of a text, computed from the text alone, that a cell of a network may count too.
 
-(Karpathy, Johnson & Fei-Fei 2015, "Visualizing and Understanding Recurrent Networks": cells that follow quotes, brackets
-and the length of a line.) Each says how things stand once the symbol has been read: at an opening quote it is inside, at
-a newline the next line has 0 characters. A new document begins at END, at which all probes begin anew.
+(Karpathy, Johnson & Fei-Fei 2015, "Visualizing and Understanding Recurrent Networks": cells that follow quotes,
+brackets and the length of a line.) Each says how things stand once the symbol has been read: at an opening quote it is
+inside, at a newline the next line has 0 characters. A new document begins at END, where all probes begin anew.
 """
 import re
 from collections.abc import Callable, Iterator
@@ -16,11 +16,13 @@ Probe = Callable[[str], np.ndarray]
 
 CODE = 0.15  # share of the lines that look like code in what is code: a half of it may be prose in strings
 LINES = {
-    "python": re.compile(r"""[ \t]*(?: (?:def|class)\s+\w+.*[:(,]$ | (?:from\s+[\w.]+\s+)?import\s+[\w.*(]
-                             | (?:if|elif|else|for|while|with|try|except)\b.*:$ | (?:return|raise|yield|assert)\b
-                             | \#\s | @\w | >>>\s | [\w.]+(?:\[.*\])?\s*[-+*/|&]?=\s*\S | \w+(?:\.\w+)*\(.*[(,)]$ )""", re.X),
-    "c": re.compile(r"""[ \t]*(?: .*[()=\[\]{}].*;$ | .*[{}]$ | [)}\]]+[;,)]*$ | // | /\*
-                        | \#\s*(?:include|define|undef|if|ifdef|ifndef|else|endif|pragma)\b )""", re.X),
+    "python": re.compile(r"""[ \t]*(?:
+        (?:def|class)\s+\w+.*[:(,]$ | (?:from\s+[\w.]+\s+)?import\s+[\w.*(] | (?:return|raise|yield|assert)\b
+        | (?:if|elif|else|for|while|with|try|except)\b.*:$ | \#\s | @\w | >>>\s
+        | [\w.]+(?:\[.*\])?\s*[-+*/|&]?=\s*\S | \w+(?:\.\w+)*\(.*[(,)]$ )""", re.X),
+    "c": re.compile(r"""[ \t]*(?:
+        .*[()=\[\]{}].*;$ | .*[{}]$ | [)}\]]+[;,)]*$ | // | /\*
+        | \#\s*(?:include|define|undef|if|ifdef|ifndef|else|endif|pragma)\b )""", re.X),
 }
 
 _LINE_END, _PARAGRAPH_END = r"(?=\n)", r"(?=\n[ \t]*\n)"  # where what nobody closes ends: it stays outside
@@ -121,7 +123,7 @@ def line_position(text: str) -> np.ndarray:
 def indentation(text: str) -> np.ndarray:
     """How many blanks the line began with, of those read so far."""
     found = np.zeros(len(text))
-    for line in re.finditer(r"([ \t]*)[^\n]+", text):
+    for line in re.finditer(r"([ \t]*)[^\n]*", text):
         read = np.arange(1, line.end() - line.start() + 1)
         found[line.start():line.end()] = np.minimum(read, len(line[1]))
     return found
