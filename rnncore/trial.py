@@ -1,0 +1,190 @@
+"""A trial runs a path of a GPU beside the eager one, on the very sizes that are wanted, and compares and times the two.
+
+It is done in a process of its own (`child`): a fault of a kernel poisons the process that it happens in, and a wait for
+what never comes does not end. Whole training steps: STEPS each of plain training, of dropout with weight-drop, and of
+documents with variational dropout and clipping, over a shorter window and the end of an epoch. Eager in float32
+(float64 for float64) says what is right. Then symbols that the path writes, each of which must be what the eager
+sampler would have drawn after those before it. Then the time of a step on both paths.
+"""
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from math import isfinite
+from statistics import median
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+
+from .config import ModelConfig, SampleConfig, TrainConfig
+from .data.batches import Batches
+from .data.endings import END
+from .data.vocab import Vocab
+from .model import CharLM
+from .params import Parameters
+from .random import Purpose, uniform
+from .sample import draw, generate_ids
+from .stepper import Stepper
+from .train import Training
+
+STEPS, RATE = 4, 0.002  # training steps of each case, and their learning rate
+BLOCK, ROUNDS = 8, 5  # steps between two looks at the clock, after as many that warm up; and how often
+WRITTEN = 64         # symbols of each text
+STRAY = 0.002        # of the symbols drawn may lie on an edge of top-k or top-p, which rounding moves
+
+
+class Tolerance(NamedTuple):
+    """How far a path may be from the reference: four to ten times what the roundings of its class alone may do.
+
+    That was measured in NumPy, every product's operands rounded as in the class, over twelve shapes (H 64 to 384, L 1
+    to 3, T 1 to 256, N 1 to 50, both optimisers); float32 against float64: loss 1.6e-7, norm 3.4e-6, moments 5.4e-5,
+    update 1.4e-4, state 1.4e-5; tf32 1e-5, 1.5e-4, .014, .06, .011; bf16 1.2e-4, 2e-3, .13, .16, .05. A row that is
+    another's or is not written is about 1 off.
+    """
+    loss: float     # of a step, relative
+    norm: float     # of a step's gradient, relative
+    moments: float  # m and v of the optimiser, by `distance`
+    update: float   # what a parameter has become less what it was, the same
+    state: float    # h and c at the end, the same, by unit and by sequence
+    coin: float     # by how much a symbol's random number may be beside its place
+
+
+TOLERANCES = {"float64": Tolerance(1e-9, 1e-8, 1e-7, 1e-5, 1e-8, 1e-9),
+              "float32": Tolerance(1e-5, 5e-5, 3e-4, 2e-3, 1e-4, 1e-5),
+              "tf32": Tolerance(1e-4, 1e-3, 0.06, 0.25, 0.04, 5e-3),
+              "bf16": Tolerance(1e-3, 1e-2, 0.4, 0.5, 0.2, 3e-2)}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a path is wanted for: training windows (T, N) by an optimiser, or, without one, writing N texts."""
+    path: str
+    precision: str
+    device: str
+    vocab: int
+    embed: int
+    hidden: int
+    layers: int
+    columns: int
+    seq: int = 1
+    optimizer: str | None = None
+
+
+class Case(NamedTuple):
+    """A kind of training."""
+    name: str
+    documents: bool = False
+    dropout: float = 0.0
+    weight_drop: float = 0.0
+    variational: bool = False
+    clip: float = 0.0
+
+
+CASES = (Case("training"), Case("training with dropout", dropout=0.3, weight_drop=0.2, clip=0.1),
+         Case("training on documents", True, dropout=0.2, variational=True, clip=0.1))
+SAMPLING = SampleConfig(), SampleConfig(0.0), SampleConfig(1.0, top_k=5), SampleConfig(1.0, top_p=0.9)
+
+
+class Record(NamedTuple):
+    """What a few steps left: losses and gradient norms (STEPS,), flat buffers (P,) by name, the state h and c."""
+    losses: list[float]
+    norms: list[float]
+    buffers: dict[str, np.ndarray]
+    state: list[np.ndarray]
+
+
+def sizes(task: Task) -> ModelConfig:
+    return ModelConfig(task.vocab, task.embed, task.hidden, task.layers)
+
+
+def build(task: Task, path: str, precision: str, documents: bool = False) -> CharLM:
+    """A model for the task whose parameters are all random, biases too; the same numbers on every path."""
+    points = range(256, 256 + task.vocab)
+    vocab = Vocab.from_code_points([ord(END), *points[1:]], documents="lines") if documents else \
+        Vocab.from_code_points(points)
+    model = CharLM(sizes(task), vocab, task.device, precision)
+    noise = np.random.default_rng(1).standard_normal(model.params.flat.size).astype(model.dtype)
+    model.params.flat += model.kernel.to_device(0.5 * task.hidden ** -0.5 * noise)
+    model.path = path
+    return model
+
+
+def train(model: CharLM, task: Task, case: Case, steps: int = STEPS) -> Training:
+    """Training on random symbols, an epoch of two whole windows and a shorter one; every twentieth is an END."""
+    rng, stream = np.random.default_rng(2), 2 * task.seq + max(1, task.seq // 8)
+    ids = rng.integers(0, task.vocab, task.columns * stream + 1)
+    if case.documents:
+        ids[rng.random(len(ids)) < 0.05] = model.vocab.end
+    config = TrainConfig(task.seq, task.columns, task.optimizer, lr=RATE, warmup=0.0, clip=case.clip, steps=steps,
+                         dropout=case.dropout, weight_drop=case.weight_drop, variational=case.variational)
+    return Training(model, Batches(ids, task.columns, task.seq), config)
+
+
+def record(model: CharLM, task: Task, case: Case) -> Record:
+    """What STEPS steps of the case leave."""
+    host = model.kernel.to_host
+    before, training = np.array(host(model.params.flat)), train(model, task, case)
+    steps = list(training)
+    buffers = {name: np.array(host(moment)) for name, moment in training.optimizer.moments.items()}
+    return Record([p.loss for p in steps], [p.grad_norm for p in steps],
+                  buffers | {"update": host(model.params.flat) - before}, [np.array(host(a)) for a in training.state])
+
+
+def errors(found: Record, wanted: Record, shape: ModelConfig) -> Iterator[tuple[str, str, float]]:
+    """(field of Tolerance, where, error) of all that two records hold."""
+    for field, what, mine, right in (("loss", "loss", found.losses, wanted.losses),
+                                     ("norm", "gradient norm", found.norms, wanted.norms)):
+        for step, (a, b) in enumerate(zip(mine, right, strict=True), 1):
+            yield field, f"the {what} of step {step}", abs(a - b) / abs(b)
+    for name, flat in wanted.buffers.items():
+        mine = Parameters(shape, found.buffers[name])
+        for parameter, right in Parameters(shape, flat).items():
+            if name == "update":
+                yield "update", f"the update of {parameter}", distance(mine[parameter].reshape(1, -1), right.reshape(1, -1))
+            else:
+                yield "moments", f"{name} of {parameter}", distance(mine[parameter], right)
+    for name, a, b in zip("hc", found.state, wanted.state, strict=True):
+        rows = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
+        yield "state", f"a unit's {name}", distance(*rows)
+        yield "state", f"a sequence's {name}", distance(rows[0].T, rows[1].T)
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest ||a - b|| of a row, over ||b|| there or, where that is larger, the root mean square of all rows'."""
+    a, b = (x.astype(np.float64).reshape(len(x), -1) for x in (a, b))
+    sizes = np.linalg.norm(b, axis=1)
+    apart, usual = np.linalg.norm(a - b, axis=1), np.sqrt((sizes ** 2).mean())
+    return float((apart / np.maximum(sizes, usual)).max()) if usual else float("inf" if apart.any() else 0)
+
+
+def mismatch(found: Record, wanted: Record, task: Task) -> str | None:
+    """Where two records are farther apart than the task's precision explains, in words; None where they agree."""
+    for field, where, error in errors(found, wanted, sizes(task)):
+        most = getattr(TOLERANCES[task.precision], field)
+        if not error <= most:
+            return f"{where} is {error:.2g} off, {most:g} at most is rounding"
+    return None
+
+
+def misspelt(model: CharLM, task: Task, config: SampleConfig) -> str | None:
+    """What is wrong with what the model's path writes, in words: each symbol is to be the eager sampler's, by draw."""
+    k, slack = model.kernel, TOLERANCES[task.precision].coin
+    prompt, columns = np.arange(5) % task.vocab, np.arange(task.columns)[:, None]
+    written = np.stack(list(islice(generate_ids(model, prompt, config, task.columns), WRITTEN)))
+    coins = uniform(config.seed, Purpose.COIN, WRITTEN, step=columns).T
+    stepper, stray = Stepper(model.params), 0
+    for symbol in prompt:
+        stepper.step(np.array([symbol], np.intp))
+    stepper = stepper.repeat(task.columns)
+    for ids, coin in zip(written, coins, strict=True):
+        logits = k.to_host(stepper.logits)
+        near = [draw(logits, config, np.clip(coin + by, 0, 1 - 1e-16)) for by in (0, -slack, slack)]
+        stray += int((ids != near).all(axis=0).sum()) if config.temperature else \
+            int((np.take_along_axis(logits, ids[None], 0)[0] < logits.max(axis=0) - 10 * slack).sum())
+        stepper.step(ids)
+    if stray > STRAY * written.size:
+        return f"{stray} of {written.size} symbols written are not those that eager writes"
+    return None
