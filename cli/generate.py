@@ -10,8 +10,10 @@ import click
 from rnncore.config import SampleConfig
 
 from . import options
+from .progress import tell
 
-FLUSH = 0.05  # seconds between flushes of what was written
+FLUSH = 0.05     # seconds between flushes of what was written
+TRIAL = 20_000   # characters of a text that make up for a trial of a GPU's path
 
 
 @click.command(cls=options.Command)
@@ -39,8 +41,9 @@ FLUSH = 0.05  # seconds between flushes of what was written
                 **options.default_of(SampleConfig, "seed")}))
 @options.ON_UNKNOWN
 @options.DEVICE
+@options.CUDA_PATH
 def command(run, prime, prime_file, length, stop, count, out, temperature, top_k, top_p, greedy, seed, on_unknown,
-            device):
+            device, cuda_path):
     """Write text with a trained model.
 
     RUN is a run folder, a model file or a pretrained model (shakespeare, hugo, numpy); by default the newest run.
@@ -53,6 +56,8 @@ def command(run, prime, prime_file, length, stop, count, out, temperature, top_k
     from rnncore.sample import samples, symbols
 
     _, model = options.open_model(run, device)
+    for line in options.take_path(cuda_path, model, device, length >= TRIAL, columns=count):
+        tell(line)
     binary = model.vocab.level == "byte"
     prime = read_prime(prime_file, binary) if prime_file else os.fsencode(prime) if binary else prime
     shown = model.vocab.spelled(prime)  # as the model reads it

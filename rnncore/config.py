@@ -77,7 +77,7 @@ class TrainConfig:
 
 
 OPTIMIZERS = "adam", "muon"
-PRECISIONS = {"float64": "float64", "float32": "float32", "tf32": "float32", "bf16": "float32"}  # and what it is kept in
+PRECISIONS = {"float64": "float64", "float32": "float32", "tf32": "float32", "bf16": "float32"}  # -> dtype of arrays
 ON_GPUS = "tf32", "bf16"  # that only GPUs have
 PATHS = "eager", "graph", "wavefront", "persistent"  # of a GPU; each falls back on the one before
 

@@ -143,6 +143,8 @@ def run(task: Task) -> tuple[str | None, float | None, float | None]:
         try:
             for message in _messages(process.stdout):
                 stage, found = message.get("stage", stage), message
+                if "stage" not in message:
+                    break
             process.wait(END)
         except (queue.Empty, subprocess.TimeoutExpired):
             return f"{stage}: no sign of life for {SILENCE:g} s", None, None

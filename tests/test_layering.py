@@ -28,8 +28,9 @@ LEVELS = [  # of the modules in rnncore/: each imports only from levels above it
     {"model"},
     {"optim", "sample", "checkpoint", "gradcheck", "evaluate", "dynamic", "plan", "extend", "recovery"},
     {"train", "speed"},
-    {"runs"},
-    {"verify"},
+    {"runs", "trial"},
+    {"verify", "evidence"},
+    {"trust"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 NEVER = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}
