@@ -151,7 +151,9 @@ def errors(found: Record, wanted: Record, shape: ModelConfig) -> Iterator[tuple[
             if name == "update":
                 yield "update", f"the update of {parameter}", distance(mine[parameter][None], right[None])
             else:
-                yield "moments", f"{name} of {parameter}", distance(mine[parameter], right)
+                gates = 4 if parameter.startswith("lstm.") else 1
+                blocks = zip(np.split(mine[parameter], gates), np.split(right, gates), strict=True)
+                yield "moments", f"{name} of {parameter}", max(distance(a, b) for a, b in blocks)
     for name, a, b in zip("hc", found.state, wanted.state, strict=True):
         rows = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
         yield "state", f"a unit's {name}", distance(*rows)
