@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from . import native
+from . import native, paths
 
 name = "cpu"
 xp = np
@@ -22,6 +22,21 @@ BLOCK = 1 << 16  # numbers that a pass of several operations takes at a time: sm
 def recurrence(dtype: np.dtype) -> native.Recurrence | None:
     """The loops of rnncore/lstm.py and stepper.py compiled for arrays of dtype, or None where NumPy does the work."""
     return native.recurrence(dtype)
+
+
+def path(name: str, precision: str, config=None) -> paths.Path:
+    """The path of that name: eager alone. Raises ValueError for what is a GPU's."""
+    reason = why_not(name, precision)
+    if reason:
+        raise ValueError(reason)
+    return paths.Path()
+
+
+def why_not(name: str, precision: str, config=None, n: int = 1) -> str | None:
+    """None where this path can be taken in this precision, else the cause and the cure in one line."""
+    if precision in ("tf32", "bf16"):
+        return f"{precision} is a precision of GPUs: take float32"
+    return None if name == "eager" else f"{name} is a path of GPUs: the processor knows eager alone"
 
 
 def cores() -> int:
@@ -71,6 +86,19 @@ def _threadpools() -> ThreadpoolController:
 
 def synchronize() -> None:
     """Nothing to wait for: NumPy has done its work when it returns."""
+
+
+def product(a, b, out, add=False) -> None:
+    """out = a @ b, or with add out += a @ b; also of stacks (B, R, M) @ (B, M, C)."""
+    if add:
+        out += a @ b
+    else:
+        np.matmul(a, b, out=out)
+
+
+def row_sums(a, out) -> None:
+    """out (R,) = the sum of each row of a (R, M): the same bits wherever the rows lie, unlike a product with ones."""
+    a.sum(axis=1, out=out)
 
 
 def products(w, x, out) -> None:
@@ -176,10 +204,15 @@ def gather(table, ids, out) -> None:
     np.take(table, ids, axis=1, out=out, mode="clip")  # "raise" would buffer the output
 
 
-def scatter_add(table, ids, columns) -> None:
+def scatter_room(symbols: int, positions: int, dtype) -> None:
+    """None: `scatter_add` needs no room here."""
+    return None
+
+
+def scatter_add(table, ids, columns, room=None) -> None:
     """table[:, ids[t, n]] += columns[:, t N + n]: table (R, V), ids (T, N), columns (R, T N); always in one order.
 
-    For few symbols a product with a one-hot matrix is the faster way, for many the sums over columns sorted by id.
+    room: of `scatter_room(V, T N, dtype)`, overwritten. For few symbols a product with a one-hot matrix is the faster way, for many the sums over columns sorted by id.
     """
     flat, symbols = ids.reshape(-1), table.shape[1]
     if symbols <= 128:
@@ -192,13 +225,12 @@ def scatter_add(table, ids, columns) -> None:
     table[:, found] += np.add.reduceat(columns[:, order], first, axis=1)
 
 
-def adam(param, grad, m, v, rate, beta1, beta2, eps, step, scale) -> None:
-    """One step of Adam (Kingma & Ba 2015, algorithm 1) on flat buffers (P,), in place; step counts from 1.
+def adam(param, grad, m, v, size, correction, beta1, beta2, eps, scale) -> None:
+    """One step of Adam (Kingma & Ba 2015, algorithm 1) on flat buffers (P,), in place.
 
-    The gradient is `scale * grad`; param, m (first moment) and v (second moment) are updated.
+    The gradient is `scale * grad`; param, m (first moment) and v (second moment) are updated. At step t from 1
+    size = rate / (1 - beta1^t), correction = 1 / sqrt(1 - beta2^t).
     """
-    size = rate / (1 - beta1 ** step)
-    correction = (1 - beta2 ** step) ** -0.5
     work = np.empty((2, min(BLOCK, len(param))), param.dtype)
     for start in range(0, len(param), BLOCK):
         block = slice(start, start + BLOCK)
@@ -218,6 +250,22 @@ def adam(param, grad, m, v, rate, beta1, beta2, eps, step, scale) -> None:
         np.divide(m_, a, out=a)
         a *= size
         p -= a
+
+
+def muon_momentum(momentum, grad, scale, mu, block) -> None:
+    """momentum = mu momentum + (1 - mu) scale grad, in place; block = mu momentum + (1 - mu) scale grad, a look ahead."""
+    gradient = grad * scale
+    gradient *= 1 - mu
+    momentum *= mu
+    momentum += gradient
+    np.multiply(momentum, mu, out=block)
+    block += gradient
+
+
+def muon_apply(weight, change, rate, side, decay, scale) -> None:
+    """weight = (1 - rate decay) weight - rate side change, in place, whatever the gradient's scale."""
+    weight *= 1 - rate * decay
+    weight -= side * rate * change
 
 
 PHILOX_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)

@@ -10,6 +10,8 @@ import cupy
 import numpy as np
 from cupy import ElementwiseKernel
 
+from . import paths
+
 name = "cuda"
 xp = cupy
 
@@ -36,6 +38,23 @@ __device__ inline void philox4x32(unsigned x[4], unsigned k0, unsigned k1) {
 def recurrence(dtype) -> None:
     """None: a GPU runs the loops of rnncore/lstm.py and stepper.py, a kernel a step."""
     return None
+
+
+def path(name: str, precision: str, config=None):
+    """The path of that name for a model of these sizes; arguments as in cpu.py."""
+    if (name, precision) in (("eager", "float32"), ("eager", "float64")):
+        return paths.Path()
+    from . import fast  # which builds on this module
+    reason = why_not(name, precision, config)
+    if reason:
+        raise ValueError(reason)
+    return fast.FastPath(name, precision)
+
+
+def why_not(name: str, precision: str, config=None, n: int = 1) -> str | None:
+    """None where a model of these sizes can take the path on the current card; arguments as in cpu.py."""
+    from . import fast
+    return fast.why_not(name, precision, config, n)
 
 
 def cores() -> int:
@@ -74,6 +93,24 @@ def single_threaded() -> contextlib.nullcontext:
 def synchronize() -> None:
     """Wait until the card has done what the current stream holds."""
     cupy.cuda.get_current_stream().synchronize()
+
+
+def product(a, b, out, add=False) -> None:
+    """out = a @ b, or with add out += a @ b; arguments as in cpu.py."""
+    if paths.products():
+        paths.products().product(a, b, out, add)
+    elif add:
+        out += a @ b
+    else:
+        xp.matmul(a, b, out=out)
+
+
+def row_sums(a, out) -> None:
+    """out (R,) = the sum of each row of a (R, M); arguments as in cpu.py."""
+    if paths.products():
+        paths.products().row_sums(a, out)
+    else:
+        a.sum(axis=1, out=out)
 
 
 def products(w, x, out) -> None:
@@ -164,37 +201,74 @@ def gather(table, ids, out) -> None:
     GATHER(table, ids, table.shape[1], ids.size, out)
 
 
-SCATTER_ADD = ElementwiseKernel(
-    "raw T columns, raw int64 order, raw int64 first, int64 symbols, int64 positions", "T table", """
-    const ptrdiff_t row = i / symbols, symbol = i % symbols;  // table is (R, V): one thread sums all of one symbol's
-    T total = 0;
-    for (ptrdiff_t k = first[symbol]; k < first[symbol + 1]; k++) total += columns[row * positions + order[k]];
-    table += total;
-    """, "scatter_add_kernel")
+ROOM = 1 << 24  # numbers in a one-hot matrix
+ONE_HOT = ElementwiseKernel(
+    "raw int64 ids, int64 first, int64 positions", "T onehot", """
+    onehot = ids[first + i % positions] == i / positions;  // onehot is (V, positions)
+    """, "one_hot_kernel")
 
 
-def scatter_add(table, ids, columns) -> None:
-    """table[:, ids[t, n]] += columns[:, t N + n], without atomics: always in one order; arguments as in cpu.py."""
-    flat, symbols = ids.reshape(-1), table.shape[1]
-    order = xp.argsort(flat)
-    first = xp.searchsorted(flat[order], xp.arange(symbols + 1))
-    SCATTER_ADD(columns, order, first, symbols, flat.size, table)
+def scatter_room(symbols: int, positions: int, dtype):
+    """Room for `scatter_add`: a one-hot matrix of as many positions as are taken at a time."""
+    return xp.empty((symbols, max(1, min(positions, ROOM // symbols))), dtype)
+
+
+def scatter_add(table, ids, columns, room=None) -> None:
+    """table[:, ids[t, n]] += columns[:, t N + n]; arguments as in cpu.py.
+
+    Products with one-hot matrices, so without atomics: always in one order.
+    """
+    room = scatter_room(table.shape[1], ids.size, table.dtype) if room is None else room
+    for first in range(0, ids.size, room.shape[1]):
+        onehot = room[:, :ids.size - first]
+        ONE_HOT(ids, first, onehot.shape[1], onehot)
+        product(columns[:, first:first + onehot.shape[1]], onehot.T, table, add=True)
 
 
 ADAM = ElementwiseKernel(
-    "T grad, float64 scale, float64 size, float64 beta1, float64 beta2, float64 eps, float64 correction",
+    "T grad, float64 size, float64 correction, float64 beta1, float64 beta2, float64 eps, float64 scale",
     "T param, T m, T v", """
-    const T g = grad * (T)scale;
-    m = m * (T)beta1 + g * (T)(1 - beta1);
-    v = v * (T)beta2 + g * g * (T)(1 - beta2);
-    param -= m / (sqrt(v) * (T)correction + (T)eps) * (T)size;
+    if (scale == scale) {  // where it is NaN nothing is done
+        const T g = grad * (T)scale;
+        m = m * (T)beta1 + g * (T)(1 - beta1);
+        v = v * (T)beta2 + g * g * (T)(1 - beta2);
+        param -= m / (sqrt(v) * (T)correction + (T)eps) * (T)size;
+    }
     """, "adam_kernel")
 
 
-def adam(param, grad, m, v, rate, beta1, beta2, eps, step, scale) -> None:
-    """One step of Adam on flat buffers; arguments as in cpu.py."""
-    size, correction = rate / (1 - beta1 ** step), (1 - beta2 ** step) ** -0.5
-    ADAM(grad, scale, size, beta1, beta2, eps, correction, param, m, v)
+def adam(param, grad, m, v, size, correction, beta1, beta2, eps, scale) -> None:
+    """One step of Adam on flat buffers; arguments as in cpu.py. A scale of NaN: no step.
+
+    size, correction and scale are numbers, or arrays () of float64 on the device.
+    """
+    ADAM(grad, size, correction, beta1, beta2, eps, scale, param, m, v)
+
+
+MUON_MOMENTUM = ElementwiseKernel(
+    "T grad, float64 scale, float64 mu", "T momentum, T block", """
+    if (scale == scale) {
+        const T g = grad * (T)scale * (T)(1 - mu);
+        momentum = momentum * (T)mu + g;
+        block = momentum * (T)mu + g;
+    }
+    """, "muon_momentum_kernel")
+
+
+def muon_momentum(momentum, grad, scale, mu, block) -> None:
+    """Momentum and a look ahead; arguments as in cpu.py, scale as in `adam`."""
+    MUON_MOMENTUM(grad, scale, mu, momentum, block)
+
+
+MUON_APPLY = ElementwiseKernel(
+    "T change, float64 rate, float64 side, float64 decay, float64 scale", "T weight", """
+    if (scale == scale) weight = weight * (T)(1 - rate * decay) - (T)(side * rate) * change;
+    """, "muon_apply_kernel")
+
+
+def muon_apply(weight, change, rate, side, decay, scale) -> None:
+    """The step; arguments as in cpu.py, rate and scale as in `adam`."""
+    MUON_APPLY(change, rate, side, decay, scale, weight)
 
 
 PHILOX_KERNEL = ElementwiseKernel(
@@ -223,6 +297,9 @@ DROPOUT_MASK = ElementwiseKernel(
 
 
 def dropout_mask(out, rate, counter, key, first, columns) -> None:
-    """Fill out (H, T, N) with 0 at probability `rate`, else 1 / (1 - rate); arguments as in cpu.py."""
-    threshold, *words = map(np.uint32, (round(rate * 65536), *counter, *key))
-    DROPOUT_MASK(threshold, 1 / (1 - rate), *words, first, columns, *out.shape, out)
+    """Fill out (H, T, N) with 0 at probability `rate`, else 1 / (1 - rate); arguments as in cpu.py.
+
+    The counter's words may lie on the device: arrays () of uint32.
+    """
+    words = [word if isinstance(word, xp.ndarray) else np.uint32(word) for word in (*counter, *key)]
+    DROPOUT_MASK(np.uint32(round(rate * 65536)), 1 / (1 - rate), *words, first, columns, *out.shape, out)

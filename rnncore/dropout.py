@@ -5,17 +5,20 @@ Of units: what a layer hands on, at every step anew (Srivastava et al. 2014) or 
 sequences (weight-drop; Merity et al. 2018). A dropped entry is zero, the others are scaled by 1 / (1 - rate).
 """
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import kernels
 from .random import Purpose, counter, key
 
 
 class Dropout(NamedTuple):
-    """The rates, of units and of the entries of W_hh, and what makes this step's masks its own."""
+    """The rates, of units and of the entries of W_hh, and what makes this step's masks its own.
+
+    step: a number, or its two words as random.counter takes them.
+    """
     rate: float
     seed: int
-    step: int
+    step: Any
     variational: bool = False
     weight_rate: float = 0.0
 

@@ -6,7 +6,32 @@
 Where V is well below T N, the product with every row of the embedding is made once and its columns are gathered by
 id; backward adds dz into the columns of that small table. Otherwise x is made and the layer projects it.
 """
+from typing import NamedTuple
+
 from . import kernels, lstm
+from .lstm import Array
+
+
+class Room(NamedTuple):
+    """Arrays for a pass over at most (T, N) symbols of a batch of so many positions, made once."""
+    x: Array       # (E, T, N)
+    table: Array   # (4H, V): the table and then its gradient; None where the batch is too small to fold
+    onehot: Array  # what kernels.scatter_add works in
+
+
+class Share(NamedTuple):
+    """What the backward of one share of a batch goes by: ids (T, N) and dz (4H, T N)."""
+    ids: Array
+    dz: Array
+    room: Room
+
+
+def room(config, steps: int, n: int, positions: int, kernel, dtype, training: bool) -> Room:
+    """For (T, N) symbols out of a batch of `positions`."""
+    table = kernel.xp.empty((4 * config.hidden, config.vocab_size), dtype) \
+        if folded(config.vocab_size, positions) else None
+    return Room(kernel.xp.empty((config.embed, steps, n), dtype), table,
+                kernel.scatter_room(config.vocab_size, steps * n, dtype) if training else None)
 
 
 def folded(symbols: int, positions: int) -> bool:
@@ -14,38 +39,42 @@ def folded(symbols: int, positions: int) -> bool:
     return 2 * symbols <= positions
 
 
-def table(embedding, w: lstm.Weights):
-    """The first layer's input share for every symbol: (4H, V)."""
-    product = w.w_ih @ embedding.T
-    product += w.bias[:, None]
-    return product
+def table(embedding, w: lstm.Weights, out):
+    """Write the first layer's input share for every symbol: out (4H, V), which is returned."""
+    kernels.of(out).product(w.w_ih, embedding.T, out)
+    out += w.bias[:, None]
+    return out
 
 
-def forward(embedding, w: lstm.Weights, ids, fold: bool, gates, x):
-    """The first layer's input: x (E, T, N), written; to fold, None, and gates (4H, T, N) holds the input's share."""
+def forward(embedding, w: lstm.Weights, ids, fold: bool, gates, room: Room):
+    """The first layer's input: x (E, T, N); to fold, None, and gates (4H, T, N) holds the input's share."""
+    k = kernels.of(gates)
     if fold:
-        kernels.of(gates).gather(table(embedding, w), ids, gates)
+        k.gather(table(embedding, w, room.table), ids, gates)
         return None
-    x[...] = embedding[ids].transpose(2, 0, 1)
+    x = room.x[:, :len(ids)]
+    k.gather(embedding.T, ids, x)
     return x
 
 
-def scatter_rows(embedding, dtable, grads: lstm.Weights, rows: slice, shares) -> None:
-    """Rows of the table's gradient, dtable (4H, V), of dW_ih and of db; shares: ids (T, N) and dz (4H, T N) of each."""
+def scatter_rows(embedding, dtable, grads: lstm.Weights, rows: slice, shares: list[Share]) -> None:
+    """Rows of the table's gradient, dtable (4H, V), of dW_ih and of db, from all shares of the batch."""
     k = kernels.of(dtable)
     dtable[rows] = 0
-    for ids, dz in shares:
-        k.scatter_add(dtable[rows], ids, dz[rows])
-    k.xp.matmul(dtable[rows], embedding, out=grads.w_ih[rows])
-    dtable[rows].sum(axis=1, out=grads.bias[rows])
+    for ids, dz, room in shares:
+        k.scatter_add(dtable[rows], ids, dz[rows], room.onehot)
+    k.product(dtable[rows], embedding, grads.w_ih[rows])
+    k.row_sums(dtable[rows], grads.bias[rows])
 
 
-def backward(dembedding, w: lstm.Weights, dtable, shares) -> None:
-    """Write dembedding (V, E), from dtable where that is given, else from the shares."""
+def backward(dembedding, w: lstm.Weights, dtable, shares: list[Share]) -> None:
+    """Write dembedding (V, E), from dtable where that is given, else from the shares, whose x is used up."""
     k = kernels.of(dembedding)
     if dtable is not None:
-        k.xp.matmul(dtable.T, w.w_ih, out=dembedding)
+        k.product(dtable.T, w.w_ih, dembedding)
         return
     dembedding[...] = 0
-    for ids, dz in shares:
-        k.scatter_add(dembedding.T, ids, k.xp.matmul(w.w_ih.T, dz))
+    for ids, dz, room in shares:
+        dx = room.x[:, :len(ids)]
+        k.product(w.w_ih.T, dz, lstm.columns(dx))
+        k.scatter_add(dembedding.T, ids, lstm.columns(dx), room.onehot)

@@ -9,13 +9,13 @@ from .lstm import columns
 
 def forward(weight, bias, y, logits) -> None:
     """Write logits (V, T, N)."""
-    kernels.of(y).xp.matmul(weight, columns(y), out=columns(logits))
+    kernels.of(y).product(weight, columns(y), columns(logits))
     logits += bias[:, None, None]
 
 
 def backward(weight, dlogits, dy) -> None:
     """Write dy (H, T, N) from dlogits (V, T, N)."""
-    kernels.of(dy).xp.matmul(weight.T, columns(dlogits), out=columns(dy))
+    kernels.of(dy).product(weight.T, columns(dlogits), columns(dy))
 
 
 def sums(dweight, dbias, y, dlogits) -> list[tuple]:

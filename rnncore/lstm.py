@@ -13,7 +13,8 @@ to z, made before the loop by `project` here or by embedding.py for the first la
 that is a gradient. keep (T, N) is 0 where a new document begins, so that nothing flows in from the step before; None
 keeps everything.
 
-The time loops stand here, for every device; where the kernel module has them compiled (`recurrence`), those run.
+The time loops stand here, for every device; where the kernel module has them compiled (`recurrence`), or the path that
+the model takes on a card has its own (`Scratch.loops`), those run.
 """
 from typing import Any, NamedTuple
 
@@ -57,6 +58,7 @@ class Scratch(NamedTuple):
     c: Array          # (T+1, H, N)
     through: Array    # (T, H, N)
     carry: Array      # (T, H, N)
+    loops: Any = None  # what runs the time loops instead of those below (kernels/paths.py), or None
 
 
 def layer(params, k: int) -> Weights:
@@ -71,7 +73,7 @@ def columns(a):
 
 def project(w: Weights, x, gates) -> None:
     """The input's share of every step at once: gates[t] = W_ih x[t] + b; x (E, T, N), gates (4H, T, N)."""
-    kernels.of(x).xp.matmul(w.w_ih, columns(x), out=columns(gates))
+    kernels.of(x).product(w.w_ih, columns(x), columns(gates))
     gates += w.bias[:, None, None]
 
 
@@ -86,7 +88,10 @@ def forward(w: Weights, x, cache: Cache, keep, scratch: Scratch):
     else:
         if x is not None:
             project(w, x, cache.gates)
-        loop_forward(w.w_hh, *cache, keep, scratch)
+        if scratch.loops:
+            scratch.loops.forward(w.w_hh, *cache, keep)
+        else:
+            loop_forward(w.w_hh, *cache, keep, scratch)
     return cache.h[:, 1:]
 
 
@@ -101,7 +106,7 @@ def loop_forward(w_hh, gates, h, c, keep, scratch: Scratch) -> None:
     for t in range(steps):
         keep_t = None if keep is None else keep[t]
         h_prev = hs[t] if keep is None else k.xp.multiply(hs[t], keep_t, out=scratch.state)
-        k.xp.matmul(w_hh, h_prev, out=scratch.recurrent)
+        k.product(w_hh, h_prev, scratch.recurrent)
         k.gates_forward(z[t], scratch.recurrent, cs[t], keep_t, cs[t + 1], hs[t + 1])
     for inside, out in ((z, gates), (hs[1:], h[:, 1:]), (cs[1:], c[:, 1:])):
         out[...] = inside.swapaxes(0, 1)
@@ -120,9 +125,12 @@ def backward(w: Weights, cache: Cache, dy, dstate, keep, scratch: Scratch, dx=No
     if compiled:
         compiled.backward(w, gates, c, keep, dy, dh, dc, dx)
     else:
-        loop_backward(w.w_hh, gates, c, keep, dy, dh, dc, scratch)
+        if scratch.loops:
+            scratch.loops.backward(w.w_hh, gates, c, keep, dy, dh, dc)
+        else:
+            loop_backward(w.w_hh, gates, c, keep, dy, dh, dc, scratch)
         if dx is not None:
-            kernels.of(gates).xp.matmul(w.w_ih.T, columns(gates), out=columns(dx))
+            kernels.of(gates).product(w.w_ih.T, columns(gates), columns(dx))
     return dh, dc
 
 
@@ -139,18 +147,19 @@ def loop_backward(w_hh, gates, c, keep, dy, dh, dc, scratch: Scratch) -> None:
     for t in reversed(range(steps)):
         dh += above[t]
         k.gates_backward(z[t], through[t], carry[t], dh, dc)
-        k.xp.matmul(w_hh.T, z[t], out=dh)
+        k.product(w_hh.T, z[t], dh)
         if keep is not None:
             dh *= keep[t]
     gates[...] = z.swapaxes(0, 1)
 
 
-def sums(grads: Weights, x, cache: Cache, keep) -> list[tuple]:
+def sums(grads: Weights, x, cache: Cache, h_prev) -> list[tuple]:
     """The gradients that are sums over time and sequences, as (gradient, a, b): a b^T, or where b is None the sum of a.
 
-    cache.gates is dL/dz; x (E, T, N): what the layer ran on; None where embedding.py sees to dW_ih and db.
+    cache.gates is dL/dz; h_prev (H, T, N): the states that W_hh saw; x (E, T, N): what the layer ran on; None where
+    embedding.py sees to dW_ih and db.
     """
-    dz, h_prev = columns(cache.gates), cache.h[:, :-1] if keep is None else cache.h[:, :-1] * keep
+    dz = columns(cache.gates)
     found = [(grads.w_hh, dz, columns(h_prev))]
     if x is not None:
         found += [(grads.w_ih, dz, columns(x)), (grads.bias, dz, None)]

@@ -10,6 +10,7 @@ import numpy as np
 from . import kernels, params, stack
 from .config import ModelConfig
 from .dropout import Dropout, WeightDrop
+from .kernels import paths
 from .lstm import State
 from .stack import Workspace
 
@@ -18,21 +19,22 @@ class CharLM:
     """A character-level LSTM language model: embedding, L LSTM layers, linear head over V symbols.
 
     config: the sizes, config.vocab_size = len(vocab); vocab: a data.vocab.Vocab; device: auto, cpu, cuda or cuda:K;
-    dtype: float32 or float64; seed: of the initial parameters, None for zeros. threads (an attribute, 1 at first)
-    share the columns of `loss_and_grads`, and many samples, on a CPU. Raises ValueError for sizes that do not fit,
-    kernels.DeviceError for a device that does not work. cuda:K makes card K the calling thread's; a model works on the
-    current card.
+    dtype: float32 or float64; on a GPU also tf32 or bf16, which keep float32 and make products of less; seed: of the
+    initial parameters, None for zeros. threads (an attribute, 1 at first) share the columns of `loss_and_grads`, and
+    many samples, on a CPU. Raises ValueError for sizes that do not fit, kernels.DeviceError for a device that does not
+    work. cuda:K makes card K the calling thread's; a model works on the current card, by the `path` that it is given
+    (kernels/paths.py), eager at first.
     """
 
     def __init__(self, config: ModelConfig, vocab, device: str = "auto", dtype: str = "float32",
                  seed: int | None = 0):
         if len(vocab) != config.vocab_size:
             raise ValueError(f"the vocabulary has {len(vocab)} symbols, the model {config.vocab_size}")
-        if np.dtype(dtype) not in (np.float32, np.float64):
-            raise ValueError(f"dtype must be float32 or float64, not {dtype}")
+        self.precision, stored = str(dtype), np.dtype(paths.storage(str(dtype)))
         self.config, self.vocab = config, vocab
         self.kernel = kernels.load(device)
-        self.params = params.initial(config, self.kernel, np.dtype(dtype), seed)
+        self._path = self.kernel.path("eager", self.precision)
+        self.params = params.initial(config, self.kernel, stored, seed)
         self.threads = 1
         self._shares: list[Workspace] = []
         self._grads: params.Parameters | None = None
@@ -43,6 +45,29 @@ class CharLM:
     @property
     def dtype(self) -> np.dtype:
         return self.params.flat.dtype
+
+    @property
+    def path(self) -> str:
+        """How the work is done: eager, or on a GPU also graph, wavefront or persistent.
+
+        Raises ValueError, when it is set, for one that is not for this device, these sizes or this precision.
+        """
+        return self._path.name
+
+    @path.setter
+    def path(self, name: str) -> None:
+        if name != self.path:
+            self._path = self.kernel.path(name, self.precision, self.config)
+            self._shares, self._single = [], None
+
+    @property
+    def device_path(self) -> paths.Path:
+        """The path itself."""
+        return self._path
+
+    def computing(self):
+        """A context in which products on this thread are made as path and precision say."""
+        return self._path.computing()
 
     def loss_and_grads(self, x, y, state: State | None = None, *, keep=None, dropout: Dropout | None = None):
         """Forward, loss and back-propagation through T steps: (loss, grads, state).
@@ -59,7 +84,7 @@ class CharLM:
         if self._grads is None:
             self._grads = self.params.like()
         end = State(*self.kernel.xp.empty((2, self.config.layers, self.config.hidden, n), self.dtype))
-        weights = self._weights(dropout)
+        weights = self.weights(dropout)
 
         def run(work: Workspace):
             mine = slice(work.offset, work.offset + work.n)
@@ -74,10 +99,10 @@ class CharLM:
                 end.h[k, :, mine], end.c[k, :, mine] = h, c
             return loss.sum(), share
 
-        losses, passes = zip(*self.each(run, shares), strict=True)
-        stack.gradients(weights, self._grads, passes, self.each)
-        if weights is not self.params:
-            self._weight_drop.backward(self._grads)
+        with self.computing():
+            losses, passes = zip(*self.each(run, shares), strict=True)
+            stack.gradients(weights, self._grads, passes, self.each)
+        self.mask_gradients(weights, self._grads)
         return float(sum(losses)) / (steps * n), self._grads, end
 
     def keep(self, ids):
@@ -92,7 +117,8 @@ class CharLM:
     def losses(self, x, y, state: State | None, work: Workspace):
         """Forward alone: (loss (T, N) in nats, state); both are views of the workspace, which holds at least (T, N)."""
         x, y = self.ids(x), self.ids(y)
-        logits = stack.forward(self.params, stack.Pass(x, work, self.keep(x)), state)
+        with self.computing():
+            logits = stack.forward(self.params, stack.Pass(x, work, self.keep(x)), state)
         loss = work.loss[:len(x)]
         self.kernel.softmax_cross_entropy(logits, y, loss)
         return loss, work.state(len(x))
@@ -138,9 +164,14 @@ class CharLM:
 
     def workspace(self, steps: int, n: int) -> Workspace:
         """Room for `losses` over (T, N)."""
-        return Workspace(self.params, steps, n, training=False)
+        return Workspace(self.params, steps, n, training=False, path=self._path)
 
-    def _weights(self, dropout: Dropout | None):
+    def mask_gradients(self, weights, grads) -> None:
+        """Turn the gradients at what `weights` gave into those at the parameters."""
+        if weights is not self.params:
+            self._weight_drop.backward(grads)
+
+    def weights(self, dropout: Dropout | None):
         """The parameters as this step sees them: every W_hh masked where there is weight-drop."""
         if dropout is None or not dropout.weight_rate:
             return self.params
@@ -167,7 +198,7 @@ class CharLM:
         held = self._shares
         if not held or len(held) != threads or held[0].columns != n or held[0].steps < steps:
             edges = [n * k // threads for k in range(threads + 1)]
-            self._shares = [Workspace(self.params, steps, b - a, offset=a, columns=n)
+            self._shares = [Workspace(self.params, steps, b - a, offset=a, columns=n, path=self._path)
                             for a, b in zip(edges, edges[1:], strict=False)]
             self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         return self._shares

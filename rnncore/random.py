@@ -25,9 +25,13 @@ def key(seed: int) -> tuple[int, int]:
     return seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
 
 
-def counter(purpose: Purpose, step: int = 0, layer: int = 0) -> tuple[int, int, int]:
-    """The last three words of the generator's counter; the first is the index."""
-    return step & 0xFFFFFFFF, step >> 32 & 0xFFFFFFFF, purpose << 16 | layer
+def counter(purpose: Purpose, step=0, layer: int = 0) -> tuple:
+    """The last three words of the generator's counter; the first is the index.
+
+    step: a number, or its low and high 32 bits, which may lie on a device.
+    """
+    low, high = step if isinstance(step, tuple) else (step & 0xFFFFFFFF, step >> 32 & 0xFFFFFFFF)
+    return low, high, purpose << 16 | layer
 
 
 def uniform(seed: int, purpose: Purpose, size: int, step: int = 0, layer: int = 0, start: int = 0) -> np.ndarray:

@@ -36,11 +36,18 @@ class Recovery:
         self.rate, self.row, self.uncounted, self.since, self.returned = 1.0, 0, 0, 0, False
         self.good, self.notes = None, []
 
-    def passed(self, step: int) -> None:
-        """The loss and the gradient of the parameters after `step` steps are finite; called before they are updated."""
+    def due(self, step: int) -> bool:
+        """Is a copy of the parameters after `step` steps to be made, if they are good?"""
+        return self.good is None or step >= self.since + EVERY
+
+    def passed(self, step: int, copy=None) -> None:
+        """The loss and the gradient of the parameters after `step` steps are finite.
+
+        Called before they are updated, or with a copy from then.
+        """
         self.row = 0
-        if self.good is None or step >= self.since + EVERY:
-            self.good, self.since, self.returned = self.params.flat.copy(), step, False
+        if self.due(step):
+            self.good, self.since, self.returned = self.params.flat.copy() if copy is None else copy, step, False
 
     def skip(self, step: int, loss: float, grads) -> None:
         """Step `step`, from 1, is a bad one, and nothing is updated by it. Raises Diverged."""

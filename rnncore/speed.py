@@ -126,7 +126,7 @@ class Subject:
         self.count += 1
         loss, grads, self.state = self.model.loss_and_grads(x, y, self.state)
         scale = clip_scale(global_norm(grads), self.config.clip)
-        self.optimizer.update(self.model.params, grads, self.config.lr, scale, self.count)
+        self.optimizer.update(self.model.params, grads, self.optimizer.pace(self.config.lr, self.count), scale)
         return loss
 
     def jobs(self, threads: int | None) -> dict[str, Entrant]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from . import dropout as dropout_
 from . import embedding, head, kernels, lstm
 from .dropout import Dropout
+from .kernels.paths import Path
 from .lstm import Array, Cache, Scratch, State
 
 
@@ -17,30 +18,40 @@ class Workspace:
     offset and columns place the N columns in a batch of `columns`, so that dropout's masks do not depend on the share.
     """
 
-    def __init__(self, params, steps: int, n: int, training: bool = True, offset: int = 0, columns: int | None = None):
-        config, flat = params.config, params.flat
-        empty, dtype = kernels.of(flat).xp.empty, flat.dtype
-        hidden, self.steps, self.n = config.hidden, steps, n
+    def __init__(self, params, steps: int, n: int, training: bool = True, offset: int = 0, columns: int | None = None,
+                 path: Path | None = None):
+        config, kernel, dtype, path = params.config, kernels.of(params.flat), params.flat.dtype, path or Path()
+        empty, hidden, self.steps, self.n = kernel.xp.empty, config.hidden, steps, n
         self.offset, self.columns = offset, columns or n
-        self.caches = [Cache(empty((4 * hidden, steps, n), dtype), empty((hidden, steps + 1, n), dtype),
-                             empty((hidden, steps + 1, n), dtype)) for _ in range(config.layers)]
-        self.x = empty((config.embed, steps, n), dtype)
+        self.h, self.c = (empty((config.layers, hidden, steps + 1, n), dtype) for _ in "hc")
+        self.caches = [Cache(empty((4 * hidden, steps, n), dtype), h, c) for h, c in zip(self.h, self.c, strict=True)]
+        self.room = embedding.room(config, steps, n, steps * self.columns, kernel, dtype, training)
         self.logits = empty((config.vocab_size, steps, n), dtype)
         self.loss = empty((steps, n), dtype)
         self.masks: list[Array] = []    # (H, T, N) a layer, made by the first pass with dropout; variational: (H, 1, N)
         self.dropped: list[Array] = []  # (H, T, N) a layer: its output times its mask
+        self.kept: list[Array] = []     # (H, T, N) a layer, made by the first backward with keep: the states it left
         back = steps if training else 0
         self.dy = empty((hidden, back, n), dtype)
+        self.initial = State(*empty((2, config.layers, hidden, n), dtype))
+        loops = path.loops(config, steps, n)
+        self.wavefront = path.wavefront(config, steps, n)
+        steps, back = (0, 0) if loops else (steps, back)  # such loops work in place
         self.scratch = Scratch(*(empty((*shape, n), dtype) for shape in (
             (4 * hidden,), (hidden,), (hidden,), (hidden,), (steps, 4 * hidden), (steps + 1, hidden),
-            (steps + 1, hidden), (back, hidden), (back, hidden))))
+            (steps + 1, hidden), (back, hidden), (back, hidden))), loops)
 
     def first(self, steps: int) -> tuple:
-        """(caches, x, logits, loss) for a run of `steps`, at most T."""
+        """(caches, logits, loss) for a run of `steps`, at most T."""
         if steps > self.steps:
             raise ValueError(f"a workspace of {self.steps} steps cannot hold {steps}")
         caches = [cache.first(steps) for cache in self.caches]
-        return caches, self.x[:, :steps], self.logits[:, :steps], self.loss[:steps]
+        return caches, self.logits[:, :steps], self.loss[:steps]
+
+    def begin(self, state: State | None) -> None:
+        """The initial state of the next pass: h and c of L arrays (H, N) each, or None: zeros."""
+        for k, cache in enumerate(self.caches):
+            cache.h[:, 0], cache.c[:, 0] = (0, 0) if state is None else (state.h[k], state.c[k])
 
     def state(self, steps: int) -> State:
         """The state after `steps` as it lies in the caches: two lists of L arrays (H, N), views."""
@@ -72,23 +83,41 @@ class Pass(NamedTuple):
             return [dropped[:, :steps] for dropped in self.work.dropped]
         return [cache.h[:, 1:steps + 1] for cache in self.work.caches]
 
+    def before(self) -> list[Array]:
+        """What W_hh of each layer saw: L arrays h_prev (H, T, N)."""
+        steps, work = len(self.ids), self.work
+        states = [cache.h[:, :steps] for cache in work.caches]
+        if self.keep is None:
+            return states
+        xp = kernels.of(self.keep).xp
+        work.kept = work.kept or [xp.empty_like(cache.h[:, :-1]) for cache in work.caches]
+        return [xp.multiply(h, self.keep, out=kept[:, :steps]) for h, kept in zip(states, work.kept, strict=True)]
+
 
 def forward(params, run: Pass, state: State | None):
-    """Logits (V, T, N), a view of the workspace; state: h and c of L arrays (H, N) each, or None: zeros.
+    """Logits (V, T, N), a view of the workspace; state as in `Workspace.begin`. The last state is `work.state(T)`."""
+    run.work.begin(state)
+    return forward_on(params, run)
 
-    The last state is `work.state(T)`.
-    """
+
+def forward_on(params, run: Pass):
+    """As `forward`, from the initial state that lies in the workspace."""
     ids, work, keep, dropout = run
-    caches, x, logits, _ = work.first(len(ids))
-    table, y = params["embedding.weight"], None
-    for k, cache in enumerate(caches):
-        weights = lstm.layer(params, k)
-        cache.h[:, 0], cache.c[:, 0] = (0, 0) if state is None else (state.h[k], state.c[k])
-        if k == 0:
-            y = embedding.forward(table, weights, ids, run.folds(len(table)), cache.gates, x)
-        y = lstm.forward(weights, y, cache, keep, work.scratch)
-        if run.drops:
-            y = _drop(y, k, dropout, work)
+    caches, logits, _ = work.first(len(ids))
+    layers, table = [lstm.layer(params, k) for k in range(len(caches))], params["embedding.weight"]
+    y = embedding.forward(table, layers[0], ids, run.folds(len(table)), caches[0].gates, work.room)
+    if work.wavefront:
+        if y is not None:
+            lstm.project(layers[0], y, caches[0].gates)
+        masks = [_mask(k, len(ids), dropout, work) for k in range(len(caches))] if run.drops else None
+        work.wavefront.forward(layers, caches, keep, masks, run.outputs() if run.drops else None)
+        y = run.outputs()[-1]
+    else:
+        for k, (weights, cache) in enumerate(zip(layers, caches, strict=True)):
+            y = lstm.forward(weights, y, cache, keep, work.scratch)
+            if run.drops:
+                mask = _mask(k, len(ids), dropout, work)
+                y = kernels.of(y).xp.multiply(y, mask, out=work.dropped[k][:, :len(ids)])
     head.forward(params["head.weight"], params["head.bias"], y, logits)
     return logits
 
@@ -97,13 +126,17 @@ def backward(params, run: Pass, dstate: State | None = None) -> State:
     """Back through head and layers, from dlogits (V, T, N) in work.logits: what `gradients` needs stays in run.work.
 
     dstate: the gradient that arrives at the last state (L arrays (H, N) each for h and c), or None for truncated BPTT.
-    Returns the gradient at the initial state, h and c (L, H, N).
+    Returns the gradient at the initial state, h and c (L, H, N), which the next call overwrites.
     """
     ids, work, keep, dropout = run
-    caches, _, dlogits, _ = work.first(len(ids))
-    dy = work.dy[:, :len(ids)]
-    initial = State(*kernels.of(dy).xp.empty((2, len(caches), len(dy), work.n), dy.dtype))
+    caches, dlogits, _ = work.first(len(ids))
+    dy, initial = work.dy[:, :len(ids)], work.initial
     head.backward(params["head.weight"], dlogits, dy)
+    if work.wavefront:
+        masks = [mask[:, :dropout.rows(len(ids))] for mask in work.masks] if run.drops else None
+        layers = [lstm.layer(params, k) for k in range(len(caches))]
+        work.wavefront.backward(layers, caches, dy, dstate, keep, masks, initial)
+        return initial
     for k in reversed(range(len(caches))):
         if run.drops:
             dy *= work.masks[k][:, :dropout.rows(len(ids))]
@@ -120,8 +153,9 @@ def gradients(params, grads, shares: list[Pass], each=map) -> None:
     """
     sums, table = [_sums(grads, share) for share in shares], params["embedding.weight"]
     first, symbols = lstm.layer(grads, 0), len(table)
-    scattered = [(share.ids, lstm.columns(share.work.first(len(share.ids))[0][0].gates)) for share in shares]
-    dtable = kernels.of(table).xp.empty((len(first.w_ih), symbols), table.dtype) if shares[0].folds(symbols) else None
+    scattered = [embedding.Share(share.ids, lstm.columns(share.work.caches[0].gates[:, :len(share.ids)]),
+                                 share.work.room) for share in shares]
+    dtable = shares[0].work.room.table if shares[0].folds(symbols) else None
 
     def some_rows(k: int) -> None:
         for same in zip(*sums, strict=True):
@@ -135,39 +169,40 @@ def gradients(params, grads, shares: list[Pass], each=map) -> None:
 
 def _sums(grads, share: Pass) -> list[tuple]:
     """(gradient, a (R, T N), b (C, T N) or None) of each gradient, as in lstm.py."""
-    caches, x, dlogits, _ = share.work.first(len(share.ids))
-    outputs = share.outputs()
-    below = [None if share.folds(len(dlogits)) else x, *outputs]
+    caches, dlogits, _ = share.work.first(len(share.ids))
+    outputs, before = share.outputs(), share.before()
+    below = [None if share.folds(len(dlogits)) else share.work.room.x[:, :len(share.ids)], *outputs]
     found = head.sums(grads["head.weight"], grads["head.bias"], outputs[-1], dlogits)
     for k, cache in enumerate(caches):
-        found += lstm.sums(lstm.layer(grads, k), below[k], cache, share.keep)
+        found += lstm.sums(lstm.layer(grads, k), below[k], cache, before[k])
     return found
 
 
 def _sum_products(same: tuple, k: int, parts: int) -> None:
     """The k-th of so many parts of the rows of a gradient, from its (gradient, a, b) of each share."""
     for number, (gradient, a, b) in enumerate(same):
-        rows = _rows(gradient, k, parts)
-        if number:
-            gradient[rows] += a[rows].sum(axis=1) if b is None else a[rows] @ b.T
-        elif b is None:
-            a[rows].sum(axis=1, out=gradient[rows])  # the same bits wherever the rows lie, unlike a product with ones
+        kernel, rows = kernels.of(a), _rows(gradient, k, parts)
+        if b is not None:
+            kernel.product(a[rows], b.T, gradient[rows], add=number > 0)
+        elif number:
+            gradient[rows] += a[rows].sum(axis=1)
         else:
-            kernels.of(a).xp.matmul(a[rows], b.T, out=gradient[rows])
+            kernel.row_sums(a[rows], gradient[rows])
 
 
 def _rows(array, k: int, parts: int) -> slice:
     return slice(len(array) * k // parts, len(array) * (k + 1) // parts)
 
 
-def _drop(y, k: int, dropout: Dropout, work: Workspace):
-    """y (H, T, N) of layer k times its mask."""
-    xp, rows, (hidden, steps, n) = kernels.of(y).xp, dropout.rows(work.steps), y.shape
+def _mask(k: int, steps: int, dropout: Dropout, work: Workspace):
+    """The mask (H, T or 1, N) of what layer k hands on; there is room for its product in work.dropped[k]."""
+    like, rows = work.caches[k].h[:, 1:], dropout.rows(work.steps)
+    xp = kernels.of(like).xp
     if len(work.dropped) == k:
-        work.masks.append(xp.empty((hidden, rows, n), y.dtype))
-        work.dropped.append(xp.empty((hidden, work.steps, n), y.dtype))
+        work.masks.append(xp.empty_like(like[:, :rows]))
+        work.dropped.append(xp.empty_like(like))
     elif work.masks[k].shape[1] < rows:
-        work.masks[k] = xp.empty((hidden, rows, n), y.dtype)
-    mask, out = work.masks[k][:, :dropout.rows(steps)], work.dropped[k][:, :steps]
+        work.masks[k] = xp.empty_like(like[:, :rows])
+    mask = work.masks[k][:, :dropout.rows(steps)]
     dropout_.fill_mask(mask, dropout, k, work.offset, work.columns)
-    return xp.multiply(y, mask, out=out)
+    return mask

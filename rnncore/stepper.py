@@ -22,8 +22,9 @@ class Stepper:
         self.params = params.like()
         self.params.flat[...] = params.flat
         self.layers = [lstm.layer(self.params, k) for k in range(config.layers)]
-        self.table = embedding.table(self.params["embedding.weight"], self.layers[0])
         zeros, dtype = self.kernel.xp.zeros, params.flat.dtype
+        self.table = embedding.table(self.params["embedding.weight"], self.layers[0],
+                                     zeros((4 * config.hidden, config.vocab_size), dtype))
         self._hold(*zeros((2, config.layers, config.hidden, 1), dtype), zeros((config.vocab_size, 1), dtype))
 
     def repeat(self, count: int) -> "Stepper":
@@ -61,7 +62,7 @@ class Stepper:
                 k.gather(self.table, ids, self._gates)
             else:
                 lstm.project(w, below, gates)
-            k.xp.matmul(w.w_hh, h, out=self._recurrent)
+            k.product(w.w_hh, h, self._recurrent)
             self._c_prev[...] = c
             k.gates_forward(gates[:, 0], self._recurrent, self._c_prev, None, c, h)
             below = h

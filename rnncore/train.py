@@ -8,15 +8,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from .config import TrainConfig
 from .dropout import Dropout
 from .evaluate import Validation
+from .launch import MILESTONES, Launcher
 from .lstm import State
 from .optim import OPTIMIZERS, clip_scale, global_norm, rate
 from .random import Purpose, uniform
 from .recovery import Recovery
 
-MILESTONES = 10    # evaluations in a run, unless eval_every says otherwise
 VALIDATE = 0.03    # the share of a run that evaluations in mid-run may take
 FINAL = 0.03       # the share that the last one may take
 FORWARD = 0.4      # a forward pass costs at most this part of a training step
@@ -58,6 +60,9 @@ class Clock:
 class Training:
     """One run: the model, its optimiser, its place in the text and its clock. Iterate to train; each step yields.
 
+    On a path of a card that captures steps, several may be taken at once before there is a Progress: up to the next at
+    which an evaluation is due, or of which one of `stops` is a divisor.
+
     model: a CharLM; batches: data.batches.Batches of the training text; config: with lr and a budget filled in;
     validation: an evaluate.Validation or None. `step`, `state`, `optimizer` and `summary()` are what resuming needs.
     """
@@ -75,6 +80,8 @@ class Training:
         self.final_windows = 0
         self.spent = 0.0                          # done() after the last step
         self.total = total_steps(config, batches)
+        self.stops: tuple = ()                    # step numbers, or None: the caller wants to act at their multiples
+        self._launcher: Launcher | None = None
 
     def __iter__(self) -> Iterator[Progress]:
         self.clock = Clock(self.clock.now(), self.clock.training, time.perf_counter())
@@ -112,20 +119,25 @@ class Training:
         speed = self.chars / self.clock.training
         return budget - min(FINAL * budget, FORWARD * self.validation.chars(self.validation.windows) / speed)
 
+    def window(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """x, y (T, N) of step `step`, from 0: what it reads and what it predicts."""
+        epoch, window = divmod(step, self.batches.windows)
+        return self.batches.window(window, rotation(self.config.seed, epoch, len(self.batches.ids)))
+
+    def done_before(self, step: int) -> float:
+        """The share of the budget at which step `step` stands in the schedule."""
+        return min(1.0, step / self.total) + 0.5 / self.total if self.total is not None else self.done()
+
     def _advance(self) -> Progress:
-        """Take one step, and evaluate where one is due."""
-        config, begun, before = self.config, time.perf_counter(), self.done()
-        epoch, window = divmod(self.step, self.batches.windows)
-        if window == 0:
-            self.state = None
-        x, y = self.batches.window(window, rotation(config.seed, epoch, len(self.batches.ids)))
-        dropout = Dropout(config.dropout or 0.0, config.seed, self.step, config.variational, config.weight_drop or 0.0)
-        loss, grads, state = self.model.loss_and_grads(x, y, self.state, dropout=dropout)
-        norm = global_norm(grads)
-        half_step = 0.5 / self.total if self.total else 0.0
-        lr = rate(config, before + half_step) * self.recovery.rate
-        self.state = self._update(loss, grads, norm, lr, state)
-        self.step, self.chars = self.step + 1, self.chars + x.size
+        """Take a step, or on a card several, and evaluate where that is due."""
+        begun = time.perf_counter()
+        if self.model.device_path.captured:
+            self._launcher = self._launcher or Launcher(self)
+            steps, chars, loss, lr, norm = self._launcher.take()
+        else:
+            steps, chars, loss, lr, norm = self._take()
+        epoch = (self.step + steps - 1) // self.batches.windows
+        self.step, self.chars = self.step + steps, self.chars + chars
         self.clock.training += time.perf_counter() - begun
         done = self.done()
         milestone = done >= 1 or self._due(self.spent, done)  # what the caller did since the last step counts
@@ -136,6 +148,18 @@ class Training:
         return Progress(self.step, epoch, done, self.chars, self.clock.now(), self.chars / self.clock.training,
                         loss, lr, norm, val_loss, milestone, done >= 1, notes)
 
+    def _take(self) -> tuple[int, int, float, float, float]:
+        """One step: (1, its characters, loss, rate, norm)."""
+        config, (x, y) = self.config, self.window(self.step)
+        if self.step % self.batches.windows == 0:
+            self.state = None
+        dropout = Dropout(config.dropout or 0.0, config.seed, self.step, config.variational, config.weight_drop or 0.0)
+        loss, grads, state = self.model.loss_and_grads(x, y, self.state, dropout=dropout)
+        norm = global_norm(grads)
+        lr = rate(config, self.done_before(self.step)) * self.recovery.rate
+        self.state = self._update(loss, grads, norm, lr, state)
+        return 1, x.size, loss, lr, norm
+
     def _update(self, loss: float, grads, norm: float, lr: float, state: State) -> State:
         """Update the parameters, unless a number is not finite; returns the state to carry on."""
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -143,7 +167,8 @@ class Training:
             return State(*map(self.model.kernel.xp.zeros_like, state))
         self.recovery.passed(self.step)
         taken = self.step + 1 - self.recovery.uncounted
-        self.optimizer.update(self.model.params, grads, lr, clip_scale(norm, self.config.clip), taken)
+        self.optimizer.update(self.model.params, grads, self.optimizer.pace(lr, taken),
+                              clip_scale(norm, self.config.clip))
         return state
 
     def _due(self, before: float, done: float) -> bool:

@@ -1,15 +1,19 @@
 """What the tests share: no network, one BLAS thread, small models with no zero parameters, random batches."""
+import importlib
 import ipaddress
 import os
 import socket
 from typing import NamedTuple
 
+import cublas_stand_in
+import cupy_stand_in
 import numpy as np
 import pytest
 
 from rnncore import kernels
 from rnncore.config import ModelConfig
 from rnncore.data.vocab import Vocab
+from rnncore.kernels import cards
 from rnncore.lstm import State
 from rnncore.model import CharLM
 
@@ -87,3 +91,26 @@ def batch(model, steps=6, n=4, documents=False, seed=1) -> Case:
     if documents:
         keep[0, 0] = 0
     return Case(x, y, State(h, c), State(dh, dc), keep)
+
+
+@pytest.fixture(scope="module")
+def cuda():
+    """kernels/cuda.py over the stand-in of cupy_stand_in.py, for the tests of one file."""
+    with cupy_stand_in.installed() as module:
+        yield module
+
+
+@pytest.fixture
+def on_cuda(cuda, monkeypatch):
+    """The same, with `kernels.load` taking the stand-in's card for one that works."""
+    monkeypatch.setattr(cards, "driver_version", lambda: 13010)
+    cupy_stand_in.reset()
+    return cuda
+
+
+@pytest.fixture
+def with_cublas(on_cuda, monkeypatch):
+    """The same, with the stand-in for cuBLAS: what the fast paths need."""
+    library = cublas_stand_in.Library()
+    monkeypatch.setattr(importlib.import_module("rnncore.kernels.cublas"), "library", lambda: library)
+    return on_cuda

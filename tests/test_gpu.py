@@ -61,7 +61,7 @@ def test_losses_of_200_steps_in_float32_stay_with_the_cpu_s():
         for k in range(200):
             window = np.array(text[k * 8:k * 8 + 33 * 16][:33 * 16]).reshape(16, 33).T
             loss, grads, state = m.loss_and_grads(window[:-1], window[1:], state)
-            adam.update(m.params, grads, 0.002, clip_scale(global_norm(grads), 1.0), k + 1)
+            adam.update(m.params, grads, adam.pace(0.002, k + 1), clip_scale(global_norm(grads), 1.0))
             losses[device].append(loss)
     assert np.abs(np.subtract(losses["cpu"], losses["cuda"])).max() < 1e-3
 

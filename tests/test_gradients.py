@@ -63,9 +63,10 @@ def error_of(loss, array, analytic, few=FEW) -> float:
 
 def poison(work: stack.Workspace) -> None:
     """Fill every buffer with nan, so that what is read before it is written shows."""
-    for array in (*(a for cache in work.caches for a in cache), work.x, work.logits, work.loss, work.dy, *work.scratch,
-                  *work.masks, *work.dropped):
-        array[...] = np.nan
+    for array in (*(a for cache in work.caches for a in cache), *work.room, work.logits, work.loss, work.dy, *work.scratch,
+                  *work.masks, *work.dropped, *work.kept, *work.initial):
+        if array is not None:
+            array[...] = np.nan
 
 
 def objective(model, case: Case, dropout, work) -> np.ndarray:
@@ -202,7 +203,7 @@ def test_one_layer(size, hidden, steps, n, documents, compiled, monkeypatch):
     loss()
     dh0, dc0 = (a.copy() for a in lstm.backward(w, cache, dy, dstate, keep, scratch, dx))
     dz_found = cache.gates.copy()
-    for gradient, a, b in lstm.sums(grads, x, cache, keep):
+    for gradient, a, b in lstm.sums(grads, x, cache, cache.h[:, :-1] if keep is None else cache.h[:, :-1] * keep):
         gradient[...] = a.sum(axis=1) if b is None else a @ b.T
     pairs = {"x": (x, dx), "z": (dz, dz_found), "h0": (h0, dh0), "c0": (c0, dc0),
              **{name: pair for name, *pair in zip(w._fields, w, grads, strict=True)}}
@@ -252,18 +253,19 @@ def test_the_embedding(vocab, fold):
     w = lstm.Weights(rng.standard_normal((4 * hidden, size)), None, rng.standard_normal(4 * hidden))
     ids = rng.integers(0, vocab, (2, steps, n))
     gates, dgates = np.full((2, 4 * hidden, steps, n), np.nan), rng.standard_normal((2, 4 * hidden, steps, n))
-    x = np.full((size, steps, n), np.nan)
+    rooms = [embedding.Room(np.full((size, steps, n), np.nan), np.full((4 * hidden, vocab), np.nan), None) for _ in range(2)]
 
     def loss():
         for share in range(2):
-            if embedding.forward(table, w, ids[share], fold, gates[share], x) is not None:
+            x = embedding.forward(table, w, ids[share], fold, gates[share], rooms[share])
+            if x is not None:
                 np.testing.assert_array_equal(x, table[ids[share]].transpose(2, 0, 1))
                 lstm.project(w, x, gates[share])
         return gates * dgates
 
     loss()
     found, grads = np.full_like(table, np.nan), lstm.Weights(np.full_like(w.w_ih, np.nan), None, np.full_like(w.bias, np.nan))
-    shares = [(some, lstm.columns(dz)) for some, dz in zip(ids, dgates, strict=True)]
+    shares = [embedding.Share(some, lstm.columns(dz), room) for some, dz, room in zip(ids, dgates, rooms, strict=True)]
     dtable = np.full((4 * hidden, vocab), np.nan) if fold else None
     for rows in (slice(0, 3), slice(3, 5), slice(5, 8)) if fold else ():
         embedding.scatter_rows(table, dtable, grads, rows, shares)

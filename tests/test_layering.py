@@ -27,6 +27,8 @@ LEVELS = [  # of the modules in rnncore/: each imports only from levels above it
     {"stack", "stepper"},
     {"model"},
     {"optim", "sample", "checkpoint", "gradcheck", "evaluate", "dynamic", "plan", "extend", "recovery"},
+    {"captured"},
+    {"launch"},
     {"train", "speed"},
     {"runs", "trial"},
     {"verify", "evidence"},

@@ -170,7 +170,7 @@ def test_a_hundred_steps_of_adam(clip, their_clipping, bound, tmp_path):
         loss, grads, state = model.loss_and_grads(x, y, state)
         norm = global_norm(grads)
         clipped += clip_scale(norm, clip) < 1
-        ours.update(model.params, grads, rate, clip_scale(norm, clip), step)
+        ours.update(model.params, grads, ours.pace(rate, step), clip_scale(norm, clip))
 
         theirs.zero_grad()
         their_loss, their_state = twin.loss(x, y, their_state)

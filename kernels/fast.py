@@ -1,0 +1,85 @@
+"""The fast paths of a card: products by cuBLAS in a precision class, time loops in place, steps that can be captured.
+
+    path        time loops                                              precision
+    graph       stepwise.py: a product and a gate kernel a step         any
+    wavefront   wavefront.py: all layers of a diagonal at once          any
+    persistent  persistent.py: one kernel a layer                       tf32, bf16
+
+A whole training step on them allocates nothing after its first time, so it can be captured in a CUDA graph
+(rnncore/captured.py). "eager" in tf32 or bf16 is rnncore/lstm.py's loops with such products.
+"""
+import cupy
+
+from . import paths
+from .cublas import Cublas
+from .graph import Graph
+from .steering import Steering
+from .stepwise import Stepwise
+from .wavefront import Wavefront
+
+
+def why_not(name: str, precision: str, config=None, n: int = 1) -> str | None:
+    """None where a model of these sizes (a ModelConfig, or None: any) can take the path on the current card."""
+    card = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+    capability = 10 * card["major"] + card["minor"]
+    if precision == "bf16" and capability < 80:
+        return f"bf16 wants a card of compute capability 8.0, this one has {card['major']}.{card['minor']}: take tf32"
+    if name == "wavefront" and config and config.layers == 1:
+        return "one layer has no wavefront: take graph"
+    if name == "persistent":
+        if precision not in ("tf32", "bf16"):
+            return f"persistent kernels compute in tf32 or bf16, not in {precision}: --dtype tf32"
+        if config:
+            from .persistent import why_not as why_not_persistent
+            return why_not_persistent(config.hidden, n, precision, capability, card["multiProcessorCount"])
+    return None
+
+
+class FastPath(paths.Path):
+    """One of the paths above on the current card, in float64, float32, tf32 or bf16."""
+
+    def __init__(self, name: str, precision: str):
+        self.name, self.precision, self.dtype = name, precision, paths.storage(precision)
+        self.captured = name != "eager"
+        self.products = Products(precision, self.dtype)
+
+    def computing(self):
+        return paths.computing(self.products)
+
+    def loops(self, config, steps: int, n: int):
+        if self.name == "persistent":
+            from .persistent import Persistent
+            return Persistent(config.hidden, steps, n, self.precision)
+        return Stepwise(self.products.cublas, config.hidden, n, self.dtype) if self.name == "graph" else None
+
+    def wavefront(self, config, steps: int, n: int):
+        if self.name != "wavefront":
+            return None
+        return Wavefront(self.products.cublas, config.layers, config.hidden, n, self.dtype)
+
+    def steering(self, ring: int, steps: int, n: int, clip: float) -> Steering:
+        """What captured steps over (T, N) go by."""
+        return Steering(ring, steps, n, clip, self.dtype)
+
+    def record(self, function, repeats: int) -> Graph:
+        """So many calls of function(), which was called before, as one launch."""
+        return Graph(function, repeats, warm_up=False)
+
+
+class Products:
+    """Matrix products in one precision class, and sums in full float32 or float64."""
+
+    def __init__(self, precision: str, dtype: str):
+        self.cublas, self.exact, self.dtype = Cublas(precision), Cublas(dtype), dtype
+        self.ones: dict = {}  # by length: a graph may hold each
+
+    def product(self, a, b, out, add: bool) -> None:
+        """out (R, C) = a @ b, or out += a @ b."""
+        self.cublas.product(a, b, out, add)
+
+    def row_sums(self, a, out) -> None:
+        """out (R,) = the sum of each row of a (R, M)."""
+        size = a.shape[1]
+        if size not in self.ones:
+            self.ones[size] = cupy.ones((size, 1), self.dtype)
+        self.exact.product(a, self.ones[size], out[:, None])

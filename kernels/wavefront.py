@@ -1,0 +1,123 @@
+"""A whole stack's time loops on a card along diagonals: step t of layer k needs only what lies on k + t - 1.
+
+So the products of all layers on one diagonal are one batched call of cuBLAS, and their gates one kernel of steps.cu:
+T + L - 1 steps that wait for each other instead of T L (Appleyard, Kocisky & Blunsom 2016, "Optimizing Performance of
+Recurrent Neural Networks on GPUs"). The products are numbered 2k for W_hh and 2k - 1 for W_ih of layer k: those on a
+diagonal follow each other.
+"""
+import cupy
+import numpy as np
+
+from .cublas import ALIGNMENT
+from .stepwise import BLOCK, documents, kernel, ld, whole, width
+
+
+class Wavefront:
+    """The time loops of L layers of H units for N sequences, any number of steps.
+
+    The first call with arrays at other places copies their addresses to the card: it must not be in a capture. They are
+    kept as long as this object, which must outlive the graphs made with it.
+    """
+
+    def __init__(self, cublas, layers: int, hidden: int, n: int, dtype):
+        self.cublas, self.layers, self.hidden, self.n, self.dtype = cublas, layers, hidden, n, np.dtype(dtype)
+        if cublas.dtype != self.dtype:
+            raise ValueError(f"products of {cublas.dtype} do not go with arrays of {self.dtype}")
+        self._columns, count = width(n, self.dtype), 2 * layers - 1
+        self._units = cupy.zeros((count, hidden, self._columns), self.dtype)      # what W_hh and W_ih multiply
+        self._gates = cupy.zeros((count, 4 * hidden, self._columns), self.dtype)  # the products, and each layer's dz
+        self._nothing = cupy.zeros((1, n), self.dtype)
+        self._unit_pointers, self._gate_pointers = cublas.pointers(self._units), cublas.pointers(self._gates)
+        self._dz_pointers = cublas.pointers([self._gates[(number + 1) // 2] for number in range(count)])
+        self._aligned = None
+        self._weight_pointers: dict[tuple, cupy.ndarray] = {}
+        self._tables: dict[tuple, cupy.ndarray] = {}
+        self._sizes, self._blocks = tuple(map(np.int32, (hidden, n, self._columns))), -(-hidden * n // BLOCK)
+
+    def forward(self, weights, caches, keep, masks=None, dropped=None) -> None:
+        """Run the stack: weights and caches are lists of L lstm.Weights and lstm.Cache, which are written.
+
+        caches[0].gates arrives as W_ih x + b, slot 0 of each h and c is the initial state; keep (T, N) or None. Layer k
+        hands on h, or h masks[k] with masks (H, T, N) or (H, 1, N): then dropped[k] (H, T, N) is written.
+        Raises ValueError for arrays of another shape, dtype or layout.
+        """
+        steps = caches[0].gates.shape[1]
+        table, matrices = self._table(caches, weights, masks, dropped), self._matrices(weights)
+        mask, ends = documents(keep, steps, self._nothing)
+        self._launch("stack_begin", self.layers, table, self._units, mask, ends)
+        sizes = 4 * self.hidden, self._columns, self.hidden, self.hidden, self._columns, self._columns
+        for diagonal, lowest, highest, some in self._diagonals(steps):
+            self.cublas.batched(matrices[some], self._unit_pointers[some], self._gate_pointers[some], *sizes)
+            self._launch("diagonal_forward", highest - lowest + 1, table, self._gates, self._units, mask, ends,
+                         *map(np.int32, (diagonal, lowest, self.layers, steps)))
+
+    def backward(self, weights, caches, dy, dstate, keep, masks, initial) -> None:
+        """The gates of each cache arrive as the activations and leave as dL/dz; weights, keep, masks as in forward.
+
+        dy (H, T, N) is the gradient of what the last layer handed on; dstate is (h, c), lists of L arrays (H, N): what
+        arrives at the last state, or None; the gradient at the initial state is written to initial, of the same kind.
+        """
+        steps = caches[0].gates.shape[1]
+        table, matrices = self._table(caches, None, masks, None, dstate, initial), self._matrices(weights)
+        mask, ends = documents(keep, steps, self._nothing)
+        dy_ld = ld(dy, (self.hidden, steps, self.n), self.dtype)
+        sizes = self.hidden, self._columns, 4 * self.hidden, self.hidden, self._columns, self._columns
+        for diagonal, lowest, highest, some in reversed(self._diagonals(steps)):
+            self._launch("diagonal_backward", highest - lowest + 1, table, self._units, self._gates, dy, mask, dy_ld,
+                         ends, *map(np.int32, (diagonal, lowest, self.layers, steps)))
+            self.cublas.batched(matrices[some], self._dz_pointers[some], self._unit_pointers[some], *sizes,
+                                transposed_a=True)
+        self._launch("stack_end", self.layers, table, self._units, mask, ends)
+
+    def _diagonals(self, steps: int) -> list[tuple]:
+        """(k + t, lowest and highest layer on it, which products) in the order of the forward."""
+        found = [(d, max(0, d - steps + 1), min(d, self.layers - 1)) for d in range(steps + self.layers - 1)]
+        return [(d, low, high, slice(max(0, 2 * low - 1), 2 * high + 1)) for d, low, high in found]
+
+    def _matrices(self, weights):
+        """The addresses of the weights on the card; weights that do not begin at multiples of 16 bytes are copied."""
+        matrices = [weights[0].w_hh, *(matrix for w in weights[1:] for matrix in (w.w_ih, w.w_hh))]
+        for matrix in matrices:
+            whole(matrix, (4 * self.hidden, self.hidden), self.dtype)
+        if any(matrix.data.ptr % ALIGNMENT for matrix in matrices):
+            if self._aligned is None:
+                self._aligned = cupy.empty((len(matrices), 4 * self.hidden, self.hidden), self.dtype)
+            for matrix, copy in zip(matrices, self._aligned, strict=True):
+                copy[...] = matrix
+            matrices = list(self._aligned)
+        key = tuple(matrix.data.ptr for matrix in matrices)
+        if key not in self._weight_pointers:
+            self._weight_pointers[key] = self.cublas.pointers(matrices)
+        return self._weight_pointers[key]
+
+    def _table(self, caches, weights, masks, dropped, dstate=None, initial=None):
+        """An array on the card of struct Layer in steps.cu, one a layer."""
+        none = self.layers * [None]
+        lists = (caches, weights or none, masks or none, dropped or none, *(dstate or (none, none)),
+                 *(initial or (none, none)))
+        key = tuple(word for layer in zip(*lists, strict=True) for word in self._words(*layer))
+        if key not in self._tables:
+            self._tables[key] = cupy.asarray(np.array(key, np.int64).reshape(self.layers, -1))
+        return self._tables[key]
+
+    def _words(self, cache, weights, mask, dropped, *states) -> list[int]:
+        """One layer as that struct has it."""
+        steps, once = cache.gates.shape[1], mask is not None and mask.shape[1] == 1
+        bias = None if weights is None else weights.bias
+        for array, shape in ((bias, (4 * self.hidden,)), *((state, (self.hidden, self.n)) for state in states)):
+            if array is not None:
+                whole(array, shape, self.dtype)
+        lds = [self._ld(cache.gates, 4 * self.hidden, steps), *(self._ld(a, self.hidden, steps + 1) for a in cache[1:])]
+        mask_ld, dropped_ld = self._ld(mask, self.hidden, 1 if once else steps), self._ld(dropped, self.hidden, steps)
+        return [*map(_address, cache), *lds, *map(_address, (bias, mask, dropped)), mask_ld, 0 if once else self.n,
+                dropped_ld, *map(_address, states)]
+
+    def _ld(self, array, rows: int, steps: int) -> int:
+        return 0 if array is None else int(ld(array, (rows, steps, self.n), self.dtype))
+
+    def _launch(self, name: str, layers: int, *arguments) -> None:
+        kernel(name, self.dtype.name)((self._blocks, layers), (BLOCK,), (*arguments, *self._sizes))
+
+
+def _address(array) -> int:
+    return 0 if array is None else array.data.ptr

@@ -1,0 +1,205 @@
+"""Whole training steps captured on a card, over the stand-ins for CuPy and cuBLAS: what eager steps do, on every path."""
+import gc
+import shutil
+
+import numpy as np
+import pytest
+
+import rnncore
+from rnncore import kernels, recovery
+from rnncore.captured import Captured, Slot
+from rnncore.data.batches import Batches
+from rnncore.launch import Launcher
+from rnncore.lstm import State
+from rnncore.optim import Pace
+from rnncore.train import Training
+
+pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")
+PATHS = "graph", "wavefront"
+KINDS = {
+    "adam": {"optimizer": "adam"},
+    "muon": {},
+    "dropout": {"dropout": 0.3, "variational": False, "optimizer": "adam"},
+    "variational": {"dropout": 0.3, "weight_drop": 0.2},
+    "no-clip": {"clip": 0.0, "optimizer": "adam"},
+}
+
+
+def host(array) -> np.ndarray:
+    return kernels.of(array).to_host(array)
+
+
+def training(path: str, dtype="float64", symbols=11, layers=2, documents=False, text=330, steps=20, hidden=6, ids=None,
+             **config) -> Training:
+    points = [3, *range(97, 96 + symbols)] if documents else range(97, 97 + symbols)
+    vocab = rnncore.Vocab.from_code_points(points, **({"documents": "lines"} if documents else {}))
+    model = rnncore.CharLM(rnncore.ModelConfig(symbols, 5, hidden, layers), vocab, "cpu" if path == "cpu" else "cuda", dtype,
+                           seed=3)
+    model.path = "eager" if path == "cpu" else path
+    ids = np.random.default_rng(1).integers(0, symbols, text) if ids is None else ids
+    return Training(model, Batches(ids, 4, 7), rnncore.TrainConfig(**{"lr": 0.02, "steps": steps, "clip": 0.5} | config))
+
+
+def results(run: Training) -> tuple:
+    """Parameters, moments and state at the end, and the loss of the last step."""
+    *_, last = run
+    return *map(host, (run.model.params.flat, *run.optimizer.moments.values(), *run.state)), np.array(last.loss)
+
+
+def assert_same(found, wanted, bound=1e-12) -> None:
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert np.abs(mine - theirs).max() < bound
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_is_the_processors(with_cublas, kind, path):
+    """Over more than an epoch, whose last window is shorter; the last steps are one launch of several."""
+    assert_same(results(training(path, **KINDS[kind])), results(training("cpu", **KINDS[kind])))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("shape", [{"symbols": 40}, {"documents": True}, {"layers": 3, "documents": True, "dropout": 0.4},
+                                   {"text": 33}])
+def test_shapes_of_model_and_text(with_cublas, path, shape):
+    """The embedding not folded; documents; a text of one window alone."""
+    assert_same(results(training(path, **shape)), results(training("cpu", **shape)))
+
+
+def test_one_layer(with_cublas):
+    assert_same(results(training("graph", layers=1)), results(training("cpu", layers=1)))
+    with pytest.raises(ValueError, match="one layer has no wavefront: take graph"):
+        training("wavefront", layers=1)
+
+
+def launches(run: Training, monkeypatch) -> list:
+    """(how many steps, of what length) of each launch, added as it is made."""
+    made, launch = [], Captured.launch
+    monkeypatch.setattr(Captured, "launch", lambda self, count, steps: (made.append((count, steps)),
+                                                                        launch(self, count, steps))[1])
+    return made
+
+
+def test_steps_are_taken_together_up_to_what_is_due(with_cublas, monkeypatch):
+    monkeypatch.setattr(Launcher, "_in_time", lambda self: 1000)
+    monkeypatch.setattr("rnncore.launch.MILESTONES", 1)
+    run = training("graph", text=4 * 7 * 30 + 4 * 3 + 1, steps=70, eval_every=25)  # 30 windows of 7 and one of 3
+    run.stops = (None, 40)
+    made = launches(run, monkeypatch)
+    shown = [p.step for p in run]
+    assert made == [(25, 7), (5, 7), (1, 3), (9, 7), (10, 7), (11, 7), (1, 3), (8, 7)]
+    assert shown == list(np.cumsum([count for count, _ in made]))
+
+
+def test_what_comes_out_does_not_depend_on_how_many_are_taken_together(with_cublas, monkeypatch):
+    found = []
+    for count in (1, 5, 1000):
+        monkeypatch.setattr(Launcher, "_in_time", lambda self, count=count: count)
+        found.append(results(training("graph", dropout=0.3)))
+    for mine in found[1:]:
+        assert all((a == b).all() for a, b in zip(mine, found[0], strict=True))
+
+
+def test_a_resumed_run_goes_on_with_the_same_bits(with_cublas):
+    whole = results(training("graph"))
+    first, second = training("graph"), training("graph")
+    for p in first:
+        if p.step >= 9:
+            break
+    second.model.params.flat[...] = first.model.params.flat
+    second.restore(first.summary(), {name: host(m) for name, m in first.optimizer.moments.items()},
+                   State(*map(host, first.state)), host(first.recovery.good))
+    assert all((a == b).all() for a, b in zip(results(second), whole, strict=True))
+
+
+def poisoned(path: str, windows: set, **config) -> Training:
+    """A run in which the last of 40 symbols, at which the loss is NaN, stands in these windows."""
+    ids = np.random.default_rng(1).integers(0, 39, 4 * 7 * 20 + 1)
+    for k in windows:
+        ids[7 * k + 3] = 39
+    run = training(path, symbols=40, ids=ids, **config)
+    run.model.params["embedding.weight"][39] = np.nan
+    return run
+
+
+@pytest.mark.parametrize("together", [1, 1000])
+@pytest.mark.parametrize("windows", [{4}, {0, 9, 10}, {19}, {11, 12, 13}])
+def test_bad_steps_are_skipped_as_eager_ones_are(with_cublas, windows, together, monkeypatch):
+    monkeypatch.setattr(recovery, "EVERY", 4)
+    monkeypatch.setattr(Launcher, "_in_time", lambda self: together)
+    mine, theirs = (poisoned(path, windows) for path in ("graph", "cpu"))
+    notes, wanted = ([note for p in run for note in p.notes] for run in (mine, theirs))
+    assert [note.split(" in ")[0] for note in notes] == [note.split(" in ")[0] for note in wanted] and len(notes) == len(windows)
+    assert mine.recovery.summary() == theirs.recovery.summary()
+    parameters = [host(run.model.params.flat) for run in (mine, theirs)]
+    assert (np.isnan(parameters[0]) == np.isnan(parameters[1])).all()
+    assert np.nanmax(np.abs(parameters[0] - parameters[1])) < 1e-12
+
+
+def test_what_is_queued_behind_a_bad_step_changes_nothing(with_cublas):
+    run = poisoned("graph", {2})
+    captured = Captured(run.model, run.optimizer, run.config, 7, 4)
+    captured.begin(0, None)
+    for step in range(8):
+        x, y = run.window(step)
+        captured.fill(step, Slot(np.concatenate((x, y[-1:])), run.optimizer.pace(0.02, step + 1), step == 0))
+    captured.launch(2, 7)
+    before = [host(run.model.params.flat).copy(), *(host(part).copy() for part in captured.state)]
+    assert captured.wait()[:2] == (2, False)
+    captured.launch(6, 7)
+    assert captured.wait()[:2] == (2, True)
+    after = [host(run.model.params.flat), *map(host, captured.state)]
+    assert all(((a == b) | np.isnan(a)).all() for a, b in zip(after, before, strict=True))
+
+
+def test_a_step_is_recorded_in_order_and_its_memory_lives(with_cublas):
+    run = training("graph", optimizer="adam")
+    captured = Captured(run.model, run.optimizer, run.config, 7, 4)
+    captured.begin(0, None)
+    x, y = run.window(0)
+    for step in range(3):
+        captured.fill(step, Slot(np.concatenate((x, y[-1:])), Pace(0.01, 0.01, 1.0), False))
+    captured.launch(1, 7)
+    names = [node.name for node in captured._graphs[1]._graph.nodes]
+    wanted = ["fetch_kernel", "begin_kernel", "gather_kernel", "softmax_cross_entropy_kernel", "one_hot_kernel", "sums", "judge",
+              "adam_kernel", "carry_kernel"]
+    assert [name for name in names if name in wanted] == wanted
+    assert names.count("cuBLAS") == 2 * 2 * 7 + 15  # a product a step and layer, forward and backward, and those around
+    gc.collect()
+    captured.launch(2, 7)
+    assert captured.wait()[:2] == (3, False)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-4), ("tf32", 0.01), ("bf16", 0.03)])
+def test_losses_of_200_steps_stay_with_those_in_float64(with_cublas, dtype, bound):
+    """On a text that can be learnt: the loss falls by half, and every precision follows."""
+    ids, losses = np.tile(np.random.default_rng(0).integers(0, 11, 9), 100), {}
+    for path, kind in (("cpu", "float64"), ("graph", dtype)):
+        run = training(path, kind, ids=ids, steps=200, hidden=16, lr=0.01)
+        losses[path] = {p.step: p.loss for p in run}
+        assert run.model.params.flat.dtype == ("float64" if kind == "float64" else "float32")
+    wanted, found = losses["cpu"], losses["graph"]
+    assert wanted[200] < wanted[1] / 2 and len(found) > 10
+    assert max(abs(loss - wanted[step]) for step, loss in found.items()) < bound
+
+
+def test_precisions_that_do_not_fit(with_cublas):
+    with pytest.raises(ValueError, match="persistent kernels compute in tf32 or bf16, not in float32"):
+        training("persistent", "float32")
+    with pytest.raises(ValueError, match="tf32 is a precision of GPUs: take float32"):
+        training("cpu", "tf32")
+    with pytest.raises(ValueError, match="graph is a path of GPUs"):
+        training("cpu").model.path = "graph"
+
+
+def test_gradients_of_a_captured_model_are_those_of_loss_and_grads(with_cublas):
+    """The other passes over the same model, as validation's, take the path's loops too."""
+    found = []
+    for path in ("cpu", *PATHS):
+        run = training(path)
+        loss, grads, state = run.model.loss_and_grads(*run.window(0))
+        losses, end = run.model.losses(*run.window(1), None, run.model.workspace(7, 4))
+        found.append([np.array(loss), *map(host, (grads.flat, *state, losses, *map(run.model.kernel.xp.stack, end)))])
+    for mine in found[1:]:
+        assert_same(mine, found[0])
+
