@@ -71,7 +71,7 @@ def tried() -> list[dict] | str:
 
 
 def trials(what: str):
-    """Try each path anew for the tasks of `what`, a row each; one that cannot be for a shape has its reason as cause."""
+    """Try each path anew for the tasks of `what`, a row each; where a shape cannot have it, the reason is the cause."""
     from rnncore import kernels, trust
     kernel = kernels.load("cuda")
     for task in tasks(what):

@@ -102,7 +102,7 @@ def start(given: dict) -> Job:
     if floor:
         settings["floor"] = {"nats": floor.nats, "order": floor.order, "counted": floor.counted}
         reasons.append(describe_floor(floor.nats, floor.order, floor.counted, len(parts[0])))
-    notes = [*_headlines(corpus, model, settings, given["dtype"]), *corpus.notes, *added, *warnings, *reasons,
+    notes = [*_headlines(corpus, model, settings), *corpus.notes, *added, *warnings, *reasons,
              f"run {folder.path}"]
     return Job(training, folder, notes, saving)
 
@@ -141,7 +141,7 @@ def resume(given: dict, explicit: set[str]) -> Job:
     folder = RunFolder(path, settings, saving.keep)
     folder.kept = training.best
     folder.rewind(training.step)
-    return Job(training, folder, [*warnings, *_headlines(corpus, model, settings, precision), *lower, *notes,
+    return Job(training, folder, [*warnings, *_headlines(corpus, model, settings), *lower, *notes,
                                   f"going on with {path} after step {training.step:,}"], saving)
 
 
@@ -205,11 +205,11 @@ def _training(model: CharLM, parts: list[np.ndarray], config: TrainConfig) -> Tr
                     Validation(validation, config.batch, config.seq) if len(validation) else None)
 
 
-def _headlines(corpus: Corpus, model: CharLM, settings: dict, precision: str) -> list[str]:
+def _headlines(corpus: Corpus, model: CharLM, settings: dict) -> list[str]:
     c, parts, name = model.config, settings["split"], model.kernel.name
     path = f", path {model.path}" if name != "cpu" else ""
     unit = "bytes" if model.vocab.level == "byte" else "characters"
     return [f"corpus {corpus.name}: {corpus.characters:,} {unit}, {c.vocab_size:,} symbols; "
             f"{parts['train']:,} to train, {parts['validation']:,} to validate, {parts['test']:,} left out",
-            f"model {c.layers} x {c.hidden} LSTM, embedding {c.embed}: {params.count(c):,} parameters, {precision} "
-            f"on {name}{path}"]
+            f"model {c.layers} x {c.hidden} LSTM, embedding {c.embed}: {params.count(c):,} parameters, "
+            f"{model.precision} on {name}{path}"]

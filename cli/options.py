@@ -12,7 +12,7 @@ DEVICE = click.option("--device", default="auto", metavar="auto|cpu|cuda|cuda:K"
                       help="Where to compute; auto is a GPU that works, else the CPU.")
 CUDA_PATH = click.option("--cuda-path", type=click.Choice(["auto", *PATHS]), default="auto", show_default=True,
                          help="How a GPU computes; auto: as is fastest of what agrees with eager there, tried once.")
-DTYPE = "--dtype", {"type": click.Choice(list(PRECISIONS)), "default": "float32", "show_default": True,
+DTYPE = "--dtype", {"type": click.Choice(PRECISIONS), "default": "float32", "show_default": True,
                     "help": "Precision: of all numbers, or tf32, bf16: of the factors of products, on a GPU."}
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 ENCODING = click.option("--encoding", default="utf-8", show_default=True, help="How the text files are encoded.")

@@ -7,11 +7,12 @@ import click
 import numpy as np
 
 from rnncore import checkpoint, ngram, params, plan
-from rnncore.config import ON_GPUS, PRECISIONS, PRESETS, ModelConfig, TrainConfig
+from rnncore.config import ON_GPUS, PRESETS, ModelConfig, TrainConfig
 from rnncore.data.batches import Batches, shrink, split
 from rnncore.data.text import Corpus, Reading
 from rnncore.data.vocab import UNKNOWN, Vocab
 from rnncore.extend import extend
+from rnncore.kernels.paths import storage
 from rnncore.model import CharLM
 from rnncore.runs import RunError
 from rnncore.train import total_steps
@@ -163,7 +164,7 @@ def choose(given: dict, config: TrainConfig, characters: int, symbols: int, old:
         reasons.append(f"batch {few}: {plan.about(characters)} characters make {plan.WINDOWS} windows of {config.seq}")
     config, shrunk = _shrink(config, characters)
     config, more = plan.fill(config, model, characters, kernel.cores(), kernel.speed(), tuned=old is not None)
-    _check_memory(config, model, np.dtype(PRECISIONS[given["dtype"]]).itemsize, kernel.memory())
+    _check_memory(config, model, np.dtype(storage(given["dtype"])).itemsize, kernel.memory())
     return name, model, config, [*reasons, *shrunk, *more]
 
 
@@ -171,14 +172,14 @@ def build(model: ModelConfig, vocab: Vocab, old: CharLM | None, given: dict, see
     """A new model, or the one to go on from with the vocabulary that it now has."""
     if old is None:
         return CharLM(model, vocab, given["device"], given["dtype"], seed)
-    return old if old.vocab == vocab else extend(old, vocab, given["device"], given["dtype"])
+    return old if old.vocab == vocab else extend(old, vocab, given["device"])
 
 
 def precision(stored: str, kernel) -> tuple[str, list[str]]:
     """The precision to go on in with a run of the precision `stored`, and a note where the device has not that one."""
     if kernel.name != "cpu" or stored not in ON_GPUS:
         return stored, []
-    return PRECISIONS[stored], [f"{stored}, the run's precision, is one of GPUs: going on in {PRECISIONS[stored]}"]
+    return storage(stored), [f"{stored}, the run's precision, is one of GPUs: going on in {storage(stored)}"]
 
 
 def take_path(given: dict, model: CharLM, config: TrainConfig, ids: np.ndarray) -> list[str]:

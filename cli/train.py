@@ -144,6 +144,7 @@ def drive(job) -> int:
     training, folder, every = job.training, job.folder, job.saving
     if training.done() >= 1:
         return already_finished(job)
+    training.stops = every.sample_every, every.save_every
     saved, unsaved, stop, due = time.monotonic(), None, None, False
     said: list[str | None] = [None]
     with Interrupt() as interrupt, display() as shown, warnings.catch_warnings():

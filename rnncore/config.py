@@ -77,9 +77,9 @@ class TrainConfig:
 
 
 OPTIMIZERS = "adam", "muon"
-PRECISIONS = {"float64": "float64", "float32": "float32", "tf32": "float32", "bf16": "float32"}  # -> dtype of arrays
-ON_GPUS = "tf32", "bf16"  # that only GPUs have
-PATHS = "eager", "graph", "wavefront", "persistent"  # of a GPU; each falls back on the one before
+PRECISIONS = "float64", "float32", "tf32", "bf16"    # as kernels/paths.py has them, whose import would load NumPy
+ON_GPUS = "tf32", "bf16"                             # the precisions that a CPU has not
+PATHS = "eager", "graph", "wavefront", "persistent"  # as there; each falls back on the one before
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from .data.decode import UnknownEncodingError, codec, one_line
 from .data.endings import KINDS
 from .data.text import Reading
 from .data.vocab import LEVELS, Vocab
+from .kernels.paths import storage
 
 SCHEMA = 1           # of the files that are written
 READS: dict[int, Callable[[dict], dict]] = {1: lambda document: document}  # schema of a file -> its document of SCHEMA
@@ -74,7 +75,7 @@ SHARE = Kind("a number of at least 0 and below 1", lambda value: _is_number(valu
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 LEVEL = Kind("char or byte", lambda value: value in LEVELS)
 PARTS = Kind(f"one of {', '.join(KINDS)}", lambda value: value in KINDS)
-PRECISION = Kind(f"one of {', '.join(PRECISIONS)}", tuple(PRECISIONS).__contains__)
+PRECISION = Kind(f"one of {', '.join(PRECISIONS)}", PRECISIONS.__contains__)
 SHA256 = Kind("64 hexadecimal digits",
               lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)))
 TEXTS = Kind("an object of texts", lambda value: isinstance(value, dict) and all(map(_is_text, value.values())))
@@ -243,7 +244,7 @@ def _reading(about: dict, vocab: Vocab) -> str | None:
 def _precision(settings: dict, dtype: str) -> str | None:
     """Where a run's precision is kept in another dtype than its tensors'; an older run has that of theirs."""
     has = settings.get("precision", dtype)
-    return None if PRECISIONS[has] == dtype else f"training.settings.precision is {has}, but the tensors are {dtype}"
+    return None if storage(has) == dtype else f"training.settings.precision is {has}, but the tensors are {dtype}"
 
 
 def _train_config(config: dict) -> str | None:

@@ -30,7 +30,7 @@ PLACE = "card", "capability", "driver", "runtime", "cupy", "rnncore", "texts"
 RECORD = {**dict.fromkeys(PLACE, TEXT),
           **dict.fromkeys(("vocab", "embed", "hidden", "layers", "columns", "seq"), POSITIVE),
           "path": Kind("a path", PATHS.__contains__), "folds": FLAG, "date": TEXT,
-          "precision": Kind("a precision", tuple(PRECISIONS).__contains__),
+          "precision": Kind("a precision", PRECISIONS.__contains__),
           "optimizer": Maybe(Kind("an optimiser", OPTIMIZERS.__contains__)),
           "cause": Maybe(TEXT), "ms": Maybe(SECONDS), "eager_ms": Maybe(SECONDS)}
 

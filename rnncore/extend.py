@@ -8,11 +8,11 @@ from dataclasses import replace
 from .model import CharLM
 
 
-def extend(model: CharLM, vocab, device: str | None = None, dtype: str | None = None) -> CharLM:
-    """A new model over `vocab` (data.vocab.Vocab) with model's parameters.
+def extend(model: CharLM, vocab, device: str | None = None) -> CharLM:
+    """A new model over `vocab` (data.vocab.Vocab) with model's parameters, in its precision.
 
-    device, dtype: as CharLM's; None: the CPU or the first GPU, as model is on one or the other, and its dtype. Raises
-    ValueError where vocab lacks one of the model's symbols.
+    device: as CharLM's; None: the CPU or the first GPU, as model is on one or the other. Raises ValueError where vocab
+    lacks one of the model's symbols.
     """
     missing = set(model.vocab.symbols) - set(vocab.symbols)
     if missing:
@@ -21,7 +21,7 @@ def extend(model: CharLM, vocab, device: str | None = None, dtype: str | None = 
     fill = {"embedding.weight": tensors["embedding.weight"].mean(0), "head.weight": 0,
             "head.bias": tensors["head.bias"].min()}
     larger = CharLM(replace(model.config, vocab_size=len(vocab)), vocab, device or model.kernel.name,
-                    dtype or str(model.dtype), seed=None)
+                    model.precision, seed=None)
     wanted = larger.tensors()
     for name, value in fill.items():
         wanted[name][...] = value

@@ -19,7 +19,7 @@ from typing import IO, NamedTuple
 from . import documents, evidence, kernels
 from .config import PATHS
 from .documents import SECONDS, TEXT, Maybe
-from .trial import Task
+from .trial import Task, sizes
 
 SILENCE = 120.0  # seconds without a message after which a trial is ended: a kernel may take one to be compiled
 END = 10.0       # seconds that a process may take to go
@@ -113,7 +113,7 @@ def _fitting(asked: str, task: Task, kernel) -> list[str]:
 
 def why_not(path: str, task: Task, kernel) -> str | None:
     """Why the path cannot be for the task's shape on this card, in one line, or None."""
-    return kernel.why_not(path, task.precision, task.hidden, task.layers, task.columns)
+    return kernel.why_not(path, task.precision, sizes(task), task.columns)
 
 
 def _evidence(task: Task, path: str) -> dict:
