@@ -4,9 +4,12 @@ import json
 
 import click
 
-from rnncore.config import BENCH, OPTIMIZERS, ModelConfig
+from rnncore.config import BENCH, BENCH_CARD, OPTIMIZERS, PATHS, ModelConfig
 
 from . import options
+from .table import aligned, digits
+
+CLASSES = "float32", "float64", "tf32", "bf16", "fp16"
 
 
 def _size(name: str, text: str, least: int = 1) -> tuple:
@@ -17,15 +20,18 @@ def _size(name: str, text: str, least: int = 1) -> tuple:
 @click.command(cls=options.Command)
 @options.grouped(
     "What is measured",
-    ("--setting", {"type": click.Choice(BENCH), "multiple": True, "default": ["char-rnn"], "show_default": True,
-                   "help": "Sizes of model and window; may be given several times."}),
+    ("--setting", {"type": click.Choice([*BENCH, *(row for row in BENCH_CARD if row not in BENCH)]), "multiple": True,
+                   "help": "Sizes of model and window; may be given several times. [default: char-rnn; on a GPU, all "
+                           "rows of its contest]"}),
     _size("layers", "LSTM layers."), _size("hidden", "Units a layer."), _size("embed", "Embedding size."),
     _size("vocab", "Symbols.", 2), _size("batch", "Streams side by side (N)."),
     _size("seq", "Characters a window (T)."),
     ("--optimizer", {"type": click.Choice(OPTIMIZERS), "default": "adam", "show_default": True,
                      "help": "How to update."}),
-    ("--dtype", {"type": click.Choice(["float32", "float64"]), "default": "float32", "show_default": True,
-                 "help": "Numbers."}))
+    ("--dtype", {"type": click.Choice(CLASSES),
+                 "help": "Numbers, and how a GPU multiplies them. [default: float32; on a GPU, the row's classes]"}),
+    ("--cuda-path", {"type": click.Choice(["all", *PATHS]), "default": "all", "show_default": True,
+                     "help": "How a GPU runs the layers."}))
 @options.grouped(
     "How",
     ("--against", {"type": click.Choice(["torch"]), "help": "Do the same work in torch.nn.LSTM, in turn."}),
@@ -35,35 +41,67 @@ def _size(name: str, text: str, least: int = 1) -> tuple:
                    "help": "Threads for training; auto: the number that is fastest here, tried first."}))
 @options.JSON
 @options.DEVICE
-def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype, against, rounds, threads, as_json,
-            device):
+def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype, cuda_path, against, rounds, threads,
+            as_json, device):
     """Measure training and writing: characters/s, ms a step, the share of the matrix product's own speed, memory.
 
     Training steps are whole: embedding, layers, head, loss, back-propagation, clipping and update, on random symbols
     with carried state. All that is measured takes turns; medians over the rounds and quartiles are shown.
+
+    On a GPU every way to run the layers is measured, against torch eager and in a CUDA graph, each precision apart,
+    by the card's clock; what does not compute what torch does from the same weights gets no ratio.
     """
     if against and optimizer != "adam":
         raise click.UsageError(f"--against torch compares with Adam: leave --optimizer {optimizer} out")
     from rnncore import kernels
     kernel = kernels.load(device)
-    torch_device = kernel.name if device == "auto" else device
+    torch_device = name_for_torch(kernel, device)
     rival = load_rival(torch_device) if against else None
-    from .contest import measure
-
     given = {"layers": layers, "hidden": hidden, "embed": embed, "vocab_size": vocab, "batch": batch, "seq": seq}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None} | {"optimizer": optimizer}
     found = {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "machine": machine(rival),
              "rounds": rounds, "settings": []}
+    if kernel.name == "cpu":
+        refuse_card(setting, dtype)
+        measured = on_cpu(setting or ["char-rnn"], given, device, dtype or "float32", threads, rounds, rival,
+                          torch_device)
+        first, words, last = headline, lines, None
+    else:
+        from . import card
+        found["machine"] |= card.machine(device, rival)
+        measured = card.measure_all(setting, given, device, dtype, cuda_path, rounds, bool(rival), torch_device)
+        first, words, last = card.headline, card.lines, card.summary
     if not as_json:
-        click.echo(headline(found["machine"]))
-    for name in dict.fromkeys(setting):
-        asked = {"embed": ModelConfig.embed} | BENCH[name] | given | {"optimizer": optimizer}
-        figures = {"setting": name} | measure(asked, device, dtype, threads, rounds, rival, torch_device)
+        click.echo(first(found["machine"]))
+    for figures in measured:
         found["settings"].append(figures)
         if not as_json:
-            click.echo("\n" + "\n".join(lines(figures)))
+            click.echo("\n" + "\n".join(words(figures)))
     if as_json:
         click.echo(json.dumps(found))
+    elif last:
+        click.echo("\n" + "\n".join(last(found["settings"])))
+
+
+def name_for_torch(kernel, device: str) -> str:
+    """The device that `device` is here, as torch calls it."""
+    return kernel.name if device == "auto" else device
+
+
+def refuse_card(settings, dtype: str | None) -> None:
+    """Raise UsageError for what only a GPU measures."""
+    for name in settings:
+        if name not in BENCH:
+            raise click.UsageError(f"--setting {name} is measured on a GPU alone: --device cuda")
+    if dtype not in (None, "float32", "float64"):
+        raise click.UsageError(f"--dtype {dtype} is a GPU's: --device cuda")
+
+
+def on_cpu(settings, given: dict, device: str, dtype: str, *how):
+    """The figures of each setting, as they are made."""
+    from .contest import measure
+    for name in dict.fromkeys(settings):
+        yield {"setting": name} | measure({"embed": ModelConfig.embed} | BENCH[name] | given, device, dtype, *how)
 
 
 def load_rival(device: str):
@@ -107,9 +145,7 @@ def lines(found: dict) -> list[str]:
     for name, product in products.items():
         shape = " x ".join(map(str, product["shape"]))
         rows.append((f"{name} product, {shape}", "", "", "", digits(product["gflops"]), str(product["threads"]), ""))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    table = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in
-                                                   zip(row[1:], widths[1:], strict=True))]).rstrip() for row in rows]
+    table = aligned(rows)
     shares = " and ".join(f"{100 * product['share']:.0f}% of the {name} product's"
                           for name, product in products.items())
     peaks = ", ".join(f"{name} {engine['memory_mb']:.0f} MB" for name, engine in found["engines"].items())
@@ -123,8 +159,3 @@ def cells(work: dict) -> tuple[str, ...]:
     return (digits(work["ms"]), " to ".join(map(digits, work["quartiles_ms"])), f"{work['characters_per_s']:,.0f}",
             digits(work["gflops"]) if "gflops" in work else "", str(work["threads"] or ""),
             f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else "")
-
-
-def digits(number: float) -> str:
-    """A number in three digits or more."""
-    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"

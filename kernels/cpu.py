@@ -6,6 +6,7 @@ the order i f g o. `keep` (N,) is 0 where a new document begins at this step and
 import contextlib
 import math
 import os
+import time
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -99,6 +100,14 @@ def product(a, b, out, add=False) -> None:
 def row_sums(a, out) -> None:
     """out (R,) = the sum of each row of a (R, M): the same bits wherever the rows lie, unlike a product with ones."""
     a.sum(axis=1, out=out)
+
+
+@contextlib.contextmanager
+def timer():
+    """A context that yields a list, to which its end adds the seconds that what ran inside took."""
+    begun, seconds = time.perf_counter(), []
+    yield seconds
+    seconds.append(time.perf_counter() - begun)
 
 
 def products(w, x, out) -> None:

@@ -113,6 +113,17 @@ def row_sums(a, out) -> None:
         a.sum(axis=1, out=out)
 
 
+@contextlib.contextmanager
+def timer():
+    """As in cpu.py, between two events on the current stream: the card's own clock."""
+    begun, ended, seconds = cupy.cuda.Event(), cupy.cuda.Event(), []
+    begun.record()
+    yield seconds
+    ended.record()
+    ended.synchronize()
+    seconds.append(cupy.cuda.get_elapsed_time(begun, ended) / 1e3)
+
+
 def products(w, x, out) -> None:
     """out[k] = w @ x[k], a launch each; arguments as in cpu.py."""
     for x_k, out_k in zip(x, out, strict=True):

@@ -17,9 +17,12 @@ FETCH = ElementwiseKernel(
     "raw int64 windows, raw int64 control, int64 ring, int64 size", "int64 id",
     "id = windows[control[0] % ring * size + i];", "fetch_kernel")
 BEGIN = ElementwiseKernel(
-    "raw float64 slots, raw int64 control, int64 ring", "T h, T c, raw float64 now, raw uint32 words", """
+    "T h_state, T c_state, raw float64 slots, raw int64 control, int64 ring",
+    "T h, T c, raw float64 now, raw uint32 words", """
     const ptrdiff_t slot = control[0] % ring * 4;
-    if (slots[slot + 3] != 0) h = 0, c = 0;
+    const bool fresh = slots[slot + 3] != 0;
+    h = fresh ? (T)0 : h_state;
+    c = fresh ? (T)0 : c_state;
     if (i == 0) {
         for (int k = 0; k < 3; k++) now[k] = slots[slot + k];
         words[0] = (unsigned)control[0], words[1] = (unsigned)(control[0] >> 32);
@@ -51,11 +54,18 @@ class Steering:
         options = f"-DREAL={'double' if np.dtype(dtype) == np.float64 else 'float'}", f"-DTHREADS={THREADS}"
         self._sums, self._judge = (cupy.RawKernel(SOURCE, name, options=options) for name in ("sums", "judge"))
 
-    def fill(self, step: int, window, pace: tuple, fresh: bool) -> None:
-        """The slot of step `step`, from 0: its window, at most (T+1, N) ids of the host, its pace, and is it fresh?"""
+    def fill(self, step: int, windows: np.ndarray, numbers: np.ndarray) -> None:
+        """The slots of the K steps from `step` on, which counts from 0; K at most `ring`.
+
+        windows (K, T+1, N): ids, of fewer rows where all windows are shorter; numbers (K, 4): rate, size, correction,
+        and 1 where the state begins at zero, else 0.
+        """
         slot = step % self.ring
-        self.windows[slot, :len(window)] = cupy.asarray(window)
-        self.slots[slot] = cupy.asarray(np.array([*pace, fresh], np.float64))
+        for here, some in ((slot, slice(0, self.ring - slot)), (0, slice(self.ring - slot, None))):  # it may wrap
+            if len(numbers[some]):
+                there = slice(here, here + len(numbers[some]))
+                self.windows[there, :windows.shape[1]] = cupy.asarray(windows[some])
+                self.slots[there] = cupy.asarray(numbers[some])
 
     def go(self, step: int, halted: bool = False) -> None:
         """Step `step` is the next."""
@@ -66,10 +76,10 @@ class Steering:
         step, halted = map(int, cupy.asnumpy(self.control))
         return step, bool(halted), cupy.asnumpy(self.losses), cupy.asnumpy(self.norms)
 
-    def begin(self, h, c) -> None:
-        """Within a step, first: fetch what is in its slot; h and c (L, H, N) are zeroed where it is fresh."""
+    def begin(self, state, first) -> None:
+        """Within a step, at first: fetch what is in its slot; state (h and c, (L, H, N)) -> first, or zeros if fresh."""
         FETCH(self.windows, self.control, self.ring, self.ids.size, self.ids)
-        BEGIN(self.slots, self.control, self.ring, h, c, self._now, self._words)
+        BEGIN(*state, self.slots, self.control, self.ring, *first, self._now, self._words)
 
     def judge(self, loss, grads) -> None:
         """From loss (T, N) and the gradient (P,) of its sum: scale, the rings, and the counter."""
@@ -78,6 +88,6 @@ class Steering:
         self._judge((1,), (THREADS,), (self._partials, np.int32(parts), self.control, self.losses, self.norms,
                                        self._scale, np.int32(self.ring), np.float64(loss.size), np.float64(self.clip)))
 
-    def carry(self, h_last, c_last, h, c) -> None:
-        """Within a step, last: the state goes on, unless the run has halted."""
-        CARRY(h_last, c_last, self.scale, h, c)
+    def carry(self, last, state) -> None:
+        """Within a step, at last: last -> state, unless the run has halted."""
+        CARRY(*last, self.scale, *state)

@@ -15,8 +15,9 @@ from .dropout import Dropout
 from .lstm import State
 from .optim import Pace
 
-RING = 64  # steps that may be launched before the host looks
-MANY = 8   # steps of one launch
+RING = 256      # steps that may be launched before the host looks, at most,
+IDS = 1 << 22   # and ids in their windows
+MANY = 8        # steps of one launch
 
 
 class Slot(NamedTuple):
@@ -29,7 +30,7 @@ class Slot(NamedTuple):
 class Outcome(NamedTuple):
     """How far what was launched came: the next step, and whether that one's loss or gradient is not finite.
 
-    losses (nats a character) and norms (before clipping): those of the last RING steps, by step % RING.
+    losses (nats a character) and norms (before clipping): those of the last steps, by step % ring.
     """
     step: int
     bad: bool
@@ -47,28 +48,27 @@ class Captured:
         self.model, self.optimizer, self.config, self.steps, self.n = model, optimizer, config, steps, n
         self.path = model.device_path
         self.grads = model.params.like()
-        self.steering = self.path.steering(RING, steps, n, config.clip)
+        self.ring = max(1, min(RING, IDS // ((steps + 1) * n)))
+        self.steering = self.path.steering(self.ring, steps, n, config.clip)
         self.work = stack.Workspace(model.params, steps, n, path=self.path)
-        self.work.begin(None)
+        sizes = model.config.layers, model.config.hidden, n
+        self.state = State(*(model.kernel.xp.zeros(sizes, model.dtype) for _ in "hc"))  # before the next step
         self._keep = model.kernel.xp.empty((steps, n), model.dtype)
         self._graphs: dict = {}  # number of steps -> the graph
         if hasattr(optimizer, "rooms"):
             optimizer.rooms = {}
         self._tried: set[int] = set()  # numbers of time steps that have run once: their buffers are made
 
-    @property
-    def state(self) -> State:
-        """The state that the next step begins with, h and c (L, H, N): views."""
-        return State(self.work.h[:, :, 0], self.work.c[:, :, 0])
-
     def begin(self, step: int, state: State | None) -> None:
         """Step `step` is the next, from that state; None: zeros."""
-        self.work.begin(state)
+        for mine, given in zip(self.state, state or (0, 0), strict=True):
+            mine[...] = given
         self.steering.go(step)
 
-    def fill(self, step: int, slot: Slot) -> None:
-        """What step `step` goes by; at most RING steps ahead of the next."""
-        self.steering.fill(step, *slot)
+    def fill(self, step: int, slots: list[Slot]) -> None:
+        """What the steps from `step` on go by, of windows of one length; at most `ring` steps ahead of the next."""
+        numbers = np.array([[*slot.pace, slot.fresh] for slot in slots], np.float64)
+        self.steering.fill(step, np.stack([slot.window for slot in slots]), numbers)
 
     def launch(self, count: int, steps: int) -> None:
         """Enqueue the next `count` steps, all of windows of `steps` characters; the host does not wait."""
@@ -94,15 +94,14 @@ class Captured:
         """Run a halted step, which changes nothing: kernels are compiled and buffers made before a capture."""
         step = self.wait().step
         self.steering.go(step, halted=True)
-        held = State(*(array.copy() for array in self.state))
         self._step(steps)
-        self.begin(step, held)  # a fresh one was zeroed
+        self.steering.go(step)
         self._tried.add(steps)
 
     def _step(self, steps: int) -> None:
         model, work, steering, optimizer = self.model, self.work, self.steering, self.optimizer
         first, last = (State(work.h[:, :, t], work.c[:, :, t]) for t in (0, steps))
-        steering.begin(*first)
+        steering.begin(self.state, first)
         x, y, loss = steering.ids[:steps], steering.ids[1:steps + 1], work.loss[:steps]
         dropout = Dropout(self.config.dropout or 0.0, self.config.seed, steering.words, self.config.variational,
                           self.config.weight_drop or 0.0)
@@ -114,7 +113,7 @@ class Captured:
         model.mask_gradients(weights, self.grads)
         steering.judge(loss, self.grads.flat)
         optimizer.update(model.params, self.grads, Pace(*steering.pace), steering.scale)
-        steering.carry(*last, *first)
+        steering.carry(last, self.state)
 
     def _kept(self, x):
         """0 where a document ends, as CharLM.keep."""

@@ -110,6 +110,25 @@ BENCH = {  # fields of ModelConfig and TrainConfig: what `rnncore bench` measure
     "char-rnn": {"layers": 2, "hidden": 128, "vocab_size": 65, "seq": 50, "batch": 50},
     "original": {"layers": 3, "hidden": 512, "vocab_size": 96, "seq": 50, "batch": 100},
     "medium": {"layers": 2, "hidden": 256, "vocab_size": 65, "seq": 64, "batch": 64},
+    "wide": {"layers": 1, "hidden": 1024, "embed": 128, "vocab_size": 96, "seq": 256, "batch": 128},
+    "h160": {"layers": 2, "hidden": 160, "vocab_size": 65, "seq": 50, "batch": 50},
+    "h192": {"layers": 2, "hidden": 192, "vocab_size": 65, "seq": 50, "batch": 50},
+}
+
+LAYER = {"layers": 1, "hidden": 768, "embed": 768, "vocab_size": 1, "seq": 1024, "batch": 16}  # FlashRNN's chart
+THREE, SIXTEEN_BIT = ("float32", "tf32", "bf16"), ("bf16", "fp16")
+BENCH_CARD = {  # what `rnncore bench` measures on a GPU: the work, its sizes, the precision classes
+    "char-rnn": ("training", BENCH["char-rnn"], THREE),
+    "original": ("training", BENCH["original"], THREE),
+    "wide": ("training", BENCH["wide"], SIXTEEN_BIT),
+    "char-rnn-writing-1": ("writing", BENCH["char-rnn"] | {"streams": 1}, ("float32", "bf16")),
+    "char-rnn-writing-64": ("writing", BENCH["char-rnn"] | {"streams": 64}, ("float32", "bf16")),
+    "original-writing-1": ("writing", BENCH["original"] | {"streams": 1}, ("float32", "bf16")),
+    "original-writing-64": ("writing", BENCH["original"] | {"streams": 64}, ("float32", "bf16")),
+    "h160": ("training", BENCH["h160"], THREE),
+    "h192": ("training", BENCH["h192"], THREE),
+    "layer-768-forward": ("forward", LAYER, (*THREE, "fp16")),
+    "layer-768": ("forward and backward", LAYER, (*THREE, "fp16")),
 }
 
 

@@ -8,7 +8,7 @@ from math import ceil
 import numpy as np
 
 from . import recovery
-from .captured import MANY, RING, Captured, Slot
+from .captured import MANY, Captured, Slot
 from .lstm import State
 from .optim import rate
 
@@ -34,7 +34,8 @@ class Launcher:
             captured.begin(t.step, t.state)
             self._begun = True
         steps, count = self._together()
-        rates = [self._fill(t.step + k, t.state is None and k == 0) for k in range(count)]
+        rates = [rate(t.config, t.done_before(t.step + k)) * t.recovery.rate for k in range(count)]
+        captured.fill(t.step, [self._slot(t.step + k, lr) for k, lr in enumerate(rates)])
         copy = t.model.params.flat.copy() if t.recovery.due(t.step) else None
         captured.launch(count, steps)
         self._cut_ahead(t.step + count, count)
@@ -46,24 +47,23 @@ class Launcher:
             self._skip(outcome)
         taken = max(good, 1)
         t.state = self._held = captured.state
-        slot = (t.step + taken - 1) % RING
+        slot = (t.step + taken - 1) % captured.ring
         return (taken, taken * steps * t.batches.columns, float(outcome.losses[slot]), rates[taken - 1],
                 float(outcome.norms[slot]))
 
     def _skip(self, outcome) -> None:
         """The next step is a bad one: it counts, but changes nothing, and the state begins anew."""
-        t, captured, slot = self.training, self.captured, self.training.step % RING
+        t, captured = self.training, self.captured
+        slot = t.step % captured.ring
         captured.grads.flat /= t.batches.columns * self._steps(t.step)
         t.recovery.skip(t.step + 1, float(outcome.losses[slot]), captured.grads)
         captured.begin(t.step + 1, None)
 
-    def _fill(self, step: int, fresh: bool) -> float:
-        """What step `step` goes by; returns its rate."""
+    def _slot(self, step: int, lr: float) -> Slot:
+        """What step `step` goes by."""
         t = self.training
-        lr = rate(t.config, t.done_before(step)) * t.recovery.rate
         pace = t.optimizer.pace(lr, step + 1 - t.recovery.uncounted)
-        self.captured.fill(step, Slot(self._window(step), pace, fresh or step % t.batches.windows == 0))
-        return lr
+        return Slot(self._window(step), pace, step % t.batches.windows == 0)
 
     def _window(self, step: int):
         """The ids (T+1, N) of step `step`: all but the last row are read, all but the first predicted."""
@@ -83,7 +83,7 @@ class Launcher:
     def _together(self) -> tuple[int, int]:
         """(T of their windows, how many steps) are taken together."""
         t = self.training
-        steps, ends = self._steps(t.step), [RING, self._in_time()]
+        steps, ends = self._steps(t.step), [self.captured.ring, self._in_time()]
         if t.total is not None:
             ends.append(t.total - t.step)
             ends += [ceil(t.total * k / MILESTONES) - t.step for k in range(1, MILESTONES + 1)]

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from .captured import MANY as LAUNCH
+from .captured import Captured, Slot
 from .config import ModelConfig, SampleConfig, TrainConfig
 from .data.vocab import Vocab
 from .embedding import folded
@@ -45,29 +47,40 @@ class Entrant:
     threads: int | None = None
     units: int = 1                                              # that one call of work() does
     count: int = 1                                              # calls a turn
+    timer: Callable[[], AbstractContextManager[list]] | None = None  # a kernel module's; None: the wall's clock
+    least: float | None = None                                  # seconds a turn; None: TURN
     seconds: float = 0.0                                        # a unit, in the last turn
     tried: dict[int, float] = field(default_factory=dict)       # seconds a unit by number of threads
 
     def turn(self) -> float:
         """Seconds a unit. A short one is done once untimed: it finds the caches and threads of the entrant before."""
         with self.around():
-            if self.seconds * self.units < TURN:
+            if self.seconds * self.units < self._least():
                 self.work()
             self.synchronize()
-            begun = perf_counter()
-            for _ in range(self.count):
-                self.work()
-            self.synchronize()
-            self.seconds = (perf_counter() - begun) / self.count / self.units
+            with (self.timer or self._wall)() as seconds:
+                for _ in range(self.count):
+                    self.work()
+            self.seconds = seconds[0] / self.count / self.units
         return self.seconds
 
     def settle(self) -> None:
         """Warm up, and choose how many units make a turn."""
         self.turn()
-        if self.seconds * self.units < TURN / 10:
-            self.count = max(1, round(TURN / 10 / self.seconds / self.units))
+        if self.seconds * self.units < self._least() / 10:
+            self.count = max(1, round(self._least() / 10 / self.seconds / self.units))
             self.turn()
-        self.count = max(1, round(TURN / self.seconds / self.units))
+        self.count = max(1, round(self._least() / self.seconds / self.units))
+
+    def _least(self) -> float:
+        return TURN if self.least is None else self.least
+
+    @contextmanager
+    def _wall(self):
+        begun, seconds = perf_counter(), []
+        yield seconds
+        self.synchronize()
+        seconds.append(perf_counter() - begun)
 
 
 def take_turns(entrants: dict, rounds: int) -> Iterator[dict]:
@@ -104,18 +117,20 @@ def flops(sizes: ModelConfig, config: TrainConfig) -> int:
 
 
 def windows(sizes: ModelConfig, config: TrainConfig) -> np.ndarray:
-    """Random symbols and targets (WINDOWS, 2, T, N)."""
-    draw = np.random.default_rng(config.seed)
-    return draw.integers(0, sizes.vocab_size, (WINDOWS, 2, config.seq, config.batch))
+    """Random symbols and those that follow them (WINDOWS, 2, T, N)."""
+    drawn = np.random.default_rng(config.seed).integers(0, sizes.vocab_size, (WINDOWS, config.seq + 1, config.batch))
+    return np.stack((drawn[:, :-1], drawn[:, 1:]), axis=1)
 
 
 class Subject:
     """A fresh model at work on random symbols, as `train` and `generate` work."""
 
-    def __init__(self, sizes: ModelConfig, config: TrainConfig, device: str, dtype: str):
+    def __init__(self, sizes: ModelConfig, config: TrainConfig, device: str, dtype: str, path: str = "eager"):
+        """path: one of config.PATHS; the CPU knows eager alone."""
         vocab = Vocab.from_code_points(range(256, 256 + sizes.vocab_size))
         self.model, self.config = CharLM(sizes, vocab, device, dtype, config.seed), config
-        self.kernel = self.model.kernel
+        self.kernel, self.path = self.model.kernel, path
+        self.model.path = path
         self.optimizer = OPTIMIZERS[config.optimizer](self.model.params, config, self.model.each)
         self.windows = [[self.kernel.to_device(ids) for ids in window] for window in windows(sizes, config)]
         self.state, self.count = None, 0
@@ -188,6 +203,33 @@ class Subject:
             list((pool.map if pool else map)(lambda share: self.kernel.products(*share), shares))
         return Entrant(work, self.kernel.synchronize, self.kernel.single_threaded,
                        flops=2 * count * rows * inner * sum(columns), threads=len(shares))
+
+
+class Launches:
+    """A Subject's training on a path that captures it: a call hands the device LAUNCH whole steps, unwaited for."""
+
+    def __init__(self, subject: Subject):
+        config = subject.config
+        self.subject, self.captured = subject, Captured(subject.model, subject.optimizer, config, config.seq,
+                                                        config.batch)
+        self.captured.begin(0, None)
+        self.ahead = max(1, self.captured.ring // LAUNCH) * LAUNCH  # steps that are filled at once, as in training
+        pairs = [[subject.kernel.to_host(ids) for ids in window] for window in subject.windows]
+        self.windows = [np.concatenate((x, y[-1:])) for x, y in pairs]
+
+    def __call__(self) -> None:
+        subject, optimizer = self.subject, self.subject.optimizer
+        if subject.count % self.ahead == 0:
+            steps = range(subject.count, subject.count + self.ahead)
+            self.captured.fill(subject.count, [Slot(self.windows[k % len(self.windows)],
+                                                    optimizer.pace(subject.config.lr, k + 1), False) for k in steps])
+        self.captured.launch(LAUNCH, subject.config.seq)
+        subject.count += LAUNCH
+
+    def losses(self) -> list[float]:
+        """Those of the last launch; waits for it."""
+        slots = np.arange(self.subject.count - LAUNCH, self.subject.count) % self.captured.ring
+        return self.captured.wait().losses[slots].tolist()
 
 
 def configs(given: dict, lr: float = 1e-3) -> tuple[ModelConfig, TrainConfig]:

@@ -30,14 +30,14 @@ def host(array) -> np.ndarray:
 
 
 def training(path: str, dtype="float64", symbols=11, layers=2, documents=False, text=330, steps=20, hidden=6, ids=None,
-             **config) -> Training:
+             window=7, **config) -> Training:
     points = [3, *range(97, 96 + symbols)] if documents else range(97, 97 + symbols)
     vocab = rnncore.Vocab.from_code_points(points, **({"documents": "lines"} if documents else {}))
     model = rnncore.CharLM(rnncore.ModelConfig(symbols, 5, hidden, layers), vocab, "cpu" if path == "cpu" else "cuda", dtype,
                            seed=3)
     model.path = "eager" if path == "cpu" else path
     ids = np.random.default_rng(1).integers(0, symbols, text) if ids is None else ids
-    return Training(model, Batches(ids, 4, 7), rnncore.TrainConfig(**{"lr": 0.02, "steps": steps, "clip": 0.5} | config))
+    return Training(model, Batches(ids, 4, window), rnncore.TrainConfig(**{"lr": 0.02, "steps": steps, "clip": 0.5} | config))
 
 
 def results(run: Training) -> tuple:
@@ -56,6 +56,11 @@ def assert_same(found, wanted, bound=1e-12) -> None:
 def test_a_run_is_the_processors(with_cublas, kind, path):
     """Over more than an epoch, whose last window is shorter; the last steps are one launch of several."""
     assert_same(results(training(path, **KINDS[kind])), results(training("cpu", **KINDS[kind])))
+
+
+def test_a_ring_that_is_smaller_than_the_run(with_cublas, monkeypatch):
+    monkeypatch.setattr("rnncore.captured.RING", 3)
+    assert_same(results(training("graph")), results(training("cpu")))
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -140,9 +145,8 @@ def test_what_is_queued_behind_a_bad_step_changes_nothing(with_cublas):
     run = poisoned("graph", {2})
     captured = Captured(run.model, run.optimizer, run.config, 7, 4)
     captured.begin(0, None)
-    for step in range(8):
-        x, y = run.window(step)
-        captured.fill(step, Slot(np.concatenate((x, y[-1:])), run.optimizer.pace(0.02, step + 1), step == 0))
+    windows = [np.concatenate((x, y[-1:])) for x, y in map(run.window, range(8))]
+    captured.fill(0, [Slot(window, run.optimizer.pace(0.02, k + 1), k == 0) for k, window in enumerate(windows)])
     captured.launch(2, 7)
     before = [host(run.model.params.flat).copy(), *(host(part).copy() for part in captured.state)]
     assert captured.wait()[:2] == (2, False)
@@ -157,8 +161,7 @@ def test_a_step_is_recorded_in_order_and_its_memory_lives(with_cublas):
     captured = Captured(run.model, run.optimizer, run.config, 7, 4)
     captured.begin(0, None)
     x, y = run.window(0)
-    for step in range(3):
-        captured.fill(step, Slot(np.concatenate((x, y[-1:])), Pace(0.01, 0.01, 1.0), False))
+    captured.fill(0, 3 * [Slot(np.concatenate((x, y[-1:])), Pace(0.01, 0.01, 1.0), False)])
     captured.launch(1, 7)
     names = [node.name for node in captured._graphs[1]._graph.nodes]
     wanted = ["fetch_kernel", "begin_kernel", "gather_kernel", "softmax_cross_entropy_kernel", "one_hot_kernel", "sums", "judge",
@@ -175,7 +178,7 @@ def test_losses_of_200_steps_stay_with_those_in_float64(with_cublas, dtype, boun
     """On a text that can be learnt: the loss falls by half, and every precision follows."""
     ids, losses = np.tile(np.random.default_rng(0).integers(0, 11, 9), 100), {}
     for path, kind in (("cpu", "float64"), ("graph", dtype)):
-        run = training(path, kind, ids=ids, steps=200, hidden=16, lr=0.01)
+        run = training(path, kind, ids=ids, steps=200, hidden=12, lr=0.02, window=4)
         losses[path] = {p.step: p.loss for p in run}
         assert run.model.params.flat.dtype == ("float64" if kind == "float64" else "float32")
     wanted, found = losses["cpu"], losses["graph"]

@@ -19,7 +19,7 @@ FOLDERS = {  # folder: the folders of ours and the packages of others that it ma
     "rnncore": ({"kernels", "data"}, {"numpy", "safetensors"}),
     "cli": ({"kernels", "data", "rnncore"}, {"click", "rich", "numpy"}),
 }
-ALONE = {("cli", "rival"): {"torch"}}  # what one module of a folder may import beside: it is imported lazily
+ALONE = {("cli", name): {"torch"} for name in ("rival", "graphed", "capture")}  # what some modules of a folder may import beside: they are imported lazily
 LEVELS = [  # of the modules in rnncore/: each imports only from levels above its own in this list
     {"config", "random", "ngram", "memory", "files", "lock"},
     {"params", "lstm", "dropout", "documents"},

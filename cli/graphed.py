@@ -1,0 +1,291 @@
+"""torch's side of the contest on a card: the classes of ours.py in torch.nn.LSTM, each eager and in a CUDA graph.
+
+The first that runs is the judge of all others: `difference(evidence)` compares what they compute with its own. Only
+`rnncore bench --against torch` loads this module. Adam is fused and capturable, bias_hh frozen at zero as in rival.py.
+A call is LAUNCH whole steps, or PIECE characters, in both: nothing in it waits for the card.
+"""
+import contextlib
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from rnncore import speed
+from rnncore.config import SampleConfig
+from rnncore.optim import Adam
+from rnncore.speed import Entrant
+
+from .capture import captured, events
+from .rival import Net
+from .task import PIECE, STEPS, Task
+
+LOSS_SCALE = 1024.0  # of float16's gradients; fixed, for a scaler that adapts waits for the card
+
+
+class Kind(NamedTuple):
+    """How numbers are held and multiplied: the weights' dtype, autocast's (or None), whether TF32 is allowed."""
+    weights: torch.dtype
+    autocast: torch.dtype | None = None
+    tf32: bool = True
+
+    @property
+    def scale(self) -> float:
+        return LOSS_SCALE if torch.float16 in (self.weights, self.autocast) else 1.0
+
+    @property
+    def computed(self) -> torch.dtype:
+        return self.autocast or self.weights
+
+
+KINDS = {
+    "float64": Kind(torch.float64, tf32=False), "float32": Kind(torch.float32, tf32=False), "tf32": Kind(torch.float32),
+    "bf16 autocast": Kind(torch.float32, torch.bfloat16), "bf16 weights": Kind(torch.bfloat16),
+    "fp16 autocast": Kind(torch.float32, torch.float16), "fp16 weights": Kind(torch.float16),
+}
+CLASSES = {  # precision class -> torch's kinds in it
+    "float64": ("float64",), "float32": ("float32",), "tf32": ("tf32",), "bf16": ("bf16 autocast", "bf16 weights"),
+    "fp16": ("fp16 autocast", "fp16 weights"),
+}
+
+
+class Side:
+    """What all kinds of work share: the device, how numbers are multiplied, the graph, the entrant."""
+    units = 1
+
+    def __init__(self, task: Task, device: str, kind: str, graphed: bool):
+        self.task, self.device, self.kind = task, torch.device(device), KINDS[kind]
+        self.prepare()
+        with self.around():
+            self.call = self.record(self.work) if graphed else self.work
+            self.own = self.compute()
+
+    def evidence(self):
+        """What this side computes, from the task's weights on: made once, before anything is timed."""
+        return self.own
+
+    def record(self, work):
+        """work in a CUDA graph: a function that replays it; the numbers held are then as before.
+
+        It is warmed up on a side stream first, as torch's documentation has it. A CPU has no graphs: there it is work.
+        """
+        kept = [tensor.clone() for tensor in self.held()]
+        replay = captured(work, self.device)
+        with torch.no_grad():
+            for tensor, before in zip(self.held(), kept, strict=True):
+                tensor.copy_(before)
+        return replay
+
+    @contextlib.contextmanager
+    def around(self):
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.kind.tf32
+        yield
+
+    def autocast(self):
+        low = self.kind.autocast
+        return torch.autocast(self.device.type, low, enabled=low is not None)
+
+    def tensor(self, array: np.ndarray) -> torch.Tensor:
+        """On the device; numbers in the weights' dtype."""
+        tensor = torch.from_numpy(array).to(self.device)
+        return tensor.to(self.kind.weights) if tensor.is_floating_point() else tensor
+
+    def net(self) -> Net:
+        net = Net(self.task.sizes).to(self.device, self.kind.weights)
+        net.load_state_dict({name: torch.from_numpy(array) for name, array in self.task.tensors.items()})
+        for name, parameter in net.named_parameters():
+            parameter.requires_grad_("bias_hh" not in name)
+        return net
+
+    def full(self, logits: torch.Tensor) -> torch.Tensor:
+        """In float32 where they are in less."""
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def state(self, columns: int) -> list[torch.Tensor]:
+        """h and c (L, N, H) of zeros."""
+        shape = self.task.sizes.layers, columns, self.task.sizes.hidden
+        return [torch.zeros(shape, dtype=self.kind.computed, device=self.device) for _ in range(2)]
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def entrant(self) -> Entrant:
+        return Entrant(self.call, self.synchronize, self.around, self.task.chars, units=self.units,
+                       timer=events if self.device.type == "cuda" else None)
+
+
+class Training(Side):
+    """Whole steps with carried state: forward, loss, backward, clipping, Adam on float32 weights."""
+    units = speed.LAUNCH
+
+    def prepare(self) -> None:
+        config, scale = self.task.config, self.kind.scale
+        self.net_ = self.net()
+        self.weights = [parameter for parameter in self.net_.parameters() if parameter.requires_grad]
+        self.masters = self.weights
+        if self.kind.weights in (torch.float16, torch.bfloat16):
+            self.masters = [torch.from_numpy(self.task.tensors[name].copy()).to(self.device)
+                            for name, parameter in self.net_.named_parameters() if parameter.requires_grad]
+            for master in self.masters:
+                master.grad = torch.zeros_like(master)
+        beta2 = Adam.BETA2 if config.beta2 is None else config.beta2
+        self.adam = torch.optim.Adam(self.masters, config.lr, (config.beta1, beta2), config.eps * scale, fused=True,
+                                     capturable=self.device.type == "cuda")
+        self.windows = self.tensor(self.task.windows)
+        self.carried = self.state(config.batch)
+        self.losses = torch.zeros(len(self.windows), dtype=torch.float64, device=self.device)
+
+    def held(self) -> list[torch.Tensor]:
+        for master in self.masters:  # Adam's would be made in the first step: here they are zeros, as it makes them
+            if not self.adam.state[master]:
+                self.adam.state[master] = {"step": torch.zeros((), device=self.device), **{
+                    name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}}
+        moments = [tensor for state in self.adam.state.values() for tensor in state.values()]
+        return [*self.net_.parameters(), *self.masters, *self.carried, *moments]
+
+    def work(self) -> None:
+        """A step on each window; the losses stay on the device."""
+        state = self.carried
+        for k, (x, y) in enumerate(self.windows):
+            state = self.step(x, y, state, self.losses[k])
+        for mine, last in zip(self.carried, state, strict=True):
+            mine.copy_(last)
+
+    def step(self, x, y, state, out):
+        for parameter in self.weights:
+            parameter.grad = None
+        with self.autocast():
+            logits, state = self.net_(x, tuple(state))
+        loss = torch.nn.functional.cross_entropy(self.full(logits).flatten(0, 1), y.flatten())
+        (loss * self.kind.scale).backward()
+        if self.masters is not self.weights:
+            torch._foreach_copy_([master.grad for master in self.masters], [weight.grad for weight in self.weights])
+        if self.task.config.clip:
+            torch.nn.utils.clip_grad_norm_(self.masters, self.task.config.clip * self.kind.scale)
+        self.adam.step()  # gradients and eps are both `scale` times as large: the step is the same
+        if self.masters is not self.weights:
+            torch._foreach_copy_([weight.detach() for weight in self.weights], self.masters)
+        out.copy_(loss.detach())
+        return [part.detach() for part in state]
+
+    def compute(self) -> np.ndarray:
+        losses: list[float] = []
+        while len(losses) < STEPS:
+            self.call()
+            losses += self.losses.tolist()
+        return np.array(losses)
+
+    def difference(self, evidence: np.ndarray) -> float:
+        """The largest of the losses' differences, in nats."""
+        return float(np.abs(evidence - self.own).max())
+
+
+class Writing(Side):
+    """Some texts at once, a symbol of each drawn on the device, PIECE of them a call, then on the host."""
+    units = PIECE
+
+    def prepare(self) -> None:
+        self.net_, self.carried = self.net(), self.state(self.task.streams)
+        self.ids = torch.zeros(1, self.task.streams, dtype=torch.long, device=self.device)
+        self.text = torch.zeros(PIECE, self.task.streams, dtype=torch.long, device=self.device)
+        self.greedy = False
+
+    def held(self) -> list[torch.Tensor]:
+        return [self.ids, *self.carried]
+
+    @contextlib.contextmanager
+    def around(self):
+        with super().around(), torch.inference_mode():
+            yield
+
+    def work(self) -> None:
+        ids, state = self.ids, self.carried
+        for k in range(PIECE):
+            logits, state = self.net_(ids, tuple(state))
+            scores = self.full(logits[0]) / SampleConfig.temperature
+            if not self.greedy:  # p / e with e from the exponential distribution is largest with probability p;
+                scores = torch.softmax(scores, dim=1)  # multinomial does the same, but waits for the card
+                scores = scores / torch.empty_like(scores).exponential_()
+            ids = scores.argmax(dim=1)[None]
+            self.text[k].copy_(ids[0])
+        for mine, last in zip((self.ids, *self.carried), (ids, *state), strict=True):
+            mine.copy_(last)
+
+    def compute(self) -> np.ndarray:
+        """As in ours.py, by a graph of its own where the work has one; the state is then as before."""
+        self.greedy, kept = True, [tensor.clone() for tensor in self.held()]
+        (self.work if self.call == self.work else self.record(self.work))()
+        found, self.greedy = self.text.cpu().numpy().copy(), False
+        for tensor, before in zip(self.held(), kept, strict=True):
+            tensor.copy_(before)
+        return found
+
+    def difference(self, evidence: np.ndarray) -> float:
+        """By how many nats a chosen symbol is less likely here than the likeliest, at most."""
+        with self.around():
+            text = torch.from_numpy(np.concatenate([np.zeros_like(evidence[:1]), evidence])).to(self.device)
+            logits = torch.log_softmax(self.full(self.net_(text[:-1])[0]), dim=2)
+            chosen = logits.gather(2, text[1:, :, None])[..., 0]
+            return float((logits.amax(dim=2) - chosen).max())
+
+    def entrant(self) -> Entrant:
+        entrant, call = super().entrant(), self.call
+
+        def work():
+            call()
+            return self.text.cpu()
+        entrant.work = work
+        return entrant
+
+
+class Layer(Side):
+    """One LSTM layer and nothing else: forward as for training, and where the task says so backward."""
+
+    def prepare(self) -> None:
+        self.net_ = self.net()
+        self.x, self.dy = (self.tensor(np.ascontiguousarray(array.transpose(1, 2, 0))) for array in self.task.inputs)
+        self.x.requires_grad_()
+        self.trained = [weight for weight in self.net_.lstm.parameters() if weight.requires_grad]
+        self.y, self.found = None, ()
+
+    def held(self) -> list[torch.Tensor]:
+        return []
+
+    def work(self) -> None:
+        with self.autocast():
+            y, _ = self.net_.lstm(self.x)
+        self.y = y.detach()
+        if self.task.backward:
+            self.found = torch.autograd.grad(y, [self.x, *self.trained], self.dy.to(y.dtype))
+
+    def compute(self) -> dict[str, np.ndarray]:
+        self.call()
+        found = {"y": self.y.permute(2, 0, 1)}
+        if self.task.backward:
+            dx, w_ih, w_hh, bias = self.found
+            found |= {"dx": dx.permute(2, 0, 1), "w_ih": w_ih, "w_hh": w_hh, "bias": bias}
+        return {name: tensor.double().cpu().numpy() for name, tensor in found.items()}
+
+    def difference(self, evidence: dict[str, np.ndarray]) -> float:
+        """The largest difference in any array, as a share of the largest number in it."""
+        return float(np.max([np.abs(evidence[name] - own).max() / np.abs(own).max() for name, own in self.own.items()]))
+
+
+def kinds(task: Task, precision: str) -> list[str]:
+    """torch's kinds in a class; for writing without autocast, which would convert the weights at each symbol."""
+    return [kind for kind in CLASSES[precision] if task.work != "writing" or not KINDS[kind].autocast]
+
+
+def cudnn_algorithm(task: Task, kind: str) -> str:
+    """What torch asks of cuDNN on a card from sm_80 on, forward and backward, by the rules in its RNN.cpp."""
+    hidden, computed = task.sizes.hidden, KINDS[kind].computed
+    n = task.streams if task.work == "writing" else task.config.batch
+    persistent = (computed == torch.float16 and task.sizes.layers == 1 and hidden % 128 == 0 and hidden <= 1024
+                  and task.sizes.embed % 128 == 0 and n % 8 == 0 and n <= 128)
+    small = 0 if computed == torch.float64 else 1  # PERSIST_STATIC_SMALL_H has no float64
+    forward, backward = ("PERSIST_STATIC_SMALL_H" if hidden <= small * most else
+                         "PERSIST_STATIC" if persistent else "STANDARD" for most in (192, 128))
+    return forward if task.work in ("writing", "forward") or forward == backward else f"{forward}, backward {backward}"
+
+
+WORK = {"training": Training, "writing": Writing, "forward": Layer, "forward and backward": Layer}

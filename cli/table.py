@@ -1,0 +1,13 @@
+"""A table for people: rows of words, aligned."""
+
+
+def aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Lines: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in
+                                                  zip(row[1:], widths[1:], strict=True))]).rstrip() for row in rows]
+
+
+def digits(number: float) -> str:
+    """A number in three digits or more."""
+    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"

@@ -1,0 +1,73 @@
+"""A task is what both sides of the contest on a card are given: sizes, weights, and the numbers to work on."""
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from rnncore import speed
+from rnncore.config import ModelConfig, TrainConfig
+from rnncore.data.vocab import Vocab
+from rnncore.model import CharLM
+
+STEPS = 24     # training steps whose losses are compared before anything is timed: whole launches
+PIECE = 64     # characters of each text that are one call's work, and that are compared
+RATE = 2e-3    # Adam's
+REGULAR = 0.9  # the share of symbols that follow from the one before: there is something to learn in few steps
+LIVELY, SURE = 2.0, 32.0  # what the layers' and the head's weights are multiplied with for writing: a fresh model likes
+#                           all symbols alike, whatever its state; so a wrong state shows in the text
+
+
+@dataclass
+class Task:
+    """One row: the work (training, writing, forward, forward and backward), and of what size.
+
+    All arrays are NumPy's, drawn with fixed seeds; a fresh task has the same.
+    """
+    work: str
+    sizes: ModelConfig
+    config: TrainConfig
+    streams: int = 1
+
+    @classmethod
+    def of(cls, work: str, asked: dict) -> "Task":
+        """From fields of ModelConfig and TrainConfig, and `streams` for writing."""
+        asked = {"embed": ModelConfig.embed, "optimizer": "adam"} | asked
+        streams = asked.pop("streams", 1)
+        return cls(work, *speed.configs(asked, RATE), streams)
+
+    @property
+    def backward(self) -> bool:
+        return self.work == "forward and backward"
+
+    @property
+    def chars(self) -> int:
+        """Characters in a unit of the work: a training step, a pass, or a character of each text."""
+        return self.streams if self.work == "writing" else self.config.seq * self.config.batch
+
+    @cached_property
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The weights under torch's names, with a bias_hh of zeros; float32."""
+        vocab = Vocab.from_code_points(range(256, 256 + self.sizes.vocab_size))
+        tensors = CharLM(self.sizes, vocab, "cpu", "float32", seed=1).tensors()
+        if self.work == "writing":
+            for name, tensor in tensors.items():
+                tensor *= SURE if name == "head.weight" else LIVELY if name.startswith("lstm.weight") else 1
+        return tensors
+
+    @cached_property
+    def windows(self) -> np.ndarray:
+        """Symbols and those that follow them (WINDOWS, 2, T, N), one long text a column."""
+        draw, symbols = np.random.default_rng(2), self.sizes.vocab_size
+        steps, n = speed.WINDOWS * self.config.seq, self.config.batch
+        after, chance = draw.permutation(symbols), draw.random((steps, n)) < REGULAR
+        text = draw.integers(0, symbols, (steps + 1, n))
+        for t in range(steps):
+            text[t + 1] = np.where(chance[t], after[text[t]], text[t + 1])
+        pair = np.stack([text[:-1], text[1:]])
+        return np.ascontiguousarray(pair.reshape(2, speed.WINDOWS, self.config.seq, n).swapaxes(0, 1))
+
+    @cached_property
+    def inputs(self) -> tuple[np.ndarray, np.ndarray]:
+        """What a layer alone runs on, x (E, T, N), and the gradient at its outputs, dy (H, T, N); float32."""
+        draw, shape = np.random.default_rng(3), (self.config.seq, self.config.batch)
+        return tuple(draw.standard_normal((rows, *shape), np.float32) for rows in (self.sizes.embed, self.sizes.hidden))

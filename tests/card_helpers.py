@@ -1,0 +1,27 @@
+"""What the tests of the contest on a card share: tiny tasks, and torch's side on a CPU."""
+import contextlib
+
+import pytest
+
+from rnncore.cli.task import Task
+
+SIZES = {"layers": 2, "hidden": 8, "embed": 5, "vocab_size": 7, "batch": 6, "seq": 9}
+WORK = {"training": {}, "writing": {"streams": 3}, "forward": {"layers": 1}, "forward and backward": {"layers": 1}}
+
+
+def task(work: str = "training", **sizes) -> Task:
+    """A tiny one of each kind."""
+    return Task.of(work, SIZES | WORK[work] | sizes)
+
+
+@contextlib.contextmanager
+def torch_side():
+    """The module graphed, on one thread, with torch's settings as before afterwards; a skip without torch."""
+    torch = pytest.importorskip("torch", reason="the contest with torch needs `pip install torch`")
+    from rnncore.cli import graphed
+    threads, tf32 = torch.get_num_threads(), (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield graphed
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32

@@ -1,0 +1,120 @@
+"""What both sides of the contest on a card are given, and torch's side of it, on a CPU."""
+import contextlib
+import types
+
+import numpy as np
+import pytest
+from card_helpers import task, torch_side
+
+from rnncore import speed
+from rnncore.cli import card_contest, ours
+from rnncore.cli.task import PIECE, REGULAR, STEPS, Task
+from rnncore.config import BENCH_CARD
+
+
+@pytest.fixture
+def graphed():
+    with torch_side() as module:
+        yield module
+
+
+def test_the_text_goes_on_from_window_to_window_and_can_be_learnt():
+    windows = task(vocab_size=50, batch=40).windows
+    x, y = windows[:, 0].reshape(-1, 40), windows[:, 1].reshape(-1, 40)
+    assert windows.shape == (speed.WINDOWS, 2, 9, 40) and (y[:-1] == x[1:]).all()
+    after = {}
+    for symbol, follower in zip(x.ravel().tolist(), y.ravel().tolist(), strict=True):
+        after.setdefault(symbol, []).append(follower)
+    likeliest = sum(max(map(found.count, set(found))) for found in after.values())
+    assert abs(likeliest / x.size - REGULAR) < 0.03
+
+
+def test_every_row_of_the_card_is_of_a_kind_that_both_sides_know(graphed):
+    for name, (work, sizes, classes) in BENCH_CARD.items():
+        made = Task.of(work, sizes)
+        assert work in ours.WORK and work in graphed.WORK, name
+        assert all(graphed.kinds(made, precision) and card_contest.tolerance(made, precision) for precision in classes)
+    assert {"float32", "tf32", "bf16"} == set(BENCH_CARD["char-rnn"][2]) and "fp16" in BENCH_CARD["wide"][2]
+
+
+def test_losses_fall_over_the_steps_that_are_compared(graphed):
+    losses = graphed.Training(task(hidden=32), "cpu", "float32", True).evidence()
+    assert losses.shape == (STEPS,) and losses[-4:].mean() < losses[:4].mean() - 0.05
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_torch_s_drawn_text_has_the_model_s_odds(graphed, streams):
+    writing = graphed.Writing(task("writing", streams=streams), "cpu", "float32", True)
+    odds = np.arange(1, 8) / 28
+    writing.net_.head.weight.data.zero_()
+    writing.net_.head.bias.data[:] = graphed.torch.from_numpy(0.8 * np.log(odds))
+    entrant = writing.entrant()
+    with entrant.around():
+        text = np.concatenate([entrant.work().numpy().copy() for _ in range(40)])
+    assert text.shape == (40 * PIECE, streams) and entrant.units == PIECE and entrant.chars == streams
+    counts, n = np.bincount(text.ravel(), minlength=7), text.size
+    assert (abs(counts - n * odds) < 5 * np.sqrt(n * odds * (1 - odds))).all()
+
+
+def test_a_capture_leaves_weights_moments_and_state_as_they_were(graphed):
+    """Both kinds go on alike long after the warm-up of the one."""
+    eager, other = (graphed.Training(task(), "cpu", "bf16 weights", late) for late in (False, True))
+    for side in (eager, other):
+        side.call()
+    assert (eager.losses == other.losses).all() and (eager.own == other.own).all()
+
+
+@pytest.mark.parametrize("kind, bound", [("fp16 weights", 1e-4), ("bf16 weights", 4e-4)])  # seen: 2e-5, 5e-5
+def test_clipping_and_half_precision_weights(graphed, kind, bound):
+    """The loss is scaled for float16, the bound of the gradient and eps with it; the steps go to weights in float32."""
+    clipped = task(hidden=32, clip=0.05, eps=1e-3)
+    wanted = graphed.Training(clipped, "cpu", "float64", False)
+    side = graphed.Training(clipped, "cpu", kind, False)
+    assert wanted.difference(side.own) < bound < abs(wanted.own - graphed.Training(task(hidden=32), "cpu", "float64",
+                                                                                  False).own).max()
+    assert all(master.dtype == graphed.torch.float32 for master in side.masters)
+
+
+def test_strict_float32_has_no_tf32_anywhere(graphed):
+    backends = graphed.torch.backends
+    for kind, allowed in (("tf32", True), ("float32", False)):
+        with graphed.Training(task(), "cpu", kind, False).around():
+            assert backends.cuda.matmul.allow_tf32 is backends.cudnn.allow_tf32 is allowed
+            assert (backends.cudnn.rnn.fp32_precision == "tf32") is allowed
+
+
+@pytest.mark.parametrize("row, kind, wanted", [
+    ("char-rnn", "float32", "PERSIST_STATIC_SMALL_H"), ("h160", "tf32", "PERSIST_STATIC_SMALL_H, backward STANDARD"),
+    ("original", "bf16 weights", "STANDARD"), ("wide", "fp16 weights", "PERSIST_STATIC"),
+    ("wide", "bf16 weights", "STANDARD"), ("layer-768", "fp16 autocast", "PERSIST_STATIC"),
+    ("char-rnn", "float64", "STANDARD"), ("char-rnn-writing-1", "float32", "PERSIST_STATIC_SMALL_H")])
+def test_the_algorithm_that_torch_asks_cudnn_for(graphed, row, kind, wanted):
+    work, sizes, _ = BENCH_CARD[row]
+    assert graphed.cudnn_algorithm(Task.of(work, sizes), kind) == wanted
+
+
+def test_a_capture_is_warmed_up_on_a_side_stream(graphed, monkeypatch):
+    """torch.cuda by the names that it has, each of them logged."""
+    from rnncore.cli import capture
+    log = []
+
+    class Stream:
+        def __init__(self, device):
+            self.name = device
+
+        def wait_stream(self, other):
+            log.append(f"{self.name} waits for {other.name}")
+
+    @contextlib.contextmanager
+    def within(thing):
+        log.append(f"in {thing.name}")
+        yield
+        log.append(f"out of {thing.name}")
+    fakes = {"Stream": lambda device: Stream("side"), "current_stream": lambda device: Stream("main"), "stream": within,
+             "graph": within,
+             "CUDAGraph": lambda: types.SimpleNamespace(name="graph", replay=lambda: log.append("replay"))}
+    for name, fake in fakes.items():
+        monkeypatch.setattr(graphed.torch.cuda, name, fake)
+    capture.captured(lambda: log.append("work"), types.SimpleNamespace(type="cuda"))()
+    assert log == ["side waits for main", "in side", *capture.WARM_UP * ["work"], "out of side", "main waits for side",
+                   "in graph", "work", "out of graph", "replay"]
