@@ -114,8 +114,11 @@ def open_model(run: str | None, device: str):
 
 
 def check_gpu(kernel, path: str = "auto", dtype: str = "float32") -> None:
-    """Refuse what only GPUs have where the device is the CPU."""
+    """Refuse what only GPUs have where the device is the CPU, and a precision that this GPU has not."""
     if kernel.name != "cpu":
+        reason = kernel.why_not("eager", dtype)
+        if reason:
+            raise click.UsageError(f"--dtype {dtype}: {reason}")
         return
     if path not in ("auto", "eager"):
         raise click.UsageError(f"--cuda-path {path} is a path of GPUs, and this runs on the CPU: leave it out, or take "

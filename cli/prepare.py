@@ -7,7 +7,7 @@ import click
 import numpy as np
 
 from rnncore import checkpoint, ngram, params, plan
-from rnncore.config import ON_GPUS, PRESETS, ModelConfig, TrainConfig
+from rnncore.config import PRESETS, ModelConfig, TrainConfig
 from rnncore.data.batches import Batches, shrink, split
 from rnncore.data.text import Corpus, Reading
 from rnncore.data.vocab import UNKNOWN, Vocab
@@ -177,9 +177,10 @@ def build(model: ModelConfig, vocab: Vocab, old: CharLM | None, given: dict, see
 
 def precision(stored: str, kernel) -> tuple[str, list[str]]:
     """The precision to go on in with a run of the precision `stored`, and a note where the device has not that one."""
-    if kernel.name != "cpu" or stored not in ON_GPUS:
+    reason = kernel.why_not("eager", stored)
+    if reason is None:
         return stored, []
-    return storage(stored), [f"{stored}, the run's precision, is one of GPUs: going on in {storage(stored)}"]
+    return storage(stored), [f"the run's precision: {reason}; going on in {storage(stored)}"]
 
 
 def take_path(given: dict, model: CharLM, config: TrainConfig, ids: np.ndarray) -> list[str]:

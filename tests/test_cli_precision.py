@@ -26,10 +26,10 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def card(home, monkeypatch):
-    """A card: models on it are the CPU's, their products in full. `asked`: what trust.run got; `paths`: what models did."""
+    """A card: models on it are the CPU's. `asked`: what trust.run got; `paths`: what models were set to."""
     played = types.SimpleNamespace(asked=[], paths=[], outcome=(None, 1.0, 2.0), fake=types.SimpleNamespace(
         **{name: value for name, value in vars(cpu).items() if not name.startswith("__")}))
-    played.fake.name, played.fake.why_not = "cuda", lambda path, precision, config, n: None
+    played.fake.name, played.fake.why_not = "cuda", lambda path, precision, config=None, n=1: None
 
     class OnCard(rnncore.CharLM):
         precision = None
@@ -139,15 +139,15 @@ def test_a_run_of_a_gpu_goes_on_in_float32_on_a_cpu_and_says_so(home, capsys, pr
     rewritten(home / "run", precision)
     result = call(capsys, "train", "--resume", "-o", "run", "--steps", 3, "--device", "cpu")
     assert result.code == 0 and "float32 on cpu" in result.err
-    assert f"{precision}, the run's precision, is one of GPUs: going on in float32\n" in result.err
+    assert f"the run's precision: {precision} is a precision of GPUs: take float32; going on in float32\n" in result.err
     assert stored(home / "run")["training"]["settings"]["precision"] == precision  # a GPU takes it up again
     assert call(capsys, "generate", "run", "-n", 9, "--device", "cpu").code == 0
     again = ("train", "--resume", "-o", "run", "--steps", 4, "--device", "cpu", "--dtype")
     assert call(capsys, *again, precision).code == 0 and refused(call(capsys, *again, "float32"), 2)
 
 
-@pytest.mark.parametrize(("precision", "words"), [("int8", "not one of float64"), (7, "not one of"), (None, "not one of"),
-                                                  ("float64", "but the tensors are float32")])
+@pytest.mark.parametrize(("precision", "words"), [
+    ("int8", "not one of float64"), (7, "not one of"), (None, "not one of"), ("float64", "but the tensors are float32")])
 def test_a_precision_that_cannot_be_is_refused_by_name(home, capsys, precision, words):
     assert call(capsys, "train", "corpus.txt", "--steps", 2, *SMALL, "-o", "run", "--device", "cpu").code == 0
     path = home / "run" / "last.safetensors"
@@ -165,8 +165,8 @@ def test_train_tries_the_paths_and_takes_the_fastest(card, home, capsys, monkeyp
     result = call(capsys, *args, "run")
     assert result.code == 0 and "trying graph, wavefront, persistent on this card, once" in result.err
     assert "tried on this card: graph 1 ms a step, eager 2" in result.err and "tf32 on cuda, path" in result.err
-    task = Task("tf32", "cuda", *(stored(home / "run")["config"][name] for name in ("vocab_size", "embed", "hidden", "layers")),
-                8, 20, "muon")
+    sizes = stored(home / "run")["config"]
+    task = Task("tf32", "cuda", sizes["vocab_size"], sizes["embed"], sizes["hidden"], sizes["layers"], 8, 20, "muon")
     assert [asked.path for asked in card.asked] == FORCED and card.asked[0].columns == 8
     assert {key for key in vars(task) if getattr(task, key) != getattr(card.asked[0], key)} == {"path", "device"}
     assert card.paths == ["graph"] and stored(home / "run")["card"]["precision"] == "tf32"
@@ -195,6 +195,17 @@ def test_a_run_of_a_gpu_goes_on_there_in_its_precision(card, home, capsys):
     assert result.code == 0 and "bf16 on cuda, path eager" in result.err and "going on in" not in result.err
 
 
+def test_a_card_without_the_precision(card, home, capsys):
+    args = ("train", "corpus.txt", "--steps", 4, *SMALL, "-o", "run", "--dtype", "bf16")
+    assert call(capsys, *args).code == 0
+    card.fake.why_not = lambda path, precision, config=None, n=1: \
+        "wants another card: take tf32" if precision == "bf16" else None
+    assert "--dtype bf16: wants another card" in refused(call(capsys, *args[:-4], "-o", "other", *args[-2:]), 2)
+    result = call(capsys, "train", "--resume", "-o", "run", "--steps", 6)
+    assert result.code == 0 and "float32 on cuda" in result.err
+    assert "the run's precision: wants another card: take tf32; going on in float32\n" in result.err
+
+
 def test_generate_tries_the_writer_where_it_pays(card, home, capsys, monkeypatch):
     assert call(capsys, "train", "corpus.txt", "--steps", 2, *SMALL, "-o", "run", "--cuda-path", "eager").code == 0
     card.paths.clear()
@@ -202,7 +213,8 @@ def test_generate_tries_the_writer_where_it_pays(card, home, capsys, monkeypatch
     result = call(capsys, "generate", "run", "-n", 5, "--count", 3, "--cuda-path", "persistent")
     assert result.code == 0 and "trying" in result.err and "trying" not in result.out
     assert [(t.path, t.optimizer, t.columns, t.precision) for t in card.asked] == [("graph", None, 3, "float32")]
-    assert call(capsys, "generate", "run", "-n", 5, "--count", 3).code == 0 and card.paths == ["eager", "graph", "graph"]
+    assert call(capsys, "generate", "run", "-n", 5, "--count", 3).code == 0
+    assert card.paths == ["eager", "graph", "graph"]
 
 
 # rnncore doctor
@@ -217,7 +229,7 @@ def test_doctor_tries_and_shows(card, home, capsys, monkeypatch):
     monkeypatch.setattr(kernels, "why_no_cuda", lambda index=0: None)
     assert "none of the others has been tried" in call(capsys, "doctor").out
     assert "name a setting" in refused(call(capsys, "doctor", "--try"), 2)
-    card.fake.why_not = lambda path, precision, config, n: "too wide" if path == "persistent" else None
+    card.fake.why_not = lambda path, precision, config=None, n=1: "too wide" if path == "persistent" else None
     result = call(capsys, "doctor", "--try", "char-rnn")
     lines = result.out.splitlines()
     assert result.code == 0 and len(lines) == 7 and lines[0].startswith(
