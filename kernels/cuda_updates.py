@@ -1,4 +1,4 @@
-"""cpu_updates.py's functions on CuPy arrays, names and arguments too; where the gradient's scale is NaN they do nothing.
+"""cpu_updates.py's functions on CuPy arrays, names and arguments too; a gradient's scale that is NaN makes them idle.
 
 Numbers that differ from step to step (size, correction, rate, scale) may be arrays () of float64 on the device.
 """

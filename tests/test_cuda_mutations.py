@@ -24,7 +24,7 @@ PLANTED = [
     ("cuda.py", "GATES_BACKWARD(through, carry, dh, gates, dc)", "GATES_BACKWARD(carry, through, dh, gates, dc)"),
     ("cuda.py", "logits[i + target * columns] -= 1;", "logits[target * columns] -= 1;"),
     ("cuda.py", "symbols + ids[i % columns]", "symbols + ids[i % symbols]"),
-    ("cuda.py", "ids[first + i % positions] == i", "ids[i % positions] == i"),
+    ("cuda.py", "ids[first + i % positions]", "ids[first + (i + 1) % positions]"),
     ("cuda_updates.py", "(sqrt(v) * (T)correction + (T)eps)", "(sqrt(v + (T)eps) * (T)correction)"),
     ("cuda.py", "bits >= threshold", "bits > threshold + 3000"),
     ("cuda.py", "k1 += 0xBB67AE85u;", "k1 += 0xBB67AE84u;"),
