@@ -1,19 +1,20 @@
 // The whole time loop of one LSTM layer as one launch, forward and backward: W_hh stays in registers for all steps.
 //
-// A block of 256 threads owns UNITS of the HIDDEN units with their four gates. The HIDDEN / UNITS blocks of a group, the
-// x of the grid, share chunks of COLUMNS sequences, and only they wait for each other; the groups are the grid's y, and
+// A block of 256 threads owns UNITS of the HIDDEN units with their four gates. The HIDDEN / UNITS blocks of a group (x
+// of the grid) share chunks of COLUMNS sequences, and only they wait for each other; the groups are the grid's y, and
 // each takes every gridDim.y-th chunk. What a step hands to the next (forward h, backward dz) goes to all blocks of the
-// group as 16-bit numbers, bf16 where BF16 is 1 and else fp16, through `exchange`; sums are float. One block alone keeps
-// it in shared memory. This text stands after ptx.cuh, tanh_of and gates.cuh.
+// group through `exchange`, as 16-bit numbers: bf16 where BF16 is 1, else fp16. Sums are float. A block that is a group
+// alone keeps it in shared memory, for one chunk. This text stands after ptx.cuh, tanh_of and gates.cuh.
 //
 // Order between blocks. A step's values are written by all threads of a block, then comes __syncthreads, then one
-// thread's store_release of the step's number; a warp's lanes load_acquire the numbers of the blocks it reads from, then
-// __syncwarp, then loads past the first cache. There are two slots, used in turn. A block writes to a slot only when all
-// its warps are behind a __syncthreads that comes after their waits for the step before: by then every block of the
-// group has published that step, which it did after its last read of the slot that is written now.
+// thread's store_release of the step's number, which covers what the barrier has shown it. A warp's lanes load_acquire
+// the numbers of the blocks it reads from, then __syncwarp, then loads past the first cache. There are two slots, taken
+// in turn. A block writes to a slot only behind a __syncthreads that all its warps reach after their waits for the step
+// before, together for all blocks: each block has published that step, after its last read of the slot written now.
 
 constexpr int THREADS = 256, WARPS = THREADS / 32, MEMBERS = HIDDEN / UNITS, TILES = COLUMNS / 8;
 constexpr int CELLS = (UNITS * COLUMNS + THREADS - 1) / THREADS;  // units times sequences, of each thread
+constexpr int BATCH = HIDDEN > 128 ? 4 : 2;  // of weights' tiles on their way: with all at once, ptxas spills
 
 // Forward: ROW_GROUPS warps share the gates' rows, SLICES warps the sum over the units.
 constexpr int ROW_GROUPS = UNITS >= 64 ? 8 : UNITS == 32 ? 4 : HIDDEN % 128 ? 2 : 1, SLICES = WARPS / ROW_GROUPS;
@@ -109,12 +110,12 @@ __device__ __forceinline__ void take_weights(Forward& product, const float* w) {
     for (int r = 0; r < rows; r++)
 #pragma unroll
         for (int k = 0; k < depth; k++) {
-            if (k % 4 == 0) __syncwarp();  // else ptxas has all loads under way at once, and spills
+            if (k % BATCH == 0) __syncwarp();
 #pragma unroll
             for (int part = 0; part < 4; part++) {
                 const int unit = blockIdx.x * UNITS + (warp % ROW_GROUPS * rows + r) / 2 * 8 + row;
-                const int gate = r % 2 * 2 + part % 2, from = (warp / ROW_GROUPS * depth + k) * 16 + quarter * 4 + part / 2 * 2;
-                const float* at = w + (size_t)(gate * HIDDEN + unit) * HIDDEN + from;
+                const int gate = r % 2 * 2 + part % 2, from = (warp / ROW_GROUPS * depth + k) * 16;
+                const float* at = w + (size_t)(gate * HIDDEN + unit) * HIDDEN + from + quarter * 4 + part / 2 * 2;
                 product.a[r][k][part] = pack_16(at[0], at[1]);
             }
         }
@@ -131,34 +132,36 @@ __device__ __forceinline__ Cell forward_cell(int k) {
 __device__ __forceinline__ void add_sums(const Forward& product, float (*z)[4], float* shared) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int rows = UNITS / 4 / ROW_GROUPS;
-    if (SLICES == 1) {
+    if constexpr (SLICES == 1) {
 #pragma unroll
         for (int k = 0; k < CELLS; k++)
 #pragma unroll
             for (int gate = 0; gate < 4; gate++)
                 z[k][gate] += product.sum(k / 2 / TILES * 2 + gate / 2, k / 2 % TILES, gate % 2 * 2 + k % 2);
-        return;
-    }
+    } else {
 #pragma unroll
-    for (int r = 0; r < rows; r++)
+        for (int r = 0; r < rows; r++)
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++)
+            for (int tile = 0; tile < TILES; tile++)
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int gate = r % 2 * 2 + half, unit = (warp % ROW_GROUPS * rows + r) / 2 * 8 + lane / 4;
-                const int slice = warp / ROW_GROUPS, at = ((slice * TILES + tile) * 4 + gate) * UNITS + unit;
-                *(float2*)(shared + at * 8 + lane % 4 * 2) =
-                    make_float2(product.sum(r, tile, half * 2), product.sum(r, tile, half * 2 + 1));
-            }
-    __syncthreads();
+                for (int half = 0; half < 2; half++) {
+                    const int gate = r % 2 * 2 + half, unit = (warp % ROW_GROUPS * rows + r) / 2 * 8 + lane / 4;
+                    const int slice = warp / ROW_GROUPS, at = ((slice * TILES + tile) * 4 + gate) * UNITS + unit;
+                    *(float2*)(shared + at * 8 + lane % 4 * 2) =
+                        make_float2(product.sum(r, tile, half * 2), product.sum(r, tile, half * 2 + 1));
+                }
+        __syncthreads();
 #pragma unroll
-    for (int k = 0; k < CELLS; k++) {
-        const Cell cell = forward_cell(k);
-        if (cell.tile >= TILES) continue;
-        for (int slice = 0; slice < SLICES; slice++)
+        for (int k = 0; k < CELLS; k++) {
+            const Cell cell = forward_cell(k);
+            if (cell.tile >= TILES) continue;
+#pragma unroll 2
+            for (int slice = 0; slice < SLICES; slice++)
 #pragma unroll
-            for (int gate = 0; gate < 4; gate++)
-                z[k][gate] += shared[(((slice * TILES + cell.tile) * 4 + gate) * UNITS + cell.unit) * 8 + cell.column];
+                for (int gate = 0; gate < 4; gate++)
+                    z[k][gate] += shared[(((slice * TILES + cell.tile) * 4 + gate) * UNITS + cell.unit) * 8
+                                         + cell.column];
+        }
     }
 }
 
@@ -166,8 +169,8 @@ __device__ __forceinline__ void add_sums(const Forward& product, float (*z)[4], 
 // or null. *_ld: how far the rows of an array are apart. exchange: two slots a chunk of HIDDEN by COLUMNS 16-bit
 // numbers; flags: MEMBERS a chunk, 0 before the launch. Dynamic shared memory: a float a cell of all chunks of a group.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
-    const float* w, float* gates, unsigned gates_ld, float* h, unsigned h_ld, float* c, unsigned c_ld, const float* keep,
-    unsigned short* exchange, unsigned* flags, int steps, int n, int chunks) {
+    const float* w, float* gates, unsigned gates_ld, float* h, unsigned h_ld, float* c, unsigned c_ld,
+    const float* keep, unsigned short* exchange, unsigned* flags, int steps, int n, int chunks) {
     constexpr int SLOT = HIDDEN * COLUMNS;
     extern __shared__ float state[];  // c
     __shared__ __align__(16) float parts[SLICES > 1 ? SLICES * TILES * 4 * UNITS * 8 : 4];
@@ -177,7 +180,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
     take_weights(product, w);
     for (int t = -1; t < steps; t++)
         for (int chunk = blockIdx.y, own = 0; chunk < chunks; chunk += gridDim.y, own++) {
-            float z[CELLS][4], c_now[CELLS], h_now[CELLS];
+            float z[CELLS][4], c_now[CELLS], h_now[CELLS], keep_now[CELLS], keep_next[CELLS];
             const unsigned first = t * n;
 #pragma unroll
             for (int k = 0; k < CELLS; k++) {
@@ -188,6 +191,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
 #pragma unroll
                 for (int gate = 0; gate < 4; gate++)
                     z[k][gate] = here && t >= 0 ? gates[(gate * HIDDEN + unit) * gates_ld + first + column] : 0;
+                keep_now[k] = here && keep && t >= 0 ? keep[first + column] : 1;
+                keep_next[k] = here && keep && t + 1 < steps ? keep[first + n + column] : 1;
                 if (here && t < 0) c_now[k] = c[unit * c_ld + column], h_now[k] = h[unit * h_ld + column];
             }
             unsigned short* slots = exchange + (size_t)chunk * 2 * SLOT;
@@ -197,7 +202,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
                 if (STAGED) {
                     wait(published, 0, HIDDEN - 1, t + 1);
 #pragma unroll
-                    for (int at = threadIdx.x; at < SLOT / 8; at += THREADS) ((uint4*)copy)[at] = __ldcg((uint4*)from + at);
+                    for (int at = threadIdx.x; at < SLOT / 8; at += THREADS)
+                        ((uint4*)copy)[at] = __ldcg((const uint4*)from + at);
                     __syncthreads();
                     from = copy;
                 } else if (MEMBERS > 1) {
@@ -212,12 +218,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
                 const int column = chunk * COLUMNS + cell.tile * 8 + cell.column;
                 if (cell.tile >= TILES || column >= n) continue;
                 float& c_kept = state[(own * CELLS + k) * THREADS + threadIdx.x];
-                const float keep_now = keep && t >= 0 ? keep[first + column] : 1;
-                if (t >= 0) gates_forward(z[k][0], z[k][1], z[k][2], z[k][3], c_kept, keep_now, c_now[k], h_now[k]);
+                if (t >= 0)
+                    gates_forward(z[k][0], z[k][1], z[k][2], z[k][3], c_kept, keep_now[k], c_now[k], h_now[k]);
                 c_kept = c_now[k];
-                const float keep_next = keep && t + 1 < steps ? keep[first + n + column] : 1;
                 unsigned short* to = (MEMBERS == 1 ? copy : slots) + (t + 1) % 2 * SLOT;
-                to[place(member * UNITS + cell.unit, cell.tile, cell.column)] = to_16(h_now[k] * keep_next);
+                to[place(member * UNITS + cell.unit, cell.tile, cell.column)] = to_16(h_now[k] * keep_next[k]);
             }
             publish(published, t + 2);
 #pragma unroll
@@ -243,7 +248,7 @@ __device__ __forceinline__ void take_transposed(Backward& product, const float* 
     for (int r = 0; r < UNITS / 16; r++)
 #pragma unroll
         for (int k = 0; k < HIDDEN / 32; k++) {
-            if (k % 4 == 0) __syncwarp();
+            if (k % BATCH == 0) __syncwarp();
 #pragma unroll
             for (int part = 0; part < 4; part++) {
                 const int unit = blockIdx.x * UNITS + r * 16 + part % 2 * 8 + row;
@@ -282,8 +287,8 @@ __device__ __forceinline__ void take_sums(const Backward& product, float* dh, fl
 // gates (4H, T, N) arrives as the activations and leaves as dL/dz; c (H, T+1, N); dy (H, T, N); dh and dc (H, N) arrive
 // as the gradient at the last state and leave as that at the initial one. exchange: slots of 4 HIDDEN by COLUMNS.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
-    const float* w, float* gates, unsigned gates_ld, const float* c, unsigned c_ld, const float* keep, const float* dy, unsigned dy_ld,
-    float* dh, float* dc, unsigned short* exchange, unsigned* flags, int steps, int n, int chunks) {
+    const float* w, float* gates, unsigned gates_ld, const float* c, unsigned c_ld, const float* keep, const float* dy,
+    unsigned dy_ld, float* dh, float* dc, unsigned short* exchange, unsigned* flags, int steps, int n, int chunks) {
     constexpr int SLOT = 4 * HIDDEN * COLUMNS, SHARE = HIDDEN / WARPS;  // units of a warp's sum
     extern __shared__ float state[];  // dc
     __shared__ __align__(16) float parts[WARPS * UNITS * COLUMNS];
@@ -293,13 +298,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
     take_transposed(product, w);
     for (int t = steps - 1; t >= -1; t--)
         for (int chunk = blockIdx.y, own = 0; chunk < chunks; chunk += gridDim.y, own++) {
-            float z[CELLS][4], through[CELLS], carry[CELLS], above[CELLS], dh_now[CELLS];
+            float z[CELLS][4], through[CELLS], carry[CELLS], above[CELLS], dh_now[CELLS], keep_next[CELLS];
             const unsigned first = t * n;
 #pragma unroll
             for (int k = 0; k < CELLS; k++) {
                 const Cell cell = cell_of(k);
                 const int unit = member * UNITS + cell.unit, column = chunk * COLUMNS + cell.tile * 8 + cell.column;
-                if (cell.tile >= TILES || column >= n || t < 0) continue;
+                if (cell.tile >= TILES || column >= n) continue;
+                keep_next[k] = keep && t + 1 < steps ? keep[first + n + column] : 1;
+                if (t < 0) continue;
 #pragma unroll
                 for (int gate = 0; gate < 4; gate++)
                     z[k][gate] = gates[(gate * HIDDEN + unit) * gates_ld + first + column];
@@ -324,7 +331,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
                 if (cell.tile >= TILES || column >= n) continue;
                 float& dc_kept = state[(own * CELLS + k) * THREADS + threadIdx.x];
                 if (!done) dc_kept = dc[unit * n + column], dh_now[k] = dh[unit * n + column];
-                else if (keep) dh_now[k] *= keep[first + n + column];
+                else dh_now[k] *= keep_next[k];
                 if (t < 0) {
                     dc[unit * n + column] = dc_kept, dh[unit * n + column] = dh_now[k];
                     continue;

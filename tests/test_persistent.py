@@ -1,8 +1,8 @@
 """kernels/persistent.cu and .py under the emulator, against a time loop in float64 that shares no code with the engine."""
+import contextlib
 import importlib
 import shutil
 import sys
-import types
 
 import cupy_stand_in
 import emulate
@@ -28,10 +28,10 @@ class RawKernel:
         emulate.kernel(*self.make)(grid, block, args, shared_mem, seed=RawKernel.seed, cooperative=self.cooperative)
 
 
-@pytest.fixture(scope="module")
-def persistent(tmp_path_factory):
+@contextlib.contextmanager
+def imported(folder):
     """kernels/persistent.py over NumPy arrays."""
-    fake = cupy_stand_in.module(tmp_path_factory.mktemp("unused"))
+    fake = cupy_stand_in.module(folder)
     fake.RawKernel = RawKernel
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", fake)
@@ -41,6 +41,12 @@ def persistent(tmp_path_factory):
         for name in ("cuda", "persistent"):
             sys.modules.pop(f"rnncore.kernels.{name}")
             vars(kernels).pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def persistent(tmp_path_factory):
+    with imported(tmp_path_factory.mktemp("unused")) as module:
+        yield module
 
 
 def sigmoid(z):
@@ -117,17 +123,139 @@ def error(found, wanted) -> float:
     return float(np.nan_to_num(max(differences), nan=np.inf)) if not any(map(np.isnan, differences)) else np.inf
 
 
-CASES = [  # hidden, steps, n, multiprocessors
-    (64, 5, 3, 132), (64, 1, 8, 132), (64, 3, 17, 1), (128, 3, 11, 132), (192, 4, 7, 132), (256, 3, 20, 8), (256, 4, 5, 132),
-    (320, 3, 9, 132), (512, 3, 18, 16), (576, 3, 4, 132), (1024, 2, 10, 132)]
+FAST = [  # hidden, steps, n, multiprocessors, precision, __CUDA_ARCH__
+    (64, 5, 3, 132, "tf32", 800), (64, 1, 8, 132, "tf32", 800), (64, 3, 17, 1, "tf32", 800),
+    (192, 4, 11, 4, "tf32", 800), (192, 3, 16, 132, "tf32", 800)]
+SLOW = [
+    (128, 3, 11, 132, "tf32", 750), (128, 3, 11, 132, "bf16", 800), (256, 3, 20, 8, "tf32", 800), (256, 4, 5, 132, "bf16", 800),
+    (320, 3, 9, 132, "tf32", 750), (512, 3, 18, 16, "tf32", 800), (512, 2, 12, 132, "bf16", 800), (576, 3, 4, 132, "tf32", 800),
+    (640, 3, 17, 40, "tf32", 800), (1024, 2, 10, 132, "tf32", 800)]
 
 
-@pytest.mark.parametrize(("hidden", "steps", "n", "multiprocessors"), CASES)
-def test_both_loops_equal_the_formulas(persistent, monkeypatch, hidden, steps, n, multiprocessors):
-    monkeypatch.setattr(RawKernel, "seed", hidden + steps)
-    layer = persistent.Persistent(hidden, steps, n, "tf32", 80, multiprocessors)
-    given = case(hidden, steps, n, documents=hidden % 128 > 0 or n % 2 == 0)
-    found = run(layer, *given, longer=hidden // 64 % 3)
-    e=error(found, reference(*given)) , error(found, reference(*given, in_half))
-    print(hidden, steps, n, e, layer.geometry)
-    assert e[0] < BOUND["tf32"]
+def errors(persistent, hidden, steps, n, multiprocessors, precision, arch, seed, **options) -> tuple[float, float]:
+    """Against the formulas as they are, and on operands rounded as the kernels' are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RawKernel, "seed", seed)
+        patch.setattr(RawKernel, "arch", arch)
+        layer = persistent.Persistent(hidden, steps, n, precision, arch // 10, multiprocessors, **options)
+        given = case(hidden, steps, n, documents=seed % 2 == 1)
+        found = run(layer, *given, longer=seed % 3)
+    return error(found, reference(*given)), error(found, reference(*given, in_half if precision == "tf32" else in_bfloat))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("size", FAST)
+def test_both_loops_equal_the_formulas(persistent, size, seed):
+    plain, rounded = errors(persistent, *size, seed)
+    assert plain < BOUND[size[4]] and rounded < CLOSE
+
+
+@pytest.mark.slow  # a minute: g++ compiles the kernels of each size
+@pytest.mark.parametrize("size", SLOW)
+def test_both_loops_of_larger_layers_equal_the_formulas(persistent, size):
+    for seed in (0, 5):
+        plain, rounded = errors(persistent, *size, seed)
+        assert plain < BOUND[size[4]] and rounded < CLOSE * (4 if size[4] == "bf16" else 1)
+
+
+def test_a_batch_may_be_worked_off_in_several_chunks_by_few_blocks(persistent):
+    assert persistent.geometry(192, 11, 4) == (64, 3, 16, 1, 1)
+    assert persistent.geometry(512, 100, 132) == (32, 16, 16, 7, 7)
+    assert persistent.geometry(512, 60, 132) == (32, 16, 8, 8, 8)
+    assert persistent.geometry(1024, 128, 132) == (16, 64, 16, 8, 2)
+    assert persistent.geometry(128, 50, 132) == (128, 1, 8, 7, 7)
+
+
+@pytest.mark.parametrize(("asked", "words"), [
+    ((512, 64, "float32", 90, 132), "not float32"), ((512, 64, "tf32", 70, 80), "75"), ((512, 64, "bf16", 75, 40), "80"),
+    ((100, 64, "tf32", 90, 132), "multiple of 64"), ((2048, 64, "tf32", 90, 132), "multiple of 64"), ((0, 1, "tf32", 90, 132), "64"),
+    ((1024, 8, "tf32", 75, 40), "needs 64 multiprocessors"), ((1024, 4096, "bf16", 90, 132), "too many")])
+def test_what_does_not_fit_is_refused_in_one_line(persistent, asked, words):
+    reason = persistent.why_not(*asked)
+    assert words in reason and "\n" not in reason
+    with pytest.raises(ValueError, match=words):
+        persistent.Persistent(asked[0], 5, *asked[1:])
+
+
+def test_every_such_size_fits_an_h200_and_no_sequence_is_left_out(persistent):
+    for hidden in range(64, 1025, 64):
+        for n in (1, 8, 9, 50, 100, 128):
+            for multiprocessors in (64, 108, 132):
+                shape = persistent.geometry(hidden, n, multiprocessors)
+                assert shape.units * shape.members == hidden and shape.chunks * shape.columns >= n
+                assert shape.members == 1 or shape.members * shape.groups <= multiprocessors
+            assert persistent.why_not(hidden, n, "bf16", 90, 132) is None
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda a: {"w": a["w"].T}, lambda a: {"z": a["z"].astype(np.float64)}, lambda a: {"z": a["z"][:, :, :2]},
+    lambda a: {"dy": a["dy"].transpose(0, 2, 1)}, lambda a: {"dh": a["dh"][:, ::2]}])
+def test_arrays_that_the_kernels_cannot_take_are_refused(persistent, spoil):
+    layer = persistent.Persistent(64, 4, 4, "tf32", 80, 132)
+    given = dict(zip(("w", "z", "h", "c", "keep", "dy", "dh", "dc"), case(64, 4, 4, True), strict=True))
+    given |= spoil(given)
+    h = np.zeros((64, 5, 4), np.float32)
+    with pytest.raises(ValueError):
+        layer.forward(given["w"], given["z"], h, h.copy(), given["keep"])
+        layer.backward(given["w"], given["z"], h, given["keep"], given["dy"], given["dh"], given["dc"])
+
+
+WRITE = """                if (t < 0 || cell.tile >= TILES || column >= n) continue;
+#pragma unroll
+                for (int gate = 0; gate < 4; gate++)
+                    gates[(gate * HIDDEN + unit) * gates_ld + first + column] = z[k][gate];
+                h["""
+PLANTED = {
+    "forward does not wait": [("wait(published, 0, HIDDEN - 1, t + 1);", "")],
+    "forward waits for the step before": [("wait(published, 0, HIDDEN - 1, t + 1);", "wait(published, 0, HIDDEN - 1, t);")],
+    "backward does not wait": [("if (MEMBERS > 1) wait(published, warp * SHARE, (warp + 1) * SHARE - 1, done);", "")],
+    "the last block is not waited for": [("member <= last / UNITS", "member < last / UNITS")],
+    "published before all have written": [("    __syncthreads();\n    if (MEMBERS > 1 && threadIdx.x == 0)",
+                                           "    if (MEMBERS > 1 && threadIdx.x == 0)")],
+    "no barrier between parts and sums": [("    __syncthreads();\n#pragma unroll\n    for (int k = 0; k < CELLS; k++) {\n        "
+                                           "const Cell cell = cell_of(k);\n        dh[k] = 0;",
+                                           "#pragma unroll\n    for (int k = 0; k < CELLS; k++) {\n        "
+                                           "const Cell cell = cell_of(k);\n        dh[k] = 0;")],
+    "no barrier behind the copy of h": [("__ldcg((const uint4*)from + at);\n                    __syncthreads();",
+                                         "__ldcg((const uint4*)from + at);")],
+    "the other slot": [("copy + t % 2 * SLOT : slots + t % 2 * SLOT", "copy + t % 2 * SLOT : slots + (t + 1) % 2 * SLOT")],
+    "one slot for all steps, forward": [("copy + t % 2 * SLOT : slots + t % 2 * SLOT", "copy : slots"),
+                                        ("(MEMBERS == 1 ? copy : slots) + (t + 1) % 2 * SLOT", "MEMBERS == 1 ? copy : slots")],
+    "one slot for all steps, backward": [("alone : slots + (t + 1) % 2 * SLOT", "alone : slots"),
+                                         ("alone : slots + t % 2 * SLOT", "alone : slots")],
+    "fragments of W_hh as in the manual": [("quarter * 4 + part / 2 * 2;", "quarter * 2 + part / 2 * 8;")],
+    "fragments of its transpose, registers 1 and 2": [("r * 16 + part % 2 * 8 + row", "r * 16 + part / 2 * 8 + row"),
+                                                      ("const int gate = part / 2 * 2", "const int gate = part % 2 * 2")],
+    "gates in another order": [("gate = r % 2 * 2 + part % 2", "gate = r % 2 + part % 2 * 2")],
+    "c of the wrong step": [("c_prev[0], c_prev[n]", "c_prev[n], c_prev[n]")],
+    "keep left out, forward": [("to_16(h_now[k] * keep_next[k])", "to_16(h_now[k])")],
+    "keep left out, backward": [("else dh_now[k] *= keep_next[k];", "")],
+    "columns that are not there": [(WRITE, WRITE.replace(" || column >= n", ""))],
+    "flags of another chunk": [("flags + chunk * MEMBERS;\n            const unsigned done", "flags;\n            const unsigned done")],
+}
+
+
+@pytest.mark.slow  # a minute: g++ compiles the kernels with each error
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_error_is_caught(persistent, monkeypatch, name):
+    text = persistent.CODE
+    for right, wrong in PLANTED[name]:
+        assert text.count(right) == 1, f"persistent.cu no longer has just once: {right}"
+        text = text.replace(right, wrong)
+    monkeypatch.setattr(persistent, "CODE", text)
+    assert any(map(caught, [persistent] * 12, range(1, 13)))
+
+
+def caught(persistent, seed: int) -> bool:
+    """Two chunks of two groups of three blocks."""
+    try:
+        return errors(persistent, 192, 5, 50, 6, "tf32", 800, seed)[1] > CLOSE
+    except emulate.Fault:
+        return True
+
+
+@pytest.mark.slow  # g++ compiles the kernels once more
+def test_a_wait_for_ever_ends_where_spins_are_counted(persistent, monkeypatch):
+    monkeypatch.setattr(persistent, "CODE", persistent.CODE.replace("store_release(flags + blockIdx.x, step);", ";"))
+    with pytest.raises(emulate.Fault, match="__trap"):
+        errors(persistent, 192, 2, 4, 3, "tf32", 800, 0, spins=50)
