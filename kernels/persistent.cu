@@ -105,7 +105,9 @@ typedef Product<UNITS / 4 / ROW_GROUPS, HIDDEN / 16 / SLICES> Forward;
 // Two tiles of rows are 8 units: gates i and f, then g and o. So a thread's sums are all gates of one unit.
 __device__ __forceinline__ void take_weights(Forward& product, const float* w) {
     const int warp = threadIdx.x / 32, row = threadIdx.x % 32 / 4, quarter = threadIdx.x % 4;
-    const int rows = UNITS / 4 / ROW_GROUPS, depth = HIDDEN / 16 / SLICES;
+    constexpr int rows = UNITS / 4 / ROW_GROUPS, depth = HIDDEN / 16 / SLICES;
+    const int unit = blockIdx.x * UNITS + warp % ROW_GROUPS * (rows / 2 * 8) + row;
+    const float* own = w + (size_t)unit * HIDDEN + warp / ROW_GROUPS * (depth * 16) + quarter * 4;
 #pragma unroll
     for (int r = 0; r < rows; r++)
 #pragma unroll
@@ -113,9 +115,8 @@ __device__ __forceinline__ void take_weights(Forward& product, const float* w) {
             if (k % BATCH == 0) __syncwarp();
 #pragma unroll
             for (int part = 0; part < 4; part++) {
-                const int unit = blockIdx.x * UNITS + (warp % ROW_GROUPS * rows + r) / 2 * 8 + row;
-                const int gate = r % 2 * 2 + part % 2, from = (warp / ROW_GROUPS * depth + k) * 16;
-                const float* at = w + (size_t)(gate * HIDDEN + unit) * HIDDEN + from + quarter * 4 + part / 2 * 2;
+                const int gate = r % 2 * 2 + part % 2;
+                const float* at = own + (gate * HIDDEN + r / 2 * 8) * HIDDEN + k * 16 + part / 2 * 2;
                 product.a[r][k][part] = pack_16(at[0], at[1]);
             }
         }
@@ -244,6 +245,7 @@ typedef Product<UNITS / 16, HIDDEN / 32> Backward;
 // W_hh^T: rows are this block's units, a warp's summands the gates of HIDDEN / 8 units, all four of one unit together.
 __device__ __forceinline__ void take_transposed(Backward& product, const float* w) {
     const int warp = threadIdx.x / 32, row = threadIdx.x % 32 / 4, quarter = threadIdx.x % 4;
+    const float* own = w + (size_t)(warp * (HIDDEN / 8) + quarter) * HIDDEN + blockIdx.x * UNITS + row;
 #pragma unroll
     for (int r = 0; r < UNITS / 16; r++)
 #pragma unroll
@@ -251,9 +253,8 @@ __device__ __forceinline__ void take_transposed(Backward& product, const float* 
             if (k % BATCH == 0) __syncwarp();
 #pragma unroll
             for (int part = 0; part < 4; part++) {
-                const int unit = blockIdx.x * UNITS + r * 16 + part % 2 * 8 + row;
-                const int gate = part / 2 * 2, from = (warp * (HIDDEN / 32) + k) * 4 + quarter;
-                const float* at = w + (size_t)(gate * HIDDEN + from) * HIDDEN + unit;
+                const int gate = part / 2 * 2;
+                const float* at = own + (gate * HIDDEN + k * 4) * HIDDEN + r * 16 + part % 2 * 8;
                 product.a[r][k][part] = pack_16(at[0], at[HIDDEN * HIDDEN]);
             }
         }

@@ -1,7 +1,8 @@
-"""One layer's time loop as one launch, forward and backward, for the precision classes of 16-bit products: persistent.cu.
+"""One layer's time loop as one launch, forward and backward, in the precision classes with 16-bit products.
 
-W_hh stays in the registers of MEMBERS blocks for all steps; such a group of blocks takes chunks of COLUMNS sequences. The
-blocks of all groups must be on the card together, one to a multiprocessor, or they would wait for each other for ever.
+The kernels are persistent.cu. W_hh stays in the registers of a group of blocks for all steps, and a group
+takes chunks of sequences. The blocks of all groups must be on the card together, one to a multiprocessor, or they
+would wait for each other for ever.
 """
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,8 @@ import numpy as np
 from .cuda import GATES
 
 HERE = Path(__file__).parent
-CODE = "".join([(HERE / "ptx.cuh").read_text(encoding="utf-8"), GATES, (HERE / "persistent.cu").read_text(encoding="utf-8")])
+PTX, LOOPS = ((HERE / name).read_text(encoding="utf-8") for name in ("ptx.cuh", "persistent.cu"))
+CODE = PTX + GATES + LOOPS
 THREADS = 256
 LARGEST = 1024         # of hidden: above it W_hh does not fit into registers
 STATE = 8 << 10        # bytes of shared memory for c or dc; the kernels' own arrays take up to 40 KB of the 48
@@ -54,7 +56,7 @@ def why_not(hidden: int, n: int, precision: str, capability: int, multiprocessor
     if precision not in CLASSES:
         return f"persistent kernels compute in tf32 or bf16, not {precision}"
     if capability < CLASSES[precision]:
-        return f"{precision} in a persistent kernel needs compute capability {CLASSES[precision]}, this card has {capability}"
+        return f"persistent {precision} kernels need compute capability {CLASSES[precision]}, not {capability}"
     if hidden % 64 or not 0 < hidden <= LARGEST:
         return f"persistent kernels need a hidden size that is a multiple of 64 up to {LARGEST}, not {hidden}"
     shape = geometry(hidden, n, multiprocessors)
@@ -68,8 +70,8 @@ def why_not(hidden: int, n: int, precision: str, capability: int, multiprocessor
 class Persistent:
     """The time loops of layers of one size on the current card, or on one as described; raises ValueError as `why_not`.
 
-    A call takes up to any number of steps; all sequences n. Where `spins` is given, a wait of more rounds ends the
-    launch with an error.
+    A call has up to `steps` steps, and n sequences. Buffers are made here: a call allocates nothing. Where `spins` is
+    given, a wait of more rounds ends the launch with an error.
     """
 
     def __init__(self, hidden: int, steps: int, n: int, precision: str, capability: int | None = None,
@@ -93,9 +95,9 @@ class Persistent:
         self._exchange, self._flags = cupy.zeros(slots, np.uint16), cupy.zeros(chunks * members, np.uint32)
 
     def forward(self, w_hh, gates, h, c, keep) -> None:
-        """gates (4H, T, N) enters as W_ih x + b and leaves as the activations; h[:, 1:], c[:, 1:] (H, T+1, N) are written.
+        """gates (4H, T, N) enters as W_ih x + b and leaves as the activations; h and c (H, T+1, N).
 
-        w_hh (4H, H); keep (T, N) or None; all float32, rows of gates, h and c may lie apart.
+        h[:, 1:] and c[:, 1:] are written. w_hh (4H, H); keep (T, N) or None. All are float32; rows may lie apart.
         """
         self._launch(self._forward, gates, contiguous(w_hh), *rows(gates), *rows(h), *rows(c), contiguous(keep))
 
@@ -109,8 +111,8 @@ class Persistent:
 
     def _launch(self, kernel, gates, *args) -> None:
         _, steps, n = gates.shape
-        if len(gates) != 4 * self.hidden or n != self.n:
-            raise ValueError(f"gates are {gates.shape}, made for (4 * {self.hidden}, T, {self.n})")
+        if len(gates) != 4 * self.hidden or steps > self.steps or n != self.n:
+            raise ValueError(f"gates are {gates.shape}, made for (4 * {self.hidden}, up to {self.steps}, {self.n})")
         shape = self.geometry
         if shape.members > 1:
             self._flags.fill(0)

@@ -13,7 +13,7 @@ from rnncore import kernels
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
 BOUND = {"tf32": 1e-3, "bf16": 1e-2}  # against the formulas, of an array's largest number
-CLOSE = 1e-3                           # against the formulas on rounded operands
+CLOSE = 1e-3                           # against the formulas on operands rounded alike; seen: 2e-4
 
 
 class RawKernel:
@@ -118,9 +118,8 @@ def run(layer, w, z, h0, c0, keep, dy, dh, dc, longer=0):
 
 
 def error(found, wanted) -> float:
-    """The largest difference of any array, of that array's largest number; not a number counts as infinite."""
-    differences = [np.abs(found[name] - wanted[name]).max() / np.abs(wanted[name]).max() for name in wanted]
-    return float(np.nan_to_num(max(differences), nan=np.inf)) if not any(map(np.isnan, differences)) else np.inf
+    """The largest difference of any array, of that array's largest number; NaN where a number is missing."""
+    return float(np.max([np.abs(found[name] - wanted[name]).max() / np.abs(wanted[name]).max() for name in wanted]))
 
 
 FAST = [  # hidden, steps, n, multiprocessors, precision, __CUDA_ARCH__
@@ -243,13 +242,13 @@ def test_a_planted_error_is_caught(persistent, monkeypatch, name):
         assert text.count(right) == 1, f"persistent.cu no longer has just once: {right}"
         text = text.replace(right, wrong)
     monkeypatch.setattr(persistent, "CODE", text)
-    assert any(map(caught, [persistent] * 12, range(1, 13)))
+    assert any(caught(persistent, seed) for seed in range(1, 13))
 
 
 def caught(persistent, seed: int) -> bool:
     """Two chunks of two groups of three blocks."""
     try:
-        return errors(persistent, 192, 5, 50, 6, "tf32", 800, seed)[1] > CLOSE
+        return not errors(persistent, 192, 5, 50, 6, "tf32", 800, seed)[1] <= CLOSE
     except emulate.Fault:
         return True
 
