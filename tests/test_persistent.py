@@ -149,7 +149,7 @@ def test_both_loops_equal_the_formulas(persistent, size, seed):
     assert plain < BOUND[size[4]] and rounded < CLOSE
 
 
-@pytest.mark.slow  # a minute: g++ compiles the kernels of each size
+@pytest.mark.slow  # two minutes: g++ compiles the kernels of each size
 @pytest.mark.parametrize("size", SLOW)
 def test_both_loops_of_larger_layers_equal_the_formulas(persistent, size):
     for seed in (0, 5):
@@ -222,9 +222,10 @@ PLANTED = {
                                         ("(MEMBERS == 1 ? copy : slots) + (t + 1) % 2 * SLOT", "MEMBERS == 1 ? copy : slots")],
     "one slot for all steps, backward": [("alone : slots + (t + 1) % 2 * SLOT", "alone : slots"),
                                          ("alone : slots + t % 2 * SLOT", "alone : slots")],
-    "fragments of W_hh as in the manual": [("quarter * 4 + part / 2 * 2;", "quarter * 2 + part / 2 * 8;")],
-    "fragments of its transpose, registers 1 and 2": [("r * 16 + part % 2 * 8 + row", "r * 16 + part / 2 * 8 + row"),
-                                                      ("const int gate = part / 2 * 2", "const int gate = part % 2 * 2")],
+    "fragments of W_hh as in the manual": [("(depth * 16) + quarter * 4;", "(depth * 16) + quarter * 2;"),
+                                            ("k * 16 + part / 2 * 2;", "k * 16 + part / 2 * 8;")],
+    "fragments of its transpose, registers 1 and 2": [("r * 16 + part % 2 * 8;", "r * 16 + part / 2 * 8;"),
+                                                      ("const int gate = part / 2 * 2;", "const int gate = part % 2 * 2;")],
     "gates in another order": [("gate = r % 2 * 2 + part % 2", "gate = r % 2 + part % 2 * 2")],
     "c of the wrong step": [("c_prev[0], c_prev[n]", "c_prev[n], c_prev[n]")],
     "keep left out, forward": [("to_16(h_now[k] * keep_next[k])", "to_16(h_now[k])")],
@@ -234,14 +235,21 @@ PLANTED = {
 }
 
 
-@pytest.mark.slow  # a minute: g++ compiles the kernels with each error
-@pytest.mark.parametrize("name", PLANTED)
-def test_a_planted_error_is_caught(persistent, monkeypatch, name):
-    text = persistent.CODE
+def planted(text: str, name: str) -> str:
     for right, wrong in PLANTED[name]:
         assert text.count(right) == 1, f"persistent.cu no longer has just once: {right}"
         text = text.replace(right, wrong)
-    monkeypatch.setattr(persistent, "CODE", text)
+    return text
+
+
+def test_every_error_can_still_be_planted(persistent):
+    assert len({planted(persistent.CODE, name) for name in PLANTED}) == len(PLANTED)
+
+
+@pytest.mark.slow  # a minute: g++ compiles the kernels with each error
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_error_is_caught(persistent, monkeypatch, name):
+    monkeypatch.setattr(persistent, "CODE", planted(persistent.CODE, name))
     assert any(caught(persistent, seed) for seed in range(1, 13))
 
 

@@ -43,7 +43,7 @@ def nvcc(path, hidden: int, options, bf16: bool) -> None:
     check(done.stderr, hidden, 2 * len(cards))
 
 
-@pytest.mark.slow  # three minutes: 28 kernels' texts for five cards
+@pytest.mark.slow  # two minutes: 28 kernels' texts for five cards
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on this machine")
 @pytest.mark.parametrize("bf16", [False, True])
 def test_nvcc_compiles_every_size_for_every_card_without_spills(persistent, tmp_path, bf16):
