@@ -27,7 +27,7 @@ PLANTED = [
     ("cuda.py", "order[k]];", "k];"),
     ("cuda.py", "(sqrt(v) * (T)correction + (T)eps)", "(sqrt(v + (T)eps) * (T)correction)"),
     ("cuda.py", "bits >= threshold", "bits > threshold + 3000"),
-    ("cuda.py", "k1 += 0xBB67AE85u;", "k1 += 0xBB67AE84u;"),
+    ("philox.cuh", "k1 += 0xBB67AE85u;", "k1 += 0xBB67AE84u;"),
 ]
 
 
