@@ -1,0 +1,177 @@
+"""CUDA C++ kernels run without a GPU: their text compiled by g++ behind cuda_emulator.hpp, launched on NumPy arrays.
+
+Every array is copied between guards for the launch: what a kernel writes outside its arguments is an error, as are
+deadlocks, diverging barriers, misaligned addresses and indices outside arrays. With a seed other than 0 the order of
+threads is random and blocks are held back. A launch that is not cooperative has 8 blocks at a time.
+"""
+import ctypes
+import functools
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+HEADER = (Path(__file__).parent / "cuda_emulator.hpp").read_text(encoding="utf-8")
+FLAGS = ("-std=c++17", "-O1", "-fPIC", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing", "-ffp-contract=off", "-w",
+         "-fsanitize=alignment,bounds-strict", "-fcf-protection=none")
+GUARD, ALIGNMENT = 4096, 512
+SHARED = re.compile(r"\b__shared__\s+(?:(?:__align__|alignas)\s*\((\d+)\)\s*)?([\w:]+(?:\s+(?:int|short|char|long))*)\s+"
+                    r"(\w+)((?:\s*\[[^\]]*\])*)\s*;")
+
+
+class Fault(RuntimeError):
+    """What a kernel did that it must not, and where: the line is that of the kernel's text."""
+
+
+def kernel(code: str, name: str, options=()) -> "Kernel":
+    """The kernel `name` of a CUDA text. options: NVRTC's, of which only -D counts; __CUDA_ARCH__ is 800 unless given."""
+    return Kernel(code, name, tuple(option for option in options if option.startswith("-D")))
+
+
+def grid_of(dims) -> list[int]:
+    dims = (dims,) if np.ndim(dims) == 0 else tuple(dims)
+    return [int(d) for d in dims + (1,) * (3 - len(dims))]
+
+
+class Kernel:
+    """Called like cupy.RawKernel: grid and block as tuples, args NumPy arrays, NumPy scalars or None; raises Fault."""
+
+    def __init__(self, code: str, name: str, options: tuple[str, ...]):
+        library = ctypes.CDLL(str(compiled(source(code, name), options)))
+        library.parameters.restype = library.launch.restype = ctypes.c_char_p
+        library.launch.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_uint]
+        self._library, self.name = library, name
+        self._kinds = library.parameters().decode().split()
+
+    def __call__(self, grid, block, args, shared_mem: int = 0, *, seed: int = 0, cooperative: bool = False) -> None:
+        if len(args) != len(self._kinds):
+            raise TypeError(f"{self.name}: {len(args)} arguments for {len(self._kinds)} parameters")
+        if int(np.prod(grid_of(block))) > 1024 or shared_mem > 227 << 10:
+            raise ValueError(f"{self.name}: a block of {block} threads, {shared_mem} bytes of shared memory")
+        for k, (kind, arg) in enumerate(zip(self._kinds, args, strict=True)):
+            if not fits(kind, arg):
+                raise TypeError(f"{self.name}: argument {k} is {getattr(arg, 'dtype', type(arg))}, the parameter {kind}")
+        copies: dict[int, Copy] = {}
+        values = [self._value(arg, copies) for arg in args]
+        pointers = np.array([value.ctypes.data for value in values], np.uintp)
+        dims = np.array(grid_of(grid) + grid_of(block), np.uint32)
+        words = self._library.launch(pointers.ctypes.data, dims.ctypes.data, shared_mem, cooperative, seed)
+        if words:
+            raise Fault(f"{self.name}: {words.decode()}")
+        for copy in copies.values():
+            copy.check(self.name)
+        for copy in copies.values():
+            copy.back()
+
+    @staticmethod
+    def _value(arg, copies: dict) -> np.ndarray:
+        """One parameter's value in memory."""
+        if not isinstance(arg, np.ndarray):
+            return np.array([0 if arg is None else arg], np.uintp if arg is None else arg.dtype)
+        owner = arg
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        copy = copies.setdefault(id(owner), Copy(owner))
+        copy.views.append(arg)
+        return np.array([copy.address(arg)], np.uintp)
+
+
+def fits(kind: str, arg) -> bool:
+    """May arg be passed for a parameter of this kind (as emulator::kinds says)?"""
+    if kind[0] == "p":
+        if arg is None or kind == "p*":
+            return arg is None or isinstance(arg, np.ndarray)
+        return isinstance(arg, np.ndarray) and (kind[1:] in ("u1", "i1", arg.dtype.str[1:])
+                                                or kind[1:] == "u2" and arg.dtype == np.float16
+                                                or kind[1:] == "u1" and arg.dtype == bool)
+    return isinstance(arg, np.generic) and arg.dtype.str[1:] in (kind, "b1" if kind == "u1" else kind)
+
+
+class Copy:
+    """The memory of an array that owns its own, between guards, for the time of a launch."""
+
+    def __init__(self, owner: np.ndarray):
+        ends = [stride * (length - 1) for stride, length in zip(owner.strides, owner.shape, strict=True)]
+        low = owner.ctypes.data + sum(end for end in ends if end < 0)
+        self.low, self.views = low, []
+        self.size = sum(map(abs, ends)) + owner.itemsize if owner.size else 0
+        self.original = np.frombuffer((ctypes.c_ubyte * max(1, self.size)).from_address(low), np.uint8)[:self.size]
+        self.before = self.original.copy()
+        self.room = np.full(self.size + 2 * GUARD + ALIGNMENT, 0xFF, np.uint8)
+        self.first = GUARD + -(self.room.ctypes.data + GUARD) % ALIGNMENT
+        self.room[self.first:self.first + self.size] = self.before
+
+    def address(self, view: np.ndarray) -> int:
+        return self.room.ctypes.data + self.first + view.ctypes.data - self.low
+
+    def check(self, name: str) -> None:
+        """Raises Fault where something outside the views was written."""
+        if (self.room[:self.first] != 0xFF).any() or (self.room[self.first + self.size:] != 0xFF).any():
+            raise Fault(f"{name}: a write outside an array")
+        touched = self.room[self.first:self.first + self.size] != self.before
+        for view in self.views:
+            inside = np.ndarray(view.shape + (view.itemsize,), bool, touched, view.ctypes.data - self.low,
+                                view.strides + (1,))
+            inside[...] = False
+        if touched.any():
+            raise Fault(f"{name}: a write outside the view of an array, at its byte {int(touched.argmax())}")
+
+    def back(self) -> None:
+        after = self.room[self.first:self.first + self.size]
+        changed = after != self.before
+        if changed.any():
+            self.original[changed] = after[changed]
+
+
+def source(code: str, name: str) -> str:
+    """The whole C++ text: the emulator, the kernel's with its shared arrays made references, and how to launch it."""
+    if not re.search(rf'extern\s+"C"\s+[^;{{]*\b{name}\s*\(', code):
+        raise ValueError(f'no extern "C" __global__ void {name}(...) in the text')
+    count = iter(range(10 ** 6))
+
+    def declaration(found) -> str:
+        align, type_, label, dims = found.groups()
+        if found.string[:found.start()].rstrip().endswith("extern"):
+            return f"auto* {label} = emulator::dynamic_shared<{type_}>();"
+        aligned = f"alignas({align}) " if align else ""
+        k = next(count)
+        return (f"struct Shared{k} {{ {aligned}{type_} {label}{dims}; }}; "
+                f"auto& {label} = emulator::shared<Shared{k}, {k}>(__LINE__).{label};")
+
+    text = SHARED.sub(declaration, code)
+    if re.search(r"\b__shared__\b", text):
+        raise ValueError("a __shared__ declaration that the emulator does not understand: one array or number in each")
+    text = re.sub(r"\bextern\s+(?=auto\* \w+ = emulator)", "", text)
+    return HEADER + f"""
+#line 1 "{name}"
+{text}
+extern "C" const char* parameters() {{ static std::string words = emulator::kinds({name}); return words.c_str(); }}
+extern "C" const char* launch(void** args, const unsigned* n, size_t shared, int cooperative, unsigned seed) {{
+    return emulator::launch({{n[0], n[1], n[2]}}, {{n[3], n[4], n[5]}}, shared, cooperative, seed,
+                            [=] {{ emulator::call({name}, args); }});
+}}
+"""
+
+
+@functools.cache
+def compiled(text: str, options: tuple[str, ...]) -> Path:
+    """The library of a C++ text, made once and kept in a private folder among the temporary ones."""
+    folder = Path(tempfile.gettempdir()) / f"rnncore-emulated-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    key = hashlib.sha256("\0".join([text, *FLAGS, *options]).encode()).hexdigest()[:24]
+    path = folder / f"{key}.so"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as workplace:
+            cpp, made = Path(workplace) / "kernel.cpp", Path(workplace) / "kernel"
+            cpp.write_text(text, encoding="utf-8")
+            steps = [["g++", *FLAGS, *options, "-c", "-o", f"{made}.o", cpp], ["g++", "-shared", "-o", f"{made}.so", f"{made}.o"]]
+            for step in steps:
+                done = subprocess.run(step, capture_output=True, text=True)
+                if done.returncode:
+                    raise ValueError(f"the kernel does not compile under g++:\n{done.stderr[:4000]}")
+            os.replace(f"{made}.so", path)
+    return path
