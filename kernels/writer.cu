@@ -38,7 +38,8 @@ __device__ __forceinline__ void store_relaxed(Word* at, Word word) {
 struct __align__(16) Four { REAL of[4]; };
 
 constexpr int THREADS = 32 * WARPS, DEPTH = (HIDDEN + 3) / 4, GATES = 4 * COLUMNS;
-constexpr int WORDS = sizeof(REAL) / 4, BATCH = 8 / WORDS;  // of a number; numbers that a thread asks for at once
+constexpr int WORDS = sizeof(REAL) / 4;  // of a number
+constexpr int AHEAD = COLUMNS > 4 ? 1 : 2;  // fours of a row that a lane loads at once
 constexpr int MATRIX = UNITS * 4 * DEPTH, SUMS = SLICES * UNITS * GATES;
 constexpr int MOST = UNITS > ROWS ? UNITS : ROWS;
 constexpr int POSTED = LAYERS * HIDDEN + SYMBOLS;  // numbers of a column
@@ -84,8 +85,10 @@ __device__ void post(Word* at, unsigned tag, REAL value) {
 }
 
 // to[c][i] = number first + i of column `column` + c, of this tag, for `count` columns and i < SIZE: waits until they are there.
+// A thread asks for a BATCH at once.
 template <int SIZE, int PITCH, typename T>
 __device__ void receive(const Run& run, unsigned tag, int first, int column, int count, T* to) {
+    constexpr int EACH = (SIZE * COLUMNS + THREADS - 1) / THREADS, BATCH = EACH < 8 / WORDS ? EACH : 8 / WORDS;
     for (int begin = threadIdx.x; begin < SIZE * count; begin += THREADS * BATCH) {
         union { REAL value; unsigned bits[WORDS]; } parts[BATCH];
         bool here;
@@ -138,7 +141,7 @@ __device__ void product(const Four* w, int groups, const REAL* x, REAL* sums) {
     for (int task = warp(); task < groups * SLICES; task += WARPS) {
         const Four* mine = w + task / SLICES * 4 * DEPTH;
         REAL sum[GATES] = {};
-#pragma unroll 2
+#pragma unroll AHEAD
         for (int k = task % SLICES * 32 + lane(); k < DEPTH; k += 32 * SLICES) {
             Four a[4];
 #pragma unroll
