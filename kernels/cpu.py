@@ -24,6 +24,11 @@ def recurrence(dtype: np.dtype) -> native.Recurrence | None:
     return native.recurrence(dtype)
 
 
+def writer(layers, head, table, h, c, logits) -> None:
+    """None: the loop over characters is that of rnncore/sample.py."""
+    return None
+
+
 def cores() -> int:
     """Shares of a batch that are worth making: the cores that this process may use, by its affinity and its quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

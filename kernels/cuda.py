@@ -10,6 +10,8 @@ import cupy
 import numpy as np
 from cupy import ElementwiseKernel
 
+from .writer import Writer, card, sizes_of, why_not
+
 name = "cuda"
 xp = cupy
 
@@ -24,6 +26,12 @@ PHILOX = (Path(__file__).parent / "philox.cuh").read_text(encoding="utf-8")
 def recurrence(dtype) -> None:
     """None: a GPU runs the loops of rnncore/lstm.py and stepper.py, a kernel a step."""
     return None
+
+
+def writer(layers, head, table, h, c, logits) -> Writer | None:
+    """A Writer from a stack's weights and state, as Stepper has them, or None where the card has no room for it."""
+    on = card()
+    return None if why_not(sizes_of(h, logits), on) else Writer(layers, head, table, h, c, logits, on)
 
 
 def cores() -> int:

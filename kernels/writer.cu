@@ -23,23 +23,9 @@
 
 typedef unsigned long long Word;
 
-#ifndef EMULATOR
-__device__ __forceinline__ Word load_relaxed(const Word* at) {
-    Word word;
-    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(word) : "l"(at) : "memory");
-    return word;
-}
-
-__device__ __forceinline__ void store_relaxed(Word* at, Word word) {
-    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" : : "l"(at), "l"(word) : "memory");
-}
-#endif
-
-struct __align__(16) Four { REAL of[4]; };
-
-constexpr int THREADS = 32 * WARPS, DEPTH = (HIDDEN + 3) / 4, GATES = 4 * COLUMNS;
+constexpr int THREADS = 32 * WARPS;
 constexpr int WORDS = sizeof(REAL) / 4;  // of a number
-constexpr int AHEAD = COLUMNS > 4 ? 1 : 2;  // fours of a row that a lane loads at once
+union Parts { REAL value; unsigned bits[WORDS]; };
 constexpr int MATRIX = UNITS * 4 * DEPTH, SUMS = SLICES * UNITS * GATES;
 constexpr int MOST = UNITS > ROWS ? UNITS : ROWS;
 constexpr int POSTED = LAYERS * HIDDEN + SYMBOLS;  // numbers of a column
@@ -79,8 +65,7 @@ __device__ __forceinline__ Word* place(const Run& run, unsigned tag, int column,
 }
 
 __device__ void post(Word* at, unsigned tag, REAL value) {
-    union { REAL value; unsigned bits[WORDS]; } parts;
-    parts.value = value;
+    Parts parts = {value};
     for (int w = 0; w < WORDS; w++) store_relaxed(at + w, (Word)tag << 32 | parts.bits[w]);
 }
 
@@ -90,7 +75,7 @@ template <int SIZE, int PITCH, typename T>
 __device__ void receive(const Run& run, unsigned tag, int first, int column, int count, T* to) {
     constexpr int EACH = (SIZE * COLUMNS + THREADS - 1) / THREADS, BATCH = EACH < 8 / WORDS ? EACH : 8 / WORDS;
     for (int begin = threadIdx.x; begin < SIZE * count; begin += THREADS * BATCH) {
-        union { REAL value; unsigned bits[WORDS]; } parts[BATCH];
+        Parts parts[BATCH];
         bool here;
         do {
             here = true;
@@ -112,52 +97,6 @@ __device__ void receive(const Run& run, unsigned tag, int first, int column, int
             const int i = begin + j * THREADS;
             if (i < SIZE * count) to[i / SIZE * PITCH + i % SIZE] = parts[j].value;
         }
-    }
-}
-
-// Sums of COUNT values over the lanes, COUNT a power of two up to 32: lane k has that of value k * COUNT / 32.
-template <int COUNT> __device__ __forceinline__ REAL fold(REAL (&v)[COUNT]) {
-    int m = COUNT;
-#pragma unroll
-    for (int other = 16; other; other /= 2) {
-        if (m == 1) {
-            v[0] += __shfl_xor_sync(~0u, v[0], other);
-            continue;
-        }
-        m /= 2;
-        const bool upper = lane() & other;
-#pragma unroll
-        for (int i = 0; i < COUNT / 2; i++) {
-            if (i >= m) continue;
-            const REAL sent = upper ? v[i] : v[i + m], kept = upper ? v[i + m] : v[i];
-            v[i] = kept + __shfl_xor_sync(~0u, sent, other);
-        }
-    }
-    return v[0];
-}
-
-// sums[slice][group][4][COLUMNS]: what a slice of the depth gives of w (groups, 4, 4 DEPTH) x (COLUMNS, 4 DEPTH)^T.
-__device__ void product(const Four* w, int groups, const REAL* x, REAL* sums) {
-    for (int task = warp(); task < groups * SLICES; task += WARPS) {
-        const Four* mine = w + task / SLICES * 4 * DEPTH;
-        REAL sum[GATES] = {};
-#pragma unroll AHEAD
-        for (int k = task % SLICES * 32 + lane(); k < DEPTH; k += 32 * SLICES) {
-            Four a[4];
-#pragma unroll
-            for (int r = 0; r < 4; r++) a[r] = mine[r * DEPTH + k];
-#pragma unroll
-            for (int c = 0; c < COLUMNS; c++) {
-                const Four b = ((const Four*)x)[c * DEPTH + k];
-#pragma unroll
-                for (int j = 0; j < 4; j++)
-#pragma unroll
-                    for (int r = 0; r < 4; r++) sum[r * COLUMNS + c] += a[r].of[j] * b.of[j];
-            }
-        }
-        const REAL total = fold(sum);
-        if (lane() % (32 / GATES) == 0)
-            sums[(task % SLICES * groups + task / SLICES) * GATES + lane() / (32 / GATES)] = total;
     }
 }
 

@@ -120,7 +120,7 @@ def card() -> Card:
 def text() -> str:
     """The CUDA C++ of the kernel `writer`, but for its options."""
     return TANH + "".join((HERE / name).read_text(encoding="utf-8")
-                          for name in ("gates.cuh", "philox.cuh", "draw.cuh", "writer.cu"))
+                          for name in ("ptx.cuh", "gates.cuh", "philox.cuh", "draw.cuh", "product.cuh", "writer.cu"))
 
 
 def options(sizes: Sizes, found: Shape) -> tuple[str, ...]:
