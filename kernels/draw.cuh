@@ -50,7 +50,7 @@ __device__ void sort(const double* p, int count, double* sorted, int* order) {
         const int first = i / SYMBOLS * SYMBOLS;
         const double mine = p[i];
         int rank = first;
-#pragma unroll 8
+#pragma unroll 4
         for (int v = 0; v < SYMBOLS; v++) rank += p[first + v] > mine || (p[first + v] == mine && first + v < i);
         sorted[rank] = mine, order[rank] = i - first;
     }

@@ -73,7 +73,7 @@ __device__ void post(Word* at, unsigned tag, REAL value) {
 // A thread asks for a BATCH at once.
 template <int SIZE, int PITCH, typename T>
 __device__ void receive(const Run& run, unsigned tag, int first, int column, int count, T* to) {
-    constexpr int EACH = (SIZE * COLUMNS + THREADS - 1) / THREADS, BATCH = EACH < 8 / WORDS ? EACH : 8 / WORDS;
+    constexpr int EACH = (SIZE * COLUMNS + THREADS - 1) / THREADS, BATCH = EACH < 4 ? EACH : 4;
     for (int begin = threadIdx.x; begin < SIZE * count; begin += THREADS * BATCH) {
         Parts parts[BATCH];
         bool here;
@@ -176,30 +176,31 @@ __device__ void draw(const Run& run, const Room& room, unsigned tag, int step, i
     __syncthreads();
 }
 
+template <typename T> __device__ __forceinline__ T* take(unsigned char*& at, int count) {
+    T* found = (T*)at;
+    at += sizeof(T) * count;
+    return found;
+}
+
 // Shared memory given out, the weights in it if they are KEPT.
 __device__ Room furnish(Run& run, const Four* weights, unsigned char* at) {
-    const auto take = [&](auto* like, int count) {
-        const auto found = (decltype(like))at;
-        at += sizeof(*like) * count;
-        return found;
-    };
     run.weights = weights + (size_t)blockIdx.x * WEIGHTS;
     if (KEPT) {
-        Four* kept = take((Four*)0, WEIGHTS);
+        Four* kept = take<Four>(at, WEIGHTS);
         for (int i = threadIdx.x; i < WEIGHTS; i += THREADS) kept[i] = run.weights[i];
         run.weights = kept;
     }
     const int chunks = (run.count + COLUMNS - 1) / COLUMNS;
     Room room;
-    room.x = take((REAL*)0, 2 * COLUMNS * 4 * DEPTH);
-    room.p = take((double*)0, COLUMNS * SYMBOLS);
-    room.sorted = take((double*)0, COLUMNS * SYMBOLS);
-    room.coins = take((double*)0, COLUMNS);
-    room.sums = take((REAL*)0, SLICES * MOST * GATES);
-    room.ahead = take((REAL*)0, chunks * LAYERS * SUMS);
-    room.cell = take((REAL*)0, LAYERS * run.count * UNITS);
-    room.order = take((int*)0, COLUMNS * SYMBOLS);
-    room.symbols = take((int*)0, run.count);
+    room.x = take<REAL>(at, 2 * COLUMNS * 4 * DEPTH);
+    room.p = take<double>(at, COLUMNS * SYMBOLS);
+    room.sorted = take<double>(at, COLUMNS * SYMBOLS);
+    room.coins = take<double>(at, COLUMNS);
+    room.sums = take<REAL>(at, SLICES * MOST * GATES);
+    room.ahead = take<REAL>(at, chunks * LAYERS * SUMS);
+    room.cell = take<REAL>(at, LAYERS * run.count * UNITS);
+    room.order = take<int>(at, COLUMNS * SYMBOLS);
+    room.symbols = take<int>(at, run.count);
     room.turn = 0;
     for (int i = threadIdx.x; i < 2 * COLUMNS * 4 * DEPTH; i += THREADS) room.x[i] = 0;
     return room;

@@ -3,6 +3,7 @@
 The launch is cooperative, so that all its blocks run at once: they wait for each other. One block fills a multiprocessor.
 """
 import functools
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ __device__ inline double tanh_of(double z) { return tanh(z); }
 """
 TYPES = {"float32": "float", "float64": "double"}
 WARPS = 16           # of a block at most
-TOGETHER = {4: 8, 8: 4}  # columns that a block works on at a time, at most, by the bytes of a number
+TOGETHER = {4: 8, 8: 4}  # columns that a block works on at a time, at most, by the bytes of a number: for the registers
+CROWDED = 12             # warps above which it is half of them
 
 
 class Card(NamedTuple):
@@ -65,27 +67,31 @@ def shape(sizes: Sizes, columns: int, card: Card) -> Shape | None:
     rows = -(-symbols // (4 * blocks))
     groups = max(1, min(card.processors // blocks, columns))
     share = -(-columns // groups)
-    for kept in (True, False):
-        for at_once in (8, 4, 2, 1):
-            if at_once > TOGETHER[sizes.number] or at_once >= 2 * share:
-                continue
-            found = Shape(units, rows, slices, min(WARPS, units * slices), at_once, kept, blocks, groups, share, 0)
-            if (most := _most(sizes, found, card.shared)) >= min(share, at_once):
-                share = share if share <= most else most // at_once * at_once
-                return found._replace(share=share, bytes=_bytes(sizes, found, share))
+    warps = min(WARPS, units * slices)
+    limit = TOGETHER[sizes.number] // (1 + (warps > CROWDED))
+    for kept, at_once in itertools.product((True, False), (8, 4, 2, 1)):
+        found = Shape(units, rows, slices, warps, at_once, kept, blocks, groups, share, 0)
+        most = _most(sizes, found, card.shared)
+        if at_once <= limit and at_once < 2 * share and most >= min(share, at_once):
+            share = share if share <= most else most // at_once * at_once
+            return found._replace(share=share, bytes=_bytes(sizes, found, share))
     return None
 
 
 def weights(sizes: Sizes, found: Shape) -> int:
     """Numbers of one block: its columns of the table, biases, and rows of every matrix."""
-    depth = 4 * -(-sizes.hidden // 4)
+    depth = _depth(sizes)
     return 4 * (found.units * (sizes.symbols + sizes.layers - 1) + found.rows
                 + depth * (found.units * (2 * sizes.layers - 1) + found.rows))
 
 
+def _depth(sizes: Sizes) -> int:
+    return 4 * -(-sizes.hidden // 4)
+
+
 def _bytes(sizes: Sizes, found: Shape, share: int) -> int:
     """Shared memory of a block that has `share` columns: `furnish` in writer.cu."""
-    at_once, depth = found.columns, 4 * -(-sizes.hidden // 4)
+    at_once, depth = found.columns, _depth(sizes)
     numbers = (found.kept * weights(sizes, found) + 2 * at_once * depth
                + 4 * at_once * found.slices * max(found.units, found.rows)
                + 4 * at_once * -(-share // at_once) * sizes.layers * found.slices * found.units
