@@ -9,7 +9,7 @@ __device__ __forceinline__ int lane() { return threadIdx.x % 32; }
 __device__ __forceinline__ int share_end() { return min(SYMBOLS, (lane() + 1) * SHARE); }
 
 // A number in [0, 1) of 53 bits: `uniform` of rnncore/random.py.
-__device__ double uniform(unsigned index, unsigned long long step, unsigned purpose, unsigned k0, unsigned k1) {
+__device__ __noinline__ double uniform(unsigned index, unsigned long long step, unsigned purpose, unsigned k0, unsigned k1) {
     unsigned x[4] = {index, (unsigned)step, (unsigned)(step >> 32), purpose};
     philox4x32(x, k0, k1);
     return (double)((unsigned long long)x[1] << 21 | x[0] >> 11) * (1.0 / 9007199254740992.0);

@@ -6,7 +6,7 @@
 struct __align__(16) Four { REAL of[4]; };
 
 constexpr int DEPTH = (HIDDEN + 3) / 4, GATES = 4 * COLUMNS;
-constexpr int UNROLLED = COLUMNS > 4 ? 1 : 2;  // fours of a row that a lane loads at once
+constexpr int UNROLLED = COLUMNS * sizeof(REAL) > 8 ? 1 : 2;  // fours of a row that a lane loads at once
 
 // Sums of COUNT values over the lanes, COUNT a power of two up to 32: lane k has that of value k * COUNT / 32.
 template <int COUNT> __device__ __forceinline__ REAL fold(REAL (&v)[COUNT]) {
