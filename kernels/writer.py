@@ -1,6 +1,6 @@
 """A Writer has the GPU write text: draw, layers and head of many characters in one launch of writer.cu.
 
-The launch is cooperative, so that all its blocks run at once: they wait for each other. One block fills a multiprocessor.
+The launch is cooperative, so that all its blocks run at once: they wait for each other. A multiprocessor has one block.
 """
 import functools
 import itertools
@@ -23,7 +23,7 @@ CROWDED = 12             # warps above which it is half of them
 
 
 class Card(NamedTuple):
-    """What counts of a GPU: its multiprocessors, the bytes of shared memory that a block may have, cooperative launches."""
+    """A GPU: its multiprocessors, the bytes of shared memory that a block may have, are there cooperative launches?"""
     processors: int
     shared: int
     cooperative: bool = True
@@ -38,7 +38,7 @@ class Sizes(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """How a model lies on a card: the options of writer.cu, but for KEPT and COLUMNS the same for all numbers of columns.
+    """How a model lies on a card: options of writer.cu, of which only KEPT and COLUMNS depend on the number of columns.
 
     blocks make a group, which has `share` columns at a time; `bytes` of shared memory a block.
     """
@@ -118,8 +118,8 @@ def why_not(sizes: Sizes, card: Card) -> str | None:
 
 def card() -> Card:
     """The current card."""
-    from cupy.cuda import Device
-    about = Device().attributes
+    import cupy
+    about = cupy.cuda.Device().attributes
     return Card(about["MultiProcessorCount"], about["MaxSharedMemoryPerBlockOptin"], bool(about["CooperativeLaunch"]))
 
 
@@ -150,8 +150,8 @@ class Handed:
 
     def __init__(self, ids):
         import cupy
-        import cupyx
-        self._host = cupyx.empty_pinned(ids.shape, ids.dtype)
+        pinned = cupy.cuda.alloc_pinned_memory(ids.nbytes)  # of other memory the copy would wait for what comes before it
+        self._host = np.frombuffer(pinned, ids.dtype, ids.size).reshape(ids.shape)
         ids.get(out=self._host, blocking=False)
         self._there = cupy.cuda.Event(disable_timing=True)
         self._there.record()
@@ -202,7 +202,7 @@ def sizes_of(h, logits) -> Sizes:
 
 
 def pack(xp, layers, head, table, found: Shape):
-    """The weights as writer.cu wants them: (blocks, numbers), what a block owns in one piece, in the order it says there."""
+    """The weights as writer.cu wants them: (blocks, numbers), what a block owns in one piece, in its order."""
     def blocks(units, each: int):
         """units (U, ..., K), a row of numbers each: (blocks, `each` units of a block with K filled up to fours)."""
         room = xp.zeros((found.blocks * each, *units.shape[1:-1], 4 * -(-units.shape[-1] // 4)), units.dtype)

@@ -65,7 +65,8 @@ def _looped(model) -> bool:
     return getattr(model, "path", "auto") == "eager"
 
 
-def _write(stepper: Stepper, config: SampleConfig, count: int, first: int = 0, looped: bool = False) -> Iterator[np.ndarray]:
+def _write(stepper: Stepper, config: SampleConfig, count: int, first: int = 0,
+           looped: bool = False) -> Iterator[np.ndarray]:
     """Samples first .. first + count, each from where the one column of the stepper is."""
     stepper = stepper.repeat(count)
     writer = None if looped else stepper.writer()
