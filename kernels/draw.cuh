@@ -1,6 +1,7 @@
 // One symbol from a column's logits by a coin, a warp each: `draw` of rnncore/sample.py, in double like there.
 //
-// Option: SYMBOLS. A lane has SHARE symbols that follow one another; sums over the symbols before are a scan over lanes.
+// Option: SYMBOLS. A lane has SHARE symbols that follow one another; sums over the symbols before are a scan over
+// lanes.
 
 constexpr int SHARE = (SYMBOLS + 31) / 32;
 
@@ -9,7 +10,8 @@ __device__ __forceinline__ int lane() { return threadIdx.x % 32; }
 __device__ __forceinline__ int share_end() { return min(SYMBOLS, (lane() + 1) * SHARE); }
 
 // A number in [0, 1) of 53 bits: `uniform` of rnncore/random.py.
-__device__ __noinline__ double uniform(unsigned index, unsigned long long step, unsigned purpose, unsigned k0, unsigned k1) {
+__device__ __noinline__ double uniform(unsigned index, unsigned long long step, unsigned purpose, unsigned k0,
+                                       unsigned k1) {
     unsigned x[4] = {index, (unsigned)step, (unsigned)(step >> 32), purpose};
     philox4x32(x, k0, k1);
     return (double)((unsigned long long)x[1] << 21 | x[0] >> 11) * (1.0 / 9007199254740992.0);
@@ -27,7 +29,7 @@ __device__ double before(double mine, double& total) {
     return lane() ? previous : 0;
 }
 
-// p (SYMBOLS,) arrives as logits and leaves as exp((p - largest) / temperature); returns the likeliest, of equals the first.
+// p (SYMBOLS,) arrives as logits and leaves as exp((p - largest) / temperature); returns the first of the likeliest.
 __device__ int soften(double* p, double temperature) {
     int at = lane() < SYMBOLS ? lane() : 0;
     double most = p[at];
@@ -44,7 +46,8 @@ __device__ int soften(double* p, double temperature) {
     return at;
 }
 
-// By all threads of a block: p (count, SYMBOLS) sorted, the likeliest first, of equals the lowest id, and whose they are.
+// By all threads of a block: p (count, SYMBOLS) sorted, the likeliest first, of equals the lowest id, and whose they
+// are.
 __device__ void sort(const double* p, int count, double* sorted, int* order) {
     for (int i = threadIdx.x; i < count * SYMBOLS; i += blockDim.x) {
         const int first = i / SYMBOLS * SYMBOLS;
@@ -88,5 +91,5 @@ __device__ int pick(const double* p, double coin) {
     }
     const unsigned with = __ballot_sync(~0u, found >= 0), any = __ballot_sync(~0u, likely >= 0);
     if (!any) return 0;  // where the logits are no numbers
-    return __shfl_sync(~0u, with ? found : likely, with ? __ffs(with) - 1 : 31 - __clz(any));  // else rounding: the last
+    return __shfl_sync(~0u, with ? found : likely, with ? __ffs(with) - 1 : 31 - __clz(any));  // by rounding, the last
 }

@@ -1,7 +1,7 @@
 // Rows of a matrix times the columns of a state, by the warps of a block: `product`.
 //
-// Options: REAL, HIDDEN, COLUMNS, SLICES, WARPS, as in writer.cu. Four rows of the matrix, a group, belong together; the
-// depth, filled up to fours, is shared by SLICES warps and their lanes.
+// Options: REAL, HIDDEN, COLUMNS, SLICES, WARPS, as in writer.cu. Four rows of the matrix, a group, belong together;
+// the depth, filled up to fours, is shared by SLICES warps and their lanes.
 
 struct __align__(16) Four { REAL of[4]; };
 

@@ -7,16 +7,18 @@
 //
 // A block owns UNITS units of every layer, all four gates of each, and ROWS groups of four rows of the head; blockIdx.y
 // counts groups of blocks that share the columns out. What a block makes the others get through global memory, each
-// number in one 64-bit word with a tag, the count of the character that it belongs to (a double takes two words). Such a
-// word is written and read whole, so a reader that sees the tag has the number: no barrier, no fence, no flag.
+// number in one 64-bit word with a tag, the count of the character that it belongs to (a double takes two words). Such
+// a word is written and read whole, so a reader that sees the tag has the number: no barrier, no fence, no flag.
 //
 // A word has two places, for even and odd tags. Why none is overwritten before everyone has read it: a block writes the
-// first word of the tag t + 2 after it has read the whole top layer's h of the tag t + 1. Every block has units in every
-// layer, so each other block had by then written a part of that h; and it did so, in the order of its program and after a
-// __syncthreads, when all its threads had read the last that they read of the tag t: the logits, for the draw of t + 1.
+// first word of the tag t + 2 after it has read the whole top layer's h of the tag t + 1. Every block has units in
+// every layer, so each other block had by then written a part of that h; and it did so, in the order of its program and
+// after a __syncthreads, when all its threads had read the last that they read of the tag t: the logits, for the draw
+// of t + 1.
 //
-// The recurrent product of a layer waits for nothing but its own h of the step before. It is made as soon as that is there,
-// after the layer above has been served, and kept in `ahead`: what a step waits for is only the product with h_below.
+// The recurrent product of a layer waits for nothing but its own h of the step before. It is made as soon as that is
+// there, after the layer above has been served, and kept in `ahead`: what a step waits for is only the product with
+// h_below.
 //
 // Options: REAL, HIDDEN, LAYERS, SYMBOLS; UNITS and ROWS of a block; SLICES, warps that share the depth of a product;
 // WARPS of a block; COLUMNS that are worked on at a time (1, 2, 4 or 8); KEPT 1: the weights lie in shared memory.
@@ -49,7 +51,8 @@ struct Run {  // what is the same for all characters
 struct Room {  // of shared memory
     double *p, *sorted;  // (COLUMNS, SYMBOLS)
     double* coins;       // (columns)
-    REAL *x, *sums, *ahead, *cell;  // (2, COLUMNS, 4 DEPTH), (SLICES, MOST, GATES), (columns / COLUMNS, LAYERS, SUMS), (LAYERS, columns, UNITS)
+    REAL *x, *sums;      // (2, COLUMNS, 4 DEPTH), (SLICES, MOST, GATES)
+    REAL *ahead, *cell;  // (columns / COLUMNS, LAYERS, SUMS), (LAYERS, columns, UNITS)
     int *order, *symbols;           // (COLUMNS, SYMBOLS), (columns)
     int turn;                       // which half of x
 };
@@ -69,8 +72,8 @@ __device__ void post(Word* at, unsigned tag, REAL value) {
     for (int w = 0; w < WORDS; w++) store_relaxed(at + w, (Word)tag << 32 | parts.bits[w]);
 }
 
-// to[c][i] = number first + i of column `column` + c, of this tag, for `count` columns and i < SIZE: waits until they are there.
-// A thread asks for a BATCH at once.
+// to[c][i] = number first + i of column `column` + c, of this tag, for `count` columns and i < SIZE: waits until they
+// are there. A thread asks for a BATCH at once.
 template <int SIZE, int PITCH, typename T>
 __device__ void receive(const Run& run, unsigned tag, int first, int column, int count, T* to) {
     constexpr int EACH = (SIZE * COLUMNS + THREADS - 1) / THREADS, BATCH = EACH < 4 ? EACH : 4;
@@ -209,7 +212,7 @@ __device__ Room furnish(Run& run, const Four* weights, unsigned char* at) {
 // What this block owns of h and the logits, made known as of the step before the first; c into shared memory or back.
 __device__ void enter(const Run& run, const Room& room, unsigned tag) {
     for (int i = threadIdx.x; i < LAYERS * run.count * UNITS; i += THREADS) {
-        const int u = i % UNITS, column = i / UNITS % run.count, k = i / UNITS / run.count, unit = blockIdx.x * UNITS + u;
+        const int column = i / UNITS % run.count, k = i / UNITS / run.count, unit = blockIdx.x * UNITS + i % UNITS;
         if (unit >= HIDDEN) continue;
         const size_t at = ((size_t)k * HIDDEN + unit) * run.all + run.first + column;
         room.cell[i] = run.c[at];
@@ -218,7 +221,8 @@ __device__ void enter(const Run& run, const Room& room, unsigned tag) {
     for (int i = threadIdx.x; i < ROWS * 4 * run.count; i += THREADS) {
         const int row = blockIdx.x * ROWS * 4 + i / run.count, column = i % run.count;
         if (row >= SYMBOLS) continue;
-        post(place(run, tag, column, LAYERS * HIDDEN + row), tag, run.logits[(size_t)row * run.all + run.first + column]);
+        const REAL logit = run.logits[(size_t)row * run.all + run.first + column];
+        post(place(run, tag, column, LAYERS * HIDDEN + row), tag, logit);
     }
     __syncthreads();
 }
@@ -248,12 +252,12 @@ __device__ void advance(const Run& run, Room& room, unsigned tag, int step, bool
         }
 }
 
-// grid (blocks, groups); columns first .. first + count of `all`, `share` of them a group; tag: none that was used yet and
-// steps + 1 in a row. sample: the number of column 0; start: the index of the first coin.
+// grid (blocks, groups); columns first .. first + count of `all`, `share` of them a group; tag: none that was used yet
+// and steps + 1 in a row. sample: the number of column 0; start: the index of the first coin.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-writer(const Four* weights, REAL* h, REAL* c, REAL* logits, Word* words, int* ids, int steps, int all, int first, int count,
-       int share, unsigned tag, double temperature, int top_k, double top_p, unsigned key0, unsigned key1, unsigned purpose,
-       unsigned start, Word sample) {
+writer(const Four* weights, REAL* h, REAL* c, REAL* logits, Word* words, int* ids, int steps, int all, int first,
+       int count, int share, unsigned tag, double temperature, int top_k, double top_p, unsigned key0, unsigned key1,
+       unsigned purpose, unsigned start, Word sample) {
     extern __shared__ __align__(16) unsigned char memory[];
     const int begin = blockIdx.y * share;
     Run run = {weights, h, c, logits, words, ids, all, first + begin, min(share, count - begin),

@@ -18,7 +18,7 @@ __device__ inline double tanh_of(double z) { return tanh(z); }
 """
 TYPES = {"float32": "float", "float64": "double"}
 WARPS = 16           # of a block at most
-TOGETHER = {4: 8, 8: 4}  # columns that a block works on at a time, at most, by the bytes of a number: for the registers
+TOGETHER = {4: 8, 8: 4}  # columns that a block works on at a time, at most, by the bytes of a number
 CROWDED = 12             # warps above which it is half of them
 
 
@@ -136,12 +136,11 @@ def options(sizes: Sizes, found: Shape) -> tuple[str, ...]:
     return "-std=c++17", *(f"-D{name}={value}" for name, value in names.items())
 
 
-@functools.cache
 def compiled(options: tuple[str, ...], shared: int):
-    """The kernel as a function of grid, block and arguments."""
+    """The kernel as a function of grid, block and arguments; CuPy compiles it once."""
     import cupy
     kernel = cupy.RawKernel(text(), "writer", options, enable_cooperative_groups=True)
-    kernel.max_dynamic_shared_size_bytes = shared
+    kernel.max_dynamic_shared_size_bytes = card().shared  # of all launches: equal texts share one limit
     return functools.partial(kernel, shared_mem=shared)
 
 
@@ -150,7 +149,7 @@ class Handed:
 
     def __init__(self, ids):
         import cupy
-        pinned = cupy.cuda.alloc_pinned_memory(ids.nbytes)  # of other memory the copy would wait for what comes before it
+        pinned = cupy.cuda.alloc_pinned_memory(ids.nbytes)  # into other memory no copy is made while this goes on
         self._host = np.frombuffer(pinned, ids.dtype, ids.size).reshape(ids.shape)
         ids.get(out=self._host, blocking=False)
         self._there = cupy.cuda.Event(disable_timing=True)
@@ -163,7 +162,7 @@ class Handed:
 
 
 class Writer:
-    """Text from a stack's weights and its state h, c (L, H, N) and logits (V, N), in place, as rnncore/stepper.py has them.
+    """Text from a stack's weights and its state h, c (L, H, N) and logits (V, N), which goes on in place.
 
     layers: w_ih, w_hh, bias of each; head: weight, bias; table (4H, V): the first layer's W_ih embedding^T + b.
     """
