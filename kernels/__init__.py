@@ -14,6 +14,7 @@
     products(w, x, out)                        a run of matrix products, one after the other
     gates_forward, gates_factors, gates_backward   one time step of the LSTM cell, all four gates
     recurrence(dtype)                          the time loops over those and a stack's step, compiled, or None
+    writer(...)                                what writes text in a few launches, or None
     softmax_cross_entropy                      loss and its gradient at the logits
     gather, scatter_add, scatter_room          columns of a table by id, and the sum of columns back into it
     adam, muon_momentum, muon_apply            updates of parameters

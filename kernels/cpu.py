@@ -41,6 +41,11 @@ def why_not(name: str, precision: str, config=None, n: int = 1) -> str | None:
     return None if name == "eager" else f"{name} is a path of GPUs: the processor knows eager alone"
 
 
+def writer(layers, head, table, h, c, logits) -> None:
+    """None: the loop over characters is that of rnncore/sample.py."""
+    return None
+
+
 def cores() -> int:
     """Shares of a batch that are worth making: the cores that this process may use, by its affinity and its quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

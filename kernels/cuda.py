@@ -12,6 +12,8 @@ from cupy import ElementwiseKernel
 
 from . import paths
 from .cuda_updates import adam, muon_apply, muon_momentum  # noqa: F401
+from .writer import Writer, card, sizes_of
+from .writer import why_not as why_not_written
 
 name = "cuda"
 xp = cupy
@@ -21,19 +23,7 @@ __device__ inline float tanh_of(float z) { return tanhf(z); }
 __device__ inline double tanh_of(double z) { return tanh(z); }
 """
 GATES = TANH + (Path(__file__).parent / "gates.cuh").read_text(encoding="utf-8")
-PHILOX = """
-__device__ inline void philox4x32(unsigned x[4], unsigned k0, unsigned k1) {
-    for (int round = 0; round < 10; round++) {
-        unsigned long long p0 = 0xD2511F53ull * x[0], p1 = 0xCD9E8D57ull * x[2];
-        x[0] = (unsigned)(p1 >> 32) ^ x[1] ^ k0;
-        x[2] = (unsigned)(p0 >> 32) ^ x[3] ^ k1;
-        x[1] = (unsigned)p1;
-        x[3] = (unsigned)p0;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-}
-"""
+PHILOX = (Path(__file__).parent / "philox.cuh").read_text(encoding="utf-8")
 
 
 def recurrence(dtype) -> None:
@@ -56,6 +46,12 @@ def why_not(name: str, precision: str, config=None, n: int = 1) -> str | None:
     """None where a model of these sizes can take the path on the current card; arguments as in cpu.py."""
     from . import fast
     return fast.why_not(name, precision, config, n)
+
+
+def writer(layers, head, table, h, c, logits) -> Writer | None:
+    """A Writer from a stack's weights and state, as Stepper has them, or None where the card has no room for it."""
+    on = card()
+    return None if why_not_written(sizes_of(h, logits), on) else Writer(layers, head, table, h, c, logits, on)
 
 
 def cores() -> int:

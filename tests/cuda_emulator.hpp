@@ -437,6 +437,9 @@ inline unsigned load_acquire(const unsigned* at, LINE) { emulator::check_aligned
 inline unsigned load_relaxed(const unsigned* at, LINE) { emulator::check_aligned(at, line); emulator::poll("load_relaxed", line); return *at; }
 inline void store_release(unsigned* at, unsigned value, LINE) { store_checked(at, value, line); }
 inline void store_relaxed(unsigned* at, unsigned value, LINE) { store_checked(at, value, line); }
+typedef unsigned long long Word64;
+inline Word64 load_relaxed(const Word64* at, LINE) { emulator::check_aligned(at, line); emulator::poll("load_relaxed", line); return *at; }
+inline void store_relaxed(Word64* at, Word64 value, LINE) { store_checked(at, value, line); }
 
 // To the nearest with ties to even; `mantissa` bits are kept of float's 23.
 inline unsigned round_off(unsigned bits, int dropped) { return bits + ((1u << (dropped - 1)) - 1) + (bits >> dropped & 1); }

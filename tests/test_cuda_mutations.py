@@ -27,7 +27,7 @@ PLANTED = [
     ("cuda.py", "ids[first + i % positions]", "ids[first + (i + 1) % positions]"),
     ("cuda_updates.py", "(sqrt(v) * (T)correction + (T)eps)", "(sqrt(v + (T)eps) * (T)correction)"),
     ("cuda.py", "bits >= threshold", "bits > threshold + 3000"),
-    ("cuda.py", "k1 += 0xBB67AE85u;", "k1 += 0xBB67AE84u;"),
+    ("philox.cuh", "k1 += 0xBB67AE85u;", "k1 += 0xBB67AE84u;"),
 ]
 
 
