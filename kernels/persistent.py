@@ -122,8 +122,10 @@ class Persistent:
 
 
 def contiguous(array):
-    """The array, or None, as a kernel takes it without its strides. Raises ValueError for one that has gaps."""
-    if array is not None and not (array.dtype == np.float32 and array.flags.c_contiguous):
+    """The array, or a null pointer for None, as a kernel takes it. Raises ValueError for one that has gaps."""
+    if array is None:
+        return np.uintp(0)
+    if not (array.dtype == np.float32 and array.flags.c_contiguous):
         raise ValueError("the persistent kernels need float32 arrays without gaps")
     return array
 

@@ -87,6 +87,8 @@ class Kernel:
 def fits(kind: str, arg) -> bool:
     """May arg be passed for a parameter of this kind (as emulator::kinds says)?"""
     if kind[0] == "p":
+        if isinstance(arg, np.uintp) and arg == 0:  # no array, as a number that CuPy passes by value
+            return True
         if arg is None or kind == "p*":
             return arg is None or isinstance(arg, np.ndarray)
         return isinstance(arg, np.ndarray) and (kind[1:] in ("u1", "i1", arg.dtype.str[1:])

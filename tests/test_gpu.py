@@ -112,7 +112,7 @@ def test_the_device_s_loop_writes_what_the_host_s_loop_writes(symbols, hidden, l
     m = model("cuda", symbols=symbols, hidden=hidden, layers=layers)
     assert isinstance(Stepper(m.params).repeat(count).writer(), Writer)
     texts = []
-    for m.path in ("auto", "eager"):
+    for m.path in ("graph", "eager"):
         texts.append(np.array(list(itertools.islice(generate_ids(m, np.array([1]), config, count), 150))))
     assert (texts[0] == texts[1]).all()
 
