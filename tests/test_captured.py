@@ -192,7 +192,7 @@ def test_losses_of_200_steps_stay_with_those_in_float64(with_cublas, dtype, boun
     assert max(abs(loss - wanted[step]) for step, loss in found.items()) < bound
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("tf32", 0.01), ("bf16", 0.05)])
+@pytest.mark.parametrize(("dtype", "bound"), [("tf32", 0.01), ("bf16", 0.1)])
 @pytest.mark.parametrize("documents", [False, True])
 def test_persistent_kernels_in_captured_steps(with_cublas, dtype, bound, documents):
     """One block a group of columns: without flags, in a graph, with dropout."""

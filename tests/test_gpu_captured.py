@@ -7,7 +7,7 @@ from rnncore.config import ModelConfig
 
 REASON = kernels.why_no_cuda()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=f"no GPU: {REASON}")]
-BOUNDS = {"float64": 1e-9, "float32": 1e-3, "tf32": 0.02, "bf16": 0.1}  # after 20 steps, of numbers about 1 in size
+BOUNDS = {"float64": 1e-9, "float32": 1e-3, "tf32": 0.03, "bf16": 0.3}  # after 20 steps, of numbers about 1 in size
 
 
 def why_not(path: str, precision: str, hidden: int, layers: int) -> str | None:
