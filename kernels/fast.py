@@ -48,9 +48,11 @@ class FastPath(paths.Path):
         return paths.computing(self.products)
 
     def loops(self, config, steps: int, n: int):
-        if self.name == "persistent":
+        if self.name not in ("graph", "persistent"):
+            return None
+        if self.name == "persistent" and not why_not(self.name, self.precision, config, n):
             return Persistent(config.hidden, steps, n, self.precision)
-        return Stepwise(self.products.cublas, config.hidden, n, self.dtype) if self.name == "graph" else None
+        return Stepwise(self.products.cublas, config.hidden, n, self.dtype)  # too many columns, as in an evaluation
 
     def wavefront(self, config, steps: int, n: int):
         if self.name != "wavefront":

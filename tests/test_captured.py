@@ -1,5 +1,6 @@
 """Whole training steps captured on a card, over the stand-ins for CuPy and cuBLAS: what eager steps do, on every path."""
 import gc
+import importlib
 import shutil
 
 import numpy as np
@@ -199,6 +200,14 @@ def test_persistent_kernels_in_captured_steps(with_cublas, dtype, bound, documen
     mine, wanted = (results(training(path, kind, hidden=64, steps=6, documents=documents, dropout=0.3, optimizer="adam"))
                     for path, kind in (("persistent", dtype), ("cpu", "float32")))
     assert_near(mine, wanted, bound)
+
+
+def test_more_columns_than_persistent_kernels_take_go_by_steps(with_cublas, monkeypatch):
+    run = training("persistent", "tf32", hidden=64)
+    fast = importlib.import_module("rnncore.kernels.fast")
+    assert type(run.model.device_path.loops(run.model.config, 7, 4)).__name__ == "Persistent"
+    monkeypatch.setattr(fast, "why_not_persistent", lambda hidden, n, *card: "too many" if n > 4 else None)
+    assert type(run.model.device_path.loops(run.model.config, 7, 5)).__name__ == "Stepwise"
 
 
 def test_precisions_that_do_not_fit(with_cublas):
