@@ -44,7 +44,7 @@ def copy(folder: Path) -> Path:
     for name in ("rnncore", "kernels", "data", "cli"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "tests").mkdir()
-    for name in ("test_cuda_on_the_host.py", "cupy_stand_in.py", "conftest.py"):
+    for name in ("test_cuda_on_the_host.py", "cupy_stand_in.py", "cublas_stand_in.py", "conftest.py"):
         shutil.copy(ROOT / "tests" / name, folder / "tests")
     shutil.copytree(ROOT / "tests" / "stand_in", folder / "tests" / "stand_in", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "setup.cfg", folder)
