@@ -1,8 +1,9 @@
 """A CUDA graph: the work that a function gives to the card, recorded once and launched as often as wanted.
 
 The function runs under stream capture, where its kernels are recorded and not run. So it may allocate nothing, copy
-nothing to or from the host, wait for nothing, and call nothing of CuPy that calls cuBLAS; numbers that it passes by value
-stay as they were. Memory is the caller's: every array that the function works on must outlive the graph.
+nothing to or from the host, wait for nothing, and call nothing of CuPy's that calls cuBLAS; numbers that it passes by
+value stay as they were. A graph works on the memory that was there: it holds the function, and so what that holds;
+every other array that the function works on must outlive the graph.
 """
 import contextlib
 import gc
@@ -19,14 +20,14 @@ class Graph:
     """`repeats` calls of function(), in order, as one launch.
 
     The function is run once before the capture, so that its kernels are compiled and its buffers made; warm_up=False
-    leaves that out, where it was run before on arrays of the same kinds. All that the function meets on the card is over
-    before, and what comes after on the caller's stream waits for it: no other synchronisation is needed.
+    leaves that out, where it was run before on arrays of the same kinds. A launch begins after what the caller's stream
+    holds, and what that stream is given later waits for it: no other synchronisation is needed.
     stream: its own, non-blocking; `with graph.stream:` puts other work in line with the launches.
     Raises Allocation, or what CuPy raises, for a function that cannot be captured; it can still be called as it is.
     """
 
     def __init__(self, function: Callable[[], object], repeats: int = 1, warm_up: bool = True):
-        self.stream = cupy.cuda.Stream(non_blocking=True)
+        self.stream, self._function = cupy.cuda.Stream(non_blocking=True), function
         self._before, self._after = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
         with self._in_line():
             if warm_up:
@@ -34,7 +35,7 @@ class Graph:
             self._graph = self._capture(function, repeats)
 
     def launch(self) -> None:
-        """Enqueue all of it, after what the current stream holds and before what it will hold; the host does not wait."""
+        """Enqueue all of it on its stream, in line with the current one; the host does not wait."""
         with self._in_line():
             self._graph.launch(self.stream)
 
@@ -42,9 +43,6 @@ class Graph:
     def _in_line(self) -> Iterator[None]:
         """The own stream as the current one: it begins after the one that is current now, which then waits for it."""
         caller = cupy.cuda.get_current_stream()
-        if caller == self.stream:
-            yield
-            return
         self._before.record(caller)
         self.stream.wait_event(self._before)
         try:
@@ -55,7 +53,7 @@ class Graph:
             caller.wait_event(self._after)
 
     def _capture(self, function: Callable[[], object], repeats: int):
-        """The recorded graph. No garbage is collected meanwhile: to free something of the card's may end a capture."""
+        """The recorded graph. No garbage is collected meanwhile: to free what the driver holds may spoil a capture."""
         collects = gc.isenabled()
         gc.disable()
         try:
@@ -65,7 +63,7 @@ class Graph:
                     for _ in range(repeats):
                         function()
             except BaseException:
-                with contextlib.suppress(cupy.cuda.runtime.CUDARuntimeError):  # the capture may be spoiled: it ends all the same
+                with contextlib.suppress(cupy.cuda.runtime.CUDARuntimeError):  # a spoiled capture ends with an error
                     self.stream.end_capture()
                 raise
             return self.stream.end_capture()

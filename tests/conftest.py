@@ -92,9 +92,9 @@ def batch(model, steps=6, n=4, documents=False, seed=1) -> Case:
 
 
 @pytest.fixture(scope="module")
-def cuda(tmp_path_factory):
+def cuda():
     """kernels/cuda.py over the stand-in of cupy_stand_in.py, for the tests of one file."""
-    with cupy_stand_in.installed(tmp_path_factory.getbasetemp() / "kernels") as module:
+    with cupy_stand_in.installed() as module:
         yield module
 
 

@@ -1,7 +1,9 @@
-"""kernels/graph.py over the stand-in for CuPy: what is recorded, replayed and refused, and in which order streams work."""
+"""kernels/graph.py over the stand-in for CuPy: what is recorded, replayed and refused, and how streams wait."""
+import contextlib
 import gc
 import importlib
 import shutil
+import sys
 
 import cupy_stand_in
 import numpy as np
@@ -135,13 +137,32 @@ def test_what_cannot_be_captured_raises_and_leaves_the_stream_usable(Graph, xp, 
     good.launch()
 
 
+def test_memory_that_is_wanted_during_a_capture_is_refused_by_graph_s_own_allocator(Graph, xp):
+    with pytest.raises(sys.modules[Graph.__module__].Allocation, match="24 bytes .* make every buffer before"):
+        Graph(lambda: xp.empty(3), warm_up=False)
+
+
 def test_an_error_of_the_function_itself_passes_on(Graph, xp):
+    streams = []
+
     def fails():
+        streams.append(xp.cuda.get_current_stream())
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         Graph(fails, warm_up=False)
-    assert gc.isenabled() and not xp.cuda.get_current_stream().is_capturing()
+    assert streams[0].is_non_blocking and not streams[0].is_capturing() and gc.isenabled()
+
+
+def test_a_spoiled_capture_fails_although_the_function_caught_the_error(Graph, xp):
+    def careless():
+        with contextlib.suppress(RuntimeError):
+            x.get()
+
+    x = xp.ones(3)
+    with pytest.raises(cupy_stand_in.CUDARuntimeError, match="Invalidated"):
+        Graph(careless)
+    assert not Graph(lambda: xp.add(x, 1, out=x))._graph.nodes[1:]
 
 
 def test_garbage_is_not_collected_during_a_capture(Graph, xp):
@@ -150,7 +171,14 @@ def test_garbage_is_not_collected_during_a_capture(Graph, xp):
     assert seen == [True, False] and gc.isenabled()
 
 
-def test_a_graph_keeps_no_array_alive_and_says_which_kernel_misses_one(Graph, xp):
+def test_a_graph_holds_what_its_function_holds(Graph, xp):
+    y = xp.zeros(3)
+    graph = Graph(lambda x=xp.ones(3): xp.add(x, 1, out=y))
+    graph.launch()
+    assert (y.get() == 2).all()
+
+
+def test_an_array_that_is_gone_is_missed_by_the_kernel_s_name(Graph, xp):
     x, y = xp.ones(3), xp.zeros(3)
     held, step = [x], xp.add
     graph = Graph(lambda: step(held[0], 1, out=y), warm_up=False)

@@ -1,4 +1,4 @@
-"""The stand-in for CuPy keeps CuPy's rules: what CuPy refuses it refuses, and memory, order and types are as on a card."""
+"""The stand-in for CuPy keeps CuPy's rules: it refuses what CuPy does; memory, order and types are as on a card."""
 import importlib
 import shutil
 
@@ -38,13 +38,20 @@ def test_arrays_of_the_card_are_known_by_their_type(on_cuda):
 
 def test_the_arrays_of_numpy_and_of_the_card_do_not_mix(xp):
     a, b = xp.ones(3), np.ones(3)
-    for mixed in (lambda: a + b, lambda: b + a, lambda: xp.add(a, b), lambda: xp.add(a, 1, out=b), lambda: xp.stack([a, b]),
-                  lambda: np.asarray(a), lambda: np.add(a, b), lambda: np.add(b, 1, out=a)):
+    for mixed in (lambda: a + b, lambda: b + a, lambda: xp.add(a, b), lambda: xp.add(a, 1, out=b),
+                  lambda: xp.stack([a, b]), lambda: np.asarray(a), lambda: np.add(a, b), lambda: np.add(b, 1, out=a)):
         with pytest.raises(TypeError):
             mixed()
     with pytest.raises(ValueError, match="cannot be used for fill"):
         a[...] = b
-    assert (a + np.float64(1)).get().sum() == 6 and (np.float64(1) + a).get().sum() == 6 and float(np.sqrt(a).sum()) == 3
+    assert float((a + np.float64(1)).sum()) == float((np.float64(1) + a).sum()) == 6 and float(np.sqrt(a).sum()) == 3
+
+
+def test_what_cupy_has_not_is_not_there(xp):
+    with pytest.raises(AttributeError, match="'cupy' has no attribute 'errstate'"):
+        xp.errstate
+    with pytest.raises(AttributeError):
+        xp.there_is_no_such_function
 
 
 def test_results_are_arrays_of_the_card_and_a_single_element_is_a_view(xp):
@@ -181,7 +188,8 @@ def test_a_raw_kernel_runs_is_recorded_and_is_given_no_python_numbers(xp):
             twice(grid, (8,), args)
     with pytest.raises(cupy_stand_in.CUDARuntimeError, match="max_dynamic_shared_size_bytes"):
         twice((1,), (8,), (x, y, np.int32(5)), shared_mem=60000)
-    graph = importlib.import_module("rnncore.kernels.graph").Graph(lambda: twice((1,), (8,), (x, y, np.int32(4))), warm_up=False)
+    graphs = importlib.import_module("rnncore.kernels.graph")
+    graph = graphs.Graph(lambda: twice((1,), (8,), (x, y, np.int32(4))), warm_up=False)
     assert cupy_stand_in.recorded(graph._graph, x=x, y=y) == [("twice", {"x", "y"}, {"y"})]
     x += 1
     graph.launch()

@@ -4,27 +4,27 @@ import types
 import numpy as np
 
 from . import streams
-from .memory import Block, address, block_at
+from .memory import Block, address, block_at, new
 
 SCALARS = (bool, int, float, complex, np.generic, type(None))
 
 
 class ndarray:
-    """cupy.ndarray: `_host` is its NumPy memory, `_block` the allocation that it is a view of. A new one is poisoned."""
+    """cupy.ndarray: `_host` is its NumPy memory, `_block` the allocation that it views; a new one is poisoned."""
     __slots__ = ("_host", "_block", "__weakref__")
     __array_priority__ = 100
     apply = host = None  # set by functions.py, which adds the operators and the other methods too
 
     def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
         if memptr is None:
-            self._host = np.empty(shape, dtype, order)
+            self._host = new(shape, dtype, order)
             streams.allocate(self._host.nbytes, "an array")
             self._block = Block(self._host)
             self._block.poison()
         else:
             self._block = memptr.block
             offset = memptr.ptr - self._block.start
-            self._host = np.ndarray(shape, dtype, self._block.root.ravel(order="K").view(np.uint8), offset, strides)
+            self._host = np.ndarray(shape, dtype, self._block.root, offset, strides)
 
     shape = property(lambda self: self._host.shape)
     strides = property(lambda self: self._host.strides)
@@ -99,7 +99,8 @@ class ndarray:
             return
         target = self[index]._host
         if type(value) is ndarray:
-            if address(value._host) == address(target) and value.shape == target.shape and value.strides == target.strides:
+            source = value._host
+            if (address(source), source.shape, source.strides) == (address(target), target.shape, target.strides):
                 return
             if streams.capturing() and np.may_share_memory(target, value._host):
                 streams.allocate(value.nbytes, "a copy between overlapping arrays")
@@ -167,7 +168,7 @@ def at(pointer: int, dtype, shape, strides=None) -> ndarray:
 
 
 def _basic(index) -> bool:
-    if type(index) is tuple:
-        return all(part is None or part is Ellipsis or isinstance(part, (slice, int, np.integer))
-                   and not isinstance(part, bool) for part in index)
-    return index is None or index is Ellipsis or isinstance(index, (slice, int, np.integer)) and not isinstance(index, bool)
+    """Is what `index` gives a view?"""
+    parts = index if type(index) is tuple else (index,)
+    return all(part is None or part is Ellipsis or isinstance(part, slice)
+               or isinstance(part, (int, np.integer)) and not isinstance(part, bool) for part in parts)

@@ -8,6 +8,8 @@ import functools
 import hashlib
 import re
 import subprocess
+import tempfile
+from pathlib import Path
 
 import numpy as np
 
@@ -86,7 +88,7 @@ class ElementwiseKernel:
             if type(arg) is ndarray:
                 continue
             if k >= len(self.inputs) or raw:
-                raise TypeError(f"{self.name}: {'output' if k >= len(self.inputs) else 'raw'} {label} is no array of the card")
+                raise TypeError(f"{self.name}: {'raw' if raw else 'output'} {label} is no array of the card")
             if not isinstance(arg, NUMBERS):
                 raise TypeError(f"{self.name}: {label}: Unsupported type {type(arg)}")
             if isinstance(arg, np.generic) and self.params[k][1] not in ("T", arg.dtype.name):
@@ -126,8 +128,9 @@ class ElementwiseKernel:
                 raise IndexError(f"{self.name}: an index outside a raw array")
 
         inputs = len(self.inputs)
-        streams.submit(self.name, [a._block for a in args[:inputs] if type(a) is ndarray], [a._block for a in args[inputs:]],
-                       work, [h for a, h in zip(args[:inputs], hosts, strict=False) if type(a) is ndarray], hosts[inputs:])
+        read = [(a._block, a._host) for a in args[:inputs] if type(a) is ndarray]
+        streams.submit(self.name, [block for block, _ in read], [a._block for a in args[inputs:]], work,
+                       [host for _, host in read], hosts[inputs:])
 
     def _plan(self, hosts, types_, shape) -> tuple:
         """What of a launch is the same for all arrays of these types, shapes and strides."""
@@ -177,15 +180,16 @@ extern "C" int run(char** p, const long* ndim, const long** g, const long* order
 
 def compiled(source: str, name: str, folder) -> ctypes.CDLL:
     """The host's library made of C++, kept in `folder` under a name of what it is made of."""
-    path = folder / f"{name}-{hashlib.sha256(source.encode()).hexdigest()[:16]}"
-    library = path.with_suffix(".so")
+    library = folder / f"{name}-{hashlib.sha256(source.encode()).hexdigest()[:16]}.so"
     if not library.is_file():
-        path.with_suffix(".cpp").write_text(source)
-        done = subprocess.run(["c++", "-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-o",
-                               path.with_suffix(".part"), path.with_suffix(".cpp")], capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{name} does not compile:\n{done.stderr}")
-        path.with_suffix(".part").replace(library)
+        with tempfile.TemporaryDirectory(dir=folder) as workplace:  # several processes may make the same
+            text, made = Path(workplace) / "kernel.cpp", Path(workplace) / "kernel.so"
+            text.write_text(source, encoding="utf-8")
+            done = subprocess.run(["c++", "-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-o", made, text],
+                                  capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"{name} does not compile:\n{done.stderr}")
+            made.replace(library)
     return ctypes.CDLL(str(library))
 
 

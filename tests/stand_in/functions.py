@@ -11,7 +11,7 @@ import numpy as np
 
 from . import streams
 from .arrays import made_of, ndarray
-from .memory import Block, root_of
+from .memory import Block, block_at, moved, root_of
 
 PRODUCTS = {"matmul", "dot", "vdot", "inner", "outer", "tensordot", "einsum", "kron"}  # cuBLAS, which refuses captures
 REDUCTIONS = {"sum", "prod", "max", "min", "amax", "amin", "any", "all", "mean"}
@@ -42,13 +42,19 @@ def _wrapped(result, inputs: list, made: list):
     for array in inputs:
         if array._block.root is root or array._host is result or root_of(array._host) is root:
             return made_of(result, array._block)
-    array = made_of(result, Block(root))
+    array = on_card(result)
     made.append(array)
     return array
 
 
+def on_card(host: np.ndarray) -> ndarray:
+    """A copy with memory of its own."""
+    host = moved(host)
+    return made_of(host, Block(host))
+
+
 def apply(function, args, kwargs, out=None):
-    """function of NumPy on device arrays. Under capture only what is a view, or has an out= that CuPy writes at once."""
+    """function of NumPy on device arrays; under capture only a view, or what CuPy writes into out= at once."""
     name, inputs = function.__name__, []
     hosts = _host(tuple(args), inputs)
     if kwargs:
@@ -87,7 +93,7 @@ def _check_capture(function, name: str, inputs: list, kwargs, hosts, out: ndarra
         axes = sorted(k % a.ndim for k in (range(a.ndim) if axis is None else np.atleast_1d(axis)))
         run = axes == list(range(axes[0], axes[-1] + 1)) if axes else False
         if run and (a.flags.c_contiguous and axes[-1] == a.ndim - 1 or a.flags.f_contiguous and axes[0] == 0):
-            streams.allocate(out.nbytes, f"{name} over contiguous axes: CUB's workspace (write a kernel, or sum other axes)")
+            streams.allocate(out.nbytes, f"{name} over contiguous axes (CUB's workspace: write a kernel)")
     else:
         streams.allocate(out.nbytes, name)
 
@@ -109,12 +115,12 @@ def array(value, dtype=None, copy=True, order="K", ndmin=0) -> ndarray:
         return value if same and not copy else value.astype(dtype or value.dtype)
     if isinstance(value, (list, tuple)) and any(type(part) is ndarray for part in value):
         return function(np.stack)(value).astype(dtype or value[0].dtype)
-    host = np.array(value, dtype, copy=True, order=order, ndmin=ndmin)
+    host = np.array(value, dtype, copy=None, order=order, ndmin=ndmin)
     if host.dtype.kind not in "biufc":
         raise ValueError(f"Unsupported dtype {host.dtype}")
     streams.allocate(host.nbytes, "a copy from the host")
-    made = made_of(host, Block(host))
-    streams.submit("a copy from the host", (), [made._block], lambda: None, (), [host])
+    made = on_card(host)
+    streams.submit("a copy from the host", (), [made._block], lambda: None, (), ())
     return made
 
 
@@ -146,12 +152,18 @@ def copyto(to: ndarray, source, casting="same_kind") -> None:
 def enqueue(name: str, reads, writes, function) -> None:
     """Give the current stream a piece of work, as a library that works on device pointers does.
 
-    reads, writes: device arrays. function is called with the NumPy memory of reads and then of writes, now or, where the
-    stream is captured, at each launch of the graph; it must not hold a device array, or a graph could not see it freed.
+    reads, writes: device arrays. function is called with the NumPy memory of reads and then of writes, now or, where
+    the stream is captured, at each launch of the graph; it must not hold a device array: no graph would see it freed.
     """
     hosts = [a._host for a in (*reads, *writes)]
     streams.submit(name, [a._block for a in reads], [a._block for a in writes], lambda: function(*hosts),
                    hosts[:len(reads)], hosts[len(reads):])
+
+
+def enqueue_at(name: str, reads, writes, function) -> None:
+    """The same by device pointers: function() works on the memory there. A graph sees that memory freed too."""
+    read, written = list(map(block_at, reads)), list(map(block_at, writes))
+    streams.submit(name, read, written, function, [block.root for block in read], [block.root for block in written])
 
 
 def recorded(graph, **arrays) -> list[tuple[str, set, set]]:
@@ -184,12 +196,13 @@ def _operator(ufunc, place: str):
     return lambda self, other: apply(ufunc, (self, other), {})
 
 
-for name in ("sum prod max min mean std var any all argmax argmin argsort cumsum copy astype reshape swapaxes transpose "
-             "ravel flatten squeeze take clip round dot view nonzero repeat diagonal searchsorted").split():
+for name in ("sum prod max min mean std var any all argmax argmin argsort cumsum copy astype reshape swapaxes "
+             "transpose ravel flatten squeeze take clip round dot view nonzero repeat diagonal searchsorted").split():
     setattr(ndarray, name, _method(name))
 for name, ufunc in {"add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide, "pow": np.power,
                     "floordiv": np.floor_divide, "mod": np.remainder, "and": np.bitwise_and, "or": np.bitwise_or,
-                    "xor": np.bitwise_xor, "lshift": np.left_shift, "rshift": np.right_shift, "matmul": np.matmul}.items():
+                    "xor": np.bitwise_xor, "lshift": np.left_shift, "rshift": np.right_shift,
+                    "matmul": np.matmul}.items():
     for place in ("", "i", "r"):
         setattr(ndarray, f"__{place}{name}__", _operator(ufunc, place))
 for name, ufunc in {"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal,

@@ -7,6 +7,7 @@ import numpy as np
 from . import streams
 from .arrays import ndarray
 
+COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 SHARED = 48 << 10  # bytes of dynamic shared memory that a kernel has without asking
 
 
@@ -17,8 +18,8 @@ class RawKernel:
     """
     seed = 0
 
-    def __init__(self, code: str, name: str, options: tuple = (), backend: str = "nvrtc", translate_cucomplex: bool = False,
-                 *, enable_cooperative_groups: bool = False, jitify: bool = False):
+    def __init__(self, code: str, name: str, options: tuple = (), backend: str = "nvrtc", *,
+                 enable_cooperative_groups: bool = False):
         if not all(isinstance(option, str) for option in options):
             raise TypeError(f"{name}: options are texts, not {options}")
         self.code, self.name, self.options, self.cooperative = code, name, tuple(options), enable_cooperative_groups
@@ -31,7 +32,7 @@ class RawKernel:
 
     def _constant(self) -> list[bool]:
         """Of each parameter in the kernel's text: does it only read what it points to?"""
-        found = re.search(rf"__global__[^;{{]*?\b{self.name}\s*\(([^)]*)\)", self.code)
+        found = re.search(rf"__global__[^;{{]*?\b{self.name}\s*\(([^)]*)\)", COMMENT.sub("", self.code))
         if found is None:
             raise ValueError(f"no kernel {self.name} in the text")
         return ["const" in parameter.split("*")[0] for parameter in found[1].split(",") if parameter.strip()]
@@ -52,7 +53,7 @@ class RawKernel:
             elif arg is None or isinstance(arg, np.generic):
                 given.append(arg)
             else:  # CuPy takes a Python number as 64 bits, whatever the parameter is
-                raise TypeError(f"{self.name}: argument {k} is {type(arg)}, neither an array of the card nor a NumPy scalar")
+                raise TypeError(f"{self.name}: argument {k}, {type(arg)}, is no array of the card and no NumPy scalar")
         self.compile()
         kernel, cooperative = self._kernel, self.cooperative
 

@@ -1,4 +1,4 @@
-"""Streams, events and graphs of the stand-in: work runs when it is enqueued, or is recorded where its stream is captured.
+"""Streams, events and graphs of the stand-in: work runs when it is enqueued, or is recorded by its stream's capture.
 
 That it runs at once would hide a missing event, so every stream keeps what it knows of the others (vector clocks): work
 on memory that another stream wrote, or still reads, raises Race unless an event or a wait of the host lies between.
@@ -145,7 +145,7 @@ class Stream:
         if nodes is None:
             raise CUDARuntimeError(UNMATCHED, "cudaErrorStreamCaptureUnmatched: the stream is not captured")
         if not self._valid:
-            raise CUDARuntimeError(INVALIDATED, "cudaErrorStreamCaptureInvalidated: an earlier call spoiled the capture")
+            raise CUDARuntimeError(INVALIDATED, "cudaErrorStreamCaptureInvalidated: by an earlier call")
         return Graph(nodes)
 
     def record_node(self, node: Node) -> None:
@@ -157,7 +157,7 @@ class Stream:
         """Raise, and spoil the capture, where this stream is captured."""
         if self.is_capturing():
             self._valid = False
-            raise CUDARuntimeError(UNSUPPORTED, f"cudaErrorStreamCaptureUnsupported: {what} while the stream is captured")
+            raise CUDARuntimeError(UNSUPPORTED, f"cudaErrorStreamCaptureUnsupported: {what} during a capture")
 
     def synchronize(self) -> None:
         self.refuse("synchronisation")
@@ -170,7 +170,7 @@ class Stream:
 
     def wait_event(self, event) -> None:
         if self.is_capturing() != (event.captured_by is not None) or event.captured_by not in (None, self):
-            raise CUDARuntimeError(ISOLATION, "cudaErrorStreamCaptureIsolation: an event crosses the border of a capture")
+            raise CUDARuntimeError(ISOLATION, "cudaErrorStreamCaptureIsolation: an event from outside or to it")
         self.lane.learn(event.known)
 
 
@@ -227,7 +227,7 @@ def reset() -> None:
 
 
 class using_allocator:
-    """cupy.cuda.using_allocator: function(bytes) is asked for every allocation of the thread; here it may only refuse."""
+    """cupy.cuda.using_allocator: function(bytes) is asked for all memory of the thread; here it may only refuse."""
 
     def __init__(self, allocator=None):
         self.allocator = allocator
