@@ -11,8 +11,10 @@ import click
 from rnncore.config import SampleConfig
 
 from . import options
+from .progress import tell
 
-FLUSH = 0.05  # seconds between flushes of what was written
+FLUSH = 0.05     # seconds between flushes of what was written
+TRIAL = 20_000   # characters of a text that make up for a trial of a GPU's path
 
 
 def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
@@ -58,8 +60,9 @@ def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
                          "symbol, the prime's too; may be given several times."}))
 @options.ON_UNKNOWN
 @options.DEVICE
+@options.CUDA_PATH
 def command(run, prime, prime_file, length, stop, count, out, temperature, top_k, top_p, greedy, seed, on_unknown,
-            device, clamp):
+            clamp, device, cuda_path):
     """Write text with a trained model.
 
     RUN is a run folder, a model file or a pretrained model (shakespeare, hugo, numpy); by default the newest run.
@@ -72,6 +75,8 @@ def command(run, prime, prime_file, length, stop, count, out, temperature, top_k
     from rnncore.sample import samples, symbols
 
     _, model = options.open_model(run, device)
+    for line in options.take_path(cuda_path, model, device, length >= TRIAL, columns=count):
+        tell(line)
     binary = model.vocab.level == "byte"
     prime = read_prime(prime_file, binary) if prime_file else os.fsencode(prime) if binary else prime
     shown = model.vocab.spelled(prime)  # as the model reads it

@@ -39,8 +39,7 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
     _of_preset(ModelConfig, "embed", "Embedding size.", type=int),
     ("--init-from", {"metavar": "RUN", "help": "Go on from this model: a run, a file, a pretrained one."}),
     ("--extend-vocab", {"is_flag": True, "help": "Teach it the symbols of CORPUS that it does not know."}),
-    ("--dtype", {"type": click.Choice(["float32", "float64"]), "default": "float32", "show_default": True,
-                 "help": "Precision."}))
+    options.DTYPE)
 @options.grouped(
     "Budget (one of three; by default epochs that suit the corpus)",
     _of(TrainConfig, "epochs", "Passes over the text.", type=float),
@@ -85,6 +84,7 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
     ("--threads", {"default": "auto", "metavar": "auto|K", "show_default": True, "callback": options.threads,
                    "help": "Threads that share the streams; the same number gives the same bits."}))
 @options.DEVICE
+@options.CUDA_PATH
 @options.grouped(
     "Run",
     ("--out -o", {"metavar": "FOLDER", "help": "Run folder [default: runs/NAME]."}),
@@ -151,6 +151,7 @@ def drive(job) -> int:
     training, folder, every = job.training, job.folder, job.saving
     if training.done() >= 1:
         return already_finished(job)
+    training.stops = every.sample_every, every.save_every
     saved, unsaved, stop, due = time.monotonic(), None, None, False
     said: list[str | None] = [None]
     with Interrupt() as interrupt, display() as shown, warnings.catch_warnings():

@@ -6,12 +6,13 @@ from itertools import islice
 import numpy as np
 
 from .config import ConfigError, SampleConfig
-from .random import Purpose, uniform
+from .random import Purpose, counter, key, uniform
 from .stepper import Stepper, checked
 
 COINS = 256  # random numbers made at a time
 SHARE = 16   # samples that make a thread of their own worth while
 TURN = 64    # symbols that the threads write before they wait for each other
+LAUNCH = 64  # symbols that a device writes at a time
 
 
 def draw(logits: np.ndarray, config: SampleConfig, coin: np.ndarray) -> np.ndarray:
@@ -47,7 +48,7 @@ def generate_ids(model, prompt: np.ndarray, config: SampleConfig, count: int = 1
     Sample k draws the same coins whatever the count. The parameters count as they are when the first is asked for.
     clamp: cells that are held, from the prompt's first symbol on (stepper.py).
     """
-    yield from _write(_read(model, prompt, clamp), config, count)
+    yield from _write(_read(model, prompt, clamp), config, count, looped=_looped(model))
 
 
 def _read(model, prompt: np.ndarray, clamp: Mapping[tuple[int, int], float] | None) -> Stepper:
@@ -61,15 +62,35 @@ def _read(model, prompt: np.ndarray, clamp: Mapping[tuple[int, int], float] | No
     return stepper
 
 
-def _write(stepper: Stepper, config: SampleConfig, count: int, first: int = 0) -> Iterator[np.ndarray]:
+def _looped(model) -> bool:
+    """Is every symbol drawn on the host, whatever the device offers?"""
+    return model.path == "eager"
+
+
+def _write(stepper: Stepper, config: SampleConfig, count: int, first: int = 0,
+           looped: bool = False) -> Iterator[np.ndarray]:
     """Samples first .. first + count, each from where the one column of the stepper is."""
-    stepper, samples_ = stepper.repeat(count), np.arange(first, first + count)[:, None]
-    logits = stepper.logits
+    stepper = stepper.repeat(count)
+    writer = None if looped else stepper.writer()
+    return _loop(stepper, config, first) if writer is None else _launches(writer, config, first)
+
+
+def _loop(stepper: Stepper, config: SampleConfig, first: int) -> Iterator[np.ndarray]:
+    samples_, logits = np.arange(first, first + stepper.h.shape[-1])[:, None], stepper.logits
     for start in range(0, 2 ** 32, COINS):
         for coin in uniform(config.seed, Purpose.COIN, COINS, step=samples_, start=start).T:
             ids = draw(stepper.kernel.to_host(logits), config, coin)
             yield ids
             logits = stepper.step(ids)
+
+
+def _launches(writer, config: SampleConfig, first: int) -> Iterator[np.ndarray]:
+    """The same, written on the device: one launch ahead of what was taken, never two."""
+    chance = config.temperature, config.top_k, config.top_p, key(config.seed), counter(Purpose.COIN)[2], first
+    coming = writer.write(LAUNCH, *chance, 0)
+    for start in range(LAUNCH, 2 ** 32, LAUNCH):
+        now, coming = coming, writer.write(LAUNCH, *chance, start)
+        yield from now.ids().astype(np.intp)
 
 
 def generate(model, prompt: str | bytes = "", length: int | None = None, temperature: float = SampleConfig.temperature,
@@ -109,7 +130,7 @@ def samples(model, count: int, prompt: str | bytes, length: int, config: SampleC
     stepper = _read(model, prompt_ids(model.vocab, prompt, on_unknown), clamp)
     threads = max(1, min(model.kernel.shares(model.threads), count // SHARE))
     edges = [count * k // threads for k in range(threads + 1)]
-    streams = [_write(stepper, config, b - a, a) for a, b in zip(edges, edges[1:], strict=False)]
+    streams = [_write(stepper, config, b - a, a, _looped(model)) for a, b in zip(edges, edges[1:], strict=False)]
     rows = [np.empty((count, 0), np.intp)]
     with model.kernel.single_threaded(), ThreadPoolExecutor(threads) as pool:
         each = pool.map if threads > 1 else map

@@ -56,6 +56,11 @@ class Stepper:
     def _head(self) -> tuple:
         return self.params["head.weight"], self.params["head.bias"]
 
+    def writer(self):
+        """What writes text from here in a few launches, h, c and logits in place; None where `step` is the way."""
+        return None if self.clamp else self.kernel.writer(self.layers, self._head(), self.table, self.h, self.c,
+                                                          self.logits)
+
     def step(self, ids):
         """ids (N,), on the host -> logits (V, N), which the next step overwrites."""
         if self._compiled:
