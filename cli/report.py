@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -20,7 +21,7 @@ NEEDED = "matplotlib", "jinja2"
 @click.command(cls=options.Command)
 @options.RUN
 @click.option("--text", metavar="FILE", help="Read the beginning of this text: a file, a folder or a named corpus. "
-                                             "[default: the run's validation text, else its last sample]")
+                                             "[default: the run's validation text, else one that the model writes]")
 @click.option("--out", "-o", type=click.Path(), metavar="FILE",
               help="The file to write. [default: report.html in the run folder, or NAME-report.html here]")
 @click.option("--cells", type=click.IntRange(1), default=3, show_default=True, metavar="K",
@@ -80,7 +81,7 @@ def write(where: Path, target: Path, device: str, ids=None, text: str | None = N
     model, card = checkpoint.to_model(document, tensors, device), document["card"]
     rows, samples, notes = (*history(where), []) if where.is_dir() else ([], [], [
         "This is of a model file alone, without its run folder: there are no curves and no samples."])
-    ids, source = stretch(model, card, ids, text, samples, notes)
+    ids, source = stretch(model, card, ids, text, notes)
     try:
         story = tell_story(model, card, ids[:CHARACTERS], cells)
     except FloatingPointError as error:
@@ -156,11 +157,11 @@ def _row(line: str) -> dict:
         if isinstance(row, dict) else {}
 
 
-def stretch(model, card: dict, ids, text: str | None, samples: list, notes: list[str]) -> tuple:
+def stretch(model, card: dict, ids, text: str | None, notes: list[str]) -> tuple:
     """(ids (n,), where they are from) of the passage to read; what is to be said of it is added to the notes.
 
-    Of the text that was asked for, else of the validation text: that at hand, or the corpus read anew; else of the last
-    sample. Raises RunError where there is none of them.
+    Of the text that was asked for, else of the validation text: that at hand, or the corpus read anew; else the model
+    writes it.
     """
     from rnncore.evaluate import at_least_two
 
@@ -170,13 +171,20 @@ def stretch(model, card: dict, ids, text: str | None, samples: list, notes: list
         ids = validation(model, card)
     if ids is not None and len(ids) > 1:
         return ids, "the beginning of the validation text, which it has not learned from"
-    from rnncore.runs import RunError
-    ids = model.vocab.encode(samples[-1][1], "skip") if samples else ()
-    if len(ids) < 2:
-        raise RunError("there is no text to read, the corpus is not where it was: name one with --text")
-    notes.append("The text that it was validated on is not at hand: what it reads here is its own last sample, which "
-                 "surprises it less.")
-    return ids, "its own last sample"
+    notes.append("The text that it was validated on is not at hand: what it reads here is what it wrote itself, which "
+                 "surprises it less; --text names another.")
+    return written(model), "what it wrote itself"
+
+
+def written(model):
+    """The ids (n,) of a text that the model writes."""
+    import numpy as np
+
+    from rnncore.config import SampleConfig
+    from rnncore.sample import generate_ids, prompt_ids
+
+    ids = generate_ids(model, prompt_ids(model.vocab, "", "error"), SampleConfig(seed=1))
+    return np.concatenate(list(islice(ids, CHARACTERS)))
 
 
 def asked_for(model, text: str, notes: list[str]):

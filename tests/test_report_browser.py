@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from cli_helpers import ROOT, SMALL, TEXT, corpus, run
+from cli_helpers import SMALL, TEXT, corpus, run
 
 from rnncore import checkpoint
 from rnncore.cli import report

@@ -2,6 +2,7 @@
 import base64
 import hashlib
 import json
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,6 @@ SHOWN = 2000         # symbols that cells are shown over,
 FEWEST = 1000        # so many where there are many cells: below, it is cells that are left out
 BEST = 3             # cells shown a probe
 EXCERPT, LINES = 420, 11  # symbols and lines of a probe's picture, at most
-STEP = 20            # symbols between the places where one may begin
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ def digest(text: str) -> str:
 def embedded(found: dict) -> str:
     """JSON that may stand inside a script element: it has no <, > or &, and nothing but ASCII."""
     text = json.dumps(found, separators=(",", ":"))
-    for character in "<>&/":
+    for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
 
@@ -141,13 +141,18 @@ def about(name: str) -> str:
 
 
 def excerpt(probe: np.ndarray, text: str) -> tuple[int, int]:
-    """(begin, end) of a stretch of the text in which the probe varies most; it begins a line where one is near."""
-    starts = range(0, max(1, len(probe) - EXCERPT + 1), STEP)
-    begin = max(starts, key=lambda start: probe[start:start + EXCERPT].std())
-    line = text.find("\n", begin, begin + EXCERPT // 4)
-    begin = line + 1 if begin and line >= 0 else begin
-    ends = [k + 1 for k in range(begin, min(begin + EXCERPT, len(probe))) if text[k] == "\n"][:LINES]
-    return begin, ends[-1] if len(ends) == LINES else min(begin + EXCERPT, len(probe))
+    """(begin, end) of the stretch over which the probe (n,) varies most: of lines, or where they are long of EXCERPT."""
+    symbols = len(probe)
+    lines = [k + 1 for k in range(symbols - 1) if text[k] == "\n"]
+    starts = {0, *(k for k in (*lines, *range(0, symbols, EXCERPT)) if k + EXCERPT <= symbols)}
+
+    def end(begin: int) -> int:
+        """Where a stretch ends: after so many lines or symbols, whichever is first."""
+        after = lines[bisect_right(lines, begin):][LINES - 1:LINES]
+        return min(begin + EXCERPT, symbols, *after)
+
+    begin = max(sorted(starts), key=lambda start: probe[start:end(start)].std())
+    return begin, end(begin)
 
 
 def left_out(atlas: Atlas) -> list[str]:
