@@ -1,27 +1,46 @@
-"""`rnncore doctor` shows what this machine can do, and why not."""
+"""`rnncore doctor` shows what this machine can do, and why not; with --try, how its card does by each path."""
 import json
 import platform
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 
+from rnncore.config import BENCH, PATHS, ModelConfig, TrainConfig
+
 from . import options
+from .progress import printable, tell
 
 
 @click.command(cls=options.Command)
+@click.option("--try", "what", is_flag=False, flag_value="known", metavar="[SETTING|RUN]",
+              help=f"Try every path of the GPU again for one of bench's settings ({', '.join(BENCH)}), for a run, or "
+                   "without a word for all that was tried here before.")
 @options.JSON
-def command(as_json):
+def command(what, as_json):
     """What this machine can do, and why not: processor, libraries, GPU."""
+    if what is not None:
+        rows = []
+        for row in trials(what):
+            rows.append(row)
+            if not as_json:
+                click.echo(line(row))
+        if as_json:
+            click.echo(json.dumps(rows))
+        return
     found = findings()
     if as_json:
         click.echo(json.dumps(found))
         return
+    rows = found.pop("paths")
     for name, value in found.items():
         click.echo(f"{name:15} {value}")
+    for value in [rows] if isinstance(rows, str) else map(line, rows):
+        click.echo(f"{'paths':15} {value}")
 
 
 def findings() -> dict:
-    """Name -> what was found, in words or numbers."""
+    """Name -> what was found, in words or numbers; paths: a row for each path and shape that was tried, or words."""
     import numpy as np
 
     from rnncore import __version__, kernels
@@ -31,7 +50,7 @@ def findings() -> dict:
             "cores": kernels.host.cores(), "memory": f"{kernels.host.memory() / 2**30:.1f} GiB",
             "recurrence": kernels.host.native.about(), "cuda": no_gpu or "ok",
             "device auto": "cpu" if no_gpu else "cuda",
-            **({} if no_gpu else kernels.describe())}
+            **({} if no_gpu else kernels.describe()), "paths": "eager" if no_gpu else tried()}
 
 
 def processor() -> str:
@@ -42,3 +61,71 @@ def processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def tried() -> list[dict] | str:
+    """What the trials on this card have shown."""
+    from rnncore import evidence
+    return evidence.on("cuda") or ("eager; none of the others has been tried here yet: `rnncore train` does where it "
+                                   "pays, `rnncore doctor --try char-rnn` now")
+
+
+def trials(what: str):
+    """Try each path anew for the tasks of `what`, a row each; where a shape cannot have it, the reason is the cause."""
+    from rnncore import kernels, trust
+    kernel = kernels.load("cuda")
+    for task in tasks(what):
+        for path in trust.candidates("auto", task):
+            wanted = replace(task, path=path)
+            why_not = trust.why_not(path, task, kernel)
+            if why_not is None:
+                tell(f"trying {path}: {shape(asdict(wanted))}")
+            yield trust.try_out(wanted) if why_not is None else asdict(wanted) | {"cause": f"does not fit: {why_not}"}
+
+
+def tasks(what: str) -> list:
+    """The tasks of a setting in both precisions of users' runs, of a run, or of all evidence of this card."""
+    from rnncore import evidence
+    from rnncore.trial import Task
+    if what == "known":
+        known = dict.fromkeys(replace(evidence.task_of(row, "cuda"), path=PATHS[0]) for row in evidence.on("cuda"))
+        if not known:
+            raise click.UsageError(f"--try: nothing was tried on this card before: name a setting ({', '.join(BENCH)}) "
+                                   "or a run")
+        return list(known)
+    if what in BENCH:
+        about = {"embed": ModelConfig.embed} | BENCH[what]
+        made = [Task(precision, "cuda", about["vocab_size"], about["embed"], about["hidden"], about["layers"],
+                     about["batch"], about["seq"], TrainConfig.optimizer) for precision in ("float32", "tf32")]
+        return [*made, replace(made[0], columns=1, seq=1, optimizer=None)]
+    return of_run(what)
+
+
+def of_run(run: str) -> list:
+    """The tasks of a run folder or model file: its training, where it can go on, and writing a text."""
+    from rnncore import checkpoint
+    from rnncore.trial import Task
+    path = Path(run) / "last.safetensors"
+    document, tensors = checkpoint.read(path if path.is_file() else checkpoint.model_file(run))
+    sizes, dtype = document["config"], str(tensors["head.bias"].dtype).replace("16", "32")
+    text = Task(dtype, "cuda", sizes["vocab_size"], sizes["embed"], sizes["hidden"], sizes["layers"], 1)
+    if "training" not in document:
+        return [text]
+    from rnncore.documents import check_training
+    check_training(path, document, tensors)
+    config = TrainConfig(**document["training"]["config"])
+    precision = document["training"]["settings"].get("precision", dtype)
+    return [replace(text, precision=precision, columns=config.batch, seq=config.seq, optimizer=config.optimizer), text]
+
+
+def shape(row: dict) -> str:
+    """A task in words."""
+    work = f"T {row['seq']}, {row['optimizer']}" if row["optimizer"] else f"writing, {row['vocab']} symbols"
+    return f"{row['layers']} x {row['hidden']}, N {row['columns']}, {work}, {row['precision']}"
+
+
+def line(row: dict) -> str:
+    """A row in words."""
+    from rnncore.trust import outcome
+    words = outcome(row) if "date" in row else row["cause"]
+    return printable(f"{row['path']:10} {shape(row)}: {words}{', ' + row['date'][:10] if 'date' in row else ''}")

@@ -2,6 +2,7 @@
 import contextlib
 import itertools
 import os
+import re
 import sys
 import time
 
@@ -10,10 +11,27 @@ import click
 from rnncore.config import SampleConfig
 
 from . import options
+from .progress import tell
 
-FLUSH = 0.05   # seconds between flushes of what was written
-LENGTH = 1000  # characters
-TURN = 200     # characters, where it is one of many
+LENGTH = 1000    # characters
+TURN = 200       # characters, where it is one of many
+FLUSH = 0.05     # seconds between flushes of what was written
+TRIAL = 20_000   # characters of a text that make up for a trial of a GPU's path
+
+
+def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
+    """A callback: LAYER.CELL=VALUE, of each cell once, as (layer, cell) -> value."""
+    clamp: dict[tuple[int, int], float] = {}
+    for text in values:
+        found = re.fullmatch(r"([0-9]{1,9})\.([0-9]{1,9})=(.+)", text)
+        try:
+            cell, value = (int(found[1]), int(found[2])), float(found[3])
+        except (TypeError, ValueError):
+            raise click.BadParameter(f"{text!r} is not of the form LAYER.CELL=VALUE, as 1.73=2.5") from None
+        if cell in clamp:
+            raise click.BadParameter(f"cell {cell[0]}.{cell[1]} is given twice")
+        clamp[cell] = value
+    return clamp
 
 
 @click.command(cls=options.Command)
@@ -40,11 +58,15 @@ TURN = 200     # characters, where it is one of many
                  **options.default_of(SampleConfig, "top_p")}),
     ("--greedy", {"is_flag": True, "help": "The same as --temperature 0."}),
     ("--seed", {"type": int, "help": "The same seed writes the same text.",
-                **options.default_of(SampleConfig, "seed")}))
+                **options.default_of(SampleConfig, "seed")}),
+    ("--clamp", {"multiple": True, "metavar": "LAYER.CELL=VALUE", "callback": clamped,
+                 "help": "Hold a cell, counted from 0.0, as `rnncore neurons` names it: its c is VALUE after every "
+                         "symbol, the prime's too; may be given several times."}))
 @options.ON_UNKNOWN
 @options.DEVICE
+@options.CUDA_PATH
 def command(run, prime, prime_file, length, stop, count, out, interactive, temperature, top_k, top_p, greedy, seed,
-            on_unknown, device):
+            clamp, on_unknown, device, cuda_path):
     """Write text with a trained model.
 
     RUN is a run folder, a model file or a pretrained model (shakespeare, hugo, numpy); by default the newest run.
@@ -60,19 +82,21 @@ def command(run, prime, prime_file, length, stop, count, out, interactive, tempe
     from rnncore.sample import samples, symbols
 
     _, model = options.open_model(run, device)
+    for line in options.take_path(cuda_path, model, device, length >= TRIAL, columns=count):
+        tell(line)
     binary = model.vocab.level == "byte"
     prime = read_prime(prime_file, binary) if prime_file else os.fsencode(prime) if binary else prime
     if interactive:
         from .interactive import Loop
-        Loop(model, config, length, stop, on_unknown, prime).run()
+        Loop(model, config, length, stop, on_unknown, prime, clamp).run()
         return
     shown = model.vocab.spelled(prime)  # as the model reads it
     if count > 1:
         model.threads = model.kernel.cores()
-        texts = samples(model, count, prime, length, config, stop, on_unknown)
+        texts = samples(model, count, prime, length, config, stop, on_unknown, clamp)
         shown, pieces = "", [f"{shown}{text}\n{'-' * 40}\n" for text in texts]
     else:
-        pieces = symbols(model, prime, length, config.temperature, top_k, top_p, seed, stop, on_unknown)
+        pieces = symbols(model, prime, length, config.temperature, top_k, top_p, seed, stop, on_unknown, clamp)
     write(out, binary, shown, pieces)
 
 

@@ -56,7 +56,8 @@ def show(run, as_json: bool) -> None:
     config, text = ModelConfig(**document["config"]), asdict(vocabulary(document))
     del text["symbols"]
     found = {"file": str(path), "bytes": path.stat().st_size, "schema": document["schema"],
-             "dtype": str(tensors["head.bias"].dtype), "config": document["config"], "parameters": params.count(config),
+             "dtype": str(tensors["head.bias"].dtype), "precision": precision(document["card"]),
+             "config": document["config"], "parameters": params.count(config),
              "vocabulary": "".join(map(chr, document["vocab"])), "text": text, "card": document["card"],
              "resumable": "training" in document}
     if as_json:
@@ -75,6 +76,12 @@ def show(run, as_json: bool) -> None:
         click.echo(printable(line).replace("\n", " "))
 
 
+def precision(card: dict) -> str | None:
+    """What a run was trained in; None where the card does not say."""
+    from rnncore.runs import trained
+    return card.get("precision") if trained(card) else None
+
+
 def card_lines(card: dict):
     """The training card in words; a model that was not trained by `rnncore train` has another, or none."""
     from rnncore.runs import trained
@@ -86,6 +93,8 @@ def card_lines(card: dict):
     yield f"split       {split['train']:,} train, {split['validation']:,} validation, {split['test']:,} test, in order"
     yield (f"trained     {card['step']:,} steps, {card['chars']:,} characters in {card['seconds']:,} s, "
            f"on {card['made'][:10]}")
+    if card.get("precision"):
+        yield f"precision   {card['precision']}"
     if card.get("init_from"):
         yield f"begun from  {card['init_from']}"
     if None not in (card["val_loss"], card["best_step"]):

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from rnncore.config import ConfigError, SampleConfig
@@ -32,12 +32,15 @@ NUMBERS: dict[str, Callable[[str], float]] = {"temperature": float, "top-k": int
 
 
 class Loop:
-    """A dialogue with whoever types. length: symbols a turn; stop: texts that end one; prime: what is read first."""
+    """A dialogue with whoever types. length: symbols a turn; stop: texts that end one; prime: what is read first.
+
+    clamp: the cells that are held (stepper.py).
+    """
 
     def __init__(self, model, config: SampleConfig, length: int, stop: Iterable[str], on_unknown: str,
-                 prime: str | bytes):
+                 prime: str | bytes, clamp: Mapping[tuple[int, int], float]):
         self.vocab, self.length, self.on_unknown = model.vocab, length, on_unknown
-        self.dialogue = Dialogue(model, config)
+        self.dialogue = Dialogue(model, config, clamp)
         self.stop = [self.vocab.spelled(text) for text in stop]
         self.past: deque[Mark] = deque(maxlen=TURNS)
         self.binary = self.vocab.level == "byte"

@@ -15,7 +15,7 @@ from rnncore.runs import RunError, RunFolder
 from rnncore.sample import samples
 from rnncore.train import Clock, Training
 
-from . import prepare
+from . import options, prepare
 from .corpus import bring
 from .progress import describe_floor
 
@@ -77,6 +77,7 @@ class Job:
 def start(given: dict) -> Job:
     """A new run; its folder is the process's until the click context ends."""
     kernel = kernels.load(given["device"])
+    options.check_gpu(kernel, given["cuda_path"], given["dtype"])
     config, old = prepare.check(given), prepare.origin(given)
     how = prepare.reading(given, old)
     bring(given["corpus"])
@@ -88,19 +89,20 @@ def start(given: dict) -> Job:
     settings = {"corpus": _about(corpus, how),
                 "asked": {name: given[name] for name in ("batch", "seq", "threads")}, "split": record,
                 "preset": preset, "init_from": given["init_from"], "extend_vocab": given["extend_vocab"],
-                "saving": asdict(saving)}
+                "saving": asdict(saving), "precision": given["dtype"]}
     model = prepare.build(sizes, vocab, old, given, config.seed)
     path = Path(given["out"]) if given["out"] else runs.fresh(given["name"] or corpus.name)
     click.get_current_context().with_resource(lock.held(path, new=True))
     folder = RunFolder(path, settings, saving.keep)
     folder.make()
+    reasons += prepare.take_path(given, model, config, parts[0])
     training = _training(model, parts, config)
     floor, seconds = prepare.count(parts, len(vocab), config.minutes)
     training.clock = Clock(before=seconds)
     if floor:
         settings["floor"] = {"nats": floor.nats, "order": floor.order, "counted": floor.counted}
         reasons.append(describe_floor(floor.nats, floor.order, floor.counted, len(parts[0])))
-    notes = [*_headlines(corpus, model, settings, kernel), *corpus.notes, *added, *warnings, *reasons,
+    notes = [*_headlines(corpus, model, settings), *corpus.notes, *added, *warnings, *reasons,
              f"run {folder.path}"]
     return Job(training, folder, notes, saving)
 
@@ -118,7 +120,8 @@ def resume(given: dict, explicit: set[str]) -> Job:
     about = settings["corpus"]
     how = asdict(Reading()) | {name: about[name] for name in asdict(Reading()) if name in about}
     known = document["config"] | document["training"]["config"] | settings["split"]["asked"] | {
-        "dtype": str(tensors["head.bias"].dtype), **how, "min_count": document.get("text", {}).get("min_count", 1),
+        "dtype": settings.setdefault("precision", str(tensors["head.bias"].dtype)), **how,
+        "min_count": document.get("text", {}).get("min_count", 1),
         "preset": settings.get("preset"),
         "init_from": settings.get("init_from"), "extend_vocab": settings.get("extend_vocab", False)}
     for name in sorted(explicit & known.keys() - FREE):
@@ -128,19 +131,22 @@ def resume(given: dict, explicit: set[str]) -> Job:
     config = _extended(stored, given, explicit)
     if "patience" in explicit and not settings["split"]["validation"]:
         raise click.UsageError(f"--patience needs evaluations, and {path} has no validation part: leave it out")
-    model = checkpoint.to_model(document, tensors, given["device"])
+    kernel = kernels.load(given["device"])
+    options.check_gpu(kernel, given["cuda_path"])
+    precision, lower = prepare.precision(known["dtype"], kernel)
+    model = checkpoint.to_model(document, tensors, given["device"], precision)
     corpus = _corpus_again(given, about, how, path)
-    training, notes = _training_again(model, corpus, config, document, tensors, path)
+    training, notes = _training_again(model, corpus, config, document, tensors, path, given)
     saving = _saving(settings, given, explicit)
     folder = RunFolder(path, settings, saving.keep)
     folder.kept = training.best
     folder.rewind(training.step)
-    return Job(training, folder, [*warnings, *_headlines(corpus, model, settings, model.kernel), *notes,
+    return Job(training, folder, [*warnings, *_headlines(corpus, model, settings), *lower, *notes,
                                   f"going on with {path} after step {training.step:,}"], saving)
 
 
 def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document: dict, tensors: dict,
-                    path: Path) -> tuple[Training, list[str]]:
+                    path: Path, given: dict) -> tuple[Training, list[str]]:
     """The training where the file's was, on the corpus; of another one the settings are told, and what to say of it."""
     settings = document["training"]["settings"]
     asked, about = settings["split"]["asked"], settings["corpus"]
@@ -149,15 +155,16 @@ def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document
     if len(parts[0]) <= config.batch:
         raise RunError(f"{len(parts[0]):,} characters are too few to train {config.batch} streams of {path} on: "
                        "start a new run")
+    chosen = prepare.take_path(given, model, config, parts[0])
     training = _training(model, parts, config)
     runs.restore(training, document, tensors)
     if corpus.sha256 == about["sha256"]:
         documents.check_split(path / "last.safetensors", settings["split"], record)
-        return training, []
+        return training, chosen
     settings |= {"corpus": about | _about(corpus, {}), "split": record}
     settings.pop("floor", None)
     training.another_text()
-    return training, [*corpus.notes, *warnings]
+    return training, [*corpus.notes, *warnings, *chosen]
 
 
 def _saving(settings: dict, given: dict, explicit: set[str]) -> SaveConfig:
@@ -198,10 +205,11 @@ def _training(model: CharLM, parts: list[np.ndarray], config: TrainConfig) -> Tr
                     Validation(validation, config.batch, config.seq) if len(validation) else None)
 
 
-def _headlines(corpus: Corpus, model: CharLM, settings: dict, kernel) -> list[str]:
-    c, parts = model.config, settings["split"]
+def _headlines(corpus: Corpus, model: CharLM, settings: dict) -> list[str]:
+    c, parts, name = model.config, settings["split"], model.kernel.name
+    path = f", path {model.path}" if name != "cpu" else ""
     unit = "bytes" if model.vocab.level == "byte" else "characters"
     return [f"corpus {corpus.name}: {corpus.characters:,} {unit}, {c.vocab_size:,} symbols; "
             f"{parts['train']:,} to train, {parts['validation']:,} to validate, {parts['test']:,} left out",
-            f"model {c.layers} x {c.hidden} LSTM, embedding {c.embed}: {params.count(c):,} parameters, {model.dtype} "
-            f"on {kernel.name}"]
+            f"model {c.layers} x {c.hidden} LSTM, embedding {c.embed}: {params.count(c):,} parameters, "
+            f"{model.precision} on {name}{path}"]

@@ -15,6 +15,8 @@ COMMANDS = {
     "train": "Learn a corpus: files, folders, - or a named corpus.",
     "generate": "Write text with a trained model.",
     "score": "Measure how well a model predicts a text.",
+    "report": "Show in one HTML file what a model has learnt.",
+    "neurons": "Find the cells that follow quotes, brackets and lines.",
     "corpus": "List and download the named corpora.",
     "gradcheck": "Compare every gradient with finite differences.",
     "bench": "Measure the speed of training and writing here.",

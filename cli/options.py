@@ -3,9 +3,17 @@ from dataclasses import fields
 
 import click
 
+from rnncore.config import ON_GPUS, PATHS, PRECISIONS
+
+from .progress import tell
+
 DEVICE = click.option("--device", default="auto", metavar="auto|cpu|cuda|cuda:K",
                       callback=lambda ctx, _, value: _device(value), show_default=True,
                       help="Where to compute; auto is a GPU that works, else the CPU.")
+CUDA_PATH = click.option("--cuda-path", type=click.Choice(["auto", *PATHS]), default="auto", show_default=True,
+                         help="How a GPU computes; auto: as is fastest of what agrees with eager there, tried once.")
+DTYPE = "--dtype", {"type": click.Choice(PRECISIONS), "default": "float32", "show_default": True,
+                    "help": "Precision: of all numbers, or tf32, bf16: of the factors of products, on a GPU."}
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 ENCODING = click.option("--encoding", default="utf-8", show_default=True, help="How the text files are encoded.")
 NEWLINE = click.option("--newline", type=click.Choice(["lf", "keep"]), default="lf", show_default=True,
@@ -103,3 +111,41 @@ def open_model(run: str | None, device: str):
     from rnncore import checkpoint, runs
     path = checkpoint.model_file(run if run else runs.newest())
     return path, checkpoint.load(path, device)
+
+
+def check_gpu(kernel, path: str = "auto", dtype: str = "float32") -> None:
+    """Refuse what only GPUs have where the device is the CPU, and a precision that this GPU has not."""
+    if kernel.name != "cpu":
+        reason = kernel.why_not("eager", dtype)
+        if reason:
+            raise click.UsageError(f"--dtype {dtype}: {reason}")
+        return
+    if path not in ("auto", "eager"):
+        raise click.UsageError(f"--cuda-path {path} is a path of GPUs, and this runs on the CPU: leave it out, or take "
+                               "--device cuda")
+    if dtype in ON_GPUS:
+        raise click.UsageError(f"--dtype {dtype} is a precision of GPUs, and this runs on the CPU: take --dtype "
+                               "float32, or --device cuda")
+
+
+def take_path(asked: str, model, device: str, trying: bool, **shape) -> list[str]:
+    """Set the path of a model on a GPU, after trials where there is no evidence yet; returns what to say of it.
+
+    device: as the model was given it; trying: whether `auto` is worth a trial; shape: columns, and of training seq and
+    optimizer. On a CPU there is one path.
+    """
+    check_gpu(model.kernel, asked)
+    if model.kernel.name == "cpu":
+        return []
+    from dataclasses import asdict
+
+    from rnncore import trust
+    from rnncore.trial import Task
+    sizes = asdict(model.config)
+    task = Task(model.precision, device, sizes.pop("vocab_size"), **sizes, **shape)
+    paths = trust.untried(asked, task, trying)
+    if paths:
+        tell(f"trying {', '.join(paths)} on this card, once: it may take a minute")
+    choice = trust.choose(asked, task, trying)
+    model.path = choice.path
+    return [choice.note] if choice.note else []

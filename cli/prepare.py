@@ -8,15 +8,20 @@ import numpy as np
 
 from rnncore import checkpoint, ngram, params, plan
 from rnncore.config import PRESETS, ModelConfig, TrainConfig
-from rnncore.data.batches import shrink, split
+from rnncore.data.batches import Batches, shrink, split
 from rnncore.data.text import Corpus, Reading
 from rnncore.data.vocab import UNKNOWN, Vocab
 from rnncore.extend import extend
+from rnncore.kernels.paths import storage
 from rnncore.model import CharLM
 from rnncore.runs import RunError
+from rnncore.train import total_steps
+
+from . import options
 
 MIN_VALIDATION = 100  # characters; fewer say nothing
 COUNTING = 0.1        # the share of a budget of minutes that counting n-grams may take
+TRIAL = 500           # steps that make up for a trial of a GPU's paths
 SIZES = "layers", "hidden", "embed"
 
 
@@ -159,7 +164,7 @@ def choose(given: dict, config: TrainConfig, characters: int, symbols: int, old:
         reasons.append(f"batch {few}: {plan.about(characters)} characters make {plan.WINDOWS} windows of {config.seq}")
     config, shrunk = _shrink(config, characters)
     config, more = plan.fill(config, model, characters, kernel.cores(), kernel.speed(), tuned=old is not None)
-    _check_memory(config, model, np.dtype(given["dtype"]).itemsize, kernel.memory())
+    _check_memory(config, model, np.dtype(storage(given["dtype"])).itemsize, kernel.memory())
     return name, model, config, [*reasons, *shrunk, *more]
 
 
@@ -168,6 +173,22 @@ def build(model: ModelConfig, vocab: Vocab, old: CharLM | None, given: dict, see
     if old is None:
         return CharLM(model, vocab, given["device"], given["dtype"], seed)
     return old if old.vocab == vocab else extend(old, vocab, given["device"])
+
+
+def precision(stored: str, kernel) -> tuple[str, list[str]]:
+    """The precision to go on in with a run of the precision `stored`, and a note where the device has not that one."""
+    reason = kernel.why_not("eager", stored)
+    if reason is None:
+        return stored, []
+    return storage(stored), [f"the run's precision: {reason}; going on in {storage(stored)}"]
+
+
+def take_path(given: dict, model: CharLM, config: TrainConfig, ids: np.ndarray) -> list[str]:
+    """Set the path by which the model trains on ids (n,); returns what to say of it."""
+    steps = total_steps(config, Batches(ids, config.batch, config.seq))
+    trying = steps >= TRIAL if steps is not None else config.minutes >= 1
+    return options.take_path(given["cuda_path"], model, given["device"], trying, columns=config.batch, seq=config.seq,
+                             optimizer=config.optimizer)
 
 
 def count(parts: list[np.ndarray], symbols: int, minutes: float | None) -> tuple[ngram.Floor | None, float]:

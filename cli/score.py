@@ -161,10 +161,23 @@ def recorded(parts, path: Path, text: Iterable[str], known: str, skip: bool) -> 
 def floor_of(path: Path, model, ids) -> dict | None:
     """What counting reaches on ids with the text that the model was trained on; None where that is not at hand."""
     from rnncore import checkpoint, ngram
+
+    card = checkpoint.read(path)[0]["card"]
+    corpus = corpus_of(card)
+    if corpus is None:
+        return None
+    train = corpus.encode(model.vocab, "replace" if model.vocab.min_count > 1 else "skip")[0][:card["split"]["train"]]
+    if holds(train, ids):
+        return None
+    floor = ngram.floor(train, ids[:ngram.MOST], len(model.vocab))
+    return {"nats_per_char": floor.nats, "order": floor.order, "counted": floor.counted, "characters": len(train)}
+
+
+def corpus_of(card: dict):
+    """The Corpus that a model with this training card was trained on; None where it cannot be read or has changed."""
     from rnncore.data.text import Reading, read
     from rnncore.runs import trained
 
-    card = checkpoint.read(path)[0]["card"]
     if not trained(card) or "-" in card["corpus"]["sources"]:
         return None
     about = card["corpus"]
@@ -172,11 +185,7 @@ def floor_of(path: Path, model, ids) -> dict | None:
         corpus = read(about["sources"], **{f.name: about[f.name] for f in fields(Reading) if f.name in about})
     except (TypeError, ValueError):  # CorpusError is one; a card of another make may hold anything
         return None
-    train = corpus.encode(model.vocab, "replace" if model.vocab.min_count > 1 else "skip")[0][:card["split"]["train"]]
-    if corpus.sha256 != about["sha256"] or holds(train, ids):
-        return None
-    floor = ngram.floor(train, ids[:ngram.MOST], len(model.vocab))
-    return {"nats_per_char": floor.nats, "order": floor.order, "counted": floor.counted, "characters": len(train)}
+    return corpus if corpus.sha256 == about["sha256"] else None
 
 
 def holds(train, ids) -> bool:

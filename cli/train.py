@@ -39,8 +39,7 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
     _of_preset(ModelConfig, "embed", "Embedding size.", type=int),
     ("--init-from", {"metavar": "RUN", "help": "Go on from this model: a run, a file, a pretrained one."}),
     ("--extend-vocab", {"is_flag": True, "help": "Teach it the symbols of CORPUS that it does not know."}),
-    ("--dtype", {"type": click.Choice(["float32", "float64"]), "default": "float32", "show_default": True,
-                 "help": "Precision."}))
+    options.DTYPE)
 @options.grouped(
     "Budget (one of three; by default epochs that suit the corpus)",
     _of(TrainConfig, "epochs", "Passes over the text.", type=float),
@@ -85,6 +84,7 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
     ("--threads", {"default": "auto", "metavar": "auto|K", "show_default": True, "callback": options.threads,
                    "help": "Threads that share the streams; the same number gives the same bits."}))
 @options.DEVICE
+@options.CUDA_PATH
 @options.grouped(
     "Run",
     ("--out -o", {"metavar": "FOLDER", "help": "Run folder [default: runs/NAME]."}),
@@ -96,7 +96,9 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
         metavar="STEPS"),
     _of(SaveConfig, "save_every", "Save [default: with validation].", type=click.IntRange(1), metavar="STEPS"),
     _of(SaveConfig, "keep", "Keep the last N saved models as step-*.safetensors.", type=click.IntRange(0),
-        metavar="N"))
+        metavar="N"),
+    ("--no-report", {"is_flag": True, "envvar": "RNNCORE_NO_REPORT",
+                     "help": "Make no report.html at the end; it is made where matplotlib and jinja2 are installed."}))
 def command(**given):
     """Learn CORPUS: files, folders, - for stdin, or a named corpus; writes a run folder.
 
@@ -115,10 +117,15 @@ def command(**given):
     job = jobs.resume(given, explicit) if given["resume"] else jobs.start(given)
     for line in job.notes:
         tell(line)
+    begun = job.training.step
     try:
-        sys.exit(drive(job))
+        code = drive(job)
     except MemoryError:
         raise jobs.RunError(job.too_large()) from None
+    if not code and job.training.step > begun and not given["no_report"]:
+        from . import report
+        report.after(job, given["device"])
+    sys.exit(code)
 
 
 class Interrupt:
@@ -144,6 +151,7 @@ def drive(job) -> int:
     training, folder, every = job.training, job.folder, job.saving
     if training.done() >= 1:
         return already_finished(job)
+    training.stops = every.sample_every, every.save_every
     saved, unsaved, stop, due = time.monotonic(), None, None, False
     said: list[str | None] = [None]
     with Interrupt() as interrupt, display() as shown, warnings.catch_warnings():

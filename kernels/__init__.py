@@ -8,12 +8,13 @@
     speed()                                    parameters times characters a second that a share trains, about
     single_threaded()                          a context in which a matrix product uses one thread of this process
     synchronize()                              waits until the device has done what it was given
-    path(name, precision, config)              how the work of a model is done (paths.py), and why_not: whether it can be
-    product(a, b, out, add), row_sums(a, out)  a matrix product, and the sum of each row, as the thread's path makes them
+    path(name, precision, config)              how the work of a model is done (paths.py); why_not: whether it can be
+    product, row_sums                          a matrix product, and the sum of each row, as its path makes them
     timer()                                    a context that times what runs inside, by the device's own clock
     products(w, x, out)                        a run of matrix products, one after the other
     gates_forward, gates_factors, gates_backward   one time step of the LSTM cell, all four gates
     recurrence(dtype)                          the time loops over those and a stack's step, compiled, or None
+    writer(...)                                what writes text in a few launches, or None
     softmax_cross_entropy                      loss and its gradient at the logits
     gather, scatter_add, scatter_room          columns of a table by id, and the sum of columns back into it
     adam, muon_momentum, muon_apply            updates of parameters

@@ -14,6 +14,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from . import native, paths
+from .cpu_updates import adam, muon_apply, muon_momentum  # noqa: F401
 
 name = "cpu"
 xp = np
@@ -38,6 +39,11 @@ def why_not(name: str, precision: str, config=None, n: int = 1) -> str | None:
     if precision in ("tf32", "bf16"):
         return f"{precision} is a precision of GPUs: take float32"
     return None if name == "eager" else f"{name} is a path of GPUs: the processor knows eager alone"
+
+
+def writer(layers, head, table, h, c, logits) -> None:
+    """None: the loop over characters is that of rnncore/sample.py."""
+    return None
 
 
 def cores() -> int:
@@ -221,7 +227,8 @@ def scatter_room(symbols: int, positions: int, dtype) -> None:
 def scatter_add(table, ids, columns, room=None) -> None:
     """table[:, ids[t, n]] += columns[:, t N + n]: table (R, V), ids (T, N), columns (R, T N); always in one order.
 
-    room: of `scatter_room(V, T N, dtype)`, overwritten. For few symbols a product with a one-hot matrix is the faster way, for many the sums over columns sorted by id.
+    room: of `scatter_room(V, T N, dtype)`, overwritten. For few symbols a product with a one-hot matrix is the faster
+    way, for many the sums over columns sorted by id.
     """
     flat, symbols = ids.reshape(-1), table.shape[1]
     if symbols <= 128:
@@ -232,49 +239,6 @@ def scatter_add(table, ids, columns, room=None) -> None:
     order = np.argsort(flat, kind="stable")
     found, first = np.unique(flat[order], return_index=True)
     table[:, found] += np.add.reduceat(columns[:, order], first, axis=1)
-
-
-def adam(param, grad, m, v, size, correction, beta1, beta2, eps, scale) -> None:
-    """One step of Adam (Kingma & Ba 2015, algorithm 1) on flat buffers (P,), in place.
-
-    The gradient is `scale * grad`; param, m (first moment) and v (second moment) are updated. At step t from 1
-    size = rate / (1 - beta1^t), correction = 1 / sqrt(1 - beta2^t).
-    """
-    work = np.empty((2, min(BLOCK, len(param))), param.dtype)
-    for start in range(0, len(param), BLOCK):
-        block = slice(start, start + BLOCK)
-        p, m_, v_ = param[block], m[block], v[block]
-        g, a = work[:, :len(p)]
-        np.multiply(grad[block], scale, out=g)
-        np.multiply(g, 1 - beta1, out=a)
-        m_ *= beta1
-        m_ += a
-        g *= g
-        g *= 1 - beta2
-        v_ *= beta2
-        v_ += g
-        np.sqrt(v_, out=a)
-        a *= correction
-        a += eps
-        np.divide(m_, a, out=a)
-        a *= size
-        p -= a
-
-
-def muon_momentum(momentum, grad, scale, mu, block) -> None:
-    """momentum = mu momentum + (1 - mu) scale grad, in place; block = mu momentum + (1 - mu) scale grad, a look ahead."""
-    gradient = grad * scale
-    gradient *= 1 - mu
-    momentum *= mu
-    momentum += gradient
-    np.multiply(momentum, mu, out=block)
-    block += gradient
-
-
-def muon_apply(weight, change, rate, side, decay, scale) -> None:
-    """weight = (1 - rate decay) weight - rate side change, in place, whatever the gradient's scale."""
-    weight *= 1 - rate * decay
-    weight -= side * rate * change
 
 
 PHILOX_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)

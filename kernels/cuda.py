@@ -11,6 +11,9 @@ import numpy as np
 from cupy import ElementwiseKernel
 
 from . import paths
+from .cuda_updates import adam, muon_apply, muon_momentum  # noqa: F401
+from .writer import Writer, card, sizes_of
+from .writer import why_not as why_not_written
 
 name = "cuda"
 xp = cupy
@@ -20,19 +23,7 @@ __device__ inline float tanh_of(float z) { return tanhf(z); }
 __device__ inline double tanh_of(double z) { return tanh(z); }
 """
 GATES = TANH + (Path(__file__).parent / "gates.cuh").read_text(encoding="utf-8")
-PHILOX = """
-__device__ inline void philox4x32(unsigned x[4], unsigned k0, unsigned k1) {
-    for (int round = 0; round < 10; round++) {
-        unsigned long long p0 = 0xD2511F53ull * x[0], p1 = 0xCD9E8D57ull * x[2];
-        x[0] = (unsigned)(p1 >> 32) ^ x[1] ^ k0;
-        x[2] = (unsigned)(p0 >> 32) ^ x[3] ^ k1;
-        x[1] = (unsigned)p1;
-        x[3] = (unsigned)p0;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-}
-"""
+PHILOX = (Path(__file__).parent / "philox.cuh").read_text(encoding="utf-8")
 
 
 def recurrence(dtype) -> None:
@@ -55,6 +46,12 @@ def why_not(name: str, precision: str, config=None, n: int = 1) -> str | None:
     """None where a model of these sizes can take the path on the current card; arguments as in cpu.py."""
     from . import fast
     return fast.why_not(name, precision, config, n)
+
+
+def writer(layers, head, table, h, c, logits) -> Writer | None:
+    """A Writer from a stack's weights and state, as Stepper has them, or None where the card has no room for it."""
+    on = card()
+    return None if why_not_written(sizes_of(h, logits), on) else Writer(layers, head, table, h, c, logits, on)
 
 
 def cores() -> int:
@@ -234,52 +231,6 @@ def scatter_add(table, ids, columns, room=None) -> None:
         onehot = room[:, :ids.size - first]
         ONE_HOT(ids, first, onehot.shape[1], onehot)
         product(columns[:, first:first + onehot.shape[1]], onehot.T, table, add=True)
-
-
-ADAM = ElementwiseKernel(
-    "T grad, float64 size, float64 correction, float64 beta1, float64 beta2, float64 eps, float64 scale",
-    "T param, T m, T v", """
-    if (scale == scale) {  // where it is NaN nothing is done
-        const T g = grad * (T)scale;
-        m = m * (T)beta1 + g * (T)(1 - beta1);
-        v = v * (T)beta2 + g * g * (T)(1 - beta2);
-        param -= m / (sqrt(v) * (T)correction + (T)eps) * (T)size;
-    }
-    """, "adam_kernel")
-
-
-def adam(param, grad, m, v, size, correction, beta1, beta2, eps, scale) -> None:
-    """One step of Adam on flat buffers; arguments as in cpu.py. A scale of NaN: no step.
-
-    size, correction and scale are numbers, or arrays () of float64 on the device.
-    """
-    ADAM(grad, size, correction, beta1, beta2, eps, scale, param, m, v)
-
-
-MUON_MOMENTUM = ElementwiseKernel(
-    "T grad, float64 scale, float64 mu", "T momentum, T block", """
-    if (scale == scale) {
-        const T g = grad * (T)scale * (T)(1 - mu);
-        momentum = momentum * (T)mu + g;
-        block = momentum * (T)mu + g;
-    }
-    """, "muon_momentum_kernel")
-
-
-def muon_momentum(momentum, grad, scale, mu, block) -> None:
-    """Momentum and a look ahead; arguments as in cpu.py, scale as in `adam`."""
-    MUON_MOMENTUM(grad, scale, mu, momentum, block)
-
-
-MUON_APPLY = ElementwiseKernel(
-    "T change, float64 rate, float64 side, float64 decay, float64 scale", "T weight", """
-    if (scale == scale) weight = weight * (T)(1 - rate * decay) - (T)(side * rate) * change;
-    """, "muon_apply_kernel")
-
-
-def muon_apply(weight, change, rate, side, decay, scale) -> None:
-    """The step; arguments as in cpu.py, rate and scale as in `adam`."""
-    MUON_APPLY(change, rate, side, decay, scale, weight)
 
 
 PHILOX_KERNEL = ElementwiseKernel(

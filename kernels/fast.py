@@ -13,6 +13,8 @@ import cupy
 from . import paths
 from .cublas import Cublas
 from .graph import Graph
+from .persistent import Persistent
+from .persistent import why_not as why_not_persistent
 from .steering import Steering
 from .stepwise import Stepwise
 from .wavefront import Wavefront
@@ -30,7 +32,6 @@ def why_not(name: str, precision: str, config=None, n: int = 1) -> str | None:
         if precision not in ("tf32", "bf16"):
             return f"persistent kernels compute in tf32 or bf16, not in {precision}: --dtype tf32"
         if config:
-            from .persistent import why_not as why_not_persistent
             return why_not_persistent(config.hidden, n, precision, capability, card["multiProcessorCount"])
     return None
 
@@ -47,10 +48,11 @@ class FastPath(paths.Path):
         return paths.computing(self.products)
 
     def loops(self, config, steps: int, n: int):
-        if self.name == "persistent":
-            from .persistent import Persistent
+        if self.name not in ("graph", "persistent"):
+            return None
+        if self.name == "persistent" and not why_not(self.name, self.precision, config, n):
             return Persistent(config.hidden, steps, n, self.precision)
-        return Stepwise(self.products.cublas, config.hidden, n, self.dtype) if self.name == "graph" else None
+        return Stepwise(self.products.cublas, config.hidden, n, self.dtype)  # too many columns, as in an evaluation
 
     def wavefront(self, config, steps: int, n: int):
         if self.name != "wavefront":

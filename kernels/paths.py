@@ -47,7 +47,7 @@ class Path:
     def loops(self, config, steps: int, n: int):
         """What runs one layer's time loops over at most (T, N), in place, or None: rnncore/lstm.py does.
 
-        forward(w_hh, gates, h, c, keep) and backward(w_hh, gates, c, keep, dy, dh, dc), as there; config: a ModelConfig.
+        forward(w_hh, gates, h, c, keep) and backward(w_hh, gates, c, keep, dy, dh, dc), as there. config: ModelConfig.
         """
         return None
 

@@ -1,7 +1,7 @@
 """What a captured training step goes by, on the card: the windows and rates of the next steps, a counter, the verdict.
 
 The host fills a ring, a slot a step, and launches; each step reads the slot of its own number. A step whose loss or
-gradient is no finite number halts the run: it and all steps that are queued behind it change nothing, until the host has
+gradient is no finite number halts the run: it and all steps queued behind it change nothing until the host has
 looked. So nothing is synchronised in between, and yet what follows a bad step is as if every step had been looked at.
 """
 from pathlib import Path
@@ -77,7 +77,7 @@ class Steering:
         return step, bool(halted), cupy.asnumpy(self.losses), cupy.asnumpy(self.norms)
 
     def begin(self, state, first) -> None:
-        """Within a step, at first: fetch what is in its slot; state (h and c, (L, H, N)) -> first, or zeros if fresh."""
+        """Within a step, at first: fetch what is in its slot; state (h, c: (L, H, N)) -> first, or zeros if fresh."""
         FETCH(self.windows, self.control, self.ring, self.ids.size, self.ids)
         BEGIN(*state, self.slots, self.control, self.ring, *first, self._now, self._words)
 

@@ -49,8 +49,8 @@ def save(model: CharLM, path, card: dict | None = None, extra: dict | None = Non
 def load(path, device: str = "auto", dtype: str | None = None) -> CharLM:
     """The model in a file, in a run folder (its best, else its last), or a pretrained one by its name.
 
-    dtype: float32 or float64; None: as in the file, where float16 becomes float32. Raises ModelFileError for what is
-    no whole model file of ours, FileNotFoundError, kernels.DeviceError.
+    dtype: a precision, as CharLM's; None: as in the file, where float16 becomes float32. Raises ModelFileError for
+    what is no whole model file of ours, FileNotFoundError, kernels.DeviceError.
     """
     document, tensors = read(model_file(path))
     return to_model(document, tensors, device, dtype)

@@ -3,7 +3,7 @@
 So a text is read once, however many turns follow it. What is drawn is read at once: between two symbols the state is
 that after all that was read and written so far.
 """
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,11 +23,14 @@ class Mark(NamedTuple):
 
 
 class Dialogue:
-    """The parameters of `model` as they are when it is made, the state zero. `config` may be changed between turns."""
+    """The parameters of `model` as they are when it is made, the state zero. `config` may be changed between turns.
 
-    def __init__(self, model, config: SampleConfig):
+    clamp: cells that are held (stepper.py). Raises ConfigError for one that is not there.
+    """
+
+    def __init__(self, model, config: SampleConfig, clamp: Mapping[tuple[int, int], float] | None = None):
         self.vocab, self.config = model.vocab, config
-        self._stepper = Stepper(model.params)
+        self._stepper = Stepper(model.params, clamp)
         self._begun = False
         self.rewind()
 

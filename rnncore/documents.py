@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import __version__
-from .config import ModelConfig, TrainConfig
+from .config import PRECISIONS, ModelConfig, TrainConfig
 from .data.decode import UnknownEncodingError, codec, one_line
 from .data.endings import KINDS
 from .data.text import Reading
 from .data.vocab import LEVELS, Vocab
+from .kernels.paths import storage
 
 SCHEMA = 1           # of the files that are written
 READS: dict[int, Callable[[dict], dict]] = {1: lambda document: document}  # schema of a file -> its document of SCHEMA
@@ -74,6 +75,7 @@ SHARE = Kind("a number of at least 0 and below 1", lambda value: _is_number(valu
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 LEVEL = Kind("char or byte", lambda value: value in LEVELS)
 PARTS = Kind(f"one of {', '.join(KINDS)}", lambda value: value in KINDS)
+PRECISION = Kind(f"one of {', '.join(PRECISIONS)}", PRECISIONS.__contains__)
 SHA256 = Kind("64 hexadecimal digits",
               lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)))
 TEXTS = Kind("an object of texts", lambda value: isinstance(value, dict) and all(map(_is_text, value.values())))
@@ -89,14 +91,14 @@ SPLIT = {"train": COUNT, "validation": COUNT, "test": COUNT}
 FLOOR = {"nats": NUMBER, "order": COUNT, "counted": COUNT}
 CARD = {"corpus": CORPUS, "split": SPLIT, "train": {}, "step": COUNT, "chars": COUNT, "seconds": NUMBER, "made": TEXT,
         "val_loss": Maybe(NUMBER), "best_step": Maybe(COUNT), "val_loss_of_all": Maybe(NUMBER), "versions": TEXTS,
-        "init_from?": Maybe(TEXT), "floor?": Maybe(FLOOR), "losses?": NUMBERS}
+        "init_from?": Maybe(TEXT), "floor?": Maybe(FLOOR), "losses?": NUMBERS, "precision?": Maybe(PRECISION)}
 DOCUMENT = {"config": dict.fromkeys(("vocab_size", "embed", "hidden", "layers"), POSITIVE),
             "vocab": Kind("a list", lambda value: isinstance(value, list)), "card": {},
             "text?": {"level?": LEVEL, "lower?": FLAG, "min_count?": POSITIVE, "documents?": PARTS, "field?": TEXT}}
 TRAINING = {
     "settings": {"corpus": CORPUS, "split": SPLIT | {"asked": {"val": SHARE, "test": SHARE}}, "preset?": Maybe(TEXT),
                  "asked": dict.fromkeys(("batch?", "seq?", "threads?"), Maybe(POSITIVE)), "init_from?": Maybe(TEXT),
-                 "extend_vocab?": FLAG, "floor?": Maybe(FLOOR),
+                 "extend_vocab?": FLAG, "floor?": Maybe(FLOOR), "precision?": PRECISION,
                  "saving?": {"save_every": Maybe(POSITIVE), "sample_every": Maybe(POSITIVE), "keep": COUNT}},
     "progress": {"step": POSITIVE, "chars": POSITIVE, "seconds": SECONDS, "training_seconds": SECONDS,
                  "val_windows": Maybe(POSITIVE), "best": Maybe(BEST), "stale?": COUNT, "final_loss": Maybe(NUMBER),
@@ -211,7 +213,8 @@ def check_training(path: Path, document: dict, tensors: dict) -> None:
     found = fault(text, TRAINING, "training") or _train_config(text["config"])
     found = found or _reading(text["settings"]["corpus"], vocabulary(document))
     if not found:
-        found = _contradiction(text["progress"], TrainConfig(**text["config"]), tensors)
+        found = _contradiction(text["progress"], TrainConfig(**text["config"]), tensors) or \
+            _precision(text["settings"], str(tensors["head.bias"].dtype))
     if found:
         raise ModelFileError(f"{path}: {found}: start a new run, or take another copy")
 
@@ -236,6 +239,12 @@ def _reading(about: dict, vocab: Vocab) -> str | None:
     except ValueError as error:
         return f"training.settings.corpus cannot be read so: {error}"
     return None
+
+
+def _precision(settings: dict, dtype: str) -> str | None:
+    """Where a run's precision is kept in another dtype than its tensors'; an older run has that of theirs."""
+    has = settings.get("precision", dtype)
+    return None if storage(has) == dtype else f"training.settings.precision is {has}, but the tensors are {dtype}"
 
 
 def _train_config(config: dict) -> str | None:

@@ -9,7 +9,7 @@ from .model import CharLM
 
 
 def extend(model: CharLM, vocab, device: str | None = None) -> CharLM:
-    """A new model over `vocab` (data.vocab.Vocab) with model's parameters, in its dtype.
+    """A new model over `vocab` (data.vocab.Vocab) with model's parameters, in its precision.
 
     device: as CharLM's; None: the CPU or the first GPU, as model is on one or the other. Raises ValueError where vocab
     lacks one of the model's symbols.
@@ -21,7 +21,7 @@ def extend(model: CharLM, vocab, device: str | None = None) -> CharLM:
     fill = {"embedding.weight": tensors["embedding.weight"].mean(0), "head.weight": 0,
             "head.bias": tensors["head.bias"].min()}
     larger = CharLM(replace(model.config, vocab_size=len(vocab)), vocab, device or model.kernel.name,
-                    str(model.dtype), seed=None)
+                    model.precision, seed=None)
     wanted = larger.tensors()
     for name, value in fill.items():
         wanted[name][...] = value

@@ -3,7 +3,8 @@
 What becomes of the parameters does not depend on how many are taken together: each step has the window, the rate and
 the masks of its number, and one whose loss or gradient is not finite stops those behind it (captured.py).
 """
-from math import ceil
+import time
+from math import ceil, inf
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class Launcher:
         self.captured = Captured(training.model, training.optimizer, training.config, batches.steps, batches.columns)
         self._held: State | None = None  # the training's state as this launcher left it
         self._begun = False
+        self._seconds = inf              # a step
         self._windows: dict = {}         # by step: cut ahead, while the card works
 
     def take(self) -> tuple[int, int, float, float, float]:
@@ -37,9 +39,11 @@ class Launcher:
         rates = [rate(t.config, t.done_before(t.step + k)) * t.recovery.rate for k in range(count)]
         captured.fill(t.step, [self._slot(t.step + k, lr) for k, lr in enumerate(rates)])
         copy = t.model.params.flat.copy() if t.recovery.due(t.step) else None
+        begun = time.perf_counter()
         captured.launch(count, steps)
         self._cut_ahead(t.step + count, count)
         outcome = captured.wait()
+        self._seconds = min(self._seconds, (time.perf_counter() - begun) / count)  # the first ones compile and record
         good = outcome.step - t.step
         if good:
             t.recovery.passed(t.step, copy)
@@ -96,8 +100,5 @@ class Launcher:
         return steps, max(1, min(end for end in ends if end > 0))
 
     def _in_time(self) -> int:
-        """How many steps take about as long as one turn, at the speed so far."""
-        t = self.training
-        if not t.step or not t.clock.training:
-            return MANY
-        return max(1, int(TURN * t.step / t.clock.training))
+        """How many steps take about as long as one turn, at the best speed so far."""
+        return MANY if self._seconds == inf else max(1, int(TURN / self._seconds))

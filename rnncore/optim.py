@@ -33,7 +33,7 @@ class Adam:
         return Pace(rate, rate / (1 - self.config.beta1 ** step), (1 - self.beta2 ** step) ** -0.5)
 
     def update(self, params, grads, pace: Pace, scale) -> None:
-        """One step, in place: the gradient is scale * grads. On a device the numbers may be arrays () that lie there."""
+        """One step, in place: the gradient is scale * grads. The numbers may be arrays () on the device."""
         self.adam(slice(None), params, grads, pace, scale)
 
     def adam(self, part: slice, params, grads, pace: Pace, scale) -> None:

@@ -131,7 +131,8 @@ class RunFolder:
     def card(self, training: Training) -> dict:
         """The training card: corpus, split, losses, versions."""
         best = training.best
-        about = {name: self.settings.get(name) for name in ("corpus", "split", "preset", "init_from", "floor")}
+        about = {name: self.settings.get(name) for name in ("corpus", "split", "preset", "init_from", "floor",
+                                                               "precision")}
         return {**about, "step": training.step,
                 "chars": training.chars, "seconds": round(training.clock.now(), 1),
                 "val_loss": best[0] if best else None, "best_step": best[1] if best else None,

@@ -1,17 +1,18 @@
 """The sampler draws symbol after symbol from what the model predicts; its chance comes in as an argument."""
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import numpy as np
 
 from .config import ConfigError, SampleConfig
-from .random import Purpose, uniform
-from .stepper import Stepper
+from .random import Purpose, counter, key, uniform
+from .stepper import Stepper, checked
 
 COINS = 256  # random numbers made at a time
 SHARE = 16   # samples that make a thread of their own worth while
 TURN = 64    # symbols that the threads write before they wait for each other
+LAUNCH = 64  # symbols that a device writes at a time
 
 
 def draw(logits: np.ndarray, config: SampleConfig, coin: np.ndarray) -> np.ndarray:
@@ -40,29 +41,42 @@ def draw(logits: np.ndarray, config: SampleConfig, coin: np.ndarray) -> np.ndarr
     return place if order is None else np.take_along_axis(order, place[None], axis=0)[0]
 
 
-def generate_ids(model, prompt: np.ndarray, config: SampleConfig, count: int = 1) -> Iterator[np.ndarray]:
+def generate_ids(model, prompt: np.ndarray, config: SampleConfig, count: int = 1,
+                 clamp: Mapping[tuple[int, int], float] | None = None) -> Iterator[np.ndarray]:
     """Endless ids (count,), a symbol for each of `count` samples that go on from the ids `prompt` (n,), n at least 1.
 
     Sample k draws the same coins whatever the count. The parameters count as they are when the first is asked for.
+    clamp: cells that are held, from the prompt's first symbol on (stepper.py).
     """
-    yield from _write(_read(model, prompt), config, count)
+    yield from _write(_read(model, prompt, clamp), config, count, looped=_looped(model))
 
 
-def _read(model, prompt: np.ndarray) -> Stepper:
+def _read(model, prompt: np.ndarray, clamp: Mapping[tuple[int, int], float] | None) -> Stepper:
     if not len(prompt):
         raise ValueError("a prompt has one symbol at least")
     prompt = model.kernel.to_host(model.ids(prompt))
     with model.kernel.single_threaded():
-        stepper = Stepper(model.params)
+        stepper = Stepper(model.params, clamp)
         for symbol in prompt:
             stepper.step(np.array([symbol], np.intp))
     return stepper
 
 
-def _write(stepper: Stepper, config: SampleConfig, count: int, first: int = 0) -> Iterator[np.ndarray]:
+def _looped(model) -> bool:
+    """Is every symbol drawn on the host, whatever the device offers?"""
+    return model.path == "eager"
+
+
+def _write(stepper: Stepper, config: SampleConfig, count: int, first: int = 0,
+           looped: bool = False) -> Iterator[np.ndarray]:
     """Samples first .. first + count, each from where the one column of the stepper is."""
-    stepper, samples_ = stepper.repeat(count), np.arange(first, first + count)[:, None]
-    logits = stepper.logits
+    stepper = stepper.repeat(count)
+    writer = None if looped else stepper.writer()
+    return _loop(stepper, config, first) if writer is None else _launches(writer, config, first)
+
+
+def _loop(stepper: Stepper, config: SampleConfig, first: int) -> Iterator[np.ndarray]:
+    samples_, logits = np.arange(first, first + stepper.h.shape[-1])[:, None], stepper.logits
     for start in range(0, 2 ** 32, COINS):
         for coin in uniform(config.seed, Purpose.COIN, COINS, step=samples_, start=start).T:
             ids = draw(stepper.kernel.to_host(logits), config, coin)
@@ -70,40 +84,53 @@ def _write(stepper: Stepper, config: SampleConfig, count: int, first: int = 0) -
             logits = stepper.step(ids)
 
 
+def _launches(writer, config: SampleConfig, first: int) -> Iterator[np.ndarray]:
+    """The same, written on the device: one launch ahead of what was taken, never two."""
+    chance = config.temperature, config.top_k, config.top_p, key(config.seed), counter(Purpose.COIN)[2], first
+    coming = writer.write(LAUNCH, *chance, 0)
+    for start in range(LAUNCH, 2 ** 32, LAUNCH):
+        now, coming = coming, writer.write(LAUNCH, *chance, start)
+        yield from now.ids().astype(np.intp)
+
+
 def generate(model, prompt: str | bytes = "", length: int | None = None, temperature: float = SampleConfig.temperature,
              top_k: int = SampleConfig.top_k, top_p: float = SampleConfig.top_p, seed: int = SampleConfig.seed,
-             stop: Sequence[str] = (), on_unknown: str = "error") -> Iterator[str]:
+             stop: Sequence[str] = (), on_unknown: str = "error",
+             clamp: Mapping[tuple[int, int], float] | None = None) -> Iterator[str]:
     """An iterator over what the model writes after `prompt`: new characters only, at most `length` (None: without end).
 
     Without a prompt it starts as after a newline. It ends before the first of the `stop` strings, and a model of
     documents at the end of one. on_unknown says what
     becomes of symbols of the prompt that the model does not know: error (UnknownSymbolError), skip or replace.
-    A model of bytes writes `length` bytes; those that are no UTF-8 are U+FFFD here.
-    Raises config.ConfigError, a ValueError, for sampling options out of range.
+    A model of bytes writes `length` bytes; those that are no UTF-8 are U+FFFD here. clamp: (layer, cell), from 0 -> the
+    number at which c of this cell is held, from the prompt's first symbol on.
+    Raises config.ConfigError, a ValueError, for sampling options out of range and cells that are not there.
     """
-    return model.vocab.readables(symbols(model, prompt, length, temperature, top_k, top_p, seed, stop, on_unknown))
+    return model.vocab.readables(symbols(model, prompt, length, temperature, top_k, top_p, seed, stop, on_unknown,
+                                         clamp))
 
 
 def symbols(model, prompt: str | bytes, length: int | None, temperature: float, top_k: int, top_p: float, seed: int,
-            stop: Sequence[str] = (), on_unknown: str = "error") -> Iterator[str]:
+            stop: Sequence[str] = (), on_unknown: str = "error",
+            clamp: Mapping[tuple[int, int], float] | None = None) -> Iterator[str]:
     """As `generate`, but the symbols as the vocabulary has them: a byte is the code point of the same number."""
     config = SampleConfig(temperature, top_k, top_p, seed)
     if length is not None and length < 0:
         raise ConfigError(f"length must be at least 0, not {length}")
-    ids = generate_ids(model, prompt_ids(model.vocab, prompt, on_unknown), config)
+    ids = generate_ids(model, prompt_ids(model.vocab, prompt, on_unknown), config, 1, checked(clamp, model.config))
     return until(_characters(model.vocab, ids, length), map(model.vocab.spelled, stop))
 
 
 def samples(model, count: int, prompt: str | bytes, length: int, config: SampleConfig, stop: Sequence[str] = (),
-            on_unknown: str = "error") -> list[str]:
+            on_unknown: str = "error", clamp: Mapping[tuple[int, int], float] | None = None) -> list[str]:
     """`count` texts at once, each of at most `length` new symbols; the first is what `symbols` yields.
 
     On a CPU the model's threads share them; sample k draws the same coins whatever their number and the count.
     """
-    stepper = _read(model, prompt_ids(model.vocab, prompt, on_unknown))
+    stepper = _read(model, prompt_ids(model.vocab, prompt, on_unknown), clamp)
     threads = max(1, min(model.kernel.shares(model.threads), count // SHARE))
     edges = [count * k // threads for k in range(threads + 1)]
-    streams = [_write(stepper, config, b - a, a) for a, b in zip(edges, edges[1:], strict=False)]
+    streams = [_write(stepper, config, b - a, a, _looped(model)) for a, b in zip(edges, edges[1:], strict=False)]
     rows = [np.empty((count, 0), np.intp)]
     with model.kernel.single_threaded(), ThreadPoolExecutor(threads) as pool:
         each = pool.map if threads > 1 else map

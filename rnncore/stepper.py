@@ -7,18 +7,28 @@
 A step allocates nothing. Where the kernel module has its loops compiled, the step is one call of them.
 """
 import copy
+import math
+from collections.abc import Mapping
+
+import numpy as np
 
 from . import embedding, head, kernels, lstm
+from .config import ConfigError, ModelConfig
+
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class Stepper:
     """The parameters as they were when it was made, and a state of one column, zero at first; more by `repeat`.
 
-    h, c (L, H, N) may be written between steps; logits (V, N) are those of the last step.
+    h, c (L, H, N) may be written between steps; logits (V, N) are those of the last step. clamp: (layer, cell), from 0
+    -> the number that c of this cell is after each step, whatever the gates make of it; h = o tanh(c) as ever.
+    Raises ConfigError for a cell that is not there and for what is no finite number.
     """
 
-    def __init__(self, params):
+    def __init__(self, params, clamp: Mapping[tuple[int, int], float] | None = None):
         self.kernel, config = kernels.of(params.flat), params.config
+        self.clamp = checked(clamp, config)
         self.params = params.like()
         self.params.flat[...] = params.flat
         self.layers = [lstm.layer(self.params, k) for k in range(config.layers)]
@@ -40,11 +50,16 @@ class Stepper:
         self._recurrent = empty((4 * hidden, n), dtype)
         self._c_prev = empty((hidden, n), dtype)
         self._cells = list(zip(self.layers, h, c, strict=True))
-        compiled = self.kernel.recurrence(dtype)
+        compiled = not self.clamp and self.kernel.recurrence(dtype)
         self._compiled = compiled and compiled.stepper(self.layers, self._head(), self.table, h, c, logits)
 
     def _head(self) -> tuple:
         return self.params["head.weight"], self.params["head.bias"]
+
+    def writer(self):
+        """What writes text from here in a few launches, h, c and logits in place; None where `step` is the way."""
+        return None if self.clamp else self.kernel.writer(self.layers, self._head(), self.table, self.h, self.c,
+                                                          self.logits)
 
     def step(self, ids):
         """ids (N,), on the host -> logits (V, N), which the next step overwrites."""
@@ -57,7 +72,7 @@ class Stepper:
 
     def _loop(self, ids) -> None:
         k, gates, below = self.kernel, self._gates, None
-        for w, h, c in self._cells:
+        for layer, (w, h, c) in enumerate(self._cells):
             if below is None:
                 k.gather(self.table, ids, self._gates)
             else:
@@ -65,5 +80,20 @@ class Stepper:
             k.product(w.w_hh, h, self._recurrent)
             self._c_prev[...] = c
             k.gates_forward(gates[:, 0], self._recurrent, self._c_prev, None, c, h)
+            for (where, cell), value in self.clamp.items():
+                if where == layer:
+                    c[cell] = value
+                    h[cell] = gates[3 * len(h) + cell, 0] * math.tanh(value)
             below = h
         head.forward(*self._head(), below, self.logits[:, None])
+
+
+def checked(clamp: Mapping[tuple[int, int], float] | None, config: ModelConfig) -> Mapping[tuple[int, int], float]:
+    """The clamp, if the model has its cells and its values are finite; else ConfigError."""
+    for (layer, cell), value in (clamp or {}).items():
+        if not (0 <= layer < config.layers and 0 <= cell < config.hidden):
+            raise ConfigError(f"there is no cell {layer}.{cell}: layers are 0 to {config.layers - 1}, "
+                              f"cells 0 to {config.hidden - 1}")
+        if not abs(value) <= LARGEST:
+            raise ConfigError(f"cell {layer}.{cell} can be held at a finite number, not {value}")
+    return clamp or {}

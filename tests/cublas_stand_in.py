@@ -47,7 +47,7 @@ class Library:
 
     def __init__(self):
         self.handles: dict[int, Handle] = {}
-        self.products, self.last = 0, None
+        self.products, self.made, self.last = 0, 0, None
 
     def __getattribute__(self, name: str):
         found = super().__getattribute__(name)
@@ -66,7 +66,8 @@ class Library:
         return checked
 
     def cublasCreate_v2(self, address):
-        number = 4096 + len(self.handles)
+        self.made += 1  # no handle has the number of one that is gone
+        number = 4096 + self.made
         ctypes.c_void_p.from_address(address).value = number
         self.handles[number] = Handle()
         return SUCCESS

@@ -92,6 +92,7 @@ static uint64_t seed;
 static bool hostile, happened;  // happened: in this turn something other than to ask in vain
 static long polls;              // since memory changed or a thread ended
 static size_t statics, dynamics;
+static long launches;
 
 inline uint64_t draw(uint64_t below) {
     seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17;
@@ -272,6 +273,7 @@ inline void run(size_t count, size_t resident, char* stacks) {
 inline const char* launch(dim3 grid, dim3 block, size_t dynamic, bool cooperative, unsigned seed_, std::function<void()> f) {
     const size_t count = (size_t)grid.x * grid.y * grid.z, threads = (size_t)block.x * block.y * block.z;
     gridDim = grid, blockDim = block, dynamics = dynamic, body = std::move(f), failure.clear(), polls = 0;
+    statics = 0, launches++;
     hostile = seed_, seed = 0x9E3779B97F4A7C15ull * (seed_ + 1);
     const size_t resident = cooperative ? count : std::min<size_t>(count, 8), room = resident * threads * STACK;
     char* stacks = (char*)mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -285,8 +287,10 @@ inline const char* launch(dim3 grid, dim3 block, size_t dynamic, bool cooperativ
 
 // A `__shared__` declaration: its place is the same in every block.
 template <typename T, int> T& shared(int line) {
-    static size_t offset = SIZE_MAX;
-    if (offset == SIZE_MAX) {
+    static size_t offset;
+    static long of_launch = 0;
+    if (of_launch != launches) {
+        of_launch = launches;
         offset = (statics + alignof(T) - 1) / alignof(T) * alignof(T);
         statics = offset + sizeof(T);
     }
@@ -433,6 +437,9 @@ inline unsigned load_acquire(const unsigned* at, LINE) { emulator::check_aligned
 inline unsigned load_relaxed(const unsigned* at, LINE) { emulator::check_aligned(at, line); emulator::poll("load_relaxed", line); return *at; }
 inline void store_release(unsigned* at, unsigned value, LINE) { store_checked(at, value, line); }
 inline void store_relaxed(unsigned* at, unsigned value, LINE) { store_checked(at, value, line); }
+typedef unsigned long long Word64;
+inline Word64 load_relaxed(const Word64* at, LINE) { emulator::check_aligned(at, line); emulator::poll("load_relaxed", line); return *at; }
+inline void store_relaxed(Word64* at, Word64 value, LINE) { store_checked(at, value, line); }
 
 // To the nearest with ties to even; `mantissa` bits are kept of float's 23.
 inline unsigned round_off(unsigned bits, int dropped) { return bits + ((1u << (dropped - 1)) - 1) + (bits >> dropped & 1); }

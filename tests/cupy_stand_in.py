@@ -99,6 +99,7 @@ def module(folder) -> types.ModuleType:
         Device=Device, Stream=streams.Stream, Event=streams.Event, Graph=streams.Graph, runtime=_runtime(),
         get_current_stream=streams.current, get_elapsed_time=streams.get_elapsed_time,
         using_allocator=streams.using_allocator, MemoryPointer=arrays.Pointer, get_cublas_handle=lambda: 1,
+        alloc_pinned_memory=bytearray,
         is_available=lambda: True)
     return stand_in
 

@@ -19,6 +19,8 @@ HEADER = (Path(__file__).parent / "cuda_emulator.hpp").read_text(encoding="utf-8
 FLAGS = ("-std=c++17", "-O1", "-fPIC", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing", "-ffp-contract=off", "-w",
          "-fsanitize=alignment,bounds-strict", "-fcf-protection=none")
 GUARD, ALIGNMENT = 4096, 512
+KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?void\s+'
+                    r'(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)')
 SHARED = re.compile(r"\b__shared__\s+(?:(?:__align__|alignas)\s*\((\d+)\)\s*)?([\w:]+(?:\s+(?:int|short|char|long))*)\s+"
                     r"(\w+)((?:\s*\[[^\]]*\])*)\s*;")
 
@@ -41,11 +43,13 @@ class Kernel:
     """Called like cupy.RawKernel: grid and block as tuples, args NumPy arrays, NumPy scalars or None; raises Fault."""
 
     def __init__(self, code: str, name: str, options: tuple[str, ...]):
-        library = ctypes.CDLL(str(compiled(source(code, name), options)))
-        library.parameters.restype = library.launch.restype = ctypes.c_char_p
-        library.launch.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_uint]
-        self._library, self.name = library, name
-        self._kinds = library.parameters().decode().split()
+        if name not in KERNEL.findall(code):
+            raise ValueError(f'no extern "C" __global__ void {name}(...) in the text')
+        library = ctypes.CDLL(str(compiled(source(code), options)))
+        parameters, self._launch = library[f"parameters_of_{name}"], library[f"launch_{name}"]
+        parameters.restype = self._launch.restype = ctypes.c_char_p
+        self._launch.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_uint]
+        self.name, self._kinds = name, parameters().decode().split()
 
     def __call__(self, grid, block, args, shared_mem: int = 0, *, seed: int = 0, cooperative: bool = False) -> None:
         if len(args) != len(self._kinds):
@@ -59,7 +63,7 @@ class Kernel:
         values = [self._value(arg, copies) for arg in args]
         pointers = np.array([value.ctypes.data for value in values], np.uintp)
         dims = np.array(grid_of(grid) + grid_of(block), np.uint32)
-        words = self._library.launch(pointers.ctypes.data, dims.ctypes.data, shared_mem, cooperative, seed)
+        words = self._launch(pointers.ctypes.data, dims.ctypes.data, shared_mem, cooperative, seed)
         if words:
             raise Fault(f"{self.name}: {words.decode()}")
         for copy in copies.values():
@@ -83,6 +87,8 @@ class Kernel:
 def fits(kind: str, arg) -> bool:
     """May arg be passed for a parameter of this kind (as emulator::kinds says)?"""
     if kind[0] == "p":
+        if isinstance(arg, np.uintp) and arg == 0:  # no array, as a number that CuPy passes by value
+            return True
         if arg is None or kind == "p*":
             return arg is None or isinstance(arg, np.ndarray)
         return isinstance(arg, np.ndarray) and (kind[1:] in ("u1", "i1", arg.dtype.str[1:])
@@ -127,10 +133,8 @@ class Copy:
             self.original[changed] = after[changed]
 
 
-def source(code: str, name: str) -> str:
-    """The whole C++ text: the emulator, the kernel's with its shared arrays made references, and how to launch it."""
-    if not re.search(rf'extern\s+"C"\s+[^;{{]*\b{name}\s*\(', code):
-        raise ValueError(f'no extern "C" __global__ void {name}(...) in the text')
+def source(code: str) -> str:
+    """The whole C++ text: the emulator, the kernels' with its shared arrays made references, and how to launch them."""
     count = iter(range(10 ** 6))
 
     def declaration(found) -> str:
@@ -146,15 +150,17 @@ def source(code: str, name: str) -> str:
     if re.search(r"\b__shared__\b", text):
         raise ValueError("a __shared__ declaration that the emulator does not understand: one array or number in each")
     text = re.sub(r"\bextern\s+(?=auto\* \w+ = emulator)", "", text)
-    return HEADER + f"""
-#line 1 "{name}"
-{text}
-extern "C" const char* parameters() {{ static std::string words = emulator::kinds({name}); return words.c_str(); }}
-extern "C" const char* launch(void** args, const unsigned* n, size_t shared, int cooperative, unsigned seed) {{
+    launchers = "".join(f"""
+extern "C" const char* parameters_of_{name}() {{
+    static std::string words = emulator::kinds({name});
+    return words.c_str();
+}}
+extern "C" const char* launch_{name}(void** args, const unsigned* n, size_t shared, int cooperative, unsigned seed) {{
     return emulator::launch({{n[0], n[1], n[2]}}, {{n[3], n[4], n[5]}}, shared, cooperative, seed,
                             [=] {{ emulator::call({name}, args); }});
 }}
-"""
+""" for name in KERNEL.findall(code))
+    return f'{HEADER}\n#line 1 "kernel"\n{text}\n{launchers}'
 
 
 @functools.cache

@@ -24,10 +24,10 @@ PLANTED = [
     ("cuda.py", "GATES_BACKWARD(through, carry, dh, gates, dc)", "GATES_BACKWARD(carry, through, dh, gates, dc)"),
     ("cuda.py", "logits[i + target * columns] -= 1;", "logits[target * columns] -= 1;"),
     ("cuda.py", "symbols + ids[i % columns]", "symbols + ids[i % symbols]"),
-    ("cuda.py", "order[k]];", "k];"),
-    ("cuda.py", "(sqrt(v) * (T)correction + (T)eps)", "(sqrt(v + (T)eps) * (T)correction)"),
+    ("cuda.py", "ids[first + i % positions]", "ids[first + (i + 1) % positions]"),
+    ("cuda_updates.py", "(sqrt(v) * (T)correction + (T)eps)", "(sqrt(v + (T)eps) * (T)correction)"),
     ("cuda.py", "bits >= threshold", "bits > threshold + 3000"),
-    ("cuda.py", "k1 += 0xBB67AE85u;", "k1 += 0xBB67AE84u;"),
+    ("philox.cuh", "k1 += 0xBB67AE85u;", "k1 += 0xBB67AE84u;"),
 ]
 
 
@@ -44,7 +44,7 @@ def copy(folder: Path) -> Path:
     for name in ("rnncore", "kernels", "data", "cli"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "tests").mkdir()
-    for name in ("test_cuda_on_the_host.py", "cupy_stand_in.py", "conftest.py"):
+    for name in ("test_cuda_on_the_host.py", "cupy_stand_in.py", "cublas_stand_in.py", "conftest.py"):
         shutil.copy(ROOT / "tests" / name, folder / "tests")
     shutil.copytree(ROOT / "tests" / "stand_in", folder / "tests" / "stand_in", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "setup.cfg", folder)

@@ -30,6 +30,7 @@ FREE = {  # fields of which some of damage.WRONG is a value as good as the one t
     ("settings", "init_from"),
     ("settings", "extend_vocab"),
     ("settings", "floor"),
+    ("settings", "precision"),
     ("settings", "corpus", "name"),
     ("settings", "asked"),
     *(("settings", "corpus", name) for name in ("level", "lower", "documents", "field")),
@@ -147,6 +148,7 @@ def test_a_training_text_without_optional_fields_is_that_of_an_older_version(goo
         ("settings", "init_from"),
         ("settings", "extend_vocab"),
         ("settings", "floor"),
+        ("settings", "precision"),
     ):
         document = changed(document, ("training", *path))
     assert resume(sealed(document, tensors), "--steps", 5).code == 0

@@ -170,7 +170,7 @@ FAULTS = {
     "a write beyond the dynamic shared memory": "extern __shared__ int x[]; x[threadIdx.x + 16] = 1;",
     "an index outside its array": "__shared__ int x[31]; x[threadIdx.x] = 1;",
     "an address that is not aligned": "*(uint4*)(out + threadIdx.x) = uint4();",
-    "48 KB of static shared memory": "__shared__ float x[12 << 10]; x[0] = out[0]; out[0] = x[0];",
+    "48 KB of static shared memory": "__shared__ float x[(12 << 10) + 1]; x[0] = out[0]; out[0] = x[0];",
     "__trap": "__trap();",
 }
 

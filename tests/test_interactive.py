@@ -118,6 +118,14 @@ def test_undo_takes_a_turn_back_and_another_text_follows(talk, tmp_path):
     assert second.startswith(first) and second != first * 2
 
 
+def test_held_cells_are_held_over_the_turns(talk, tmp_path):
+    model = made(tmp_path)
+    first = "".join(rnncore.generate(model, "ab\n", 40, temperature=0, clamp={(0, 3): 9.0}))
+    second = "".join(rnncore.generate(model, f"ab\n{first}h\n", 40, temperature=0, clamp={(0, 3): 9.0}))
+    assert said(talk("ab\nh\n", "-n", 40, "--greedy", "--clamp", "0.3=9")) == ended(first) + ended(second)
+    assert "no cell 2.0" in refused(talk("ab\n", "--clamp", "2.0=1"), 2)
+
+
 def test_stop_help_quit_and_text_that_begins_with_a_slash(talk, tmp_path):
     model = made(tmp_path)
     whole = "".join(rnncore.generate(model, "ab\n", 200))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnncore import kernels
-from rnncore.kernels import devices, host
+from rnncore.kernels import cpu_updates, devices, host
 from rnncore.random import Purpose, counter, key
 
 quick = settings(derandomize=True, deadline=None)
@@ -180,7 +180,7 @@ PACE = 0.1 / (1 - 0.9 ** 3), (1 - 0.99 ** 3) ** -0.5  # of step 3
 @pytest.mark.parametrize("size", [1, 7, 8, 23])
 def test_adam_in_blocks(dtype, size, monkeypatch):
     """Buffers shorter than a block, of one, and of several with a rest are updated the same."""
-    monkeypatch.setattr(host, "BLOCK", 8)
+    monkeypatch.setattr(cpu_updates, "BLOCK", 8)
     rng = np.random.default_rng(0)
     param, grad, m = rng.standard_normal((3, size)).astype(dtype)
     v = rng.random(size).astype(dtype)
@@ -193,7 +193,7 @@ def test_adam_in_blocks(dtype, size, monkeypatch):
 
 
 def test_adam_of_more_than_a_block():
-    size = host.BLOCK + 3
+    size = cpu_updates.BLOCK + 3
     rng = np.random.default_rng(0)
     param, grad, m = rng.standard_normal((3, size))
     v = rng.random(size)

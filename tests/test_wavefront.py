@@ -112,6 +112,18 @@ def test_the_stack_equals_the_engine_s_layers(modules, case):
     assert error(mine, stack.wanted()) < 1e-12
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+def test_one_object_serves_arrays_at_several_places(modules, offset):
+    cublas, wavefront, cuda = modules
+    loops = wavefront.Wavefront(cublas.Cublas("float64"), 3, H, 4, "float64")
+    stacks = [Stack(3, steps, 4, keep=steps > 2, masks=masks, dstate=steps > 2, offset=offset)
+              for steps, masks in ((2, "none"), (5, "once"), (LONGEST, "steps"))]
+    mine = [card_s(cuda, stack) for stack in stacks]
+    for stack, arrays in zip(stacks, mine, strict=True):
+        stack.run(arrays, loops)
+        assert error(arrays, stack.wanted()) < 1e-12
+
+
 @pytest.mark.parametrize("precision, bound", [("float32", 1e-5), ("tf32", 2e-2), ("bf16", 2e-1)])
 def test_the_precisions(modules, precision, bound):
     cublas, wavefront, cuda = modules

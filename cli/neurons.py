@@ -1,0 +1,133 @@
+"""`rnncore neurons` finds the cells of a model that follow something in a text: quotes, brackets, the line's length."""
+import json
+
+import click
+
+from . import options
+from .progress import printable, tell
+from .score import NotFinite, reading
+
+LENGTH = 20_000  # symbols that are read by default: a minute at most on a CPU
+BESIDE = 48      # columns of the table beside the excerpt
+LEAST = 24       # symbols that an excerpt has at least
+
+
+@click.command(cls=options.Command)
+@click.argument("run")
+@click.argument("text")
+@click.option("--most", type=click.IntRange(1), metavar="K", help="Cells a probe: 3 by default, with --json 10.")
+@click.option("--probe", metavar="NAME", help="Only this probe.")
+@click.option("--length", "-n", type=click.IntRange(2), default=LENGTH, show_default=True,
+              help="Read so many symbols of TEXT, the first.")
+@click.option("--cells", is_flag=True, help="With --json: tanh(c) of every cell after every symbol, and the probes.")
+@options.ENCODING
+@options.NEWLINE
+@options.ON_UNKNOWN
+@options.JSON
+@options.DEVICE
+def command(run, text, most, probe, length, cells, encoding, newline, on_unknown, as_json, device):
+    """The cells of the model RUN that follow probes of TEXT, a file, a folder, - or a named corpus.
+
+    RUN is a run folder, a model file or a pretrained model. A probe is computed from the text alone: inside quotes,
+    bracket depth and so on. r is the correlation of tanh(c) of a cell with it over the text; layers and cells are
+    counted from 0, as `rnncore generate --clamp` takes them.
+    """
+    if cells and not as_json:
+        raise click.UsageError("--cells without --json: add it, or leave --cells out")
+    probe = probe and named(probe)
+    from rnncore.report.atlas import MOST, atlas
+
+    path, model = options.open_model(run, device)
+    passage, notes = first(model.vocab, text, length, encoding, newline, on_unknown)
+    try:
+        found = atlas(model, passage, most or (MOST if as_json else 3))
+    except FloatingPointError as error:
+        raise NotFinite(str(error)) from None
+    for note in notes:
+        tell(note)
+    if probe and probe not in found.probes:
+        raise click.ClickException(f"{probe} is the same all over this text: no cell can follow it; give another text")
+    ranking = {name: ranked for name, ranked in found.ranking.items() if probe in (None, name)}
+    if as_json:
+        click.echo(json.dumps(data(path, text, found, ranking, cells)))
+    else:
+        show(found, ranking)
+
+
+def named(name: str) -> str:
+    """The probe of this name; else a usage error with all names."""
+    from rnncore.report.probes import PROBES
+    if name not in PROBES:
+        raise click.BadParameter(f"{name!r} is none of {', '.join(PROBES)}", param_hint="--probe")
+    return name
+
+
+def first(vocab, text: str, length: int, encoding: str, newline: str, on_unknown: str) -> tuple[str | bytes, list[str]]:
+    """The first symbols of a text as the model reads it, unknown ones skipped or replaced, and notes on it."""
+    from rnncore.data.text import read
+
+    from .corpus import bring
+
+    bring([text])
+    corpus = read([text], distinct=1, **reading(vocab, encoding, newline))
+    ids, _ = corpus.encode(vocab, on_unknown)
+    symbols = "".join(vocab.symbols[k] for k in ids[:length].tolist())
+    cut = [f"read the first {length:,} of {len(ids):,} symbols (--length changes it)"] * (len(ids) > length)
+    return symbols.encode("latin-1") if vocab.level == "byte" else symbols, [*corpus.notes, *cut]
+
+
+def data(path, text: str, found, ranking: dict, cells: bool) -> dict:
+    """All that was found, for JSON; cells: with the arrays over the text too, those of cells to 4 digits."""
+    from rnncore.report.probes import PROBES
+
+    layers, hidden, length = found.cells.shape
+    figures = {
+        "model": str(path), "text": text, "symbols": length, "layers": layers, "hidden": hidden,
+        "probes": {name: {"about": " ".join((PROBES[name].__doc__ or "").split()),
+                          "cells": [{"layer": layer, "cell": cell, "r": r} for layer, cell, r in ranked]}
+                   for name, ranked in ranking.items()},
+        "saturation": [{gate: {"below_0.1": low, "above_0.9": high} for gate, (low, high) in layer.items()}
+                       for layer in found.saturation]}
+    if cells:
+        figures |= {"passage": found.text, "values": {name: found.probes[name].tolist() for name in ranking},
+                    "cells": found.cells.round(4).astype(float).round(4).tolist()}
+    return figures
+
+
+def show(found, ranking: dict) -> None:
+    """Tables for people: the cells a probe with an excerpt of the text, and how often the gates are shut or open."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)
+    table = Table("probe", "cell", "r", "^ in the upper half of its range, or for r < 0 the lower", box=box.SIMPLE_HEAD)
+    width = max(LEAST, console.width - BESIDE)
+    for name, ranked in ranking.items():
+        place = liveliest(found.probes[name], width)
+        for row, (layer, cell, r) in enumerate(ranked):
+            marked = excerpt(found.text, found.cells[layer, cell] * (1 if r > 0 else -1), place)
+            table.add_row("" if row else name, f"{layer}.{cell}", f"{r:+.2f}", marked)
+    console.print(table)
+    gates = [(gate, edge) for gate in found.saturation[0] for edge in ("< 0.1", "> 0.9")]
+    table = Table("share of time", *(f"{gate} {edge}" for gate, edge in gates), box=box.SIMPLE_HEAD)
+    for layer, shares in enumerate(found.saturation):
+        table.add_row(f"layer {layer}", *(f"{share:.1%}" for pair in shares.values() for share in pair))
+    console.print(table)
+
+
+def liveliest(values, width: int) -> slice:
+    """The `width` symbols over which a probe (n,) varies most; the first of equals."""
+    import numpy as np
+    width = min(width, len(values))
+    mean, mean_square = (np.convolve(part, np.full(width, 1 / width), "valid") for part in (values, values ** 2))
+    start = int(np.argmax(np.round(mean_square - mean ** 2, 6)))
+    return slice(start, start + width)
+
+
+def excerpt(text: str, cell, place: slice):
+    """A part of the text, and in a line below it a mark at each symbol where the cell (n,) is high."""
+    from rich.text import Text
+    marks = "".join(" ^"[bool(high)] for high in cell[place] > (cell.min() + cell.max()) / 2)
+    shown = "".join("\N{RETURN SYMBOL}" if c == "\n" else c for c in printable(text[place]).replace("\t", " "))
+    return Text(f"{shown}\n{marks.rstrip()}", no_wrap=True, overflow="crop")

@@ -1,0 +1,213 @@
+"""`rnncore report` makes one HTML file that shows what a model has learnt; `train` makes it at the end of a run."""
+import importlib.util
+import json
+import os
+import re
+import shlex
+from itertools import islice
+from pathlib import Path
+
+import click
+
+from . import options
+from .progress import tell
+
+NAME = "report.html"
+CHARACTERS = 4000  # of the passage that is read
+RANKED = 10        # cells a probe that are ranked, at least
+NEEDED = "matplotlib", "jinja2"
+
+
+@click.command(cls=options.Command)
+@options.RUN
+@click.option("--text", metavar="FILE", help="Read the beginning of this text: a file, a folder or a named corpus. "
+                                             "[default: the run's validation text, else one that the model writes]")
+@click.option("--out", "-o", type=click.Path(), metavar="FILE",
+              help="The file to write. [default: report.html in the run folder, or NAME-report.html here]")
+@click.option("--cells", type=click.IntRange(1), default=3, show_default=True, metavar="K",
+              help="Cells to show for each thing that cells may follow.")
+@options.DEVICE
+def command(run, text, out, cells, device):
+    """Make one HTML file of RUN: how it learned, what it wrote, what surprises it, what its cells follow.
+
+    RUN is a run folder, a model file or a pretrained model; by default the newest run. The file needs nothing beside
+    itself. report.html in a run folder is replaced, any other file is not.
+    """
+    from rnncore import runs
+    if lacking():
+        raise runs.RunError(f"a report needs {' and '.join(lacking())}: pip install 'rnncore[report]'")
+    where = Path(run) if run else runs.newest()
+    target = Path(out) if out else default(where)
+    if os.path.lexists(target) and not (where.is_dir() and target.absolute() == (where / NAME).absolute()):
+        raise FileExistsError(f"{target} exists already: name another file with --out")
+    write(where, target, device, text=text, cells=cells)
+    click.echo(f"{target}: {target.stat().st_size:,} bytes; open it in a browser")
+
+
+def lacking() -> list[str]:
+    """The packages of the extra that are not installed."""
+    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
+
+
+def default(where: Path) -> Path:
+    """Where the report of a run folder, a model file or a pretrained model goes."""
+    return where / NAME if where.is_dir() else Path(f"{where.stem}-{NAME}")
+
+
+def after(job, device: str) -> None:
+    """Make the report of a run that has just ended, where the extra is installed; what goes wrong is one line."""
+    path = job.folder.path
+    if lacking():
+        return
+    try:
+        validation = job.training.validation
+        write(path, path / NAME, device, ids=validation.batches.ids if validation else None)
+        tell(f"report in {shlex.quote(str(path / NAME))}: open it in a browser")
+    except (Exception, KeyboardInterrupt) as error:
+        words = " ".join(str(error).split()) or type(error).__name__
+        tell(f"warning: no report was made ({words}); `rnncore report {shlex.quote(str(path))}` makes one")
+
+
+def write(where: Path, target: Path, device: str, ids=None, text: str | None = None, cells: int = 3) -> None:
+    """Make the report of `where` and write it to target. ids: the validation text where it is at hand."""
+    from rnncore import checkpoint
+    from rnncore.files import write_whole
+    from rnncore.report import page
+
+    from .score import NotFinite
+
+    path = checkpoint.model_file(where)
+    document, tensors = checkpoint.read(path)
+    model, card = checkpoint.to_model(document, tensors, device), document["card"]
+    rows, samples, notes = (*history(where), []) if where.is_dir() else ([], [], [
+        "This is of a model file alone, without its run folder: there are no curves and no samples."])
+    ids, source = stretch(model, card, ids, text, notes)
+    try:
+        story = tell_story(model, card, ids[:CHARACTERS], cells)
+    except FloatingPointError as error:
+        raise NotFinite(str(error)) from None
+    name = where.resolve().name if where.is_dir() else where.stem
+    story = page.Story(name=name, source=source, rows=rows, samples=samples, notes=notes, **story)
+    write_whole(target, page.render(story).encode(errors="replace"))
+
+
+def tell_story(model, card: dict, ids, cells: int) -> dict:
+    """What a Story has of a model, its training card and a text (n,)."""
+    from rnncore.report.atlas import atlas
+    from rnncore.report.passage import read
+
+    symbols = "".join(map(model.vocab.symbols.__getitem__, ids.tolist()))
+    text = symbols.encode("latin-1") if model.vocab.level == "byte" else symbols
+    floor = card["floor"]["nats"] if is_trained(card) and card.get("floor") else None
+    return {"vocab": model.vocab, "passage": read(model, ids), "atlas": atlas(model, text, max(cells, RANKED)),
+            "best": cells, "floor": floor, "headline": headline(model, card, floor), "facts": facts(model, card)}
+
+
+def is_trained(card: dict) -> bool:
+    """Whether a card is one of `rnncore train`."""
+    from rnncore.runs import trained
+    return trained(card)
+
+
+def headline(model, card: dict, floor: float | None) -> list[tuple[str, str]]:
+    """The figures that a page begins with."""
+    from math import log
+
+    from rnncore import params
+    from rnncore.plan import about
+
+    config = model.config
+    found = [("model", f"{config.layers} × {config.hidden} LSTM, {params.count(config):,} parameters")]
+    if is_trained(card):
+        found.append(("learned", f"{about(card['chars'])} characters of {card['corpus']['name']}"))
+        if card["val_loss"] is not None:
+            found.append(("validation loss", f"{card['val_loss']:.3f} nats, {card['val_loss'] / log(2):.3f} bits"))
+    return found + ([("counting alone", f"{floor:.3f} nats")] if floor is not None else [])
+
+
+def facts(model, card: dict) -> list[tuple[str, str]]:
+    """The training card, term by term, as `rnncore info` has it."""
+    from .info import card_lines
+
+    config = model.config
+    sizes = (f"{config.layers} x {config.hidden} LSTM, embedding {config.embed}, {config.vocab_size:,} symbols, "
+             f"{model.dtype}")
+    return [("model", sizes), *((line[:12].strip(), line[12:]) for line in card_lines(card))]
+
+
+def history(folder: Path) -> tuple[list[dict], list[tuple[int, str]]]:
+    """(rows of metrics.jsonl, samples and their steps) of a run folder; lines that are torn are left out."""
+    logged = [_row(line) for line in _read(folder / "metrics.jsonl").splitlines()]
+    _, *parts = re.split(r"^--- step (\d{1,15})\n", _read(folder / "samples.txt"), flags=re.MULTILINE)
+    return ([row for row in logged if "step" in row],
+            [(int(step), text.rstrip()) for step, text in zip(parts[::2], parts[1::2], strict=True)])
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _row(line: str) -> dict:
+    """The numbers in a line of JSON."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return {name: value for name, value in row.items() if type(value) in (int, float) and abs(value) < 1e300} \
+        if isinstance(row, dict) else {}
+
+
+def stretch(model, card: dict, ids, text: str | None, notes: list[str]) -> tuple:
+    """(ids (n,), where they are from) of the passage to read; what is to be said of it is added to the notes.
+
+    Of the text that was asked for, else of the validation text: that at hand, or the corpus read anew; else the model
+    writes it.
+    """
+    from rnncore.evaluate import at_least_two
+
+    if text:
+        return at_least_two(asked_for(model, text, notes)), f"the beginning of {text}"
+    if ids is None:
+        ids = validation(model, card)
+    if ids is not None and len(ids) > 1:
+        return ids, "the beginning of the validation text, which it has not learned from"
+    notes.append("The text that it was validated on is not at hand: what it reads here is what it wrote itself, which "
+                 "surprises it less; --text names another.")
+    return written(model), "what it wrote itself"
+
+
+def written(model):
+    """The ids (n,) of a text that the model writes."""
+    import numpy as np
+
+    from rnncore.config import SampleConfig
+    from rnncore.sample import generate_ids, prompt_ids
+
+    ids = generate_ids(model, prompt_ids(model.vocab, "", "error"), SampleConfig(seed=1))
+    return np.concatenate(list(islice(ids, CHARACTERS)))
+
+
+def asked_for(model, text: str, notes: list[str]):
+    """The ids of a text that the user named."""
+    from rnncore.data.text import read
+
+    from .corpus import bring
+    from .score import reading
+
+    bring([text])
+    ids, unknown = read([text], distinct=1, **reading(model.vocab, "utf-8", "lf")).encode(model.vocab, "replace")
+    if unknown:
+        notes.append(f"{unknown:,} characters of {text} are not in the model’s vocabulary: stand-ins are in their "
+                     "places.")
+    return ids
+
+
+def validation(model, card: dict):
+    """The validation ids of the corpus in the training card, or None where it cannot be read."""
+    from .score import corpus_of
+
+    corpus = corpus_of(card)
+    if corpus is None:
+        return None
+    ids, split = corpus.encode(model.vocab, "replace")[0], card["split"]
+    return ids[split["train"]:split["train"] + split["validation"]]

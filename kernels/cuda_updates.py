@@ -1,0 +1,47 @@
+"""cpu_updates.py's functions on CuPy arrays, names and arguments too; a gradient's scale that is NaN makes them idle.
+
+Numbers that differ from step to step (size, correction, rate, scale) may be arrays () of float64 on the device.
+"""
+from cupy import ElementwiseKernel
+
+ADAM = ElementwiseKernel(
+    "T grad, float64 size, float64 correction, float64 beta1, float64 beta2, float64 eps, float64 scale",
+    "T param, T m, T v", """
+    if (scale == scale) {  // where it is NaN nothing is done
+        const T g = grad * (T)scale;
+        m = m * (T)beta1 + g * (T)(1 - beta1);
+        v = v * (T)beta2 + g * g * (T)(1 - beta2);
+        param -= m / (sqrt(v) * (T)correction + (T)eps) * (T)size;
+    }
+    """, "adam_kernel")
+
+
+def adam(param, grad, m, v, size, correction, beta1, beta2, eps, scale) -> None:
+    """One step of Adam on flat buffers."""
+    ADAM(grad, size, correction, beta1, beta2, eps, scale, param, m, v)
+
+
+MUON_MOMENTUM = ElementwiseKernel(
+    "T grad, float64 scale, float64 mu", "T momentum, T block", """
+    if (scale == scale) {
+        const T g = grad * (T)scale * (T)(1 - mu);
+        momentum = momentum * (T)mu + g;
+        block = momentum * (T)mu + g;
+    }
+    """, "muon_momentum_kernel")
+
+
+def muon_momentum(momentum, grad, scale, mu, block) -> None:
+    """Muon's momentum, and a look ahead."""
+    MUON_MOMENTUM(grad, scale, mu, momentum, block)
+
+
+MUON_APPLY = ElementwiseKernel(
+    "T change, float64 rate, float64 side, float64 decay, float64 scale", "T weight", """
+    if (scale == scale) weight = weight * (T)(1 - rate * decay) - (T)(side * rate) * change;
+    """, "muon_apply_kernel")
+
+
+def muon_apply(weight, change, rate, side, decay, scale) -> None:
+    """Muon's step."""
+    MUON_APPLY(change, rate, side, decay, scale, weight)

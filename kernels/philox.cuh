@@ -1,0 +1,13 @@
+// Philox4x32-10 (Salmon et al. 2011): four words of a counter become four random ones, by a key of two.
+
+__device__ inline void philox4x32(unsigned x[4], unsigned k0, unsigned k1) {
+    for (int round = 0; round < 10; round++) {
+        unsigned long long p0 = 0xD2511F53ull * x[0], p1 = 0xCD9E8D57ull * x[2];
+        x[0] = (unsigned)(p1 >> 32) ^ x[1] ^ k0;
+        x[2] = (unsigned)(p0 >> 32) ^ x[3] ^ k1;
+        x[1] = (unsigned)p1;
+        x[3] = (unsigned)p0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+}

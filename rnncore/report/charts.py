@@ -1,0 +1,180 @@
+"""Charts of a training run as SVG that takes its colours and fonts from the page around it."""
+import io
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import numpy as np
+
+POINTS = 400   # of a line: more are averaged
+ROWS = 12      # of a table
+KEPT = 0.97    # share of the training losses that the axis shows: the first steps would flatten the rest
+COLOURS = {"#010101": "currentColor", "#020202": "var(--faint)", "#030303": "var(--rule)", "#040404": "var(--train)",
+           "#050505": "var(--validation)", "#060606": "var(--floor)"}
+INK, FAINT, RULE, TRAIN, VALIDATION, FLOOR = COLOURS
+WIDE, NARROW, SMALL = (7.7, 3.0), (4.0, 3.1), (4.0, 2.0)  # inches, of 72 of the SVG's units
+FONTS = {"font-family", "font", "font-style", "font-weight", "font-variant", "font-stretch"}  # the page's are taken
+LINK = "{http://www.w3.org/1999/xlink}href"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart for people who see it, as SVG for a wide and a narrow page, and in words."""
+    name: str
+    title: str
+    summary: str
+    wide: str
+    narrow: str
+
+
+def charts(rows: list[dict], floor: float | None) -> list[Chart]:
+    """The charts of the rows of metrics.jsonl: loss, rate and gradient norm, those that have two points to draw.
+
+    floor: the nats per character that counting alone reaches, or None.
+    """
+    train, validation, rate, norm = (line(rows, name) for name in ("loss", "val_loss", "lr", "grad_norm"))
+    found = []
+    if len(train[0]) > 1:
+        found.append(_chart("loss", "Loss, nats per character", _losses(train, validation, floor),
+                            lambda axes: _draw_loss(axes, train, validation, floor), (WIDE, NARROW)))
+    for name, title, drawn, noun, scale in (("rate", "Learning rate", rate, "The learning rate", "linear"),
+                                            ("norm", "Gradient norm", norm, "The norm of the gradient", "log")):
+        if len(drawn[0]) > 1 and (scale == "linear" or drawn[1].min() > 0):
+            found.append(_chart(name, title, _range(noun, drawn),
+                                lambda axes, d=drawn, s=scale: _draw_line(axes, d, s), (SMALL, SMALL)))
+    return found
+
+
+def line(rows: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, values) of the rows that have a number there."""
+    found = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
+    steps, values = np.array(found, np.float64).reshape(-1, 2).T
+    return steps, values
+
+
+def thinned(drawn: tuple[np.ndarray, np.ndarray], most: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """The line in at most so many points, each the mean of its neighbours."""
+    edges = np.linspace(0, len(drawn[0]), min(most, len(drawn[0])) + 1).astype(int)
+    steps, values = (np.array([part[a:b].mean() for a, b in pairwise(edges)]) for part in drawn)
+    return steps, values
+
+
+def table(rows: list[dict]) -> list[tuple[int, float | None, float, float, float]]:
+    """(step, training loss, validation loss, rate, gradient norm) at evaluations, some where they are many.
+
+    The first, the last and the best are among them.
+    """
+    found = [row for row in rows if isinstance(row.get("val_loss"), (int, float))]
+    if not found:
+        found = [row for row in rows if isinstance(row.get("loss"), (int, float))]
+    best = min(range(len(found)), key=lambda k: found[k].get("val_loss") or np.inf, default=0)
+    places = {best, *np.linspace(0, len(found) - 1, min(ROWS, len(found))).astype(int).tolist()} if found else set()
+    return [tuple(found[k].get(name) for name in ("step", "loss", "val_loss", "lr", "grad_norm"))
+            for k in sorted(places)]
+
+
+def _losses(train, validation, floor: float | None) -> str:
+    words = [f"The training loss goes from {train[1][0]:.3f} at step {train[0][0]:,.0f} "
+             f"to {train[1][-1]:.3f} at step {train[0][-1]:,.0f}"]
+    if len(validation[0]):
+        best = validation[1].argmin()
+        words.append(f"the lowest validation loss is {validation[1][best]:.3f}, at step {validation[0][best]:,.0f}")
+    if floor is not None:
+        words.append(f"counting alone reaches {floor:.3f}")
+    return "; ".join(words) + "."
+
+
+def _range(noun: str, drawn) -> str:
+    steps, values = drawn
+    return (f"{noun} goes from {values[0]:.3g} to {values[-1]:.3g}; it is {values.max():.3g} at most, "
+            f"at step {steps[values.argmax()]:,.0f}, and {values.min():.3g} at least.")
+
+
+def _draw_loss(axes, train, validation, floor: float | None) -> None:
+    top = max([np.quantile(train[1], KEPT), *validation[1], *([floor] if floor else [])])
+    shown = train[1] <= top
+    axes.plot(*thinned((train[0][shown], train[1][shown])), color=TRAIN, linewidth=1, label="training")
+    if len(validation[0]):
+        axes.plot(*thinned(validation), color=VALIDATION, linewidth=1.6, marker="o", markersize=3.5, label="validation")
+    if floor is not None:
+        axes.axhline(floor, color=FLOOR, linewidth=1.4, linestyle=(0, (5, 3)), label="counting alone")
+    axes.legend(loc="upper right", frameon=False, labelcolor=INK, handlelength=2.2)
+
+
+def _draw_line(axes, drawn, scale: str) -> None:
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
+
+    axes.plot(*thinned(drawn), color=TRAIN, linewidth=1.2)
+    if scale == "log":
+        axes.set_yscale(scale)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
+def _chart(name: str, title: str, summary: str, draw: Callable, sizes: tuple) -> Chart:
+    wide = _svg(f"{name}-wide", title, summary, draw, sizes[0])
+    narrow = wide if sizes[0] == sizes[1] else _svg(f"{name}-narrow", title, summary, draw, sizes[1])
+    return Chart(name, title, summary, wide, narrow)
+
+
+def _svg(name: str, title: str, summary: str, draw: Callable, size: tuple[float, float]) -> str:
+    """What `draw` puts on axes, as an SVG element; the same input gives the same text."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its notes on its own caches say nothing to a reader
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 8 if size is WIDE else 9.5, "axes.linewidth": 0.6,
+                                "text.color": INK, "xtick.labelcolor": FAINT, "ytick.labelcolor": FAINT}):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.xaxis.set_major_locator(MaxNLocator(6 if size is WIDE else 4, integer=True))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.set_xlabel("step", color=FAINT, loc="right")
+        axes.grid(axis="y", color=RULE, linewidth=0.6)
+        axes.tick_params(which="both", length=0)
+        axes.minorticks_off()
+        axes.set_axisbelow(True)
+        for side, spine in axes.spines.items():
+            spine.set(visible=side == "bottom", edgecolor=FAINT)
+        axes.margins(x=0.01)
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _own(file.getvalue(), name, title, summary)
+
+
+def _own(svg: bytes, name: str, title: str, summary: str) -> str:
+    """The SVG for the inside of a page: no styles, no fonts, no outside names, its colours those of the page."""
+    root = ElementTree.fromstring(svg)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.endswith("}metadata") or child.tag.endswith("}style"):
+                parent.remove(child)
+    links = {element.attrib[LINK][1:] for element in root.iter() if LINK in element.attrib}
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        element.attrib = _attributes(element.attrib, links)
+    view = root.attrib["viewBox"]
+    root.attrib = {"viewBox": view, "role": "img", "aria-labelledby": f"{name}-title {name}-summary"}
+    for place, (tag, words) in enumerate((("title", title), ("desc", summary))):
+        label = ElementTree.Element(tag, {"id": f"{name}-{'title' if tag == 'title' else 'summary'}"})
+        label.text = words
+        root.insert(place, label)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _attributes(found: dict, links: set[str]) -> dict:
+    """An element's attributes: styles become attributes, links are local, and ids that nothing links to are left."""
+    kept = {key: value for key, value in found.items() if key not in ("style", "clip-path", LINK, "id")}
+    if LINK in found:
+        kept["href"] = found[LINK]
+    if found.get("id") in links:
+        kept["id"] = found["id"]
+    for declaration in found.get("style", "").split(";"):
+        key, _, value = declaration.partition(":")
+        if key.strip() and key.strip() not in FONTS:
+            kept[key.strip()] = value.strip()
+    return {key: COLOURS.get(value, value) for key, value in kept.items()}

@@ -1,0 +1,166 @@
+"""A probe is a number for every symbol of a text, computed from the text alone, that a cell of a network may count too.
+
+(Karpathy, Johnson & Fei-Fei 2015, "Visualizing and Understanding Recurrent Networks": cells that follow quotes,
+brackets and the length of a line.) Each says how things stand once the symbol has been read: at an opening quote it is
+inside, at a newline the next line has 0 characters. A new document begins at END, where all probes begin anew.
+"""
+import re
+from collections.abc import Callable, Iterator
+from functools import wraps
+
+import numpy as np
+
+from ..data.endings import END
+
+Probe = Callable[[str], np.ndarray]
+
+CODE = 0.15  # share of the lines that look like code in what is code: a half of it may be prose in strings
+LINES = {
+    "python": re.compile(r"""[ \t]*(?:
+        (?:def|class)\s+\w+.*[:(,]$ | (?:from\s+[\w.]+\s+)?import\s+[\w.*(] | (?:return|raise|yield|assert)\b
+        | (?:if|elif|else|for|while|with|try|except)\b.*:$ | \#\s | @\w | >>>\s
+        | [\w.]+(?:\[.*\])?\s*[-+*/|&]?=\s*\S | \w+(?:\.\w+)*\(.*[(,)]$ )""", re.X),
+    "c": re.compile(r"""[ \t]*(?:
+        .*[()=\[\]{}].*;$ | .*[{}]$ | [)}\]]+[;,)]*$ | // | /\*
+        | \#\s*(?:include|define|undef|if|ifdef|ifndef|else|endif|pragma)\b )""", re.X),
+}
+
+_LINE_END, _PARAGRAPH_END = r"(?=\n)", r"(?=\n[ \t]*\n)"  # where what nobody closes ends: it stays outside
+MARKS = {  # what opens a quote or a comment -> which of the two, and what closes it
+    "prose": {'"': ("quotes", '"|' + _PARAGRAPH_END), "\u201c": ("quotes", "\u201d|" + _PARAGRAPH_END),
+              "\u201e": ("quotes", "[\u201c\u201d]|" + _PARAGRAPH_END), "\xab": ("quotes", "\xbb|" + _PARAGRAPH_END)},
+    "python": {'"""': ("quotes", '"""'), "'''": ("quotes", "'''"), '"': ("quotes", '"|' + _LINE_END),
+               "'": ("quotes", "'|" + _LINE_END), "#": ("comment", _LINE_END)},
+    "c": {'"': ("quotes", '"|' + _LINE_END), "'": ("quotes", "'|" + _LINE_END), "//": ("comment", _LINE_END),
+          "/*": ("comment", r"\*/")},
+}
+
+
+def _a_document(probe: Probe) -> Probe:
+    """The probe of each document for itself; at END it is 0."""
+    @wraps(probe)
+    def of_text(text: str) -> np.ndarray:
+        first, *others = text.split(END)
+        parts = [probe(first), *(part for document in others for part in (np.zeros(1), probe(document)))]
+        return np.concatenate(parts).astype(np.float64)
+    return of_text
+
+
+def language(text: str) -> str:
+    """What a text looks like: python, c (and what has its comments: C++, Java, JavaScript), or prose."""
+    lines = [line.rstrip() for line in text.split("\n") if line.strip()]
+    hits = {name: sum(map(bool, map(pattern.match, lines))) for name, pattern in LINES.items()}
+    likeliest = max(hits, key=hits.__getitem__)
+    return likeliest if hits[likeliest] > CODE * len(lines) else "prose"
+
+
+def spans(text: str) -> Iterator[tuple[str, int, int]]:
+    """(quotes or comment, begin, end) of each in the text: from its opening mark on, to before the last of its closing.
+
+    A backslash in code hides the symbol after it. An apostrophe is a quote in code alone, and never within a number.
+    """
+    kind = language(text)
+    marks, escape = MARKS[kind], "" if kind == "prose" else r"\\.|"
+    hidden = r"(?<![0-9])" if kind == "c" else ""
+    opening = re.compile("|".join((hidden if mark == "'" else "") + re.escape(mark) for mark in marks))
+    closing = {mark: re.compile(f"(?:{escape}.)*?(?:({close})|\\Z)", re.S) for mark, (_, close) in marks.items()}
+    place = 0
+    while found := opening.search(text, place):
+        ended = closing[found[0]].match(text, found.end())
+        place = ended.end()
+        yield marks[found[0]][0], found.start(), place - bool(ended[1])
+
+
+def _inside(text: str, wanted: str) -> np.ndarray:
+    inside = np.zeros(len(text))
+    for kind, begin, end in spans(text):
+        inside[begin:end] = kind == wanted
+    return inside
+
+
+def _is(text: str, test: Callable[[str], bool]) -> np.ndarray:
+    return np.fromiter(map(test, text), bool, len(text))
+
+
+def _since(marks: np.ndarray) -> np.ndarray:
+    """How many symbols ago the last of the marks (n,) stood; before the first, as if one stood before the text."""
+    places = np.arange(len(marks))
+    return places - np.maximum.accumulate(np.where(marks, places, -1))
+
+
+@_a_document
+def inside_quotes(text: str) -> np.ndarray:
+    """1 inside quotation marks, of code inside strings, else 0."""
+    return _inside(text, "quotes")
+
+
+@_a_document
+def inside_comment(text: str) -> np.ndarray:
+    """1 inside a comment of what looks like code, else 0."""
+    return _inside(text, "comment")
+
+
+@_a_document
+def bracket_depth(text: str) -> np.ndarray:
+    """How many of ( [ { are open; those in strings and comments of code do not count, nor what closes none."""
+    change = np.zeros(len(text))
+    for place, symbol in enumerate(text):
+        if symbol in "()[]{}":
+            change[place] = 1 if symbol in "([{" else -1
+    if language(text) != "prose":
+        change[(_inside(text, "quotes") + _inside(text, "comment")) > 0] = 0
+    level = np.cumsum(change)
+    return level - np.minimum(np.minimum.accumulate(level), 0) if len(level) else level
+
+
+@_a_document
+def line_position(text: str) -> np.ndarray:
+    """How many symbols of the line have been read: 0 at the newline before it."""
+    return _since(_is(text, "\n".__eq__))
+
+
+@_a_document
+def indentation(text: str) -> np.ndarray:
+    """How many blanks the line began with, of those read so far."""
+    found = np.zeros(len(text))
+    for line in re.finditer(r"([ \t]*)[^\n]*", text):
+        read = np.arange(1, line.end() - line.start() + 1)
+        found[line.start():line.end()] = np.minimum(read, len(line[1]))
+    return found
+
+
+@_a_document
+def digit(text: str) -> np.ndarray:
+    """1 at a digit, else 0."""
+    return _is(text, str.isdigit)
+
+
+@_a_document
+def upper_case(text: str) -> np.ndarray:
+    """1 at a capital letter, else 0."""
+    return _is(text, str.isupper)
+
+
+@_a_document
+def after_newline(text: str) -> np.ndarray:
+    """1 once a newline has been read, else 0: a line begins."""
+    return _is(text, "\n".__eq__)
+
+
+@_a_document
+def since_space(text: str) -> np.ndarray:
+    """How many symbols have been read since the last blank, tab or newline: the length of the word so far."""
+    return _since(_is(text, str.isspace))
+
+
+PROBES: dict[str, Probe] = {
+    "inside quotes": inside_quotes, "bracket depth": bracket_depth, "position in the line": line_position,
+    "indentation": indentation, "digit": digit, "upper case": upper_case, "after a newline": after_newline,
+    "inside a comment": inside_comment, "distance to the last space": since_space,
+}
+
+
+def measure(text: str) -> dict[str, np.ndarray]:
+    """The probes that vary in this text: name -> (n,) float64."""
+    found = {name: probe(text) for name, probe in PROBES.items()}
+    return {name: values for name, values in found.items() if len(values) and np.ptp(values)}

@@ -1,0 +1,95 @@
+/* The atlas: pictures of the cells that follow a probe best, and any cell over the whole text. */
+const ATLAS = DATA.atlas;
+const VALUES = numbers(ATLAS.values, Int8Array);
+const ATLAS_IDS = numbers(ATLAS.ids, Uint16Array).slice(0, ATLAS.shown);
+const LEVELS = [0.1, 0.35, 0.6, 0.85];
+const cellName = (place) => ATLAS.cells[place].join(".");
+const cellValue = (place, k) => VALUES[place * ATLAS.shown + k] / 127;
+
+/* The class of tanh c: n4 ... n1 below nought, p1 ... p4 above. */
+function leaning(value) {
+  const level = LEVELS.filter((edge) => Math.abs(value) >= edge).length;
+  return level ? (value < 0 ? "n" : "p") + level : "";
+}
+
+/* Symbols of one class side by side share a span. */
+function picture(box, place, [begin, end]) {
+  for (let k = begin, name; k < end; k++) {
+    const text = DATA.glyphs[ATLAS_IDS[k]][0], before = name;
+    name = leaning(cellValue(place, k));
+    if (k > begin && name === before) box.lastChild.textContent += text;
+    else box.append(element("span", text, name));
+  }
+}
+
+function card(probe, choose) {
+  const made = element("article", undefined, "probe"), follow = element("div", undefined, "follow");
+  const text = element("div", undefined, "excerpt"), [first] = probe.best;
+  made.append(element("h3", probe.name), element("p", probe.about), text, follow);
+  picture(text, first[0], probe.excerpt);
+  text.setAttribute("role", "figure");
+  text.setAttribute("aria-label", `Text marked by cell ${cellName(first[0])}, which goes with: ${probe.name}`);
+  for (const [place, r] of probe.best) {
+    const button = element("button", `cell ${cellName(place)}, r\u202f=\u202f${signed(r)}`);
+    button.type = "button";
+    button.addEventListener("click", () => choose(place, true));
+    follow.append(button);
+  }
+  return made;
+}
+
+function follows() {
+  const found = new Map();
+  for (const probe of ATLAS.probes) {
+    for (const [place, r] of probe.best) found.set(place, [...(found.get(place) || []), `${probe.name} ${signed(r)}`]);
+  }
+  return found;
+}
+
+function options(select) {
+  let group, layer;
+  ATLAS.cells.forEach(([of], place) => {
+    if (of !== layer) {
+      group = element("optgroup");
+      group.label = `layer ${of}`;
+      layer = of;
+      select.append(group);
+    }
+    const option = element("option", cellName(place));
+    option.value = place;
+    group.append(option);
+  });
+}
+
+function drawAtlas() {
+  const select = byId("cell"), followed = follows(), readout = byId("cell-readout");
+  let place = 0;
+  const text = new Text(byId("cell-text"), ATLAS_IDS, (k, aloud) => {
+    const value = signed(cellValue(place, k));
+    readout.replaceChildren(element("b", alone(ATLAS_IDS[k])), element("span", `tanh c = ${value} in cell ${cellName(place)}`));
+    if (aloud) byId("cell-live").textContent = `${spoken(ATLAS_IDS[k])}: ${value}`;
+  });
+  const choose = (wanted, look) => {
+    place = wanted;
+    select.value = String(place);
+    text.mark((k) => leaning(cellValue(place, k)));
+    byId("cell-follows").textContent = (followed.get(place) || []).join(", ");
+    byId("cell-before").disabled = place === 0;
+    byId("cell-after").disabled = place === ATLAS.cells.length - 1;
+    text.show(Math.max(text.here, 0), false);
+    if (look) {
+      byId("any").scrollIntoView({block: "start"});
+      select.focus({preventScroll: true});
+    }
+  };
+  options(select);
+  select.addEventListener("change", () => choose(Number(select.value)));
+  byId("cell-before").addEventListener("click", () => choose(Math.max(place - 1, 0)));
+  byId("cell-after").addEventListener("click", () => choose(Math.min(place + 1, ATLAS.cells.length - 1)));
+  legend(byId("cell-legend"), [
+    ...LEVELS.map((edge, k) => ["n" + (k + 1), "to \u2212" + (LEVELS[k + 1] || 1)]).reverse(), ["", "0"],
+    ...LEVELS.map((edge, k) => ["p" + (k + 1), "to +" + (LEVELS[k + 1] || 1)])]);
+  const pictured = ATLAS.probes.filter((probe) => probe.best.length);
+  byId("probes").append(...pictured.map((probe) => card(probe, choose)));
+  choose(pictured.length ? pictured[0].best[0][0] : 0);
+}

@@ -1,0 +1,108 @@
+"use strict";
+/* Arrays from base64, and a text of many marked symbols through which a cursor moves. */
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const numbers = (packed, Kind) => new Kind(Uint8Array.from(atob(packed), (c) => c.charCodeAt(0)).buffer);
+const byId = (id) => document.getElementById(id);
+
+function element(tag, words, name) {
+  const made = document.createElement(tag);
+  if (words !== undefined) made.textContent = words;
+  if (name) made.className = name;
+  return made;
+}
+
+/* A symbol for a list: without its line end, and a mark that combines on a circle of its own. */
+function alone(id) {
+  const text = DATA.glyphs[id][0].trim() || "\u2423";
+  return /^\p{M}/u.test(text) ? "\u25cc" + text : text;
+}
+
+/* A symbol as it is read aloud. */
+function spoken(id) {
+  const [text, name] = DATA.glyphs[id];
+  return name || text;
+}
+
+const percent = (p) => (p >= 0.0995 ? Math.round(100 * p) : p >= 0.00095 ? (100 * p).toFixed(1) : "under 0.1") + "%";
+const signed = (x) => (x < 0 ? "\u2212" : "+") + Math.abs(x).toFixed(2);
+
+function legend(list, classes) {
+  for (const [name, words] of classes) list.append(element("li")), list.lastChild.append(element("span", words, name));
+}
+
+/* The text in `box`; show(place, aloud) tells of a symbol: of the one pointed at, else of the cursor's. */
+class Text {
+  constructor(box, ids, show) {
+    this.box = box;
+    this.show = show;
+    this.here = -1;
+    box.append(...Array.from(ids, (id) => element("span", DATA.glyphs[id][0])));
+    this.spans = box.children;
+    box.addEventListener("keydown", (event) => this.key(event));
+    box.addEventListener("focus", () => this.move(Math.max(this.here, 0), true));
+    box.addEventListener("click", (event) => this.at(event, (place) => this.move(place, true)));
+    box.addEventListener("mouseover", (event) => this.at(event, (place) => this.show(place, false)));
+    box.addEventListener("mouseleave", () => this.here >= 0 && this.show(this.here, false));
+  }
+
+  at(event, act) {
+    const place = event.target.parentNode === this.box ? Array.prototype.indexOf.call(this.spans, event.target) : -1;
+    if (place >= 0) act(place);
+  }
+
+  mark(classes) {
+    for (let k = 0; k < this.spans.length; k++) this.spans[k].className = classes(k);
+    if (this.here >= 0) this.spans[this.here].classList.add("here");
+  }
+
+  move(place, aloud) {
+    if (this.here >= 0) this.spans[this.here].classList.remove("here");
+    this.here = Math.min(Math.max(place, 0), this.spans.length - 1);
+    this.spans[this.here].classList.add("here");
+    this.spans[this.here].scrollIntoView({block: "nearest"});
+    this.show(this.here, aloud);
+  }
+
+  /* The rectangle that a symbol begins in: one with a line end has two. */
+  rectangle(place) {
+    return this.spans[place].getClientRects()[0] || this.spans[place].getBoundingClientRect();
+  }
+
+  /* The symbol so many lines up or down that is nearest in its column. */
+  line(by) {
+    const from = this.rectangle(this.here), step = Math.sign(by);
+    let found = this.here, lines = 0, top = from.top;
+    for (let k = this.here + step; k >= 0 && k < this.spans.length; k += step) {
+      const box = this.rectangle(k);
+      if (Math.abs(box.top - top) > box.height / 2) {
+        if (lines === Math.abs(by)) break;
+        [lines, top, found] = [lines + 1, box.top, k];
+      }
+      if (lines && Math.abs(box.left - from.left) <= Math.abs(this.rectangle(found).left - from.left)) found = k;
+    }
+    return found;
+  }
+
+  edge(step) {
+    const top = this.rectangle(this.here).top;
+    let found = this.here;
+    while (this.spans[found + step] && Math.abs(this.rectangle(found + step).top - top) < 4) found += step;
+    return found;
+  }
+
+  key(event) {
+    if (event.altKey || event.metaKey || (event.ctrlKey && !["Home", "End"].includes(event.key))) return;
+    const last = this.spans.length - 1;
+    const moves = {
+      ArrowLeft: () => this.here - 1, ArrowRight: () => this.here + 1, ArrowUp: () => this.line(-1),
+      ArrowDown: () => this.line(1), PageUp: () => this.line(-10), PageDown: () => this.line(10),
+      Home: () => (event.ctrlKey ? 0 : this.edge(-1)), End: () => (event.ctrlKey ? last : this.edge(1)),
+      n: () => this.next && this.next(1), p: () => this.next && this.next(-1),
+    };
+    const move = moves[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    const place = move && move();
+    if (typeof place !== "number") return;
+    event.preventDefault();
+    this.move(place, true);
+  }
+}

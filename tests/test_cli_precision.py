@@ -1,0 +1,255 @@
+"""--dtype and --cuda-path: refused on a CPU, kept with the run, gone on with; the card is played here."""
+import json
+import types
+
+import pytest
+from cli_helpers import SMALL, TEXT, call, corpus, refused
+from damage import changed, sealed
+
+import rnncore
+from rnncore import checkpoint, config, evidence, kernels, trust
+from rnncore.cli import prepare
+from rnncore.kernels import cpu, paths
+from rnncore.trial import Task
+
+FORCED = [path for path in config.PATHS if path != "eager"]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A working folder with corpus.txt, and a cache of its own."""
+    corpus(tmp_path, TEXT[:1500])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.fixture
+def card(home, monkeypatch):
+    """A card: models on it are the CPU's. `asked`: what trust.run got; `paths`: what models were set to."""
+    played = types.SimpleNamespace(asked=[], paths=[], outcome=(None, 1.0, 2.0), fake=types.SimpleNamespace(
+        **{name: value for name, value in vars(cpu).items() if not name.startswith("__")}))
+    played.fake.name, played.fake.why_not = "cuda", lambda path, precision, config=None, n=1: None
+
+    class OnCard(rnncore.CharLM):
+        precision = None
+
+        def __init__(self, config, vocab, device, dtype="float32", seed=0):
+            with monkeypatch.context() as patch:
+                patch.setattr(kernels, "load", lambda device: cpu)
+                super().__init__(config, vocab, device, paths.storage(dtype), seed)
+            self.precision, self.kernel = dtype, kernels.load(device)
+
+        path = property(lambda self: "eager", lambda self, path: played.paths.append(path))
+
+    def run(task):
+        played.asked.append(task)
+        return played.outcome
+
+    def load(device="auto"):
+        return cpu if device == "cpu" else played.fake
+
+    monkeypatch.setattr(kernels, "load", load)
+    monkeypatch.setattr(kernels, "describe", lambda index=0: {
+        "card": "Some Card", "capability": "9.0", "driver supports": "CUDA 13.1", "cuda runtime": "12.9", "cupy": "14"})
+    monkeypatch.setattr(trust, "run", run)
+    monkeypatch.setattr(prepare, "CharLM", OnCard)
+    monkeypatch.setattr(checkpoint, "CharLM", OnCard)
+    return played
+
+
+def stored(run) -> dict:
+    return checkpoint.read(run / "last.safetensors")[0]
+
+
+def rewritten(run, precision) -> None:
+    """The run as one of another precision; None: as before there was any."""
+    for name in ("last", "best"):
+        document, tensors = checkpoint.read(run / f"{name}.safetensors")
+        places = [("card", "precision"), ("training", "settings", "precision")][:2 if name == "last" else 1]
+        for place in places:
+            document = changed(document, place, precision) if precision else changed(document, place)
+        (run / f"{name}.safetensors").write_bytes(sealed(document, tensors))
+
+
+def test_the_words_are_those_of_the_kernels():
+    assert (config.PATHS, config.PRECISIONS) == (paths.NAMES, paths.PRECISIONS)
+    assert {name for name in paths.PRECISIONS if cpu.why_not("eager", name)} == set(config.ON_GPUS)
+
+
+# On a CPU
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+@pytest.mark.parametrize("path", FORCED)
+def test_a_forced_path_on_a_cpu_is_a_usage_error_with_its_cure(home, capsys, path, device):
+    if device == "auto" and not kernels.why_no_cuda():
+        pytest.skip("a GPU works here")
+    line = refused(call(capsys, "train", "corpus.txt", "--cuda-path", path, "--device", device), 2)
+    assert line == (f"Error: --cuda-path {path} is a path of GPUs, and this runs on the CPU: leave it out, or take "
+                    "--device cuda")
+    assert sorted(p.name for p in home.iterdir()) == ["corpus.txt"]
+
+
+@pytest.mark.parametrize("dtype", config.ON_GPUS)
+def test_a_precision_of_gpus_on_a_cpu_is_a_usage_error_with_its_cure(home, capsys, dtype):
+    line = refused(call(capsys, "train", "corpus.txt", "--dtype", dtype, "--device", "cpu"), 2)
+    assert f"--dtype {dtype}" in line and "take --dtype float32, or --device cuda" in line
+    assert sorted(p.name for p in home.iterdir()) == ["corpus.txt"]
+
+
+def test_generate_and_resume_refuse_a_forced_path_on_a_cpu_too(home, capsys):
+    train = ("train", "corpus.txt", "--steps", 2, *SMALL, "-o", "run", "--device", "cpu")
+    assert call(capsys, *train, "--cuda-path", "eager").code == 0
+    for args in (("generate", "run"), ("train", "--resume", "-o", "run", "--steps", 3)):
+        assert "--cuda-path graph" in refused(call(capsys, *args, "--device", "cpu", "--cuda-path", "graph"), 2)
+        assert call(capsys, *args, "--device", "cpu", "--cuda-path", "auto").code == 0
+    assert not (home / "cache" / "rnncore" / evidence.NAME).exists()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_run_keeps_its_precision_and_goes_on_with_it(home, capsys, dtype):
+    assert f"{dtype} on cpu" in call(capsys, "train", "corpus.txt", "--steps", 2, *SMALL, "--dtype", dtype, "-o", "run",
+                                     "--device", "cpu").err
+    for steps in (2, 4):
+        document = stored(home / "run")
+        assert document["card"]["step"] == steps and document["card"]["precision"] == dtype
+        assert document["training"]["settings"]["precision"] == dtype
+        result = call(capsys, "train", "--resume", "-o", "run", "--steps", steps + 2, "--device", "cpu")
+        assert result.code == 0 and f"{dtype} on cpu" in result.err
+    assert f"precision   {dtype}\n" in call(capsys, "info", "run").out
+    assert json.loads(call(capsys, "info", "run", "--json").out)["precision"] == dtype
+    other = {"float32": "float64", "float64": "float32"}[dtype]
+    assert f"has {dtype}" in refused(call(capsys, "train", "--resume", "-o", "run", "--dtype", other), 2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_run_from_before_precisions_has_that_of_its_tensors(home, capsys, dtype):
+    train = ("train", "corpus.txt", "--steps", 2, *SMALL, "-o", "run", "--device", "cpu", "--dtype", dtype)
+    assert call(capsys, *train).code == 0
+    rewritten(home / "run", None)
+    assert "precision" not in call(capsys, "info", "run").out
+    assert json.loads(call(capsys, "info", "run", "--json").out)["precision"] is None
+    result = call(capsys, "train", "--resume", "-o", "run", "--steps", 3, "--device", "cpu", "--dtype", dtype)
+    assert result.code == 0 and stored(home / "run")["training"]["settings"]["precision"] == dtype
+
+
+@pytest.mark.parametrize("precision", config.ON_GPUS)
+def test_a_run_of_a_gpu_goes_on_in_float32_on_a_cpu_and_says_so(home, capsys, precision):
+    assert call(capsys, "train", "corpus.txt", "--steps", 2, *SMALL, "-o", "run", "--device", "cpu").code == 0
+    rewritten(home / "run", precision)
+    result = call(capsys, "train", "--resume", "-o", "run", "--steps", 3, "--device", "cpu")
+    assert result.code == 0 and "float32 on cpu" in result.err
+    assert f"the run's precision: {precision} is a precision of GPUs: take float32; going on in float32\n" in result.err
+    assert stored(home / "run")["training"]["settings"]["precision"] == precision  # a GPU takes it up again
+    assert call(capsys, "generate", "run", "-n", 9, "--device", "cpu").code == 0
+    again = ("train", "--resume", "-o", "run", "--steps", 4, "--device", "cpu", "--dtype")
+    assert call(capsys, *again, precision).code == 0 and refused(call(capsys, *again, "float32"), 2)
+
+
+@pytest.mark.parametrize(("precision", "words"), [
+    ("int8", "not one of float64"), (7, "not one of"), (None, "not one of"), ("float64", "but the tensors are float32")])
+def test_a_precision_that_cannot_be_is_refused_by_name(home, capsys, precision, words):
+    assert call(capsys, "train", "corpus.txt", "--steps", 2, *SMALL, "-o", "run", "--device", "cpu").code == 0
+    path = home / "run" / "last.safetensors"
+    document, tensors = checkpoint.read(path)
+    path.write_bytes(sealed(changed(document, ("training", "settings", "precision"), precision), tensors))
+    line = refused(call(capsys, "train", "--resume", "-o", "run", "--steps", 3))
+    assert "training.settings.precision" in line and words in line
+
+
+# On a card
+
+def test_train_tries_the_paths_and_takes_the_fastest(card, home, capsys, monkeypatch):
+    monkeypatch.setattr(prepare, "TRIAL", 3)
+    args = ("train", "corpus.txt", "--steps", 4, *SMALL, "--dtype", "tf32", "-o")
+    result = call(capsys, *args, "run")
+    assert result.code == 0 and "trying graph, wavefront, persistent on this card, once" in result.err
+    assert "tried on this card: graph 1 ms a step, eager 2" in result.err and "tf32 on cuda, path" in result.err
+    sizes = stored(home / "run")["config"]
+    task = Task("tf32", "cuda", sizes["vocab_size"], sizes["embed"], sizes["hidden"], sizes["layers"], 8, 20, "muon")
+    assert [asked.path for asked in card.asked] == FORCED and card.asked[0].columns == 8
+    assert {key for key in vars(task) if getattr(task, key) != getattr(card.asked[0], key)} == {"path", "device"}
+    assert card.paths == ["graph"] and stored(home / "run")["card"]["precision"] == "tf32"
+    result = call(capsys, *args, "again")
+    assert result.code == 0 and "tr" not in [line[:2] for line in result.err.splitlines()] and len(card.asked) == 3
+    assert call(capsys, "train", "--resume", "-o", "run", "--steps", 6).code == 0 and card.paths == 3 * ["graph"]
+
+
+def test_a_short_run_goes_by_what_is_known(card, home, capsys):
+    result = call(capsys, "train", "corpus.txt", "--steps", 4, *SMALL, "-o", "run")
+    assert result.code == 0 and card.asked == [] and card.paths == ["eager"] and "trying" not in result.err
+
+
+def test_a_forced_path_is_tried_whatever_the_run_and_falls_back_with_a_line(card, home, capsys):
+    card.outcome = "training: the loss of step 1 is 3 off", None, None
+    result = call(capsys, "train", "corpus.txt", "--steps", 4, *SMALL, "-o", "run", "--cuda-path", "wavefront")
+    (line,) = [line for line in result.err.splitlines() if line.startswith("--cuda-path")]
+    assert result.code == 0 and "going by eager (wavefront: training: the loss of step 1 is 3 off" in line
+    assert [asked.path for asked in card.asked] == ["wavefront", "graph"] and card.paths == ["eager"]
+
+
+def test_a_run_of_a_gpu_goes_on_there_in_its_precision(card, home, capsys):
+    args = ("train", "corpus.txt", "--steps", 4, *SMALL, "-o", "run", "--dtype", "bf16")
+    assert call(capsys, *args).code == 0
+    result = call(capsys, "train", "--resume", "-o", "run", "--steps", 6, "--cuda-path", "eager")
+    assert result.code == 0 and "bf16 on cuda, path eager" in result.err and "going on in" not in result.err
+
+
+def test_a_card_without_the_precision(card, home, capsys):
+    args = ("train", "corpus.txt", "--steps", 4, *SMALL, "-o", "run", "--dtype", "bf16")
+    assert call(capsys, *args).code == 0
+    card.fake.why_not = lambda path, precision, config=None, n=1: \
+        "wants another card: take tf32" if precision == "bf16" else None
+    assert "--dtype bf16: wants another card" in refused(call(capsys, *args[:-4], "-o", "other", *args[-2:]), 2)
+    result = call(capsys, "train", "--resume", "-o", "run", "--steps", 6)
+    assert result.code == 0 and "float32 on cuda" in result.err
+    assert "the run's precision: wants another card: take tf32; going on in float32\n" in result.err
+
+
+def test_generate_tries_the_writer_where_it_pays(card, home, capsys, monkeypatch):
+    assert call(capsys, "train", "corpus.txt", "--steps", 2, *SMALL, "-o", "run", "--cuda-path", "eager").code == 0
+    card.paths.clear()
+    assert call(capsys, "generate", "run", "-n", 5).code == 0 and card.asked == [] and card.paths == ["eager"]
+    result = call(capsys, "generate", "run", "-n", 5, "--count", 3, "--cuda-path", "persistent")
+    assert result.code == 0 and "trying" in result.err and "trying" not in result.out
+    assert [(t.path, t.optimizer, t.columns, t.precision) for t in card.asked] == [("graph", None, 3, "float32")]
+    assert call(capsys, "generate", "run", "-n", 5, "--count", 3).code == 0
+    assert card.paths == ["eager", "graph", "graph"]
+
+
+# rnncore doctor
+
+def test_doctor_says_that_a_cpu_has_one_path(home, capsys, monkeypatch):
+    monkeypatch.setattr(kernels, "why_no_cuda", lambda index=0: "none")
+    assert json.loads(call(capsys, "doctor", "--json").out)["paths"] == "eager"
+    assert "paths           eager\n" in call(capsys, "doctor").out
+
+
+def test_doctor_tries_and_shows(card, home, capsys, monkeypatch):
+    monkeypatch.setattr(kernels, "why_no_cuda", lambda index=0: None)
+    assert "none of the others has been tried" in call(capsys, "doctor").out
+    assert "name a setting" in refused(call(capsys, "doctor", "--try"), 2)
+    card.fake.why_not = lambda path, precision, config=None, n=1: "too wide" if path == "persistent" else None
+    result = call(capsys, "doctor", "--try", "char-rnn")
+    lines = result.out.splitlines()
+    assert result.code == 0 and len(lines) == 7 and lines[0].startswith(
+        "graph      2 x 128, N 50, T 50, muon, float32: 1 ms a step, eager 2, 2")
+    assert lines[2] == "persistent 2 x 128, N 50, T 50, muon, float32: does not fit: too wide"
+    assert "writing, 65 symbols, float32: 1 ms a character, eager 2" in lines[6]
+    card.outcome = "training: the loss of step 1 is 3 off", None, None
+    rows = json.loads(call(capsys, "doctor", "--try", "--json").out)
+    assert len(rows) == 7 and rows[0]["cause"] == card.outcome[0]
+    shown = call(capsys, "doctor").out
+    assert shown.count("failed (training: the loss of step 1 is 3 off)") == 5 == len(
+        json.loads(call(capsys, "doctor", "--json").out)["paths"])
+
+
+def test_doctor_tries_for_a_run(card, home, capsys):
+    args = ("train", "corpus.txt", "--steps", 4, *SMALL, "-o", "run", "--dtype", "bf16", "--cuda-path", "eager")
+    assert call(capsys, *args).code == 0
+    assert call(capsys, "doctor", "--try", "run").code == 0
+    assert [(t.path, t.precision, t.columns, t.seq, t.optimizer) for t in card.asked] == [
+        *((path, "bf16", 8, 20, "muon") for path in FORCED), ("graph", "float32", 1, 1, None)]
+    assert "no such" in refused(call(capsys, "doctor", "--try", "nothing"))
+    rows = json.loads(call(capsys, "doctor", "--try", "run/best.safetensors", "--json").out)
+    assert [row["path"] for row in rows] == ["graph"]

@@ -1,0 +1,268 @@
+"""kernels/persistent.cu and .py under the emulator, against a time loop in float64 that shares no code with the engine."""
+import contextlib
+import importlib
+import shutil
+import sys
+
+import cupy_stand_in
+import emulate
+import numpy as np
+import pytest
+
+from rnncore import kernels
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
+BOUND = {"tf32": 1e-3, "bf16": 1e-2}  # against the formulas, of an array's largest number
+CLOSE = 1e-3                           # against the formulas on operands rounded alike; seen: 2e-4
+
+
+class RawKernel:
+    """cupy.RawKernel under the emulator; every launch takes the seed that the test has set."""
+    seed, arch = 0, 800
+
+    def __init__(self, code, name, options=(), enable_cooperative_groups=False):
+        self.make = code, name, (*options, f"-D__CUDA_ARCH__={self.arch}")
+        self.cooperative = enable_cooperative_groups
+
+    def __call__(self, grid, block, args, shared_mem=0):
+        emulate.kernel(*self.make)(grid, block, args, shared_mem, seed=RawKernel.seed, cooperative=self.cooperative)
+
+
+@contextlib.contextmanager
+def imported(folder):
+    """kernels/persistent.py over NumPy arrays."""
+    fake = cupy_stand_in.module(folder)
+    fake.RawKernel, fake.zeros = RawKernel, np.zeros
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", fake)
+        for name in ("cuda", "persistent"):
+            patch.delitem(sys.modules, f"rnncore.kernels.{name}", raising=False)
+        yield importlib.import_module("rnncore.kernels.persistent")
+        for name in ("cuda", "persistent"):
+            sys.modules.pop(f"rnncore.kernels.{name}")
+            vars(kernels).pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def persistent(tmp_path_factory):
+    with imported(tmp_path_factory.mktemp("unused")) as module:
+        yield module
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def in_half(x):
+    return np.asarray(x, np.float16).astype(np.float64)
+
+
+def in_bfloat(x):
+    bits = np.asarray(x, np.float32).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+def reference(w, z, h0, c0, keep, dy, dh, dc, rounded=np.asarray):
+    """Forward and backward in float64, a step after the other: (i f g o), h, c; then dz, dh, dc at the initial state.
+
+    rounded: what is done to the operands of products.
+    """
+    w, z, dh, dc = (np.array(a, np.float64) for a in (rounded(w), z, dh, dc))
+    hidden, (_, steps, n) = w.shape[1], z.shape
+    keep = np.ones((steps, n)) if keep is None else keep
+    h, c, activations = [np.array(h0, float)], [np.array(c0, float)], []
+    for t in range(steps):
+        i, f, g, o = (z[:, t] + w @ rounded(keep[t] * h[t])).reshape(4, hidden, n)
+        i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
+        c.append(f * keep[t] * c[t] + i * g)
+        h.append(o * np.tanh(c[t + 1]))
+        activations.append((i, f, g, o))
+    dz = np.zeros_like(z)
+    for t in reversed(range(steps)):
+        (i, f, g, o), tanh_c, before = activations[t], np.tanh(c[t + 1]), keep[t] * c[t]
+        dh = dh + dy[:, t]
+        dc = dc + dh * o * (1 - tanh_c ** 2)
+        dz[:, t] = np.concatenate([dc * g * i * (1 - i), dc * before * f * (1 - f), dc * i * (1 - g * g), dh * tanh_c * o * (1 - o)])
+        dh, dc = keep[t] * (w.T @ rounded(dz[:, t])), keep[t] * dc * f
+    stacked = np.moveaxis(np.array(activations).reshape(steps, 4 * hidden, n), 0, 1)
+    return {"gates": stacked, "h": np.moveaxis(h, 0, 1), "c": np.moveaxis(c, 0, 1), "dz": dz, "dh": dh, "dc": dc}
+
+
+def wide(array, longer: int):
+    """The same numbers as a view on the first steps of an array that has more."""
+    whole = np.full((len(array), array.shape[1] + longer, array.shape[2]), np.nan, np.float32)
+    whole[:, :array.shape[1]] = array
+    return whole[:, :array.shape[1]]
+
+
+def case(hidden, steps, n, documents, seed=0):
+    draw = np.random.default_rng(seed)
+    w = (draw.standard_normal((4 * hidden, hidden)) / hidden ** 0.5).astype(np.float32)
+    shapes = (4 * hidden, steps, n), (hidden, n), (hidden, n), (hidden, steps, n), (hidden, n), (hidden, n)
+    z, h0, c0, dy, dh, dc = (draw.standard_normal(shape).astype(np.float32) for shape in shapes)
+    keep = (draw.random((steps, n)) > 0.3).astype(np.float32) if documents else None
+    return w, z, np.tanh(h0), c0, keep, dy, dh, dc
+
+
+def run(layer, w, z, h0, c0, keep, dy, dh, dc, longer=0):
+    """As `reference`, by the kernels; arrays of `longer` more steps."""
+    hidden, (_, steps, n) = w.shape[1], z.shape
+    h, c, gates = (np.full((hidden, steps + 1, n), np.nan), np.full((hidden, steps + 1, n), np.nan), z)
+    h[:, 0], c[:, 0] = h0, c0
+    h, c, gates, dy = (wide(a, longer) for a in (h, c, gates, dy))
+    dh, dc = dh.copy(), dc.copy()
+    layer.forward(w, gates, h, c, keep)
+    activations = gates.copy()
+    layer.backward(w, gates, c, keep, dy, dh, dc)
+    return {"gates": activations, "h": h, "c": c, "dz": gates, "dh": dh, "dc": dc}
+
+
+def error(found, wanted) -> float:
+    """The largest difference of any array, of that array's largest number; NaN where a number is missing."""
+    return float(np.max([np.abs(found[name] - wanted[name]).max() / np.abs(wanted[name]).max() for name in wanted]))
+
+
+FAST = [  # hidden, steps, n, multiprocessors, precision, __CUDA_ARCH__
+    (64, 5, 3, 132, "tf32", 800), (64, 1, 8, 132, "tf32", 800), (64, 3, 17, 1, "tf32", 800),
+    (192, 4, 11, 4, "tf32", 800), (192, 3, 16, 132, "tf32", 800)]
+SLOW = [
+    (128, 3, 11, 132, "tf32", 750), (128, 3, 11, 132, "bf16", 800), (256, 3, 20, 8, "tf32", 800), (256, 4, 5, 132, "bf16", 800),
+    (320, 3, 9, 132, "tf32", 750), (512, 3, 18, 16, "tf32", 800), (512, 2, 12, 132, "bf16", 800), (576, 3, 4, 132, "tf32", 800),
+    (640, 3, 17, 40, "tf32", 800), (1024, 2, 10, 132, "tf32", 800)]
+
+
+def errors(persistent, hidden, steps, n, multiprocessors, precision, arch, seed, **options) -> tuple[float, float]:
+    """Against the formulas as they are, and on operands rounded as the kernels' are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RawKernel, "seed", seed)
+        patch.setattr(RawKernel, "arch", arch)
+        layer = persistent.Persistent(hidden, steps, n, precision, arch // 10, multiprocessors, **options)
+        given = case(hidden, steps, n, documents=seed % 2 == 1)
+        found = run(layer, *given, longer=seed % 3)
+    return error(found, reference(*given)), error(found, reference(*given, in_half if precision == "tf32" else in_bfloat))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("size", FAST)
+def test_both_loops_equal_the_formulas(persistent, size, seed):
+    plain, rounded = errors(persistent, *size, seed)
+    assert plain < BOUND[size[4]] and rounded < CLOSE
+
+
+@pytest.mark.slow  # two minutes: g++ compiles the kernels of each size
+@pytest.mark.parametrize("size", SLOW)
+def test_both_loops_of_larger_layers_equal_the_formulas(persistent, size):
+    for seed in (0, 5):
+        plain, rounded = errors(persistent, *size, seed)
+        assert plain < BOUND[size[4]] and rounded < CLOSE * (4 if size[4] == "bf16" else 1)
+
+
+def test_a_batch_may_be_worked_off_in_several_chunks_by_few_blocks(persistent):
+    assert persistent.geometry(192, 11, 4) == (64, 3, 16, 1, 1)
+    assert persistent.geometry(512, 100, 132) == (32, 16, 16, 7, 7)
+    assert persistent.geometry(512, 60, 132) == (32, 16, 8, 8, 8)
+    assert persistent.geometry(1024, 128, 132) == (16, 64, 16, 8, 2)
+    assert persistent.geometry(128, 50, 132) == (128, 1, 8, 7, 7)
+
+
+@pytest.mark.parametrize(("asked", "words"), [
+    ((512, 64, "float32", 90, 132), "not float32"), ((512, 64, "tf32", 70, 80), "75"), ((512, 64, "bf16", 75, 40), "80"),
+    ((100, 64, "tf32", 90, 132), "multiple of 64"), ((2048, 64, "tf32", 90, 132), "multiple of 64"), ((0, 1, "tf32", 90, 132), "64"),
+    ((1024, 8, "tf32", 75, 40), "needs 64 multiprocessors"), ((1024, 4096, "bf16", 90, 132), "too many")])
+def test_what_does_not_fit_is_refused_in_one_line(persistent, asked, words):
+    reason = persistent.why_not(*asked)
+    assert words in reason and "\n" not in reason
+    with pytest.raises(ValueError, match=words):
+        persistent.Persistent(asked[0], 5, *asked[1:])
+
+
+def test_every_such_size_fits_an_h200_and_no_sequence_is_left_out(persistent):
+    for hidden in range(64, 1025, 64):
+        for n in (1, 8, 9, 50, 100, 128):
+            for multiprocessors in (64, 108, 132):
+                shape = persistent.geometry(hidden, n, multiprocessors)
+                assert shape.units * shape.members == hidden and shape.chunks * shape.columns >= n
+                assert shape.members == 1 or shape.members * shape.groups <= multiprocessors
+            assert persistent.why_not(hidden, n, "bf16", 90, 132) is None
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda a: {"w": a["w"].T}, lambda a: {"z": a["z"].astype(np.float64)}, lambda a: {"z": a["z"][:, :, :2]},
+    lambda a: {"dy": a["dy"].transpose(0, 2, 1)}, lambda a: {"dh": a["dh"][:, ::2]}])
+def test_arrays_that_the_kernels_cannot_take_are_refused(persistent, spoil):
+    layer = persistent.Persistent(64, 4, 4, "tf32", 80, 132)
+    given = dict(zip(("w", "z", "h", "c", "keep", "dy", "dh", "dc"), case(64, 4, 4, True), strict=True))
+    given |= spoil(given)
+    h = np.zeros((64, 5, 4), np.float32)
+    with pytest.raises(ValueError):
+        layer.forward(given["w"], given["z"], h, h.copy(), given["keep"])
+        layer.backward(given["w"], given["z"], h, given["keep"], given["dy"], given["dh"], given["dc"])
+
+
+WRITE = """                if (t < 0 || cell.tile >= TILES || column >= n) continue;
+#pragma unroll
+                for (int gate = 0; gate < 4; gate++)
+                    gates[(gate * HIDDEN + unit) * gates_ld + first + column] = z[k][gate];
+                h["""
+PLANTED = {
+    "forward does not wait": [("wait(published, 0, HIDDEN - 1, t + 1);", "")],
+    "forward waits for the step before": [("wait(published, 0, HIDDEN - 1, t + 1);", "wait(published, 0, HIDDEN - 1, t);")],
+    "backward does not wait": [("if (MEMBERS > 1) wait(published, warp * SHARE, (warp + 1) * SHARE - 1, done);", "")],
+    "the last block is not waited for": [("member <= last / UNITS", "member < last / UNITS")],
+    "published before all have written": [("    __syncthreads();\n    if (MEMBERS > 1 && threadIdx.x == 0)",
+                                           "    if (MEMBERS > 1 && threadIdx.x == 0)")],
+    "no barrier between parts and sums": [("    __syncthreads();\n#pragma unroll\n    for (int k = 0; k < CELLS; k++) {\n        "
+                                           "const Cell cell = cell_of(k);\n        dh[k] = 0;",
+                                           "#pragma unroll\n    for (int k = 0; k < CELLS; k++) {\n        "
+                                           "const Cell cell = cell_of(k);\n        dh[k] = 0;")],
+    "no barrier behind the copy of h": [("__ldcg((const uint4*)from + at);\n                    __syncthreads();",
+                                         "__ldcg((const uint4*)from + at);")],
+    "the other slot": [("copy + t % 2 * SLOT : slots + t % 2 * SLOT", "copy + t % 2 * SLOT : slots + (t + 1) % 2 * SLOT")],
+    "one slot for all steps, forward": [("copy + t % 2 * SLOT : slots + t % 2 * SLOT", "copy : slots"),
+                                        ("(MEMBERS == 1 ? copy : slots) + (t + 1) % 2 * SLOT", "MEMBERS == 1 ? copy : slots")],
+    "one slot for all steps, backward": [("alone : slots + (t + 1) % 2 * SLOT", "alone : slots"),
+                                         ("alone : slots + t % 2 * SLOT", "alone : slots")],
+    "fragments of W_hh as in the manual": [("(depth * 16) + quarter * 4;", "(depth * 16) + quarter * 2;"),
+                                            ("k * 16 + part / 2 * 2;", "k * 16 + part / 2 * 8;")],
+    "fragments of its transpose, registers 1 and 2": [("r * 16 + part % 2 * 8;", "r * 16 + part / 2 * 8;"),
+                                                      ("const int gate = part / 2 * 2;", "const int gate = part % 2 * 2;")],
+    "gates in another order": [("gate = r % 2 * 2 + part % 2", "gate = r % 2 + part % 2 * 2")],
+    "c of the wrong step": [("c_prev[0], c_prev[n]", "c_prev[n], c_prev[n]")],
+    "keep left out, forward": [("to_16(h_now[k] * keep_next[k])", "to_16(h_now[k])")],
+    "keep left out, backward": [("else dh_now[k] *= keep_next[k];", "")],
+    "columns that are not there": [(WRITE, WRITE.replace(" || column >= n", ""))],
+    "flags of another chunk": [("flags + chunk * MEMBERS;\n            const unsigned done", "flags;\n            const unsigned done")],
+}
+
+
+def planted(text: str, name: str) -> str:
+    for right, wrong in PLANTED[name]:
+        assert text.count(right) == 1, f"persistent.cu no longer has just once: {right}"
+        text = text.replace(right, wrong)
+    return text
+
+
+def test_every_error_can_still_be_planted(persistent):
+    assert len({planted(persistent.CODE, name) for name in PLANTED}) == len(PLANTED)
+
+
+@pytest.mark.slow  # a minute: g++ compiles the kernels with each error
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_error_is_caught(persistent, monkeypatch, name):
+    monkeypatch.setattr(persistent, "CODE", planted(persistent.CODE, name))
+    assert any(caught(persistent, seed) for seed in range(1, 13))
+
+
+def caught(persistent, seed: int) -> bool:
+    """Two chunks of two groups of three blocks."""
+    try:
+        return not errors(persistent, 192, 5, 50, 6, "tf32", 800, seed)[1] <= CLOSE
+    except emulate.Fault:
+        return True
+
+
+@pytest.mark.slow  # g++ compiles the kernels once more
+def test_a_wait_for_ever_ends_where_spins_are_counted(persistent, monkeypatch):
+    monkeypatch.setattr(persistent, "CODE", persistent.CODE.replace("store_release(flags + blockIdx.x, step);", ";"))
+    with pytest.raises(emulate.Fault, match="__trap"):
+        errors(persistent, 192, 2, 4, 3, "tf32", 800, 0, spins=50)

@@ -1,0 +1,76 @@
+"""persistent.cu compiled for real cards, without one: no register is spilled, and shared memory leaves room for the state."""
+import ctypes
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from test_cuda_compiles import CARDS, nvrtc
+from test_persistent import imported
+
+REGISTERS = {64: 120, 192: 240, 320: 216, 576: 208, 640: 224, 704: 240}  # at most; else 255
+SHARED = 40 << 10
+HIDDEN = range(64, 1025, 64)
+
+
+@pytest.fixture(scope="module")
+def persistent(tmp_path_factory):
+    with imported(tmp_path_factory.mktemp("unused")) as module:
+        yield module
+
+
+def variants(persistent, hidden: int):
+    """The options of every kernel that a layer of this size may get, but for the precision."""
+    shapes = {persistent.geometry(hidden, n, 132)[:3] for n in (8, 4096)}
+    return [(f"-DHIDDEN={hidden}", f"-DUNITS={units}", f"-DCOLUMNS={columns}") for units, _, columns in sorted(shapes)]
+
+
+def check(log: str, hidden: int, kernels: int):
+    """What ptxas says of registers and memory."""
+    spills, registers = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log), re.findall(r"Used (\d+) reg", log)
+    assert len(spills) == len(registers) == kernels and set(spills) == {("0", "0")}, log
+    assert max(map(int, registers)) <= REGISTERS.get(hidden, 255), log
+    assert max(map(int, re.findall(r"(\d+) bytes smem", log))) <= SHARED, log
+
+
+def nvcc(path, hidden: int, options, bf16: bool) -> None:
+    cards = [card for card in CARDS if card >= 80 or not bf16]
+    flags = [f"-gencode=arch=compute_{card},code=sm_{card}" for card in cards]
+    done = subprocess.run(["nvcc", "-std=c++17", *flags, *options, f"-DBF16={int(bf16)}", "-Xptxas", "-v", "-c", "-o", "/dev/null", path],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    check(done.stderr, hidden, 2 * len(cards))
+
+
+@pytest.mark.slow  # two minutes: 28 kernels' texts for five cards
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on this machine")
+@pytest.mark.parametrize("bf16", [False, True])
+def test_nvcc_compiles_every_size_for_every_card_without_spills(persistent, tmp_path, bf16):
+    (tmp_path / "persistent.cu").write_text(persistent.CODE)
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(nvcc, tmp_path / "persistent.cu", hidden, options, bf16)
+                for hidden in HIDDEN for options in variants(persistent, hidden)]
+    assert [job.result() for job in jobs] == [None] * len(jobs) and len(jobs) > len(HIDDEN)
+
+
+def by_nvrtc(text: str, options) -> str:
+    """The log of a compilation by NVRTC, with ptxas's words."""
+    library, program, size = ctypes.CDLL(str(nvrtc())), ctypes.c_void_p(), ctypes.c_size_t()
+    assert library.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"persistent.cu", 0, None, None) == 0
+    words = [option.encode() for option in (*options, "-std=c++17", "--ptxas-options=-v")]
+    code = library.nvrtcCompileProgram(program, len(words), (ctypes.c_char_p * len(words))(*words))
+    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetProgramLog(program, log)
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    assert code == 0, log.value.decode()
+    return log.value.decode()
+
+
+@pytest.mark.skipif(nvrtc() is None, reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc-cu12")
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("hidden", [128, 512, pytest.param(1024, marks=pytest.mark.slow)])
+def test_nvrtc_compiles_it_without_spills(persistent, hidden, card):
+    for options in variants(persistent, hidden):
+        check(by_nvrtc(persistent.CODE, (f"-arch=sm_{card}", *options, f"-DBF16={int(card >= 80)}")), hidden, 2)

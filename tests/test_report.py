@@ -1,0 +1,319 @@
+"""The report: its figures are the engine's, its file needs nothing beside itself, and no text of others does harm."""
+import base64
+import dataclasses
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from cli_helpers import SMALL, TEXT, call, corpus, refused
+from conftest import build
+
+import rnncore
+from rnncore import checkpoint, evaluate
+from rnncore.cli import report
+from rnncore.config import SampleConfig
+from rnncore.data.vocab import Vocab
+from rnncore.report import passage
+from rnncore.report.atlas import Atlas
+from rnncore.report.glyphs import glyph, visible
+
+for needed in report.NEEDED:
+    pytest.importorskip(needed, reason=f"the report needs {needed}: pip install -e '.[report]'")
+from rnncore.report import charts, page
+
+HARM = ("</script><script>alert(1)</script>{{7*7}}{% for %}<!--<img src=x onerror=alert(2)>&lt;]]>\\u003c'\"`${1}"
+        "\0\a\x1b[31m\x7f\x85\u2028\u2029\u200f\u202ebad\u202c\ufeff\ud800-\udfff\U0001f600\u0301 https://example.com\r\t\n")
+ROWS = [{"step": k, "loss": 5 / k, "lr": k / 100, "grad_norm": 1 / k} | ({"val_loss": 6 / k} if k % 4 == 0 else {})
+        for k in range(1, 41)]
+
+
+def model_of(text: str, **sizes):
+    model = build(len(set(text)), dtype="float32", **sizes)
+    model.vocab = Vocab.from_text(text)
+    return model
+
+
+def story(text: str = HARM * 9, **more) -> page.Story:
+    model = model_of(text)
+    return page.Story(**{"name": text[:300], "source": text[:300], "rows": ROWS, "floor": 1.5, "notes": [text],
+                         "samples": [(k, text) for k in range(20)], **report.tell_story(model, {}, model.vocab.encode(text), 3)}
+                      | more)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with corpus.txt and in `run` a run on it, two layers."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        corpus(folder, TEXT)
+        call(SimpleNamespace(readouterr=lambda: ("", "")), "train", "corpus.txt", "--steps", 12, *SMALL, "--layers", 2, "-o", "run")
+    return folder
+
+
+@pytest.fixture
+def here(home, tmp_path, monkeypatch):
+    """A copy of it, to be in."""
+    shutil.copytree(home, tmp_path / "home")
+    monkeypatch.chdir(tmp_path / "home")
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("length", [2, 257, 700])
+def test_surprise_is_what_score_measures(length):
+    model = build(vocab_size=7)
+    ids = np.random.default_rng(0).integers(0, 7, length)
+    found = passage.read(model, ids)
+    nats = np.concatenate(list(evaluate.losses(model, ids)))
+    assert np.array_equal(found.bits, nats / np.log(2)) and found.likely.shape == (length - 1, 5)
+    state = None
+    for k, symbol in enumerate(ids[:40][:-1]):
+        logits, state = model.step([symbol], state)
+        p = np.exp(logits[:, 0] - logits.max()) / np.exp(logits - logits.max()).sum()
+        order = np.argsort(-p)[:5]
+        assert np.array_equal(found.likely[k], order) and np.allclose(found.odds[k], p[order], rtol=1e-12)
+
+
+def test_a_passage_of_documents_begins_anew_at_each():
+    model = build(vocab_size=5)
+    model.vocab = Vocab.from_code_points([3, 97, 98, 99, 100], documents="lines")
+    ids = np.array([1, 2, 0, 3, 4, 0, 3, 4])
+    assert np.allclose(passage.read(model, ids).bits[2:], passage.read(model, ids[2:]).bits)
+
+
+def test_weights_that_are_too_large_are_told():
+    model = build(vocab_size=3)
+    model.params["head.weight"][...] = np.inf
+    with pytest.raises(FloatingPointError, match="weights are too large"):
+        passage.read(model, [0, 1, 2])
+
+
+@pytest.mark.parametrize("symbol", sorted(set(HARM)) + ["\u2066", "\u200d", "\x03", "\ue000"])
+def test_what_is_shown_of_a_symbol_harms_nothing(symbol):
+    for text in (visible(symbol), *glyph(symbol)):
+        assert text.encode() is not None and all(c in "\n\t" or c.isprintable() or c in "\u200d\ufeff\ue000" for c in text)
+    assert glyph(symbol).text != "" and (glyph(symbol).name or symbol.isalnum())
+
+
+def test_a_glyph_of_a_byte_is_no_letter_above_ascii():
+    assert glyph("\xe9", "byte") == ("\xb7", "byte 0xe9") and glyph("\xe9") == ("\xe9", "") and glyph("a", "byte") == ("a", "")
+    assert [glyph(s).name for s in "\n\t (\0\ud800"] == ["newline", "tab", "space", "left parenthesis", "U+0000", "U+D800"]
+    assert visible("a\tb\nc\u05d0 \U0001f600") == "a\tb\nc\u05d0 \U0001f600"
+
+
+def test_charts_are_the_same_each_time_and_take_the_colours_of_the_page():
+    first = charts.charts(ROWS, 1.5)
+    assert first == charts.charts(ROWS, 1.5) and [chart.name for chart in first] == ["loss", "rate", "norm"]
+    for chart in first:
+        for svg in (chart.wide, chart.narrow):
+            assert 'role="img"' in svg and "<title" in svg and "<desc" in svg and svg.count("<text") > 3
+            assert not re.search(r"#0[1-6]|url\(|style|http|font-family|metadata|xmlns", svg)
+            assert set(re.findall(r'(?:fill|stroke)="([^"]*)"', svg)) <= {"none", *charts.COLOURS.values()}
+    ids = [name for chart in first for svg in {chart.wide, chart.narrow} for name in re.findall(r' id="([^"]*)"', svg)]
+    assert len(ids) == len(set(ids))
+    assert "5.000 at step 1 to 0.125 at step 40" in first[0].summary and "counting alone reaches 1.500" in first[0].summary
+
+
+@pytest.mark.parametrize("rows, names", [
+    ([], []), (ROWS[:1], []), ([{"step": 1, "loss": 2}, {"step": 2}], []), ([{"step": k, "loss": 2} for k in (1, 2)], ["loss"]),
+    ([{"step": k, "grad_norm": 0, "lr": 0} for k in (1, 2)], ["rate"]),
+    ([{"step": k, "loss": 1 / k, "lr": 1e-300} for k in range(1, 3000)], ["loss", "rate"])])
+def test_charts_of_little_or_much(rows, names):
+    assert [chart.name for chart in charts.charts(rows, None)] == names
+    assert len(charts.table(rows)) <= charts.ROWS + 1
+
+
+def test_the_table_has_the_first_the_last_and_the_best():
+    rows = [{"step": k, "val_loss": abs(k - 33) + 1.0, "loss": 1.0} for k in range(1, 101)]
+    steps = [row[0] for row in charts.table(rows)]
+    assert steps[0] == 1 and steps[-1] == 100 and 33 in steps and len(steps) <= charts.ROWS + 1
+
+
+def test_data_in_a_script_is_the_data_and_no_markup():
+    text = page.embedded({"a": HARM})
+    assert text.isascii() and not set(text) & set("<>&\0\n") and json.loads(text) == {"a": HARM}
+
+
+class Outline(HTMLParser):
+    """A page's scripts and styles, its attributes, and its Content-Security-Policy."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.attributes, self.scripts, self.tags, self.policy = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag == "meta" and dict(attrs).get("http-equiv") == "Content-Security-Policy":
+            self.policy = dict(attrs)["content"]
+
+        if tag in ("script", "style"):
+            self.scripts.append([tag, ""])
+
+    def handle_endtag(self, tag):
+        self.tags.append("/" + tag)
+
+    def handle_data(self, data):
+        if self.tags[-1:] in (["script"], ["style"]):
+            self.scripts[-1][1] += data
+
+
+def test_a_page_of_harmful_texts_is_of_our_scripts_alone():
+    text = page.render(story())
+    found = Outline(text)
+    assert [tag for tag, _ in found.scripts] == ["style", "script", "script"]
+    (_, style), (_, data), (_, script) = found.scripts
+    assert found.policy.startswith("default-src 'none'") and "unsafe" not in found.policy and "http" not in found.policy
+    assert page.digest(style) in found.policy and page.digest(script) in found.policy
+    assert not re.search(r"http:|https:|//|url\(|@import", style + script) and not re.search(r"https?:", data)
+    for tag, name, value in found.attributes:
+        assert not name.startswith("on") and name not in ("style", "srcset", "action"), (tag, name)
+        assert name not in ("src", "href") or value == "data:," or value.startswith("#"), (tag, name, value)
+        assert name in ("aria-label", "content") or not re.search(r"https?:|//|url\(", value or ""), (tag, name, value)
+    assert "49" not in re.findall(r"<h1>(.*?)</h1>", text, re.DOTALL)[0] and "{{7*7}}" in text and text.encode()
+    assert not set(text) & set("\0\a\x1b\x7f\x85\u2028\u2029\u202e\ud800")
+
+
+@pytest.mark.parametrize("sizes, left", [((2, 128), 0), ((2, 2048), 1), ((1, 4), 0)])
+def test_cells_are_left_out_where_there_is_no_room(sizes, left):
+    layers, hidden = sizes
+    n, rng = 1100, np.random.default_rng(0)
+    cells = rng.uniform(-1, 1, (layers, hidden, n)).astype(np.float32)
+    probes = {"digit": rng.integers(0, 2, n).astype(float)}
+    ranking = {"digit": [(layers - 1, hidden - 1, -0.9), (0, 2, 0.5), (0, 1, 0.4)]}
+    atlas = Atlas("ab\n" * (n // 3) + "ab", cells, probes, ranking, [{"input": (0.1, 0.2)}] * layers)
+    found = page.cells(atlas, 2)
+    shown = found["shown"]
+    values = np.frombuffer(base64.b64decode(found["values"]), np.int8).reshape(-1, shown)
+    assert len(found["values"]) < 2.2e6 and bool(page.left_out(atlas)) == bool(left)
+    assert (len(found["cells"]) < layers * hidden) == bool(left) and found["cells"] == sorted(found["cells"])
+    best = [found["cells"][place] for place, _ in found["probes"][0]["best"]]
+    assert best == [(layers - 1, hidden - 1), (0, 2)] and found["probes"][0]["about"]
+    assert np.abs(values[found["cells"].index((0, 2))] / 127 - cells[0, 2, :shown]).max() < 0.5 / 127 + 1e-6
+
+
+def test_a_page_of_any_model_is_below_3_mb():
+    """Of cells whose base64 is all slashes, too."""
+    told = story("".join(map(chr, range(64, 127))) * 70)
+    n, hidden = len(told.atlas.text), 512
+    cells = np.full((3, hidden, n), -1 / 127, np.float32)
+    wide = dataclasses.replace(told.atlas, cells=cells, ranking={"digit": [(2, 511, -0.9)]}, probes={"digit": np.ones(n)})
+    assert 2e6 < len(page.render(dataclasses.replace(told, atlas=wide)).encode()) < 3e6
+
+
+@pytest.mark.parametrize("text, wanted", [
+    ("a" * 300 + "\n" + "b1" * 200 + "\n" + "c" * 700, (301, 702)),         # a line in which it varies, to its end
+    ("x1\n" * 300, (0, 3 * page.LINES)), ("a" * 100, (0, 100)),            # so many lines; all there is
+    ("a" * 420 + "1a" * 210 + "a" * 420, (420, 840)), ("\n" * 500, (0, page.LINES))])
+def test_an_excerpt_is_where_a_probe_varies_most(text, wanted):
+    probe = np.array([symbol == "1" for symbol in text], float)
+    begin, end = page.excerpt(probe, text)
+    assert (begin, min(end, wanted[1])) == wanted and end - begin <= page.EXCERPT
+    assert text[begin:end - 1].count("\n") < page.LINES
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance, as WCAG 2 has it."""
+    parts = [int(colour[k:k + 2], 16) / 255 for k in (1, 3, 5)]
+    return sum(w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4)
+               for w, c in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_colour_has_enough_contrast(theme):
+    """Text 4.5 to 1, lines 3 to 1 (WCAG 2, AA)."""
+    css = (page.TEMPLATES / "page.css").read_text()
+    part = css[css.index(f"color-scheme: {theme}"):][:900]
+    colours = dict(reversed(re.findall(r"--([\w-]+): (#\w{6})", part)))
+
+    def contrast(a: str, b: str) -> float:
+        low, high = sorted(luminance(colours[name]) for name in (a, b))
+        return (high + 0.05) / (low + 0.05)
+
+    marks = [f"{kind}{level}" for kind, most in (("b", 5), ("n", 4), ("p", 4)) for level in range(1, most + 1)]
+    for mark in marks:
+        ink = f"{mark}-ink" if f"{mark}-ink" in colours else "ink"
+        assert contrast(mark, ink) >= 4.5, mark
+    for ink in ("ink", "faint", "accent"):
+        assert contrast(ink, "paper") >= 4.5 and contrast(ink, "raised") >= 4.5, ink
+    assert all(contrast(line, "paper") >= 3 for line in ("train", "validation", "floor"))
+
+
+def test_the_report_of_a_run(here, capsys):
+    result = call(capsys, "report", "run")
+    text = (here / "run/report.html").read_text()
+    assert result.code == 0 and result.out.startswith("run/report.html: ") and len(text) < 3e6
+    for words in ("<h1>run</h1>", "step 12", "counting alone", "2 x 16 LSTM", "the beginning of the validation text", "Learning rate"):
+        assert words in text
+    assert call(capsys, "report", "run").code == 0 and (here / "run/report.html").read_text() == text
+    other = here / "mine.html"
+    other.write_text("mine")
+    assert "exists already" in refused(call(capsys, "report", "run", "-o", other)) and other.read_text() == "mine"
+
+
+def test_the_report_of_a_model_file_says_what_it_lacks(here, capsys):
+    shutil.copy("run/best.safetensors", "alone.safetensors")
+    assert call(capsys, "report", "alone.safetensors").code == 0
+    text = (here / "alone-report.html").read_text()
+    assert "there are no curves and no samples" in text and 'id="learning"' not in text and 'id="samples"' not in text
+    assert "exists already" in refused(call(capsys, "report", "alone.safetensors"))
+    checkpoint.save(model_of("ab\n"), "bare.safetensors")
+    corpus(here, "abba\nZab\n" * 9, "other.txt")
+    assert call(capsys, "report", "bare.safetensors", "--text", "other.txt", "--cells", 1).code == 0
+    text = (here / "bare-report.html").read_text()
+    assert "the beginning of other.txt" in text and "9 characters of other.txt are not in" in text
+
+
+def test_without_its_corpus_it_reads_what_it_writes(here, capsys):
+    (here / "corpus.txt").unlink()
+    (here / "run/samples.txt").unlink()
+    (here / "run/metrics.jsonl").write_text('{"step": 1, "loss": 1e999}\n{"step": 2, "loss": 1' + "0" * 400 + '}\n[]\n{"step"\n')
+    assert call(capsys, "report", "run").code == 0
+    text, model = (here / "run/report.html").read_text(), checkpoint.load("run/best.safetensors", "cpu")
+    written = "".join(rnncore.generate(model, length=report.CHARACTERS, temperature=SampleConfig.temperature, seed=1))
+    shown = json.loads(text.split('id="data">')[1].split("</script>")[0])
+    ids = np.frombuffer(base64.b64decode(shown["passage"]["ids"]), "<u2")
+    assert "".join(shown["glyphs"][k][0][-1] for k in ids) == written and "what it wrote itself" in text
+
+
+def test_without_the_extra_one_line_says_how_to_get_it(here, capsys, monkeypatch):
+    monkeypatch.setattr(report, "NEEDED", ("matplotlib", "no_such_package"))
+    assert refused(call(capsys, "report", "run")).endswith("a report needs no_such_package: pip install 'rnncore[report]'")
+    monkeypatch.delenv("RNNCORE_NO_REPORT")
+    result = call(capsys, "train", "corpus.txt", "--steps", 2, *SMALL, "-o", "new")
+    assert result.code == 0 and "report" not in result.err and not (here / "new/report.html").exists()
+
+
+def test_training_ends_with_a_report_unless_it_is_not_wanted(here, capsys, monkeypatch):
+    monkeypatch.delenv("RNNCORE_NO_REPORT")
+    result = call(capsys, "train", "corpus.txt", "--steps", 2, *SMALL, "-o", "new")
+    assert result.code == 0 and result.err.endswith("report in new/report.html: open it in a browser\n")
+    before = (here / "new/report.html").read_text()
+    assert call(capsys, "train", "--resume", "-o", "new", "--steps", 3).code == 0
+    assert (here / "new/report.html").read_text() != before
+    assert call(capsys, "train", "corpus.txt", "--steps", 2, *SMALL, "-o", "none", "--no-report").code == 0
+    assert not (here / "none/report.html").exists()
+
+
+@pytest.mark.parametrize("error", [ValueError("no\nluck"), MemoryError(), KeyboardInterrupt()])
+def test_a_report_that_fails_fails_no_run(here, capsys, monkeypatch, error):
+    def fail(*args):
+        raise error
+
+    monkeypatch.delenv("RNNCORE_NO_REPORT")
+    monkeypatch.setattr(page, "render", fail)
+    result = call(capsys, "train", "corpus.txt", "--steps", 2, *SMALL, "-o", "new")
+    words = {"no\nluck": "no luck"}.get(str(error), type(error).__name__)
+    assert result.code == 0 and result.err.splitlines()[-1] == (
+        f"warning: no report was made ({words}); `rnncore report new` makes one")
+
+
+def test_a_model_of_bytes(here, capsys):
+    (here / "bytes.bin").write_bytes(bytes(range(256)) * 20)
+    assert call(capsys, "train", "bytes.bin", "--level", "byte", "--steps", 2, *SMALL, "-o", "bytes").code == 0
+    assert call(capsys, "report", "bytes").code == 0 and "byte 0xff" in (here / "bytes/report.html").read_text()

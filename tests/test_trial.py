@@ -1,0 +1,208 @@
+"""The trial of a path: whatever becomes of its process there is a verdict; and its judgement, on the CPU, over paths
+that are right and over such as are wrong."""
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rnncore import trial, trust
+from rnncore.trial import Task, attempt, build
+from rnncore.trust import Unable
+
+SMALL = Task("float32", "cpu", 11, 6, 24, 2, 5, 9, "adam")
+
+
+@pytest.fixture
+def child(monkeypatch):
+    """Trials whose process runs this code, and that may be silent for a second."""
+    monkeypatch.setattr(trust, "SILENCE", 1.0)
+    monkeypatch.setattr(trust, "END", 0.5)
+
+    def run(code: str):
+        monkeypatch.setattr(trust, "CHILD", f"import json, sys\ndef say(**m): print(json.dumps(m), flush=True)\n{code}")
+        return trust.run(SMALL)
+    return run
+
+
+@pytest.mark.parametrize(("code", "cause"), [
+    ("say(stage='training'); import os; os.abort()", "training: killed by SIGABRT"),
+    ("import ctypes; ctypes.string_at(0)", "the start: killed by SIGSEGV"),
+    ("say(stage='a'); say(stage='b'); import time; time.sleep(60)", "b: no sign of life for 1 s"),
+    ("say(cause=None, ms=1.0, eager_ms=2.0); import time; time.sleep(60)", "the start: no sign of life for 1 s"),
+    ("say(cause=None, ms=1.0, eager_ms=2.0); sys.exit(1)", "the start: ended with exit code 1"),
+    ("raise RuntimeError('illegal\\x1b[1m')", "ended with exit code 1: RuntimeError: illegal\\x1b[1m"),
+    ("pass", "the start: ended with exit code 0"), ("say(cause=None)", "no time was measured"),
+    ("say(cause=None, ms=0.0, eager_ms=1.0)", "no time was measured"), ("say(cause=3)", "ended with exit code 0"),
+    ("say(cause='the loss of step 1 is 2 off')", "the loss of step 1 is 2 off"),
+])
+def test_a_trial_that_ends_badly_or_not_at_all_has_failed(child, code, cause):
+    begun = time.monotonic()
+    found = child(code)
+    assert cause in found[0] and found[1:] == (None, None) and time.monotonic() - begun < 5
+
+
+def test_what_else_a_process_says_is_not_heard(child):
+    code = "print('hello'); print('[1]'); print('{'); print('\\xff'); say(stage='x' * 9, other=1)"
+    assert child(f"{code}; say(cause=None, ms=1, eager_ms=2.5)") == (None, 1, 2.5)
+
+
+def test_a_long_trial_that_gives_signs_of_life_goes_on(child):
+    code = "import time\nfor _ in range(3): say(stage='x'); time.sleep(0.5)\nsay(cause=None, ms=1, eager_ms=2)"
+    assert child(code) == (None, 1, 2)
+
+
+def test_a_trial_that_cannot_have_the_card_says_so(child):
+    with pytest.raises(Unable, match="busy"):
+        child("say(unable='device cuda cannot be used: busy')")
+
+
+def test_an_interrupted_trial_leaves_no_process(child, monkeypatch):
+    def interrupted(pipe):
+        next(iter(pipe))
+        raise KeyboardInterrupt
+
+    started, start = [], trust._start
+    monkeypatch.setattr(trust, "_messages", interrupted)
+    monkeypatch.setattr(trust, "_start", lambda *args: started.append(start(*args)) or started[0])
+    with pytest.raises(KeyboardInterrupt):
+        child("say(stage='x'); import time; time.sleep(60)")
+    assert started[0].poll() == -9
+
+
+@pytest.mark.parametrize("task", [SMALL, replace(SMALL, optimizer=None, seq=1)])
+def test_the_whole_trial_in_its_own_process(task):
+    """Eager beside itself on the CPU; in a folder whose modules must not be taken for ours."""
+    cause, ms, eager_ms = trust.run(task)
+    assert cause is None and 0 < ms < 1000 and 0 < eager_ms < 1000
+
+
+def test_the_real_process_tells_a_missing_card_from_a_bad_path(tmp_path):
+    (tmp_path / "json.py").write_text("1 / 0")
+    code = ("from rnncore import trust; from rnncore.trial import Task; "
+            "trust.run(Task('tf32', 'cuda', 5, 4, 8, 1, 2, 3, 'adam'))")
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(trust.ROOT), "CUDA_VISIBLE_DEVICES": ""})
+    assert "Unable: device cuda cannot be used" in done.stderr.splitlines()[-1]
+
+
+# The trial's judgement, on the CPU
+
+def rounded(array, bits: int):
+    """float32 with so many bits of the mantissa less, to the nearest."""
+    mask = np.uint32(0xFFFFFFFF << bits & 0xFFFFFFFF)
+    return ((array.view(np.uint32) + np.uint32(1 << bits - 1)) & mask).view(np.float32)
+
+
+def play(task: Task, wrong=None, bits: int = 0) -> list[dict]:
+    """The trial's messages where "graph" is eager with rounded weights, and `wrong` done to its model."""
+    def make(task, path, precision, documents=False):
+        model = build(task, "eager", "float64" if precision == "float64" else "float32", documents)
+        if path == "eager":
+            return model
+        if bits:
+            once, flat = model.loss_and_grads, model.params.flat
+
+            def loss_and_grads(*args, **kwargs):
+                kept = flat.copy()
+                flat[...] = rounded(flat, bits)
+                found = once(*args, **kwargs)
+                flat[...] = kept
+                return found
+            model.loss_and_grads = loss_and_grads
+        if wrong:
+            wrong(model)
+        return model
+    return list(attempt(task, make))
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("float64", 0), ("float32", 0), ("tf32", 13), ("bf16", 16)])
+@pytest.mark.parametrize("optimizer", ["adam", "muon", None])
+def test_a_right_path_passes(precision, bits, optimizer):
+    verdict = play(replace(SMALL, precision=precision, path="graph", optimizer=optimizer), bits=bits)[-1]
+    assert verdict["cause"] is None and verdict["ms"] > 0 and verdict["eager_ms"] > 0
+
+
+def test_another_precision_than_was_asked_for_fails():
+    assert play(replace(SMALL, path="graph"), bits=13)[-1]["cause"].startswith("training: ")
+    assert play(replace(SMALL, path="graph", precision="tf32"), bits=20)[-1]["cause"]
+
+
+def patched(change):
+    """A fault: change(once, x, y, state, keep, dropout) in the place of loss_and_grads."""
+    def wrong(model):
+        once = model.loss_and_grads
+        model.loss_and_grads = lambda x, y, s=None, keep=None, dropout=None: change(once, x, y, s, keep, dropout)
+    return wrong
+
+
+def a_row(name: str):
+    """A gradient where row 3 was not written; of an LSTM's, unit 3's of all gates."""
+    def change(once, x, y, state, keep, dropout):
+        loss, grads, state = once(x, y, state, keep=keep, dropout=dropout)
+        grads[name][3::24] = 0
+        return loss, grads, state
+    return patched(change)
+
+
+def a_state(once, x, y, state, keep, dropout):
+    """One unit's state is not written."""
+    loss, grads, after = once(x, y, state, keep=keep, dropout=dropout)
+    after.h[1, 2] = 0.0
+    return loss, grads, after
+
+
+WRONG = {
+    "documents flow into each other": lambda model: setattr(model, "keep", lambda ids: None),
+    "the masks are always the first step's": patched(
+        lambda once, x, y, s, k, d: once(x, y, s, keep=k, dropout=d._replace(step=0))),
+    "the state is not carried": patched(lambda once, x, y, s, k, d: once(x, y, None, keep=k, dropout=d)),
+    "the state does not begin at zero": patched(
+        lambda once, x, y, s, k, d: once(x, y, s or once(x, y, dropout=d)[2], keep=k, dropout=d)),
+    "weights are not dropped": patched(
+        lambda once, x, y, s, k, d: once(x, y, s, keep=k, dropout=d._replace(weight_rate=0.0))),
+    "a row of a gradient is missing": a_row("lstm.weight_hh_l1"),
+    "an entry of a bias is missing": a_row("lstm.bias_ih_l0"),
+    "a symbol's gradient is missing": a_row("embedding.weight"),
+    "a unit's state is stale": patched(a_state),
+    "windows are all of one length": patched(lambda once, x, y, s, k, d: once(
+        np.concatenate([x, x[-1:]]) if len(x) < 9 else x, np.concatenate([y, y[-1:]]) if len(x) < 9 else y, s,
+        keep=k, dropout=d)),
+    "the loss is a hundredth off": patched(lambda once, x, y, s, k, d: (lambda f: (f[0] * 1.01, *f[1:]))(
+        once(x, y, s, keep=k, dropout=d))),
+}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_wrong_path_fails(fault, precision, optimizer):
+    verdict = play(replace(SMALL, precision=precision, path="graph", optimizer=optimizer), WRONG[fault])[-1]
+    assert verdict["cause"] and "is rounding" in verdict["cause"] and "\n" not in verdict["cause"]
+
+
+@pytest.mark.parametrize("fault", ["another", "greedy", "stuck"])
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_a_wrong_writer_fails(monkeypatch, precision, fault):
+    right = trial.generate_ids
+
+    def generate_ids(model, prompt, config, count):
+        ids = None
+        for k, chosen in enumerate(right(model, prompt, config, count)):
+            odd = fault == "another" and k % 8 == 7
+            ids = ids if fault == "stuck" and k > 30 else (chosen + 1) % 11 if odd else chosen
+            yield ids if fault != "greedy" or config.temperature else np.zeros_like(ids)
+
+    monkeypatch.setattr(trial, "generate_ids", generate_ids)
+    for task in (SMALL, replace(SMALL, optimizer=None, seq=1, columns=3)):
+        assert "symbols written" in play(replace(task, path="graph", precision=precision))[-1]["cause"]
+
+
+def test_numbers_that_are_none_are_no_match():
+    def nothing(once, x, y, state, keep, dropout):
+        loss, grads, state = once(x, y, state, keep=keep, dropout=dropout)
+        return loss, grads, type(state)(state.h * np.nan, state.c)
+    assert play(replace(SMALL, path="graph", precision="bf16"), patched(nothing))[-1]["cause"]
