@@ -101,7 +101,7 @@ def show(found, ranking: dict) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, markup=False)
-    table = Table("probe", "cell", "r", "^ in the upper half of its range, or for r < 0 the lower", box=box.SIMPLE_HEAD)
+    table = Table("probe", "cell", "r", "^ where the cell is high, or for r < 0 low", box=box.SIMPLE_HEAD)
     width = max(LEAST, console.width - BESIDE)
     for name, ranked in ranking.items():
         place = liveliest(found.probes[name], width)
@@ -109,8 +109,9 @@ def show(found, ranking: dict) -> None:
             marked = excerpt(found.text, found.cells[layer, cell] * (1 if r > 0 else -1), place)
             table.add_row("" if row else name, f"{layer}.{cell}", f"{r:+.2f}", marked)
     console.print(table)
-    gates = [(gate, edge) for gate in found.saturation[0] for edge in ("< 0.1", "> 0.9")]
-    table = Table("share of time", *(f"{gate} {edge}" for gate, edge in gates), box=box.SIMPLE_HEAD)
+    gates = [f"{gate} {how}" for gate in found.saturation[0] for how in ("shut", "open")]
+    table = Table("share of time", *gates, box=box.SIMPLE_HEAD, caption="shut: below 0.1; open: above 0.9",
+                  caption_justify="left")
     for layer, shares in enumerate(found.saturation):
         table.add_row(f"layer {layer}", *(f"{share:.1%}" for pair in shares.values() for share in pair))
     console.print(table)

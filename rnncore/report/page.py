@@ -2,7 +2,7 @@
 import base64
 import hashlib
 import json
-from bisect import bisect_right
+from bisect import bisect
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -144,12 +144,14 @@ def excerpt(probe: np.ndarray, text: str) -> tuple[int, int]:
     """(begin, end) of the stretch over which the probe (n,) varies most: of lines, or where they are long of EXCERPT."""
     symbols = len(probe)
     lines = [k + 1 for k in range(symbols - 1) if text[k] == "\n"]
-    starts = {0, *(k for k in (*lines, *range(0, symbols, EXCERPT)) if k + EXCERPT <= symbols)}
+    within = [k for k in range(0, symbols, EXCERPT) if bisect(lines, k) == bisect(lines, k - EXCERPT)]
+    starts = {0, *(k for k in (*lines, *within) if k + EXCERPT <= symbols)}
 
     def end(begin: int) -> int:
-        """Where a stretch ends: after so many lines or symbols, whichever is first."""
-        after = lines[bisect_right(lines, begin):][LINES - 1:LINES]
-        return min(begin + EXCERPT, symbols, *after)
+        """Where a stretch ends: after so many lines or symbols; with a line where it is more than half as long."""
+        last, after = min(begin + EXCERPT, symbols), bisect(lines, begin)
+        ends = [k for k in lines[after:after + LINES] if k <= last]
+        return ends[-1] if len(ends) == LINES or ends and ends[-1] > begin + EXCERPT // 2 else last
 
     begin = max(sorted(starts), key=lambda start: probe[start:end(start)].std())
     return begin, end(begin)
