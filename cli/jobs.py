@@ -15,9 +15,9 @@ from rnncore.runs import RunError, RunFolder
 from rnncore.sample import samples
 from rnncore.train import Clock, Training
 
-from . import options, prepare
+from . import options, prepare, tensorboard
 from .corpus import bring
-from .progress import describe_floor
+from .progress import describe_floor, tell
 
 LATE = 0.7  # of the steps: a best model from before was followed by worse ones for long
 FREE = {"epochs", "steps", "minutes", "eval_every", "patience"}  # what a resumed run may change,
@@ -32,6 +32,14 @@ class Job:
     notes: list[str]
     saving: SaveConfig = SaveConfig()
 
+    def __post_init__(self):
+        self._events = None
+        if self.saving.tensorboard:
+            settings, model = self.folder.settings, self.training.model
+            about = {"corpus": settings["corpus"]["name"], "preset": settings.get("preset"), **asdict(model.config),
+                     "precision": model.precision, **asdict(self.training.config)}
+            self._events = tensorboard.Events(self.folder.path, about, (settings.get("floor") or {}).get("nats"))
+
     def sample(self, length: int) -> str:
         """What the model writes now, from a newline on; the same coins each time."""
         model = self.training.model
@@ -45,6 +53,16 @@ class Job:
             return (f"{self.folder.path} cannot be written ({error.strerror}): make room on the disk; "
                     "what it holds is whole")
         return None
+
+    def mirror(self) -> str | None:
+        """Write for TensorBoard what was logged, where that is wanted; returns what went wrong, in one line."""
+        return self.write(self._events.follow) if self._events else None
+
+    def close(self) -> None:
+        """Write the last of it."""
+        trouble = self.write(self._events.close) if self._events else None
+        if trouble:
+            tell(trouble)
 
     def too_large(self) -> str:
         """What to say where memory ran out on the way: a batch that takes half, in figures."""
@@ -86,6 +104,7 @@ def start(given: dict) -> Job:
     parts, record, warnings = prepare.split_ids(prepare.encoded(corpus, vocab), given["val"], given["test"])
     preset, sizes, config, reasons = prepare.choose(given, config, len(parts[0]), len(vocab), old, kernel)
     saving = SaveConfig(**{name: given[name] for name in SAVING})
+    tensorboard.check(saving)
     settings = {"corpus": _about(corpus, how),
                 "asked": {name: given[name] for name in ("batch", "seq", "threads")}, "split": record,
                 "preset": preset, "init_from": given["init_from"], "extend_vocab": given["extend_vocab"],
@@ -168,8 +187,9 @@ def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document
 
 
 def _saving(settings: dict, given: dict, explicit: set[str]) -> SaveConfig:
-    """What the folder is to keep: as stored, or as was asked for anew, which is stored."""
+    """What the folder is to keep: as stored, or as was asked for anew, which is stored. Raises RunError."""
     saving = replace(SaveConfig(**settings.get("saving", {})), **{name: given[name] for name in SAVING & explicit})
+    tensorboard.check(saving)
     settings["saving"] = asdict(saving)
     return saving
 

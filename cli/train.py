@@ -97,6 +97,8 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
     _of(SaveConfig, "save_every", "Save [default: with validation].", type=click.IntRange(1), metavar="STEPS"),
     _of(SaveConfig, "keep", "Keep the last N saved models as step-*.safetensors.", type=click.IntRange(0),
         metavar="N"),
+    ("--tensorboard/--no-tensorboard", {"help": "Write metrics and samples for TensorBoard, too.",
+                                        **options.default_of(SaveConfig, "tensorboard")}),
     ("--no-report", {"is_flag": True, "envvar": "RNNCORE_NO_REPORT",
                      "help": "Make no report.html at the end; it is made where matplotlib and jinja2 are installed."}))
 def command(**given):
@@ -122,6 +124,8 @@ def command(**given):
         code = drive(job)
     except MemoryError:
         raise jobs.RunError(job.too_large()) from None
+    finally:
+        job.close()
     if not code and job.training.step > begun and not given["no_report"]:
         from . import report
         report.after(job, given["device"])
@@ -157,7 +161,7 @@ def drive(job) -> int:
     with Interrupt() as interrupt, display() as shown, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of numbers that Training finds itself
         for p in training:
-            troubles = [*(f"warning: {note}" for note in p.notes), job.write(folder.log, p)]
+            troubles = [*(f"warning: {note}" for note in p.notes), job.write(folder.log, p), job.mirror()]
             shown.update(p)
             if p.step % every.sample_every == 0 if every.sample_every else p.milestone:
                 sample = job.sample(SAMPLE)

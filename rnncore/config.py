@@ -85,10 +85,11 @@ PATHS = "eager", "graph", "wavefront", "persistent"  # as there; each falls back
 @dataclass(frozen=True)
 class SaveConfig:
     """What a run leaves in its folder on the way: a save and a sample every so many steps (None: with validation), and
-    the last `keep` saved models beside the best and the last."""
+    the last `keep` saved models beside the best and the last; tensorboard: event files too."""
     save_every: int | None = OPTIONAL
     sample_every: int | None = OPTIONAL
     keep: int = 0
+    tensorboard: bool = False
 
     def __post_init__(self):
         for field, least in (("save_every", 1), ("sample_every", 1), ("keep", 0)):

@@ -3,6 +3,7 @@
     best.safetensors   the model with the lowest validation loss     metrics.jsonl   a row a second, and the last
     last.safetensors   all that resuming needs                       samples.txt     what the model wrote on the way
     step-000100.safetensors and so on: what `last` was after those steps, as many as are to be kept
+    tensorboard/       metrics and samples for TensorBoard, where they are wanted
 """
 import datetime
 import json
@@ -25,6 +26,7 @@ from .train import Progress, Training
 
 RUNS = Path("runs")
 NO_MODEL = {"metrics.jsonl", "samples.txt"}
+EVENTS = "tensorboard"
 
 
 class RunFolder:
@@ -253,7 +255,7 @@ def _append(path: Path, text: str) -> None:
 
 def _remains(path: Path) -> bool:
     """Whether this may be left of a run that ended before it saved a model."""
-    return path.name in NO_MODEL or path.name == LOCK or path.match(".*.tmp")
+    return path.name in {*NO_MODEL, EVENTS, LOCK} or path.match(".*.tmp")
 
 
 def _row(line: str) -> dict | None:

@@ -126,8 +126,9 @@ def _svg(name: str, title: str, summary: str, draw: Callable, size: tuple[float,
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 8 if size is WIDE else 9.5, "axes.linewidth": 0.6,
-                                "text.color": INK, "xtick.labelcolor": FAINT, "ytick.labelcolor": FAINT}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 8 if size is WIDE else 9.5,
+                                "axes.linewidth": 0.6, "text.color": INK, "xtick.labelcolor": FAINT,
+                                "ytick.labelcolor": FAINT}):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         draw(axes)

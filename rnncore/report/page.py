@@ -1,4 +1,4 @@
-"""A page tells of one model in one HTML file that needs nothing beside itself: no other file, no address, no network."""
+"""A page tells of one model in one HTML file that needs nothing beside itself: no other file, no network."""
 import base64
 import hashlib
 import json
@@ -141,7 +141,7 @@ def about(name: str) -> str:
 
 
 def excerpt(probe: np.ndarray, text: str) -> tuple[int, int]:
-    """(begin, end) of the stretch over which the probe (n,) varies most: of lines, or where they are long of EXCERPT."""
+    """(begin, end) of the stretch over which the probe (n,) varies most: lines, or where they are long EXCERPT of one."""
     symbols = len(probe)
     lines = [k + 1 for k in range(symbols - 1) if text[k] == "\n"]
     within = [k for k in range(0, symbols, EXCERPT) if bisect(lines, k) == bisect(lines, k - EXCERPT)]

@@ -1,4 +1,4 @@
-"""A passage is a stretch of text with how much each of its symbols surprised the model, and what it expected instead."""
+"""A passage is a stretch of text with how much each symbol of it surprised the model, and what it expected instead."""
 from dataclasses import dataclass
 
 import numpy as np

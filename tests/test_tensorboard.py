@@ -1,0 +1,137 @@
+"""`train --tensorboard`: what TensorBoard's own reader reads is what metrics.jsonl and samples.txt hold, each step once."""
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from cli_helpers import SMALL, TEXT, call, corpus, refused
+
+from rnncore import checkpoint, runs
+from rnncore.cli import tensorboard
+
+for needed in ("tensorboardX", "tensorboard"):
+    pytest.importorskip(needed, reason=f"{needed} writes or reads event files: pip install tensorboardX tensorboard")
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboardX.event_file_writer import EventsWriter
+
+
+@pytest.fixture
+def train(capsys, tmp_path, monkeypatch):
+    """`rnncore train corpus.txt ARGS -o run`, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    corpus(tmp_path, TEXT)
+    return lambda *args: call(capsys, "train", "corpus.txt", *SMALL, *args, "-o", "run")
+
+
+def rows() -> list[dict]:
+    with open("run/metrics.jsonl") as file:
+        return list(map(json.loads, file))
+
+
+def read() -> EventAccumulator:
+    found = EventAccumulator("run/tensorboard", {"scalars": 0, "tensors": 0})
+    found.Reload()
+    return found
+
+
+def texts(found: EventAccumulator, tag: str) -> list[tuple[int, str]]:
+    return [(event.step, event.tensor_proto.string_val[0].decode()) for event in found.Tensors(f"{tag}/text_summary")]
+
+
+def assert_mirrored() -> EventAccumulator:
+    """The events are those of the files: values as float32 has them, times apart as the seconds are."""
+    found, logged = read(), rows()
+    for name, tag in tensorboard.SCALARS.items():
+        wanted = [(row["step"], pytest.approx(row[name], rel=1e-6)) for row in logged if row[name] is not None]
+        assert [(event.step, event.value) for event in found.Scalars(tag)] == wanted and wanted, tag
+    times = [event.wall_time for event in found.Scalars("loss/train")]
+    assert [t - times[0] for t in times] == pytest.approx([row["seconds"] - logged[0]["seconds"] for row in logged], abs=1e-5)
+    with open("run/samples.txt") as file:
+        written = "".join(f"--- step {step}\n" + "".join(f"{line[4:]}\n" for line in text.splitlines())
+                          for step, text in texts(found, "sample"))
+        assert written == file.read() != ""
+    return found
+
+
+def test_the_events_of_a_run(train):
+    assert train("--steps", 30, "--tensorboard", "--sample-every", 10, "--seed", 4).code == 0
+    found = assert_mirrored()
+    floor = checkpoint.read(Path("run/best.safetensors"))[0]["card"]["floor"]["nats"]
+    assert [(e.step, e.value) for e in found.Scalars("loss/counting")] == [
+        (e.step, pytest.approx(floor)) for e in found.Scalars("loss/validation")]
+    (step, settings), = texts(found, "settings")
+    assert step == 0 and {"|corpus|corpus|", "|seed|4|", "|hidden|16|", "|steps|30|"} <= set(settings.splitlines())
+
+
+@pytest.mark.parametrize("first", ["--tensorboard", "--no-tensorboard"])
+def test_a_run_that_goes_on_has_each_step_once(train, first):
+    """After rows and samples past the last save, as a killed run leaves them; also those from before it was asked for."""
+    assert train("--steps", 20, first).code == 0
+    before = rows()
+    with open("run/metrics.jsonl", "a") as file:
+        file.write(json.dumps(before[-1] | {"step": 23}) + '\n{"step": 2')
+    assert train("--resume", "--steps", 30, "--tensorboard").code == 0
+    found = assert_mirrored()
+    steps = [event.step for event in found.Scalars("loss/train")]
+    assert steps[:len(before)] == [row["step"] for row in before] and steps[-1] == 30 and len(set(steps)) == len(steps)
+    assert runs.read_last(Path("run"))[0]["training"]["settings"]["saving"]["tensorboard"]
+
+
+def test_a_run_keeps_to_it_until_it_is_told_otherwise(train):
+    assert train("--steps", 10, "--tensorboard").code == 0
+    assert train("--resume", "--steps", 20).code == 0
+    (file,) = Path("run/tensorboard").iterdir()
+    held = file.read_bytes()
+    assert_mirrored()
+    assert train("--resume", "--steps", 30, "--no-tensorboard").code == 0 and file.read_bytes() == held
+    assert train("--resume", "--steps", 40).code == 0 and file.read_bytes() == held
+
+
+@pytest.mark.parametrize("failing", [1, 4, 10, 10 ** 9])
+def test_a_disk_that_is_full_for_some_events_costs_a_warning(train, monkeypatch, failing):
+    """Of the first so many attempts; the events are all there once it is not full any more."""
+    left, write = [failing], EventsWriter.write_event
+
+    def full(self, event):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(28, "No space left on device")
+        return write(self, event)
+
+    monkeypatch.setattr(EventsWriter, "write_event", full)
+    result = train("--steps", 30, "--tensorboard")
+    assert result.code == 0 and result.err.count("run cannot be written (No space left on device)") in (1, 2), result.err
+    if failing < 100:
+        assert_mirrored()
+
+
+def test_what_stands_in_the_way_costs_a_warning(train):
+    assert train("--steps", 10).code == 0
+    Path("run/tensorboard").write_text("mine")
+    result = train("--resume", "--steps", 20, "--tensorboard")
+    assert result.code == 0 and "File exists" in result.err
+    assert Path("run/tensorboard").read_text() == "mine" and rows()[-1]["step"] == 20
+
+
+def test_what_a_run_left_that_never_saved_is_in_nobody_s_way(train):
+    folder = Path("run/tensorboard")
+    folder.mkdir(parents=True)
+    (folder / "events.out.tfevents.1.old").write_bytes(b"old")
+    assert train("--steps", 10, "--tensorboard").code == 0 and len(list(folder.iterdir())) == 1
+    assert_mirrored()
+
+
+def test_without_tensorboardx(train, monkeypatch):
+    find = tensorboard.importlib.util.find_spec
+    monkeypatch.setattr(tensorboard.importlib.util, "find_spec", lambda name: None if name == "tensorboardX" else find(name))
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    line = refused(train("--steps", 10, "--tensorboard"))
+    assert "pip install 'rnncore[tensorboard]'" in line and not Path("run").exists()
+    assert train("--steps", 10).code == 0 and not Path("run/tensorboard").exists()
+    assert "pip install 'rnncore[tensorboard]'" in refused(train("--resume", "--steps", 20, "--tensorboard"))
+
+
+def test_a_run_that_diverges_has_its_rows(train):
+    result = train("--steps", 300, "--tensorboard", "--optimizer", "adam", "--lr", 1e30, "--clip", 0)
+    assert result.code == 3, result
+    assert len(read().Scalars("learning_rate")) == len(rows())
