@@ -17,7 +17,7 @@ from rnncore.train import Clock, Training
 
 from . import options, prepare, tensorboard
 from .corpus import bring
-from .progress import describe_floor, tell
+from .progress import describe_floor
 
 LATE = 0.7  # of the steps: a best model from before was followed by worse ones for long
 FREE = {"epochs", "steps", "minutes", "eval_every", "patience"}  # what a resumed run may change,
@@ -58,12 +58,6 @@ class Job:
         """Write for TensorBoard what was logged, where that is wanted; returns what went wrong, in one line."""
         return self.write(self._events.follow) if self._events else None
 
-    def close(self) -> None:
-        """Write the last of it."""
-        trouble = self.write(self._events.close) if self._events else None
-        if trouble:
-            tell(trouble)
-
     def too_large(self) -> str:
         """What to say where memory ran out on the way: a batch that takes half, in figures."""
         config, sizes, itemsize = self.training.config, self.training.model.config, self.training.model.dtype.itemsize
@@ -96,6 +90,8 @@ def start(given: dict) -> Job:
     """A new run; its folder is the process's until the click context ends."""
     kernel = kernels.load(given["device"])
     options.check_gpu(kernel, given["cuda_path"], given["dtype"])
+    saving = SaveConfig(**{name: given[name] for name in SAVING})
+    tensorboard.check(saving)
     config, old = prepare.check(given), prepare.origin(given)
     how = prepare.reading(given, old)
     bring(given["corpus"])
@@ -103,8 +99,6 @@ def start(given: dict) -> Job:
     vocab, added = prepare.vocabulary(corpus, old, given)
     parts, record, warnings = prepare.split_ids(prepare.encoded(corpus, vocab), given["val"], given["test"])
     preset, sizes, config, reasons = prepare.choose(given, config, len(parts[0]), len(vocab), old, kernel)
-    saving = SaveConfig(**{name: given[name] for name in SAVING})
-    tensorboard.check(saving)
     settings = {"corpus": _about(corpus, how),
                 "asked": {name: given[name] for name in ("batch", "seq", "threads")}, "split": record,
                 "preset": preset, "init_from": given["init_from"], "extend_vocab": given["extend_vocab"],

@@ -124,8 +124,6 @@ def command(**given):
         code = drive(job)
     except MemoryError:
         raise jobs.RunError(job.too_large()) from None
-    finally:
-        job.close()
     if not code and job.training.step > begun and not given["no_report"]:
         from . import report
         report.after(job, given["device"])
@@ -161,7 +159,7 @@ def drive(job) -> int:
     with Interrupt() as interrupt, display() as shown, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of numbers that Training finds itself
         for p in training:
-            troubles = [*(f"warning: {note}" for note in p.notes), job.write(folder.log, p), job.mirror()]
+            troubles = [*(f"warning: {note}" for note in p.notes), job.write(folder.log, p)]
             shown.update(p)
             if p.step % every.sample_every == 0 if every.sample_every else p.milestone:
                 sample = job.sample(SAMPLE)
@@ -176,7 +174,7 @@ def drive(job) -> int:
             if due and not training.recovery.row or better or p.finished or stop:  # bad steps in a row: not now
                 unsaved, saved, due = job.write(folder.save, training, better), time.monotonic(), False
                 troubles.append(unsaved)
-            for trouble in troubles:
+            for trouble in (*troubles, job.mirror()):
                 if trouble not in said:
                     shown.say(trouble)
                     said.append(trouble)
@@ -189,6 +187,9 @@ def already_finished(job) -> int:
     """Say what would go on with a run whose budget or patience is spent; returns the exit code."""
     more = [what for what, spent in (("a larger --patience", job.training.given_up()),
                                      ("a larger --epochs, --steps or --minutes", job.training.spent_all())) if spent]
+    trouble = job.mirror()
+    if trouble:
+        tell(trouble)
     tell(f"{job.folder.path} is finished: {' and '.join(more)} goes on with it")
     return 0
 

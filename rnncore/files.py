@@ -37,6 +37,18 @@ def write_whole(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def append(path: Path, data: bytes) -> None:
+    """Add data to the file `path`, all of it or nothing. Raises OSError."""
+    with open(path, "ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            while data:
+                data = data[file.write(data):]
+        except OSError:
+            file.truncate(size)
+            raise
+
+
 def flush_folder(folder: Path) -> None:
     """Bring a folder's names to the disk, where its file system can do that: a rename alone may not survive a crash."""
     number = os.open(folder, os.O_RDONLY)

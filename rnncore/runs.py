@@ -18,7 +18,7 @@ import numpy as np
 
 from . import __version__, checkpoint, documents
 from .documents import ModelFileError
-from .files import write_whole
+from .files import append, write_whole
 from .lock import NAME as LOCK
 from .lock import RunError
 from .lstm import State
@@ -26,7 +26,7 @@ from .train import Progress, Training
 
 RUNS = Path("runs")
 NO_MODEL = {"metrics.jsonl", "samples.txt"}
-EVENTS = "tensorboard"
+EVENTS, EVENT_FILES = "tensorboard", "events.out.tfevents.*"  # a folder, and what lies in it
 
 
 class RunFolder:
@@ -58,6 +58,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             for name in NO_MODEL:  # of a run that ended before it saved a model
                 (self.path / name).unlink(missing_ok=True)
+            for events in (self.path / EVENTS).glob(EVENT_FILES):
+                events.unlink()
             self._sweep()
             (self.path / "metrics.jsonl").touch()
         except OSError as error:
@@ -75,7 +77,7 @@ class RunFolder:
                "chars_per_s": round(progress.chars_per_s, 1), "loss": progress.loss, "val_loss": progress.val_loss,
                "lr": progress.lr, "grad_norm": progress.grad_norm}
         finite = {name: None if value is None or not math.isfinite(value) else value for name, value in row.items()}
-        _append(self.path / "metrics.jsonl", json.dumps(finite) + "\n")
+        append(self.path / "metrics.jsonl", (json.dumps(finite) + "\n").encode())
 
     def rewind(self, step: int) -> None:
         """Drop the rows of metrics.jsonl and the samples past `step`, and what a killed run left half written."""
@@ -94,7 +96,7 @@ class RunFolder:
 
     def add_sample(self, step: int, text: str) -> None:
         """Add what the model wrote at `step` to samples.txt."""
-        _append(self.path / "samples.txt", f"--- step {step}\n{text}\n")
+        append(self.path / "samples.txt", f"--- step {step}\n{text}\n".encode(errors="replace"))
 
     def save(self, training: Training, best: bool) -> None:
         """Write last.safetensors, best.safetensors if this is the best model so far, and a step-*.safetensors to keep.
@@ -241,21 +243,11 @@ def _read_training(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     return document, tensors
 
 
-def _append(path: Path, text: str) -> None:
-    """Add text to a file, all of it or nothing. Raises OSError."""
-    with open(path, "ab", buffering=0) as file:
-        data, size = text.encode(errors="replace"), file.tell()
-        try:
-            while data:
-                data = data[file.write(data):]
-        except OSError:
-            file.truncate(size)
-            raise
-
-
 def _remains(path: Path) -> bool:
     """Whether this may be left of a run that ended before it saved a model."""
-    return path.name in {*NO_MODEL, EVENTS, LOCK} or path.match(".*.tmp")
+    if path.name == EVENTS and path.is_dir():
+        return all(file.match(EVENT_FILES) for file in path.iterdir())
+    return path.name in NO_MODEL or path.name == LOCK or path.match(".*.tmp")
 
 
 def _row(line: str) -> dict | None:
