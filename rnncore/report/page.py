@@ -141,7 +141,7 @@ def about(name: str) -> str:
 
 
 def excerpt(probe: np.ndarray, text: str) -> tuple[int, int]:
-    """(begin, end) of the stretch over which the probe (n,) varies most: lines, or where they are long EXCERPT of one."""
+    """(begin, end) of the stretch over which the probe (n,) varies most: lines; of long ones, EXCERPT symbols."""
     symbols = len(probe)
     lines = [k + 1 for k in range(symbols - 1) if text[k] == "\n"]
     within = [k for k in range(0, symbols, EXCERPT) if bisect(lines, k) == bisect(lines, k - EXCERPT)]

@@ -11,9 +11,10 @@ function element(tag, words, name) {
   return made;
 }
 
-/* A symbol for a list: without its line end, and a mark that combines on a circle of its own. */
+/* A symbol for a list: without its line end, a byte by its number, and a mark that combines on a circle of its own. */
 function alone(id) {
-  const text = DATA.glyphs[id][0].trim() || "\u2423";
+  const [shown, name] = DATA.glyphs[id], text = shown.trim() || "\u2423";
+  if (name.startsWith("byte ")) return name.slice(5);
   return /^\p{M}/u.test(text) ? "\u25cc" + text : text;
 }
 
