@@ -38,7 +38,8 @@ class Job:
             settings, model = self.folder.settings, self.training.model
             about = {"corpus": settings["corpus"]["name"], "preset": settings.get("preset"), **asdict(model.config),
                      "precision": model.precision, **asdict(self.training.config)}
-            self._events = tensorboard.Events(self.folder.path, about, (settings.get("floor") or {}).get("nats"))
+            floor = (settings.get("floor") or {}).get("nats")
+            self._events = tensorboard.Events(self.folder.path, about, floor, self.training.clock.now())
 
     def sample(self, length: int) -> str:
         """What the model writes now, from a newline on; the same coins each time."""

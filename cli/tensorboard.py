@@ -32,11 +32,12 @@ class Events:
 
     It is made anew when a run is begun or taken up: each step is there once, however often the run was stopped, and so
     is what was logged before anybody asked for it. Every write is whole or does not happen; there is nothing to close.
-    about: the settings, to be shown as a text; floor: the nats per character that counting alone reaches, or None.
+    about: the settings, to be shown as a text; floor: the nats per character that counting alone reaches, or None;
+    seconds: what the run has taken so far.
     """
 
-    def __init__(self, path: Path, about: dict[str, Any], floor: float | None):
-        self._path, self._about, self._floor = path.absolute(), about, floor
+    def __init__(self, path: Path, about: dict[str, Any], floor: float | None, seconds: float):
+        self._path, self._about, self._floor, self._spent = path.absolute(), about, floor, seconds
         self._read = {"metrics.jsonl": 0, "samples.txt": 0}  # bytes
         self._file: Path | None = None
         self._old: list[Path] = []
@@ -68,10 +69,9 @@ class Events:
         from tensorboardX import summary
         from tensorboardX.proto.event_pb2 import SessionLog
 
-        rows = (self._path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         self._old = list((self._path / EVENTS).glob(EVENT_FILES))
         self._file = self._path / EVENTS / EVENT_FILES.replace("*", str(time.time_ns()))
-        self._seconds, self._time = 0.0, time.time() - (json.loads(rows[-1])["seconds"] if rows else 0)
+        self._seconds, self._begun = 0.0, time.time() - self._spent
         yield self._event(0, file_version="brain.Event:2")
         yield self._event(0, session_log=SessionLog(status=SessionLog.START))  # who watches forgets the file before
         yield self._event(0, summary=summary.custom_scalars(LAYOUT))
@@ -92,9 +92,9 @@ class Events:
 
     def _row(self, row: dict):
         from tensorboardX import summary
-        self._seconds = row["seconds"]
-        values = {tag: row[name] for name, tag in SCALARS.items() if row[name] is not None}
-        if self._floor is not None and row["val_loss"] is not None:  # a line as long as that of the validation loss
+        self._seconds = row.get("seconds", self._seconds)
+        values = {tag: row[name] for name, tag in SCALARS.items() if isinstance(row.get(name), (int, float))}
+        if self._floor is not None and SCALARS["val_loss"] in values:  # a line as long as that of the validation loss
             values[FLOOR] = self._floor
         for tag, value in values.items():
             yield self._event(row["step"], summary=summary.scalar(tag, value))
@@ -109,6 +109,6 @@ class Events:
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.record_writer import masked_crc32c
 
-        event = Event(step=step, wall_time=self._time + self._seconds, **what).SerializeToString()
+        event = Event(step=step, wall_time=self._begun + self._seconds, **what).SerializeToString()
         length = struct.pack("<Q", len(event))
         return length + struct.pack("<I", masked_crc32c(length)) + event + struct.pack("<I", masked_crc32c(event))

@@ -76,6 +76,15 @@ def test_a_run_that_goes_on_has_each_step_once(train, first):
     assert runs.read_last(RUN)[0]["training"]["settings"]["saving"]["tensorboard"]
 
 
+def test_rows_that_others_wrote_end_no_run(train):
+    assert train("--steps", 10).code == 0
+    (RUN / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "loss": "x", "lr": 0.5}\n')
+    assert train("--resume", "--steps", 20, "--tensorboard").code == 0
+    found = read()
+    assert [event.step for event in found.Scalars("learning_rate")][:2] == [2, 11]
+    assert [event.step for event in found.Scalars("loss/train")][0] == 11
+
+
 def test_a_run_keeps_to_it_until_it_is_told_otherwise(train):
     assert train("--steps", 10, "--tensorboard").code == 0
     assert train("--resume", "--steps", 20).code == 0
