@@ -41,7 +41,7 @@ class Events:
         self._read = {"metrics.jsonl": 0, "samples.txt": 0}  # bytes
         self._file: Path | None = None
         self._old: list[Path] = []
-        self._unwritten = b""
+        self._unwritten = bytearray()
 
     def follow(self) -> None:
         """Add what the run has logged since the last time. Raises OSError; it is added with the next then."""
@@ -49,8 +49,8 @@ class Events:
             self._unwritten += record
         if self._unwritten:
             self._file.parent.mkdir(exist_ok=True)
-            append(self._file, self._unwritten)
-            self._unwritten = b""
+            append(self._file, bytes(self._unwritten))
+            self._unwritten.clear()
             for old in self._old:  # they stood until the new one did
                 old.unlink(missing_ok=True)
             self._old = []
