@@ -41,15 +41,16 @@ class Events:
         self._read = {"metrics.jsonl": 0, "samples.txt": 0}  # bytes
         self._file: Path | None = None
         self._old: list[Path] = []
-        self._unwritten = b""
+        self._unwritten = bytearray()
 
     def follow(self) -> None:
         """Add what the run has logged since the last time. Raises OSError; it is added with the next then."""
-        self._unwritten += b"".join(self._news())
+        for record in self._news():  # one by one: what came before an error is not read again
+            self._unwritten += record
         if self._unwritten:
             self._file.parent.mkdir(exist_ok=True)
-            append(self._file, self._unwritten)
-            self._unwritten = b""
+            append(self._file, bytes(self._unwritten))
+            self._unwritten.clear()
             for old in self._old:  # they stood until the new one did
                 old.unlink(missing_ok=True)
             self._old = []
@@ -59,7 +60,8 @@ class Events:
         if self._file is None:
             yield from self._begin()
         for row in map(json.loads, self._lines("metrics.jsonl").splitlines()):
-            yield from self._row(row)
+            if not isinstance(row["step"], bool) and row["step"] >= 0:
+                yield from self._row(row)
         _, *parts = re.split(r"^--- step (\d+)\n", self._lines("samples.txt"), flags=re.MULTILINE)
         for step, text in zip(parts[::2], parts[1::2], strict=True):
             yield self._text("sample", int(step), text)
@@ -92,7 +94,8 @@ class Events:
 
     def _row(self, row: dict):
         from tensorboardX import summary
-        self._seconds = row.get("seconds", self._seconds)
+        if isinstance(row.get("seconds"), (int, float)):
+            self._seconds = row["seconds"]
         values = {tag: row[name] for name, tag in SCALARS.items() if isinstance(row.get(name), (int, float))}
         if self._floor is not None and SCALARS["val_loss"] in values:  # a line as long as that of the validation loss
             values[FLOOR] = self._floor

@@ -218,6 +218,7 @@ def test_a_turn_that_is_broken_off_was_never_there(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.dialogue, "write", lambda length: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
     with pytest.raises(KeyboardInterrupt):
         loop.turn("h.\n")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert not loop.past and all((a == b).all() for a, b in zip(loop.dialogue.mark()[:3], before[:3], strict=True))
 
 
@@ -236,10 +237,18 @@ class Terminal:
         os.write(self.end, keys)
         return self.until(words)
 
+    def interrupt(self) -> None:
+        """Press Ctrl-C at the prompt until there is a new one: readline overlooks one that comes before it waits."""
+        for _ in range(20):
+            os.write(self.end, b"\x03")
+            if select.select([self.end], [], [], 0.25)[0]:
+                break
+        self.until("> ")
+
     def until(self, words: str) -> str:
         """What is shown up to these words, or for "" to the end."""
         while not words or words not in self.seen:
-            assert select.select([self.end], [], [], 5)[0], self.seen[-1000:]
+            assert select.select([self.end], [], [], 30)[0], self.seen[-1000:]
             try:
                 piece = os.read(self.end, 1 << 16)
             except OSError:  # the terminal is nobody's any more
@@ -286,11 +295,9 @@ def test_ctrl_c_ends_a_text_and_a_line_but_not_the_program(terminal, tmp_path):
     shown.type(b"abc\n", "abc\n")
     time.sleep(0.3)
     assert "^C" in shown.type(b"\x03", "> ")
-    shown.type(b"/length 5\n", "length 5\n> ")
-    shown.type(b"abc\n", "\n> ")
     shown.type(b"half a line", "half a line")
-    time.sleep(0.1)  # readline misses what comes before it waits for a key
-    shown.type(b"\x03", "> ")
+    shown.interrupt()
+    shown.type(b"/length 5\n", "length 5\n> ")
     assert "Traceback" not in shown.type(b"/quit\n", "") and shown.process.wait(60) == 0
 
 

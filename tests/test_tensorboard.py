@@ -78,7 +78,9 @@ def test_a_run_that_goes_on_has_each_step_once(train, first):
 
 def test_rows_that_others_wrote_end_no_run(train):
     assert train("--steps", 10).code == 0
-    (RUN / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "loss": "x", "lr": 0.5}\n')
+    (RUN / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "loss": "x", "lr": 0.5}\n'
+                                       '{"step": 3, "seconds": null}\n{"step": true, "lr": 1}\n'
+                                       '{"step": -99999999999999999999, "lr": 1}\n')
     assert train("--resume", "--steps", 20, "--tensorboard").code == 0
     found = read()
     assert [event.step for event in found.Scalars("learning_rate")][:2] == [2, 11]
@@ -127,6 +129,22 @@ def test_a_record_that_does_not_fit_leaves_whole_ones(tmp_path):
     assert 10 < len(steps) < 60 == len(rows(tmp_path / "run")) and steps == list(range(1, len(steps) + 1))
     (file,) = (tmp_path / "run" / "tensorboard").iterdir()
     assert len(list(RawEventFileLoader(str(file)).Load())) == 4 + len(texts(found, "sample")) + 6 * len(steps)
+
+
+def test_a_file_that_cannot_be_read_for_once_loses_nothing(train, monkeypatch):
+    """The samples, after the head of the file and the rows have been read."""
+    lines, failing = tensorboard.Events._lines, [True]
+
+    def unreadable(self, name):
+        if name == "samples.txt" and failing:
+            failing.clear()
+            raise OSError(5, "Input/output error")
+        return lines(self, name)
+
+    monkeypatch.setattr(tensorboard.Events, "_lines", unreadable)
+    result = train("--steps", 20, "--tensorboard", "--sample-every", 5)
+    assert result.code == 0 and result.err.count("Input/output error") == 1, result.err
+    assert_mirrored()
 
 
 def test_what_stands_in_the_way_costs_a_warning(train):
