@@ -34,7 +34,7 @@ class Command(click.Command):
         sections: dict[str, list] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record:
+            if record and isinstance(param, click.Option):  # arguments are told of in the text
                 sections.setdefault(getattr(param, "heading", "Options"), []).append(record)
         for heading, records in sections.items():
             with formatter.section(heading):

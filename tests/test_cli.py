@@ -1,6 +1,7 @@
 """The command line as a whole: help, exit codes, one line for what goes wrong, streams closed, full or ASCII."""
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -43,6 +44,7 @@ def test_every_command_has_help(capsys, name):
     result = call(capsys, name, "--help")
     assert result.code == 0 and result.err == "" and f"rnncore {name}" in result.out and "--debug" in result.out
     assert result == call(capsys, name, "-h")
+    assert not re.search(r"^  \[?[A-Z]+", result.out.split("Options:")[1], re.MULTILINE), "an argument among the options"
 
 
 def test_help_shows_the_defaults_under_headings(capsys):
@@ -58,7 +60,7 @@ def test_help_loads_no_numpy(home):
     code = ("import sys\ntry:\n    from rnncore.cli import main\n    main({})\n"
             "except SystemExit:\n    print('numpy' in sys.modules, 'safetensors' in sys.modules, file=sys.stderr)")
     for args in (["--help"], ["--version"], ["train", "--help"], ["generate", "--help"], ["gradcheck", "--help"], ["score", "--help"],
-                 ["bench", "--help"]):
+                 ["bench", "--help"], ["report", "--help"], ["neurons", "--help"]):
         done = subprocess.run([sys.executable, "-c", code.format(args)], cwd=home, env=ENVIRONMENT, capture_output=True,
                               text=True)
         assert done.stderr == "False False\n" and done.stdout
