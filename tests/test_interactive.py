@@ -172,8 +172,7 @@ def test_between_two_symbols_the_state_is_that_of_all_before(tmp_path):
     model = made(tmp_path)
     dialogue, state, text = Dialogue(model, SampleConfig()), None, "ab\n"
     dialogue.read(text)
-    text += "".join(dialogue.write(9))
-    for symbol in model.vocab.encode(text):
+    for symbol in model.vocab.encode(text + "".join(dialogue.write(9))):
         logits, state = model.step(np.array([symbol]), state)
     np.testing.assert_allclose(dialogue.mark().h, state.h, atol=1e-5)
     np.testing.assert_allclose(dialogue.mark().logits, logits, atol=1e-4)
@@ -216,8 +215,8 @@ def test_one_ctrl_c_ends_a_text_and_after_two_the_turn_was_never_there(tmp_path,
     monkeypatch.setattr(loop.dialogue, "write", lambda length: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
     with pytest.raises(KeyboardInterrupt):
         loop.turn("h.\n")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert not loop.past and all((a == b).all() for a, b in zip(loop.dialogue.mark()[:3], before[:3], strict=True))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler and not loop.past
+    assert all((a == b).all() for a, b in zip(loop.dialogue.mark()[:3], before[:3], strict=True))
 
 
 class Terminal:
