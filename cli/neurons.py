@@ -4,7 +4,7 @@ import json
 import click
 
 from . import options
-from .progress import printable, tell
+from .progress import tell
 from .score import NotFinite, reading
 
 LENGTH = 20_000  # symbols that are read by default: a minute at most on a CPU
@@ -35,7 +35,8 @@ def command(run, text, most, probe, length, cells, encoding, newline, on_unknown
     if cells and not as_json:
         raise click.UsageError("--cells without --json: add it, or leave --cells out")
     probe = probe and named(probe)
-    from rnncore.report.atlas import MOST, atlas
+    from rnncore.report.atlas import FEW, MOST, atlas
+    from rnncore.runs import RunError
 
     path, model = options.open_model(run, device)
     passage, notes = first(model.vocab, text, length, encoding, newline, on_unknown)
@@ -43,15 +44,21 @@ def command(run, text, most, probe, length, cells, encoding, newline, on_unknown
         found = atlas(model, passage, most or (MOST if as_json else 3))
     except FloatingPointError as error:
         raise NotFinite(str(error)) from None
+    except MemoryError:
+        raise RunError("out of memory: take a smaller --length") from None
+    if len(found.text) < FEW:
+        notes.append(f"over {len(found.text)} symbols correlations mean little: give a longer text")
+    if not found.ranking:
+        notes.append("nothing that is looked for varies in this text: no cell can follow it")
     for note in notes:
         tell(note)
     if probe and probe not in found.probes:
-        raise click.ClickException(f"{probe} is the same all over this text: no cell can follow it; give another text")
+        raise RunError(f"{probe} is the same all over this text: no cell can follow it; give another text")
     ranking = {name: ranked for name, ranked in found.ranking.items() if probe in (None, name)}
     if as_json:
         click.echo(json.dumps(data(path, text, found, ranking, cells)))
     else:
-        show(found, ranking)
+        show(found, ranking, model.vocab.level)
 
 
 def named(name: str) -> str:
@@ -94,7 +101,7 @@ def data(path, text: str, found, ranking: dict, cells: bool) -> dict:
     return figures
 
 
-def show(found, ranking: dict) -> None:
+def show(found, ranking: dict, level: str) -> None:
     """Tables for people: the cells a probe with an excerpt of the text, and how often the gates are shut or open."""
     from rich import box
     from rich.console import Console
@@ -106,9 +113,10 @@ def show(found, ranking: dict) -> None:
     for name, ranked in ranking.items():
         place = liveliest(found.probes[name], width)
         for row, (layer, cell, r) in enumerate(ranked):
-            marked = excerpt(found.text, found.cells[layer, cell] * (1 if r > 0 else -1), place)
+            marked = excerpt(found.text, found.cells[layer, cell] * (1 if r > 0 else -1), place, level)
             table.add_row("" if row else name, f"{layer}.{cell}", f"{r:+.2f}", marked)
-    console.print(table)
+    if ranking:
+        console.print(table)
     gates = [f"{gate} {how}" for gate in found.saturation[0] for how in ("shut", "open")]
     table = Table("share of time", *gates, box=box.SIMPLE_HEAD, caption="shut: below 0.1; open: above 0.9",
                   caption_justify="left")
@@ -126,9 +134,15 @@ def liveliest(values, width: int) -> slice:
     return slice(start, start + width)
 
 
-def excerpt(text: str, cell, place: slice):
-    """A part of the text, and in a line below it a mark at each symbol where the cell (n,) is high."""
+def excerpt(text: str, cell, place: slice, level: str):
+    """A part of the text, and in a line below it a mark under each symbol where the cell (n,) is high."""
+    from rich.cells import cell_len
     from rich.text import Text
-    marks = "".join(" ^"[bool(high)] for high in cell[place] > (cell.min() + cell.max()) / 2)
-    shown = "".join("\N{RETURN SYMBOL}" if c == "\n" else c for c in printable(text[place]).replace("\t", " "))
+
+    from rnncore.report.glyphs import glyph
+    high, shown, marks = cell[place] > (cell.min() + cell.max()) / 2, "", ""
+    for symbol, is_high in zip(text[place], high, strict=True):
+        sign = glyph(symbol, level).text.rstrip("\n\t")
+        shown += sign
+        marks += " ^"[bool(is_high)] * cell_len(sign)
     return Text(f"{shown}\n{marks.rstrip()}", no_wrap=True, overflow="crop")

@@ -13,6 +13,7 @@ from . import options
 from .progress import tell
 
 NAME = "report.html"
+PASSAGE = "passage.txt"  # in a run folder: the validation text that its report reads
 CHARACTERS = 4000  # of the passage that is read
 RANKED = 10        # cells a probe that are ranked, at least
 NEEDED = "matplotlib", "jinja2"
@@ -26,13 +27,17 @@ NEEDED = "matplotlib", "jinja2"
               help="The file to write. [default: report.html in the run folder, or NAME-report.html here]")
 @click.option("--cells", type=click.IntRange(1), default=3, show_default=True, metavar="K",
               help="Cells to show for each thing that cells may follow.")
+@options.ENCODING
 @options.DEVICE
-def command(run, text, out, cells, device):
+def command(run, text, out, cells, encoding, device):
     """Make one HTML file of RUN: how it learned, what it wrote, what surprises it, what its cells follow.
 
     RUN is a run folder, a model file or a pretrained model; by default the newest run. The file needs nothing beside
     itself. report.html in a run folder is replaced, any other file is not.
     """
+    for name, value in (("--text", text), ("--out", out)):
+        if value is not None and value in ("", "-")[:1 + (name == "--out")]:
+            raise click.UsageError(f"{name} {value!r}: name a file, or leave it out")
     from rnncore import runs
     if lacking():
         raise runs.RunError(f"a report needs {' and '.join(lacking())}: pip install 'rnncore[report]'")
@@ -40,7 +45,10 @@ def command(run, text, out, cells, device):
     target = Path(out) if out else default(where)
     if os.path.lexists(target) and not (where.is_dir() and target.absolute() == (where / NAME).absolute()):
         raise FileExistsError(f"{target} exists already: name another file with --out")
-    write(where, target, device, text=text, cells=cells)
+    if not os.access(target.absolute().parent, os.W_OK):
+        raise PermissionError(f"{target} cannot be written: name another file with --out")
+    for note in write(where, target, device, text=text, cells=cells, encoding=encoding):
+        tell(note)
     click.echo(f"{target}: {target.stat().st_size:,} bytes; open it in a browser")
 
 
@@ -61,18 +69,22 @@ def after(job, device: str) -> None:
         return
     try:
         validation = job.training.validation
-        write(path, path / NAME, device, ids=validation.batches.ids if validation else None)
+        if validation:
+            keep(path / PASSAGE, job.training.model.vocab, validation.batches.ids[:CHARACTERS])
+        write(path, path / NAME, device)
         tell(f"report in {shlex.quote(str(path / NAME))}: open it in a browser")
     except (Exception, KeyboardInterrupt) as error:
         words = " ".join(str(error).split()) or type(error).__name__
         tell(f"warning: no report was made ({words}); `rnncore report {shlex.quote(str(path))}` makes one")
 
 
-def write(where: Path, target: Path, device: str, ids=None, text: str | None = None, cells: int = 3) -> None:
-    """Make the report of `where` and write it to target. ids: the validation text where it is at hand."""
+def write(where: Path, target: Path, device: str, text: str | None = None, cells: int = 3,
+          encoding: str = "utf-8") -> list[str]:
+    """Make the report of `where` and write it to target; returns what is to be said of it."""
     from rnncore import checkpoint
     from rnncore.files import write_whole
     from rnncore.report import page
+    from rnncore.report.atlas import FEW
 
     from .score import NotFinite
 
@@ -81,14 +93,19 @@ def write(where: Path, target: Path, device: str, ids=None, text: str | None = N
     model, card = checkpoint.to_model(document, tensors, device), document["card"]
     rows, samples, notes = (*history(where), []) if where.is_dir() else ([], [], [
         "This is of a model file alone, without its run folder: there are no curves and no samples."])
-    ids, source = stretch(model, card, ids, text, notes)
+    passage = asked_for(model, text, encoding, notes) if text else stretch(model, card, where / PASSAGE, notes)
+    ids, source = passage[0][:CHARACTERS], passage[1]
+    if len(ids) < FEW:
+        notes.append(f"It read {len(ids)} {'bytes' if model.vocab.level == 'byte' else 'characters'}: over so few, "
+                     "correlations mean little.")
     try:
-        story = tell_story(model, card, ids[:CHARACTERS], cells)
+        story = tell_story(model, card, ids, cells)
     except FloatingPointError as error:
         raise NotFinite(str(error)) from None
     name = where.resolve().name if where.is_dir() else where.stem
     story = page.Story(name=name, source=source, rows=rows, samples=samples, notes=notes, **story)
     write_whole(target, page.render(story).encode(errors="replace"))
+    return notes
 
 
 def tell_story(model, card: dict, ids, cells: int) -> dict:
@@ -122,7 +139,7 @@ def headline(model, card: dict, floor: float | None) -> list[tuple[str, str]]:
         found.append(("learned", f"{about(card['chars'])} characters of {card['corpus']['name']}"))
         if card["val_loss"] is not None:
             found.append(("validation loss", f"{card['val_loss']:.3f} nats, {card['val_loss'] / log(2):.3f} bits"))
-    return found + ([("counting alone", f"{floor:.3f} nats")] if floor is not None else [])
+    return found + ([("n-gram floor, by counting", f"{floor:.3f} nats")] if floor is not None else [])
 
 
 def facts(model, card: dict) -> list[tuple[str, str]]:
@@ -153,27 +170,35 @@ def _row(line: str) -> dict:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return {}
-    return {name: value for name, value in row.items() if type(value) in (int, float) and abs(value) < 1e300} \
+    return {name: value for name, value in row.items() if type(value) in (int, float) and abs(value) < 1e30} \
         if isinstance(row, dict) else {}
 
 
-def stretch(model, card: dict, ids, text: str | None, notes: list[str]) -> tuple:
+def stretch(model, card: dict, kept: Path, notes: list[str]) -> tuple:
     """(ids (n,), where they are from) of the passage to read; what is to be said of it is added to the notes.
 
-    Of the text that was asked for, else of the validation text: that at hand, or the corpus read anew; else the model
-    writes it.
+    Of the validation text: what was kept of it, or the corpus read anew; else the model writes it.
     """
-    from rnncore.evaluate import at_least_two
-
-    if text:
-        return at_least_two(asked_for(model, text, notes)), f"the beginning of {text}"
-    if ids is None:
-        ids = validation(model, card)
+    ids = _kept(model.vocab, kept) if kept.is_file() else validation(model, card)
     if ids is not None and len(ids) > 1:
         return ids, "the beginning of the validation text, which it has not learned from"
-    notes.append("The text that it was validated on is not at hand: what it reads here is what it wrote itself, which "
-                 "surprises it less; --text names another.")
+    none = is_trained(card) and not card["split"]["validation"]
+    notes.append(f"{'It has no validation text' if none else 'The text that it was validated on is not at hand'}: what "
+                 "it reads here is what it wrote itself, which surprises it less; --text names another.")
     return written(model), "what it wrote itself"
+
+
+def keep(path: Path, vocab, ids) -> None:
+    """Write the symbols ids (n,) to a file, as a text or as bytes."""
+    from rnncore.files import write_whole
+    text = "".join(map(vocab.symbols.__getitem__, ids.tolist()))
+    write_whole(path, text.encode("latin-1") if vocab.level == "byte" else text.encode(errors="surrogatepass"))
+
+
+def _kept(vocab, path: Path):
+    """The ids of what `keep` wrote."""
+    data = path.read_bytes()
+    return vocab.encode(data if vocab.level == "byte" else data.decode(errors="replace"), "replace")
 
 
 def written(model):
@@ -187,19 +212,20 @@ def written(model):
     return np.concatenate(list(islice(ids, CHARACTERS)))
 
 
-def asked_for(model, text: str, notes: list[str]):
-    """The ids of a text that the user named."""
+def asked_for(model, text: str, encoding: str, notes: list[str]) -> tuple:
+    """(ids (n,), where they are from) of a text that the user named."""
     from rnncore.data.text import read
+    from rnncore.evaluate import at_least_two
 
     from .corpus import bring
     from .score import reading
 
     bring([text])
-    ids, unknown = read([text], distinct=1, **reading(model.vocab, "utf-8", "lf")).encode(model.vocab, "replace")
+    ids, unknown = read([text], distinct=1, **reading(model.vocab, encoding, "lf")).encode(model.vocab, "replace")
     if unknown:
-        notes.append(f"{unknown:,} characters of {text} are not in the model’s vocabulary: stand-ins are in their "
-                     "places.")
-    return ids
+        notes.append(f"{unknown:,} characters of all of {text} are not in the model’s vocabulary: stand-ins are in "
+                     "their places.")
+    return at_least_two(ids), f"the beginning of {text}"
 
 
 def validation(model, card: dict):

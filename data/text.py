@@ -252,7 +252,7 @@ class Encoder:
         """The vocabulary, and the ids over it. CorpusError for no symbol, or for one where two are wanted."""
         points = np.sort(self._points)
         if not len(points):
-            raise CorpusError(f"{where} is empty: nothing to learn from; name a file with text in it")
+            raise CorpusError(f"{where} is empty: name a file with text in it")
         vocab = Vocab.from_code_points(points, reading.level, reading.lower, 1, reading.documents, reading.field)
         if len(points) - (reading.documents != "none") < distinct:
             raise CorpusError(f"{where} has one distinct symbol, {vocab.shown(vocab.symbols[-1])}: nothing to learn "

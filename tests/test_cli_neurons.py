@@ -8,12 +8,15 @@ import reference
 from cli_helpers import ROOT, call, corpus, refused
 from conftest import build
 
+from rich.cells import cell_len
+
 import rnncore
 from rnncore import ModelConfig, Vocab, kernels
 from rnncore.config import ConfigError, SampleConfig
 from rnncore.data.endings import END
 from rnncore.model import CharLM
 from rnncore.report.atlas import atlas
+from rnncore.report.glyphs import glyph
 from rnncore.report.probes import PROBES
 from rnncore.sample import generate_ids, samples
 from rnncore.stepper import Stepper
@@ -52,7 +55,7 @@ def test_json_is_the_atlas(rnn, model):
     assert (found["model"], found["text"], found["symbols"], found["layers"], found["hidden"]) == ("m", "text.txt", len(TEXT), 2, 16)
     assert {name: [(c["layer"], c["cell"], c["r"]) for c in probe["cells"]] for name, probe in found["probes"].items()} == {
         name: [(layer, cell, pytest.approx(r, abs=1e-6)) for layer, cell, r in ranked] for name, ranked in wanted.ranking.items()}
-    assert all(probe["about"] == PROBES[name].__doc__ for name, probe in found["probes"].items())
+    assert all(probe["about"] == " ".join(PROBES[name].__doc__.split()) for name, probe in found["probes"].items())
     assert found["saturation"] == [{gate: {"below_0.1": low, "above_0.9": high} for gate, (low, high) in layer.items()}
                                    for layer in wanted.saturation]
     assert not {"cells", "values", "passage"} & set(found)
@@ -61,7 +64,8 @@ def test_json_is_the_atlas(rnn, model):
 def test_cells_most_probe_and_length(rnn, model):
     result = rnn("neurons", "text.txt", "--json", "--cells", "--most", 2, "--probe", "digit", "-n", 60)
     found, wanted = figures(result), atlas(model, TEXT[:60])
-    assert result.err == f"read the first 60 of {len(TEXT)} symbols (--length changes it)\n"
+    assert result.err == (f"read the first 60 of {len(TEXT)} symbols (--length changes it)\n"
+                          "over 60 symbols correlations mean little: give a longer text\n")
     assert list(found["probes"]) == ["digit"] and len(found["probes"]["digit"]["cells"]) == 2
     assert found["passage"] == TEXT[:60] and found["values"] == {"digit": PROBES["digit"](TEXT[:60]).tolist()}
     assert np.shape(found["cells"]) == (2, 16, 60) and np.abs(found["cells"] - wanted.cells).max() < 1e-4
@@ -76,7 +80,7 @@ def test_a_table_for_people(rnn, model):
         (row,) = (place for place, line in enumerate(lines) if line.startswith(f"  {name} "))
         for (layer, cell, r), line in zip(ranked[:2], lines[row:row + 4:2], strict=True):
             assert f" {layer}.{cell} " in line and f" {r:+.2f} " in line
-        shown = lines[row].split(f"{ranked[0][2]:+.2f}   ")[1].rstrip().replace("\N{RETURN SYMBOL}", "\n")
+        shown = lines[row].split(f"{ranked[0][2]:+.2f}   ")[1].rstrip().replace("\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}", "\n")
         assert shown in TEXT and len(shown) > 40 - 10  # blanks at its end are lost
     assert sum(line.startswith("  layer ") for line in lines) == 2
 
@@ -86,7 +90,7 @@ def test_the_marks_stand_where_the_cell_is_high(rnn, model):
     lines = rnn("neurons", "text.txt", "--most", 1, "--probe", "digit").out.splitlines()
     (row,) = (place for place, line in enumerate(lines) if line.startswith("  digit "))
     begin = lines[row].index(f"{r:+.2f}") + 8
-    shown = lines[row][begin:].rstrip().replace("\N{RETURN SYMBOL}", "\n")
+    shown = lines[row][begin:].rstrip().replace("\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}", "\n")
     at, values = TEXT.index(shown), np.sign(r) * atlas(model, TEXT).cells[layer, cell]
     high = values > (values.min() + values.max()) / 2
     marks = lines[row + 1][begin:].ljust(len(shown))
@@ -205,3 +209,36 @@ def test_negative_cells_are_no_cells(model):
             rnncore.generate(model, clamp={at: 1.0})
         with pytest.raises(ConfigError, match="there is no cell"):
             Stepper(model.params, {at: 1.0})
+
+
+def test_marks_stand_under_symbols_of_any_width(capsys, tmp_path, monkeypatch):
+    """Wide ones, those that combine, and the bytes of a model of bytes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    text = "日本語(1) a\u0301 \x03b\n" * 30
+    corpus(tmp_path, text, "t")
+    for vocab in (Vocab.from_text(text), Vocab.from_code_points(range(256), "byte")):
+        model = build(len(vocab), dtype="float32", scale=1.5)
+        model.vocab = vocab
+        rnncore.save(model, "m")
+        lines = call(capsys, "neurons", "m", "t", "--probe", "digit", "--most", 1).out.splitlines()
+        (row,) = (place for place, line in enumerate(lines) if line.startswith("  digit "))
+        cell = atlas(model, text if vocab.level == "char" else text.encode())
+        (layer, place, r), *_ = cell.ranking["digit"]
+        shown, marks = lines[row].split(f"{r:+.2f}   ")[1].rstrip(), lines[row + 1][cell_len(lines[row].split(f"{r:+.2f}   ")[0]) + 8:]
+        symbols = [symbol for symbol in shown if cell_len(symbol)]
+        assert "�" not in shown and "æ" not in shown and len(symbols) > 20
+        values = np.sign(r) * cell.cells[layer, place]
+        high = values > (values.min() + values.max()) / 2
+        wanted = {"".join(" ^"[bool(h)] * cell_len(glyph(s, vocab.level).text.strip("\n") or " ") for s, h in
+                          zip(cell.text[at:at + 200], high[at:at + 200], strict=True)).rstrip()[:len(marks.rstrip())]
+                  for at in range(len(cell.text) - 200)}
+        assert marks.rstrip() in wanted and "^" in marks
+        (tmp_path / "m").unlink()
+
+
+def test_a_text_in_which_nothing_varies(rnn, tmp_path):
+    corpus(tmp_path, "\n" * 300, "nl.txt")
+    result = rnn("neurons", "nl.txt")
+    assert result.code == 0 and result.err == "nothing that is looked for varies in this text: no cell can follow it\n"
+    assert "digit" not in result.out and "layer 1" in result.out and figures(rnn("neurons", "nl.txt", "--json"))["probes"] == {}

@@ -46,9 +46,10 @@ MARKED = [  # probe, what stands before, the text with what is inside marked
         '<|"Never closed.|>\n\nThe next: <|"Yes|>"', '<|"One|>\n \t\nand <|"two|>".', '<|"|>"<|"|>', "no # 'comment' \\<|\"|>\"")),
     *(("inside quotes", PYTHON, text) for text in (
         "s = <|'it|>'  # don't", 's = <|"it\'s|>" + <|\'a "b" \\\' c|>\'', '<|"""A "quoted" word.\n\nIt\'s.""|>"\nx = <|\'y|>\'',
-        "s = <|'''a\n''b''\n''|>'", "s = <|'never closed|>\nt = <|'yes|>'", 'f(<|"|>", <|\'|>\')', "<|'\\\\|>' + <|'\\|>", "<|'ends \\|>",
+        "s = <|'''a\n''b''\n''|>'", "s = 'never closed\nt = <|'yes|>'", 'f(<|"|>", <|\'|>\')', "<|'\\\\|>' + <|'\\|>", "<|'ends \\|>",
         'r<|"# no|>"', "x = 1 // 2  # a 'b'\n")),
     *(("inside quotes", C, text) for text in (
+        "let s: &'static str = x;\n", "const s = <|`it's ${a} \"\nb|>` + c;", "return /['\"]/.test(s); // no\n",
         's = <|"a // b|>"; c = <|\'"|>\'; /* it\'s "x" */', "int n = 1'000'000; c = <|'\\'|>'; // don't\n", 's = <|"/* no|>"')),
     *(("inside a comment", PYTHON, text) for text in (
         "x = 1  <|# it's \"one\"|>\ny = '# no'", "<|#|>\n<|# a # b|>", '"""\n# no\n"""\n', "x = 1 // 2\n/* no */")),
@@ -59,7 +60,8 @@ MARKED = [  # probe, what stands before, the text with what is inside marked
 VALUES = [  # probe, what stands before, the text, its values
     ("bracket depth", PROSE, "a (b [c] {d}) e", "001112211221000"),
     ("bracket depth", PROSE, ") (a)) (b", "001100011"), ("bracket depth", PROSE, '"(a"', "0111"),
-    ("bracket depth", PYTHON, "f('(', [1])  # :(", "01111112210000000"),
+    ("bracket depth", PYTHON, "f('(', [1])  # :(", "01111112210000000"), ("bracket depth", PYTHON, "(\n\na", "1111"),
+    ("bracket depth", PROSE, "(a\n\nb (\n \t\nc", "111000111100"), ("bracket depth", PROSE, "(a\nb", "1111"),
     ("bracket depth", C, "f(')'); // (\n{", "01111000000001"),
     ("position in the line", "", "ab\n\ncd\n", "1200120"), ("position in the line", PROSE, "a\r\nb", "1201"),
     ("indentation", "", "  a b\n\tc \n   \n d", "1222201110123011"),
@@ -103,13 +105,16 @@ def test_python_files_as_its_tokenizer_reads_them(path):
 
 
 def slowly(text: str) -> dict[str, list[float]]:
-    """Probes that need no look ahead, in prose without quotes, symbol by symbol."""
+    """Probes that need no look ahead, symbol by symbol; there are no quotes."""
+    prose = iter([language(document) == "prose" for document in text.split("\x03")])
+    closing = next(prose)
     line, blank, word, lead, depth = 0, True, 0, 0, 0
     found = {name: [] for name in ("bracket depth", "position in the line", "indentation", "distance to the last space")}
     for symbol in text:
         if symbol in "\n\x03":
+            depth = 0 if blank and closing or symbol == "\x03" else depth
+            closing = next(prose) if symbol == "\x03" else closing
             line, blank, lead, word = 0, True, 0, 0
-            depth = 0 if symbol == "\x03" else depth
         else:
             line, blank, word = line + 1, blank and symbol in " \t", 0 if symbol.isspace() else word + 1
             lead += blank
@@ -174,7 +179,8 @@ ERRORS = [
     ("the line begins at 1", "places, -1))", "places, 0))"), ("tabs do not indent", r'r"([ \t]*)', r'r"([ ]*)'),
     ("the indentation is known too early", "np.minimum(read, len(line[1]))", "len(line[1])"),
     ("digits of letters", "str.isdigit", "str.isalnum"), ("lower case", "str.isupper", "str.islower"),
-    ("words end at blanks alone", "str.isspace", '" ".__eq__'), ("documents are one", "text.split(END)", "[text]"),
+    ("words end at blanks alone", "str.isspace", '" ".__eq__'), ("an unclosed quote is one", 'ended[1] == ""', "False"), ("prose closes no bracket", r'r"\n[ \t]*(?=\n)"', r'r"\Z"'),
+    ("documents are one", "text.split(END)", "[text]"),
     ("END is left out", "(np.zeros(1), probe(document))", "(probe(document),)"),
 ]
 

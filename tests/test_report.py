@@ -115,7 +115,7 @@ def test_charts_are_the_same_each_time_and_take_the_colours_of_the_page():
             assert set(re.findall(r'(?:fill|stroke)="([^"]*)"', svg)) <= {"none", *charts.COLOURS.values()}
     ids = [name for chart in first for svg in {chart.wide, chart.narrow} for name in re.findall(r' id="([^"]*)"', svg)]
     assert len(ids) == len(set(ids))
-    assert "5.000 at step 1 to 0.125 at step 40" in first[0].summary and "counting alone reaches 1.500" in first[0].summary
+    assert "5.000 at step 1 to 0.125 at step 40" in first[0].summary and "n-gram floor, reaches 1.500" in first[0].summary
 
 
 @pytest.mark.parametrize("rows, names", [
@@ -266,7 +266,7 @@ def test_the_report_of_a_model_file_says_what_it_lacks(here, capsys):
     corpus(here, "abba\nZab\n" * 9, "other.txt")
     assert call(capsys, "report", "bare.safetensors", "--text", "other.txt", "--cells", 1).code == 0
     text = (here / "bare-report.html").read_text()
-    assert "the beginning of other.txt" in text and "9 characters of other.txt are not in" in text
+    assert "the beginning of other.txt" in text and "9 characters of all of other.txt are not in" in text
 
 
 def test_without_its_corpus_it_reads_what_it_writes(here, capsys):

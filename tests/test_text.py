@@ -255,8 +255,8 @@ def test_a_missing_path(tmp_path, monkeypatch, source):
 @pytest.mark.parametrize("content", ["", "\ufeff", "\ufeff\ufeff"])
 def test_an_empty_corpus(tmp_path, content):
     path = write(tmp_path / "a.txt", content)
-    assert refusal(path).startswith(f"{path} is empty: nothing to learn from")
-    assert refusal("-", stdin=io.BytesIO(content.encode())).startswith("stdin is empty: nothing to learn from")
+    assert refusal(path).startswith(f"{path} is empty: name a file with text in it")
+    assert refusal("-", stdin=io.BytesIO(content.encode())).startswith("stdin is empty: name a file with text in it")
     assert refusal(path, path).startswith(f"{path}, {path} is empty")
 
 

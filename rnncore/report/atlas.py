@@ -9,6 +9,7 @@ from ..evaluate import CHUNK
 from .probes import measure
 
 MOST = 10                              # cells a probe that the ranking has
+FEW = 200                              # symbols: over fewer, correlations mean little
 GATES = {"input": 0, "forget": 1, "output": 3}  # gate -> its place among i f g o
 LOW, HIGH = 0.1, 0.9                   # a gate below is shut, above is open
 

@@ -11,6 +11,7 @@ import numpy as np
 POINTS = 400   # of a line: more are averaged
 ROWS = 12      # of a table
 KEPT = 0.97    # share of the training losses that the axis shows: the first steps would flatten the rest
+MARGIN = 0.04  # of the axis, above and below
 COLOURS = {"#010101": "currentColor", "#020202": "var(--faint)", "#030303": "var(--rule)", "#040404": "var(--train)",
            "#050505": "var(--validation)", "#060606": "var(--floor)"}
 INK, FAINT, RULE, TRAIN, VALIDATION, FLOOR = COLOURS
@@ -29,15 +30,15 @@ class Chart:
     narrow: str
 
 
-def charts(rows: list[dict], floor: float | None) -> list[Chart]:
+def charts(rows: list[dict], floor: float | None, unit: str = "character") -> list[Chart]:
     """The charts of the rows of metrics.jsonl: loss, rate and gradient norm, those that have two points to draw.
 
-    floor: the nats per character that counting alone reaches, or None.
+    floor: the nats per character that counting alone reaches, or None; unit: what a symbol is called.
     """
     train, validation, rate, norm = (line(rows, name) for name in ("loss", "val_loss", "lr", "grad_norm"))
     found = []
     if len(train[0]) > 1:
-        found.append(_chart("loss", "Loss, nats per character", _losses(train, validation, floor),
+        found.append(_chart("loss", f"Loss, nats per {unit}", _losses(train, validation, floor),
                             lambda axes: _draw_loss(axes, train, validation, floor), (WIDE, NARROW)))
     for name, title, drawn, noun, scale in (("rate", "Learning rate", rate, "The learning rate", "linear"),
                                             ("norm", "Gradient norm", norm, "The norm of the gradient", "log")):
@@ -82,7 +83,9 @@ def _losses(train, validation, floor: float | None) -> str:
         best = validation[1].argmin()
         words.append(f"the lowest validation loss is {validation[1][best]:.3f}, at step {validation[0][best]:,.0f}")
     if floor is not None:
-        words.append(f"counting alone reaches {floor:.3f}")
+        words.append(f"counting alone, the n-gram floor, reaches {floor:.3f}")
+    if train[1].max() > _top(train, validation, floor):
+        words.append(f"what is above {_top(train, validation, floor):.2f} is cut off")
     return "; ".join(words) + "."
 
 
@@ -92,15 +95,22 @@ def _range(noun: str, drawn) -> str:
             f"at step {steps[values.argmax()]:,.0f}, and {values.min():.3g} at least.")
 
 
+def _top(train, validation, floor: float | None) -> float:
+    """Where the axis of the losses ends."""
+    return max([np.quantile(train[1], KEPT), *validation[1], *([floor] if floor else [])])
+
+
 def _draw_loss(axes, train, validation, floor: float | None) -> None:
-    top = max([np.quantile(train[1], KEPT), *validation[1], *([floor] if floor else [])])
-    shown = train[1] <= top
-    axes.plot(*thinned((train[0][shown], train[1][shown])), color=TRAIN, linewidth=1, label="training")
+    top = _top(train, validation, floor)
+    axes.plot(*thinned(train), color=TRAIN, linewidth=1, label="training")
     if len(validation[0]):
         axes.plot(*thinned(validation), color=VALIDATION, linewidth=1.6, marker="o", markersize=3.5, label="validation")
     if floor is not None:
-        axes.axhline(floor, color=FLOOR, linewidth=1.4, linestyle=(0, (5, 3)), label="counting alone")
-    axes.legend(loc="upper right", frameon=False, labelcolor=INK, handlelength=2.2)
+        axes.axhline(floor, color=FLOOR, linewidth=1.4, linestyle=(0, (5, 3)), label="n-gram floor")
+    bottom = min(line.min() for line in (train[1], validation[1], np.array([top if floor is None else floor])) if len(line))
+    axes.set_ylim(bottom - MARGIN * (top - bottom or 1), top + MARGIN * (top - bottom or 1))
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, labelcolor=INK, handlelength=2.2,
+                borderpad=0, columnspacing=1.4)
 
 
 def _draw_line(axes, drawn, scale: str) -> None:

@@ -2,11 +2,13 @@
 import unicodedata
 from typing import NamedTuple
 
+from ..data.endings import END
+
 BOX = "\N{WHITE VERTICAL RECTANGLE}"
 ORDERING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C}  # bidirectional controls
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # categories of what has no shape of its own
 SPACES = {"\n": ("\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\n", "newline"), "\t": ("\N{RIGHTWARDS ARROW}\t", "tab"),
-          " ": (" ", "space")}
+          " ": (" ", "space"), END: ("\N{SYMBOL FOR END OF TEXT}\n", "end of the document")}
 
 
 class Glyph(NamedTuple):
@@ -18,7 +20,7 @@ class Glyph(NamedTuple):
 def glyph(symbol: str, level: str = "char") -> Glyph:
     """The glyph of a symbol of a vocabulary; level: char or byte, where it is the code point of the same number."""
     point = ord(symbol)
-    if symbol in SPACES:
+    if symbol in SPACES and not (level == "byte" and symbol == END):
         return Glyph(*SPACES[symbol])
     if level == "byte" and point > 126:
         return Glyph("\N{MIDDLE DOT}", f"byte 0x{point:02x}")

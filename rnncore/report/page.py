@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.endings import END
 from ..data.vocab import Vocab
 from . import charts
 from .atlas import Atlas
@@ -22,6 +23,7 @@ ROOM = 3 << 19       # bytes of cells: as base64 a third more, so that the page 
 SHOWN = 2000         # symbols that cells are shown over,
 FEWEST = 1000        # so many where there are many cells: below, it is cells that are left out
 BEST = 3             # cells shown a probe
+LINE_ENDS = {"\n", END}
 EXCERPT, LINES = 420, 11  # symbols and lines of a probe's picture, at most
 
 
@@ -41,6 +43,11 @@ class Story:
     notes: list[str] = field(default_factory=list)                 # what is to be said of it, a sentence each
     best: int = BEST                              # cells shown a probe
 
+    @property
+    def unit(self) -> str:
+        """What a symbol is called."""
+        return "byte" if self.vocab.level == "byte" else "character"
+
 
 def render(story: Story) -> str:
     """The page. Texts of others are escaped, and only the scripts and styles that came with it may run."""
@@ -51,7 +58,7 @@ def render(story: Story) -> str:
     script = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)
     style, safe = environment.get_template("page.css").render(), environment.filters["safe"]
     drawn = [{"chart": chart, "wide": safe(chart.wide), "narrow": safe(chart.narrow)}
-             for chart in charts.charts(story.rows, story.floor)]
+             for chart in charts.charts(story.rows, story.floor, story.unit)]
     return environment.get_template("page.html").render(
         story=story, drawn=drawn, table=charts.table(story.rows), samples=some(story.samples),
         bits=float(story.passage.bits.mean()), atlas=story.atlas, left_out=left_out(story.atlas),
@@ -91,7 +98,7 @@ def data(story: Story) -> dict:
     local = np.zeros(len(story.vocab), np.uint16)
     places = story.vocab.places(symbols)
     local[places[places >= 0]] = np.flatnonzero(places >= 0)
-    return {"glyphs": [glyph(symbol, story.vocab.level) for symbol in symbols],
+    return {"unit": story.unit, "glyphs": [glyph(symbol, story.vocab.level) for symbol in symbols],
             "passage": {"ids": packed(local[passage.ids], "<u2"), "runners": passage.likely.shape[1],
                         "bits": packed((100 * passage.bits).round().clip(0, 65535), "<u2"),
                         "likely": packed(local[passage.likely], "<u2"),
@@ -143,7 +150,7 @@ def about(name: str) -> str:
 def excerpt(probe: np.ndarray, text: str) -> tuple[int, int]:
     """(begin, end) of the stretch over which the probe (n,) varies most: lines; of long ones, EXCERPT symbols."""
     symbols = len(probe)
-    lines = [k + 1 for k in range(symbols - 1) if text[k] == "\n"]
+    lines = [k + 1 for k in range(symbols - 1) if text[k] in LINE_ENDS]
     within = [k for k in range(0, symbols, EXCERPT) if bisect(lines, k) == bisect(lines, k - EXCERPT)]
     starts = {0, *(k for k in (*lines, *within) if k + EXCERPT <= symbols)}
 

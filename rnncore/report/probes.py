@@ -28,11 +28,12 @@ LINES = {
 _LINE_END, _PARAGRAPH_END = r"(?=\n)", r"(?=\n[ \t]*\n)"  # where what nobody closes ends: it stays outside
 MARKS = {  # what opens a quote or a comment -> which of the two, and what closes it
     "prose": {'"': ("quotes", '"|' + _PARAGRAPH_END), "\u201c": ("quotes", "\u201d|" + _PARAGRAPH_END),
-              "\u201e": ("quotes", "[\u201c\u201d]|" + _PARAGRAPH_END), "\xab": ("quotes", "\xbb|" + _PARAGRAPH_END)},
+              "\u201e": ("quotes", "[\u201c\u201d]|" + _PARAGRAPH_END), "\xab": ("quotes", "\xbb|" + _PARAGRAPH_END),
+              "\u300c": ("quotes", "\u300d|" + _PARAGRAPH_END)},
     "python": {'"""': ("quotes", '"""'), "'''": ("quotes", "'''"), '"': ("quotes", '"|' + _LINE_END),
                "'": ("quotes", "'|" + _LINE_END), "#": ("comment", _LINE_END)},
-    "c": {'"': ("quotes", '"|' + _LINE_END), "'": ("quotes", "'|" + _LINE_END), "//": ("comment", _LINE_END),
-          "/*": ("comment", r"\*/")},
+    "c": {'"': ("quotes", '"|' + _LINE_END), "'": ("quotes", "'|" + _LINE_END), "`": ("quotes", "`"),
+          "//": ("comment", _LINE_END), "/*": ("comment", r"\*/")},
 }
 
 
@@ -58,6 +59,8 @@ def spans(text: str) -> Iterator[tuple[str, int, int]]:
     """(quotes or comment, begin, end) of each in the text: from its opening mark on, to before the last of its closing.
 
     A backslash in code hides the symbol after it. An apostrophe is a quote in code alone, and never within a number.
+    What is not closed on its line is none there (a lifetime in Rust, a regular expression); in prose it ends with the
+    paragraph.
     """
     kind = language(text)
     marks, escape = MARKS[kind], "" if kind == "prose" else r"\\.|"
@@ -67,6 +70,9 @@ def spans(text: str) -> Iterator[tuple[str, int, int]]:
     place = 0
     while found := opening.search(text, place):
         ended = closing[found[0]].match(text, found.end())
+        if kind != "prose" and marks[found[0]][0] == "quotes" and ended[1] == "":
+            place = found.end()
+            continue
         place = ended.end()
         yield marks[found[0]][0], found.start(), place - bool(ended[1])
 
@@ -102,15 +108,21 @@ def inside_comment(text: str) -> np.ndarray:
 
 @_a_document
 def bracket_depth(text: str) -> np.ndarray:
-    """How many of ( [ { are open; those in strings and comments of code do not count, nor what closes none."""
+    """How many of ( [ { are open; those in strings and comments of code do not count, nor what closes none.
+
+    In prose a blank line closes all.
+    """
     change = np.zeros(len(text))
     for place, symbol in enumerate(text):
         if symbol in "()[]{}":
             change[place] = 1 if symbol in "([{" else -1
-    if language(text) != "prose":
+    breaks = []
+    if language(text) == "prose":
+        breaks = [blank.end() for blank in re.finditer(r"\n[ \t]*(?=\n)", text)]
+    else:
         change[(_inside(text, "quotes") + _inside(text, "comment")) > 0] = 0
-    level = np.cumsum(change)
-    return level - np.minimum(np.minimum.accumulate(level), 0) if len(level) else level
+    levels = map(np.cumsum, np.split(change, breaks))
+    return np.concatenate([level - np.minimum(np.minimum.accumulate(level), 0) for level in levels])
 
 
 @_a_document

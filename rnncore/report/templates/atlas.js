@@ -74,8 +74,8 @@ function drawAtlas() {
     select.value = String(place);
     text.mark((k) => leaning(cellValue(place, k)));
     byId("cell-follows").textContent = (followed.get(place) || []).join(", ");
-    byId("cell-before").disabled = place === 0;
-    byId("cell-after").disabled = place === ATLAS.cells.length - 1;
+    byId("cell-before").setAttribute("aria-disabled", place === 0);
+    byId("cell-after").setAttribute("aria-disabled", place === ATLAS.cells.length - 1);
     text.show(Math.max(text.here, 0), false);
     if (look) {
       byId("any").scrollIntoView({block: "start"});

@@ -13,8 +13,8 @@ function drawSurprise() {
   const show = (k, aloud) => {
     readout.replaceChildren(element("b", alone(ids[k])));
     if (k === 0) {
-      readout.append(element("span", "the first character: nothing to predict it from"));
-      if (aloud) byId("surprise-live").textContent = `${spoken(ids[k])}, the first character`;
+      readout.append(element("span", `the first ${DATA.unit}: nothing to predict it from`));
+      if (aloud) byId("surprise-live").textContent = `${spoken(ids[k])}, the first ${DATA.unit}`;
       return;
     }
     const bit = of(k), list = element("ol");

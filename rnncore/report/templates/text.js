@@ -40,9 +40,18 @@ class Text {
     box.append(...Array.from(ids, (id) => element("span", DATA.glyphs[id][0])));
     this.spans = box.children;
     box.addEventListener("keydown", (event) => this.key(event));
-    box.addEventListener("focus", () => this.move(Math.max(this.here, 0), true));
-    box.addEventListener("click", (event) => this.at(event, (place) => this.move(place, true)));
-    box.addEventListener("mouseover", (event) => this.at(event, (place) => this.show(place, false)));
+    box.addEventListener("focus", () => box.matches(":focus-visible") && this.move(Math.max(this.here, 0), true));
+    /* The focus that a press brings would scroll; and a text that moves below a mouse at rest is not pointed at. */
+    box.addEventListener("mousedown", (event) => this.at(event, () => event.preventDefault()));
+    box.addEventListener("click", (event) => this.at(event, (place) => {
+      box.focus({preventScroll: true});
+      this.move(place, true);
+    }));
+    box.addEventListener("mousemove", (event) => {
+      const mouse = `${event.clientX} ${event.clientY}`;
+      if (mouse !== this.mouse) this.at(event, (place) => this.show(place, false));
+      this.mouse = mouse;
+    });
     box.addEventListener("mouseleave", () => this.here >= 0 && this.show(this.here, false));
   }
 
