@@ -102,7 +102,8 @@ def card_lines(card: dict):
         whole = f"; {last:.4f} over the final evaluation" if last is not None else ""
         yield f"validation  {card['val_loss']:.4f} nats/char at step {card['best_step']:,}{whole}"
     if card.get("floor"):
-        yield f"counting    {card['floor']['nats']:.4f} nats/char, the last {card['floor']['order']} characters"
+        yield f"counting    {card['floor']['nats']:.4f} nats/char, the last {card['floor']['order']} "\
+              f"character{'s' * (card['floor']['order'] != 1)}"
     if card.get("losses"):
         yield "this file   " + ", ".join(f"{name} {loss:.4f}" for name, loss in card["losses"].items()) + " nats/char"
     yield "versions    " + ", ".join(f"{name} {version}" for name, version in card["versions"].items())

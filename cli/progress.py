@@ -19,7 +19,7 @@ def describe(p) -> str:
 def describe_floor(nats: float, order: int, counted: int, characters: int) -> str:
     """What counting reaches, in one line; counted of the training text's characters were."""
     part = f", counted on the first {counted:,} characters" if counted < characters else ""
-    return f"counting alone reaches {nats:.4f} nats/char (the last {order} characters{part})"
+    return f"counting alone reaches {nats:.4f} nats/char (the last {order} character{'s' * (order != 1)}{part})"
 
 
 def clock(seconds: float) -> str:

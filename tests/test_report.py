@@ -1,6 +1,7 @@
 """The report: its figures are the engine's, its file needs nothing beside itself, and no text of others does harm."""
 import base64
 import dataclasses
+import io
 import json
 import re
 import shutil
@@ -317,3 +318,54 @@ def test_a_model_of_bytes(here, capsys):
     (here / "bytes.bin").write_bytes(bytes(range(256)) * 20)
     assert call(capsys, "train", "bytes.bin", "--level", "byte", "--steps", 2, *SMALL, "-o", "bytes").code == 0
     assert call(capsys, "report", "bytes").code == 0 and "byte 0xff" in (here / "bytes/report.html").read_text()
+
+
+def test_the_text_of_a_pipe_is_kept_for_later_reports(here, capsys, monkeypatch):
+    """Also where the corpus has changed since: the same page again."""
+    monkeypatch.delenv("RNNCORE_NO_REPORT")
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(TEXT.encode())))
+    assert call(capsys, "train", "-", "--steps", 2, *SMALL, "-o", "piped").code == 0
+    before = (here / "piped/report.html").read_text()
+    kept = (here / "piped/passage.txt").read_text()
+    assert kept in TEXT and "beginning of the validation text" in before
+    result = call(capsys, "report", "piped")
+    assert (result.code, result.err, (here / "piped/report.html").read_text()) == (0, "", before)
+
+
+@pytest.mark.parametrize("args", [("--level", "byte"), ("--documents", "lines"), ("--lower",), ("--min-count", 3)])
+def test_what_is_kept_is_what_was_read(here, capsys, monkeypatch, args):
+    monkeypatch.delenv("RNNCORE_NO_REPORT")
+    corpus(here, TEXT + "\u00c9\n", "other.txt")
+    assert call(capsys, "train", "other.txt", "--steps", 2, *SMALL, *args, "-o", "new").code == 0
+    before = (here / "new/report.html").read_text()
+    (here / "other.txt").unlink()
+    assert call(capsys, "report", "new").code == 0 and (here / "new/report.html").read_text() == before
+    unit = "byte" if "byte" in args else "character"
+    assert f"on average a {unit} takes" in before and f"nats per {unit}" in before
+
+
+def test_a_run_without_validation_is_told_of(here, capsys):
+    assert call(capsys, "train", "corpus.txt", "--val", 0, "--steps", 2, *SMALL, "-o", "new").code == 0
+    result = call(capsys, "report", "new")
+    assert result.code == 0 and result.err.startswith("It has no validation text: what it reads here is what it wrote itself")
+
+
+@pytest.mark.parametrize("args, words", [
+    (("--text", ""), "--text '': name a file"), (("--text", "latin.txt"), "--encoding"), (("-o", ""), "--out '': name"), (("-o", "-"), "--out '-': name")])
+def test_options_that_name_nothing(here, capsys, args, words):
+    (here / "latin.txt").write_bytes("é".encode("latin-1") * 300)
+    result = call(capsys, "report", "run", *args)
+    assert result.code in (1, 2) and words in result.err, result
+    assert "latin.txt" not in args or call(capsys, "report", "run", "--text", "latin.txt", "--encoding", "latin-1").code == 0
+
+
+def test_few_symbols_are_told_of(here, capsys):
+    corpus(here, TEXT[:20], "short.txt")
+    assert "It read 20 characters: over so few, correlations mean little." in call(capsys, "report", "run", "--text", "short.txt").err
+
+
+def test_an_end_of_a_document_ends_a_line():
+    assert glyph("\x03") == ("\u2403\n", "end of the document") and glyph("\x03", "byte") == ("\u2403", "U+0003")
+    text = "ab1\x03" * 200
+    begin, end = page.excerpt(np.array([symbol == "1" for symbol in text], float), text)
+    assert end - begin == 4 * page.LINES

@@ -225,3 +225,38 @@ def test_the_network_is_forbidden(browser, home):
     })""")
     page.close()
     assert broken == "img-src"
+
+
+def test_a_press_in_a_passage_that_is_scrolled_points_at_what_is_there(page):
+    page.locator("#surprise-text").scroll_into_view_if_needed()
+    wanted, x, y = page.eval_on_selector("#surprise-text", """box => {
+        box.scrollTop = box.scrollHeight / 2;
+        const middle = box.getBoundingClientRect().top + box.clientHeight / 2, spans = [...box.children];
+        const wanted = spans.findIndex((span) => span.getBoundingClientRect().top > middle);
+        const {left, top, height} = spans[wanted].getClientRects()[0];
+        return [wanted, left + 2, top + height / 2];
+    }""")
+    scrolled = page.eval_on_selector("#surprise-text", "box => box.scrollTop")
+    page.mouse.click(x, y)
+    here = "[...document.querySelectorAll('#surprise-text span')].findIndex(s => s.classList.contains('here'))"
+    assert wanted > 100 and page.evaluate(here) == wanted
+    assert abs(page.eval_on_selector("#surprise-text", "box => box.scrollTop") - scrolled) < 40
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(here) == wanted + 1
+
+
+def test_a_mouse_at_rest_points_at_nothing_new(page):
+    page.hover("#surprise-text span >> nth=3")
+    page.focus("#surprise-text")
+    page.keyboard.press("Control+End")
+    said = page.text_content("#surprise-live")
+    page.wait_for_timeout(200)
+    assert said and said.split(":")[1].split()[0] in page.inner_text("#surprise-readout")
+
+
+def test_the_focus_stays_at_the_last_cell(page):
+    page.select_option("#cell", index=31)
+    page.focus("#cell-after")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "cell-after" and page.input_value("#cell") == "31"
+    assert page.get_attribute("#cell-after", "aria-disabled") == "true" != page.get_attribute("#cell-before", "aria-disabled")

@@ -40,11 +40,13 @@ class Text {
     box.append(...Array.from(ids, (id) => element("span", DATA.glyphs[id][0])));
     this.spans = box.children;
     box.addEventListener("keydown", (event) => this.key(event));
-    box.addEventListener("focus", () => box.matches(":focus-visible") && this.move(Math.max(this.here, 0), true));
+    box.addEventListener("focus", () => this.pressed || this.move(Math.max(this.here, 0), true));
     /* The focus that a press brings would scroll; and a text that moves below a mouse at rest is not pointed at. */
     box.addEventListener("mousedown", (event) => this.at(event, () => event.preventDefault()));
     box.addEventListener("click", (event) => this.at(event, (place) => {
+      this.pressed = true;
       box.focus({preventScroll: true});
+      this.pressed = false;
       this.move(place, true);
     }));
     box.addEventListener("mousemove", (event) => {
