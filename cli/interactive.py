@@ -80,7 +80,7 @@ class Loop:
 
     def take(self, line: str) -> bool:
         """Do what a line says; whether to go on."""
-        name, _, rest = line[1:].rstrip("\n").partition(" ")
+        name, _, rest = line[1:].rstrip("\r\n").partition(" ")
         if not line.startswith("/") or not name[:1].isalpha():
             self.turn(line)
         elif name == "quit":
@@ -110,7 +110,7 @@ class Loop:
             with noted() as pressed, output(None, self.binary and not self.shown) as file:
                 stream(file, "", self.pieces(pressed), "latin-1" if self.binary and not self.shown else None)
         except UnknownSymbolError as error:
-            tell(str(error))
+            tell(f"{error}: options of `rnncore generate`")
         except KeyboardInterrupt:
             self.dialogue.back(mark)
             raise

@@ -1,4 +1,5 @@
 """A job is a training run ready to be driven: set up from options, or taken up again from a run folder."""
+import errno
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -51,13 +52,17 @@ class Job:
         try:
             method(*args)
         except OSError as error:
-            return (f"{self.folder.path} cannot be written ({error.strerror}): make room on the disk; "
-                    "what it holds is whole")
+            full = "make room on the disk; " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            return f"{self.folder.path} cannot be written ({error.strerror}): {full}what it holds is whole"
         return None
 
     def mirror(self) -> str | None:
         """Write for TensorBoard what was logged, where that is wanted; returns what went wrong, in one line."""
-        return self.write(self._events.follow) if self._events else None
+        try:
+            return self.write(self._events.follow) if self._events else None
+        except Exception as error:  # a mirror ends no run
+            self._events = None
+            return f"warning: TensorBoard gets no more of this run ({' '.join(str(error).split())})"
 
     def too_large(self) -> str:
         """What to say where memory ran out on the way: a batch that takes half, in figures."""

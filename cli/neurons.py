@@ -1,5 +1,6 @@
 """`rnncore neurons` finds the cells of a model that follow something in a text: quotes, brackets, the line's length."""
 import json
+from itertools import islice
 
 import click
 
@@ -39,9 +40,9 @@ def command(run, text, most, probe, length, cells, encoding, newline, on_unknown
     from rnncore.runs import RunError
 
     path, model = options.open_model(run, device)
-    passage, notes = first(model.vocab, text, length, encoding, newline, on_unknown)
+    passage, notes = first(model.vocab, text, length, encoding, newline)
     try:
-        found = atlas(model, passage, most or (MOST if as_json else 3))
+        found = atlas(model, passage, most or (MOST if as_json else 3), on_unknown)
     except FloatingPointError as error:
         raise NotFinite(str(error)) from None
     except MemoryError:
@@ -69,17 +70,17 @@ def named(name: str) -> str:
     return name
 
 
-def first(vocab, text: str, length: int, encoding: str, newline: str, on_unknown: str) -> tuple[str | bytes, list[str]]:
-    """The first symbols of a text as the model reads it, unknown ones skipped or replaced, and notes on it."""
+def first(vocab, text: str, length: int, encoding: str, newline: str) -> tuple[str | bytes, list[str]]:
+    """The first symbols of a text, and notes on it."""
     from rnncore.data.text import read
 
     from .corpus import bring
 
     bring([text])
     corpus = read([text], distinct=1, **reading(vocab, encoding, newline))
-    ids, _ = corpus.encode(vocab, on_unknown)
-    symbols = "".join(vocab.symbols[k] for k in ids[:length].tolist())
-    cut = [f"read the first {length:,} of {len(ids):,} symbols (--length changes it)"] * (len(ids) > length)
+    symbols = "".join(islice(corpus.symbols(), length))
+    cut = [f"read the first {length:,} of {corpus.characters:,} symbols (--length changes it)"] \
+        if corpus.characters > length else []
     return symbols.encode("latin-1") if vocab.level == "byte" else symbols, [*corpus.notes, *cut]
 
 
@@ -108,7 +109,7 @@ def show(found, ranking: dict, level: str) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, markup=False)
-    table = Table("probe", "cell", "r", "^ where the cell is high, or for r < 0 low", box=box.SIMPLE_HEAD)
+    table = Table("probe", "cell", "r", "^ cell high (low if r < 0)", box=box.SIMPLE_HEAD)
     width = max(LEAST, console.width - BESIDE)
     for name, ranked in ranking.items():
         place = liveliest(found.probes[name], width)

@@ -1,8 +1,7 @@
 """`rnncore report` makes one HTML file that shows what a model has learnt; `train` makes it at the end of a run."""
-import importlib.util
+import importlib
 import json
 import os
-import re
 import shlex
 from itertools import islice
 from pathlib import Path
@@ -25,7 +24,7 @@ NEEDED = "matplotlib", "jinja2"
                                              "[default: the run's validation text, else one that the model writes]")
 @click.option("--out", "-o", type=click.Path(), metavar="FILE",
               help="The file to write. [default: report.html in the run folder, or NAME-report.html here]")
-@click.option("--cells", type=click.IntRange(1), default=3, show_default=True, metavar="K",
+@click.option("--cells", type=click.IntRange(1, 20), default=3, show_default=True, metavar="K",
               help="Cells to show for each thing that cells may follow.")
 @options.ENCODING
 @options.DEVICE
@@ -53,8 +52,14 @@ def command(run, text, out, cells, encoding, device):
 
 
 def lacking() -> list[str]:
-    """The packages of the extra that are not installed."""
-    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    """The packages of the extra that are not installed, or do not work."""
+    found = []
+    for name in NEEDED:
+        try:
+            importlib.import_module(name)
+        except Exception:  # NumPy's AttributeError, say, where the two do not fit
+            found.append(name)
+    return found
 
 
 def default(where: Path) -> Path:
@@ -154,10 +159,10 @@ def facts(model, card: dict) -> list[tuple[str, str]]:
 
 def history(folder: Path) -> tuple[list[dict], list[tuple[int, str]]]:
     """(rows of metrics.jsonl, samples and their steps) of a run folder; lines that are torn are left out."""
+    from rnncore import runs
     logged = [_row(line) for line in _read(folder / "metrics.jsonl").splitlines()]
-    _, *parts = re.split(r"^--- step (\d{1,15})\n", _read(folder / "samples.txt"), flags=re.MULTILINE)
     return ([row for row in logged if "step" in row],
-            [(int(step), text.rstrip()) for step, text in zip(parts[::2], parts[1::2], strict=True)])
+            [(step, text.rstrip()) for step, text in runs.samples(_read(folder / "samples.txt"))])
 
 
 def _read(path: Path) -> str:
@@ -221,10 +226,14 @@ def asked_for(model, text: str, encoding: str, notes: list[str]) -> tuple:
     from .score import reading
 
     bring([text])
-    ids, unknown = read([text], distinct=1, **reading(model.vocab, encoding, "lf")).encode(model.vocab, "replace")
+    vocab = model.vocab
+    corpus = read([text], distinct=1, **reading(vocab, encoding, "lf"))
+    symbols = "".join(islice(corpus.symbols(), CHARACTERS))
+    unknown = sum(symbol not in vocab for symbol in symbols)
     if unknown:
-        notes.append(f"{unknown:,} characters of all of {text} are not in the model’s vocabulary: stand-ins are in "
-                     "their places.")
+        notes.append(f"{unknown:,} of the characters read are not in the model’s vocabulary: stand-ins are in their "
+                     "places.")
+    ids = vocab.encode(symbols.encode("latin-1") if vocab.level == "byte" else symbols, "replace")
     return at_least_two(ids), f"the beginning of {text}"
 
 

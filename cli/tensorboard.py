@@ -1,7 +1,6 @@
 """The event files of a run are its metrics and samples as TensorBoard reads them: `tensorboard --logdir runs`."""
 import importlib
 import json
-import re
 import struct
 import time
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from rnncore.config import SaveConfig
 from rnncore.files import append
-from rnncore.runs import EVENT_FILES, EVENTS, RunError
+from rnncore.runs import EVENT_FILES, EVENTS, RunError, samples
 
 SCALARS = {"loss": "loss/train", "val_loss": "loss/validation", "lr": "learning_rate", "grad_norm": "gradient_norm",
            "chars_per_s": "characters_per_second"}
@@ -62,9 +61,8 @@ class Events:
         for row in map(json.loads, self._lines("metrics.jsonl").splitlines()):
             if not isinstance(row["step"], bool) and row["step"] >= 0:
                 yield from self._row(row)
-        _, *parts = re.split(r"^--- step (\d+)\n", self._lines("samples.txt"), flags=re.MULTILINE)
-        for step, text in zip(parts[::2], parts[1::2], strict=True):
-            yield self._text("sample", int(step), text)
+        for step, text in samples(self._lines("samples.txt")):
+            yield self._text("sample", step, text)
 
     def _begin(self):
         """The records at the head of a new file, which is to stand in place of those that are there."""

@@ -25,6 +25,7 @@ from .lstm import State
 from .train import Progress, Training
 
 RUNS = Path("runs")
+HEAD = re.compile(r"^--- step (\d{1,15})\n", re.MULTILINE)  # of a sample
 NO_MODEL = {"metrics.jsonl", "samples.txt"}
 EVENTS, EVENT_FILES = "tensorboard", "events.out.tfevents.*"  # a folder, and what lies in it
 
@@ -88,15 +89,16 @@ class RunFolder:
         write_whole(path, "".join(line + "\n" for line in kept).encode())
         path = self.path / "samples.txt"
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-        heads = list(re.finditer(r"^--- step (\d+)$", text, re.MULTILINE))
+        heads = list(re.finditer(r"^--- step (\d{1,15})$", text, re.MULTILINE))
         dropped = [head.start() for head in heads if int(head[1]) > step] + [
             head.start() for head in heads[-1:] if not text.endswith("\n")]
         if dropped:
             write_whole(path, text[:min(dropped)].encode())
 
     def add_sample(self, step: int, text: str) -> None:
-        """Add what the model wrote at `step` to samples.txt."""
-        append(self.path / "samples.txt", f"--- step {step}\n{text}\n".encode(errors="replace"))
+        """Add what the model wrote at `step` to samples.txt; a line that looks like a head gets a blank before it."""
+        text = HEAD.sub(lambda head: f" {head[0]}", text + "\n")
+        append(self.path / "samples.txt", f"--- step {step}\n{text}".encode(errors="replace"))
 
     def save(self, training: Training, best: bool) -> None:
         """Write last.safetensors, best.safetensors if this is the best model so far, and a step-*.safetensors to keep.
@@ -191,6 +193,12 @@ def fresh(name: str) -> Path:
             return path
         else:
             return path
+
+
+def samples(text: str) -> list[tuple[int, str]]:
+    """(step, what the model wrote then) of the text of a samples.txt."""
+    _, *parts = HEAD.split(text)
+    return [(int(step), sample) for step, sample in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def steps_kept(path: Path) -> list[Path]:

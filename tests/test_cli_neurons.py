@@ -242,3 +242,8 @@ def test_a_text_in_which_nothing_varies(rnn, tmp_path):
     result = rnn("neurons", "nl.txt")
     assert result.code == 0 and result.err == "nothing that is looked for varies in this text: no cell can follow it\n"
     assert "digit" not in result.out and "layer 1" in result.out and figures(rnn("neurons", "nl.txt", "--json"))["probes"] == {}
+
+
+def test_symbols_beyond_those_that_are_read_do_no_harm(rnn, tmp_path):
+    corpus(tmp_path, TEXT + "\u2603", "late.txt")
+    assert rnn("neurons", "late.txt", "-n", len(TEXT)).code == 0 and "'\u2603'" in refused(rnn("neurons", "late.txt"))

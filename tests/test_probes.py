@@ -49,11 +49,12 @@ MARKED = [  # probe, what stands before, the text with what is inside marked
         "s = <|'''a\n''b''\n''|>'", "s = 'never closed\nt = <|'yes|>'", 'f(<|"|>", <|\'|>\')', "<|'\\\\|>' + <|'\\|>", "<|'ends \\|>",
         'r<|"# no|>"', "x = 1 // 2  # a 'b'\n")),
     *(("inside quotes", C, text) for text in (
-        "let s: &'static str = x;\n", "const s = <|`it's ${a} \"\nb|>` + c;", "return /['\"]/.test(s); // no\n",
+        "// a\\\nc = <|'x|>'", "let s: &'static str = x;\n", "const s = <|`it's ${a} \"\nb|>` + c;", "return /['\"]/.test(s); // no\n",
         's = <|"a // b|>"; c = <|\'"|>\'; /* it\'s "x" */', "int n = 1'000'000; c = <|'\\'|>'; // don't\n", 's = <|"/* no|>"')),
     *(("inside a comment", PYTHON, text) for text in (
-        "x = 1  <|# it's \"one\"|>\ny = '# no'", "<|#|>\n<|# a # b|>", '"""\n# no\n"""\n', "x = 1 // 2\n/* no */")),
+        "x = 1  <|# it's \"one\"|>\ny = '# no'", "<|# C:\\|>\ny = 1", "<|#|>\n<|# a # b|>", '"""\n# no\n"""\n', "x = 1 // 2\n/* no */")),
     *(("inside a comment", C, text) for text in (
+        "<|/* \\d\\*|>/ x",
         "x = 1; <|// it's # y|>\n#include <a>", "<|/* a\n// b *|>/ c", 's = "// no"; <|/* never\nclosed|>', "<|/**|>/ a / b")),
     ("inside a comment", PROSE, "a # b // c /* d */ is prose"),
 ]
@@ -158,7 +159,13 @@ def test_languages(path, wanted):
     assert {language(text), language(text[:3000])} == {wanted}
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", PROSE, "Now for all of them:\nif it is so; (as they say)\n" + 9 * PROSE])
+def test_long_lines_take_no_square_of_their_length():
+    """Seconds, and more than ten thousand of them, with a pattern that does."""
+    for text in (" " * 300_000 + "y\n", "foo(1)[2] " * 60_000, "a = b" + "(" * 300_000):
+        assert set(measure(text)) <= set(PROBES)
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", PROSE, "# Title\n\nIt's a list:\n\n# More\n\n- one (1)\n- don't\n", "Now for all of them:\nif it is so; (as they say)\n" + 9 * PROSE])
 def test_prose_is_prose(text):
     assert language(text) == "prose"
 

@@ -200,3 +200,23 @@ def test_a_run_that_diverges_has_its_rows(train):
     result = train("--steps", 300, "--tensorboard", "--optimizer", "adam", "--lr", 1e30, "--clip", 0)
     assert result.code == 3, result
     assert len(read().Scalars("learning_rate")) == len(rows(RUN))
+
+
+def test_a_sample_that_looks_like_the_head_of_one_is_none(train, tmp_path):
+    """A text of such lines: what the model writes of them is a sample all the same, in the files and in the events."""
+    corpus(tmp_path, "--- step 99999999999999999999\n--- step 7777\n" * 300)
+    args = ("--tensorboard", "--lr", 0.05, "--sample-every", 40)
+    assert train("--steps", 240, *args).code == 0
+    found = texts(read(), "sample")
+    assert "--- step 7" in found[-1][1] and [step for step, _ in found] == [40, 80, 120, 160, 200, 240]
+    assert train("--resume", "--steps", 280).code == 0
+    assert [step for step, _ in texts(read(), "sample")] == [40, 80, 120, 160, 200, 240, 280]
+
+
+def test_whatever_goes_wrong_ends_no_run(train, monkeypatch):
+    def fail(self, row):
+        raise ValueError("Value\nout of range")
+
+    monkeypatch.setattr(tensorboard.Events, "_row", fail)
+    result = train("--steps", 20, "--tensorboard")
+    assert result.code == 0 and result.err.count("warning: TensorBoard gets no more of this run (Value out of range)\n") == 1

@@ -15,10 +15,11 @@ from ..data.endings import END
 Probe = Callable[[str], np.ndarray]
 
 CODE = 0.15  # share of the lines that look like code in what is code: a half of it may be prose in strings
+LINE = 200   # symbols of a line that are looked at: patterns take the square of it
 LINES = {
     "python": re.compile(r"""[ \t]*(?:
         (?:def|class)\s+\w+.*[:(,]$ | (?:from\s+[\w.]+\s+)?import\s+[\w.*(] | (?:return|raise|yield|assert)\b
-        | (?:if|elif|else|for|while|with|try|except)\b.*:$ | \#\s | @\w | >>>\s
+        | (?:if|elif|else|for|while|with|try|except)\b.*:$ | @\w | >>>\s
         | [\w.]+(?:\[.*\])?\s*[-+*/|&]?=\s*\S | \w+(?:\.\w+)*\(.*[(,)]$ )""", re.X),
     "c": re.compile(r"""[ \t]*(?:
         .*[()=\[\]{}].*;$ | .*[{}]$ | [)}\]]+[;,)]*$ | // | /\*
@@ -49,7 +50,7 @@ def _a_document(probe: Probe) -> Probe:
 
 def language(text: str) -> str:
     """What a text looks like: python, c (and what has its comments: C++, Java, JavaScript), or prose."""
-    lines = [line.rstrip() for line in text.split("\n") if line.strip()]
+    lines = [line.strip()[:LINE] for line in text.split("\n") if line.strip()]
     hits = {name: sum(map(bool, map(pattern.match, lines))) for name, pattern in LINES.items()}
     likeliest = max(hits, key=hits.__getitem__)
     return likeliest if hits[likeliest] > CODE * len(lines) else "prose"
@@ -58,7 +59,7 @@ def language(text: str) -> str:
 def spans(text: str) -> Iterator[tuple[str, int, int]]:
     """(quotes or comment, begin, end) of each in the text: from its opening mark on, to before the last of its closing.
 
-    A backslash in code hides the symbol after it. An apostrophe is a quote in code alone, and never within a number.
+    A backslash in a string of code hides the symbol after it. An apostrophe is a quote in code alone, and never within a number.
     What is not closed on its line is none there (a lifetime in Rust, a regular expression); in prose it ends with the
     paragraph.
     """
@@ -66,7 +67,8 @@ def spans(text: str) -> Iterator[tuple[str, int, int]]:
     marks, escape = MARKS[kind], "" if kind == "prose" else r"\\.|"
     hidden = r"(?<![0-9])" if kind == "c" else ""
     opening = re.compile("|".join((hidden if mark == "'" else "") + re.escape(mark) for mark in marks))
-    closing = {mark: re.compile(f"(?:{escape}.)*?(?:({close})|\\Z)", re.S) for mark, (_, close) in marks.items()}
+    closing = {mark: re.compile(f"(?:{escape if what == 'quotes' else ''}.)*?(?:({close})|\\Z)", re.S)
+               for mark, (what, close) in marks.items()}
     place = 0
     while found := opening.search(text, place):
         ended = closing[found[0]].match(text, found.end())
