@@ -19,6 +19,7 @@ from rnncore.train import Clock, Training
 from . import options, prepare, tensorboard
 from .corpus import bring
 from .progress import describe_floor
+from .report import PASSAGE
 
 LATE = 0.7  # of the steps: a best model from before was followed by worse ones for long
 FREE = {"epochs", "steps", "minutes", "eval_every", "patience"}  # what a resumed run may change,
@@ -182,6 +183,7 @@ def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document
         return training, chosen
     settings |= {"corpus": about | _about(corpus, {}), "split": record}
     settings.pop("floor", None)
+    (path / PASSAGE).unlink(missing_ok=True)
     training.another_text()
     return training, [*corpus.notes, *warnings, *chosen]
 

@@ -369,3 +369,15 @@ def test_an_end_of_a_document_ends_a_line():
     text = "ab1\x03" * 200
     begin, end = page.excerpt(np.array([symbol == "1" for symbol in text], float), text)
     assert end - begin == 4 * page.LINES
+
+
+def test_on_another_corpus_another_passage_is_read(here, capsys, monkeypatch):
+    monkeypatch.setenv("RNNCORE_NO_REPORT", "")
+    assert call(capsys, "train", "corpus.txt", "--steps", 2, *SMALL, "-o", "new").code == 0 and (here / "new/passage.txt").exists()
+    corpus(here, TEXT[::-1], "corpus.txt")
+    monkeypatch.setenv("RNNCORE_NO_REPORT", "1")
+    assert call(capsys, "train", "--resume", "-o", "new", "--steps", 4, "--allow-new-corpus").code == 0
+    assert call(capsys, "report", "new").code == 0 and not (here / "new/passage.txt").exists()
+    shown = json.loads((here / "new/report.html").read_text().split('id="data">')[1].split("</script>")[0])
+    ids = np.frombuffer(base64.b64decode(shown["passage"]["ids"]), "<u2")
+    assert "".join(shown["glyphs"][k][0][-1] for k in ids) in TEXT[::-1]
