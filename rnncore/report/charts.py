@@ -107,8 +107,9 @@ def _draw_loss(axes, train, validation, floor: float | None) -> None:
         axes.plot(*thinned(validation), color=VALIDATION, linewidth=1.6, marker="o", markersize=3.5, label="validation")
     if floor is not None:
         axes.axhline(floor, color=FLOOR, linewidth=1.4, linestyle=(0, (5, 3)), label="n-gram floor")
-    bottom = min(line.min() for line in (train[1], validation[1], np.array([top if floor is None else floor])) if len(line))
-    axes.set_ylim(bottom - MARGIN * (top - bottom or 1), top + MARGIN * (top - bottom or 1))
+    bottom = min([*train[1], *validation[1], *([floor] if floor else [])])
+    margin = MARGIN * (top - bottom or 1)
+    axes.set_ylim(bottom - margin, top + margin)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, labelcolor=INK, handlelength=2.2,
                 borderpad=0, columnspacing=1.4)
 

@@ -59,7 +59,8 @@ def language(text: str) -> str:
 def spans(text: str) -> Iterator[tuple[str, int, int]]:
     """(quotes or comment, begin, end) of each in the text: from its opening mark on, to before the last of its closing.
 
-    A backslash in a string of code hides the symbol after it. An apostrophe is a quote in code alone, and never within a number.
+    A backslash in a string of code hides the symbol after it. An apostrophe is a quote in code alone, and never within
+    a number.
     What is not closed on its line is none there (a lifetime in Rust, a regular expression); in prose it ends with the
     paragraph.
     """
