@@ -25,7 +25,7 @@ WELCOME = "The model reads each line and writes on. /help lists the commands; Ct
 HELP = """/temperature X, /top-k K, /top-p P, /seed N, /length N: change one of these; without a number, show it
 /reset         forget all that was read and written
 /undo          take the last turn back; the same line has another text then
-/say TEXT      read TEXT, which may begin with a /, without a line end; without TEXT, write on
+/say TEXT      read TEXT as it stands, in the same line and without its end; without TEXT, write on
 /help, /quit"""
 NUMBERS: dict[str, Callable[[str], float]] = {"temperature": float, "top-k": int, "top-p": float, "seed": int,
                                               "length": int}
@@ -47,6 +47,7 @@ class Loop:
         self.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115, it is open as long as the process is
         self.stdin.reconfigure(errors="surrogateescape", newline="\n" if self.binary else None)
         self.typed, self.shown = self.stdin.isatty(), sys.stdout.isatty()
+        self.raw = self.binary and not self.shown  # bytes as they come, no line is ended
         if prime:
             self.dialogue.read(prime, on_unknown)
 
@@ -88,7 +89,7 @@ class Loop:
         elif name in NUMBERS:
             self.set(name, rest.strip())
         elif name == "say":
-            self.turn(rest)
+            self.turn(rest, False)
         elif name == "reset":
             self.past.append(self.dialogue.mark())
             self.dialogue.reset()
@@ -101,14 +102,19 @@ class Loop:
                                              "a text that begins so")
         return True
 
-    def turn(self, line: str) -> None:
-        """Read a line and write on; of a line that is refused nothing was read."""
+    def turn(self, line: str, anew: bool = True) -> None:
+        """Read a line and write on; of a line that is refused nothing was read.
+
+        anew: what was written is ended by a newline first where it has none, as it is shown.
+        """
+        if anew and self.dialogue.cut and "\n" in self.vocab and not self.raw:
+            line = "\n" + line
         mark, line = self.dialogue.mark(), line if "\n" in self.vocab else line.removesuffix("\n")
         try:
             text = line.encode(self.stdin.encoding, "surrogateescape") if self.binary else line
             self.dialogue.read(text, self.on_unknown)
-            with noted() as pressed, output(None, self.binary and not self.shown) as file:
-                stream(file, "", self.pieces(pressed), "latin-1" if self.binary and not self.shown else None)
+            with noted() as pressed, output(None, self.raw) as file:
+                stream(file, "", self.pieces(pressed), "latin-1" if self.raw else None)
         except UnknownSymbolError as error:
             tell(f"{error}: options of `rnncore generate`")
         except KeyboardInterrupt:

@@ -15,23 +15,25 @@ from .stepper import Stepper
 
 
 class Mark(NamedTuple):
-    """Where a dialogue was: h, c (L, H, 1), logits (V, 1), and whether anything had been read."""
+    """Where a dialogue was: h, c (L, H, 1), logits (V, 1), whether anything had been read, and Dialogue.cut."""
     h: Any
     c: Any
     logits: Any
     begun: bool
+    cut: bool
 
 
 class Dialogue:
     """The parameters of `model` as they are when it is made, the state zero. `config` may be changed between turns.
 
-    clamp: cells that are held (stepper.py). Raises ConfigError for one that is not there.
+    cut: whether the last that happened is a text written that ended within a line. clamp: cells that are held
+    (stepper.py). Raises ConfigError for one that is not there.
     """
 
     def __init__(self, model, config: SampleConfig, clamp: Mapping[tuple[int, int], float] | None = None):
         self.vocab, self.config = model.vocab, config
         self._stepper = Stepper(model.params, clamp)
-        self._begun = False
+        self._begun = self.cut = False
         self.rewind()
 
     def rewind(self) -> None:
@@ -41,17 +43,17 @@ class Dialogue:
     def reset(self) -> None:
         """Forget all that was read and written; the coins go on."""
         self._stepper.h[...] = self._stepper.c[...] = 0
-        self._begun = False
+        self._begun = self.cut = False
 
     def mark(self) -> Mark:
         """Where the dialogue is now, for `back`."""
         s = self._stepper
-        return Mark(s.h.copy(), s.c.copy(), s.logits.copy(), self._begun)
+        return Mark(s.h.copy(), s.c.copy(), s.logits.copy(), self._begun, self.cut)
 
     def back(self, mark: Mark) -> None:
         """Go back to where the dialogue was; the coins go on, so that the next text is another."""
         s = self._stepper
-        s.h[...], s.c[...], s.logits[...], self._begun = mark
+        s.h[...], s.c[...], s.logits[...], self._begun, self.cut = mark
 
     def read(self, text: str | bytes, on_unknown: str = "error") -> None:
         """Read a text. The first is a prompt as `sample.generate` has it: a newline in place of nothing.
@@ -62,7 +64,7 @@ class Dialogue:
         with self._stepper.kernel.single_threaded():
             for symbol in ids:
                 self._step(int(symbol))
-        self._begun = True
+        self._begun, self.cut = True, False
 
     def write(self, length: int) -> Iterator[str]:
         """At most `length` symbols, each yielded when it has been drawn and read; fewer where a document ends."""
@@ -72,6 +74,7 @@ class Dialogue:
             logits = self._stepper.kernel.to_host(self._stepper.logits)
             symbol = int(draw(logits, self.config, self._coin())[0])
             self._step(symbol)
+            self.cut = symbol != self.vocab.end and self.vocab.symbols[symbol] != "\n"
             if symbol == self.vocab.end:
                 return
             yield self.vocab.symbols[symbol]

@@ -58,11 +58,14 @@ def test_a_turn_goes_on_from_all_that_was_read_and_written(talk, tmp_path):
     """The second text is that after one prompt of everything before it."""
     model = made(tmp_path)
     first = "".join(rnncore.generate(model, "abc\n", 40, temperature=0))
-    second = "".join(rnncore.generate(model, "abc\n" + first + "fed\n", 40, temperature=0))
+    second = "".join(rnncore.generate(model, "abc\n" + ended(first) + "fed\n", 40, temperature=0))
     alone = "".join(rnncore.generate(model, "fed\n", 40, temperature=0))
     assert said(talk("abc\nfed\n", "-n", 40, "--greedy")) == ended(first) + ended(second)
     assert said(talk("abc\n/reset\nfed\n", "-n", 40, "--greedy")) == ended(first) + ended(alone)
     assert second != alone
+    on = "".join(rnncore.generate(model, "abc\n" + first + "d", 40, temperature=0))  # in the same line
+    assert said(talk("abc\n/say d\n", "-n", 40, "--greedy")) == ended(first) + ended(on)
+    assert said(talk("abc\nfed\n/undo\nfed\n", "-n", 40, "--greedy")) == ended(first) + 2 * ended(second)
 
 
 def test_the_first_text_is_that_of_generate_and_the_seed_decides(talk, tmp_path):
@@ -119,7 +122,7 @@ def test_undo_takes_a_turn_back_and_another_text_follows(talk, tmp_path):
 def test_held_cells_are_held_over_the_turns(talk, tmp_path):
     model = made(tmp_path)
     first = "".join(rnncore.generate(model, "ab\n", 40, temperature=0, clamp={(0, 3): 9.0}))
-    second = "".join(rnncore.generate(model, f"ab\n{first}h\n", 40, temperature=0, clamp={(0, 3): 9.0}))
+    second = "".join(rnncore.generate(model, f"ab\n{ended(first)}h\n", 40, temperature=0, clamp={(0, 3): 9.0}))
     assert said(talk("ab\nh\n", "-n", 40, "--greedy", "--clamp", "0.3=9")) == ended(first) + ended(second)
     assert "no cell 2.0" in refused(talk("ab\n", "--clamp", "2.0=1"), 2)
 
