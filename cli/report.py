@@ -34,9 +34,10 @@ def command(run, text, out, cells, encoding, device):
     RUN is a run folder, a model file or a pretrained model; by default the newest run. The file needs nothing beside
     itself. report.html in a run folder is replaced, any other file is not.
     """
-    for name, value in (("--text", text), ("--out", out)):
-        if value is not None and value in ("", "-")[:1 + (name == "--out")]:
-            raise click.UsageError(f"{name} {value!r}: name a file, or leave it out")
+    if text == "":
+        raise click.UsageError("--text '': name a file, or leave it out")
+    if out in ("", "-"):
+        raise click.UsageError(f"--out {out!r}: name a file, or leave it out")
     from rnncore import runs
     if lacking():
         raise runs.RunError(f"a report needs {' and '.join(lacking())}: pip install 'rnncore[report]'")
