@@ -1,12 +1,11 @@
 """`rnncore neurons` finds the cells of a model that follow something in a text: quotes, brackets, the line's length."""
 import json
-from itertools import islice
 
 import click
 
 from . import options
 from .progress import tell
-from .score import NotFinite, reading
+from .score import NotFinite, beginning
 
 LENGTH = 20_000  # symbols that are read by default: a minute at most on a CPU
 BESIDE = 48      # columns of the table beside the excerpt
@@ -40,7 +39,10 @@ def command(run, text, most, probe, length, cells, encoding, newline, on_unknown
     from rnncore.runs import RunError
 
     path, model = options.open_model(run, device)
-    passage, notes = first(model.vocab, text, length, encoding, newline)
+    passage, corpus = beginning(model.vocab, text, length, encoding, newline)
+    notes = [*corpus.notes]
+    if corpus.characters > length:
+        notes.append(f"read the first {length:,} of {corpus.characters:,} symbols (--length changes it)")
     try:
         found = atlas(model, passage, most or (MOST if as_json else 3), on_unknown)
     except FloatingPointError as error:
@@ -68,20 +70,6 @@ def named(name: str) -> str:
     if name not in PROBES:
         raise click.BadParameter(f"{name!r} is none of {', '.join(PROBES)}", param_hint="--probe")
     return name
-
-
-def first(vocab, text: str, length: int, encoding: str, newline: str) -> tuple[str | bytes, list[str]]:
-    """The first symbols of a text, and notes on it."""
-    from rnncore.data.text import read
-
-    from .corpus import bring
-
-    bring([text])
-    corpus = read([text], distinct=1, **reading(vocab, encoding, newline))
-    symbols = "".join(islice(corpus.symbols(), length))
-    cut = [f"read the first {length:,} of {corpus.characters:,} symbols (--length changes it)"] \
-        if corpus.characters > length else []
-    return symbols.encode("latin-1") if vocab.level == "byte" else symbols, [*corpus.notes, *cut]
 
 
 def data(path, text: str, found, ranking: dict, cells: bool) -> dict:

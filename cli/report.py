@@ -116,13 +116,16 @@ def write(where: Path, target: Path, device: str, text: str | None = None, cells
 
 def tell_story(model, card: dict, ids, cells: int) -> dict:
     """What a Story has of a model, its training card and a text (n,)."""
-    from rnncore.report.atlas import atlas
-    from rnncore.report.passage import read
+    import numpy as np
 
-    symbols = "".join(map(model.vocab.symbols.__getitem__, ids.tolist()))
-    text = symbols.encode("latin-1") if model.vocab.level == "byte" else symbols
+    from rnncore.report.atlas import of
+    from rnncore.report.reading import read
+
+    reading = read(model, ids)
+    if not np.isfinite(reading.bits).all():
+        raise FloatingPointError("the loss is no number: the model's weights are too large")
     floor = card["floor"]["nats"] if is_trained(card) and card.get("floor") else None
-    return {"vocab": model.vocab, "passage": read(model, ids), "atlas": atlas(model, text, max(cells, RANKED)),
+    return {"vocab": model.vocab, "passage": reading, "atlas": of(reading, model.vocab, max(cells, RANKED)),
             "best": cells, "floor": floor, "headline": headline(model, card, floor), "facts": facts(model, card)}
 
 
@@ -220,22 +223,16 @@ def written(model):
 
 def asked_for(model, text: str, encoding: str, notes: list[str]) -> tuple:
     """(ids (n,), where they are from) of a text that the user named."""
-    from rnncore.data.text import read
-    from rnncore.evaluate import at_least_two
+    from rnncore.evaluate import encode
 
-    from .corpus import bring
-    from .score import reading
+    from .score import beginning
 
-    bring([text])
-    vocab = model.vocab
-    corpus = read([text], distinct=1, **reading(vocab, encoding, "lf"))
-    symbols = "".join(islice(corpus.symbols(), CHARACTERS))
-    unknown = sum(symbol not in vocab for symbol in symbols)
+    passage, _ = beginning(model.vocab, text, CHARACTERS, encoding, "lf")
+    unknown = sum(symbol not in model.vocab for symbol in model.vocab.spelled(passage))
     if unknown:
         notes.append(f"{unknown:,} of the characters read are not in the model’s vocabulary: stand-ins are in their "
                      "places.")
-    ids = vocab.encode(symbols.encode("latin-1") if vocab.level == "byte" else symbols, "replace")
-    return at_least_two(ids), f"the beginning of {text}"
+    return encode(model, passage, "replace"), f"the beginning of {text}"
 
 
 def validation(model, card: dict):

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -96,6 +97,18 @@ def reading(vocab, encoding: str, newline: str) -> dict:
         if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{name} says how characters are read, and this is a model of bytes: leave it out")
     return {"level": vocab.level}
+
+
+def beginning(vocab, text: str, length: int, encoding: str, newline: str) -> tuple:
+    """(the first symbols of a text as a model with this vocabulary takes them, unknown ones too; its Corpus)."""
+    from rnncore.data.text import read
+
+    from .corpus import bring
+
+    bring([text])
+    corpus = read([text], distinct=1, **reading(vocab, encoding, newline))
+    symbols = "".join(islice(corpus.symbols(), length))
+    return symbols.encode("latin-1") if vocab.level == "byte" else symbols, corpus
 
 
 def chosen(window: int | None, dynamic: bool, learning: dict) -> tuple[str, dict]:

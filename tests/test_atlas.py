@@ -14,7 +14,7 @@ from rnncore.data.text import CorpusError
 from rnncore.data.vocab import UnknownSymbolError
 from rnncore.report.probes import PROBES, measure
 
-ATLAS = importlib.import_module("rnncore.report.atlas")
+ATLAS, READING = (importlib.import_module(f"rnncore.report.{name}") for name in ("atlas", "reading"))
 TEXT = 'The (Old) "cat, a dog"\n  sees 12 [rivers] and "takes"\nred (House)s: a1.\n' * 5
 
 
@@ -51,7 +51,7 @@ def assert_right(found, model, ids) -> None:
 @pytest.mark.parametrize("chunk", [1, 7, 256, 1000])
 @pytest.mark.parametrize("layers", [1, 3])
 def test_cells_and_gates_are_those_of_the_reference(monkeypatch, chunk, layers):
-    monkeypatch.setattr(ATLAS, "CHUNK", chunk)
+    monkeypatch.setattr(READING, "CHUNK", chunk)
     model = with_vocab(Vocab.from_text(TEXT), layers=layers, scale=1.5)
     found = ATLAS.atlas(model, TEXT)
     assert_right(found, model, model.vocab.encode(TEXT))

@@ -12,9 +12,9 @@ from conftest import build
 from rnncore import evaluate
 from rnncore.cli import report
 from rnncore.data.vocab import Vocab
-from rnncore.report import passage
 from rnncore.report.atlas import Atlas
 from rnncore.report.glyphs import glyph, visible
+from rnncore.report.reading import read
 
 for needed in report.NEEDED:
     pytest.importorskip(needed, reason=f"the report needs {needed}: pip install -e '.[report]'")
@@ -43,7 +43,7 @@ def story(text: str = HARM * 9, **more) -> page.Story:
 def test_surprise_is_what_score_measures(length):
     model = build(vocab_size=7)
     ids = np.random.default_rng(0).integers(0, 7, length)
-    found = passage.read(model, ids)
+    found = read(model, ids)
     nats = np.concatenate(list(evaluate.losses(model, ids)))
     assert np.array_equal(found.bits, nats / np.log(2)) and found.likely.shape == (length - 1, 5)
     state = None
@@ -58,14 +58,14 @@ def test_a_passage_of_documents_begins_anew_at_each():
     model = build(vocab_size=5)
     model.vocab = Vocab.from_code_points([3, 97, 98, 99, 100], documents="lines")
     ids = np.array([1, 2, 0, 3, 4, 0, 3, 4])
-    assert np.allclose(passage.read(model, ids).bits[2:], passage.read(model, ids[2:]).bits)
+    assert np.allclose(read(model, ids).bits[2:], read(model, ids[2:]).bits)
 
 
 def test_weights_that_are_too_large_are_told():
     model = build(vocab_size=3)
     model.params["head.weight"][...] = np.inf
     with pytest.raises(FloatingPointError, match="weights are too large"):
-        passage.read(model, [0, 1, 2])
+        report.tell_story(model, {}, np.array([0, 1, 2]), 3)
 
 
 @pytest.mark.parametrize("symbol", sorted(set(HARM)) + ["\u2066", "\u200d", "\x03", "\ue000"])

@@ -1,17 +1,14 @@
 """The atlas of a model's cells over a passage: what each holds after every symbol, and which of them follow a probe."""
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..data.text import CorpusError
-from ..evaluate import CHUNK
+from ..evaluate import encode
 from .probes import measure
+from .reading import Reading, read
 
 MOST = 10                              # cells a probe that the ranking has
 FEW = 200                              # symbols: over fewer, correlations mean little
-GATES = {"input": 0, "forget": 1, "output": 3}  # gate -> its place among i f g o
-LOW, HIGH = 0.1, 0.9                   # a gate below is shut, above is open
 
 
 @dataclass(frozen=True)
@@ -21,7 +18,7 @@ class Atlas:
     cells: np.ndarray                                 # (L, H, n) float32: tanh(c) after each symbol has been read
     probes: dict[str, np.ndarray]                     # name -> (n,) float64, only those that vary in this text
     ranking: dict[str, list[tuple[int, int, float]]]  # probe -> (layer, cell, Pearson correlation), largest |r| first
-    saturation: list[dict[str, tuple[float, float]]]  # a layer: gate -> (share below LOW, share above HIGH)
+    saturation: list[dict[str, tuple[float, float]]]  # a layer: gate -> (share below .1, share above .9)
 
 
 def atlas(model, text: str | bytes, most: int = MOST, on_unknown: str = "error") -> Atlas:
@@ -32,15 +29,14 @@ def atlas(model, text: str | bytes, most: int = MOST, on_unknown: str = "error")
     replace; probes are those of what the model then reads. Raises CorpusError, a ValueError, for fewer than 2 symbols,
     FloatingPointError for cells that are no numbers.
     """
-    ids = model.vocab.encode(text, on_unknown)
-    if len(ids) < 2:
-        raise CorpusError(f"{len(ids)} known symbols in the text: nothing to compare; give at least 2")
-    symbols = "".join(map(model.vocab.symbols.__getitem__, ids.tolist()))
-    cells, saturation = read(model, ids)
-    if not np.isfinite(cells).all():
-        raise FloatingPointError("the cells hold no numbers: the model's weights are too large")
-    probes = probes_of_bytes(symbols) if model.vocab.level == "byte" else measure(symbols)
-    return Atlas(symbols, cells, probes, ranking(cells, probes, most), saturation)
+    return of(read(model, encode(model, text, on_unknown)), model.vocab, most)
+
+
+def of(reading: Reading, vocab, most: int = MOST) -> Atlas:
+    """The atlas of what has been read, for symbols of this vocabulary."""
+    symbols = "".join(map(vocab.symbols.__getitem__, reading.ids.tolist()))
+    probes = probes_of_bytes(symbols) if vocab.level == "byte" else measure(symbols)
+    return Atlas(symbols, reading.cells, probes, ranking(reading.cells, probes, most), reading.saturation)
 
 
 def probes_of_bytes(symbols: str) -> dict[str, np.ndarray]:
@@ -48,33 +44,6 @@ def probes_of_bytes(symbols: str) -> dict[str, np.ndarray]:
     text = symbols.encode("latin-1").decode("utf-8", "surrogateescape")
     widths = [len(character.encode("utf-8", "surrogateescape")) for character in text]
     return {name: np.repeat(values, widths) for name, values in measure(text).items()}
-
-
-def read(model, ids: np.ndarray) -> tuple[np.ndarray, list[dict[str, tuple[float, float]]]]:
-    """(cells, saturation) of an Atlas: the model reads ids (n,) in one column, the state carried over all."""
-    config = model.config
-    cells = np.empty((config.layers, config.hidden, len(ids)), np.float32)
-    counts = np.zeros((config.layers, 4, 2))
-    with model.kernel.single_threaded():
-        for start, caches in chunks(model, ids):
-            for layer, cache in enumerate(caches):
-                c, gates = (model.kernel.to_host(a)[:, :, 0] for a in (cache.c[:, 1:], cache.gates))
-                np.tanh(c, out=cells[layer, :, start:start + c.shape[1]], casting="same_kind")
-                each = gates.reshape(4, -1)
-                counts[layer] += np.stack([(each < LOW).sum(axis=1), (each > HIGH).sum(axis=1)], axis=1)
-    shares = counts / (config.hidden * len(ids))
-    return cells, [{gate: (float(layer[place, 0]), float(layer[place, 1])) for gate, place in GATES.items()}
-                   for layer in shares]
-
-
-def chunks(model, ids: np.ndarray) -> Iterator[tuple[int, list]]:
-    """(start, caches) of every few steps: what each layer held, which the next step overwrites."""
-    steps = min(CHUNK, len(ids))
-    work, state = model.workspace(steps, 1), None
-    for start in range(0, len(ids), steps):
-        piece = np.asarray(ids[start:start + steps], np.intp)[:, None]
-        _, state = model.losses(piece, piece, state, work)  # its losses are of no interest
-        yield start, work.first(len(piece))[0]
 
 
 def ranking(cells: np.ndarray, probes: dict[str, np.ndarray], most: int) -> dict[str, list[tuple[int, int, float]]]:

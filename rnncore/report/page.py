@@ -13,8 +13,8 @@ from ..data.vocab import Vocab
 from . import charts
 from .atlas import Atlas
 from .glyphs import glyph, visible
-from .passage import Passage
 from .probes import PROBES
+from .reading import Reading
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = "text.js", "atlas.js", "page.js"
@@ -34,7 +34,7 @@ class Story:
     headline: list[tuple[str, str]]               # the figures that come first: term and what it is
     facts: list[tuple[str, str]]                  # the training card, in the same way
     vocab: Vocab
-    passage: Passage
+    passage: Reading
     source: str                                   # where the passage is from, in words
     atlas: Atlas                                  # over the passage's beginning
     rows: list[dict] = field(default_factory=list)                 # of metrics.jsonl

@@ -1,0 +1,70 @@
+"""A reading of a text is what a model made of it: what each cell held, what surprised it, what it expected instead."""
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from ..evaluate import CHUNK
+
+RUNNERS = 5                                     # likeliest symbols that are kept of each prediction
+GATES = {"input": 0, "forget": 1, "output": 3}  # gate -> its place among i f g o
+LOW, HIGH = 0.1, 0.9                            # a gate below is shut, above is open
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """n symbols of a text and the n - 1 predictions of all but the first; layers and cells are counted from 0."""
+    ids: np.ndarray                                # (n,) the symbols
+    bits: np.ndarray                               # (n - 1,) float64: -log2 p of ids[1:], as `rnncore score` has them
+    likely: np.ndarray                             # (n - 1, K): the K likeliest symbols, the likeliest first
+    odds: np.ndarray                               # (n - 1, K) float64: how likely they are
+    cells: np.ndarray                              # (L, H, n) float32: tanh(c) after each symbol has been read
+    saturation: list[dict[str, tuple[float, float]]]  # a layer: gate -> (share below LOW, share above HIGH)
+
+
+def read(model, ids) -> Reading:
+    """The reading of ids (n,), n at least 2, in one column from a zero state, which is carried over all.
+
+    Raises FloatingPointError for cells that are no numbers.
+    """
+    ids, config, parts = np.asarray(ids, np.intp), model.config, []
+    cells = np.empty((config.layers, config.hidden, len(ids)), np.float32)
+    counts = np.zeros((config.layers, 4, 2))
+    with model.kernel.single_threaded(), np.errstate(over="ignore", invalid="ignore"):
+        for here, targets, loss, logits, caches in chunks(model, ids):
+            for layer, cache in enumerate(caches):
+                c, gates = (model.kernel.to_host(a)[:, :, 0] for a in (cache.c[:, 1:], cache.gates))
+                np.tanh(c, out=cells[layer, :, here], casting="same_kind")
+                each = gates.reshape(4, -1)
+                counts[layer] += np.stack([(each < LOW).sum(axis=1), (each > HIGH).sum(axis=1)], axis=1)
+            if len(targets):
+                nats = model.kernel.to_host(loss)[:, 0].astype(np.float64)
+                parts.append((nats / np.log(2), *_likeliest(model.kernel.to_host(logits), targets)))
+    if not np.isfinite(cells).all():
+        raise FloatingPointError("the cells hold no numbers: the model's weights are too large")
+    shares = counts / (config.hidden * len(ids))
+    return Reading(ids, *map(np.concatenate, zip(*parts, strict=True)), cells,
+                   [{gate: (float(layer[place, 0]), float(layer[place, 1])) for gate, place in GATES.items()}
+                    for layer in shares])
+
+
+def chunks(model, ids: np.ndarray) -> Iterator[tuple]:
+    """(where, targets (t,), loss, logits, caches) of every few symbols; the next overwrites the arrays.
+
+    The last symbol is read alone: nothing follows it, so it has no target.
+    """
+    work, state, last = model.workspace(CHUNK, 1), None, len(ids) - 1
+    for begin, end in pairwise([*range(0, last, CHUNK), last, last + 1]):
+        x, targets = ids[begin:end], ids[begin + 1:end + 1]
+        loss, state = model.losses(x[:, None], (targets if len(targets) else x)[:, None], state, work)
+        yield slice(begin, end), targets, loss, work.logits, work.first(len(x))[0]
+
+
+def _likeliest(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(ids (T, K), odds (T, K)) from logits (V, >= T, 1), which the loss has left as p - onehot(target)."""
+    steps = np.arange(len(targets))
+    p = logits[:, :len(targets), 0].astype(np.float64)
+    p[targets, steps] += 1
+    order = np.argsort(-p, axis=0, kind="stable")[:RUNNERS]
+    return order.T, p[order, steps].T
