@@ -1,5 +1,6 @@
 """What the tests share: no network, one BLAS thread, small models with no zero parameters, random batches."""
 import importlib
+import inspect
 import ipaddress
 import os
 import socket
@@ -115,3 +116,13 @@ def with_cublas(on_cuda, monkeypatch):
     library = cublas_stand_in.Library()
     monkeypatch.setattr(importlib.import_module("rnncore.kernels.cublas"), "library", lambda: library)
     return on_cuda
+
+
+def planted_in(module, snippet: str, wrong: str):
+    """A copy of a module of Python with an error planted: `wrong` in place of a snippet that its source has once."""
+    source = inspect.getsource(module)
+    assert source.count(snippet) == 1, f"has {source.count(snippet)} times, not once: {snippet}"
+    broken = type(module)(module.__name__)
+    broken.__package__ = module.__package__
+    exec(compile(source.replace(snippet, wrong), "broken", "exec"), broken.__dict__)
+    return broken

@@ -247,3 +247,11 @@ def test_a_text_in_which_nothing_varies(rnn, tmp_path):
 def test_symbols_beyond_those_that_are_read_do_no_harm(rnn, tmp_path):
     corpus(tmp_path, TEXT + "\u2603", "late.txt")
     assert rnn("neurons", "late.txt", "-n", len(TEXT)).code == 0 and "'\u2603'" in refused(rnn("neurons", "late.txt"))
+
+
+def test_memory_that_runs_out_has_its_cure(rnn, monkeypatch):
+    def no_room(*args):
+        raise MemoryError
+
+    monkeypatch.setattr("rnncore.report.atlas.read", no_room)
+    assert refused(rnn("neurons", "text.txt")).endswith("out of memory: take a smaller --length")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import planted_in
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -194,10 +195,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("what, snippet, wrong", ERRORS, ids=[what for what, *_ in ERRORS])
 def test_a_planted_error_is_found(what, snippet, wrong):
-    source = inspect.getsource(probes)
-    assert source.count(snippet) == 1, f"has {source.count(snippet)} times, not once: {snippet}"
-    broken = type(probes)("rnncore.report.broken")
-    exec(compile(source.replace(snippet, wrong), "broken", "exec"), broken.__dict__)
+    broken = planted_in(probes, snippet, wrong)
     try:
         failed = [1 for name, before, text in MARKED if seen(name, before, bare(text), broken) != text]
         failed += [1 for name, before, text, wanted in VALUES if digits(name, before, text, broken) != wanted]

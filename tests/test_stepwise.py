@@ -8,7 +8,6 @@ import subprocess
 import cupy_stand_in
 import numpy as np
 import pytest
-from cublas_stand_in import Library
 from test_cuda_compiles import CARDS, nvrtc
 
 from rnncore import lstm
@@ -18,12 +17,9 @@ H, LONGEST = 5, 9
 
 
 @pytest.fixture
-def modules(on_cuda, monkeypatch):
+def modules(with_cublas):
     """(kernels/cublas.py, kernels/stepwise.py, the card's kernels/cuda.py)."""
-    cublas, stepwise = (importlib.import_module(f"rnncore.kernels.{name}") for name in ("cublas", "stepwise"))
-    library = Library()
-    monkeypatch.setattr(cublas, "library", lambda: library)
-    return cublas, stepwise, on_cuda
+    return *(importlib.import_module(f"rnncore.kernels.{name}") for name in ("cublas", "stepwise")), with_cublas
 
 
 class Layer:

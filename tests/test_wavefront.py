@@ -5,7 +5,6 @@ import shutil
 import cupy_stand_in
 import numpy as np
 import pytest
-from cublas_stand_in import Library
 
 from rnncore import lstm
 
@@ -14,12 +13,9 @@ H, E, LONGEST = 5, 3, 7
 
 
 @pytest.fixture
-def modules(on_cuda, monkeypatch):
+def modules(with_cublas):
     """(kernels/cublas.py, kernels/wavefront.py, the card's kernels/cuda.py)."""
-    cublas, wavefront = (importlib.import_module(f"rnncore.kernels.{name}") for name in ("cublas", "wavefront"))
-    library = Library()
-    monkeypatch.setattr(cublas, "library", lambda: library)
-    return cublas, wavefront, on_cuda
+    return *(importlib.import_module(f"rnncore.kernels.{name}") for name in ("cublas", "wavefront")), with_cublas
 
 
 class Stack:
