@@ -173,12 +173,14 @@ def test_every_way_to_write_holds_them(model, config, monkeypatch):
     assert text != "".join(rnncore.generate(model, "The ", 80, **{**options, "clamp": {}}))
 
 
-def test_on_a_card_the_host_drives_the_loop(on_cuda, model, monkeypatch):
-    monkeypatch.setattr(on_cuda, "writer", lambda *_: pytest.fail("taken, though cells are held"), raising=False)
+@pytest.mark.parametrize("path", ["eager", "graph"])
+def test_on_a_card_the_host_drives_the_loop(with_cublas, model, monkeypatch, path):
+    monkeypatch.setattr(with_cublas, "writer", lambda *_: pytest.fail("taken, though cells are held"), raising=False)
     card = CharLM(model.config, model.vocab, "cuda", "float64")
     host = CharLM(model.config, model.vocab, "cpu", "float64")
     for each in (card, host):
         each.assign(model.tensors())
+    card.path = path
     assert "".join(rnncore.generate(card, "a", 60, clamp=HELD)) == "".join(rnncore.generate(host, "a", 60, clamp=HELD))
     assert samples(card, 3, "a", 20, SampleConfig(), clamp=HELD) == samples(host, 3, "a", 20, SampleConfig(), clamp=HELD)
 
