@@ -4,6 +4,7 @@ import json
 
 import click
 
+from rnncore import requirements
 from rnncore.config import BENCH, BENCH_CARD, OPTIMIZERS, PATHS, ModelConfig
 
 from . import options
@@ -106,13 +107,9 @@ def on_cpu(settings, given: dict, device: str, dtype: str, *how):
 
 def load_rival(device: str):
     """The module for torch. Raises ClickException where it cannot do the work."""
-    try:
-        from . import rival
-    except (ImportError, OSError) as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name == "torch"
-        raise click.ClickException("--against torch: torch is not installed: `pip install torch`" if missing else
-                                   f"--against torch: torch cannot be imported ({' '.join(str(error).split())}): "
-                                   "`pip install --force-reinstall torch`") from None
+    if words := requirements.missing("torch"):
+        raise click.ClickException(f"--against torch needs {words}")
+    from . import rival
     why_not = rival.why_not(device)
     if why_not:
         raise click.ClickException(why_not)
@@ -121,8 +118,8 @@ def load_rival(device: str):
 
 def machine(rival) -> dict:
     """What the figures are measured on and with."""
-    from .doctor import findings
-    return findings() | ({"torch": rival.torch.__version__} if rival else {})
+    from .doctor import findings, libraries
+    return libraries() | findings() | ({"torch": rival.torch.__version__} if rival else {})
 
 
 def headline(found: dict) -> str:
@@ -150,7 +147,8 @@ def lines(found: dict) -> list[str]:
                           for name, product in products.items())
     peaks = ", ".join(f"{name} {engine['memory_mb']:.0f} MB" for name, engine in found["engines"].items())
     return [head, *table, f"speed of a training step's products: {shares}",
-            f"peak memory of training above Python with NumPy: {peaks}"]
+            f"peak memory of training above Python with NumPy: {peaks}",
+            *([f"without torch bfloat16: {found['left_out']}"] if found["left_out"] else [])]
 
 
 def cells(work: dict) -> tuple[str, ...]:

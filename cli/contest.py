@@ -22,7 +22,8 @@ def measure(asked: dict, device: str, dtype: str, threads: int | None, rounds: i
     engines = {"rnncore": subject.jobs(threads)}
     training = engines["rnncore"]["training"]
     works = {"rnncore": ("rnncore.speed:steps", device, dtype)}
-    for kind in ([dtype, "bfloat16"] if dtype == "float32" else [dtype]) if rival else []:
+    left_out = rival.why_not_bfloat16(torch_device) if rival and dtype == "float32" else None
+    for kind in ([dtype] if left_out or dtype != "float32" else [dtype, "bfloat16"]) if rival else []:
         tell(f"warming up: torch, {kind}")
         engines[f"torch {kind}"] = rival.Rival(sizes, config, torch_device, kind, subject.model.tensors()).jobs(
             threads or subject.kernel.cores())
@@ -39,7 +40,7 @@ def measure(asked: dict, device: str, dtype: str, threads: int | None, rounds: i
     for bound in bounds.values():
         bound["share"] = speed_of_training / bound["gflops"]
     return {**asked, "dtype": dtype, "device": subject.kernel.name, "flops_a_step": training.flops,
-            "engines": found, "products": bounds}
+            "engines": found, "products": bounds, "left_out": left_out}
 
 
 def run(entrants: dict, rounds: int) -> dict:

@@ -6,13 +6,19 @@ from pathlib import Path
 
 import click
 
+from rnncore import requirements
 from rnncore.config import BENCH, PATHS, ModelConfig, TrainConfig
 
 from . import options
 from .progress import printable, tell
 
 
-@click.command(cls=options.Command)
+class Doctor(options.Command):
+    """A command that also works where libraries are too old: it says so."""
+    computes = False
+
+
+@click.command(cls=Doctor)
 @click.option("--try", "what", is_flag=False, flag_value="known", metavar="[SETTING|RUN]",
               help=f"Try every path of the GPU again for one of bench's settings ({', '.join(BENCH)}), for a run, or "
                    "without a word for all that was tried here before.")
@@ -20,6 +26,7 @@ from .progress import printable, tell
 def command(what, as_json):
     """What this machine can do, and why not: processor, libraries, GPU."""
     if what is not None:
+        requirements.check()
         rows = []
         for row in trials(what):
             rows.append(row)
@@ -28,25 +35,37 @@ def command(what, as_json):
         if as_json:
             click.echo(json.dumps(rows))
         return
-    found = findings()
+    found = libraries() | ({} if requirements.fault() else findings())
     if as_json:
         click.echo(json.dumps(found))
         return
-    rows = found.pop("paths")
+    rows = found.pop("paths", [])
     for name, value in found.items():
         click.echo(f"{name:15} {value}")
     for value in [rows] if isinstance(rows, str) else map(line, rows):
         click.echo(f"{'paths':15} {value}")
 
 
+def libraries() -> dict:
+    """Return name -> what was found, in words: rnncore, Python and the libraries, and which of these are too old."""
+    from rnncore import __version__
+    found = {"rnncore": __version__, "python": platform.python_version(), "system": platform.platform(),
+             "processor": processor(), "numpy": requirements.installed("numpy") or "missing"}
+    found["libraries"] = requirements.fault() or ", ".join(
+        f"{name} {requirements.installed(name) or 'of an unknown version'}" for name in requirements.BASE)
+    found["optional"] = ", ".join(
+        f"{name} {requirements.installed(name)}" if requirements.lacking(name) is None else
+        f"{name} missing" if requirements.installed(name) is None else
+        f"{name} {requirements.installed(name)} (too old: {requirements.OPTIONAL[name]} is needed)"
+        for name in requirements.OPTIONAL if name != "cupy")  # which the row `cuda` is about
+    return found
+
+
 def findings() -> dict:
     """Name -> what was found, in words or numbers; paths: a row for each path and shape that was tried, or words."""
-    import numpy as np
-
-    from rnncore import __version__, kernels
+    from rnncore import kernels
     no_gpu = kernels.why_no_cuda()
-    return {"rnncore": __version__, "python": platform.python_version(), "system": platform.platform(),
-            "processor": processor(), "numpy": np.__version__, "blas": kernels.host.native.blas(),
+    return {"blas": kernels.host.native.blas(),
             "cores": kernels.host.cores(), "memory": f"{kernels.host.memory() / 2**30:.1f} GiB",
             "recurrence": kernels.host.native.about(), "cuda": no_gpu or "ok",
             "device auto": "cpu" if no_gpu else "cuda",

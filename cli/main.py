@@ -10,6 +10,7 @@ import sys
 import click
 
 from rnncore import __version__
+from rnncore.requirements import TooOld
 
 COMMANDS = {
     "train": "Learn a corpus: files, folders, - or a named corpus.",
@@ -92,6 +93,8 @@ def explain(error: Exception) -> int:
 
 
 def _verdict(error: Exception) -> tuple[int, str]:
+    if isinstance(error, TooOld):
+        return 1, str(error)
     from rnncore.checkpoint import ModelFileError
     from rnncore.config import ConfigError
     from rnncore.data.text import CorpusError, CorpusNotFoundError, UnknownEncodingError

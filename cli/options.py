@@ -3,6 +3,7 @@ from dataclasses import fields
 
 import click
 
+from rnncore import requirements
 from rnncore.config import ON_GPUS, PATHS, PRECISIONS
 
 from .progress import tell
@@ -25,10 +26,17 @@ RUN = click.argument("run", required=False, metavar="[RUN]")
 
 class Command(click.Command):
     """A command with --debug, whose help shows its options under headings: those of `grouped`."""
+    computes = True  # does it need libraries that are new enough?
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.params.append(_debug())
+
+    def invoke(self, ctx):
+        """Run the command; raises ImportError where the libraries here are too old to compute right."""
+        if self.computes:
+            requirements.check()
+        return super().invoke(ctx)
 
     def format_options(self, ctx, formatter) -> None:
         sections: dict[str, list] = {}

@@ -1,5 +1,4 @@
 """`rnncore report` makes one HTML file that shows what a model has learnt; `train` makes it at the end of a run."""
-import importlib
 import json
 import os
 import shlex
@@ -7,6 +6,8 @@ from itertools import islice
 from pathlib import Path
 
 import click
+
+from rnncore import requirements
 
 from . import options
 from .progress import tell
@@ -39,8 +40,8 @@ def command(run, text, out, cells, encoding, device):
     if out in ("", "-"):
         raise click.UsageError(f"--out {out!r}: name a file, or leave it out")
     from rnncore import runs
-    if lacking():
-        raise runs.RunError(f"a report needs {' and '.join(lacking())}: pip install 'rnncore[report]'")
+    if words := requirements.missing(*NEEDED):
+        raise runs.RunError(f"a report needs {words}")
     where = Path(run) if run else runs.newest()
     target = Path(out) if out else default(where)
     if os.path.lexists(target) and not (where.is_dir() and target.absolute() == (where / NAME).absolute()):
@@ -52,17 +53,6 @@ def command(run, text, out, cells, encoding, device):
     click.echo(f"{target}: {target.stat().st_size:,} bytes; open it in a browser")
 
 
-def lacking() -> list[str]:
-    """The packages of the extra that are not installed, or do not work."""
-    found = []
-    for name in NEEDED:
-        try:
-            importlib.import_module(name)
-        except Exception:  # NumPy's AttributeError, say, where the two do not fit
-            found.append(name)
-    return found
-
-
 def default(where: Path) -> Path:
     """Where the report of a run folder, a model file or a pretrained model goes."""
     return where / NAME if where.is_dir() else Path(f"{where.stem}-{NAME}")
@@ -71,7 +61,7 @@ def default(where: Path) -> Path:
 def after(job, device: str) -> None:
     """Make the report of a run that has just ended, where the extra is installed; what goes wrong is one line."""
     path = job.folder.path
-    if lacking():
+    if requirements.missing(*NEEDED):
         return
     try:
         validation = job.training.validation

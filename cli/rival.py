@@ -118,6 +118,20 @@ def why_not(device: str) -> str | None:
     return None
 
 
+@functools.cache
+def why_not_bfloat16(device: str) -> str | None:
+    """Return None where this torch runs an LSTM in bfloat16 on the device, else why not, in one line.
+
+    On a processor its library (oneDNN) wants AVX-512 for that.
+    """
+    try:
+        with torch.autocast(torch.device(device).type, torch.bfloat16), torch.no_grad():
+            torch.nn.LSTM(8, 8).to(device)(torch.zeros(1, 1, 8, device=device))
+    except RuntimeError as error:
+        return f"torch {torch.__version__} has no LSTM in bfloat16 for this processor ({str(error).split('. ')[0]})"
+    return None
+
+
 def steps(sizes: dict, config: dict, device: str, dtype: str) -> None:
     """A few training steps and nothing else: what memory is measured of."""
     rival = Rival(ModelConfig(**sizes), TrainConfig(**config), device, dtype)

@@ -1,11 +1,11 @@
 """The event files of a run are its metrics and samples as TensorBoard reads them: `tensorboard --logdir runs`."""
-import importlib
 import json
 import struct
 import time
 from pathlib import Path
 from typing import Any
 
+from rnncore import requirements
 from rnncore.config import SaveConfig
 from rnncore.files import append
 from rnncore.runs import EVENT_FILES, EVENTS, RunError, samples
@@ -18,12 +18,9 @@ LAYOUT = {"loss": {"nats per character": ["Multiline", ["loss/train", "loss/vali
 
 def check(saving: SaveConfig) -> None:
     """Raises RunError where event files are wanted and tensorboardX, or what it needs, does not work here."""
-    if saving.tensorboard:
-        try:
-            importlib.import_module("tensorboardX")
-        except Exception as error:  # protobuf raises a TypeError where the two do not fit
-            raise RunError(f"event files need tensorboardX ({error}): take --no-tensorboard, or "
-                           "pip install 'rnncore[tensorboard]'") from None
+    words = requirements.missing("tensorboardX") if saving.tensorboard else None
+    if words:
+        raise RunError(f"event files need {words}, or take --no-tensorboard")
 
 
 class Events:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from .. import requirements
 from .decode import CorpusError
 
 MOST = 1 << 28       # bytes of a file whose size is not known
@@ -113,11 +114,9 @@ def _transfer(url: str, path: Path, sha256: str | None, transfer: Transfer) -> N
 
 def library():
     """The package pooch."""
-    try:
-        import pooch
-    except ImportError:
-        raise CorpusError("corpora are downloaded by pooch, which is not here: "
-                          "pip install 'rnncore[corpora]'") from None
+    if words := requirements.missing("pooch"):
+        raise CorpusError(f"to download a corpus needs {words}")
+    import pooch
     pooch.get_logger().setLevel("ERROR")  # the words are ours
     return pooch
 

@@ -7,6 +7,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+from .. import requirements
+
 MISSING = "nvrtc", "cublas", "libcu", "cannot open source file", "could not open source", "headers", "cuda_path"
 INSUFFICIENT_DRIVER, NO_DEVICE, INVALID_DEVICE, OUT_OF_MEMORY = 35, 100, 101, 2  # cudaError_t
 
@@ -36,6 +38,8 @@ def why_no_cuda(index: int = 0) -> str | None:
         cupy = importlib.import_module("cupy")
     except Exception as error:  # not ImportError alone: CuPy makes its cache folder here
         return f"CuPy cannot be imported ({_line(error)}): {install}"
+    if words := requirements.lacking("cupy", cupy.__version__):
+        return f"rnncore needs {words}: {install}"
     try:
         cupy.cuda.Device(index).use()
         _tiny_kernel(cupy)

@@ -254,7 +254,7 @@ def philox(counter, key) -> tuple:
     k0, k1 = key
     m0, m1 = PHILOX_MULTIPLIERS
     for _ in range(10):
-        p0, p1 = x0 * m0, x2 * m1  # 64 bits each
+        p0, p1 = (np.multiply(x, m, dtype=np.uint64) for x, m in ((x0, m0), (x2, m1)))  # 64 bits in any NumPy
         x0 = (p1 >> np.uint64(32)).astype(np.uint32) ^ x1 ^ np.uint32(k0)
         x2 = (p0 >> np.uint64(32)).astype(np.uint32) ^ x3 ^ np.uint32(k1)
         x1, x3 = p1.astype(np.uint32), p0.astype(np.uint32)

@@ -1,6 +1,7 @@
 """rnncore is a character-level LSTM engine written from scratch on raw arrays: NumPy on a CPU, CuPy on a GPU.
 
-The public names below are handed on lazily (PEP 562), so `import rnncore` and `rnncore --help` load no NumPy.
+The public names below are handed on lazily (PEP 562), so `import rnncore` and `rnncore --help` load no NumPy. With
+libraries that are too old to compute right, `import rnncore` raises ImportError (requirements.py).
 """
 from importlib import import_module
 from pathlib import Path
@@ -8,6 +9,11 @@ from pathlib import Path
 _root = Path(__file__).resolve().parent.parent  # a checkout that was not installed: find its kernels/, data/ and cli/
 if (_root / "setup.cfg").is_file() and (_root / "kernels" / "__init__.py").is_file():
     __path__.append(str(_root))
+
+from . import requirements  # noqa: E402, it may lie in a checkout's folder, and needs none of the others
+
+if not requirements.is_command():  # the command line says so itself, where it computes
+    requirements.check()
 
 __version__ = "0.1.0"
 

@@ -238,7 +238,7 @@ def test_without_torch_one_line_names_the_cure(capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "rnncore.cli.rival", raising=False)
     monkeypatch.delattr(cli, "rival", raising=False)
     line = refused(call(capsys, "bench", "--against", "torch", "--device", "cpu"))
-    assert "torch is not installed" in line and "`pip install torch`" in line
+    assert "--against torch needs torch, which cannot be imported here" in line and "install --upgrade 'torch>=2.4.0'`" in line
 
 
 # Against torch
@@ -255,16 +255,27 @@ def test_both_do_the_same_work(rival, dtype, bound):
         assert abs(mine - theirs[name].numpy()).max() < 10 * bound, name
 
 
+@pytest.fixture
+def computes(rival):
+    """A function that skips where this torch has no LSTM of a dtype for this processor."""
+    def check(dtype: str) -> None:
+        if dtype == "bfloat16" and rival.why_not_bfloat16("cpu"):
+            pytest.skip(rival.why_not_bfloat16("cpu"))
+    return check
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_torch_s_training_learns(rival, dtype):
+def test_torch_s_training_learns(rival, computes, dtype):
+    computes(dtype)
     one = rival.Rival(SIZES, CONFIG, "cpu", dtype)
     losses = [float(one.train()) for _ in range(25 * speed.WINDOWS)]
     assert np.mean(losses[-speed.WINDOWS:]) < np.mean(losses[:speed.WINDOWS]) - 0.3
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_torch_s_text_follows_its_own_predictions(rival, dtype):
+def test_torch_s_text_follows_its_own_predictions(rival, computes, dtype):
     """With a head that is sure of symbol 3, that is what both streams write."""
+    computes(dtype)
     one = rival.Rival(SIZES, CONFIG, "cpu", dtype)
     one.net.head.bias.data[3] = 100
     writing = one.writing(2, 1)
@@ -272,7 +283,24 @@ def test_torch_s_text_follows_its_own_predictions(rival, dtype):
         assert [writing.work() for _ in range(3)] == 3 * [[3, 3]] and writing.chars == 2
 
 
-def test_against_torch(rival, capsys, monkeypatch):
+def test_bfloat16_is_left_out_where_torch_has_none(rival, capsys, monkeypatch):
+    """Its float32 is measured all the same, and a line says why the other is missing."""
+    monkeypatch.setattr(memory, "above_numpy", lambda *args: 2e6)
+
+    def fails(*args):
+        raise RuntimeError("could not create a primitive descriptor. Run workload with ONEDNN_VERBOSE=all")
+    with monkeypatch.context() as patch:
+        patch.setattr(rival.torch.nn.LSTM, "forward", fails)
+        rival.why_not_bfloat16.cache_clear()
+        words = rival.why_not_bfloat16("cpu")
+    result = call(capsys, "bench", *TINY[:-1], 1, "--against", "torch", "--threads", 1)
+    rival.why_not_bfloat16.cache_clear()
+    assert "primitive descriptor" in words and "ONEDNN" not in words and result.code == 0
+    assert f"without torch bfloat16: {words}" in result.out and "training, torch float32" in result.out
+
+
+def test_against_torch(rival, computes, capsys, monkeypatch):
+    computes("bfloat16")
     asked = []
     monkeypatch.setattr(memory, "above_numpy", lambda *args: asked.append(args) or 2e6)
     args = ("bench", *TINY[:-1], 1, "--against", "torch", "--threads", 1)

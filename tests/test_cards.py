@@ -36,6 +36,7 @@ def play(monkeypatch, version: int | None, fault: Exception | None = None, insta
                 raise fault
 
     cupy = types.ModuleType("cupy")
+    cupy.__version__ = "14.2.0"
     cupy.cuda = types.SimpleNamespace(Device=Device)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     found = importlib.util.find_spec
@@ -75,7 +76,6 @@ def works(monkeypatch, factor: int = 2):
     play(monkeypatch, 12040)
     cupy = sys.modules["cupy"]
     cupy.ElementwiseKernel, cupy.ones, cupy.matmul = lambda *text: lambda x: factor * x, np.ones, np.matmul
-    cupy.__version__ = "14.2.0"
     cupy.cuda.Device.mem_info = 3 * 2 ** 30, 8 * 2 ** 30
     cupy.cuda.runtime = types.SimpleNamespace(
         getDeviceProperties=lambda index: {"name": b"Some Card", "major": 9, "minor": 0},
@@ -87,6 +87,12 @@ def test_a_card_that_computes_is_taken_and_described(monkeypatch):
     assert cards.why_no_cuda() is None
     assert cards.describe() == {"card": "Some Card", "capability": "9.0", "card memory": "3.0 of 8.0 GiB free",
                                 "cupy": "14.2.0", "driver supports": "CUDA 13.1", "cuda runtime": "12.9"}
+
+
+def test_a_cupy_that_is_too_old_is_as_good_as_none(monkeypatch):
+    works(monkeypatch)
+    sys.modules["cupy"].__version__ = "13.6.0"
+    assert cards.why_no_cuda() == "rnncore needs cupy 14.0.0 or newer instead of 13.6.0: `pip install 'cupy-cuda12x[ctk]'`"
 
 
 def test_a_card_that_computes_wrongly_is_not_taken(monkeypatch):

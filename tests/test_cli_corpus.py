@@ -18,7 +18,7 @@ from rnncore.data import corpora
 from rnncore.data.download import Patience
 from rnncore.data.text import read
 
-pytest.importorskip("pooch", reason="downloads want pooch: pip install 'rnncore[corpora]'")
+pytest.importorskip("pooch", reason="downloads want pooch: pip install pooch")
 CORPORA = os.environ.get("RNNCORE_CORPORA")
 real = pytest.mark.skipif(not CORPORA, reason="RNNCORE_CORPORA names no folder of large real texts")
 TOMES = {f"hugo-{k}.txt": f"\ufeffTome {k}, où il y a de la joie.\r\nFin.{end}".encode()
@@ -164,10 +164,11 @@ def test_unknown_names_and_absent_corpora(capsys):
     assert Path(call(capsys, "corpus", "path", "python-docs").out.strip()).name == "topics.py"
 
 
-def test_without_pooch_one_line_names_the_extra(capsys, server, monkeypatch):
+def test_without_pooch_one_line_names_the_cure(capsys, server, monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", None)
     line = refused(call(capsys, "corpus", "fetch", "hugo"))
-    assert line == "rnncore: corpora are downloaded by pooch, which is not here: pip install 'rnncore[corpora]'"
+    assert line.startswith("rnncore: to download a corpus needs pooch, which cannot be imported here (")
+    assert line.endswith("-m pip install --upgrade 'pooch>=1.8.0'`")
 
 
 def test_no_network(capsys, cache):

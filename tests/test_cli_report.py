@@ -10,7 +10,7 @@ import pytest
 from cli_helpers import SMALL, TEXT, call, corpus, refused
 
 import rnncore
-from rnncore import checkpoint
+from rnncore import checkpoint, requirements
 from rnncore.cli import report
 from rnncore.config import SampleConfig
 
@@ -79,7 +79,10 @@ def test_without_its_corpus_it_reads_what_it_writes(here, capsys):
 
 def test_without_the_extra_one_line_says_how_to_get_it(here, capsys, monkeypatch):
     monkeypatch.setattr(report, "NEEDED", ("matplotlib", "no_such_package"))
-    assert refused(call(capsys, "report", "run")).endswith("a report needs no_such_package: pip install 'rnncore[report]'")
+    monkeypatch.setitem(requirements.OLDEST, "no_such_package", "2.0")
+    line = refused(call(capsys, "report", "run"))
+    assert "a report needs no_such_package 2.0 or newer, which is not installed: `" in line
+    assert line.endswith("-m pip install --upgrade 'no_such_package>=2.0'`")
     monkeypatch.delenv("RNNCORE_NO_REPORT")
     result = call(capsys, "train", "corpus.txt", "--steps", 2, *SMALL, "-o", "new")
     assert result.code == 0 and "report" not in result.err and not (here / "new/report.html").exists()

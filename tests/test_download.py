@@ -14,7 +14,7 @@ from rnncore.data import download
 from rnncore.data.decode import CorpusError
 from rnncore.data.download import DownloadError, Patience
 
-pytest.importorskip("pooch", reason="downloads want pooch: pip install 'rnncore[corpora]'")
+pytest.importorskip("pooch", reason="downloads want pooch: pip install pooch")
 TEXT = "".join(f"line {k} of a play\n" for k in range(2000)).encode()
 SHA256 = hashlib.sha256(TEXT).hexdigest()
 QUICK = Patience(tries=3, pause=0.01, silence=0.3, slowest=500)
@@ -190,6 +190,6 @@ def test_an_error_of_the_disk_is_none_of_the_network():
 
 def test_without_pooch_its_extra_is_named(fetch, server, monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", None)
-    with pytest.raises(CorpusError, match=r"pip install 'rnncore\[corpora\]'$"):
+    with pytest.raises(CorpusError, match=r"pip install --upgrade 'pooch>=1.8.0'`$"):
         fetch()
     assert server.asked == []
