@@ -2,7 +2,7 @@
 
 FAKE_PLAY names that file: a part of a command line -> what the command does: `out` and `err` are printed, `files` are
 written ({NAME} is a variable of the environment, {-o} the word after an option), `seconds` go by, with `child` in a
-process of its own too, and it ends with `code`. The first that fits is played; FAKE_CALLS gets a line a command. What
+process of its own too, which ignores SIGTERM, and it ends with `code`. The first that fits is played; FAKE_CALLS gets a line a command. What
 fits none runs for real.
 """
 import json
@@ -41,7 +41,7 @@ for name, text in scene.get("files", {}).items():
     with open(path, "a") as file:
         file.write(text)
 if scene.get("child"):
-    code = f"import time; time.sleep({scene['seconds']})  # {scene['child']}"
+    code = f"import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep({scene['seconds']})  # {scene['child']}"
     subprocess.Popen([os.environ["REAL_PYTHON"], "-c", code])
 time.sleep(scene.get("seconds", 0))
 sys.exit(scene.get("code", 0))
