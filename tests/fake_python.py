@@ -1,9 +1,9 @@
 """A stand-in for the interpreter that card.sh starts: it plays a machine with a card, as a file of JSON has it.
 
-FAKE_PLAY names that file: a part of a command line -> what the command does: `out` and `err` are printed, `files` are
+FAKE_PLAY names that file: a part of a command line -> what the command does. `out` and `err` are printed, `files` are
 written ({NAME} is a variable of the environment, {-o} the word after an option), `seconds` go by, with `child` in a
-process of its own too, which ignores SIGTERM, and it ends with `code`. The first that fits is played; FAKE_CALLS gets a line a command. What
-fits none runs for real.
+process of its own too, which ignores SIGTERM, and the command ends with `code`. The first that fits is played;
+FAKE_CALLS gets a line a command. What fits none runs for real.
 """
 import json
 import os
