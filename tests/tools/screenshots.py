@@ -1,6 +1,6 @@
 """Make the README's pictures in tests/screenshots: the cells of the pretrained `numpy`, and the top of a run's report.
 
-    rnncore train tinyshakespeare --minutes 1 -o RUN && python tests/bench/screenshots.py RUN
+    rnncore train tinyshakespeare --minutes 1 -o RUN && python tests/tools/screenshots.py RUN
 
 It needs Chromium and `pip install -e '.[report]' playwright`.
 """

@@ -1,6 +1,6 @@
 """The README's table of losses: every row is trained from the command line, once a seed, and scored on its split.
 
-    python tests/bench/quality.py --corpora FOLDER [--rows NAME ...] [--seeds 1 2 3] [--json FILE]
+    python tests/tools/quality.py --corpora FOLDER [--rows NAME ...] [--seeds 1 2 3] [--json FILE]
 
 FOLDER holds tinyshakespeare.txt (and hugo-les-miserables-1-4.txt for its row). Losses are nats per character on the
 validation text: `val` with the state carried over all of it, `w256` from zero every 256 characters, `dynamic` by

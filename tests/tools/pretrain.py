@@ -1,6 +1,6 @@
 """Makes the pretrained models in data/models/ and their samples in data/samples/.
 
-    python tests/bench/pretrain.py --corpora FOLDER [--names shakespeare hugo numpy] [--runs FOLDER]
+    python tests/tools/pretrain.py --corpora FOLDER [--names shakespeare hugo numpy] [--runs FOLDER]
 
 FOLDER holds tinyshakespeare.txt and hugo-les-miserables-1-4.txt. Each model takes about half an hour on two cores; a run
 that is in --runs already is gone on with, or taken as it is. A model is stored in float16; the losses in its card are
