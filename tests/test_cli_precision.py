@@ -1,4 +1,6 @@
 """--dtype and --cuda-path: refused on a CPU, kept with the run, gone on with; the card is played here."""
+import importlib
+import io
 import json
 import types
 
@@ -248,6 +250,21 @@ def test_generate_tries_the_writer_where_it_pays(card, home, capsys, monkeypatch
     assert [(t.path, t.optimizer, t.columns, t.precision) for t in card.asked] == [("graph", None, 3, "float32")]
     assert call(capsys, "generate", "run", "-n", 5, "--count", 3).code == 0
     assert card.paths == ["eager", "graph", "graph"]
+
+
+def test_what_the_host_must_draw_is_not_tried_and_is_said_where_it_costs(card, home, capsys, monkeypatch):
+    assert call(capsys, "train", "corpus.txt", "--steps", 2, *SMALL, "-o", "run", "--cuda-path", "eager").code == 0
+    held = ("generate", "run", "--clamp", "0.3=1", "-n")
+    line = "each symbol is drawn on the host: going by eager, about 140 to 190 times slower on an H100\n"
+    card.paths.clear()
+    assert call(capsys, *held, 5).err == "" and call(capsys, *held, 5, "--cuda-path", "eager").err == ""
+    assert call(capsys, *held, 5, "--cuda-path", "graph").err == f"warning: --clamp: {line}"
+    monkeypatch.setattr(importlib.import_module("rnncore.cli.generate"), "TRIAL", 5)
+    assert call(capsys, *held, 5).err == f"warning: --clamp: {line}"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the\n")))
+    result = call(capsys, "generate", "run", "-i", "-n", 3, "--cuda-path", "graph")
+    assert result.code == 0 and result.err.startswith(f"warning: --interactive: {line}")
+    assert card.asked == [] and card.paths == []
 
 
 # rnncore doctor
