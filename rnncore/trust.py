@@ -102,8 +102,12 @@ def _miss(task: Task, reason: str | None, record: dict | None, name: str) -> Mis
 
 def _note(asked: str, task: Task, path: str, misses: list[Miss], new: bool) -> str | None:
     """Say why `path` is taken, and what that costs, in one line. None: there is no news."""
+    if not misses and not new:
+        return None
     if not misses:
-        return f"tried on this card: {path} agrees with eager; going by {path}" if new else None
+        lost = "" if evidence.find(replace(task, path=path)) else \
+            "; every run tries again: its cache folder (XDG_CACHE_HOME) cannot be written, or others can write there"
+        return f"tried on this card: {path} agrees with eager; going by {path}{lost}"
     best = next((miss.path for miss in misses if miss.kind != "size"), misses[0].path)
     price = paths.price(best, path, task.precision, 0 if task.optimizer else task.columns)
     words = ", ".join(miss.words for miss in misses)
