@@ -83,10 +83,12 @@ def processor() -> str:
 
 
 def tried() -> list[dict] | str:
-    """What the trials on this card have shown."""
-    from rnncore import evidence
-    return evidence.on("cuda") or ("eager; none of the others has been tried here yet: `rnncore train` does where it "
-                                   "pays, `rnncore doctor --try char-rnn` now")
+    """What the trials on this card have shown, and the path that the rule names for each shape."""
+    from rnncore import evidence, kernels, trust
+    kernel = kernels.load("cuda")
+    return [row | {"rule": trust.named(evidence.task_of(row, "cuda"), kernel)} for row in evidence.on("cuda")] or (
+        "eager; none of the others has been tried here yet: `rnncore train` does where it pays, `rnncore doctor --try "
+        "char-rnn` now")
 
 
 def trials(what: str):
@@ -94,12 +96,15 @@ def trials(what: str):
     from rnncore import kernels, trust
     kernel = kernels.load("cuda")
     for task in tasks(what):
-        for path in trust.candidates("auto", task):
+        rule = {"rule": trust.named(task, kernel)}
+        for path in trust.candidates(task):
             wanted = replace(task, path=path)
             why_not = trust.why_not(path, task, kernel)
             if why_not is None:
                 tell(f"trying {path}: {shape(asdict(wanted))}")
-            yield trust.try_out(wanted) if why_not is None else asdict(wanted) | {"cause": f"does not fit: {why_not}"}
+                yield trust.try_out(wanted) | rule
+            else:
+                yield asdict(wanted) | {"cause": f"does not fit: {why_not}"} | rule
 
 
 def tasks(what: str) -> list:
@@ -147,4 +152,5 @@ def line(row: dict) -> str:
     """A row in words."""
     from rnncore.trust import outcome
     words = outcome(row) if "date" in row else row["cause"]
-    return printable(f"{row['path']:10} {shape(row)}: {words}{', ' + row['date'][:10] if 'date' in row else ''}")
+    date = f", {row['date'][:10]}" if "date" in row else ""
+    return printable(f"{row['path']:10} {shape(row)}: {words}{date}; the rule names {row['rule']}")

@@ -82,7 +82,7 @@ def command(run, prime, prime_file, length, stop, count, out, interactive, tempe
     from rnncore.sample import samples, symbols
 
     _, model = options.open_model(run, device)
-    for line in options.take_path(cuda_path, model, device, length >= TRIAL, columns=count):
+    for line in take_path(model, device, cuda_path, length, count, interactive, clamp):
         tell(line)
     binary = model.vocab.level == "byte"
     prime = read_prime(prime_file, binary) if prime_file else os.fsencode(prime) if binary else prime
@@ -98,6 +98,19 @@ def command(run, prime, prime_file, length, stop, count, out, interactive, tempe
     else:
         pieces = symbols(model, prime, length, config.temperature, top_k, top_p, seed, stop, on_unknown, clamp)
     write(out, binary, shown, pieces)
+
+
+def take_path(model, device: str, asked: str, length: int, count: int, interactive: bool, clamp) -> list[str]:
+    """Set the path by which the model writes; returns what to say of it."""
+    if not interactive and not clamp:
+        return options.take_path(asked, model, device, length >= TRIAL, columns=count)
+    options.check_gpu(model.kernel, asked)  # the host draws each symbol of a dialogue, and wherever cells are held
+    if model.kernel.name == "cpu" or asked == "eager" or asked == "auto" and length < TRIAL:
+        return []                           # who writes so little does not wait
+    from rnncore.kernels.paths import price
+    slower = price("graph", "eager", model.precision, count)
+    option = "interactive" if interactive else "clamp"
+    return [f"warning: --{option}: each symbol is drawn on the host: going by eager, {slower}"]
 
 
 def write(out: str | None, binary: bool, shown: str, pieces) -> None:

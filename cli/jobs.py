@@ -115,7 +115,7 @@ def start(given: dict) -> Job:
     click.get_current_context().with_resource(lock.held(path, new=True))
     folder = RunFolder(path, settings, saving.keep)
     folder.make()
-    reasons += prepare.take_path(given, model, config, parts[0])
+    reasons += prepare.take_path(given, model, config, parts[0], path)
     training = _training(model, parts, config)
     floor, seconds = prepare.count(parts, len(vocab), config.minutes)
     training.clock = Clock(before=seconds)
@@ -175,7 +175,7 @@ def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document
     if len(parts[0]) <= config.batch:
         raise RunError(f"{len(parts[0]):,} characters are too few to train {config.batch} streams of {path} on: "
                        "start a new run")
-    chosen = prepare.take_path(given, model, config, parts[0])
+    chosen = prepare.take_path(given, model, config, parts[0], path)
     training = _training(model, parts, config)
     runs.restore(training, document, tensors)
     if corpus.sha256 == about["sha256"]:

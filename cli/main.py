@@ -6,6 +6,8 @@ import contextlib
 import importlib
 import os
 import sys
+import warnings
+from warnings import formatwarning
 
 import click
 
@@ -61,6 +63,7 @@ commands = click.version_option(__version__, prog_name="rnncore")(
 def main(args=None, prog_name: str = "rnncore") -> None:
     """Run the command line and exit."""
     open_streams()
+    warnings.formatwarning = worded
     try:
         code = commands.main(args, prog_name, standalone_mode=False) or 0
     except click.exceptions.Abort:  # click's word for Ctrl-C
@@ -80,6 +83,13 @@ def open_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, it is open as long as the process is
         getattr(sys, name).reconfigure(errors="replace")
+
+
+def worded(message, category, filename, lineno, line=None) -> str:
+    """A warning as it is shown: of a slower path in one line, as all that a command says."""
+    from rnncore.kernels.paths import Slower
+    return f"warning: {message}\n" if issubclass(category, Slower) else \
+        formatwarning(message, category, filename, lineno, line)
 
 
 def explain(error: Exception) -> int:

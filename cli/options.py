@@ -12,7 +12,7 @@ DEVICE = click.option("--device", default="auto", metavar="auto|cpu|cuda|cuda:K"
                       callback=lambda ctx, _, value: _device(value), show_default=True,
                       help="Where to compute; auto is a GPU that works, else the CPU.")
 CUDA_PATH = click.option("--cuda-path", type=click.Choice(["auto", *PATHS]), default="auto", show_default=True,
-                         help="How a GPU computes; auto: as is fastest of what agrees with eager there, tried once.")
+                         help="How a GPU computes; auto: as suits model and card, if it agrees with eager, tried once.")
 DTYPE = "--dtype", {"type": click.Choice(PRECISIONS), "default": "float32", "show_default": True,
                     "help": "Precision: of all numbers, or tf32, bf16: of the factors of products, on a GPU."}
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -136,11 +136,11 @@ def check_gpu(kernel, path: str = "auto", dtype: str = "float32") -> None:
                                "float32, or --device cuda")
 
 
-def take_path(asked: str, model, device: str, trying: bool, **shape) -> list[str]:
-    """Set the path of a model on a GPU, after trials where there is no evidence yet; returns what to say of it.
+def take_path(asked: str, model, device: str, trying: bool, name: str = "RUN", **shape) -> list[str]:
+    """Set the path of a model on a GPU, after a trial where there is no evidence yet; returns what to say of it.
 
-    device: as the model was given it; trying: whether `auto` is worth a trial; shape: columns, and of training seq and
-    optimizer. On a CPU there is one path.
+    device: as the model was given it; trying: whether `auto` is worth a trial; name: of the user's run; shape: columns,
+    and of training seq and optimizer. On a CPU there is one path.
     """
     check_gpu(model.kernel, asked)
     if model.kernel.name == "cpu":
@@ -151,9 +151,11 @@ def take_path(asked: str, model, device: str, trying: bool, **shape) -> list[str
     from rnncore.trial import Task
     sizes = asdict(model.config)
     task = Task(model.precision, device, sizes.pop("vocab_size"), **sizes, **shape)
-    paths = trust.untried(asked, task, trying)
-    if paths:
-        tell(f"trying {', '.join(paths)} on this card, once: it may take a minute")
-    choice = trust.choose(asked, task, trying)
+    choice = trust.choose(asked, task, trying, _begin, name)
     model.path = choice.path
     return [choice.note] if choice.note else []
+
+
+def _begin(path: str) -> None:
+    """Say that a trial of the path begins."""
+    tell(f"trying {path} on this card, once: it may take a minute")

@@ -1,4 +1,5 @@
 """What a new training run is made of: the options and the corpus give a model, settings, and the reasons for them."""
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from . import options
 
 MIN_VALIDATION = 100  # characters; fewer say nothing
 COUNTING = 0.1        # the share of a budget of minutes that counting n-grams may take
-TRIAL = 500           # steps that make up for a trial of a GPU's paths
+TRIAL = 500           # steps that make up for a trial of a GPU's path
 SIZES = "layers", "hidden", "embed"
 
 
@@ -183,12 +184,12 @@ def precision(stored: str, kernel) -> tuple[str, list[str]]:
     return storage(stored), [f"the run's precision: {reason}; going on in {storage(stored)}"]
 
 
-def take_path(given: dict, model: CharLM, config: TrainConfig, ids: np.ndarray) -> list[str]:
-    """Set the path by which the model trains on ids (n,); returns what to say of it."""
+def take_path(given: dict, model: CharLM, config: TrainConfig, ids: np.ndarray, folder: Path) -> list[str]:
+    """Set the path by which the model trains on ids (n,); returns what to say of it. folder: the run's."""
     steps = total_steps(config, Batches(ids, config.batch, config.seq))
     trying = steps >= TRIAL if steps is not None else config.minutes >= 1
-    return options.take_path(given["cuda_path"], model, given["device"], trying, columns=config.batch, seq=config.seq,
-                             optimizer=config.optimizer)
+    return options.take_path(given["cuda_path"], model, given["device"], trying, shlex.quote(str(folder)),
+                             columns=config.batch, seq=config.seq, optimizer=config.optimizer)
 
 
 def count(parts: list[np.ndarray], symbols: int, minutes: float | None) -> tuple[ngram.Floor | None, float]:

@@ -9,6 +9,7 @@
     single_threaded()                          a context in which a matrix product uses one thread of this process
     synchronize()                              waits until the device has done what it was given
     path(name, precision, config)              how the work of a model is done (paths.py); why_not: whether it can be
+    rule(precision, config, n, writing)        the paths for a model, the fastest first, and why one does not fit
     product, row_sums                          a matrix product, and the sum of each row, as its path makes them
     timer()                                    a context that times what runs inside, by the device's own clock
     products(w, x, out)                        a run of matrix products, one after the other

@@ -41,6 +41,11 @@ def why_not(name: str, precision: str, config=None, n: int = 1) -> str | None:
     return None if name == "eager" else f"{name} is a path of GPUs: the processor knows eager alone"
 
 
+def rule(precision: str, config, n: int = 1, writing: bool = False) -> dict[str, str | None]:
+    """The paths for a model of these sizes: eager alone; arguments as in cuda.py."""
+    return {"eager": why_not("eager", precision)}
+
+
 def writer(layers, head, table, h, c, logits) -> None:
     """None: the loop over characters is that of rnncore/sample.py."""
     return None

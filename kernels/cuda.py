@@ -12,7 +12,7 @@ from cupy import ElementwiseKernel
 
 from . import paths
 from .cuda_updates import adam, muon_apply, muon_momentum  # noqa: F401
-from .writer import Writer, card, sizes_of
+from .writer import Sizes, Writer, card, sizes_of
 from .writer import why_not as why_not_written
 
 name = "cuda"
@@ -48,10 +48,30 @@ def why_not(name: str, precision: str, config=None, n: int = 1) -> str | None:
     return fast.why_not(name, precision, config, n)
 
 
+def rule(precision: str, config, n: int = 1, writing: bool = False) -> dict[str, str | None]:
+    """The paths for a model of these sizes on the current card, as `paths.rule` orders them; n columns."""
+    def reason(name: str) -> str | None:
+        found = why_not(name, precision, config, n)
+        if found is None and writing and name != "eager":
+            number = np.dtype(paths.storage(precision)).itemsize
+            found = why_not_written(Sizes(config.layers, config.hidden, config.vocab_size, number), card())
+        return found
+
+    return paths.rule(precision, config, reason, writing)
+
+
 def writer(layers, head, table, h, c, logits) -> Writer | None:
-    """A Writer from a stack's weights and state, as Stepper has them, or None where the card has no room for it."""
+    """A Writer from a stack's weights and state, as Stepper has them, or None where the card has no room for it.
+
+    None comes with a warning (paths.Slower): every symbol is then drawn on the host. A run that trains sees it too: its
+    samples are short, but a text that is written later is not.
+    """
     on = card()
-    return None if why_not_written(sizes_of(h, logits), on) else Writer(layers, head, table, h, c, logits, on)
+    reason = why_not_written(sizes_of(h, logits), on)
+    if reason is None:
+        return Writer(layers, head, table, h, c, logits, on)
+    paths.warn(f"{reason}: text is drawn on the host, {paths.price('graph', 'eager', str(h.dtype), h.shape[-1])}")
+    return None
 
 
 def cores() -> int:

@@ -75,7 +75,7 @@ class Captured:
         with self.model.computing():
             if steps not in self._tried:
                 self._try(steps)
-            if steps != self.steps:  # the last window of an epoch
+            if steps != self.steps:  # the last window of an epoch: one step, for which no graph is recorded
                 for _ in range(count):
                     self._step(steps)
                 return

@@ -79,7 +79,7 @@ class TrainConfig:
 OPTIMIZERS = "adam", "muon"
 PRECISIONS = "float64", "float32", "tf32", "bf16"    # as kernels/paths.py has them, whose import would load NumPy
 ON_GPUS = "tf32", "bf16"                             # the precisions that a CPU has not
-PATHS = "eager", "graph", "wavefront", "persistent"  # as there; each falls back on the one before
+PATHS = "eager", "graph", "wavefront", "persistent"  # as there
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,10 @@ class Stepper:
         return self.params["head.weight"], self.params["head.bias"]
 
     def writer(self):
-        """What writes text from here in a few launches, h, c and logits in place; None where `step` is the way."""
+        """What writes text from here in a few launches, h, c and logits in place; None where `step` is the way.
+
+        `step` is the way where cells are held, which no such kernel does: the caller tells the user what that costs.
+        """
         return None if self.clamp else self.kernel.writer(self.layers, self._head(), self.table, self.h, self.c,
                                                           self.logits)
 

@@ -1,6 +1,7 @@
 """Trust: a fast path of a GPU is taken only where a trial on that very card has shown that it agrees with eager.
 
-`choose` goes by the evidence that there is and has a trial run, in a process of its own, for what has none.
+`choose` takes the path that the rule of the kernels (kernels/paths.py) names. Where there is no evidence of it, a trial
+is run in a process of its own. Where it failed, the next path of the rule takes its place, and the user hears of it.
 """
 import json
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import IO, NamedTuple
 from . import documents, evidence, kernels
 from .config import PATHS
 from .documents import SECONDS, TEXT, Maybe
+from .kernels import paths
 from .trial import Task, sizes
 
 SILENCE = 120.0  # seconds without a message after which a trial is ended: a kernel may take one to be compiled
@@ -39,107 +41,148 @@ class Unable(RuntimeError):
     """A trial that could not be made, for want of the card or its memory: it says nothing of the path."""
 
 
-def choose(asked: str, task: Task, trying: bool = True) -> Choice:
-    """The path for a task on its device. Eager on a CPU. Raises kernels.DeviceError.
+class Miss(NamedTuple):
+    """A path that is not taken, why in words, and what the user can do.
 
-    asked "auto": the fastest of those that passed their trial; trying: whether those without evidence are tried now,
-    with a note on what came of it. asked one of PATHS: that, tried if need be; where it did not pass, the one before
-    it, with a note that says why. task.path is not looked at.
+    kind: "size" where the rule itself passes it over, "untried" where trying does not pay, "wrong" for all else.
+    """
+    path: str
+    words: str
+    kind: str
+    cure: str | None = None
+
+
+def choose(asked: str, task: Task, trying: bool = True, begin: Callable[[str], None] = lambda path: None,
+           name: str = "RUN") -> Choice:
+    """Return the path for a task on its device, and a line on every better path that is not taken.
+
+    asked: "auto" for the path that the rule names, or one of PATHS. On a CPU it is always eager. task.path is not
+    looked at. A path is taken where its trial passed; one without evidence is tried now, once, after a call of
+    begin(path). trying=False: for "auto", remembered trials alone count. name: of the user's run, for the command that
+    tries its paths. Raises kernels.DeviceError.
     """
     kernel = kernels.load(task.device)
     if kernel.name == "cpu" or asked == "eager":
         return Choice("eager", None)
+    misses, new, able, ended = [], False, trying or asked != "auto", False
+    for path, reason in order(asked, task, kernel).items():
+        if path == "eager":
+            break
+        wanted = replace(task, path=path)
+        record = evidence.find(wanted) if reason is None else None
+        if reason is None and record is None:
+            if ended:
+                continue  # it was said that nothing is tried
+            if able:
+                begin(path)
+                record, new = try_out(wanted, again=False), True
+            ended = record is None or "unable" in record  # another path would not get the card or its memory either
+        if record and record["cause"] is None:
+            return Choice(path, _note(asked, task, path, misses, new))
+        misses.append(_miss(wanted, reason, record, name))
+    return Choice("eager", _note(asked, task, "eager", misses, new))
+
+
+def _miss(task: Task, reason: str | None, record: dict | None, name: str) -> Miss:
+    """The miss of the task's path: it does not fit for a reason, or by its record, or has none."""
+    training = task.optimizer is not None
+    what = f"the {task.path} path" if training else "the writing kernel"
+    if reason is not None:
+        return Miss(task.path, f"{what} does not fit ({reason})", "size" if training else "wrong")
+    if record is None:
+        cure = f"`rnncore doctor --try {name}`" if training else f"--cuda-path {task.path}"
+        return Miss(task.path, f"this {'run' if training else 'text'} is too short to try {what} first", "untried",
+                    f"{cure} tries it")
+    if "unable" in record:
+        return Miss(task.path, f"{what} could not be tried on this card ({record['unable']})", "wrong",
+                    "the next run tries it again")
+    return Miss(task.path, f"{what} failed its trial on this card ({record['cause']})", "wrong",
+                "`rnncore doctor --try` tries it again")
+
+
+def _note(asked: str, task: Task, path: str, misses: list[Miss], new: bool) -> str | None:
+    """Say why `path` is taken, and what that costs, in one line. None: there is no news."""
+    if not misses and not new:
+        return None
+    if not misses:
+        lost = "" if evidence.find(replace(task, path=path)) else \
+            "; every run tries again: its cache folder (XDG_CACHE_HOME) cannot be written, or others can write there"
+        return f"tried on this card: {path} agrees with eager; going by {path}{lost}"
+    best = next((miss.path for miss in misses if miss.kind != "size"), misses[0].path)
+    price = paths.price(best, path, task.precision, 0 if task.optimizer else task.columns)
+    words = ", ".join(miss.words for miss in misses)
+    cures = "".join(f"; {cure}" for cure in dict.fromkeys(miss.cure for miss in misses) if cure)
     if asked != "auto":
-        return _forced(asked, task, kernel)
-    new, records = untried(asked, task, trying), {}
-    for path in _fitting(asked, task, kernel):
-        records[path] = _evidence(task, path) if trying else evidence.find(replace(task, path=path))
-    return _fastest({path: record for path, record in records.items() if record}, new)
-
-
-def _forced(asked: str, task: Task, kernel) -> Choice:
-    causes: list[str] = []
-    for path in candidates(asked, task):
-        cause = why_not(path, task, kernel)
-        if cause is None:
-            cause = _evidence(task, path)["cause"]
-            if cause is None:
-                return Choice(path, f"--cuda-path {asked}: going by {path} ({'; '.join(causes)})" if causes else None)
-            cause += ", `rnncore doctor --try` tries it again"
-        causes.append(f"{path}: {cause}")
-    return Choice("eager", f"--cuda-path {asked}: going by eager ({'; '.join(causes)})")
-
-
-def _fastest(records: dict[str, dict], new: list[str]) -> Choice:
-    """Of what passed, the path that takes the smallest part of eager's time, or eager where none takes less."""
-    passed = {path: r["ms"] / r["eager_ms"] for path, r in records.items() if r["cause"] is None}
-    path = min(passed, key=passed.__getitem__, default="eager")
-    path = path if passed.get(path, 1.0) < 1 else "eager"
-    words = [f"{name} {outcome(records[name])}" for name in new]
-    return Choice(path, f"tried on this card: {', '.join(words)}; going by {path}" if words else None)
+        return f"warning: --cuda-path {asked}: {words}: going by {path}, {price}{cures}"
+    if any(miss.kind == "wrong" for miss in misses):
+        return f"warning: {words}: going by {path}, {price}{cures}"
+    return f"path {path}: {words}; {path} is {price}{cures}"
 
 
 def outcome(record: dict) -> str:
     """How a trial ended, in words."""
     if record["cause"] is not None:
-        return f"failed ({record['cause']})"
+        return record["cause"] if "unable" in record else f"failed ({record['cause']})"
+    if record["ms"] is None:
+        return "agrees with eager"
     unit = "step" if record["optimizer"] else "character"
     return f"{record['ms']:.3g} ms a {unit}, eager {record['eager_ms']:.3g}"
 
 
-def untried(asked: str, task: Task, trying: bool = True) -> list[str]:
-    """The paths that `choose` would begin with trying, for a word beforehand: it may take a minute."""
-    kernel = kernels.load(task.device)
-    if kernel.name == "cpu" or asked == "eager" or asked == "auto" and not trying:
-        return []
-    paths = _fitting(asked, task, kernel)
-    return [path for path in (paths if asked == "auto" else paths[:1])
-            if evidence.find(replace(task, path=path)) is None]
+def order(asked: str, task: Task, kernel) -> dict[str, str | None]:
+    """Return the paths to take for a task, the first first, each with the reason why it does not fit, or None.
 
-
-def candidates(asked: str, task: Task) -> tuple[str, ...]:
-    """The paths that count, but eager; where one is asked for, that first and then those that it falls back on.
-
-    Texts are written by one kernel whatever the path, and `graph` stands for it.
+    asked "auto": those of the rule. One of PATHS: that, then those of the rule that are below it.
     """
-    if task.optimizer is None:
-        return PATHS[1:2]
-    return PATHS[1:] if asked == "auto" else PATHS[PATHS.index(asked):0:-1]
+    found = kernel.rule(task.precision, sizes(task), task.columns, task.optimizer is None)
+    if asked == "auto" or task.optimizer is None:
+        return found
+    below = {path: reason for path, reason in found.items() if PATHS.index(path) < PATHS.index(asked)}
+    return {asked: why_not(asked, task, kernel)} | below
 
 
-def _fitting(asked: str, task: Task, kernel) -> list[str]:
-    return [path for path in candidates(asked, task) if why_not(path, task, kernel) is None]
+def named(task: Task, kernel) -> str:
+    """Return the path that the rule names for a task: the first that fits."""
+    return next((path for path, reason in order("auto", task, kernel).items() if reason is None), "eager")
+
+
+def candidates(task: Task) -> tuple[str, ...]:
+    """The paths that a trial can be of: all but eager; of texts that are written `graph`, for the one kernel."""
+    return PATHS[1:] if task.optimizer else PATHS[1:2]
 
 
 def why_not(path: str, task: Task, kernel) -> str | None:
     """Why the path cannot be for the task's shape on this card, in one line, or None."""
+    if task.optimizer is None:
+        return order("auto", task, kernel)[path]
     return kernel.why_not(path, task.precision, sizes(task), task.columns)
 
 
-def _evidence(task: Task, path: str) -> dict:
-    """The record for the path: the one there is, or that of a trial made now."""
-    task = replace(task, path=path)
-    return evidence.find(task) or try_out(task, again=False)
-
-
 def try_out(task: Task, again: bool = True) -> dict:
-    """The record of a trial of the task's path; again: of a new one even where somebody has made it meanwhile."""
+    """Return the record of a trial of the task's path that is made now, with times; it is remembered.
+
+    again=False: without times, and where somebody has made one meanwhile, that. A trial that could not be made is not
+    remembered; its record has the cause as "unable" too.
+    """
     with evidence.alone():
         record = None if again else evidence.find(task)
         if record is None:
             try:
-                record = evidence.made(task, *run(task))
+                record = evidence.made(task, *run(task, timed=again))
                 evidence.remember(record, task)
             except Unable as error:
-                record = evidence.made(task, f"could not be tried: {error}")
+                record = evidence.made(task, f"could not be tried: {error}") | {"unable": str(error)}
         return record
 
 
-def run(task: Task) -> tuple[str | None, float | None, float | None]:
-    """Run a trial in a process of its own: (cause of its failure or None, ms, eager's ms). Raises Unable."""
+def run(task: Task, timed: bool = False) -> tuple[str | None, float | None, float | None]:
+    """Run a trial in a process of its own: (cause of its failure or None, ms, eager's ms). Raises Unable.
+
+    The times are None where the path failed or timed is False.
+    """
     task = replace(task, device="cuda" if task.device == "auto" else task.device)
     with tempfile.TemporaryFile() as errors:
-        process, stage, found = _start(task, errors), "the start", {}
+        process, stage, found = _start(task, timed, errors), "the start", {}
         try:
             for message in _messages(process.stdout):
                 stage, found = message.get("stage", stage), message
@@ -155,16 +198,21 @@ def run(task: Task) -> tuple[str | None, float | None, float | None]:
         if process.returncode or "cause" not in found:
             errors.seek(0)
             return f"{stage}: {_crash(process.returncode, errors.read())}"[:LINE], None, None
-    if found["cause"] is None and not min(found.get("ms", 0), found.get("eager_ms", 0)) > 0:
+    if timed and found["cause"] is None and not min(found.get("ms", 0), found.get("eager_ms", 0)) > 0:
         return "no time was measured", None, None
     return found["cause"] and found["cause"][:LINE], found.get("ms"), found.get("eager_ms")
 
 
-def _start(task: Task, errors: IO[bytes]) -> subprocess.Popen:
-    paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
-    return subprocess.Popen([sys.executable, "-P", "-c", CHILD, json.dumps(asdict(task))], stdin=subprocess.DEVNULL,
-                            stdout=subprocess.PIPE, stderr=errors,
-                            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)})
+def _start(task: Task, timed: bool, errors: IO[bytes]) -> subprocess.Popen:
+    """The process of a trial. Raises Unable where this machine can start none."""
+    places = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
+    asked = json.dumps({"task": asdict(task), "timed": timed})
+    try:
+        return subprocess.Popen([sys.executable, "-P", "-c", CHILD, asked], stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=errors,
+                                env={**os.environ, "PYTHONPATH": os.pathsep.join(places)})
+    except OSError as error:
+        raise Unable(f"no process can be started: {error.strerror}") from None
 
 
 def _messages(pipe: IO[bytes]) -> Iterator[dict]:

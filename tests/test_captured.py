@@ -10,6 +10,7 @@ import rnncore
 from rnncore import kernels, recovery
 from rnncore.captured import Captured, Slot
 from rnncore.data.batches import Batches
+from rnncore.kernels.paths import Slower
 from rnncore.launch import Launcher
 from rnncore.lstm import State
 from rnncore.optim import Pace
@@ -207,7 +208,8 @@ def test_more_columns_than_persistent_kernels_take_go_by_steps(with_cublas, monk
     fast = importlib.import_module("rnncore.kernels.fast")
     assert type(run.model.device_path.loops(run.model.config, 7, 4)).__name__ == "Persistent"
     monkeypatch.setattr(fast, "why_not_persistent", lambda hidden, n, *card: "too many" if n > 4 else None)
-    assert type(run.model.device_path.loops(run.model.config, 7, 5)).__name__ == "Stepwise"
+    with pytest.warns(Slower, match="too many: their time loops go by graph"):
+        assert type(run.model.device_path.loops(run.model.config, 7, 5)).__name__ == "Stepwise"
 
 
 def test_precisions_that_do_not_fit(with_cublas):

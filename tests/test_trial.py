@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from rnncore import trial, trust
+from rnncore.stepper import Stepper
+from rnncore.train import Training
 from rnncore.trial import Task, attempt, build
 from rnncore.trust import Unable
 
@@ -22,9 +24,9 @@ def child(monkeypatch):
     monkeypatch.setattr(trust, "SILENCE", 1.0)
     monkeypatch.setattr(trust, "END", 0.5)
 
-    def run(code: str):
+    def run(code: str, timed: bool = True):
         monkeypatch.setattr(trust, "CHILD", f"import json, sys\ndef say(**m): print(json.dumps(m), flush=True)\n{code}")
-        return trust.run(SMALL)
+        return trust.run(SMALL, timed)
     return run
 
 
@@ -43,6 +45,16 @@ def test_a_trial_that_ends_badly_or_not_at_all_has_failed(child, code, cause):
     begun = time.monotonic()
     found = child(code)
     assert cause in found[0] and found[1:] == (None, None) and time.monotonic() - begun < 5
+
+
+def test_times_are_wanted_only_where_they_were_asked_for(child):
+    assert child("say(cause=None)", timed=False) == (None, None, None)
+
+
+def test_a_machine_that_can_start_no_process_cannot_try(monkeypatch):
+    monkeypatch.setattr(trust.sys, "executable", "/no/such/python")
+    with pytest.raises(Unable, match="no process can be started: No such file"):
+        trust.run(SMALL)
 
 
 def test_what_else_a_process_says_is_not_heard(child):
@@ -76,8 +88,9 @@ def test_an_interrupted_trial_leaves_no_process(child, monkeypatch):
 @pytest.mark.parametrize("task", [SMALL, replace(SMALL, optimizer=None, seq=1)])
 def test_the_whole_trial_in_its_own_process(task):
     """Eager beside itself on the CPU; in a folder whose modules must not be taken for ours."""
-    cause, ms, eager_ms = trust.run(task)
+    cause, ms, eager_ms = trust.run(task, timed=True)
     assert cause is None and 0 < ms < 1000 and 0 < eager_ms < 1000
+    assert trust.run(task) == (None, None, None)
 
 
 def test_the_real_process_tells_a_missing_card_from_a_bad_path(tmp_path):
@@ -97,7 +110,7 @@ def rounded(array, bits: int):
     return ((array.view(np.uint32) + np.uint32(1 << bits - 1)) & mask).view(np.float32)
 
 
-def play(task: Task, wrong=None, bits: int = 0) -> list[dict]:
+def play(task: Task, wrong=None, bits: int = 0, timed: bool = False) -> list[dict]:
     """The trial's messages where "graph" is eager with rounded weights, and `wrong` done to its model."""
     def make(task, path, precision, documents=False):
         model = build(task, "eager", "float64" if precision == "float64" else "float32", documents)
@@ -116,14 +129,37 @@ def play(task: Task, wrong=None, bits: int = 0) -> list[dict]:
         if wrong:
             wrong(model)
         return model
-    return list(attempt(task, make))
+    return list(attempt(task, make, timed))
 
 
 @pytest.mark.parametrize(("precision", "bits"), [("float64", 0), ("float32", 0), ("tf32", 13), ("bf16", 16)])
 @pytest.mark.parametrize("optimizer", ["adam", "muon", None])
 def test_a_right_path_passes(precision, bits, optimizer):
-    verdict = play(replace(SMALL, precision=precision, path="graph", optimizer=optimizer), bits=bits)[-1]
+    assert play(replace(SMALL, precision=precision, path="graph", optimizer=optimizer), bits=bits)[-1] == {"cause": None}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", None])
+def test_times_come_where_they_are_asked_for(optimizer):
+    verdict = play(replace(SMALL, path="graph", optimizer=optimizer), timed=True)[-1]
     assert verdict["cause"] is None and verdict["ms"] > 0 and verdict["eager_ms"] > 0
+
+
+@pytest.mark.parametrize(("optimizer", "timed", "eager_steps", "characters"), [
+    ("adam", False, 30, 548), ("adam", True, 142, 548), (None, False, 0, 548), (None, True, 0, 1444)])
+def test_a_trial_takes_no_more_eager_work_than_it_compares(monkeypatch, optimizer, timed, eager_steps, characters):
+    """Eager steps by kind; of the characters, 252 are the played path's own, where there is a writing kernel on a card."""
+    steps, stepped, take, step = [], [], Training._take, Stepper.step
+    monkeypatch.setattr(Training, "_take", lambda self: steps.append(self.model.played) or take(self))
+    monkeypatch.setattr(Stepper, "step", lambda self, ids: stepped.append(ids) or step(self, ids))
+
+    def make(task, path, precision, documents=False):
+        model = build(task, "eager", precision, documents)
+        model.played = path
+        return model
+
+    verdict = list(attempt(replace(SMALL, path="graph", optimizer=optimizer), make, timed))[-1]
+    assert verdict["cause"] is None and ("ms" in verdict) == timed
+    assert (steps.count("eager"), len(stepped)) == (eager_steps, characters)
 
 
 def test_another_precision_than_was_asked_for_fails():
