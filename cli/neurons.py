@@ -129,7 +129,7 @@ def excerpt(text: str, cell, place: slice, level: str):
     from rich.text import Text
 
     from rnncore.report.glyphs import glyph
-    high, shown, marks = cell[place] > (cell.min() + cell.max()) / 2, "", ""
+    high, shown, marks = cell[place] > (float(cell.min()) + float(cell.max())) / 2, "", ""
     for symbol, is_high in zip(text[place], high, strict=True):
         sign = glyph(symbol, level).text.rstrip("\n\t")
         shown += sign

@@ -4,6 +4,8 @@ A batch's columns are independent, so they are shared out over threads, each wit
 some rows of every gradient, summed over the shares in a fixed order. The same number of threads gives the same bits.
 """
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+from operator import add
 
 import numpy as np
 
@@ -103,7 +105,7 @@ class CharLM:
             losses, passes = zip(*self.each(run, shares), strict=True)
             stack.gradients(weights, self._grads, passes, self.each)
         self.mask_gradients(weights, self._grads)
-        return float(sum(losses)) / (steps * n), self._grads, end
+        return float(reduce(add, losses)) / (steps * n), self._grads, end  # sum() begins with an int: another type
 
     def keep(self, ids):
         """Of ids (T, N) on the device: 0 at a document's END, where the state begins anew; None without such."""

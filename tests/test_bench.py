@@ -238,7 +238,7 @@ def test_without_torch_one_line_names_the_cure(capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "rnncore.cli.rival", raising=False)
     monkeypatch.delattr(cli, "rival", raising=False)
     line = refused(call(capsys, "bench", "--against", "torch", "--device", "cpu"))
-    assert "--against torch needs torch, which cannot be imported here" in line and "install --upgrade 'torch>=2.4.0'`" in line
+    assert "--against torch needs torch" in line and "install --upgrade 'torch>=2.4.0'`" in line
 
 
 # Against torch

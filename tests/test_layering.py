@@ -68,6 +68,8 @@ def faults(folder: str, module: str, source: str) -> list[str]:
         elif root in FOLDERS and root != "rnncore":
             found.append(f"{name}: a bare import would be a second copy")
         elif root == "rnncore":
+            if module == BELOW_ALL:
+                found.append(f"{name}: {module} imports nothing of ours")
             if rest[:1] == [BELOW_ALL] and folder != "rnncore":
                 continue
             there = rest[0] if rest and rest[0] in FOLDERS else "rnncore"

@@ -20,8 +20,8 @@ SMALL = Task("float32", "cpu", 11, 6, 24, 2, 5, 9, "adam")
 
 @pytest.fixture
 def child(monkeypatch):
-    """Trials whose process runs this code, and that may be silent for a second."""
-    monkeypatch.setattr(trust, "SILENCE", 1.0)
+    """Trials whose process runs this code, and that may be silent for two seconds."""
+    monkeypatch.setattr(trust, "SILENCE", 2.0)
     monkeypatch.setattr(trust, "END", 0.5)
 
     def run(code: str, timed: bool = True):
@@ -33,8 +33,8 @@ def child(monkeypatch):
 @pytest.mark.parametrize(("code", "cause"), [
     ("say(stage='training'); import os; os.abort()", "training: killed by SIGABRT"),
     ("import ctypes; ctypes.string_at(0)", "the start: killed by SIGSEGV"),
-    ("say(stage='a'); say(stage='b'); import time; time.sleep(60)", "b: no sign of life for 1 s"),
-    ("say(cause=None, ms=1.0, eager_ms=2.0); import time; time.sleep(60)", "the start: no sign of life for 1 s"),
+    ("say(stage='a'); say(stage='b'); import time; time.sleep(60)", "b: no sign of life for 2 s"),
+    ("say(cause=None, ms=1.0, eager_ms=2.0); import time; time.sleep(60)", "the start: no sign of life for 2 s"),
     ("say(cause=None, ms=1.0, eager_ms=2.0); sys.exit(1)", "the start: ended with exit code 1"),
     ("raise RuntimeError('illegal\\x1b[1m')", "ended with exit code 1: RuntimeError: illegal\\x1b[1m"),
     ("pass", "the start: ended with exit code 0"), ("say(cause=None)", "no time was measured"),
@@ -44,7 +44,7 @@ def child(monkeypatch):
 def test_a_trial_that_ends_badly_or_not_at_all_has_failed(child, code, cause):
     begun = time.monotonic()
     found = child(code)
-    assert cause in found[0] and found[1:] == (None, None) and time.monotonic() - begun < 5
+    assert cause in found[0] and found[1:] == (None, None) and time.monotonic() - begun < 20
 
 
 def test_times_are_wanted_only_where_they_were_asked_for(child):
@@ -63,7 +63,7 @@ def test_what_else_a_process_says_is_not_heard(child):
 
 
 def test_a_long_trial_that_gives_signs_of_life_goes_on(child):
-    code = "import time\nfor _ in range(3): say(stage='x'); time.sleep(0.5)\nsay(cause=None, ms=1, eager_ms=2)"
+    code = "import time\nfor _ in range(3): say(stage='x'); time.sleep(1)\nsay(cause=None, ms=1, eager_ms=2)"
     assert child(code) == (None, 1, 2)
 
 
