@@ -11,8 +11,7 @@ from warnings import formatwarning
 
 import click
 
-from rnncore import __version__
-from rnncore.requirements import TooOld
+from rnncore import __version__, requirements
 
 COMMANDS = {
     "train": "Learn a corpus: files, folders, - or a named corpus.",
@@ -97,14 +96,13 @@ def explain(error: Exception) -> int:
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
-    code, message = _verdict(error)
+    too_old = requirements.fault()  # then the error may be anything
+    code, message = (1, too_old) if too_old else _verdict(error)
     print(f"rnncore: {message}", file=sys.stderr)
     return code
 
 
 def _verdict(error: Exception) -> tuple[int, str]:
-    if isinstance(error, TooOld):
-        return 1, str(error)
     from rnncore.checkpoint import ModelFileError
     from rnncore.config import ConfigError
     from rnncore.data.text import CorpusError, CorpusNotFoundError, UnknownEncodingError
