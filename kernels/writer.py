@@ -5,7 +5,7 @@ The launch is cooperative, so that all its blocks run at once: they wait for eac
 import functools
 import itertools
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -145,20 +145,34 @@ def compiled(options: tuple[str, ...], shared: int):
 
 
 class Handed:
-    """Ids (characters, N) on their way from the device: `ids` waits for them."""
+    """Ids (characters, N) on their way from the card to the host: `ids` waits for them.
+
+    A text may be left while its next symbols are on their way: its generator ends, is closed or collected, or raises.
+    Their copy is made all the same. CuPy gives pinned memory that was freed to whoever asks next, which is any copy to
+    the card: the host would write there at once, this copy would write over it, and the card would read the wrong
+    numbers. So the memory of a copy is held here until the copy has been made, whatever becomes of the object.
+    """
+    _under_way: ClassVar[dict] = {}  # event after the copy: pinned memory
 
     def __init__(self, ids):
         import cupy
-        pinned = cupy.cuda.alloc_pinned_memory(ids.nbytes)  # into other memory no copy is made while this goes on
+        for event in list(Handed._under_way):
+            if event.done:
+                Handed._under_way.pop(event, None)
+        self._there, self._device = cupy.cuda.Event(disable_timing=True), ids
+        pinned = cupy.cuda.alloc_pinned_memory(ids.nbytes)  # into other memory no copy is made while the host goes on
         self._host = np.frombuffer(pinned, ids.dtype, ids.size).reshape(ids.shape)
-        ids.get(out=self._host, blocking=False)
-        self._there = cupy.cuda.Event(disable_timing=True)
-        self._there.record()
-        self._device = ids  # not freed before the copy is made
+        try:
+            ids.get(out=self._host, blocking=False)
+        finally:
+            self._there.record()
+            Handed._under_way[self._there] = pinned
 
     def ids(self) -> np.ndarray:
+        """Return the ids in an array of its own, in ordinary memory."""
         self._there.synchronize()
-        return self._host
+        Handed._under_way.pop(self._there, None)
+        return self._host.copy()
 
 
 class Writer:
