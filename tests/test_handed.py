@@ -1,4 +1,4 @@
-"""Ids that a card hands to the host, over the stand-in for CuPy: a text that is left halfway disturbs nothing after it."""
+"""Ids that a card hands to the host, over the stand-in for CuPy: a text left halfway disturbs nothing after it."""
 import gc
 import itertools
 import shutil
@@ -80,7 +80,7 @@ def raised(model) -> None:
 
 def several(model) -> None:
     """Of two lengths, so that the second launch does not ask for the memory of the first."""
-    handed(model, 5, 130)
+    handed(model, 5, 70)
 
 
 WAYS = ended, closed, collected, raised, several
@@ -121,7 +121,8 @@ def test_memory_is_given_back_when_its_copy_has_been_made(model):
 PLANTED = {  # the first is what the engine once did
     "memory is given back at once": ("            Handed._under_way[self._there] = pinned\n", ""),
     "memory is given back by the next launch": ("            if event.done:\n", "            if True:\n"),
-    "the event is before the copy": ("        try:\n", "        self._there.record()\n        self._there.record = int\n        try:\n"),
+    "the event is before the copy": (
+        "        try:\n", "        self._there.record()\n        self._there.record = int\n        try:\n"),
     "nobody waits": ("        self._there.synchronize()\n", ""),
     "the array is no copy": ("return self._host.copy()", "return self._host"),
 }

@@ -1,6 +1,6 @@
 """Streams, events and graphs of the stand-in: work runs when it is enqueued, or is recorded by its stream's capture.
 
-lanes.py says what is ordered and what is over. Streams that are not non-blocking share one lane with the default stream:
+lanes.py says what is ordered and what is over. Streams that are not non-blocking share one lane with the default one:
 CUDA orders them against it by itself.
 """
 import itertools
