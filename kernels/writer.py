@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from . import devices
+from .cpu import IDS
 
 HERE = Path(__file__).parent
 TANH = """
@@ -198,7 +199,7 @@ class Writer:
         Column n has the coins of sample `sample` + n from index `start` on; purpose: the last word of their counter.
         """
         n, found = self._state[0].shape[-1], self.shape
-        ids, slab = self._xp.empty((characters, n), np.int32), found.groups * found.share
+        ids, slab = self._xp.empty((characters, n), IDS), found.groups * found.share
         chance = (np.float64(temperature), np.int32(min(top_k, self.sizes.symbols)), np.float64(top_p),
                   *map(np.uint32, (*key, purpose, start)), np.uint64(sample))
         for first in range(0, n, slab):
