@@ -153,21 +153,21 @@ class Handed:
     the card: the host would write there at once, this copy would write over it, and the card would read the wrong
     numbers. So the memory of a copy is held here until the copy has been made, whatever becomes of the object.
     """
-    _under_way: ClassVar[dict] = {}  # event after the copy: pinned memory
+    _under_way: ClassVar[dict] = {}  # event after a copy: the memory that it reads, and that it writes
 
     def __init__(self, ids):
         import cupy
         for event in list(Handed._under_way):
             if event.done:
                 Handed._under_way.pop(event, None)
-        self._there, self._device = cupy.cuda.Event(disable_timing=True), ids
+        self._there = cupy.cuda.Event(disable_timing=True)
         pinned = cupy.cuda.alloc_pinned_memory(ids.nbytes)  # into other memory no copy is made while the host goes on
         self._host = np.frombuffer(pinned, ids.dtype, ids.size).reshape(ids.shape)
         try:
             ids.get(out=self._host, blocking=False)
         finally:
             self._there.record()
-            Handed._under_way[self._there] = pinned
+            Handed._under_way[self._there] = ids, pinned
 
     def ids(self) -> np.ndarray:
         """Return the ids in an array of its own, in ordinary memory."""

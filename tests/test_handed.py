@@ -119,7 +119,7 @@ def test_memory_is_given_back_when_its_copy_has_been_made(model):
 
 
 PLANTED = {  # the first is what the engine once did
-    "memory is given back at once": ("            Handed._under_way[self._there] = pinned\n", ""),
+    "memory is given back at once": ("            Handed._under_way[self._there] = ids, pinned\n", ""),
     "memory is given back by the next launch": ("            if event.done:\n", "            if True:\n"),
     "the event is before the copy": (
         "        try:\n", "        self._there.record()\n        self._there.record = int\n        try:\n"),
