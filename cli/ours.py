@@ -25,7 +25,7 @@ class Training:
     def __init__(self, task: Task, device: str, dtype: str, path: str):
         self.subject = speed.Subject(task.sizes, task.config, device, dtype, path)
         self.subject.model.assign(task.tensors)
-        self.subject.windows = [[self.subject.kernel.to_device(ids) for ids in window] for window in task.windows]
+        self.subject.windows = [[self.subject.kernel.ids_to_device(ids) for ids in window] for window in task.windows]
         self.launches = None if path == "eager" else speed.Launches(self.subject)
 
     def evidence(self) -> np.ndarray:

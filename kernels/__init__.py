@@ -4,6 +4,7 @@
 
     xp                                         the array library itself: numpy or cupy
     to_device(a), to_host(a)                   a NumPy array to the device and back
+    ids_to_device(ids)                         symbols' ids to the device, in the one type that they have there
     cores(), shares(threads), memory()         how many shares of a batch are worth making, and are made; bytes
     speed()                                    parameters times characters a second that a share trains, about
     single_threaded()                          a context in which a matrix product uses one thread of this process

@@ -18,6 +18,7 @@ from .cpu_updates import adam, muon_apply, muon_momentum  # noqa: F401
 
 name = "cpu"
 xp = np
+IDS = np.dtype(np.int64)  # the type of symbols' ids on every device: the kernels of a GPU take no other
 BLOCK = 1 << 16  # numbers that a pass of several operations takes at a time: small enough to stay in the cache
 
 
@@ -83,6 +84,15 @@ def to_device(array: np.ndarray) -> np.ndarray:
 
 def to_host(array: np.ndarray) -> np.ndarray:
     return array
+
+
+def ids_to_device(ids: np.ndarray) -> np.ndarray:
+    """Return symbols' ids, an array of whole numbers on the host, as one of IDS without gaps on the device.
+
+    Raises TypeError for a type of numbers that are not whole.
+    """
+    ready = ids.dtype == IDS and ids.flags.c_contiguous
+    return ids if ready else ids.astype(IDS, order="C", casting="same_kind")
 
 
 def single_threaded() -> contextlib.AbstractContextManager:

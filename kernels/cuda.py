@@ -10,7 +10,7 @@ import cupy
 import numpy as np
 from cupy import ElementwiseKernel
 
-from . import paths
+from . import cpu, paths
 from .cuda_updates import adam, muon_apply, muon_momentum  # noqa: F401
 from .writer import Sizes, Writer, card, sizes_of
 from .writer import why_not as why_not_written
@@ -100,6 +100,11 @@ def to_device(array):
 
 def to_host(array) -> np.ndarray:
     return cupy.asnumpy(array)
+
+
+def ids_to_device(ids):
+    """Return symbols' ids as an array of cpu.IDS on the card; arguments as in cpu.py."""
+    return to_device(cpu.ids_to_device(ids))
 
 
 def single_threaded() -> contextlib.nullcontext:
@@ -196,6 +201,12 @@ def _mask(keep, like):
     return like.dtype.type(1) if keep is None else keep
 
 
+def _check_ids(name: str, ids) -> None:
+    """Raise TypeError for ids of another type than the kernels read."""
+    if ids.dtype != cpu.IDS:
+        raise TypeError(f"{name} must be an array of {cpu.IDS}, not of {ids.dtype}: use ids_to_device")
+
+
 SOFTMAX_CROSS_ENTROPY = ElementwiseKernel(
     "int64 target, int64 symbols", "raw T logits, T loss", """
     const ptrdiff_t columns = _ind.size();  // logits is (V, T, N): one thread a column
@@ -215,6 +226,7 @@ SOFTMAX_CROSS_ENTROPY = ElementwiseKernel(
 
 def softmax_cross_entropy(logits, targets, loss) -> None:
     """Loss, and its gradient at the logits; arguments as in cpu.py."""
+    _check_ids("targets", targets)
     SOFTMAX_CROSS_ENTROPY(targets, len(logits), logits, loss)
 
 
@@ -226,6 +238,7 @@ GATHER = ElementwiseKernel(
 
 def gather(table, ids, out) -> None:
     """out[:, t, n] = table[:, ids[t, n]]; arguments as in cpu.py."""
+    _check_ids("ids", ids)
     GATHER(table, ids, table.shape[1], ids.size, out)
 
 
@@ -246,6 +259,7 @@ def scatter_add(table, ids, columns, room=None) -> None:
 
     Products with one-hot matrices, so without atomics: always in one order.
     """
+    _check_ids("ids", ids)
     room = scatter_room(table.shape[1], ids.size, table.dtype) if room is None else room
     for first in range(0, ids.size, room.shape[1]):
         onehot = room[:, :ids.size - first]

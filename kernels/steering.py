@@ -10,6 +10,9 @@ import cupy
 import numpy as np
 from cupy import ElementwiseKernel
 
+from .cpu import IDS
+from .cuda import ids_to_device
+
 THREADS, PARTS, EACH = 256, 256, 16  # of the sums: threads a block, blocks at most, and numbers a thread at least
 SOURCE = (Path(__file__).parent / "steering.cu").read_text(encoding="utf-8")
 
@@ -41,10 +44,10 @@ class Steering:
 
     def __init__(self, ring: int, steps: int, n: int, clip: float, dtype):
         self.ring, self.clip = ring, clip
-        self.windows = cupy.zeros((ring, steps + 1, n), np.int64)
+        self.windows = cupy.zeros((ring, steps + 1, n), IDS)
         self.slots = cupy.zeros((ring, 4))  # of each step: the pace, and whether it begins at a state of zeros
         self.control = cupy.zeros(2, np.int64)
-        self.ids = cupy.zeros((steps + 1, n), np.int64)
+        self.ids = cupy.zeros((steps + 1, n), IDS)
         self._now, self._scale, self._words = cupy.zeros(3), cupy.zeros(1), cupy.zeros(2, np.uint32)
         self.pace = tuple(self._now[k:k + 1].reshape(()) for k in range(3))
         self.scale = self._scale.reshape(())
@@ -64,7 +67,7 @@ class Steering:
         for here, some in ((slot, slice(0, self.ring - slot)), (0, slice(self.ring - slot, None))):  # it may wrap
             if len(numbers[some]):
                 there = slice(here, here + len(numbers[some]))
-                self.windows[there, :windows.shape[1]] = cupy.asarray(windows[some])
+                self.windows[there, :windows.shape[1]] = ids_to_device(windows[some])
                 self.slots[there] = cupy.asarray(numbers[some])
 
     def go(self, step: int, halted: bool = False) -> None:

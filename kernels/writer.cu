@@ -40,7 +40,7 @@ struct Run {  // what is the same for all characters
     const Four* weights;
     REAL *h, *c, *logits;         // (LAYERS, HIDDEN, all), (SYMBOLS, all)
     Word* words;                  // (2, all, POSTED)
-    int* ids;                     // (steps, all)
+    long long* ids;               // (steps, all)
     int all, first, count;        // columns: of the arrays, the first one of this group, and how many
     double temperature, top_p;
     int top_k;
@@ -255,7 +255,7 @@ __device__ void advance(const Run& run, Room& room, unsigned tag, int step, bool
 // grid (blocks, groups); columns first .. first + count of `all`, `share` of them a group; tag: none that was used yet
 // and steps + 1 in a row. sample: the number of column 0; start: the index of the first coin.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-writer(const Four* weights, REAL* h, REAL* c, REAL* logits, Word* words, int* ids, int steps, int all, int first,
+writer(const Four* weights, REAL* h, REAL* c, REAL* logits, Word* words, long long* ids, int steps, int all, int first,
        int count, int share, unsigned tag, double temperature, int top_k, double top_p, unsigned key0, unsigned key1,
        unsigned purpose, unsigned start, Word sample) {
     extern __shared__ __align__(16) unsigned char memory[];

@@ -5,11 +5,12 @@ The launch is cooperative, so that all its blocks run at once: they wait for eac
 import functools
 import itertools
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from . import devices
+from .cpu import IDS
 
 HERE = Path(__file__).parent
 TANH = """
@@ -145,20 +146,34 @@ def compiled(options: tuple[str, ...], shared: int):
 
 
 class Handed:
-    """Ids (characters, N) on their way from the device: `ids` waits for them."""
+    """Ids (characters, N) on their way from the card to the host: `ids` waits for them.
+
+    A text may be left while its next symbols are on their way: its generator ends, is closed or collected, or raises.
+    Their copy is made all the same. CuPy gives pinned memory that was freed to whoever asks next, which is any copy to
+    the card: the host would write there at once, this copy would write over it, and the card would read the wrong
+    numbers. So the memory of a copy is held here until the copy has been made, whatever becomes of the object.
+    """
+    _under_way: ClassVar[dict] = {}  # event after a copy: the memory that it reads, and that it writes
 
     def __init__(self, ids):
         import cupy
-        pinned = cupy.cuda.alloc_pinned_memory(ids.nbytes)  # into other memory no copy is made while this goes on
-        self._host = np.frombuffer(pinned, ids.dtype, ids.size).reshape(ids.shape)
-        ids.get(out=self._host, blocking=False)
+        for event in list(Handed._under_way):
+            if event.done:
+                Handed._under_way.pop(event, None)
         self._there = cupy.cuda.Event(disable_timing=True)
-        self._there.record()
-        self._device = ids  # not freed before the copy is made
+        pinned = cupy.cuda.alloc_pinned_memory(ids.nbytes)  # into other memory no copy is made while the host goes on
+        self._host = np.frombuffer(pinned, ids.dtype, ids.size).reshape(ids.shape)
+        try:
+            ids.get(out=self._host, blocking=False)
+        finally:
+            self._there.record()
+            Handed._under_way[self._there] = ids, pinned
 
     def ids(self) -> np.ndarray:
+        """Return the ids in an array of its own, in ordinary memory."""
         self._there.synchronize()
-        return self._host
+        Handed._under_way.pop(self._there, None)
+        return self._host.copy()
 
 
 class Writer:
@@ -184,7 +199,7 @@ class Writer:
         Column n has the coins of sample `sample` + n from index `start` on; purpose: the last word of their counter.
         """
         n, found = self._state[0].shape[-1], self.shape
-        ids, slab = self._xp.empty((characters, n), np.int32), found.groups * found.share
+        ids, slab = self._xp.empty((characters, n), IDS), found.groups * found.share
         chance = (np.float64(temperature), np.int32(min(top_k, self.sizes.symbols)), np.float64(top_p),
                   *map(np.uint32, (*key, purpose, start)), np.uint64(sample))
         for first in range(0, n, slab):

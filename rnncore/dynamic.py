@@ -21,14 +21,14 @@ def losses(model, ids, config: DynamicConfig | None = None):
     that is not finite.
     """
     config = config or DynamicConfig()
-    flat, to_device = model.params.flat, model.kernel.to_device
+    flat, ids_to_device = model.params.flat, model.kernel.ids_to_device
     trained, predictions = flat.copy(), len(ids) - 1
     pull, state = config.decay * trained, None
     work = stack.Workspace(model.params, min(config.segment, max(1, predictions)), 1)
     grads = model.params.like()
     try:
         for start in range(0, predictions, config.segment):
-            piece = to_device(np.asarray(ids[start:start + config.segment + 1], np.intp)[:, None])
+            piece = ids_to_device(np.asarray(ids[start:start + config.segment + 1]))[:, None]
             found, state = _step(model, piece, state, config, pull, work, grads)
             if not isfinite(sum(found.tolist())):
                 raise FloatingPointError(f"dynamic evaluation diverged: after {start:,} characters the loss is no "

@@ -47,8 +47,8 @@ def random_case(model, steps: int, n: int, dropout: Dropout | None = None, docum
     x, y = ((numbers(steps * n, k) * model.config.vocab_size).astype(np.intp).reshape(steps, n) for k in (0, 1))
     state = State(*((2 * numbers(int(np.prod(size)), k) - 1).astype(model.dtype).reshape(size) for k in (2, 3)))
     keep = (numbers(steps * n, 4) < 0.75).astype(model.dtype).reshape(steps, n) if documents else None
-    to_device = model.kernel.to_device
-    return Case(to_device(x), to_device(y), State(*map(to_device, state)), dropout,
+    to_device, ids_to_device = model.kernel.to_device, model.kernel.ids_to_device
+    return Case(ids_to_device(x), ids_to_device(y), State(*map(to_device, state)), dropout,
                 None if keep is None else to_device(keep))
 
 

@@ -188,7 +188,7 @@ class CharLM:
         ids = np.asarray(ids)
         if ids.dtype.kind not in "iu" or ids.size and not (0 <= ids.min() and ids.max() < self.config.vocab_size):
             raise ValueError(f"ids must be whole numbers from 0 to {self.config.vocab_size - 1}")
-        return self.kernel.to_device(np.ascontiguousarray(ids, np.intp))
+        return self.kernel.ids_to_device(ids)
 
     def _state(self, state: State | None) -> State | None:
         """state on the device."""

@@ -90,7 +90,7 @@ def _launches(writer, config: SampleConfig, first: int) -> Iterator[np.ndarray]:
     coming = writer.write(LAUNCH, *chance, 0)
     for start in range(LAUNCH, 2 ** 32, LAUNCH):
         now, coming = coming, writer.write(LAUNCH, *chance, start)
-        yield from now.ids().astype(np.intp)
+        yield from now.ids()
 
 
 def generate(model, prompt: str | bytes = "", length: int | None = None, temperature: float = SampleConfig.temperature,

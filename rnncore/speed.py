@@ -132,7 +132,7 @@ class Subject:
         self.kernel, self.path = self.model.kernel, path
         self.model.path = path
         self.optimizer = OPTIMIZERS[config.optimizer](self.model.params, config, self.model.each)
-        self.windows = [[self.kernel.to_device(ids) for ids in window] for window in windows(sizes, config)]
+        self.windows = [[self.kernel.ids_to_device(ids) for ids in window] for window in windows(sizes, config)]
         self.state, self.count = None, 0
 
     def train(self) -> float:

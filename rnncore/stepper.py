@@ -65,12 +65,12 @@ class Stepper:
                                                           self.logits)
 
     def step(self, ids):
-        """ids (N,), on the host -> logits (V, N), which the next step overwrites."""
+        """ids (N,), whole numbers on the host -> logits (V, N), which the next step overwrites."""
         if self._compiled:
             self._compiled(ids)
         else:
             with self.kernel.single_threaded():  # on a busy machine, threads wait for each other longer than they work
-                self._loop(self.kernel.to_device(ids)[None])
+                self._loop(self.kernel.ids_to_device(ids)[None])
         return self.logits
 
     def _loop(self, ids) -> None:

@@ -123,6 +123,6 @@ def planted_in(module, snippet: str, wrong: str):
     source = inspect.getsource(module)
     assert source.count(snippet) == 1, f"has {source.count(snippet)} times, not once: {snippet}"
     broken = type(module)(module.__name__)
-    broken.__package__ = module.__package__
+    broken.__package__, broken.__file__ = module.__package__, module.__file__
     exec(compile(source.replace(snippet, wrong), "broken", "exec"), broken.__dict__)
     return broken

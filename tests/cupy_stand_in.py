@@ -12,13 +12,14 @@ import types
 from pathlib import Path
 
 import numpy as np
-from stand_in import arrays, functions, streams
+from stand_in import arrays, functions, pinned, streams
 from stand_in.arrays import at, ndarray
 from stand_in.elementwise import CTYPES, ElementwiseKernel
 from stand_in.functions import enqueue, enqueue_at, freed, recorded
+from stand_in.lanes import Race
 from stand_in.memory import Allocation, Freed
 from stand_in.raw import RawKernel
-from stand_in.streams import CUDARuntimeError, Race, reset
+from stand_in.streams import CUDARuntimeError, reset
 
 from rnncore import kernels
 
@@ -88,6 +89,7 @@ def module(folder) -> types.ModuleType:
     """The stand-in; compiled kernels go to `folder`."""
     ElementwiseKernel.made, ElementwiseKernel.folder = [], folder
     reset()
+    pinned.reset()
     stand_in = types.ModuleType("cupy")
     stand_in.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
     stand_in.__version__, stand_in.__getattr__ = "14.2.0", _getattr
@@ -99,7 +101,7 @@ def module(folder) -> types.ModuleType:
         Device=Device, Stream=streams.Stream, Event=streams.Event, Graph=streams.Graph, runtime=_runtime(),
         get_current_stream=streams.current, get_elapsed_time=streams.get_elapsed_time,
         using_allocator=streams.using_allocator, MemoryPointer=arrays.Pointer, get_cublas_handle=lambda: 1,
-        alloc_pinned_memory=bytearray,
+        alloc_pinned_memory=lambda nbytes: pinned.pool.allocate(nbytes),
         is_available=lambda: True)
     return stand_in
 

@@ -52,13 +52,9 @@ class Kernel:
         self.name, self._kinds = name, parameters().decode().split()
 
     def __call__(self, grid, block, args, shared_mem: int = 0, *, seed: int = 0, cooperative: bool = False) -> None:
-        if len(args) != len(self._kinds):
-            raise TypeError(f"{self.name}: {len(args)} arguments for {len(self._kinds)} parameters")
+        self.check(args)
         if int(np.prod(grid_of(block))) > 1024 or shared_mem > 227 << 10:
             raise ValueError(f"{self.name}: a block of {block} threads, {shared_mem} bytes of shared memory")
-        for k, (kind, arg) in enumerate(zip(self._kinds, args, strict=True)):
-            if not fits(kind, arg):
-                raise TypeError(f"{self.name}: argument {k} is {getattr(arg, 'dtype', type(arg))}, the parameter {kind}")
         copies: dict[int, Copy] = {}
         values = [self._value(arg, copies) for arg in args]
         pointers = np.array([value.ctypes.data for value in values], np.uintp)
@@ -70,6 +66,14 @@ class Kernel:
             copy.check(self.name)
         for copy in copies.values():
             copy.back()
+
+    def check(self, args) -> None:
+        """Raise TypeError for arguments that are not what the parameters take: a card would read other bytes."""
+        if len(args) != len(self._kinds):
+            raise TypeError(f"{self.name}: {len(args)} arguments for {len(self._kinds)} parameters")
+        for k, (kind, arg) in enumerate(zip(self._kinds, args, strict=True)):
+            if not fits(kind, arg):
+                raise TypeError(f"{self.name}: argument {k} is {getattr(arg, 'dtype', type(arg))}, the parameter {kind}")
 
     @staticmethod
     def _value(arg, copies: dict) -> np.ndarray:

@@ -95,9 +95,20 @@ def test_scatter_add_into_a_transposed_table(cuda, symbols):
     draw = np.random.default_rng(1)
     ids, columns = draw.integers(0, symbols, (6, 7)), draw.standard_normal((4, 42))
     mine, wanted = cuda.xp.ones((symbols, 4)), np.ones((symbols, 4))
-    cuda.scatter_add(mine.T, cuda.to_device(ids), cuda.to_device(columns))
+    cuda.scatter_add(mine.T, cuda.ids_to_device(ids), cuda.to_device(columns))
     np.add.at(wanted, ids.reshape(-1), columns.T)
     assert np.abs(host(mine) - wanted).max() < 1e-14
+
+
+def test_ids_have_one_type_on_every_device(cuda):
+    ids = np.arange(6).reshape(2, 3)
+    assert cpu.ids_to_device(ids) is ids and ids.dtype == cpu.IDS == np.int64
+    for module in (cpu, cuda):
+        for other in (ids, ids.astype("int32"), ids.astype("uint16"), np.asfortranarray(ids), ids[:, ::2]):
+            found = module.ids_to_device(other)
+            assert found.dtype == cpu.IDS and found.flags.c_contiguous and (host(found) == other).all()
+        with pytest.raises(TypeError, match="same_kind"):
+            module.ids_to_device(ids * 1.5)
 
 
 def test_a_run_of_products(cuda):

@@ -88,7 +88,7 @@ def test_scatter_add_gives_the_same_bits_twice(symbols):
     ids, columns = draw.integers(0, symbols, (60, 70)), draw.standard_normal((40, 4200)).astype("float32")
     tables = [cuda.xp.ones((40, symbols), "float32") for _ in range(2)]
     for table in tables:
-        cuda.scatter_add(table, cuda.to_device(ids), cuda.to_device(columns))
+        cuda.scatter_add(table, cuda.ids_to_device(ids), cuda.to_device(columns))
     wanted = np.ones((symbols, 40))
     np.add.at(wanted, ids.reshape(-1), columns.T.astype("float64"))
     assert (tables[0] == tables[1]).all() and np.abs(host(tables[0]).T - wanted).max() < 1e-3
@@ -117,11 +117,12 @@ def test_the_device_s_loop_writes_what_the_host_s_loop_writes(symbols, hidden, l
     assert (texts[0] == texts[1]).all()
 
 
-def test_the_writer_s_state_equals_the_host_s_loop_in_float32():
-    m = model("cuda", "float32", symbols=96, hidden=512, layers=3)
+@pytest.mark.parametrize(("symbols", "hidden", "layers", "characters"), [(96, 512, 3, 100)])
+def test_the_writer_s_state_equals_the_host_s_loop_in_float32(symbols, hidden, layers, characters):
+    m = model("cuda", "float32", symbols=symbols, hidden=hidden, layers=layers)
     stepper = Stepper(m.params).repeat(3)
     loop = stepper.repeat(1)
-    ids = stepper.writer().write(100, 1.0, 0, 1.0, (1, 2), 4 << 16, 0, 0).ids()
+    ids = stepper.writer().write(characters, 1.0, 0, 1.0, (1, 2), 4 << 16, 0, 0).ids()
     for row in ids:
         loop.step(row)
     for name in ("h", "c", "logits"):

@@ -42,6 +42,8 @@ LEVELS = [  # of the modules in rnncore/: each imports only from levels above it
     {"trust"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
+PINNED = {"alloc_pinned_memory", "PinnedMemoryPool", "set_pinned_memory_allocator", "copy_to_host_async",
+          "copy_from_host_async"}  # who asks for it must hold it until its copy has been made: kernels/writer.py does
 NEVER = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}
 
 
@@ -85,6 +87,10 @@ def faults(folder: str, module: str, source: str) -> list[str]:
                 found.append("print outside cli/")
             if node.func.id in ("eval", "exec"):
                 found.append(node.func.id)
+        copies = isinstance(node, ast.Call) and getattr(node.func, "attr", None) in ("get", "asnumpy")
+        unwaited = copies and any(keyword.arg == "blocking" for keyword in node.keywords)
+        if (unwaited or getattr(node, "attr", None) in PINNED) and (folder, module) != ("kernels", "writer"):
+            found.append("a copy that the host does not wait for, outside kernels/writer.py")
     return found
 
 
@@ -119,6 +125,8 @@ def test_every_module_of_the_engine_has_a_level():
     ("rnncore", "train", "from .report import atlas"), ("report", "atlas", "from ..cli import options"),
     ("report", "atlas", "import matplotlib"), ("report", "atlas", "from data.endings import END"),
     ("rnncore", "model", "print('x')"), ("kernels", "cpu", "def f():\n    print(1)"), ("rnncore", "config", "exec('1')"),
+    ("kernels", "steering", "def f(a, b):\n    a.get(out=b, blocking=False)"),
+    ("kernels", "cuda", "import cupy\nx = cupy.cuda.alloc_pinned_memory(1)"),
 ])
 def test_what_is_out_of_place_is_seen(folder, module, source):
     assert faults(folder, module, source)

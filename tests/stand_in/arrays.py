@@ -3,7 +3,7 @@ import types
 
 import numpy as np
 
-from . import streams
+from . import pinned, streams
 from .memory import Block, address, block_at, new
 
 SCALARS = (bool, int, float, complex, np.generic, type(None))
@@ -39,14 +39,19 @@ class ndarray:
     device = property(lambda self: types.SimpleNamespace(id=0))
 
     def get(self, stream=None, order="C", out=None, blocking=True) -> np.ndarray:
-        """A copy on the host: it waits for the stream."""
-        stream = stream or streams.current()
+        """A copy on the host: it waits for the stream, but for blocking=False into pinned memory."""
+        stream, out = stream or streams.current(), np.empty(self.shape, self.dtype, order) if out is None else out
+        if not isinstance(out, np.ndarray) or out.dtype != self.dtype:
+            raise TypeError(f"{getattr(out, 'dtype', type(out))} cannot be obtained from {self.dtype}")
+        if out.shape != self.shape:
+            raise ValueError(f"Shape mismatch. Expected shape: {self.shape}, actual shape: {out.shape}")
+        if not (out.flags.c_contiguous or out.flags.f_contiguous):
+            raise RuntimeError("`out` cannot be specified when copying to non-contiguous ndarray")
         stream.refuse("a copy to the host")
         stream.lane.run("a copy to the host", (self._block,), ())
-        stream.synchronize()
-        if out is None:
-            return np.array(self._host, order=order)
-        out[...] = self._host
+        if blocking or not pinned.to_host(self._host, out, stream.lane):
+            stream.synchronize()
+            out[...] = self._host
         return out
 
     def set(self, array, stream=None) -> None:

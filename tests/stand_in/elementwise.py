@@ -73,7 +73,7 @@ class ElementwiseKernel:
         self._check_overlaps(args, outputs)
         hosts = []
         for (raw, _, label), type_, arg in zip(self.params, types_, args, strict=True):
-            host = arg._host if type(arg) is ndarray else np.asarray(arg, type_)  # a number takes the parameter's type
+            host = arg._host if type(arg) is ndarray else self._number(label, arg, type_)
             if host.dtype != type_:
                 raise TypeError(f"{self.name}: {label} is {host.dtype}, not {type_}")
             hosts.append(host)
@@ -82,6 +82,14 @@ class ElementwiseKernel:
                 raise ValueError(f"{self.name}: output {label} has the shape {host.shape}, not {shape}")
         self._submit(args, hosts, types_, shape)
         return outputs if len(outputs) > 1 else outputs[0]
+
+    def _number(self, label: str, number, type_: str | None) -> np.ndarray:
+        """A number as the parameter's type. CuPy casts in silence, and so loses what an integer cannot hold."""
+        if type_ is None:
+            raise TypeError(f"{self.name}: no array says what T of {label} is")
+        if np.dtype(type_).kind in "iu" and isinstance(number, (float, np.floating)):
+            raise TypeError(f"{self.name}: {label} is {number!r}, not {type_}")
+        return np.asarray(number, type_)
 
     def _check_kinds(self, args) -> None:
         for k, ((raw, _, label), arg) in enumerate(zip(self.params, args, strict=False)):

@@ -9,7 +9,7 @@ import weakref
 
 import numpy as np
 
-from . import streams
+from . import pinned, streams
 from .arrays import made_of, ndarray
 from .memory import Block, block_at, moved, root_of
 
@@ -121,6 +121,8 @@ def array(value, dtype=None, copy=True, order="K", ndmin=0) -> ndarray:
     streams.allocate(host.nbytes, "a copy from the host")
     made = on_card(host)
     streams.submit("a copy from the host", (), [made._block], lambda: None, (), ())
+    if host.ndim and host.size:  # a single number goes by value
+        pinned.to_device(host, made._host, streams.current().lane)
     return made
 
 
@@ -134,7 +136,7 @@ def ascontiguousarray(value, dtype=None) -> ndarray:
 
 
 def asnumpy(value, stream=None, order="C", out=None, *, blocking=True) -> np.ndarray:
-    return value.get(stream, order, out) if type(value) is ndarray else np.asarray(value)
+    return value.get(stream, order, out, blocking) if type(value) is ndarray else np.asarray(value)
 
 
 def empty(shape, dtype=float, order="C") -> ndarray:

@@ -55,6 +55,7 @@ class RawKernel:
             else:  # CuPy takes a Python number as 64 bits, whatever the parameter is
                 raise TypeError(f"{self.name}: argument {k}, {type(arg)}, is no array of the card and no NumPy scalar")
         self.compile()
+        self._kernel.check(given)  # CuPy does not: it hands the bytes over
         kernel, cooperative = self._kernel, self.cooperative
 
         def work() -> None:

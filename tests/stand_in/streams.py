@@ -1,8 +1,7 @@
 """Streams, events and graphs of the stand-in: work runs when it is enqueued, or is recorded by its stream's capture.
 
-That it runs at once would hide a missing event, so every stream keeps what it knows of the others (vector clocks): work
-on memory that another stream wrote, or still reads, raises Race unless an event or a wait of the host lies between.
-Streams that are not non-blocking share one lane with the default stream: CUDA orders them against it by itself.
+lanes.py says what is ordered and what is over. Streams that are not non-blocking share one lane with the default one:
+CUDA orders them against it by itself.
 """
 import itertools
 import threading
@@ -11,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .lanes import Lane, copies, default_lane, host, under_way
 from .memory import Allocation, Freed
 
 RELAXED = 2  # cudaStreamCaptureModeRelaxed
@@ -23,43 +23,6 @@ class CUDARuntimeError(RuntimeError):
     def __init__(self, status: int, text: str):
         super().__init__(f"{status}: {text}")
         self.status = status
-
-
-class Race(RuntimeError):
-    """Two streams use the same memory, one writes, and nothing orders them."""
-
-
-class Lane:
-    """A sequence of work: `tick` counts it, known[other] is how far of another lane's work is over before the next."""
-
-    def __init__(self):
-        self.tick, self.known = 0, {}
-
-    def learn(self, known: dict) -> None:
-        for lane, tick in known.items():
-            self.known[lane] = max(tick, self.known.get(lane, 0))
-
-    def run(self, name: str, reads, writes) -> None:
-        """Take the next piece of work, on those blocks of memory."""
-        self.tick += 1
-        for block in reads:
-            self._after(block.written, name)
-            block.read[self] = self.tick
-        for block in writes:
-            self._after(block.written, name)
-            for other in block.read.items():
-                self._after(other, name)
-            block.written, block.read = (self, self.tick), {}
-
-    def _after(self, done, name: str) -> None:
-        if done is None or done[0] is self:
-            return
-        lane, tick = done
-        if max(self.known.get(lane, 0), host.known.get(lane, 0)) < tick:
-            raise Race(f"{name}: another stream works on the same memory, and no event orders the two")
-
-
-host, default_lane = Lane(), Lane()
 
 
 class Node(NamedTuple):
@@ -128,7 +91,7 @@ class Stream:
     @property
     def done(self) -> bool:
         self.refuse("a query of the stream")
-        return True
+        return not under_way({**self.lane.known, self.lane: self.lane.tick})
 
     def is_capturing(self) -> bool:
         return self._nodes is not None
@@ -187,7 +150,9 @@ class Event:
 
     @property
     def done(self) -> bool:
-        return True
+        if self.captured_by is not None:
+            self.captured_by.refuse("a query of an event")
+        return not under_way(self.known)
 
     def synchronize(self) -> None:
         if self.captured_by is not None:
@@ -222,8 +187,10 @@ def capturing() -> bool:
 
 
 def reset() -> None:
-    """The default stream is current again, and no allocator is set, whatever a failed test left behind."""
+    """The default stream is current again and idle, and no allocator is set, whatever a failed test left behind."""
     _local.stack, _local.allocator = [Stream.null], None
+    host.learn({default_lane: default_lane.tick})
+    copies.clear()
 
 
 class using_allocator:
