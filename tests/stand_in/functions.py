@@ -115,7 +115,8 @@ def array(value, dtype=None, copy=True, order="K", ndmin=0) -> ndarray:
         return value if same and not copy else value.astype(dtype or value.dtype)
     if isinstance(value, (list, tuple)) and any(type(part) is ndarray for part in value):
         return function(np.stack)(value).astype(dtype or value[0].dtype)
-    host = np.array(value, dtype, copy=None, order=order, ndmin=ndmin)
+    host = np.asarray(value, dtype, order=order)
+    host = host[(None,) * max(0, ndmin - host.ndim)] if ndmin else host
     if host.dtype.kind not in "biufc":
         raise ValueError(f"Unsupported dtype {host.dtype}")
     streams.allocate(host.nbytes, "a copy from the host")
