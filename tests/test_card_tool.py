@@ -132,7 +132,7 @@ def test_parts_are_chosen_by_name_and_keep_their_order(machine):
 def test_a_part_that_fails_does_not_stop_the_next_and_its_words_are_told(machine):
     failed = {"test": "tests/a.py::four", "outcome": "failed", "words": "assert 1 | 2"}
     wrong = SAME | {"SIGTERM": {"at": 4, "of": 9, "faults": ["optimizer.m: 3 of 9 numbers differ"]}}
-    code, out, _ = machine("tests", "resume", "bench", "model2018", "memcheck", play={
+    code, out, _ = machine("tests", "resume", "bench", "model2018", "memcheck", "--workers", "1", play={
         "-k persistent and tf32": {"files": {"{CARD_RESULTS}": lines([{"collected": 5}, *TESTS[1:]])}},
         "-m pytest": {"files": {"{CARD_RESULTS}": lines([*TESTS, failed])}, "code": 1},
         "card_resume.py": {"files": {"{--folder}/resume.json": json.dumps([
