@@ -196,7 +196,7 @@ def test_arithmetic_that_is_wrong_is_not_taken(wrong):
     ("layers", lambda w: w[1][0].fill(0)), ("layers", lambda w: w[0][1].__imul__(1.01)),
     ("layers", lambda w: w[1][2].fill(0)), ("head", lambda w: w[1].fill(0)),
     ("head", lambda w: w[0][-1].fill(0)), ("table", lambda w: w.__imul__(1.01)),
-    ("h", lambda w: w[1].fill(0)), ("c", lambda w: w[0].fill(0))], ids=str)
+    ("h", lambda w: w[1].fill(0)), ("c", lambda w: w[0].fill(0))])
 def test_a_step_that_is_wrong_is_not_taken(name, wrong):
     """As above: two steps with one of the arrays that they work on spoilt."""
     real = native.Recurrence(native.build(), "float32")
