@@ -64,11 +64,12 @@ class Side:
         return self.own
 
     def record(self, work):
-        """work in a CUDA graph: a function that replays it; the numbers held are then as before.
+        """Return a function that replays `work` from a CUDA graph (on a CPU: `work`); the numbers held are as before.
 
-        It is warmed up on a side stream first, as torch's documentation has it. A CPU has no graphs: there it is work.
+        The copies are made without gradients: a copy with a grad_fn would stand in the capture's way (capture.py).
         """
-        kept = [tensor.clone() for tensor in self.held()]
+        with torch.no_grad():
+            kept = [tensor.clone() for tensor in self.held()]
         replay = captured(work, self.device)
         with torch.no_grad():
             for tensor, before in zip(self.held(), kept, strict=True):

@@ -1,7 +1,4 @@
 """What both sides of the contest on a card are given, and torch's side of it, on a CPU."""
-import contextlib
-import types
-
 import numpy as np
 import pytest
 from card_helpers import task, torch_side
@@ -91,30 +88,3 @@ def test_strict_float32_has_no_tf32_anywhere(graphed):
 def test_the_algorithm_that_torch_asks_cudnn_for(graphed, row, kind, wanted):
     work, sizes, _ = BENCH_CARD[row]
     assert graphed.cudnn_algorithm(Task.of(work, sizes), kind) == wanted
-
-
-def test_a_capture_is_warmed_up_on_a_side_stream(graphed, monkeypatch):
-    """torch.cuda by the names that it has, each of them logged."""
-    from rnncore.cli import capture
-    log = []
-
-    class Stream:
-        def __init__(self, device):
-            self.name = device
-
-        def wait_stream(self, other):
-            log.append(f"{self.name} waits for {other.name}")
-
-    @contextlib.contextmanager
-    def within(thing):
-        log.append(f"in {thing.name}")
-        yield
-        log.append(f"out of {thing.name}")
-    fakes = {"Stream": lambda device: Stream("side"), "current_stream": lambda device: Stream("main"), "stream": within,
-             "graph": within,
-             "CUDAGraph": lambda: types.SimpleNamespace(name="graph", replay=lambda: log.append("replay"))}
-    for name, fake in fakes.items():
-        monkeypatch.setattr(graphed.torch.cuda, name, fake)
-    capture.captured(lambda: log.append("work"), types.SimpleNamespace(type="cuda"))()
-    assert log == ["side waits for main", "in side", *capture.WARM_UP * ["work"], "out of side", "main waits for side",
-                   "in graph", "work", "out of graph", "replay"]
