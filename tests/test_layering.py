@@ -22,7 +22,7 @@ FOLDERS = {  # folder: the folders of ours and the packages of others that it ma
 }
 WHERE = {"report": "rnncore/report"}  # the others stand at the root
 ALONE = {  # what some modules of a folder may import beside: they are imported lazily
-    **{("cli", name): {"torch"} for name in ("rival", "graphed", "capture")},
+    **{("cli", name): {"torch"} for name in ("rival", "graphed", "capture", "kinds")},
     ("report", "charts"): {"matplotlib"}, ("report", "page"): {"jinja2"}, ("cli", "tensorboard"): {"tensorboardX"},
 }
 LEVELS = [  # of the modules in rnncore/: each imports only from levels above its own in this list
