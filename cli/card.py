@@ -34,7 +34,7 @@ def measure_all(settings, given: dict, device: str, dtype: str | None, path: str
                           PATHS if path == "all" else (path,), rival, torch_device)
         gc.collect()  # what a row held on the card goes before the next
         if rival:
-            rival.torch.cuda.empty_cache()
+            rival.release()
 
 
 def machine(device: str, rival) -> dict:

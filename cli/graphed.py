@@ -1,10 +1,11 @@
 """torch's side of the contest on a card: the classes of ours.py in torch.nn.LSTM, each eager and in a CUDA graph.
 
-The first that runs is the judge of all others: `difference(evidence)` compares what they compute with its own. Only
+In float64 it is the reference: `difference(evidence)` is how far another's result is from its own. Only
 `rnncore bench --against torch` loads this module. Adam is fused and capturable, bias_hh frozen at zero as in rival.py.
 A call is LAUNCH whole steps, or PIECE characters, in both: nothing in it waits for the card.
 """
 import contextlib
+import gc
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from .kinds import KINDS, cudnn_algorithm, kinds
 from .rival import Net
 from .task import PIECE, STEPS, Task
 
-__all__ = ["KINDS", "WORK", "cudnn_algorithm", "kinds"]
+__all__ = ["KINDS", "WORK", "cudnn_algorithm", "kinds", "reference", "release"]
 
 
 class Side:
@@ -244,6 +245,19 @@ class Layer(Side):
     def difference(self, evidence: dict[str, np.ndarray]) -> float:
         """The largest difference in any array, as a share of the largest number in it."""
         return float(np.max([np.abs(evidence[name] - own).max() / np.abs(own).max() for name, own in self.own.items()]))
+
+
+def reference(task: Task, device: str) -> Side:
+    """Return the work of a task done in float64, eager: what all entries are compared with. It is not timed."""
+    side = WORK[task.work](task, device, "float64", False)
+    release()
+    return side
+
+
+def release() -> None:
+    """Give the memory that no tensor holds any more back to the card."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 WORK = {"training": Training, "writing": Writing, "forward": Layer, "forward and backward": Layer}

@@ -16,12 +16,17 @@ def task(work: str = "training", **sizes) -> Task:
 
 @contextlib.contextmanager
 def torch_side():
-    """The module graphed, on one thread, with torch's settings as before afterwards; a skip without torch."""
+    """The module graphed, on one thread, with torch's settings as before afterwards; a skip without torch.
+
+    Without oneDNN, whose LSTM has no bfloat16 on many a CPU.
+    """
     torch = pytest.importorskip("torch", reason="the contest with torch needs `pip install torch`")
     from rnncore.cli import graphed
     threads, tf32 = torch.get_num_threads(), (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     torch.set_num_threads(1)
+    onednn = torch.backends.mkldnn.set_flags(False)
     torch.manual_seed(0)
     yield graphed
+    torch.backends.mkldnn.set_flags(*onednn)
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
