@@ -14,6 +14,13 @@ def task(work: str = "training", **sizes) -> Task:
     return Task.of(work, SIZES | WORK[work] | sizes)
 
 
+def swap_gates(weights) -> None:
+    """Exchange the input and the forget gate of the first layer, in parameters or in tensors under torch's names."""
+    for name in ("lstm.weight_ih_l0", "lstm.weight_hh_l0"):
+        gates = weights[name].reshape(4, -1, weights[name].shape[1])
+        gates[:2] = gates[1::-1].copy()
+
+
 @contextlib.contextmanager
 def torch_side():
     """The module graphed, on one thread, with torch's settings as before afterwards; a skip without torch.

@@ -1,17 +1,19 @@
-"""Parity in `rnncore bench` on a GPU, on a CPU: differences from float64, what is allowed.
+"""Parity in `rnncore bench` on a GPU, on a CPU: differences from float64, what is allowed, and errors planted in ours.
 
 torch on the CPU stands in for torch on a card, the engine on the CPU for the engine on a card.
 """
+import functools
 import json
 import math
 import weakref
 
 import numpy as np
 import pytest
-from card_helpers import task, torch_side
+from card_helpers import WORK, swap_gates, task, torch_side
 
 from rnncore.cli import card_contest, card_table, ours, parity
 from rnncore.cli.task import STEPS
+from rnncore.model import CharLM
 
 CLASSES = tuple(parity.TOLERANCES)
 EXACT = np.linspace(3, 2, STEPS)  # losses that a faked float64 reference has
@@ -31,6 +33,58 @@ def graphed():
 
 def measure(rival, precision: str = "bf16") -> dict:
     return card_contest.measure("row", task(), precision, "cpu", 3, paths=("eager",), rival=rival, torch_device="cpu")
+
+
+# Errors planted in ours
+
+def change_sign(weights) -> None:
+    weights["lstm.weight_hh_l0"][...] *= -1
+
+
+def add_a_hundredth(weights) -> None:
+    weights["lstm.weight_hh_l0"][...] *= 1.01
+
+
+@functools.cache
+def side(graphed, work: str, kind: str):
+    """torch's, eager: made once for all tests."""
+    return graphed.WORK[work](task(work), "cpu", kind, False)
+
+
+def compared(graphed, work: str, precision: str, plant=None):
+    """Our entry in a class after it was compared beside torch's, with an error planted in its weights."""
+    def entry(made):
+        return card_contest.Contestant(evidence=made.evidence())
+
+    with pytest.MonkeyPatch.context() as patch:
+        assign = CharLM.assign
+
+        def wrong(self, tensors):
+            assign(self, tensors)
+            plant(self.params)
+        if plant:
+            patch.setattr(CharLM, "assign", wrong)
+        mine = entry(ours.WORK[work](task(work), "cpu", card_contest.DTYPES[precision], "eager"))
+    theirs = {kind: entry(side(graphed, work, kind)) for kind in graphed.kinds(task(work), precision)}
+    parity.compare({"eager": mine}, theirs, side(graphed, work, "float64"), parity.tolerance(task(work), precision))
+    assert all(other.runs for other in theirs.values()), theirs
+    return mine
+
+
+@pytest.mark.parametrize("precision", CLASSES)
+@pytest.mark.parametrize("work", WORK)
+def test_ours_has_parity_and_two_planted_errors_have_none_in_any_class(graphed, work, precision):
+    """The errors are seen even where torch's kinds are as far off as any sane one may be."""
+    assert compared(graphed, work, precision).runs
+    for plant in (change_sign, swap_gates):
+        mine = compared(graphed, work, precision, plant)
+        assert not mine.runs and mine.difference > parity.SANE * parity.tolerance(task(work), precision)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("work", ["training", "forward", "forward and backward"])
+def test_a_weight_that_is_a_hundredth_off_is_seen_in_full_precision(graphed, work, precision):
+    assert not compared(graphed, work, precision, add_a_hundredth).runs
 
 
 def test_in_writing_a_symbol_that_is_less_likely_in_float64_counts(graphed):
