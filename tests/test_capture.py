@@ -5,10 +5,17 @@ and that nothing holds an AccumulateGrad node from before. That the capture then
 """
 import contextlib
 import gc
+import os
+import subprocess
+import sys
 import types
 
 import pytest
 from card_helpers import WORK, task, torch_side
+
+from rnncore import kernels
+
+NO_GPU = kernels.why_no_cuda()
 
 
 @pytest.fixture
@@ -184,3 +191,39 @@ def test_a_loss_that_is_held_is_seen_and_one_in_a_reference_cycle_is_freed(graph
     finally:
         gc.enable()
     assert held == ["SinBackward0"]
+
+
+# On a GPU
+
+FIRST = """
+import sys
+import torch
+from card_helpers import task
+from rnncore.cli import capture, graphed
+device, work, kind, how = sys.argv[1:]
+if how == "alone":
+    capture.side_stream = torch.cuda.Stream
+graphed.WORK[work](task(work), device, kind, True)
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(NO_GPU is not None, reason=f"no GPU: {NO_GPU}")
+@pytest.mark.parametrize("how", ["alone", "after a first one that is thrown away"])
+@pytest.mark.parametrize("kind", ["float32", "bf16 weights"])
+@pytest.mark.parametrize("work", WORK)
+def test_the_first_capture_of_a_process_succeeds(graphed, work, kind, how):
+    """Nothing is left for it to trip over, so it succeeds alone too."""
+    if not graphed.torch.cuda.is_available():
+        pytest.skip("this torch finds no GPU")
+    first("cuda", work, kind, how)
+
+
+def first(*arguments: str) -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST, *arguments], capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert done.returncode == 0 and "AccumulateGrad" not in done.stderr, done.stderr
+
+
+def test_the_program_of_that_test_runs(graphed):
+    first("cpu", "training", "float32", "alone")
