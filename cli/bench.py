@@ -50,7 +50,8 @@ def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype,
     with carried state. All that is measured takes turns; medians over the rounds and quartiles are shown.
 
     On a GPU every way to run the layers is measured, against torch eager and in a CUDA graph, each precision apart,
-    by the card's clock; what does not compute what torch does from the same weights gets no ratio.
+    by the card's clock. An entry whose result differs from the float64 reference by more than its class allows is not
+    timed.
     """
     if against and optimizer != "adam":
         raise click.UsageError(f"--against torch compares with Adam: leave --optimizer {optimizer} out")

@@ -3,28 +3,62 @@
 Only graphed.py imports this module.
 """
 import contextlib
+import functools
+import gc
 
 import torch
 
-WARM_UP = 3  # calls before a capture
+WARM_UP = 3  # calls of the work before it is captured
 
 
 def captured(work, device: torch.device):
-    """work captured in a CUDA graph, as a function that replays it; on a CPU work itself. Both are warmed up."""
+    """Capture `work` in a CUDA graph and return a function that replays it; on a CPU return `work`. Both warm it up.
+
+    The caller holds no tensor with a grad_fn meanwhile. Such a tensor keeps the AccumulateGrad nodes of its parameters,
+    and a node keeps the stream on which it was made: backward then goes to that stream too, which ends the capture.
+    """
     if device.type != "cuda":
         for _ in range(WARM_UP):
             work()
         return work
+    return record(work, side_stream(device)).replay
+
+
+@functools.cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream of all captures on the device. The first call makes it and does a first capture, thrown away.
+
+    What fails only in a process's first capture fails there. The next one reports any other error.
+    """
     stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
+    with contextlib.suppress(RuntimeError), torch.inference_mode(False), torch.enable_grad():
+        record(tiny_work(device), stream)
+    return stream
+
+
+def tiny_work(device: torch.device):
+    """Return the work of the first capture: a product forward and backward, into a parameter of its own."""
+    weight = torch.ones(8, 8, device=device, requires_grad=True)
+
+    def work():
+        weight.grad = None
+        (weight @ weight).sum().backward()
+    return work
+
+
+def record(work, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+    """Warm `work` up and capture it, both on `stream`; the current stream waits for it and is the current one again."""
+    current = torch.cuda.current_stream(stream.device)
+    stream.wait_stream(current)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.stream(stream):  # by itself, torch.cuda.graph leaves this stream current after a failed capture
         for _ in range(WARM_UP):
             work()
-    torch.cuda.current_stream(device).wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return graph.replay
+        gc.collect()  # a reference cycle may still hold the graph of a loss
+        with torch.cuda.graph(graph, stream=stream):
+            work()
+    current.wait_stream(stream)
+    return graph
 
 
 @contextlib.contextmanager

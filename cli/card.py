@@ -29,12 +29,13 @@ def measure_all(settings, given: dict, device: str, dtype: str | None, path: str
             sizes = sizes | {key: value for key, value in given.items() if key != "vocab_size"}
         else:
             sizes = sizes | given
+        task = Task.of(work, sizes)
         for precision in [dtype] if dtype else classes:
-            yield measure(name, Task.of(work, sizes), precision, device, rounds,
+            yield measure(name, task, precision, device, rounds,
                           PATHS if path == "all" else (path,), rival, torch_device)
         gc.collect()  # what a row held on the card goes before the next
         if rival:
-            rival.torch.cuda.empty_cache()
+            rival.release()
 
 
 def machine(device: str, rival) -> dict:

@@ -1,8 +1,8 @@
 """A contest on a card: all paths of ours and torch's, eager and in a CUDA graph, at one row in one precision class.
 
-Classes never meet. First each computes the same from the same weights, and who differs from torch by more than the
-class allows drops out with its words; then the others take turns by the card's own clock. The ratio is that of the
-fastest of torch's to the fastest of ours.
+Classes never meet. First each computes the same from the same weights. An entry whose result differs from the float64
+reference by more than its class allows is not timed (parity.py). The others then take turns by the card's own clock.
+The ratio is that of the fastest of torch's to the fastest of ours.
 """
 from dataclasses import dataclass
 from time import perf_counter
@@ -13,20 +13,14 @@ import numpy as np
 from rnncore.config import PATHS
 from rnncore.speed import Entrant
 
-from . import contest, ours
+from . import contest, ours, parity
+from .parity import tolerance
 from .progress import tell
 from .task import STEPS, Task
 
 TURN = 0.08  # seconds that a turn lasts, about: above 0.05 where a unit is shorter
 DTYPES = {"float64": "float64", "float32": "float32", "tf32": "tf32", "bf16": "bf16",
           "fp16": "tf32"}  # ours has no other class with float16's ten bits of mantissa
-TOLERANCES = {  # training: nats of loss; writing: nats of a symbol; layer: share of an array's largest number.
-    "float64": {"training": 1e-6, "writing": 1e-6, "layer": 1e-9},  # A few times what torch's own classes differ by
-    "float32": {"training": 1e-4, "writing": 1e-3, "layer": 1e-4},  # on a CPU at the rows' sizes
-    "tf32": {"training": 4e-3, "writing": 1e-2, "layer": 2e-2},
-    "bf16": {"training": 2e-2, "writing": 5e-2, "layer": 3e-2},
-    "fp16": {"training": 4e-3, "writing": 1e-2, "layer": 2e-2},
-}
 
 
 @dataclass
@@ -36,12 +30,19 @@ class Contestant:
     evidence: Any = None
     side: Any = None
     ready: float = 0.0               # seconds to compile, capture and compute the evidence
-    difference: float | None = None  # from the judge, None where there is none
+    difference: float | None = None  # from the float64 reference, None where it was not compared
     why_not: str | None = None
 
     @property
     def runs(self) -> bool:
         return self.why_not is None
+
+    def compare(self, reference) -> None:
+        """Measure the difference from the reference. Any error is a reason not to be timed."""
+        try:
+            self.difference = reference.difference(self.evidence)
+        except Exception as error:
+            self.why_not = f"not compared with the float64 reference: {reason(error)}"
 
 
 def enter(make) -> Contestant:
@@ -66,18 +67,21 @@ def measure(row: str, task: Task, precision: str, device: str, rounds: int, path
             torch_device: str = "cuda") -> dict:
     """All figures of one row in one precision class, as JSON can carry them. rival: the module graphed, or None."""
     tell(f"{row}, {precision}: making ready")
+    reference = enter(lambda: rival.reference(task, torch_device)) if rival else None
     ours_ = {path: enter(lambda path=path: ours.WORK[task.work](task, device, DTYPES[precision], path))
              for path in ours.WORK[task.work].paths if path in paths}
     theirs = {f"{kind} {'graphed' if graphed else 'eager'}":
               enter(lambda kind=kind, graphed=graphed: rival.WORK[task.work](task, torch_device, kind, graphed))
               for kind in rival.kinds(task, precision) for graphed in (False, True)} if rival else {}
-    allowed = tolerance(task, precision)
-    judge(ours_, theirs, allowed)
+    about = {"tolerance": tolerance(task, precision), **compared(ours_, theirs, reference, tolerance(task, precision))}
+    if rival:
+        del reference  # what it has on the card is not needed while the others take turns
+        rival.release()
     timed = {(who, name): entry for who, entries in (("ours", ours_), ("torch", theirs))
              for name, entry in entries.items() if entry.runs}
     tell(f"{row}, {precision}: {len(timed)} take turns")
     times = turns(timed, rounds)
-    found = {"row": row, "class": precision, **described(task), "tolerance": allowed,
+    found = {"row": row, "class": precision, **described(task), **about,
              **{who: {name: figures(entry, times.get((who, name))) for name, entry in entries.items()}
                 for who, entries in (("ours", ours_), ("torch", theirs))}}
     if rival:
@@ -85,19 +89,20 @@ def measure(row: str, task: Task, precision: str, device: str, rounds: int, path
     return found | outcome(times, found)
 
 
-def judge(ours_: dict, theirs: dict, allowed: float) -> None:
-    """Measure how far each is from the first of torch's that runs; who is too far is not timed."""
-    judges = [entry for entry in theirs.values() if entry.runs]
-    for entry in [entry for entry in (*ours_.values(), *theirs.values()) if entry.runs and judges]:
-        try:
-            entry.difference = judges[0].side.difference(entry.evidence)
-        except Exception as error:
-            entry.why_not = reason(error)
-            continue
-        if not entry.difference <= allowed:  # nan too
-            entry.why_not = f"no parity: {entry.difference:.2g} from torch, at most {allowed:.2g} is allowed"
+def compared(ours_: dict, theirs: dict, reference: Contestant | None, tolerated: float) -> dict:
+    """Exclude the entries without parity. Return what the reference is, and how far from it each side may be.
+
+    Without a reference that runs, no entry is excluded.
+    """
+    found: dict = {"reference": None, "allowed": None}
+    if reference:
+        found["reference"] = {"kind": "torch float64 eager", **(
+            {"ready_s": reference.ready} if reference.runs else {"why_not": reference.why_not})}
+        if reference.runs:
+            found["allowed"] = parity.compare(ours_, theirs, reference.side, tolerated)
     for entry in (*ours_.values(), *theirs.values()):
         entry.evidence = None
+    return found
 
 
 def turns(timed: dict, rounds: int) -> dict:
@@ -111,10 +116,6 @@ def turns(timed: dict, rounds: int) -> dict:
         for entry in timed.values():
             entry.why_not = f"the turns ended with {reason(error)}"
         return {}
-
-
-def tolerance(task: Task, precision: str) -> float:
-    return TOLERANCES[precision]["layer" if task.work.startswith("forward") else task.work]
 
 
 def described(task: Task) -> dict:
@@ -151,14 +152,18 @@ def outcome(times: dict, found: dict) -> dict:
             "against": other, "ratio": None, "verdict": None}
     if not found["torch"]:
         return made | {"verdict": "torch was not asked for"}
+    no_reference = (found.get("reference") or {}).get("why_not")
+    if no_reference:
+        return made | {"verdict": f"the float64 reference could not run: {no_reference}"}
     if not mine:
         words = "; ".join(rest) or "there is no such path for this work"
-        no_parity = any("difference" in entry for entry in found["ours"].values())
-        return made | {"verdict": "no parity" if no_parity else f"nothing of ours ran: {words}"}
+        no_parity = any(entry["why_not"].startswith(parity.NO) for entry in found["ours"].values())
+        return made | {"verdict": parity.NO if no_parity else f"nothing of ours ran: {words}"}
     if not other:
-        return made | {"verdict": "torch could not run"}
+        words = "; ".join(f"{name}: {entry['why_not']}" for name, entry in found["torch"].items())
+        return made | {"verdict": f"nothing of torch's was timed: {words}"}
     ratios = np.divide(times["torch", other], times["ours", mine])
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75]).tolist()
     failed = [name for name, entry in found["torch"].items() if "ms" not in entry]
     return made | {"ratio": {"median": middle, "low": low, "high": high},
-                   "verdict": f"without torch {', '.join(failed)}, which could not run" if failed else None}
+                   "verdict": f"without torch {', '.join(failed)}, not timed" if failed else None}

@@ -15,7 +15,8 @@ def headline(machine: dict) -> str:
 def lines(found: dict) -> list[str]:
     """One row in one class: every contestant with its times, or the words why it has none."""
     scale, unit = (1e3, "us a character") if found["work"] == "writing" else (1.0, "ms")
-    rows, silent = [("", unit, "p10 to p90", "characters/s", "difference", "ready s")], []
+    allowed = found["allowed"] or {}
+    rows, silent = [("", unit, "p10 to p90", "characters/s", "from float64", "allowed", "ready s")], []
     for who, label in (("ours", "rnncore"), ("torch", "torch")):
         for name, entry in found[who].items():
             if "ms" not in entry:
@@ -25,9 +26,11 @@ def lines(found: dict) -> list[str]:
             rows.append((f"{label} {name}{mark}", digits(scale * entry["ms"]),
                          f"{digits(scale * entry['p10_ms'])} to {digits(scale * entry['p90_ms'])}",
                          f"{entry['characters_per_s']:,.0f}",
-                         digits(entry["difference"]) if "difference" in entry else "", f"{entry['ready_s']:.1f}"))
+                         digits(entry["difference"]) if "difference" in entry else "",
+                         digits(allowed[who]) if allowed else "", f"{entry['ready_s']:.1f}"))
     expected = "; ".join(f"{kind}: {name}" for kind, name in found.get("cudnn_expected", {}).items())
-    return [heading(found), *(aligned(rows) if len(rows) > 1 else []), *silent,
+    wide = [f"rnncore may be as far from float64 as torch {allowed['by']} is"] if allowed.get("by") else []
+    return [heading(found), *(aligned(rows) if len(rows) > 1 else []), *silent, *wide,
             *([f"cuDNN's algorithm, expected: {expected}"] if expected else []), verdict(found)]
 
 

@@ -1,11 +1,11 @@
 """torch's side of the contest on a card: the classes of ours.py in torch.nn.LSTM, each eager and in a CUDA graph.
 
-The first that runs is the judge of all others: `difference(evidence)` compares what they compute with its own. Only
+In float64 it is the reference: `difference(evidence)` is how far another's result is from its own. Only
 `rnncore bench --against torch` loads this module. Adam is fused and capturable, bias_hh frozen at zero as in rival.py.
 A call is LAUNCH whole steps, or PIECE characters, in both: nothing in it waits for the card.
 """
 import contextlib
-from typing import NamedTuple
+import gc
 
 import numpy as np
 import torch
@@ -16,36 +16,11 @@ from rnncore.optim import Adam
 from rnncore.speed import Entrant
 
 from .capture import captured, events
+from .kinds import KINDS, cudnn_algorithm, kinds
 from .rival import Net
 from .task import PIECE, STEPS, Task
 
-LOSS_SCALE = 1024.0  # of float16's gradients; fixed, for a scaler that adapts waits for the card
-
-
-class Kind(NamedTuple):
-    """How numbers are held and multiplied: the weights' dtype, autocast's (or None), whether TF32 is allowed."""
-    weights: torch.dtype
-    autocast: torch.dtype | None = None
-    tf32: bool = True
-
-    @property
-    def scale(self) -> float:
-        return LOSS_SCALE if torch.float16 in (self.weights, self.autocast) else 1.0
-
-    @property
-    def computed(self) -> torch.dtype:
-        return self.autocast or self.weights
-
-
-KINDS = {
-    "float64": Kind(torch.float64, tf32=False), "float32": Kind(torch.float32, tf32=False), "tf32": Kind(torch.float32),
-    "bf16 autocast": Kind(torch.float32, torch.bfloat16), "bf16 weights": Kind(torch.bfloat16),
-    "fp16 autocast": Kind(torch.float32, torch.float16), "fp16 weights": Kind(torch.float16),
-}
-CLASSES = {  # precision class -> torch's kinds in it
-    "float64": ("float64",), "float32": ("float32",), "tf32": ("tf32",), "bf16": ("bf16 autocast", "bf16 weights"),
-    "fp16": ("fp16 autocast", "fp16 weights"),
-}
+__all__ = ["KINDS", "WORK", "cudnn_algorithm", "kinds", "reference", "release"]
 
 
 class Side:
@@ -64,11 +39,12 @@ class Side:
         return self.own
 
     def record(self, work):
-        """work in a CUDA graph: a function that replays it; the numbers held are then as before.
+        """Return a function that replays `work` from a CUDA graph (on a CPU: `work`); the numbers held are as before.
 
-        It is warmed up on a side stream first, as torch's documentation has it. A CPU has no graphs: there it is work.
+        The copies are made without gradients: a copy with a grad_fn would stand in the capture's way (capture.py).
         """
-        kept = [tensor.clone() for tensor in self.held()]
+        with torch.no_grad():
+            kept = [tensor.clone() for tensor in self.held()]
         replay = captured(work, self.device)
         with torch.no_grad():
             for tensor, before in zip(self.held(), kept, strict=True):
@@ -271,21 +247,17 @@ class Layer(Side):
         return float(np.max([np.abs(evidence[name] - own).max() / np.abs(own).max() for name, own in self.own.items()]))
 
 
-def kinds(task: Task, precision: str) -> list[str]:
-    """torch's kinds in a class; for writing without autocast, which would convert the weights at each symbol."""
-    return [kind for kind in CLASSES[precision] if task.work != "writing" or not KINDS[kind].autocast]
+def reference(task: Task, device: str) -> Side:
+    """Return the work of a task done in float64, eager: what all entries are compared with. It is not timed."""
+    side = WORK[task.work](task, device, "float64", False)
+    release()
+    return side
 
 
-def cudnn_algorithm(task: Task, kind: str) -> str:
-    """What torch asks of cuDNN on a card from sm_80 on, forward and backward, by the rules in its RNN.cpp."""
-    hidden, computed = task.sizes.hidden, KINDS[kind].computed
-    n = task.streams if task.work == "writing" else task.config.batch
-    persistent = (computed == torch.float16 and task.sizes.layers == 1 and hidden % 128 == 0 and hidden <= 1024
-                  and task.sizes.embed % 128 == 0 and n % 8 == 0 and n <= 128)
-    small = 0 if computed == torch.float64 else 1  # PERSIST_STATIC_SMALL_H has no float64
-    forward, backward = ("PERSIST_STATIC_SMALL_H" if hidden <= small * most else
-                         "PERSIST_STATIC" if persistent else "STANDARD" for most in (192, 128))
-    return forward if task.work in ("writing", "forward") or forward == backward else f"{forward}, backward {backward}"
+def release() -> None:
+    """Give the memory that no tensor holds any more back to the card."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 WORK = {"training": Training, "writing": Writing, "forward": Layer, "forward and backward": Layer}

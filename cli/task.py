@@ -5,16 +5,18 @@ from functools import cached_property
 import numpy as np
 
 from rnncore import speed
-from rnncore.config import ModelConfig, TrainConfig
+from rnncore.config import ModelConfig, SampleConfig, TrainConfig
 from rnncore.data.vocab import Vocab
 from rnncore.model import CharLM
+from rnncore.sample import generate_ids
 
 STEPS = 24     # training steps whose losses are compared before anything is timed: whole launches
 PIECE = 64     # characters of each text that are one call's work, and that are compared
 RATE = 2e-3    # Adam's
 REGULAR = 0.9  # the share of symbols that follow from the one before: there is something to learn in few steps
-LIVELY, SURE = 2.0, 32.0  # what the layers' and the head's weights are multiplied with for writing: a fresh model likes
-#                           all symbols alike, whatever its state; so a wrong state shows in the text
+LIVELY = 2.0   # factor of the layers' weights where SURE has the work
+SURE = {"training": 24.0, "writing": 32.0}  # factor of the head's weights: a fresh model likes all symbols alike,
+#                                             whatever its state; with these a wrong state shows in losses and text
 
 
 @dataclass
@@ -45,24 +47,36 @@ class Task:
         return self.streams if self.work == "writing" else self.config.seq * self.config.batch
 
     @cached_property
+    def model(self) -> CharLM:
+        """The engine's model with the task's weights, in float32 on the CPU."""
+        model = CharLM(self.sizes, Vocab.from_code_points(range(256, 256 + self.sizes.vocab_size)), "cpu", "float32",
+                       seed=1)
+        if self.work in SURE:
+            for name, tensor in model.params.items():
+                tensor *= SURE[self.work] if name == "head.weight" else LIVELY if name.startswith("lstm.weight") else 1
+        return model
+
+    @cached_property
     def tensors(self) -> dict[str, np.ndarray]:
         """The weights under torch's names, with a bias_hh of zeros; float32."""
-        vocab = Vocab.from_code_points(range(256, 256 + self.sizes.vocab_size))
-        tensors = CharLM(self.sizes, vocab, "cpu", "float32", seed=1).tensors()
-        if self.work == "writing":
-            for name, tensor in tensors.items():
-                tensor *= SURE if name == "head.weight" else LIVELY if name.startswith("lstm.weight") else 1
-        return tensors
+        return self.model.tensors()
 
     @cached_property
     def windows(self) -> np.ndarray:
-        """Symbols and those that follow them (WINDOWS, 2, T, N), one long text a column."""
+        """Symbols and those that follow them (WINDOWS, 2, T, N), one long text a column.
+
+        The model itself writes the first window, from a state of zeros. So the first loss is low for the right network
+        and high for any other, such as one with two gates swapped: other losses, means over T N positions, are much the
+        same for both.
+        """
         draw, symbols = np.random.default_rng(2), self.sizes.vocab_size
         steps, n = speed.WINDOWS * self.config.seq, self.config.batch
         after, chance = draw.permutation(symbols), draw.random((steps, n)) < REGULAR
         text = draw.integers(0, symbols, (steps + 1, n))
+        own = generate_ids(self.model, np.zeros(1, np.intp), SampleConfig(temperature=1), n)
+        text[0] = 0
         for t in range(steps):
-            text[t + 1] = np.where(chance[t], after[text[t]], text[t + 1])
+            text[t + 1] = next(own) if t < self.config.seq else np.where(chance[t], after[text[t]], text[t + 1])
         pair = np.stack([text[:-1], text[1:]])
         return np.ascontiguousarray(pair.reshape(2, speed.WINDOWS, self.config.seq, n).swapaxes(0, 1))
 

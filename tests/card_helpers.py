@@ -14,14 +14,26 @@ def task(work: str = "training", **sizes) -> Task:
     return Task.of(work, SIZES | WORK[work] | sizes)
 
 
+def swap_gates(weights) -> None:
+    """Exchange the input and the forget gate of the first layer, in parameters or in tensors under torch's names."""
+    for name in ("lstm.weight_ih_l0", "lstm.weight_hh_l0"):
+        gates = weights[name].reshape(4, -1, weights[name].shape[1])
+        gates[:2] = gates[1::-1].copy()
+
+
 @contextlib.contextmanager
 def torch_side():
-    """The module graphed, on one thread, with torch's settings as before afterwards; a skip without torch."""
+    """The module graphed, on one thread, with torch's settings as before afterwards; a skip without torch.
+
+    Without oneDNN, whose LSTM has no bfloat16 on many a CPU.
+    """
     torch = pytest.importorskip("torch", reason="the contest with torch needs `pip install torch`")
     from rnncore.cli import graphed
     threads, tf32 = torch.get_num_threads(), (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     torch.set_num_threads(1)
+    onednn = torch.backends.mkldnn.set_flags(False)
     torch.manual_seed(0)
     yield graphed
+    torch.backends.mkldnn.set_flags(*onednn)
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32

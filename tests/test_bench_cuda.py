@@ -130,6 +130,7 @@ def test_an_error_while_the_turns_are_taken_leaves_a_row(graphed, monkeypatch):
     found = measure(graphed, paths=("eager",))
     assert found["ratio"] is None
     assert "the turns ended with RuntimeError: an illegal" in "\n".join(card_table.lines(found))
+    assert found["verdict"].startswith("nothing of ours ran: eager: the turns ended with")
 
 
 def test_a_path_that_the_work_does_not_have():

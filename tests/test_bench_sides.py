@@ -1,13 +1,11 @@
 """What both sides of the contest on a card are given, and torch's side of it, on a CPU."""
-import contextlib
-import types
-
 import numpy as np
 import pytest
-from card_helpers import task, torch_side
+from card_helpers import swap_gates, task, torch_side
 
 from rnncore import speed
 from rnncore.cli import card_contest, ours
+from rnncore.cli import task as task_module
 from rnncore.cli.task import PIECE, REGULAR, STEPS, Task
 from rnncore.config import BENCH_CARD
 
@@ -22,11 +20,21 @@ def test_the_text_goes_on_from_window_to_window_and_can_be_learnt():
     windows = task(vocab_size=50, batch=40).windows
     x, y = windows[:, 0].reshape(-1, 40), windows[:, 1].reshape(-1, 40)
     assert windows.shape == (speed.WINDOWS, 2, 9, 40) and (y[:-1] == x[1:]).all()
+    x, y = x[9:], y[9:]  # the model itself wrote the first window
     after = {}
     for symbol, follower in zip(x.ravel().tolist(), y.ravel().tolist(), strict=True):
         after.setdefault(symbol, []).append(follower)
     likeliest = sum(max(map(found.count, set(found))) for found in after.values())
     assert abs(likeliest / x.size - REGULAR) < 0.03
+
+
+def test_the_first_text_is_the_model_s_own_and_surprises_a_network_with_two_gates_swapped():
+    """Seen: 1.59 and 1.84 nats; of a random text both think much the same, 2.55 and 2.62."""
+    right, wrong = task(batch=200), task(batch=200)
+    assert (right.windows == wrong.windows).all()
+    swap_gates(wrong.tensors)
+    first, other = (ours.Training(made, "cpu", "float64", "eager").subject.train() for made in (right, wrong))
+    assert first < 1.8 and other > first + 0.2
 
 
 def test_every_row_of_the_card_is_of_a_kind_that_both_sides_know(graphed):
@@ -65,8 +73,12 @@ def test_a_capture_leaves_weights_moments_and_state_as_they_were(graphed):
 
 
 @pytest.mark.parametrize("kind, bound", [("fp16 weights", 1e-4), ("bf16 weights", 4e-4)])  # seen: 2e-5, 5e-5
-def test_clipping_and_half_precision_weights(graphed, kind, bound):
-    """The loss is scaled for float16, the bound of the gradient and eps with it; the steps go to weights in float32."""
+def test_clipping_and_half_precision_weights(graphed, kind, bound, monkeypatch):
+    """The loss is scaled for float16, the bound of the gradient and eps with it; the steps go to weights in float32.
+
+    With fresh weights: rounding matters least there.
+    """
+    monkeypatch.setattr(task_module, "SURE", {})
     clipped = task(hidden=32, clip=0.05, eps=1e-3)
     wanted = graphed.Training(clipped, "cpu", "float64", False)
     side = graphed.Training(clipped, "cpu", kind, False)
@@ -91,30 +103,3 @@ def test_strict_float32_has_no_tf32_anywhere(graphed):
 def test_the_algorithm_that_torch_asks_cudnn_for(graphed, row, kind, wanted):
     work, sizes, _ = BENCH_CARD[row]
     assert graphed.cudnn_algorithm(Task.of(work, sizes), kind) == wanted
-
-
-def test_a_capture_is_warmed_up_on_a_side_stream(graphed, monkeypatch):
-    """torch.cuda by the names that it has, each of them logged."""
-    from rnncore.cli import capture
-    log = []
-
-    class Stream:
-        def __init__(self, device):
-            self.name = device
-
-        def wait_stream(self, other):
-            log.append(f"{self.name} waits for {other.name}")
-
-    @contextlib.contextmanager
-    def within(thing):
-        log.append(f"in {thing.name}")
-        yield
-        log.append(f"out of {thing.name}")
-    fakes = {"Stream": lambda device: Stream("side"), "current_stream": lambda device: Stream("main"), "stream": within,
-             "graph": within,
-             "CUDAGraph": lambda: types.SimpleNamespace(name="graph", replay=lambda: log.append("replay"))}
-    for name, fake in fakes.items():
-        monkeypatch.setattr(graphed.torch.cuda, name, fake)
-    capture.captured(lambda: log.append("work"), types.SimpleNamespace(type="cuda"))()
-    assert log == ["side waits for main", "in side", *capture.WARM_UP * ["work"], "out of side", "main waits for side",
-                   "in graph", "work", "out of graph", "replay"]

@@ -22,7 +22,7 @@ FOLDERS = {  # folder: the folders of ours and the packages of others that it ma
 }
 WHERE = {"report": "rnncore/report"}  # the others stand at the root
 ALONE = {  # what some modules of a folder may import beside: they are imported lazily
-    **{("cli", name): {"torch"} for name in ("rival", "graphed", "capture")},
+    **{("cli", name): {"torch"} for name in ("rival", "graphed", "capture", "kinds")},
     ("report", "charts"): {"matplotlib"}, ("report", "page"): {"jinja2"}, ("cli", "tensorboard"): {"tensorboardX"},
 }
 BELOW_ALL = "requirements"  # of rnncore/: it imports nothing of ours, so every folder may import it
