@@ -2,6 +2,7 @@
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -19,20 +20,17 @@ def command(run, verifying, as_json):
 
     RUN is a run folder, a model file or a pretrained model; by default the newest run.
     """
-    from rnncore import runs
+    found = options.find(run)
     if verifying:
-        sys.exit(verdicts(run if run else runs.newest(), as_json))
-    show(run if run else runs.newest(), as_json)
+        sys.exit(verdicts(found.place, as_json))
+    show(found.file, as_json)
 
 
-def verdicts(run, as_json: bool) -> int:
-    """Say of each file whether it is whole; returns the exit code, 1 where one is not."""
-    from pathlib import Path
-
-    from rnncore import checkpoint
+def verdicts(place: Path, as_json: bool) -> int:
+    """Say of each file whether it is whole; returns the exit code, 1 where one is not. place: file or folder."""
     from rnncore.verify import verify
 
-    found = list(verify(Path(run) if Path(run).is_dir() else checkpoint.model_file(run)))
+    found = list(verify(place))
     if as_json:
         click.echo(json.dumps({"ok": not any(error for _, error in found),
                                "files": [{"file": str(file), "ok": error is None, "error": error}
@@ -45,13 +43,12 @@ def verdicts(run, as_json: bool) -> int:
     return 1 if any(error for _, error in found) else 0
 
 
-def show(run, as_json: bool) -> None:
+def show(path: Path, as_json: bool) -> None:
     """What a model file holds, in words or as JSON."""
     from rnncore import checkpoint, params
     from rnncore.documents import vocabulary
     from rnncore.config import ModelConfig
 
-    path = checkpoint.model_file(run)
     document, tensors = checkpoint.read(path)
     config, text = ModelConfig(**document["config"]), asdict(vocabulary(document))
     del text["symbols"]
@@ -90,13 +87,16 @@ def card_lines(card: dict):
         return
     corpus, split = card["corpus"], card["split"]
     yield f"corpus      {corpus['name']}, {corpus['characters']:,} characters, sha256 {corpus['sha256'][:16]}"
+    if card.get("about"):
+        yield f"about       {card['about']}"
     yield f"split       {split['train']:,} train, {split['validation']:,} validation, {split['test']:,} test, in order"
     yield (f"trained     {card['step']:,} steps, {card['chars']:,} characters in {card['seconds']:,} s, "
            f"on {card['made'][:10]}")
     if card.get("precision"):
         yield f"precision   {card['precision']}"
     if card.get("init_from"):
-        yield f"begun from  {card['init_from']}"
+        origin = card.get("origin") or card["init_from"]
+        yield f"begun from  {card['init_from']}" + f" ({origin})" * (origin != card["init_from"])
     if None not in (card["val_loss"], card["best_step"]):
         last = card["val_loss_of_all"]
         whole = f"; {last:.4f} over the final evaluation" if last is not None else ""

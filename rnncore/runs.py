@@ -22,9 +22,9 @@ from .files import append, write_whole
 from .lock import NAME as LOCK
 from .lock import RunError
 from .lstm import State
+from .names import RUNS
 from .train import Progress, Training
 
-RUNS = Path("runs")
 HEAD = re.compile(r"^--- step (\d{1,15})\n", re.MULTILINE)  # of a sample
 NO_MODEL = {"metrics.jsonl", "samples.txt"}
 EVENTS, EVENT_FILES = "tensorboard", "events.out.tfevents.*"  # a folder, and what lies in it
@@ -137,8 +137,8 @@ class RunFolder:
     def card(self, training: Training) -> dict:
         """The training card: corpus, split, losses, versions."""
         best = training.best
-        about = {name: self.settings.get(name) for name in ("corpus", "split", "preset", "init_from", "floor",
-                                                               "precision")}
+        about = {name: self.settings.get(name) for name in ("corpus", "split", "preset", "init_from", "origin",
+                                                               "floor", "precision")}
         return {**about, "step": training.step,
                 "chars": training.chars, "seconds": round(training.clock.now(), 1),
                 "val_loss": best[0] if best else None, "best_step": best[1] if best else None,
@@ -167,14 +167,6 @@ def restore(training: Training, document: dict, tensors: dict[str, np.ndarray]) 
 def trained(card: dict) -> bool:
     """Whether a card is one that `RunFolder.card` made: a model that was saved from Python may have any."""
     return documents.fault(card, documents.CARD, "card") is None
-
-
-def newest() -> Path:
-    """The run under runs/ whose model was written last. Raises RunError where there is none."""
-    found = [path for path in RUNS.glob("*/*.safetensors") if path.name in ("best.safetensors", "last.safetensors")]
-    if not found:
-        raise RunError(f"no run in {RUNS}/ yet: train one first, as in `rnncore train numpy --minutes 1`")
-    return max(found, key=lambda path: path.stat().st_mtime_ns).parent
 
 
 def fresh(name: str) -> Path:

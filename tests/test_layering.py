@@ -30,7 +30,7 @@ LEVELS = [  # of the modules in rnncore/: each imports only from levels above it
     {BELOW_ALL},
     {"config", "random", "ngram", "memory", "files", "lock"},
     {"params", "lstm", "dropout", "documents"},
-    {"embedding", "head"},
+    {"embedding", "head", "names"},
     {"stack", "stepper"},
     {"model"},
     {"optim", "sample", "checkpoint", "gradcheck", "evaluate", "dynamic", "plan", "extend", "recovery"},
