@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from rnncore import checkpoint, documents, kernels, lock, names, params, plan, runs
+from rnncore import checkpoint, documents, headline, kernels, lock, names, params, plan, runs
 from rnncore.config import SampleConfig, SaveConfig, TrainConfig
 from rnncore.data.batches import Batches
 from rnncore.data.text import Corpus, Reading, read
@@ -80,13 +80,11 @@ class Job:
         training, floor = self.training, self.folder.settings.get("floor")
         if not training.best:
             return []
-        loss, step = training.best
-        whole = training.final_loss
+        step = training.best[1]
+        found = headline.validation(training.best, training.step, training.final_loss, training.val_chars())
         patience = [f"--patience: {training.stale} evaluations without a better loss"] if training.given_up() else []
-        lines = [*patience, f"best model: step {step:,}, validation loss {loss:.4f} nats/char" + (
-            f"; at the end {whole:.4f} over {training.validation.chars(training.final_windows):,} characters"
-            if whole is not None else "")]
-        if floor and (whole if whole is not None and step == training.step else loss) > floor["nats"]:
+        lines = [*patience, f"best model: step {step:,}, validation loss {found.words}"]
+        if floor and found.best.nats > floor["nats"]:
             cure = "it learns the text by heart: give it more text or more --dropout, or make it smaller" \
                 if step < LATE * training.step else "train it for longer"
             lines.append(f"warning: the model is worse than counting, which reaches {floor['nats']:.4f}: {cure}")

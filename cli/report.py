@@ -118,7 +118,7 @@ def tell_story(model, card: dict, ids, cells: int) -> dict:
         raise FloatingPointError("the loss is no number: the model's weights are too large")
     floor = card["floor"]["nats"] if is_trained(card) and card.get("floor") else None
     return {"vocab": model.vocab, "passage": reading, "atlas": of(reading, model.vocab, max(cells, RANKED)),
-            "best": cells, "floor": floor, "headline": headline(model, card, floor), "facts": facts(model, card)}
+            "best": cells, "floor": floor, "there": there(card), "headline": headline(model, card, floor), "facts": facts(model, card)}
 
 
 def is_trained(card: dict) -> bool:
@@ -127,19 +127,26 @@ def is_trained(card: dict) -> bool:
     return trained(card)
 
 
+def there(card: dict) -> int | None:
+    """How many characters of validation text there are to predict; None where the card does not say."""
+    return (card.get("val_chars") or {}).get("all") if is_trained(card) else None
+
+
 def headline(model, card: dict, floor: float | None) -> list[tuple[str, str]]:
     """The figures that a page begins with."""
     from math import log
 
     from rnncore import params
+    from rnncore.headline import of as of_validation
     from rnncore.plan import about
 
     config = model.config
     found = [("model", f"{config.layers} × {config.hidden} LSTM, {params.count(config):,} parameters")]
     if is_trained(card):
         found.append(("learned", f"{about(card['chars'])} characters of {card['corpus']['name']}"))
-        if card["val_loss"] is not None:
-            found.append(("validation loss", f"{card['val_loss']:.3f} nats, {card['val_loss'] / log(2):.3f} bits"))
+        if measured := of_validation(card):
+            nats = measured.best.nats
+            found.append(("validation loss", f"{nats:.3f} nats, {nats / log(2):.3f} bits, {measured.best.over}"))
     return found + ([("n-gram floor, by counting", f"{floor:.3f} nats")] if floor is not None else [])
 
 

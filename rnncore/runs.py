@@ -26,6 +26,7 @@ from .names import RUNS
 from .train import Progress, Training
 
 HEAD = re.compile(r"^--- step (\d{1,15})\n", re.MULTILINE)  # of a sample
+MEASURED = "val_chars", "val_loss_of_all", "val_chars_of_all"  # of a row: there after an evaluation alone
 NO_MODEL = {"metrics.jsonl", "samples.txt"}
 EVENTS, EVENT_FILES = "tensorboard", "events.out.tfevents.*"  # a folder, and what lies in it
 
@@ -77,6 +78,7 @@ class RunFolder:
         row = {"step": progress.step, "chars": progress.chars, "seconds": round(progress.seconds, 3),
                "chars_per_s": round(progress.chars_per_s, 1), "loss": progress.loss, "val_loss": progress.val_loss,
                "lr": progress.lr, "grad_norm": progress.grad_norm}
+        row |= {name: getattr(progress, name) for name in MEASURED if getattr(progress, name) is not None}
         finite = {name: None if value is None or not math.isfinite(value) else value for name, value in row.items()}
         append(self.path / "metrics.jsonl", (json.dumps(finite) + "\n").encode())
 
@@ -142,7 +144,8 @@ class RunFolder:
         return {**about, "step": training.step,
                 "chars": training.chars, "seconds": round(training.clock.now(), 1),
                 "val_loss": best[0] if best else None, "best_step": best[1] if best else None,
-                "val_loss_of_all": training.final_loss, "train": asdict(training.config),
+                "val_loss_of_all": training.final_loss,
+                "val_chars": training.val_chars() if training.validation else None, "train": asdict(training.config),
                 "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "versions": {"rnncore": __version__, "numpy": np.__version__, "python": platform.python_version()}}
 
