@@ -119,25 +119,30 @@ class Recurrence:
     def forward(self, w, x, gates, h, c, keep) -> None:
         """Writes h[:, 1:], c[:, 1:] (H, T+1, N) and the activations, gates (4H, T, N); w: a layer's Weights.
 
-        x (E, T, N), or None where gates arrives as W_ih x + b.
+        x (E, T, N), or None where gates arrives as W_ih x + b. Raises ValueError for arrays of another shape or dtype.
         """
-        _, steps, n = gates.shape
-        ones = np.ones(n, gates.dtype)  # held by its name until the call is over
-        weights = pointers(gates.dtype, w.w_ih, w.bias, w.w_hh, keep, ones)
-        if self._functions["forward"](*weights, *rows(gates.dtype, x, gates, h, c), steps, w.w_ih.shape[1], len(h), n):
+        (_, steps, n), (_, inputs), hidden, dtype = gates.shape, w.w_ih.shape, len(h), gates.dtype
+        ones = np.ones(n, dtype)  # held by its name until the call is over
+        weights = pointers(dtype, w_ih=(w.w_ih, (4 * hidden, inputs)), bias=(w.bias, (4 * hidden,)),
+                           w_hh=(w.w_hh, (4 * hidden, hidden)), keep=(keep, (steps, n)), ones=(ones, (n,)))
+        states = hidden, steps + 1, n
+        lines = rows(dtype, x=(x, (inputs, steps, n)), gates=(gates, (4 * hidden, steps, n)), h=(h, states), c=(c, states))
+        if self._functions["forward"](*weights, *lines, steps, inputs, hidden, n):
             raise MemoryError
 
     def backward(self, w, gates, c, keep, dy, dh, dc, dx) -> None:
         """gates (4H, T, N) arrives as the activations and leaves as dL/dz; dy (H, T, N), c (H, T+1, N).
 
         dh and dc (H, N) arrive as the gradient at the last state and leave as that at the initial one; dx (E, T, N), or
-        None where it is not wanted, is written; it may be dy.
+        None where it is not wanted, is written; it may be dy. Raises as `forward`.
         """
-        _, steps, n = gates.shape
-        ones = np.ones(n, gates.dtype)
-        weights = pointers(gates.dtype, w.w_ih, w.w_hh, keep, ones, dh, dc)
-        if self._functions["backward"](*weights, *rows(gates.dtype, gates, c, dy, dx), steps, w.w_ih.shape[1], len(dh),
-                                       n):
+        (_, steps, n), (_, inputs), hidden, dtype = gates.shape, w.w_ih.shape, len(c), gates.dtype
+        ones = np.ones(n, dtype)
+        weights = pointers(dtype, w_ih=(w.w_ih, (4 * hidden, inputs)), w_hh=(w.w_hh, (4 * hidden, hidden)),
+                           keep=(keep, (steps, n)), ones=(ones, (n,)), dh=(dh, (hidden, n)), dc=(dc, (hidden, n)))
+        lines = rows(dtype, gates=(gates, (4 * hidden, steps, n)), c=(c, (hidden, steps + 1, n)),
+                     dy=(dy, (hidden, steps, n)), dx=(dx, (inputs, steps, n)))
+        if self._functions["backward"](*weights, *lines, steps, inputs, hidden, n):
             raise MemoryError
 
     def stepper(self, layers, head, table, h, c, logits) -> "Step":
@@ -152,16 +157,24 @@ class Step:
     """
 
     def __init__(self, functions, layers, head, table, h, c, logits):
-        (count, hidden, n), dtype = h.shape, h.dtype
+        (count, hidden, n), (symbols, _), dtype = h.shape, logits.shape, h.dtype
+        states, square = (count, hidden, n), (4 * hidden, hidden)
         self._ids, ones, z = np.zeros(n, np.int64), np.ones(hidden * n, dtype), np.empty((4 * hidden, n), dtype)
-        tiles, weights = np.empty(functions["tiles"](2 * hidden, n) + LINE, dtype), []
+        tiles = np.empty(functions["tiles"](2 * hidden, n) + LINE, dtype)
+        weights = []  # of each layer, and of the head, a matrix as `product` takes it and a bias
         for k, (w_ih, w_hh, bias) in enumerate(layers):
+            pointers(dtype, w_hh=(w_hh, square), bias=(bias, square[:1]), w_ih=(w_ih if k else None, square))
             weights += [self._together([w_ih, w_hh] if k else [w_hh], n, functions), bias]
+        pointers(dtype, weight=(head[0], (symbols, hidden)), bias=(head[1], (symbols,)))
         weights += [self._together([head[0]], n, functions), head[1]]
-        addresses = np.array(pointers(dtype, *weights), np.uintp)
-        self._call = functools.partial(functions["step"], addresses.ctypes.data, *pointers(dtype, table, ones),
-                                       self._ids.ctypes.data, *pointers(dtype, h, c, z, aligned(tiles), logits), count,
-                                       hidden, len(logits), n)
+        if len(layers) != count:
+            raise ValueError(f"h is to have {len(layers)} layers, not {count}")
+        addresses = np.array([array.ctypes.data for array in weights], np.uintp)
+        state = pointers(dtype, h=(h, states), c=(c, states))
+        self._call = functools.partial(
+            functions["step"], addresses.ctypes.data, *pointers(dtype, table=(table, (4 * hidden, symbols))),
+            ones.ctypes.data, self._ids.ctypes.data, *state, z.ctypes.data, aligned(tiles).ctypes.data,
+            *pointers(dtype, logits=(logits, (symbols, n))), count, hidden, symbols, n)
         self._held = weights, addresses, table, ones, h, c, z, tiles, logits  # what the call points to
 
     @staticmethod
@@ -172,7 +185,7 @@ class Step:
         rows, depth = len(matrices[0]), sum(m.shape[1] for m in matrices)
         panels, first = np.empty(functions["panels"](rows, depth), matrices[0].dtype), 0
         for matrix in matrices:
-            functions["pack"](*pointers(panels.dtype, matrix), *matrix.shape, first, depth, panels.ctypes.data)
+            functions["pack"](matrix.ctypes.data, *matrix.shape, first, depth, panels.ctypes.data)
             first += matrix.shape[1]
         return panels
 
@@ -187,21 +200,36 @@ def aligned(array: np.ndarray) -> np.ndarray:
     return array[skip:]
 
 
-def pointers(dtype: np.dtype, *arrays: np.ndarray | None) -> list[int | None]:
-    """The address of each array's first element. Raises ValueError for one of another dtype or not contiguous."""
-    for array in arrays:
-        if array is not None and not (array.flags.c_contiguous and array.dtype == dtype):
-            raise ValueError(f"the compiled recurrence needs contiguous arrays of {dtype}")
-    return [None if array is None else array.ctypes.data for array in arrays]
+def pointers(dtype: np.dtype, **arrays: tuple) -> list[int | None]:
+    """The address of each array, which is given with its shape: name=(array, shape); None stays None.
+
+    Raises ValueError for one that has another shape or dtype, or gaps: the compiled loops look at nothing.
+    """
+    for name, (array, shape) in arrays.items():
+        if array is not None and not (array.shape == shape and array.dtype == dtype and array.flags.c_contiguous
+                                      and array.flags.aligned):
+            raise _refused(name, array, shape, dtype, "without gaps")
+    return [None if array is None else array.ctypes.data for array, _ in arrays.values()]
 
 
-def rows(dtype: np.dtype, *arrays: np.ndarray | None) -> list[int | None]:
+def rows(dtype: np.dtype, **arrays: tuple) -> list[int | None]:
     """The addresses of arrays (rows, T, N), then how many numbers their rows are apart. Raises ValueError as above."""
-    for array in arrays:
-        if array is not None and not (array.dtype == dtype and array[0].flags.c_contiguous):
-            raise ValueError(f"the compiled recurrence needs arrays of {dtype} whose rows are contiguous")
-    return ([None if array is None else array.ctypes.data for array in arrays]
-            + [0 if array is None else array.strides[0] // array.itemsize for array in arrays])
+    for name, (array, shape) in arrays.items():
+        if array is not None and not (array.shape == shape and array.dtype == dtype and array.flags.aligned
+                                      and _apart(array)):
+            raise _refused(name, array, shape, dtype, "its rows without gaps")
+    return ([None if array is None else array.ctypes.data for array, _ in arrays.values()]
+            + [0 if array is None else array.strides[0] // array.itemsize for array, _ in arrays.values()])
+
+
+def _apart(array: np.ndarray) -> bool:
+    """Has every row no gaps, and does each begin after the one before ends?"""
+    stride = array.strides[0]
+    return array[0].flags.c_contiguous and (len(array) == 1 or stride >= array[0].nbytes and not stride % array.itemsize)
+
+
+def _refused(name: str, array: np.ndarray, shape: tuple, dtype: np.dtype, how: str) -> ValueError:
+    return ValueError(f"{name} is to be {shape} of {dtype}, contiguous ({how}), not {array.shape} of {array.dtype}")
 
 
 @functools.cache

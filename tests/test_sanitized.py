@@ -1,0 +1,59 @@
+"""The compiled loops built with AddressSanitizer and UBSan: they read and write nothing outside the arrays they are given."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rnncore.kernels import native
+
+HERE = Path(__file__).parent
+FLAGS = ("-std=c++17", "-O1", "-g1", "-fno-omit-frame-pointer", "-march=native", "-fopenmp-simd", "-fPIC", "-shared",
+         "-fsanitize=address,undefined", "-fno-sanitize=alignment", "-fno-sanitize-recover=all")
+LOOPS = "equal_the_loops or columns or longer_arrays or tanh or refused"  # of test_native.py
+STEPS = "equal_model_step or naive or repeated or out_of_range"           # of test_stepper.py
+
+
+def runtime() -> str | None:
+    """The sanitizer's library, which has to be there before Python's own memory is: None where there is none."""
+    compiler = native.compiler()
+    if compiler is None:
+        return None
+    done = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True)
+    return done.stdout.strip() if os.path.isabs(done.stdout.strip()) else None
+
+
+pytestmark = pytest.mark.skipif(runtime() is None, reason="no compiler with AddressSanitizer's library here")
+
+
+def sanitized(tmp_path, *arguments: str, planted: tuple[str, str] = ("", "")) -> subprocess.CompletedProcess:
+    """pytest with such a build of host.cpp, which has one text in place of another."""
+    for name in native.SOURCES:
+        text = (native.HERE / name).read_text(encoding="utf-8")
+        if name == "host.cpp" and planted[0]:
+            assert text.count(planted[0]) == 1, f"host.cpp no longer has just once: {planted[0]}"
+            text = text.replace(*planted)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "sanitize.py").write_text(
+        f"from pathlib import Path\nfrom rnncore.kernels import native\nnative.FLAGS = {FLAGS}\n"
+        f"native.HERE = Path({str(tmp_path)!r})\n")
+    environment = {**os.environ, "LD_PRELOAD": runtime(), "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1",
+                   "OPENBLAS_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path), "PYTHONMALLOC": "malloc",
+                   "PYTHONPATH": os.pathsep.join([str(tmp_path), str(HERE), str(HERE.parent)])}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "sanitize", "-p", "no:cacheprovider", "-p", "no:xdist", "-s", *arguments]
+    return subprocess.run(command, cwd=HERE.parent, env=environment, capture_output=True, text=True)
+
+
+def test_the_loops_stay_inside_their_arrays(tmp_path):
+    """Takes over 10 s: the loops are compiled with checks, and Python's memory is guarded too."""
+    done = sanitized(tmp_path, "tests/test_native.py", "tests/test_stepper.py", "-k", f"{LOOPS} or {STEPS}")
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+@pytest.mark.parametrize("right, wrong", [
+    ("for (long k = 0; k < hidden; k++) h[k][t + 1]", "for (long k = 0; k <= hidden; k++) h[k][t + 1]"),
+    ("keep ? keep + n * t : ones, dy.at(t, n)", "keep ? keep + n * (t + 1) : ones, dy.at(t, n)")])
+def test_a_read_or_write_outside_is_seen(right, wrong, tmp_path):
+    done = sanitized(tmp_path, "tests/test_native.py", "-k", "equal_the_loops", "-x", planted=(right, wrong))
+    assert "AddressSanitizer: heap-buffer-overflow" in done.stderr and "host.cpp" in done.stderr, done.stderr[-2000:]
