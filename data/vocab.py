@@ -104,6 +104,11 @@ class Vocab:
         """The same with more symbols."""
         return replace(self, symbols="".join(sorted({*self.symbols, *new})))
 
+    def parted(self, documents: str, field: str) -> Vocab:
+        """The same for texts that are parted so: with END among the symbols where they are documents."""
+        symbols = self.symbols if documents == "none" or END in self else "".join(sorted(self.symbols + END))
+        return replace(self, symbols=symbols, documents=documents, field=field)
+
     @cached_property
     def end(self) -> int | None:
         """The id of END, after which the next document begins; None where the text is one."""
