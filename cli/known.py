@@ -22,6 +22,8 @@ def share(card: dict, corpus, text: str, how: dict) -> dict | None:
     if not trained(card):
         return None
     about, part = card["corpus"], card["split"]["train"]
+    if part > about["characters"]:  # a card that contradicts itself
+        return None
     for read in _readings(corpus, text, how, about["newline"]):
         if read.digest(about["characters"]) == about["sha256"]:
             batch = card["train"].get("batch")

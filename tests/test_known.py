@@ -6,6 +6,7 @@ import pytest
 from cli_helpers import SMALL, TEXT, call, corpus, run
 
 from rnncore.cli import known
+from rnncore.data import spool
 from rnncore.data.text import read
 
 OTHER = " ".join(reversed(TEXT.split(" ")))[:1000]
@@ -121,12 +122,22 @@ def test_no_share_is_rounded_to_all_or_nothing(share, words):
 
 
 @pytest.mark.parametrize("text", ["aé☃b" * 300, "ab\n" * 300])
-def test_the_digest_of_a_beginning_is_that_of_the_shorter_text(tmp_path, text):
-    whole = read([str(corpus(tmp_path, text, "whole.txt"))])
-    for count in (1, 500, len(text)):
-        short = read([str(corpus(tmp_path, text[:count], "short.txt"))], distinct=1)
-        assert whole.digest(count) == short.sha256
-    assert whole.digest(len(text) + 1) is None
+@pytest.mark.parametrize("level", ["char", "byte"])
+def test_the_digest_of_a_beginning_is_that_of_the_shorter_text(tmp_path, monkeypatch, text, level):
+    monkeypatch.setattr(spool, "CHUNK", 64)
+    raw = text.encode() if level == "byte" else text
+    corpus(tmp_path, text, "whole.txt")
+    whole = read([str(tmp_path / "whole.txt")], level=level)
+    for count in (1, 500, len(raw)):
+        part = raw[:count]
+        (tmp_path / "short.txt").write_bytes(part if level == "byte" else part.encode())
+        assert whole.digest(count) == read([str(tmp_path / "short.txt")], distinct=1, level=level).sha256
+    assert whole.digest(len(raw) + 1) is None
+
+
+def test_a_card_that_contradicts_itself_gives_no_share():
+    about = {"characters": 9, "sha256": "0" * 64, "newline": "lf"}
+    assert known.share({"corpus": about, "split": {"train": 10}}, None, "x", {}) is None
 
 
 def test_a_piece_that_begins_within_an_id_is_none():
