@@ -68,8 +68,8 @@ def words(found: dict, documents: bool) -> str:
     """Return in a line what `share` or `by_pieces` found."""
     if "pieces" in found:
         stand = "stands" if found["pieces"] == 1 else "stand"
-        return (f"{found['pieces']} of {found['of']} pieces of this text, of {PIECE} characters at most, {stand} in the "
-                "training text")
+        return (f"{found['pieces']} of {found['of']} pieces of this text, of {PIECE} characters at most, {stand} in "
+                "the training text")
     much, were = percent(found["share"]), "documents were" if documents else "text was"
     line = f"{much} of {'these' if documents else 'this'} {were} trained on"
     return f"up to {line}: the first pass over the training part was not finished" if found["at_most"] else line

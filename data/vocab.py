@@ -83,6 +83,10 @@ class Vocab:
                 raise ValueError(f"not a code point: {point!r}")
         return cls("".join(map(chr, points)), level, lower, min_count, documents, field)
 
+    def __getstate__(self) -> dict:
+        """Return what a copy is made of: the fields, without the look-up table."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
     @property
     def code_points(self) -> list[int]:
         """The V code points, as a model file keeps them."""

@@ -139,6 +139,12 @@ def test_a_stepper_is_copied_with_its_state_and_disturbs_nothing(copied, dtype):
     assert np.array_equal(stepper.step(np.array([2])), wanted)
 
 
+def test_a_vocabulary_goes_without_its_look_up_table():
+    vocab = Vocab.from_text("ab\U0010ffff")
+    vocab.encode("ab")
+    assert len(pickle.dumps(vocab)) < 400 and pickle.loads(pickle.dumps(vocab)).encode("b") == [1]
+
+
 def test_batches_and_parameters_are_copied(copied):
     batches, params = Batches(IDS, 4, 10), build().params
     assert np.array_equal(copied(batches).window(3)[0], batches.window(3)[0])

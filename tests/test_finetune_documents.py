@@ -13,7 +13,8 @@ from rnncore.extend import extend
 from rnncore.runs import Path, read_last
 
 LINES = TEXT.splitlines()
-KINDS = {"lines": TEXT, "blank": "\n\n".join(LINES) + "\n", "jsonl": "".join(json.dumps({"text": s}) + "\n" for s in LINES)}
+KINDS = {"lines": TEXT, "blank": "\n\n".join(LINES) + "\n",
+         "jsonl": "".join(json.dumps({"text": line}) + "\n" for line in LINES)}
 STILL = ("--steps", 1, "--lr", 1e-12, "--optimizer", "adam", "--dropout", 0, "--seq", 20, "--batch", 8, "--threads", 1)
 SAID = "U+0003, which ends a document, added to the vocabulary"
 
@@ -42,7 +43,8 @@ def test_end_alone_is_added_and_said(tune, capsys, kind):
     found = tune(kind, "--init-from", "base", "--documents", kind, *STILL, "-o", "a")
     assert found.code == 0 and found.err.splitlines().count(SAID) == 1 and "symbols added" not in found.err
     model, wanted = last("a"), extend(base(), base().vocab.parted(kind, "text"))
-    assert model.vocab == wanted.vocab and set(model.vocab.symbols) - set(TEXT) == {END} and model.vocab.documents == kind
+    assert model.vocab == wanted.vocab and model.vocab.documents == kind
+    assert set(model.vocab.symbols) - set(TEXT) == {END}
     assert np.abs(model.params.flat - wanted.params.flat).max() < 1e-6
     assert call(capsys, "generate", "a", "-n", 20, "--seed", 1).code == 0
     assert "documents were trained on" in call(capsys, "score", "a", kind).out

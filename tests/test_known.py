@@ -1,4 +1,4 @@
-"""How much of a scored text the model was trained on: by the sha256 and the split, else by pieces, never a wrong share."""
+"""How much of a scored text the model was trained on: by its sha256 and the split, else by pieces."""
 import json
 
 import numpy as np
@@ -33,7 +33,8 @@ def score(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("args, line, share", [
-    ((), "90% of this text was trained on", 0.9), (("--val", 0.3, "--test", 0.1), "60% of this text was trained on", 0.6),
+    ((), "90% of this text was trained on", 0.9),
+    (("--val", 0.3, "--test", 0.1), "60% of this text was trained on", 0.6),
     (("--val", 0), "all of this text was trained on", 1), (("--level", "byte"), "90% of this text was trained on", 0.9),
     (("--lower",), "90% of this text was trained on", 0.9),
     (("--min-count", 20), "90% of this text was trained on", 0.9)])
@@ -50,7 +51,8 @@ def test_the_share_of_the_training_text_is_said(score, args, line, share):
                                               ("blank", "mine.txt", TEXT.replace("\n", "\n\n"))])
 def test_of_documents_too(score, kind, name, text):
     told, figures = score("--documents", kind, name=name, text=text)(name)
-    assert told == "90% of these documents were trained on" and figures["trained_on"]["share"] == pytest.approx(0.9, abs=0.01)
+    assert told == "90% of these documents were trained on"
+    assert figures["trained_on"]["share"] == pytest.approx(0.9, abs=0.01)
 
 
 def test_it_is_known_by_the_text_wherever_that_comes_from(score, tmp_path, monkeypatch):
@@ -81,7 +83,8 @@ def test_of_a_text_that_has_grown_since_the_share_is_that_of_all(score, tmp_path
     corpus(tmp_path, TEXT + OTHER[:810], "mine.txt")
     told, figures = command("mine.txt")
     assert told == "78% of this text was trained on"
-    assert figures["trained_on"]["share"] == pytest.approx(0.9 * len(TEXT) / (len(TEXT) + 810)) and figures["floor"] is None
+    assert figures["trained_on"]["share"] == pytest.approx(0.9 * len(TEXT) / (len(TEXT) + 810))
+    assert figures["floor"] is None
 
 
 def test_other_texts_are_looked_for_by_pieces_and_have_no_share(score, tmp_path):
@@ -115,8 +118,8 @@ def test_a_first_pass_that_was_not_finished_is_no_whole_share(score):
     assert figures["trained_on"] == {"share": 0.9, "at_most": True}
 
 
-@pytest.mark.parametrize("share, words", [(1, "all"), (0.9999, "more than 99%"), (0.994, "more than 99%"), (0.99, "99%"),
-                                          (0.5, "50%"), (0.01, "1%"), (0.0001, "less than 1%")])
+@pytest.mark.parametrize("share, words", [(1, "all"), (0.9999, "more than 99%"), (0.994, "more than 99%"),
+                                          (0.99, "99%"), (0.5, "50%"), (0.01, "1%"), (0.0001, "less than 1%")])
 def test_no_share_is_rounded_to_all_or_nothing(share, words):
     assert known.percent(share) == words
 
