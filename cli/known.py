@@ -1,14 +1,16 @@
 """The part of a text that a model was trained on, from its training card: what `rnncore score` says beside the figures.
 
 A text is known by its sha256, also where more was written after it since; its split has the share. Another text is
-looked for in the training text, where that is still there, by a few pieces.
+looked for in the training text, where that is still there: as a whole, else by a few pieces.
 """
 import os
 from collections.abc import Iterator
+from itertools import islice
 
 PIECE = 100     # characters that two texts have in common by chance never
 PIECES = 5      # that are looked for
 HELD = 1 << 22  # characters in which they are looked for at a time
+TRIES = 100     # places in those at which a whole text is looked for
 
 
 def share(card: dict, corpus, text: str, how: dict) -> dict | None:
@@ -26,10 +28,28 @@ def share(card: dict, corpus, text: str, how: dict) -> dict | None:
         return None
     for read in _readings(corpus, text, how, about["newline"]):
         if read.digest(about["characters"]) == about["sha256"]:
-            batch = card["train"].get("batch")
-            left_over = batch if isinstance(batch, int) else 0  # what streams of equal length leave over
-            return {"share": part / read.characters, "at_most": card["chars"] < part - left_over}
+            return {"share": part / read.characters, "at_most": _unfinished(card)}
     return None
+
+
+def of_another(card: dict, train, ids, unknown: int) -> tuple[dict | None, bool]:
+    """Return what of a text that is not the card's stands in the training text, and whether all its pieces do.
+
+    train, ids: ids over one vocabulary; unknown: how many symbols of the text that lacks. The first is as `share` where
+    the whole text stands there, else the number of pieces that do; None where that may be chance.
+    """
+    found, of = pieces(train, ids)
+    if found == of and not unknown and len(ids) >= PIECE and stands_in(train, ids):
+        return {"share": 1.0, "at_most": _unfinished(card)}, True
+    enough = PIECE if found == of else PIECES * PIECE  # below that, pieces are short or overlap
+    return {"pieces": found, "of": of} if found and len(ids) >= enough else None, found == of
+
+
+def _unfinished(card: dict) -> bool:
+    """Return whether the first pass over the training part was not finished."""
+    batch = card["train"].get("batch")
+    left_over = batch if isinstance(batch, int) else 0  # what streams of equal length leave over
+    return card["chars"] < card["split"]["train"] - left_over
 
 
 def _readings(corpus, text: str, how: dict, newline: str) -> Iterator:
@@ -51,10 +71,17 @@ def pieces(train, ids) -> tuple[int, int]:
     return len(starts) - len(left), len(starts)
 
 
-def by_pieces(found: int, of: int, length: int) -> dict | None:
-    """Return what `pieces` found in a text of this length, where it is more than chance."""
-    enough = PIECE if found == of else PIECES * PIECE  # below that, pieces are short or overlap
-    return {"pieces": found, "of": of} if found and length >= enough else None
+def stands_in(train, ids) -> bool:
+    """Return whether ids stand in the training text as they are, from one end to the other."""
+    piece, width = ids[:PIECE].astype(train.dtype).tobytes(), train.itemsize
+    for start in range(0, len(train), HELD):
+        text = train[start:start + HELD + PIECE].tobytes()
+        for place in islice(_places(text, piece), TRIES):
+            begin = start + place // width
+            there = train[begin:begin + len(ids)]
+            if place % width == 0 and len(there) == len(ids) and (there == ids).all():
+                return True
+    return False
 
 
 def _places(text: bytes, piece: bytes) -> Iterator[int]:
@@ -65,7 +92,7 @@ def _places(text: bytes, piece: bytes) -> Iterator[int]:
 
 
 def words(found: dict, documents: bool) -> str:
-    """Return in a line what `share` or `by_pieces` found."""
+    """Return in a line what `share` or `of_another` found."""
     if "pieces" in found:
         stand = "stands" if found["pieces"] == 1 else "stand"
         return (f"{found['pieces']} of {found['of']} pieces of this text, of {PIECE} characters at most, {stand} in "

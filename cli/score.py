@@ -76,7 +76,7 @@ def command(run, text, encoding, newline, on_unknown, window, dynamic, per_char,
     perplexity, card = math.exp(nats) if nats < 700 else None, checkpoint.read(path)[0]["card"]
     trained_on, floor = known.share(card, corpus, text, how), None
     if trained_on is None:
-        trained_on, floor = beside(card, model, ids)
+        trained_on, floor = beside(card, model, ids, unknown)
     figures = {"model": str(path), "text": text, "characters": corpus.characters, "nats_per_char": nats,
                "bits_per_char": nats / math.log(2), "perplexity": perplexity, "predictions": len(ids) - 1,
                "unknown": unknown, "unknown_share": unknown / corpus.characters, "on_unknown": on_unknown,
@@ -171,8 +171,8 @@ def recorded(parts, path: Path, text: Iterable[str], known: str, skip: bool) -> 
             yield part
 
 
-def beside(card: dict, model, ids) -> tuple[dict | None, dict | None]:
-    """(known.by_pieces of ids, what counting the training text reaches on them), by the training text itself.
+def beside(card: dict, model, ids, unknown: int) -> tuple[dict | None, dict | None]:
+    """(what known.of_another says of ids, what counting the training text reaches on them), by the training text.
 
     Both are None where that is not at hand; counting is no measure where all pieces stand there: it knows the text.
     """
@@ -182,13 +182,12 @@ def beside(card: dict, model, ids) -> tuple[dict | None, dict | None]:
     if corpus is None:
         return None, None
     train = corpus.encode(model.vocab, "replace" if model.vocab.min_count > 1 else "skip")[0][:card["split"]["train"]]
-    found, of = known.pieces(train, ids)
-    shown = known.by_pieces(found, of, len(ids))
-    if found == of:
-        return shown, None
+    trained_on, knows = known.of_another(card, train, ids, unknown)
+    if knows:
+        return trained_on, None
     floor = ngram.floor(train, ids[:ngram.MOST], len(model.vocab))
-    return shown, {"nats_per_char": floor.nats, "order": floor.order, "counted": floor.counted,
-                   "characters": len(train)}
+    return trained_on, {"nats_per_char": floor.nats, "order": floor.order, "counted": floor.counted,
+                        "characters": len(train)}
 
 
 def corpus_of(card: dict):

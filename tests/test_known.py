@@ -87,7 +87,7 @@ def test_of_a_text_that_has_grown_since_the_share_is_that_of_all(score, tmp_path
     assert figures["floor"] is None
 
 
-def test_other_texts_are_looked_for_by_pieces_and_have_no_share(score, tmp_path):
+def test_other_texts_are_looked_for_as_a_whole_and_by_pieces(score, tmp_path):
     command = score()
     part = OTHER + TEXT[:1500]
     for name, text in (("excerpt.txt", TEXT[100:1100]), ("mixed.txt", part), ("other.txt", OTHER), ("a.txt", TEXT[:40]),
@@ -95,7 +95,13 @@ def test_other_texts_are_looked_for_by_pieces_and_have_no_share(score, tmp_path)
         corpus(tmp_path, text, name)
     pieces = "pieces of this text, of 100 characters at most, stand in the training text"
     told, figures = command("excerpt.txt")
-    assert told == f"5 of 5 {pieces}" and figures["trained_on"] == {"pieces": 5, "of": 5} and figures["floor"] is None
+    assert told == "all of this text was trained on" and figures["trained_on"] == {"share": 1, "at_most": False}
+    corpus(tmp_path, TEXT[100:1099] + "☃", "nearly.txt")
+    corpus(tmp_path, TEXT[100:1050] + TEXT[3000:3050], "edited.txt")
+    for name, more in (("nearly.txt", ("--on-unknown", "skip")), ("edited.txt", ())):
+        told, figures = command(name, *more)
+        assert told == f"5 of 5 {pieces}" and figures["trained_on"] == {"pieces": 5, "of": 5}
+        assert figures["floor"] is None
     told, figures = command("mixed.txt")
     assert told == f"3 of 5 {pieces}" and figures["floor"]
     for name in ("other.txt", "a.txt", "held-out.txt"):  # too short to say, or not trained on
@@ -109,7 +115,8 @@ def test_a_file_of_a_folder_that_was_trained_on(score, tmp_path, capsys):
     corpus(tmp_path / "folder", TEXT[:2700], "a.txt")
     corpus(tmp_path / "folder", TEXT[2700:], "b.txt")
     assert call(capsys, "train", "folder", *SMALL, *PASS, "-o", "other").code == 0
-    assert "5 of 5 pieces" in call(capsys, "score", "other", "folder/a.txt").out
+    assert "\nall of this text was trained on\n" in call(capsys, "score", "other", "folder/a.txt").out
+    assert "4 of 5 pieces" in call(capsys, "score", "other", "folder/b.txt").out  # the fifth is validated on
 
 
 def test_a_first_pass_that_was_not_finished_is_no_whole_share(score):
