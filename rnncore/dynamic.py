@@ -5,37 +5,41 @@
 Every loss is counted before the model has learnt from the segment that it stands in. Gradients reach back to the
 segment's beginning, the state is carried over all of the text.
 """
+from collections.abc import Iterator
 from math import isfinite
 
 import numpy as np
 
-from . import stack
+from . import arguments, stack
 from .config import DynamicConfig
 
 
-def losses(model, ids, config: DynamicConfig | None = None):
+def losses(model, ids, config: DynamicConfig | None = None) -> Iterator[np.ndarray]:
     """Yield (T,) float64 arrays, one a segment: -log p of each symbol of ids (n,) after the first.
 
     ids: of model.vocab.encode. The model's parameters move from one array to the next and are put back, to the bit,
-    when the iterator ends, is closed or raises. config: None for the defaults. Raises FloatingPointError for a loss
-    that is not finite.
+    when the iterator ends, is closed or raises. config: None for the defaults. Raises ValueError at once for what is no
+    array (n,) of whole numbers, later for one that is no id; RuntimeError, at the first array, while another iterator
+    moves the model's parameters (CharLM.moving); FloatingPointError for a loss that is not finite.
     """
-    config = config or DynamicConfig()
-    flat, ids_to_device = model.params.flat, model.kernel.ids_to_device
-    trained, predictions = flat.copy(), len(ids) - 1
-    pull, state = config.decay * trained, None
-    work = stack.Workspace(model.params, min(config.segment, max(1, predictions)), 1)
-    grads = model.params.like()
-    try:
+    if not isinstance(config, DynamicConfig | None):
+        raise TypeError(f"config is a DynamicConfig or None, not {config!r}")
+    return _losses(model, arguments.symbols("ids", ids), config or DynamicConfig())
+
+
+def _losses(model, ids, config: DynamicConfig):
+    predictions = len(ids) - 1
+    with model.moving():
+        pull, state = config.decay * model.params.flat, None
+        work = stack.Workspace(model.params, min(config.segment, max(1, predictions)), 1)
+        grads = model.params.like()
         for start in range(0, predictions, config.segment):
-            piece = ids_to_device(np.asarray(ids[start:start + config.segment + 1]))[:, None]
+            piece = model.ids(np.asarray(ids[start:start + config.segment + 1])[:, None], name="ids")
             found, state = _step(model, piece, state, config, pull, work, grads)
             if not isfinite(sum(found.tolist())):
                 raise FloatingPointError(f"dynamic evaluation diverged: after {start:,} characters the loss is no "
                                          f"number; lower --rate, which is {config.rate:g}")
             yield found
-    finally:
-        flat[...] = trained
 
 
 def _step(model, piece, state, config: DynamicConfig, pull, work, grads):

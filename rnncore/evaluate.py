@@ -1,8 +1,10 @@
 """How well a model predicts a text, in nats per character: `score` in one pass, Validation in many columns."""
+from collections.abc import Iterator
 from math import ceil
 
 import numpy as np
 
+from . import arguments
 from .config import ConfigError
 from .data.batches import Batches
 from .data.text import CorpusError
@@ -13,23 +15,34 @@ STEPS = 32         # steps that it takes at a time
 NUMBERS = 1 << 24  # of its arrays, about: with fewer columns for larger models, bounds its memory
 
 
-def losses(model, ids):
-    """Yield (T,) float64 arrays: -log p of each symbol of ids (n,) after the first, the state carried over all."""
+def losses(model, ids) -> Iterator[np.ndarray]:
+    """Yield (T,) float64 arrays: -log p of each symbol of ids (n,) after the first, the state carried over all.
+
+    Raises ValueError at once for what is no array (n,) of whole numbers, later for one that is no id.
+    """
+    return _losses(model, arguments.symbols("ids", ids))
+
+
+def _losses(model, ids):
     work, state = model.workspace(CHUNK, 1), None
     for start in range(0, len(ids) - 1, CHUNK):
-        piece = np.asarray(ids[start:start + CHUNK + 1], np.intp)[:, None]
+        piece = np.asarray(ids[start:start + CHUNK + 1])[:, None]
         loss, state = model.losses(piece[:-1], piece[1:], state, work)
         yield model.kernel.to_host(loss)[:, 0].astype(np.float64)
 
 
-def window_losses(model, ids, window: int):
+def window_losses(model, ids, window: int) -> Iterator[np.ndarray]:
     """Yield (T,) float64 arrays: -log p of each symbol of ids (n,) after the first, in order, each predicted once.
 
     The state starts from zero every `window` predictions, as a model of a fixed context would see the text; the last
-    window may be shorter. Raises ConfigError, a ValueError, for a window below 1.
+    window may be shorter. Raises ConfigError, a ValueError, for a window below 1, and as `losses`.
     """
-    if window < 1:
+    if arguments.whole("window", window) < 1:
         raise ConfigError(f"window must be a whole number of at least 1, not {window}")
+    return _window_losses(model, arguments.symbols("ids", ids), int(window))
+
+
+def _window_losses(model, ids, window: int):
     predictions = len(ids) - 1
     c = model.config
     a_column = min(STEPS, window) * (c.vocab_size + c.embed + 6 * c.layers * c.hidden)
@@ -40,7 +53,7 @@ def window_losses(model, ids, window: int):
         return
     work, size = model.workspace(min(STEPS, window), columns), window * columns
     for start in range(0, predictions, size):
-        piece = np.asarray(ids[start:start + size + 1], np.intp)
+        piece = np.asarray(ids[start:start + size + 1])
         padded = np.zeros((2, size), np.intp)  # what stands after the text's end is not counted
         padded[:, :len(piece) - 1] = piece[:-1], piece[1:]
         x, y = padded.reshape(2, columns, window).swapaxes(1, 2)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import kernels, stack
+from . import arguments, kernels, stack
 from .dropout import Dropout, WeightDrop
 from .lstm import Array, State
 from .random import Purpose, uniform
@@ -43,6 +43,7 @@ def random_case(model, steps: int, n: int, dropout: Dropout | None = None, docum
     def numbers(size, layer):
         return uniform(seed, Purpose.CHECK, size, layer=layer)
 
+    steps, n = arguments.whole("steps", steps, 1), arguments.whole("n", n, 1)
     size = (model.config.layers, model.config.hidden, n)
     x, y = ((numbers(steps * n, k) * model.config.vocab_size).astype(np.intp).reshape(steps, n) for k in (0, 1))
     state = State(*((2 * numbers(int(np.prod(size)), k) - 1).astype(model.dtype).reshape(size) for k in (2, 3)))
@@ -55,20 +56,38 @@ def random_case(model, steps: int, n: int, dropout: Dropout | None = None, docum
 def check_gradients(model, case: Case, most: int = 200) -> Iterator[Row]:
     """A Row for every parameter and for the initial states h0 and c0; at most `most` entries of each, spread evenly.
 
-    model: a CharLM, whose parameters are moved and put back. Only float64 is precise enough to judge by.
+    model: a CharLM, whose parameters are moved and put back. Only float64 is precise enough to judge by. Raises
+    ValueError or TypeError for a case that does not fit the model (arguments.py).
     """
-    work, grads = stack.Workspace(model.params, *case.x.shape), model.params.like()
-    loss_of(model, case, work)
-    (weights, weight_drop), run = dropped(model, case), stack.Pass(case.x, work, case.keep, case.dropout)
-    initial = stack.backward(weights, run)
-    stack.gradients(weights, grads, [run])
-    if weight_drop:
-        weight_drop.backward(grads)
-    for name, view in model.params.items():
-        analytic = kernels.of(view).to_host(grads[name] / case.x.size)
-        yield compare(name, view, analytic, model, case, work, most)
-    for name, view, grad in zip(("h0", "c0"), case.state, initial, strict=True):
-        yield compare(name, view, kernels.of(view).to_host(grad / case.x.size), model, case, work, most)
+    return _checks(model, checked(model, case), arguments.whole("most", most, 1))
+
+
+def checked(model, case: Case) -> Case:
+    """The case as the engine works with it, on the model's device. Raises as `check_gradients`."""
+    kernel, config, dtype = model.kernel, model.config, model.dtype
+    x = model.ids(case.x)
+    state = case.state
+    if state is None:
+        state = State(*kernel.xp.zeros((2, config.layers, config.hidden, x.shape[1]), dtype))
+    return Case(x, model.ids(case.y, x.shape, "y"),
+                arguments.state(state, (config.layers, config.hidden, x.shape[1]), kernel, dtype),
+                arguments.dropout(case.dropout), arguments.keep(case.keep, x.shape, kernel, dtype))
+
+
+def _checks(model, case: Case, most: int) -> Iterator[Row]:
+    with model.moving():
+        work, grads = stack.Workspace(model.params, *case.x.shape), model.params.like()
+        loss_of(model, case, work)
+        (weights, weight_drop), run = dropped(model, case), stack.Pass(case.x, work, case.keep, case.dropout)
+        initial = stack.backward(weights, run)
+        stack.gradients(weights, grads, [run])
+        if weight_drop:
+            weight_drop.backward(grads)
+        for name, view in model.params.items():
+            analytic = kernels.of(view).to_host(grads[name] / case.x.size)
+            yield compare(name, view, analytic, model, case, work, most)
+        for name, view, grad in zip(("h0", "c0"), case.state, initial, strict=True):
+            yield compare(name, view, kernels.of(view).to_host(grad / case.x.size), model, case, work, most)
 
 
 def loss_of(model, case: Case, work) -> float:

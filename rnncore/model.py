@@ -3,19 +3,36 @@
 A batch's columns are independent, so they are shared out over threads, each with its own workspace; then each makes
 some rows of every gradient, summed over the shares in a fixed order. The same number of threads gives the same bits.
 """
+import contextlib
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from operator import add
 
 import numpy as np
 
-from . import kernels, params, stack
+from . import arguments, kernels, params, stack
 from .config import ModelConfig
 from .dropout import Dropout, WeightDrop
 from .kernels import paths
 from .lstm import State
 from .stack import Workspace
+
+
+class Held(threading.local):
+    """What a model makes on first use and keeps, of each thread that calls it its own.
+
+    So several threads may work with one model at once, and what a call gave to one stays right until it calls again.
+    """
+
+    def __init__(self):
+        self.shares: list[Workspace] = []
+        self.grads: params.Parameters | None = None
+        self.pool: ThreadPoolExecutor | None = None
+        self.process: int | None = None  # that the pool runs in: a fork of it has none of its threads
+        self.single: Workspace | None = None
+        self.weight_drop: WeightDrop | None = None
 
 
 class CharLM:
@@ -41,20 +58,12 @@ class CharLM:
         self._path = self.kernel.path("eager", self.precision)
         self.params = params.initial(config, self.kernel, stored, seed)
         self.threads = 1
-        self._hold_nothing()
-
-    def _hold_nothing(self) -> None:
-        """Be without what is made on first use: workspaces, gradients and threads."""
-        self._shares: list[Workspace] = []
-        self._grads: params.Parameters | None = None
-        self._pool: ThreadPoolExecutor | None = None
-        self._process: int | None = None  # that the threads run in: a fork of it has none of them
-        self._single: Workspace | None = None
-        self._weight_drop: WeightDrop | None = None
+        self._moving = threading.Lock()
+        self._held = Held()
 
     def __getstate__(self) -> dict:
         """Return what a copy is made of: all but the kernel module, which is the parameters', and what is made anew."""
-        anew = {"kernel", "_path", "_shares", "_grads", "_pool", "_process", "_single", "_weight_drop"}
+        anew = {"kernel", "_path", "_held", "_moving"}
         return {name: value for name, value in vars(self).items() if name not in anew} | {"path": self.path}
 
     def __setstate__(self, state: dict) -> None:
@@ -62,7 +71,7 @@ class CharLM:
         vars(self).update(state)
         self.kernel = kernels.of(self.params.flat)
         self._path = self.kernel.path(path, self.precision, self.config)
-        self._hold_nothing()
+        self._moving, self._held = threading.Lock(), Held()
 
     @property
     def dtype(self) -> np.dtype:
@@ -80,7 +89,7 @@ class CharLM:
     def path(self, name: str) -> None:
         if name != self.path:
             self._path = self.kernel.path(name, self.precision, self.config)
-            self._shares, self._single = [], None
+            self._held = Held()
 
     @property
     def device_path(self) -> paths.Path:
@@ -96,15 +105,16 @@ class CharLM:
 
         x, y (T, N): ids and their targets, the symbols one later. state: h and c, each (L, H, N), before x; None:
         zeros. keep (T, N): 0 where a new document begins; None: as `keep` says. loss: mean nats per character, a float.
-        grads: Parameters of its gradient, which the next call overwrites. state: a copy, after x.
+        grads: Parameters of its gradient, which this thread's next call overwrites. state: a copy, after x. Raises
+        ValueError or TypeError for an argument of another shape, type or value (arguments.py).
         """
-        x, y = self.ids(x), self.ids(y)
-        keep = self.keep(x) if keep is None else self.kernel.to_device(keep)
-        state = self._state(state)
+        x = self.ids(x)
         steps, n = x.shape
-        shares = self._workspaces(steps, n)
-        if self._grads is None:
-            self._grads = self.params.like()
+        y, state = self.ids(y, (steps, n), "y"), self._state(state, n)
+        keep = self.keep(x) if keep is None else arguments.keep(keep, (steps, n), self.kernel, self.dtype)
+        dropout, held, shares = arguments.dropout(dropout), self._held, self._workspaces(steps, n)
+        if held.grads is None:
+            held.grads = self.params.like()
         end = State(*self.kernel.xp.empty((2, self.config.layers, self.config.hidden, n), self.dtype))
         weights = self.weights(dropout)
 
@@ -123,9 +133,9 @@ class CharLM:
 
         with self.computing():
             losses, passes = zip(*self.each(run, shares), strict=True)
-            stack.gradients(weights, self._grads, passes, self.each)
-        self.mask_gradients(weights, self._grads)
-        return float(reduce(add, losses)) / (steps * n), self._grads, end  # sum() begins with an int: another type
+            stack.gradients(weights, held.grads, passes, self.each)
+        self.mask_gradients(weights, held.grads)
+        return float(reduce(add, losses)) / (steps * n), held.grads, end  # sum() begins with an int: another type
 
     def keep(self, ids):
         """Of ids (T, N) on the device: 0 at a document's END, where the state begins anew; None without such."""
@@ -134,11 +144,15 @@ class CharLM:
 
     def each(self, function, items) -> list:
         """function of every item, in order, on the model's threads."""
-        return list(self._pool.map(function, items)) if self._pool else list(map(function, items))
+        pool = self._held.pool
+        return list(pool.map(function, items)) if pool else list(map(function, items))
 
     def losses(self, x, y, state: State | None, work: Workspace):
         """Forward alone: (loss (T, N) in nats, state); both are views of the workspace, which holds at least (T, N)."""
-        x, y = self.ids(x), self.ids(y)
+        x = self.ids(x)
+        y, state = self.ids(y, x.shape, "y"), self._state(state, x.shape[1])
+        if x.shape[1] != work.n or len(x) > work.steps:
+            raise ValueError(f"work has room for ({work.steps}, {work.n}), x is {x.shape}")
         with self.computing():
             logits = stack.forward(self.params, stack.Pass(x, work, self.keep(x)), state)
         loss = work.loss[:len(x)]
@@ -147,12 +161,13 @@ class CharLM:
 
     def step(self, ids, state: State | None):
         """One symbol a column: ids (N,) -> logits (V, N) and the state after it; both are copies."""
-        ids = self.ids(ids)[None]
-        if self._single is None or self._single.n != ids.shape[1]:
-            self._single = Workspace(self.params, 1, ids.shape[1], training=False)
-        logits = stack.forward(self.params, stack.Pass(ids, self._single, self.keep(ids)), self._state(state))
+        ids, held = self.ids(ids, ("N",), "ids")[None], self._held
+        state = self._state(state, ids.shape[1])
+        if held.single is None or held.single.n != ids.shape[1]:
+            held.single = Workspace(self.params, 1, ids.shape[1], training=False)
+        logits = stack.forward(self.params, stack.Pass(ids, held.single, self.keep(ids)), state)
         stacked = self.kernel.xp.stack
-        return logits[:, 0].copy(), State(*map(stacked, self._single.state(1)))
+        return logits[:, 0].copy(), State(*map(stacked, held.single.state(1)))
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Copies of the parameters on the host under PyTorch's names, with a bias_hh of zeros a layer.
@@ -184,6 +199,22 @@ class CharLM:
         for name, value in wanted.items():
             self.params[name][...] = self.kernel.to_device(value)
 
+    @contextlib.contextmanager
+    def moving(self):
+        """A context that may move the parameters: at its end they are as before, to the bit.
+
+        Raises RuntimeError where there is another such context of this model, which would take moved ones for them.
+        """
+        if not self._moving.acquire(blocking=False):
+            raise RuntimeError("the model's parameters are being moved by a dynamic evaluation or a gradient check: end "
+                               "it, close its iterator, or work on a copy (copy.deepcopy)")
+        before = self.params.flat.copy()
+        try:
+            yield
+        finally:
+            self.params.flat[...] = before
+            self._moving.release()
+
     def workspace(self, steps: int, n: int) -> Workspace:
         """Room for `losses` over (T, N)."""
         return Workspace(self.params, steps, n, training=False, path=self._path)
@@ -191,37 +222,31 @@ class CharLM:
     def mask_gradients(self, weights, grads) -> None:
         """Turn the gradients at what `weights` gave into those at the parameters."""
         if weights is not self.params:
-            self._weight_drop.backward(grads)
+            self._held.weight_drop.backward(grads)
 
     def weights(self, dropout: Dropout | None):
         """The parameters as this step sees them: every W_hh masked where there is weight-drop."""
         if dropout is None or not dropout.weight_rate:
             return self.params
-        if self._weight_drop is None:
-            self._weight_drop = WeightDrop(self.params)
-        return self._weight_drop.forward(self.params, dropout, self.each)
+        if self._held.weight_drop is None:
+            self._held.weight_drop = WeightDrop(self.params)
+        return self._held.weight_drop.forward(self.params, dropout, self.each)
 
-    def ids(self, ids):
-        """ids on the device. Raises ValueError for what is no id here; arrays that lie on the device are trusted."""
-        if not isinstance(ids, (np.ndarray, list, tuple)):
-            return ids
-        ids = np.asarray(ids)
-        if ids.dtype.kind not in "iu" or ids.size and not (0 <= ids.min() and ids.max() < self.config.vocab_size):
-            raise ValueError(f"ids must be whole numbers from 0 to {self.config.vocab_size - 1}")
-        return self.kernel.ids_to_device(ids)
+    def ids(self, ids, shape: tuple = ("T", "N"), name: str = "x"):
+        """ids on the device. Raises ValueError for what is no id here, and for another shape (arguments.ids)."""
+        return arguments.ids(name, ids, self.config.vocab_size, self.kernel, shape)
 
-    def _state(self, state: State | None) -> State | None:
-        """state on the device."""
-        return state and State(*map(self.kernel.to_device, state))
+    def _state(self, state: State | None, n: int) -> State | None:
+        """The state of n columns on the device."""
+        return arguments.state(state, (self.config.layers, self.config.hidden, n), self.kernel, self.dtype)
 
     def _workspaces(self, steps: int, n: int) -> list[Workspace]:
         """The shares of n columns, made anew only where those at hand are of other sizes."""
-        threads = min(self.kernel.shares(self.threads), n)
-        held = self._shares
-        forked = self._pool and self._process != os.getpid()
-        if not held or len(held) != threads or held[0].columns != n or held[0].steps < steps or forked:
+        threads, held = min(self.kernel.shares(arguments.whole("threads", self.threads, 1)), n), self._held
+        shares, forked = held.shares, held.pool and held.process != os.getpid()
+        if not shares or len(shares) != threads or shares[0].columns != n or shares[0].steps < steps or forked:
             edges = [n * k // threads for k in range(threads + 1)]
-            self._shares = [Workspace(self.params, steps, b - a, offset=a, columns=n, path=self._path)
-                            for a, b in zip(edges, edges[1:], strict=False)]
-            self._pool, self._process = ThreadPoolExecutor(threads) if threads > 1 else None, os.getpid()
-        return self._shares
+            held.shares = [Workspace(self.params, steps, b - a, offset=a, columns=n, path=self._path)
+                           for a, b in zip(edges, edges[1:], strict=False)]
+            held.pool, held.process = ThreadPoolExecutor(threads) if threads > 1 else None, os.getpid()
+        return held.shares

@@ -52,9 +52,7 @@ def generate_ids(model, prompt: np.ndarray, config: SampleConfig, count: int = 1
 
 
 def _read(model, prompt: np.ndarray, clamp: Mapping[tuple[int, int], float] | None) -> Stepper:
-    if not len(prompt):
-        raise ValueError("a prompt has one symbol at least")
-    prompt = model.kernel.to_host(model.ids(prompt))
+    prompt = model.kernel.to_host(model.ids(prompt, ("n",), "prompt"))
     with model.kernel.single_threaded():
         stepper = Stepper(model.params, clamp)
         for symbol in prompt:

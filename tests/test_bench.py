@@ -133,7 +133,7 @@ def test_threads_are_those_asked_for_and_blas_has_one():
     training = one.training(2)
     with training.around():
         training.work()
-        assert len(one.model._shares) == 2
+        assert len(one.model._held.shares) == 2
         assert all(library["num_threads"] == 1 for library in kernels.host.native.threadpool_info()
                    if library["user_api"] == "blas")
     assert one.jobs(50)["training"].threads == CONFIG.batch  # a column is the least share

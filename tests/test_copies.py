@@ -66,7 +66,7 @@ def test_a_shallow_copy_has_the_same_parameters_and_its_own_workspaces():
     model = used(build())
     other = copy.copy(model)
     wanted = results(model)
-    assert other.params is model.params and same(results(other), wanted) and other._shares[0] is not model._shares[0]
+    assert other.params is model.params and same(results(other), wanted) and other._held.shares[0] is not model._held.shares[0]
 
 
 def test_what_was_set_on_a_model_goes_along(copied):

@@ -144,4 +144,4 @@ def test_a_gpu_s_batch_is_not_shared_out_over_threads(on_cuda):
     m.threads = 2
     x = np.zeros((3, 4), int)
     m.loss_and_grads(x, x)
-    assert [work.n for work in m._shares] == [4]
+    assert [work.n for work in m._held.shares] == [4]

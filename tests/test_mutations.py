@@ -89,7 +89,7 @@ MUTANTS = [
     Mutant("weight-drop's mask of the last layer in every gradient", DROPOUT, "gradient *= mask",
            "gradient *= list(self.masks.values())[-1]"),
     Mutant("weight-drop's mask twice in the gradient", DROPOUT, "gradient *= mask", "gradient *= mask * mask"),
-    Mutant("the gradient at W_hh not masked", MODEL, "self._weight_drop.backward(grads)", "pass"),
+    Mutant("the gradient at W_hh not masked", MODEL, "self._held.weight_drop.backward(grads)", "pass"),
     Mutant("what goes back through W_hh is not masked", MODEL, "stack.backward(weights,", "stack.backward(self.params,"),
     Mutant("the forward without weight-drop", MODEL, "stack.forward(weights,", "stack.forward(self.params,"),
     Mutant("weight-drop in the first layer alone", DROPOUT, 'if "weight_hh" in name}', 'if "weight_hh_l0" in name}'),

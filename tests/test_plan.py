@@ -107,7 +107,7 @@ def test_the_memory_that_a_run_takes_is_about_what_it_takes():
     import numpy as np
     training = Training(model, Batches(np.arange(1000) % 300, 32, 20), config)
     list(training)
-    held = {id(array): array.nbytes for array in arrays(model._shares[0])}
+    held = {id(array): array.nbytes for array in arrays(model._held.shares[0])}
     taken = 4 * 3 * params.count(sizes) + sum(held.values())
     assert 0.5 < plan.memory(config, sizes, 4) / taken < 2
     assert plan.memory(config, sizes, 8) == 2 * plan.memory(config, sizes, 4)

@@ -248,7 +248,7 @@ def test_sizes_may_change_from_call_to_call():
 def test_a_workspace_refuses_more_steps_than_it_holds():
     model = build()
     case = batch(model, 6, 4)
-    with pytest.raises(ValueError, match="5 steps cannot hold 6"):
+    with pytest.raises(ValueError, match=r"room for \(5, 4\), x is \(6, 4\)"):
         model.losses(case.x, case.y, None, model.workspace(5, 4))
 
 

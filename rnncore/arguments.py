@@ -1,0 +1,153 @@
+"""What a caller hands in is checked here, once, where it enters the library: its type, its shape and its values.
+
+Each check returns the argument as the engine works with it. It raises TypeError for another type and ValueError for
+another shape or value, in a line that names the argument, what it is and what is wanted.
+"""
+import math
+import operator
+
+import numpy as np
+
+from .dropout import Dropout
+from .kernels import host
+from .lstm import State
+
+REAL = "biuf"  # kinds of dtypes that are real numbers
+
+
+def whole(name: str, value, least: int = 0, most: int | None = None) -> int:
+    """A whole number from least to most."""
+    range_ = f"a whole number of at least {least}" if most is None else f"a whole number from {least:,} to {most:,}"
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {range_}, not {_shown(value)}") from None
+    if number < least or most is not None and number > most:
+        raise ValueError(f"{name} is {range_}, not {_shown(value)}")
+    return number
+
+
+def number(name: str, value, least: float = -math.inf) -> float:
+    """A finite real number of at least `least`."""
+    range_ = "a finite number" + (f" of at least {least:g}" if least > -math.inf else "")
+    if isinstance(value, (bool, np.bool_, str, bytes, complex)) or np.ndim(value):
+        raise TypeError(f"{name} is {range_}, not {_shown(value)}")
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{name} is {range_}, not {_shown(value)}") from None
+    if not (least <= found < math.inf):
+        raise ValueError(f"{name} is {range_}, not {_shown(value)}")
+    return found
+
+
+def ids(name: str, value, symbols: int, kernel, shape: tuple):
+    """Ids, whole numbers from 0 below `symbols`, as an array on the kernel's device.
+
+    shape: the lengths that are wanted, a letter for one that may be any from 1 on; (T, N) or (n,).
+    """
+    array = _array(name, value, kernel, shape)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{name}: ids must be whole numbers from 0 to {symbols - 1:,}, not {array.dtype}")
+    if array.size and not (0 <= int(array.min()) and int(array.max()) < symbols):
+        wrong = int(array.min()) if int(array.min()) < 0 else int(array.max())
+        raise ValueError(f"{name}: ids must be whole numbers from 0 to {symbols - 1:,}, not {wrong:,}")
+    return kernel.ids_to_device(array) if isinstance(array, np.ndarray) else array.astype(host.IDS, copy=False)
+
+
+def symbols(name: str, value) -> np.ndarray:
+    """Ids (n,) of a text on the host, whole numbers; the pieces that are read are looked at by `ids`."""
+    array = _host_array(name, value, ("n",))
+    if array.ndim != 1:
+        raise ValueError(f"{name} is to be (n,), not {array.shape}")
+    if array.size and array.dtype.kind not in "iu":
+        raise ValueError(f"{name}: ids must be whole numbers, not {array.dtype}")
+    return array
+
+
+def keep(value, shape: tuple, kernel, dtype):
+    """A mask of document beginnings: (T, N) of zeros and ones, on the device; None for none."""
+    if value is None:
+        return None
+    array = _real("keep", value, kernel, shape)
+    if not bool(((array == 0) | (array == 1)).all()):
+        raise ValueError("keep is 0 where a document begins and 1 elsewhere, not another number")
+    return kernel.xp.ascontiguousarray(_placed(array, kernel), dtype)
+
+
+def state(value, shape: tuple, kernel, dtype) -> State | None:
+    """h and c, each (L, H, N) and real, or L arrays (H, N), on the device; None for zeros."""
+    if value is None:
+        return None
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"state is h and c, each {_words(shape)}, or None, not {_shown(value)}")
+    return State(*(_layers(name, part, shape, kernel, dtype) for name, part in zip(("state.h", "state.c"), value,
+                                                                                  strict=True)))
+
+
+def dropout(value) -> Dropout | None:
+    """A Dropout or None."""
+    if value is None:
+        return None
+    if not isinstance(value, Dropout):
+        raise TypeError(f"dropout is a Dropout or None, not {_shown(value)}")
+    for name in ("rate", "weight_rate"):
+        if not 0 <= number(f"dropout.{name}", getattr(value, name)) < 1:
+            raise ValueError(f"dropout.{name} is at least 0 and below 1, not {getattr(value, name)}")
+    return value
+
+
+def _layers(name: str, value, shape: tuple, kernel, dtype):
+    """One part of a state; a list of the layers' arrays stays one, views as they are."""
+    if isinstance(value, list) and all(isinstance(layer, kernel.xp.ndarray) for layer in value):
+        if len(value) != shape[0]:
+            raise ValueError(f"{name} is to be {_words(shape)}, not of {len(value)} layers")
+        return [_placed(_real(name, layer, kernel, shape[1:]), kernel) for layer in value]
+    return _placed(_real(name, value, kernel, shape), kernel).astype(dtype, copy=False)
+
+
+def _real(name: str, value, kernel, shape: tuple):
+    array = _array(name, value, kernel, shape)
+    if array.dtype.kind not in REAL:
+        raise TypeError(f"{name} is to be {_words(shape)} of real numbers, not of {array.dtype}")
+    return array
+
+
+def _array(name: str, value, kernel, shape: tuple):
+    """The value as an array of that shape, where it is: on the device or on the host."""
+    array = value if isinstance(value, kernel.xp.ndarray) and type(value) is not np.matrix else _host_array(name, value, shape)
+    if len(array.shape) != len(shape) or not all(a >= 1 if isinstance(b, str) else a == b
+                                                 for a, b in zip(array.shape, shape, strict=True)):
+        raise ValueError(f"{name} is to be {_words(shape)}, not {tuple(array.shape)}")
+    return array
+
+
+def _host_array(name: str, value, shape: tuple) -> np.ndarray:
+    if isinstance(value, (str, bytes, dict, set)) or value is None:
+        raise TypeError(f"{name} is to be {_words(shape)}, not {_shown(value)}")
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{name} is to be {_words(shape)}: {error}") from None
+    if array.dtype == object:
+        raise ValueError(f"{name} is to be {_words(shape)} of numbers, not of {array.dtype}")
+    return array
+
+
+def _placed(array, kernel):
+    return array if isinstance(array, kernel.xp.ndarray) else kernel.to_device(array)
+
+
+def _words(shape: tuple) -> str:
+    return "(" + ", ".join(map(str, shape)) + ("," * (len(shape) == 1)) + ")"
+
+
+def _shown(value) -> str:
+    """A value in a few words."""
+    shape = getattr(value, "shape", None)
+    if shape:
+        return f"{type(value).__name__} {tuple(shape)}"
+    words = repr(value)
+    return words if len(words) <= 60 else f"{type(value).__name__} {words[:40]}..."
