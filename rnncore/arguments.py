@@ -29,16 +29,16 @@ def whole(name: str, value, least: int = 0, most: int | None = None) -> int:
     return number
 
 
-def number(name: str, value, least: float = -math.inf) -> float:
-    """A finite real number of at least `least`."""
-    range_ = "a finite number" + (f" of at least {least:g}" if least > -math.inf else "")
-    if isinstance(value, (bool, np.bool_, str, bytes, complex)) or np.ndim(value):
-        raise TypeError(f"{name} is {range_}, not {_shown(value)}")
+def number(name: str, value, least: float, below: float = math.inf) -> float:
+    """A real number of at least `least`, below `below`."""
+    range_ = f"a number of at least {least:g}" + (f" and below {below:g}" if below < math.inf else "")
     try:
+        if isinstance(value, (bool, np.bool_, str, bytes)) or np.ndim(value):
+            raise TypeError
         found = float(value)
     except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name} is {range_}, not {_shown(value)}") from None
-    if not (least <= found < math.inf):
+    if not least <= found < below:
         raise ValueError(f"{name} is {range_}, not {_shown(value)}")
     return found
 
@@ -59,10 +59,8 @@ def ids(name: str, value, symbols: int, kernel, shape: tuple):
 
 def symbols(name: str, value) -> np.ndarray:
     """Ids (n,) of a text on the host, whole numbers; the pieces that are read are looked at by `ids`."""
-    array = _host_array(name, value, ("n",))
-    if array.ndim != 1:
-        raise ValueError(f"{name} is to be (n,), not {array.shape}")
-    if array.size and array.dtype.kind not in "iu":
+    array = _array(name, value, host, ("n",))
+    if array.dtype.kind not in "iu":
         raise ValueError(f"{name}: ids must be whole numbers, not {array.dtype}")
     return array
 
@@ -94,17 +92,14 @@ def dropout(value) -> Dropout | None:
     if not isinstance(value, Dropout):
         raise TypeError(f"dropout is a Dropout or None, not {_shown(value)}")
     for name in ("rate", "weight_rate"):
-        if not 0 <= number(f"dropout.{name}", getattr(value, name)) < 1:
-            raise ValueError(f"dropout.{name} is at least 0 and below 1, not {getattr(value, name)}")
+        number(f"dropout.{name}", getattr(value, name), 0, below=1)
     return value
 
 
 def _layers(name: str, value, shape: tuple, kernel, dtype):
-    """One part of a state; a list of the layers' arrays stays one, views as they are."""
-    if isinstance(value, list) and all(isinstance(layer, kernel.xp.ndarray) for layer in value):
-        if len(value) != shape[0]:
-            raise ValueError(f"{name} is to be {_words(shape)}, not of {len(value)} layers")
-        return [_placed(_real(name, layer, kernel, shape[1:]), kernel) for layer in value]
+    """One part of a state, of L arrays or one."""
+    if isinstance(value, (list, tuple)) and value and all(isinstance(layer, kernel.xp.ndarray) for layer in value):
+        value = kernel.xp.stack([_placed(_real(name, layer, kernel, shape[1:]), kernel) for layer in value])
     return _placed(_real(name, value, kernel, shape), kernel).astype(dtype, copy=False)
 
 
@@ -125,15 +120,10 @@ def _array(name: str, value, kernel, shape: tuple):
 
 
 def _host_array(name: str, value, shape: tuple) -> np.ndarray:
-    if isinstance(value, (str, bytes, dict, set)) or value is None:
-        raise TypeError(f"{name} is to be {_words(shape)}, not {_shown(value)}")
     try:
-        array = np.asarray(value)
+        return np.asarray(value)
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{name} is to be {_words(shape)}: {error}") from None
-    if array.dtype == object:
-        raise ValueError(f"{name} is to be {_words(shape)} of numbers, not of {array.dtype}")
-    return array
 
 
 def _placed(array, kernel):
@@ -149,5 +139,5 @@ def _shown(value) -> str:
     shape = getattr(value, "shape", None)
     if shape:
         return f"{type(value).__name__} {tuple(shape)}"
-    words = repr(value)
+    words = " ".join(repr(value).split())
     return words if len(words) <= 60 else f"{type(value).__name__} {words[:40]}..."
