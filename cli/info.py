@@ -82,6 +82,13 @@ def precision(card: dict) -> str | None:
     return card.get("precision") if trained(card) else None
 
 
+def changed(change: dict) -> str:
+    """What a run went on with otherwise than before, in words."""
+    options = [f"{name.replace('_', '-')} {before:g} to {after:g}"
+               for name, (before, after) in ((name, pair) for name, pair in change.items() if name != "step")]
+    return f"after step {change['step']:,}: {', '.join(options)}"
+
+
 def card_lines(card: dict):
     """The training card in words; a model that was not trained by `rnncore train` has another, or none."""
     from rnncore.runs import trained
@@ -95,6 +102,8 @@ def card_lines(card: dict):
            f"on {card['made'][:10]}")
     if card.get("precision"):
         yield f"precision   {card['precision']}"
+    for change in card.get("changes", []):
+        yield f"changed     {changed(change)}"
     if card.get("init_from"):
         yield f"begun from  {card['init_from']}"
     if None not in (card["val_loss"], card["best_step"]):

@@ -11,6 +11,7 @@ from rnncore import requirements
 
 from . import options
 from .progress import tell
+from .signals import Stopped
 
 NAME = "report.html"
 PASSAGE = "passage.txt"  # in a run folder: the validation text that its report reads
@@ -69,9 +70,11 @@ def after(job, device: str) -> None:
             keep(path / PASSAGE, job.training.model.vocab, validation.batches.ids[:CHARACTERS])
         write(path, path / NAME, device)
         tell(f"report in {shlex.quote(str(path / NAME))}: open it in a browser")
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, Stopped) as error:
         words = " ".join(str(error).split()) or type(error).__name__
         tell(f"warning: no report was made ({words}); `rnncore report {shlex.quote(str(path))}` makes one")
+        if isinstance(error, Stopped):
+            raise
 
 
 def write(where: Path, target: Path, device: str, text: str | None = None, cells: int = 3,

@@ -125,6 +125,42 @@ def test_a_resumed_run_goes_on_with_the_same_bits(with_cublas):
     assert all((a == b).all() for a, b in zip(results(second), whole, strict=True))
 
 
+def test_the_course_of_the_losses_has_every_step_however_many_are_taken_together(with_cublas, monkeypatch):
+    found = []
+    for path, count in (("cpu", 1), ("graph", 1), ("graph", 5), ("graph", 1000)):
+        monkeypatch.setattr(Launcher, "_in_time", lambda self, count=count: count)
+        run = training(path)
+        list(run)
+        found.append(run.course)
+    assert found[1] == found[2] == found[3] and found[1].weight == found[0].weight
+    assert abs(found[1].first - found[0].first) < 1e-12 and abs(found[1].recent - found[0].recent) < 1e-12
+
+
+def taken_up(path: str, first: Training, **config) -> Training:
+    """A training by this path that goes on where another stopped, with a config that may be another."""
+    run = training(path, **config)
+    run.model.params.flat[...] = run.model.kernel.to_device(host(first.model.params.flat))
+    run.restore(first.summary(), {name: host(moment) for name, moment in first.optimizer.moments.items()},
+                State(*map(host, first.state)), host(first.recovery.good))
+    return run
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("before, after", [
+    ({}, {"lr": 0.005, "dropout": 0.3, "weight_drop": 0.2}), ({"dropout": 0.3, "weight_drop": 0.2}, {"lr": 0.05}),
+    ({"optimizer": "adam", "dropout": 0.3}, {"optimizer": "adam", "dropout": 0.1, "threads": 2})])
+def test_what_a_run_is_changed_to_on_the_way_is_what_its_captured_steps_do(with_cublas, path, before, after):
+    """Rate and dropout of a run that is taken up again: in the steps that are recorded then, none of before is left."""
+    first = training("cpu", **before)
+    for p in first:
+        if p.step == 9:
+            break
+    mine, theirs = results(taken_up(path, first, **after)), results(taken_up("cpu", first, **after))
+    assert_same(mine, theirs)
+    unchanged = results(taken_up(path, first, **before))
+    assert np.abs(mine[0] - unchanged[0]).max() > 1e-4
+
+
 def poisoned(path: str, windows: set, **config) -> Training:
     """A run in which the last of 40 symbols, at which the loss is NaN, stands in these windows."""
     ids = np.random.default_rng(1).integers(0, 39, 4 * 7 * 20 + 1)
