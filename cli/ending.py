@@ -6,7 +6,7 @@ from dataclasses import replace
 import click
 from click.core import ParameterSource
 
-from rnncore import plan
+from rnncore import headline, names, plan
 
 from .progress import tell
 
@@ -17,7 +17,7 @@ DIVERGED = 3       # exit code
 
 def farewell(job, stopped: int | None, unsaved: str | None) -> int:
     """Say where the run stands and what to type next; returns the exit code."""
-    training, path = job.training, shlex.quote(str(job.folder.path))
+    training, path = job.training, job.folder.path
     if unsaved:
         tell(f"rnncore: {unsaved}")
         return 1
@@ -29,7 +29,8 @@ def farewell(job, stopped: int | None, unsaved: str | None) -> int:
     if training.diverged():
         tell(f"rnncore: {divergence(job)}")
         return DIVERGED
-    tell(f"saved in {path}; let it write with\n\n  rnncore generate {path} -n 400\n")
+    tell(f"saved in {shlex.quote(str(path))}; let it write with\n\n"
+         f"  {shlex.join(['rnncore', 'generate', names.spelled(path)])} -n 400\n")
     return 0
 
 
@@ -54,14 +55,10 @@ def verdict(job) -> list[str]:
     training, floor = job.training, job.folder.settings.get("floor")
     if not training.best:
         return []
-    loss, step = training.best
-    whole = training.final_loss
+    found = headline.validation(training.best, training.step, training.final_loss, training.val_chars())
     patience = [f"--patience: {training.stale} evaluations without a better loss"] if training.given_up() else []
-    lines = [*patience, f"best model: step {step:,}, validation loss {loss:.4f} nats/char" + (
-        f"; at the end {whole:.4f} over {training.validation.chars(training.final_windows):,} characters"
-        if whole is not None else "")]
-    reached = whole if whole is not None and step == training.step else loss
-    if floor and reached > floor["nats"] and not training.diverged():
+    lines = [*patience, f"best model: step {training.best[1]:,}, validation loss {found.words}"]
+    if floor and found.best.nats > floor["nats"] and not training.diverged():
         lines.append(f"warning: the model is worse than counting, which reaches {floor['nats']:.4f}: {cure(job)}")
     return lines
 

@@ -80,7 +80,8 @@ def start(given: dict) -> Job:
     options.check_gpu(kernel, given["cuda_path"], given["dtype"])
     saving = SaveConfig(**{name: given[name] for name in SAVING if given[name] is not None})
     tensorboard.check(saving)
-    config, old = prepare.check(given), prepare.origin(given)
+    config, origin = prepare.check(given), prepare.origin(given)
+    old = origin.model
     how = prepare.reading(given, old)
     bring(given["corpus"])
     corpus = read(given["corpus"], **how)
@@ -90,7 +91,7 @@ def start(given: dict) -> Job:
     settings = {"corpus": about_corpus(corpus, how), runs.PATHS: list(map(absolute, corpus.sources)),
                 "asked": {name: given[name] for name in ("batch", "seq", "threads")}, "split": record,
                 "preset": preset, "init_from": given["init_from"], "extend_vocab": given["extend_vocab"],
-                "saving": asdict(saving), "precision": given["dtype"]}
+                "origin": origin.name, "saving": asdict(saving), "precision": given["dtype"]}
     model = prepare.build(sizes, vocab, old, given, config.seed)
     path = Path(given["out"]) if given["out"] else runs.fresh(given["name"] or corpus.name)
     click.get_current_context().with_resource(lock.held(path, new=True))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from rnncore import checkpoint, documents, kernels, lock, plan, runs
+from rnncore import checkpoint, documents, kernels, lock, names, plan, runs
 from rnncore.config import SaveConfig, TrainConfig
 from rnncore.data import sources
 from rnncore.data.text import Corpus, CorpusError, CorpusNotFoundError, Reading, read
@@ -32,7 +32,7 @@ def resume(given: dict, explicit: set[str]) -> Job:
 
     Its folder is the process's until the click context ends.
     """
-    path = Path(given["out"]) if given["out"] else runs.RUNS / given["name"] if given["name"] else runs.newest()
+    path = Path(given["out"]) if given["out"] else runs.RUNS / given["name"] if given["name"] else names.newest()
     click.get_current_context().with_resource(lock.held(path))
     document, tensors, warnings = runs.read_newest(path)
     settings = document["training"]["settings"]
@@ -69,7 +69,8 @@ def _refuse_conflicts(given: dict, explicit: set[str], path: Path, document: dic
         "preset": settings.get("preset"),
         "init_from": settings.get("init_from"), "extend_vocab": settings.get("extend_vocab", False)}
     for name in sorted(explicit & known.keys() - FREE - {*CHANGES}):
-        if given[name] != known[name] and given[name] != settings["asked"].get(name, known[name]):
+        same = given[name] in (known[name], settings["asked"].get(name, known[name]))
+        if not same and not (name == "init_from" and names.stands_for(given[name], settings.get("origin"))):
             option = f"--{name.replace('_', '-')}{'' if given[name] is True else f' {given[name]}'}"
             option = "--standard" if (name, given[name]) == ("variational", False) else option
             cure = "start a new run" if name in OF_A_MODEL else \

@@ -28,6 +28,7 @@ FREE = {  # fields of which some of damage.WRONG is a value as good as the one t
     ("progress", "final_loss"),
     ("settings", "preset"),
     ("settings", "init_from"),
+    ("settings", "origin"),
     ("settings", "extend_vocab"),
     ("settings", "floor"),
     ("settings", "precision"),
