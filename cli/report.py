@@ -11,7 +11,7 @@ from rnncore import requirements
 
 from . import options
 from .progress import tell
-from .signals import Stopped
+from .signals import Stopped, by
 
 NAME = "report.html"
 PASSAGE = "passage.txt"  # in a run folder: the validation text that its report reads
@@ -59,8 +59,11 @@ def default(found) -> Path:
     return found.folder / NAME if found.folder else Path(f"{found.file.stem}-{NAME}")
 
 
-def after(job, device: str) -> None:
-    """Make the report of a run that has just ended, where the extra is installed; what goes wrong is one line."""
+def after(job, device: str, stop: int | None = None) -> None:
+    """Make the report of a run that has just ended, where the extra is installed; what goes wrong is one line.
+
+    stop: a signal that came too late to stop the training. No report is made then, but nothing else is missing.
+    """
     path = job.folder.path
     if requirements.missing(*NEEDED):
         return
@@ -69,6 +72,8 @@ def after(job, device: str) -> None:
         validation = job.training.validation
         if validation:
             keep(path / PASSAGE, job.training.model.vocab, validation.batches.ids[:CHARACTERS])
+        if stop is not None:
+            raise InterruptedError(by(stop))
         write(names.at(path), path / NAME, device)
         tell(f"report in {shlex.quote(str(path / NAME))}: open it in a browser")
     except (Exception, KeyboardInterrupt, Stopped) as error:

@@ -11,15 +11,21 @@ class Stopped(BaseException):
     """A SIGTERM or SIGHUP while nothing is to be saved. As KeyboardInterrupt it is no Exception: it is no error."""
 
     def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}")
+        super().__init__(by(number))
         self.number = number
+
+
+def by(number: int) -> str:
+    """Say in words which signal it was."""
+    return f"stopped by {signal.Signals(number).name}"
 
 
 class Signals:
     """The signals that came, while it is entered.
 
-    Outside `waiting` a stop raises KeyboardInterrupt or Stopped. Inside it is remembered in `stop`, the first one; only
-    a second Ctrl-C raises, to leave at once. A SIGHUP that was ignored at the start stays so, as nohup wants it.
+    Outside `waiting` a stop raises KeyboardInterrupt or Stopped. Inside it is remembered in `stop`, the first one, and
+    stays there; only a second Ctrl-C raises, to leave at once. A SIGHUP that was ignored at the start stays so, as nohup
+    wants it.
     """
 
     def __init__(self):
@@ -44,7 +50,7 @@ class Signals:
         try:
             yield
         finally:
-            self._waiting, self.stop = False, None
+            self._waiting = False
 
     def save_asked(self) -> bool:
         """Whether a save was asked for since the last time."""
@@ -56,7 +62,8 @@ class Signals:
             self._save = True
         elif number == signal.SIGINT and (not self._waiting or self.stop is not None):
             raise KeyboardInterrupt
-        elif self.stop is None:
-            self.stop, self.ended = number, not self._waiting
-            if self.ended:
-                raise Stopped(number)
+        elif self._waiting:
+            self.stop = self.stop or number
+        elif not self.ended:
+            self.ended = True
+            raise Stopped(number)

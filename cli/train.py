@@ -138,5 +138,5 @@ def run(given: dict, explicit: set[str], signals: Signals, quiet: bool) -> int:
         raise Diverged(f"{error}: {ending.lower(job)}") from error
     wanted = job.saving.report and not quiet if given["report"] is None else given["report"]
     if not code and job.training.step > begun and wanted:
-        report.after(job, given["device"])
+        report.after(job, given["device"], signals.stop)
     return code

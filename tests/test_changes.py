@@ -191,7 +191,7 @@ def test_a_change_that_was_made_by_hand_is_shown_without_harm(train, capsys):
 
 def test_no_report_is_remembered_and_may_be_taken_back(train, monkeypatch, tmp_path):
     made = []
-    monkeypatch.setattr("rnncore.cli.report.after", lambda job, device: made.append(job.folder.path.name))
+    monkeypatch.setattr("rnncore.cli.report.after", lambda job, *_: made.append(job.folder.path.name))
     monkeypatch.delenv("RNNCORE_NO_REPORT")
 
     def reports(*args) -> bool:

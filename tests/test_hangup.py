@@ -48,13 +48,13 @@ def test_a_terminal_that_is_closed_loses_nothing(tmp_path):
 def test_with_nohup_it_goes_on_though_nobody_can_be_told_any_more(tmp_path):
     """Every write to the terminal fails with EIO from then on."""
     corpus(tmp_path)
-    args = ("train", "corpus.txt", "--steps", 1000, *SMALL, "-o", "a")
+    args = ("train", "corpus.txt", "--steps", 400, *SMALL, "-o", "a")
     process, terminal = on_a_terminal("nohup", *args, cwd=tmp_path)
     wait_for(has_rows(tmp_path / "a"), process)
     os.close(terminal)
     process.send_signal(signal.SIGHUP)
     assert process.wait(120) == 0
-    assert step_of(tmp_path / "a") == 1000 == rows(tmp_path / "a")[-1]["step"]
+    assert step_of(tmp_path / "a") == 400 == rows(tmp_path / "a")[-1]["step"]
     samples = (tmp_path / "a/samples.txt").read_text()
     assert samples.count("--- step ") == 10 and (tmp_path / "a/best.safetensors").is_file()
 
@@ -129,6 +129,26 @@ def test_a_signal_in_the_report_leaves_the_run_as_it_is(tmp_path):
     code, rest = stop(process, signal.SIGHUP)
     assert code == 129 and "no report was made (stopped by SIGHUP); `rnncore report a` makes one" in rest
     assert step_of(tmp_path / "a") == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_final_evaluation_ends_a_finished_run_without_a_report(tmp_path, monkeypatch, capsys, number):
+    from rnncore.train import Training
+    measure = Training._measure
+
+    def signalled(self, last):
+        if last:
+            os.kill(os.getpid(), number)
+        return measure(self, last)
+
+    corpus(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Training, "_measure", signalled)
+    result = call(capsys, "train", "corpus.txt", "--steps", 3, *SMALL, "-o", "a", "--report")
+    name = signal.Signals(number).name
+    assert result.code == 0 and f"no report was made (stopped by {name}); `rnncore report a` makes one" in result.err
+    assert step_of(tmp_path / "a") == 3 and not (tmp_path / "a/report.html").exists()
+    assert call(capsys, "report", "a").code == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
