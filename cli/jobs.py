@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from rnncore import kernels, lock, params, plan, runs
+from rnncore import kernels, lock, params, places, plan, runs
 from rnncore.config import SampleConfig, SaveConfig, TrainConfig
 from rnncore.data.batches import Batches
 from rnncore.data.sources import absolute
@@ -88,7 +88,7 @@ def start(given: dict) -> Job:
     vocab, added = prepare.vocabulary(corpus, old, given)
     parts, record, warnings = prepare.split_ids(prepare.encoded(corpus, vocab), given["val"], given["test"])
     preset, sizes, config, reasons = prepare.choose(given, config, len(parts[0]), len(vocab), old, kernel)
-    settings = {"corpus": about_corpus(corpus, how), runs.PATHS: list(map(absolute, corpus.sources)),
+    settings = {"corpus": about_corpus(corpus, how), places.PATHS: list(map(absolute, corpus.sources)),
                 "asked": {name: given[name] for name in ("batch", "seq", "threads")}, "split": record,
                 "preset": preset, "init_from": given["init_from"], "extend_vocab": given["extend_vocab"],
                 "origin": origin.name, "saving": asdict(saving), "precision": given["dtype"]}

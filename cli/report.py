@@ -99,7 +99,7 @@ def write(found, target: Path, device: str, text: str | None = None, cells: int 
     rows, samples, notes = (*history(folder), []) if folder else ([], [], [
         "This is of a model file alone, without its run folder: there are no curves and no samples."])
     passage = asked_for(model, text, encoding, notes) if text else \
-        stretch(model, card, folder and folder / PASSAGE, notes)
+        stretch(model, card, found.file, folder and folder / PASSAGE, notes)
     ids, source = passage[0][:CHARACTERS], passage[1]
     if len(ids) < FEW:
         notes.append(f"It read {len(ids)} {'bytes' if model.vocab.level == 'byte' else 'characters'}: over so few, "
@@ -190,12 +190,12 @@ def _row(line: str) -> dict:
         if isinstance(row, dict) else {}
 
 
-def stretch(model, card: dict, kept: Path | None, notes: list[str]) -> tuple:
+def stretch(model, card: dict, file: Path, kept: Path | None, notes: list[str]) -> tuple:
     """(ids (n,), where they are from) of the passage to read; what is to be said of it is added to the notes.
 
     Of the validation text: what was `kept` of it in the run folder, or the corpus read anew; else the model writes it.
     """
-    ids = _kept(model.vocab, kept) if kept and kept.is_file() else validation(model, card)
+    ids = _kept(model.vocab, kept) if kept and kept.is_file() else validation(model, card, file)
     if ids is not None and len(ids) > 1:
         return ids, "the beginning of the validation text, which it has not learned from"
     none = is_trained(card) and not card["split"]["validation"]
@@ -242,11 +242,11 @@ def asked_for(model, text: str, encoding: str, notes: list[str]) -> tuple:
     return encode(model, passage, "replace"), f"the beginning of {text}"
 
 
-def validation(model, card: dict):
+def validation(model, card: dict, file: Path):
     """The validation ids of the corpus in the training card, or None where it cannot be read."""
     from .score import corpus_of
 
-    corpus = corpus_of(card)
+    corpus = corpus_of(card, file)
     if corpus is None:
         return None
     ids, split = corpus.encode(model.vocab, "replace")[0], card["split"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from rnncore import checkpoint, documents, kernels, lock, names, plan, runs
+from rnncore import checkpoint, documents, kernels, lock, names, places, plan, runs
 from rnncore.config import SaveConfig, TrainConfig
 from rnncore.data import sources
 from rnncore.data.text import Corpus, CorpusError, CorpusNotFoundError, Reading, read
@@ -74,8 +74,9 @@ def _refuse_conflicts(given: dict, explicit: set[str], path: Path, document: dic
             option = f"--{name.replace('_', '-')}{'' if given[name] is True else f' {given[name]}'}"
             option = "--standard" if (name, given[name]) == ("variational", False) else option
             cure = "start a new run" if name in OF_A_MODEL else \
-                f"go on from its model in a new run, with --init-from {shlex.quote(str(path))} {option}"
-            raise click.UsageError(f"{option} conflicts with {path}, which has {known[name]}: leave it out, or {cure}")
+                f"go on from its model in a new run, with --init-from {shlex.quote(names.spelled(path))} {option}"
+            raise click.UsageError(f"--{name.replace('_', '-')} {given[name]} conflicts with {path}, which has "
+                                   f"{known[name]}: leave it out, or {cure}")
 
 
 def _with_budget(stored: TrainConfig, given: dict, explicit: set[str]) -> TrainConfig:
@@ -113,7 +114,7 @@ def _record(changes: dict[str, list], training: Training, settings: dict, given:
 def _corpus_again(given: dict, settings: dict, how: dict, path: Path) -> Corpus:
     """The corpus that a run was trained on, or another where that is allowed; the settings are told where it lies."""
     named, about = list(given["corpus"]), settings["corpus"]
-    remembered = settings.get(runs.PATHS) or list(map(sources.absolute, about["sources"]))
+    remembered = settings.get(places.PATHS) or list(map(sources.absolute, about["sources"]))
     corpus, errors = None, []
     for place in [named] if named else sources.places(about["sources"], remembered):
         try:
@@ -134,7 +135,7 @@ def _corpus_again(given: dict, settings: dict, how: dict, path: Path) -> Corpus:
         raise RunError(f"the corpus is not the one that {path} was trained on (its sha256 differs): bring the old text "
                        f"back, name it where it lies now ({_naming(path)}), or go on with this one with "
                        "--allow-new-corpus")
-    settings[runs.PATHS] = list(map(sources.absolute, corpus.sources))
+    settings[places.PATHS] = list(map(sources.absolute, corpus.sources))
     if named:
         settings["corpus"] = about | {"sources": named}
     return corpus
@@ -151,7 +152,7 @@ def _lost(settings: dict, remembered: list[str], path: Path) -> str:
     gone = [(source, there) for source, there in zip(given, remembered, strict=True)
             if not sources.is_there(source) and not sources.is_there(there)][:SHOWN]
     words = f"no {', '.join(repr(source) for source, _ in gone)} in {os.getcwd()}"
-    if runs.PATHS in settings:
+    if places.PATHS in settings:
         words += f", nor {', '.join(there for _, there in gone)}, where {path} read it"
     else:
         words += f", and {path} remembers its text by that path alone, seen from the folder in which it was begun"

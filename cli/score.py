@@ -176,7 +176,7 @@ def floor_of(path: Path, model, ids) -> dict | None:
     from rnncore import checkpoint, ngram
 
     card = checkpoint.read(path)[0]["card"]
-    corpus = corpus_of(card)
+    corpus = corpus_of(card, path)
     if corpus is None:
         return None
     train = corpus.encode(model.vocab, "replace" if model.vocab.min_count > 1 else "skip")[0][:card["split"]["train"]]
@@ -186,19 +186,28 @@ def floor_of(path: Path, model, ids) -> dict | None:
     return {"nats_per_char": floor.nats, "order": floor.order, "counted": floor.counted, "characters": len(train)}
 
 
-def corpus_of(card: dict):
-    """The Corpus that a model with this training card was trained on; None where it cannot be read or has changed."""
+def corpus_of(card: dict, file: Path):
+    """The Corpus that a model with this training card was trained on; None where it cannot be read or has changed.
+
+    file: the model's. The card has the last names alone of what was typed with its folders; then the single files that
+    its run remembers are read.
+    """
     from rnncore.data.text import Reading, read
+    from rnncore.places import typed
     from rnncore.runs import trained
 
     if not trained(card) or "-" in card["corpus"]["sources"]:
         return None
     about = card["corpus"]
-    try:
-        corpus = read(about["sources"], **{f.name: about[f.name] for f in fields(Reading) if f.name in about})
-    except (TypeError, ValueError):  # CorpusError is one; a card of another make may hold anything
-        return None
-    return corpus if corpus.sha256 == about["sha256"] else None
+    there = typed(file.parent)
+    for sources in (about["sources"], there) if there and all(map(os.path.isfile, there)) else (about["sources"],):
+        try:
+            corpus = read(sources, **{f.name: about[f.name] for f in fields(Reading) if f.name in about})
+        except (TypeError, ValueError):  # CorpusError is one; a card of another make may hold anything
+            continue
+        if corpus.sha256 == about["sha256"]:
+            return corpus
+    return None
 
 
 def holds(train, ids) -> bool:

@@ -83,6 +83,11 @@ def absolute(source: str) -> str:
     return os.path.abspath(source)
 
 
+def nameless(source: str) -> str:
+    """The source as it may be passed on to others: of one that is absolute its last name alone."""
+    return os.path.basename(source.rstrip(os.sep)) or source if os.path.isabs(source) else source
+
+
 def is_there(source: str) -> bool:
     """Whether a file or a folder bears the source's name, or matches it as a pattern; so do stdin and named corpora."""
     if source == "-" or source in corpora.NAMES or os.path.isfile(source) or os.path.isdir(source):

@@ -24,12 +24,12 @@ from .lock import NAME as LOCK
 from .lock import RunError
 from .lstm import State
 from .names import RUNS
+from .places import passed_on
 from .train import Progress, Training
 
 HEAD = re.compile(r"^--- step (\d{1,15})\n", re.MULTILINE)  # of a sample
 MEASURED = "val_chars", "val_loss_of_all", "val_chars_of_all"  # of a row: there after an evaluation alone
 NO_MODEL = {"metrics.jsonl", "samples.txt"}
-PATHS = "paths"  # in the settings: where the texts lay, absolute. In last.safetensors alone: other files are passed on
 EVENTS, EVENT_FILES = "tensorboard", "events.out.tfevents.*"  # a folder, and what lies in it
 
 
@@ -133,7 +133,7 @@ class RunFolder:
         if training.best is None and self.best.is_file():  # it was so on a corpus before this one
             self.best.rename(self.path / "best-before.safetensors")
         if self.keep:
-            resume["settings"] = {name: value for name, value in self.settings.items() if name != PATHS}
+            resume["settings"] = passed_on(self.settings)
             checkpoint.save(training.model, self.path / f"step-{training.step:06}.safetensors", card, extra, resume)
             for old in steps_kept(self.path)[self.keep:]:
                 old.unlink(missing_ok=True)
@@ -148,9 +148,10 @@ class RunFolder:
     def card(self, training: Training) -> dict:
         """The training card: corpus, split, losses, versions."""
         best = training.best
-        about = {name: self.settings.get(name) for name in ("corpus", "split", "preset", "init_from", "origin",
-                                                               "floor", "precision")}
-        return {**about, "changes": self.settings.get("changes", []), "step": training.step,
+        settings = passed_on(self.settings)
+        about = {name: settings.get(name) for name in ("corpus", "split", "preset", "init_from", "origin", "floor",
+                                                       "precision")}
+        return {**about, "changes": settings.get("changes", []), "step": training.step,
                 "chars": training.chars, "seconds": round(training.clock.now(), 1),
                 "val_loss": best[0] if best else None, "best_step": best[1] if best else None,
                 "val_loss_of_all": training.final_loss,

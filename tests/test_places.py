@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import os
 import shutil
 from pathlib import Path
@@ -235,6 +236,29 @@ def test_no_file_but_last_says_where_the_text_lies(train, home, monkeypatch):
     assert (home / "there/run/last.safetensors").read_bytes() != (
         home / "there/run/step-000060.safetensors"
     ).read_bytes()
+
+
+def test_what_was_typed_with_its_folders_is_passed_on_without_them(train, home, capsys, monkeypatch):
+    """Its last name stays; what belongs to the run still finds the text: a resume, and score's counting."""
+    assert train(home / "there/corpus.txt", "-o", "run", "--keep", 1, at=5).code == 130
+    named = ("--resume", "-o", home / "there/run", "--keep", 1)
+    assert train(*named, at=9).code == 130 and train(home / "there/corpus.txt", *named).code == 0
+    tuned = (home / "there/corpus.txt", "--init-from", home / "there/run", "-o", "tuned")
+    assert call(capsys, "train", *tuned, "--steps", 4, "--eval-every", 2, "--keep", 1).code == 0
+    for folder in ("run", "tuned"):
+        found = files(home / "there" / folder)
+        assert [name for name, data in found.items() if str(home).encode() in data] == ["last.safetensors"]
+        card = json.loads(call(capsys, "info", folder, "--json").out)["card"]
+        assert card["corpus"]["sources"] == ["corpus.txt"] and card["init_from"] in (None, "run")
+    corpus(home / "elsewhere", TEXT[::-1], "other.txt")
+    monkeypatch.chdir(home / "elsewhere")
+    for model in ("../there/run", "../there/run/best.safetensors"):
+        assert json.loads(call(capsys, "score", model, "other.txt", "--json").out)["floor"]["nats_per_char"] > 0
+    (home / "there/run/last.safetensors").unlink()
+    for last in (b"", b"{}", bytes(8), (home / "there/run/best.safetensors").read_bytes()):
+        (home / "there/run/last.safetensors").write_bytes(last)
+        result = call(capsys, "score", "../there/run/best.safetensors", "other.txt", "--json")
+        assert result.code == 0 and json.loads(result.out)["floor"] is None
 
 
 def test_info_shows_no_path_of_this_machine(train, home, capsys):
