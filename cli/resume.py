@@ -108,7 +108,7 @@ def _record(changes: dict[str, list], training: Training, settings: dict, given:
         settings["asked"]["threads"] = given["threads"]
     if "lr" in changes:
         training.recovery.anew()
-    return f"changed {changed(settings['changes'][-1])}; it is another run from there on, with other bits"
+    return f"changed {changed(settings['changes'][-1])}; it is recorded, and equal bits are promised no more"
 
 
 def _corpus_again(given: dict, settings: dict, how: dict, path: Path) -> Corpus:

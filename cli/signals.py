@@ -23,8 +23,8 @@ def by(number: int) -> str:
 class Signals:
     """The signals that came, while it is entered.
 
-    Outside `waiting` a stop raises KeyboardInterrupt or Stopped. Inside it is remembered in `stop`, the first one, and
-    stays there; only a second Ctrl-C raises, to leave at once. A SIGHUP that was ignored at the start stays so, as nohup
+    Outside `waiting` a stop raises KeyboardInterrupt or Stopped. Inside, the first one is remembered in `stop`, and
+    stays there; only a second Ctrl-C raises, to leave at once. A SIGHUP ignored at the start stays so, as nohup
     wants it.
     """
 

@@ -97,12 +97,12 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
     ("--tensorboard/--no-tensorboard", {"help": "Write metrics and samples for TensorBoard, too.",
                                         **options.default_of(SaveConfig, "tensorboard")}),
     ("--report/--no-report", {"default": None, "help": "Make report.html at the end, where matplotlib and jinja2 are "
-                                                       f"installed; {NO_REPORT}=1 turns it off. [default: report]"}))
+                                                       "installed. [default: report]"}))
 def command(**given):
     """Learn CORPUS: files, folders, - for stdin, or a named corpus; writes a run folder.
 
     `rnncore corpus list` shows the named corpora; one that is not here is downloaded first. Text is split in order into
-    training, validation and test parts. A run that was stopped goes on with --resume; SIGUSR1 saves it on the way.
+    training, validation and test parts. A run that was stopped goes on with --resume; SIGUSR1 saves it.
     """
     context = click.get_current_context()
     explicit = {name for name in given if context.get_parameter_source(name) == ParameterSource.COMMANDLINE}
