@@ -35,9 +35,12 @@ def diverged(course: Course, symbols: int, last: float | None) -> bool:
     """Return whether a run over so many symbols has diverged, by its last loss; None: there is none.
 
     It has where that loss is above log(symbols) and above the first training loss, by more than MARGIN, while the
-    recent training loss is no lower than the first.
+    recent training loss is no lower than the first. A model that began away from equal odds was trained before, and may
+    find the validation text as strange as it was: there the training loss must have risen by MARGIN, too.
     """
     if last is None or course.first is None:
         return False
+    odds, first = math.log(symbols), course.first
     recent = math.inf if course.recent is None else course.recent  # of a run from before it was kept: not known
-    return last > max(math.log(symbols), course.first) + MARGIN and recent >= course.first
+    least = first if abs(first - odds) < MARGIN else first + MARGIN
+    return last > max(odds, first) + MARGIN and recent >= least

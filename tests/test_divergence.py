@@ -33,6 +33,9 @@ def course(*losses: float, chars: int = 100) -> Course:
         ([9.0, 8.0, 7.0], 8.5, False),  # fine-tuning on a strange text: above equal odds, below its beginning
         ([9.0], 9.3, False),  # the validation part is a little stranger still
         ([9.0, 12.0, 15.0], 15.0, True),
+        ([2.0], 9.0, False),  # one step and two of fine-tuning, where the validation part is of another kind
+        ([2.0, 2.1], 9.0, False),
+        ([2.0, 30.0], 90.0, True),
         ([4.17, 2.0, 0.5, 0.1], 9.0, False),  # learned by heart, or the validation text is of another kind
         ([4.17, 5.0, 6.0], 4.6, False),  # not above equal odds by more than MARGIN
         ([], 9.0, False),  # how it began is not known
@@ -45,7 +48,7 @@ def test_what_is_a_divergence(losses, last, found):
 
 def test_the_margin_counts_from_the_worse_of_equal_odds_and_the_beginning():
     for first, edge in ((1.0, ODDS + MARGIN), (7.0, 7.0 + MARGIN)):
-        bad = Course(first, first, 1.0)
+        bad = Course(first, first + MARGIN, 1.0)
         assert not diverged(bad, 65, edge) and diverged(bad, 65, math.nextafter(edge, 99))
     older = Course(first=4.0)  # of a run from before the recent loss was kept
     assert diverged(older, 65, 9.0) and not diverged(older, 65, 4.1)
@@ -180,6 +183,9 @@ def test_what_is_no_divergence(train, tmp_path):
     corpus(tmp_path, TEXT[:5400] + "XYZ" * 200, "other-tail.txt")
     result = train("other-tail.txt", "--steps", 120, "--dropout", 0, "-o", "tail")
     assert result.code == 0 and rows(Path("tail"))[-1]["val_loss"] > 4  # equal odds are 3.1
+    for steps in (1, 2):
+        tuned = ("--init-from", "base", "--extend-vocab", "--steps", steps, "-o", f"tail-{steps}")
+        assert train("other-tail.txt", *tuned).code == 0 and rows(Path(f"tail-{steps}"))[-1]["val_loss"] > 4
 
 
 def test_losses_of_any_size_are_those_of_a_file_that_is_read(train, capsys):
