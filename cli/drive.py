@@ -1,4 +1,4 @@
-"""Driving a job: its steps are shown, logged, sampled and saved, until the budget is spent or a signal has come."""
+"""The loop over a job's steps shows, logs, samples and saves them until the budget is spent or a signal comes."""
 import time
 import warnings
 

@@ -1,4 +1,4 @@
-"""Words at the end of a run: how good it is, what went wrong and what to do about it, the command to type next."""
+"""The last words of a run say how good it is, what went wrong, what to do about it, and which command to type next."""
 import math
 import shlex
 from dataclasses import replace
@@ -51,7 +51,7 @@ def already_finished(job) -> int:
 
 
 def verdict(job) -> list[str]:
-    """How good the best model is, and whether counting does better: lines to end with."""
+    """Return lines on how good the best model is, and on counting where it does better."""
     training, floor = job.training, job.folder.settings.get("floor")
     if not training.best:
         return []
@@ -64,7 +64,7 @@ def verdict(job) -> list[str]:
 
 
 def cure(job) -> str:
-    """What helps a model that is worse than counting."""
+    """Say what helps a model that is worse than counting."""
     training, config = job.training, job.training.config
     usual = plan.usual_rate(training.model.config, config.optimizer, tuned(job))
     if training.recovery.rate < 1 or config.lr >= FAR_TOO_HIGH * usual:
@@ -75,7 +75,7 @@ def cure(job) -> str:
 
 
 def divergence(job) -> str:
-    """That the run has diverged, by which numbers, and what to do."""
+    """Say that the run has diverged, by which numbers, and what to do."""
     training, symbols = job.training, job.training.model.config.vocab_size
     kind, loss = training.last_loss()
     return (f"the run has diverged: its {kind} loss at the end is {loss:.4f} nats/char, worse than equal odds for all "
@@ -84,7 +84,7 @@ def divergence(job) -> str:
 
 
 def lower(job) -> str:
-    """Which rate to try, after the one that the run had."""
+    """Say which rate to try after the one that the run had."""
     training = job.training
     changes = [*job.folder.settings.get("changes", []), job.folder.changed]
     rates = [*(change["lr"][0] for change in changes if "lr" in change), training.config.lr]
@@ -95,12 +95,12 @@ def lower(job) -> str:
 
 
 def tuned(job) -> bool:
-    """Whether the run began with a model that was trained before."""
+    """Return whether the run began with a model that was trained before."""
     return bool(job.folder.settings.get("init_from"))
 
 
 def again(job, more: list[str] | None = None, other: list[str] | None = None) -> str:
-    """The command that takes the run up again, to be typed as it stands.
+    """Return the command that takes the run up again, to be typed as it stands.
 
     more: options that come last, other: those that come first, and a CORPUS.
     """
@@ -110,7 +110,7 @@ def again(job, more: list[str] | None = None, other: list[str] | None = None) ->
 
 
 def longer(training) -> list[str]:
-    """Options that double what is spent of a run's budget and patience."""
+    """Return options that double what is spent of a run's budget and patience."""
     config, doubled = training.config, []
     if training.spent_all():
         spent = {"steps": training.step, "epochs": training.step / training.batches.windows,
@@ -124,7 +124,7 @@ def longer(training) -> list[str]:
 
 
 def typed() -> list[str]:
-    """The words of the command line that a command to type next repeats: all but those of `again` and `longer`."""
+    """Return the words that this command line had and the next one repeats: all but those of `again` and `longer`."""
     context = click.get_current_context()
     leave_out = {"resume", "out", "name", "steps", "epochs", "minutes", "patience"}
     words: list[str] = []
@@ -135,7 +135,7 @@ def typed() -> list[str]:
         value = context.params[param.name]
         if isinstance(param, click.Argument):
             words += value
-        elif param.is_flag:
+        elif isinstance(param, click.Option) and param.is_flag:
             words.append(param.opts[0] if value else param.secondary_opts[0])
         else:
             words += [param.opts[0], "auto" if value is None else str(value)]

@@ -85,7 +85,7 @@ def precision(card: dict) -> str | None:
 
 
 def changed(change: dict) -> str:
-    """What a run went on with otherwise than before, in words."""
+    """Say in words with which other options a run went on, and from which step."""
     options = [f"{name.replace('_', '-')} {before:g} to {after:g}"
                for name, (before, after) in ((name, pair) for name, pair in change.items() if name != "step")]
     return f"after step {change['step']:,}: {', '.join(options)}"

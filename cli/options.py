@@ -116,7 +116,7 @@ def threads(ctx, param, value: str) -> int | None:
 
 
 def says_yes(variable: str) -> bool:
-    """Whether a variable of the environment is set to yes; without a value it is not. Raises UsageError."""
+    """Return whether a variable of the environment is set to yes; an empty one is not. Raises UsageError."""
     value = os.environ.get(variable, "").strip()
     try:
         return bool(value) and click.BOOL.convert(value, None, None)

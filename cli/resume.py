@@ -147,7 +147,7 @@ def _naming(path: Path) -> str:
 
 
 def _lost(settings: dict, remembered: list[str], path: Path) -> str:
-    """What to say where a run's texts are not where they were, and not here."""
+    """Say where a run's texts were looked for in vain, and how to name them."""
     given = settings["corpus"]["sources"]
     gone = [(source, there) for source, there in zip(given, remembered, strict=True)
             if not sources.is_there(source) and not sources.is_there(there)][:SHOWN]
@@ -185,7 +185,7 @@ def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document
 
 
 def _saving(settings: dict, given: dict, explicit: set[str]) -> SaveConfig:
-    """What the folder is to keep: as stored, or as was asked for anew, which is stored. Raises RunError."""
+    """Return what the folder is to keep: as stored, or as was asked for anew, which is stored. Raises RunError."""
     saving = replace(SaveConfig(**settings.get("saving", {})), **{name: given[name] for name in SAVING & explicit})
     tensorboard.check(saving)
     settings["saving"] = asdict(saving)

@@ -53,7 +53,7 @@ class Signals:
             self._waiting = False
 
     def save_asked(self) -> bool:
-        """Whether a save was asked for since the last time."""
+        """Return whether a save was asked for since the last call."""
         asked, self._save = self._save, False
         return asked
 

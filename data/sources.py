@@ -75,7 +75,7 @@ def name(source: str) -> str:
 
 
 def absolute(source: str) -> str:
-    """The source as it is named from any folder; stdin and the named corpora are the same everywhere."""
+    """Return the source as it is named from any folder; stdin and the named corpora are the same everywhere."""
     if source == "-" or source in corpora.NAMES or os.path.isabs(source):
         return source
     if not os.path.lexists(source) and glob.has_magic(source):  # what the folder's own name has is no pattern
@@ -84,19 +84,19 @@ def absolute(source: str) -> str:
 
 
 def nameless(source: str) -> str:
-    """The source as it may be passed on to others: of one that is absolute its last name alone."""
+    """Return the source as it may be passed on to others: of one that is absolute its last name alone."""
     return os.path.basename(source.rstrip(os.sep)) or source if os.path.isabs(source) else source
 
 
 def is_there(source: str) -> bool:
-    """Whether a file or a folder bears the source's name, or matches it as a pattern; so do stdin and named corpora."""
+    """Return whether there is a file or a folder of this name or pattern; stdin and the named corpora are everywhere."""
     if source == "-" or source in corpora.NAMES or os.path.isfile(source) or os.path.isdir(source):
         return True
     return glob.has_magic(source) and any(glob.iglob(source, recursive=True))
 
 
 def places(sources: Sequence[str], remembered: Sequence[str]) -> list[list[str]]:
-    """Where a text that was read before may be now, the likeliest first.
+    """Return where a text that was read before may be now, the likeliest first.
 
     sources: as they were given, seen from this folder now; remembered: where they were, as `absolute` has it. Each is
     one of the two that is there. With stdin, which can be read once, there is one place.

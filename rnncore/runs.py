@@ -83,10 +83,9 @@ class RunFolder:
                "lr": progress.lr, "grad_norm": progress.grad_norm}
         row |= {name: getattr(progress, name) for name in MEASURED if getattr(progress, name) is not None}
         finite = {name: None if value is None or not math.isfinite(value) else value for name, value in row.items()}
-        if self.changed:
-            finite["changed"] = self.changed
+        changed = {"changed": self.changed} if self.changed else {}
         self._logged, self._row = now, progress.step
-        append(self.path / "metrics.jsonl", (json.dumps(finite) + "\n").encode())
+        append(self.path / "metrics.jsonl", (json.dumps(finite | changed) + "\n").encode())
         self.changed = {}
 
     def rewind(self, step: int) -> None:

@@ -119,7 +119,7 @@ class Training:
         return self.config.patience is not None and self.stale >= self.config.patience
 
     def diverged(self) -> bool:
-        """Whether a run that is at its end has diverged, in numbers that are finite."""
+        """Return whether a run that is at its end has diverged, in numbers that are finite."""
         return diverged(self.course, self.model.config.vocab_size, self.last_loss()[1])
 
     def last_loss(self) -> tuple[str, float | None]:
