@@ -54,8 +54,10 @@ class Signals:
 
     def save_asked(self) -> bool:
         """Return whether a save was asked for since the last call."""
-        asked, self._save = self._save, False
-        return asked
+        if not self._save:  # one that comes right after this line is answered by the next call
+            return False
+        self._save = False
+        return True
 
     def _hear(self, number: int, frame) -> None:
         if number == SAVE:

@@ -89,7 +89,7 @@ def nameless(source: str) -> str:
 
 
 def is_there(source: str) -> bool:
-    """Return whether there is a file or a folder of this name or pattern; stdin and the named corpora are everywhere."""
+    """Return whether there is a file or a folder of this name or pattern; stdin and named corpora are everywhere."""
     if source == "-" or source in corpora.NAMES or os.path.isfile(source) or os.path.isdir(source):
         return True
     return glob.has_magic(source) and any(glob.iglob(source, recursive=True))
