@@ -1,19 +1,25 @@
 """Whole training steps captured on a card, over the stand-ins for CuPy and cuBLAS: what eager steps do, on every path."""
 import gc
 import importlib
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
 
 import rnncore
-from rnncore import kernels, recovery
+from rnncore import checkpoint, kernels, recovery
 from rnncore.captured import Captured, Slot
+from rnncore.cli.drive import drive
+from rnncore.cli.jobs import Job
+from rnncore.cli.signals import Signals
 from rnncore.data.batches import Batches
 from rnncore.kernels.paths import Slower
 from rnncore.launch import Launcher
 from rnncore.lstm import State
 from rnncore.optim import Pace
+from rnncore.runs import RunFolder
 from rnncore.train import Training
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")
@@ -134,6 +140,25 @@ def test_the_course_of_the_losses_has_every_step_however_many_are_taken_together
         found.append(run.course)
     assert found[1] == found[2] == found[3] and found[1].weight == found[0].weight
     assert abs(found[1].first - found[0].first) < 1e-12 and abs(found[1].recent - found[0].recent) < 1e-12
+
+
+def test_a_save_or_a_stop_that_is_asked_for_comes_between_two_launches(with_cublas, monkeypatch, tmp_path):
+    """Steps are launched together, 5 and 6, 13 and 14: a signal that comes meanwhile is acted on behind the last."""
+    monkeypatch.setattr(Launcher, "_in_time", lambda self: 4)
+    saved, save, take = [], RunFolder.save, Launcher.take
+    monkeypatch.setattr(RunFolder, "save", lambda self, run, best: (saved.append(run.step), save(self, run, best)))
+    came = {4: signal.SIGUSR1, 12: signal.SIGHUP}
+
+    def taking(self):
+        if self.training.step in came:
+            os.kill(os.getpid(), came[self.training.step])
+        return take(self)
+
+    monkeypatch.setattr(Launcher, "take", taking)
+    job = Job(training("graph", eval_every=1000), RunFolder(tmp_path, {"corpus": {"sources": ["x"]}}), [])
+    with Signals() as signals, signals.waiting():
+        assert drive(job, signals) == 129
+    assert saved == [6, 14] and checkpoint.read(tmp_path / "last.safetensors")[0]["training"]["progress"]["step"] == 14
 
 
 def taken_up(path: str, first: Training, **config) -> Training:
