@@ -76,7 +76,7 @@ def command(run, text, encoding, newline, on_unknown, window, dynamic, per_char,
     perplexity, card = math.exp(nats) if nats < 700 else None, checkpoint.read(path)[0]["card"]
     trained_on, floor = known.share(card, corpus, text, how), None
     if trained_on is None:
-        trained_on, floor = beside(card, model, ids, unknown)
+        trained_on, floor = beside(card, path, model, ids, unknown)
     figures = {"model": str(path), "text": text, "characters": corpus.characters, "nats_per_char": nats,
                "bits_per_char": nats / math.log(2), "perplexity": perplexity, "predictions": len(ids) - 1,
                "unknown": unknown, "unknown_share": unknown / corpus.characters, "on_unknown": on_unknown,
@@ -171,14 +171,15 @@ def recorded(parts, path: Path, text: Iterable[str], known: str, skip: bool) -> 
             yield part
 
 
-def beside(card: dict, model, ids, unknown: int) -> tuple[dict | None, dict | None]:
+def beside(card: dict, file: Path, model, ids, unknown: int) -> tuple[dict | None, dict | None]:
     """(what known.of_another says of ids, what counting the training text reaches on them), by the training text.
 
-    Both are None where that is not at hand; counting is no measure where all pieces stand there: it knows the text.
+    file: the model's. Both are None where the training text is not at hand; counting is no measure where all pieces
+    stand there: it knows the text.
     """
     from rnncore import ngram
 
-    corpus = corpus_of(card)
+    corpus = corpus_of(card, file)
     if corpus is None:
         return None, None
     train = corpus.encode(model.vocab, "replace" if model.vocab.min_count > 1 else "skip")[0][:card["split"]["train"]]
@@ -190,19 +191,28 @@ def beside(card: dict, model, ids, unknown: int) -> tuple[dict | None, dict | No
                         "characters": len(train)}
 
 
-def corpus_of(card: dict):
-    """The Corpus that a model with this training card was trained on; None where it cannot be read or has changed."""
+def corpus_of(card: dict, file: Path):
+    """The Corpus that a model with this training card was trained on; None where it cannot be read or has changed.
+
+    file: the model's. The card has the last names alone of what was typed with its folders; then the single files that
+    its run remembers are read.
+    """
     from rnncore.data.text import Reading, read
+    from rnncore.places import typed
     from rnncore.runs import trained
 
     if not trained(card) or "-" in card["corpus"]["sources"]:
         return None
     about = card["corpus"]
-    try:
-        corpus = read(about["sources"], **{f.name: about[f.name] for f in fields(Reading) if f.name in about})
-    except (TypeError, ValueError):  # CorpusError is one; a card of another make may hold anything
-        return None
-    return corpus if corpus.sha256 == about["sha256"] else None
+    there = typed(file.parent)
+    for sources in (about["sources"], there) if there and all(map(os.path.isfile, there)) else (about["sources"],):
+        try:
+            corpus = read(sources, **{f.name: about[f.name] for f in fields(Reading) if f.name in about})
+        except (TypeError, ValueError):  # CorpusError is one; a card of another make may hold anything
+            continue
+        if corpus.sha256 == about["sha256"]:
+            return corpus
+    return None
 
 
 def words(figures: dict, documents: bool) -> str:
