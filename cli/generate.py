@@ -40,7 +40,8 @@ def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
     "Text",
     ("--prime", {"default": "", "metavar": "TEXT", "help": "Text to go on from; it is printed first."}),
     ("--prime-file", {"type": click.Path(exists=True, dir_okay=False),
-                      "help": "The same, from a file: in UTF-8, or for a model of bytes any."}),
+                      "help": "The same, from a file: in UTF-8, or for a model of bytes any; for a model of documents "
+                              "without the line end that ends it."}),
     ("-n --length", {"type": click.IntRange(0), "help": f"New characters; of a model of bytes, bytes. [default: "
                                                         f"{LENGTH}, or with --interactive {TURN} a turn]"}),
     ("--stop", {"multiple": True, "metavar": "TEXT", "help": "End before this text; may be given several times."}),
@@ -85,12 +86,12 @@ def command(run, prime, prime_file, length, stop, count, out, interactive, tempe
     for line in take_path(model, device, cuda_path, length, count, interactive, clamp):
         tell(line)
     binary = model.vocab.level == "byte"
-    prime = read_prime(prime_file, binary) if prime_file else os.fsencode(prime) if binary else prime
+    prime = read_prime(prime_file, model.vocab) if prime_file else os.fsencode(prime) if binary else prime
     if interactive:
         from .interactive import Loop
         Loop(model, config, length, stop, on_unknown, prime, clamp).run()
         return
-    shown = model.vocab.spelled(prime)  # as the model reads it
+    shown = model.vocab.spelled(model.vocab.typed(prime))  # as the model reads it
     if count > 1:
         model.threads = model.kernel.cores()
         texts = samples(model, count, prime, length, config, stop, on_unknown, clamp)
@@ -123,14 +124,18 @@ def write(out: str | None, binary: bool, shown: str, pieces) -> None:
         raise
 
 
-def read_prime(path: str, binary: bool) -> str | bytes:
-    """The bytes of a file, or its text in UTF-8, its line ends made LF."""
+def read_prime(path: str, vocab) -> str | bytes:
+    """The text of a file in UTF-8; of one document, without the line end that ends the file. For bytes, its bytes."""
     from rnncore.data.decode import CorpusError
+    with open(path, "rb") as file:
+        raw = file.read()
+    if vocab.level == "byte":
+        return raw
     try:
-        with open(path, "rb") if binary else open(path, encoding="utf-8-sig") as file:
-            return file.read()
+        text = vocab.typed(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path} is not UTF-8 ({error.reason}, byte {error.start}): save it as UTF-8") from None
+    return text if vocab.end is None else text.removesuffix("\n")
 
 
 def output(out: str | None, binary: bool):

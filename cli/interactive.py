@@ -14,7 +14,7 @@ from dataclasses import replace
 from rnncore.config import ConfigError, SampleConfig
 from rnncore.data.vocab import UnknownSymbolError
 from rnncore.dialogue import Dialogue, Mark
-from rnncore.sample import until
+from rnncore.sample import spelled, until
 
 from .generate import output, stream
 from .progress import printable, tell, unheard
@@ -41,11 +41,12 @@ class Loop:
                  prime: str | bytes, clamp: Mapping[tuple[int, int], float]):
         self.vocab, self.length, self.on_unknown = model.vocab, length, on_unknown
         self.dialogue = Dialogue(model, config, clamp)
-        self.stop = [self.vocab.spelled(text) for text in stop]
+        self.stop = list(map(spelled(self.vocab), stop))
         self.past: deque[Mark] = deque(maxlen=TURNS)
         self.binary = self.vocab.level == "byte"
         self.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115, it is open as long as the process is
-        self.stdin.reconfigure(errors="surrogateescape", newline="\n" if self.binary else None)
+        as_it_is = self.binary or "\r" in self.vocab  # a corpus that kept its line ends
+        self.stdin.reconfigure(errors="surrogateescape", newline="\n" if as_it_is else None)
         self.typed, self.shown = self.stdin.isatty(), sys.stdout.isatty()
         self.raw = self.binary and not self.shown  # bytes as they come, no line is ended
         if prime:

@@ -102,9 +102,10 @@ def start(given: dict) -> Job:
     config, old = prepare.check(given), prepare.origin(given)
     how = prepare.reading(given, old)
     bring(given["corpus"])
-    corpus = read(given["corpus"], **how)
+    corpus = read(given["corpus"], apart=given["out"], **how)
     vocab, added = prepare.vocabulary(corpus, old, given)
-    parts, record, warnings = prepare.split_ids(prepare.encoded(corpus, vocab), given["val"], given["test"])
+    parts, record, warnings = prepare.split_ids(prepare.encoded(corpus, vocab), given["val"], given["test"],
+                                                vocab.end if how["shuffle"] else None)
     preset, sizes, config, reasons = prepare.choose(given, config, len(parts[0]), len(vocab), old, kernel)
     settings = {"corpus": _about(corpus, how),
                 "asked": {name: given[name] for name in ("batch", "seq", "threads")}, "split": record,
@@ -142,6 +143,7 @@ def resume(given: dict, explicit: set[str]) -> Job:
     known = document["config"] | document["training"]["config"] | settings["split"]["asked"] | {
         "dtype": settings.setdefault("precision", str(tensors["head.bias"].dtype)), **how,
         "min_count": document.get("text", {}).get("min_count", 1),
+        "no_shuffle": how["documents"] != "none" and not how["shuffle"],
         "preset": settings.get("preset"),
         "init_from": settings.get("init_from"), "extend_vocab": settings.get("extend_vocab", False)}
     for name in sorted(explicit & known.keys() - FREE):
@@ -171,7 +173,8 @@ def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document
     settings = document["training"]["settings"]
     asked, about = settings["split"]["asked"], settings["corpus"]
     prepare.check_known(corpus, model.vocab, path, f"begin a new run with --init-from {path} --extend-vocab")
-    parts, record, warnings = prepare.split_ids(prepare.encoded(corpus, model.vocab), asked["val"], asked["test"])
+    parts, record, warnings = prepare.split_ids(prepare.encoded(corpus, model.vocab), asked["val"], asked["test"],
+                                                model.vocab.end if about.get("shuffle") else None)
     if len(parts[0]) <= config.batch:
         raise RunError(f"{len(parts[0]):,} characters are too few to train {config.batch} streams of {path} on: "
                        "start a new run")
@@ -180,7 +183,7 @@ def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document
     runs.restore(training, document, tensors)
     if corpus.sha256 == about["sha256"]:
         documents.check_split(path / "last.safetensors", settings["split"], record)
-        return training, chosen
+        return training, [*corpus.left_out, *chosen]
     settings |= {"corpus": about | _about(corpus, {}), "split": record}
     settings.pop("floor", None)
     (path / PASSAGE).unlink(missing_ok=True)
@@ -200,7 +203,7 @@ def _corpus_again(given: dict, about: dict, how: dict, path: Path) -> Corpus:
     """The corpus that a run was trained on, or another where that is allowed."""
     sources = given["corpus"] or about["sources"]
     bring(sources)
-    corpus = read(sources, **how)
+    corpus = read(sources, apart=str(path), **how)
     if corpus.sha256 != about["sha256"] and not given["allow_new_corpus"]:
         raise RunError(f"the corpus is not the one that {path} was trained on (its sha256 differs): bring the old text "
                        "back, or go on with this one with --allow-new-corpus")

@@ -16,7 +16,12 @@ CUDA_PATH = click.option("--cuda-path", type=click.Choice(["auto", *PATHS]), def
 DTYPE = "--dtype", {"type": click.Choice(PRECISIONS), "default": "float32", "show_default": True,
                     "help": "Precision: of all numbers, or tf32, bf16: of the factors of products, on a GPU."}
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-ENCODING = click.option("--encoding", default="utf-8", show_default=True, help="How the text files are encoded.")
+ENCODING = click.option("--encoding", default="utf-8", show_default=True, metavar="NAME|auto",
+                        help="How the text files are encoded; auto: each as it is, UTF-8 where it is valid, else what "
+                             "it looks like.")
+ENCODING_ERRORS = click.option("--encoding-errors", type=click.Choice(["strict", "replace", "skip"]), default="strict",
+                               show_default=True, help="What to do with bytes that the encoding does not have: refuse "
+                                                       "them, make them U+FFFD, or leave them out.")
 NEWLINE = click.option("--newline", type=click.Choice(["lf", "keep"]), default="lf", show_default=True,
                        help="Make every line end a LF, or keep them as they are.")
 ON_UNKNOWN = click.option("--on-unknown", type=click.Choice(["error", "skip", "replace"]), default="error",

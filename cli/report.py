@@ -9,7 +9,7 @@ import click
 
 from rnncore import requirements
 
-from . import options
+from . import options, texts
 from .progress import tell
 
 NAME = "report.html"
@@ -27,9 +27,9 @@ NEEDED = "matplotlib", "jinja2"
               help="The file to write. [default: report.html in the run folder, or NAME-report.html here]")
 @click.option("--cells", type=click.IntRange(1, 20), default=3, show_default=True, metavar="K",
               help="Cells to show for each thing that cells may follow.")
-@options.ENCODING
+@texts.options_of
 @options.DEVICE
-def command(run, text, out, cells, encoding, device):
+def command(run, text, out, cells, device, **how):
     """Make one HTML file of RUN: how it learned, what it wrote, what surprises it, what its cells follow.
 
     RUN is a run folder, a model file or a pretrained model; by default the newest run. The file needs nothing beside
@@ -39,16 +39,18 @@ def command(run, text, out, cells, encoding, device):
         raise click.UsageError("--text '': name a file, or leave it out")
     if out in ("", "-"):
         raise click.UsageError(f"--out {out!r}: name a file, or leave it out")
-    from rnncore import runs
+    from rnncore import checkpoint, runs
     if words := requirements.missing(*NEEDED):
         raise runs.RunError(f"a report needs {words}")
+    if run:
+        checkpoint.model_file(run)  # refuses what is no name of one: an address is none any more as a path
     where = Path(run) if run else runs.newest()
     target = Path(out) if out else default(where)
     if os.path.lexists(target) and not (where.is_dir() and target.absolute() == (where / NAME).absolute()):
         raise FileExistsError(f"{target} exists already: name another file with --out")
     if not os.access(target.absolute().parent, os.W_OK):
         raise PermissionError(f"{target} cannot be written: name another file with --out")
-    for note in write(where, target, device, text=text, cells=cells, encoding=encoding):
+    for note in write(where, target, device, text=text, cells=cells, how=how):
         tell(note)
     click.echo(f"{target}: {target.stat().st_size:,} bytes; open it in a browser")
 
@@ -75,8 +77,8 @@ def after(job, device: str) -> None:
 
 
 def write(where: Path, target: Path, device: str, text: str | None = None, cells: int = 3,
-          encoding: str = "utf-8") -> list[str]:
-    """Make the report of `where` and write it to target; returns what is to be said of it."""
+          how: dict | None = None) -> list[str]:
+    """Make the report of `where` and write it to target; returns what is to be said of it. how: texts.NAMES, of text."""
     from rnncore import checkpoint
     from rnncore.files import write_whole
     from rnncore.report import page
@@ -89,7 +91,8 @@ def write(where: Path, target: Path, device: str, text: str | None = None, cells
     model, card = checkpoint.to_model(document, tensors, device), document["card"]
     rows, samples, notes = (*history(where), []) if where.is_dir() else ([], [], [
         "This is of a model file alone, without its run folder: there are no curves and no samples."])
-    passage = asked_for(model, text, encoding, notes) if text else stretch(model, card, where / PASSAGE, notes)
+    said: list[str] = []
+    passage = asked_for(model, text, how, notes, said) if text else stretch(model, card, where / PASSAGE, notes)
     ids, source = passage[0][:CHARACTERS], passage[1]
     if len(ids) < FEW:
         notes.append(f"It read {len(ids)} {'bytes' if model.vocab.level == 'byte' else 'characters'}: over so few, "
@@ -101,7 +104,7 @@ def write(where: Path, target: Path, device: str, text: str | None = None, cells
     name = where.resolve().name if where.is_dir() else where.stem
     story = page.Story(name=name, source=source, rows=rows, samples=samples, notes=notes, **story)
     write_whole(target, page.render(story).encode(errors="replace"))
-    return notes
+    return said + notes
 
 
 def tell_story(model, card: dict, ids, cells: int) -> dict:
@@ -211,13 +214,12 @@ def written(model):
     return np.concatenate(list(islice(ids, CHARACTERS)))
 
 
-def asked_for(model, text: str, encoding: str, notes: list[str]) -> tuple:
-    """(ids (n,), where they are from) of a text that the user named."""
+def asked_for(model, text: str, how: dict | None, notes: list[str], said: list[str]) -> tuple:
+    """(ids (n,), where they are from) of a text that the user named; said: what its reading has to say is added."""
     from rnncore.evaluate import encode
 
-    from .score import beginning
-
-    passage, _ = beginning(model.vocab, text, CHARACTERS, encoding, "lf")
+    passage, corpus = texts.beginning(model.vocab, text, CHARACTERS, how)
+    said += corpus.notes
     unknown = sum(symbol not in model.vocab for symbol in model.vocab.spelled(passage))
     if unknown:
         notes.append(f"{unknown:,} of the characters read are not in the model’s vocabulary: stand-ins are in their "
@@ -227,7 +229,7 @@ def asked_for(model, text: str, encoding: str, notes: list[str]) -> tuple:
 
 def validation(model, card: dict):
     """The validation ids of the corpus in the training card, or None where it cannot be read."""
-    from .score import corpus_of
+    from .floor import corpus_of
 
     corpus = corpus_of(card)
     if corpus is None:

@@ -3,8 +3,6 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
-from itertools import islice
 from pathlib import Path
 
 import click
@@ -13,12 +11,9 @@ from click.core import ParameterSource
 from rnncore.config import DynamicConfig
 from rnncore.files import new_file
 
-from . import options
+from . import options, texts
+from .floor import floor_of
 from .progress import describe_floor, tell
-
-
-PIECE = 100     # characters that two texts have in common by chance never
-HELD = 1 << 22  # characters in which they are looked for at a time
 
 
 class NotFinite(click.ClickException):
@@ -42,30 +37,25 @@ def _of(name: str, text: str, **settings) -> tuple:
     _of("rate", "the learning rate", type=float),
     _of("decay", "the share of the way back to the trained weights, a segment", type=float),
     _of("segment", "characters a segment", type=int))
-@options.ENCODING
-@options.NEWLINE
+@texts.options_of
 @options.ON_UNKNOWN
 @click.option("--per-char", type=click.Path(), metavar="FILE",
               help="Write every prediction too, a line of JSON each: index in the text as read, char, nats.")
 @options.JSON
 @options.DEVICE
-def command(run, text, encoding, newline, on_unknown, window, dynamic, per_char, as_json, device, **learning):
+def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, rate, decay, segment, **how):
     """Nats per character of the model RUN on TEXT, a file, a folder, - or a named corpus.
 
     RUN is a run folder, a model file or a pretrained model. Where the text that it was trained on is still there, what
     counting that text reaches on TEXT is printed too.
     """
-    protocol, settings = chosen(window, dynamic, learning)
+    protocol, settings = chosen(window, dynamic, {"rate": rate, "decay": decay, "segment": segment})
     if per_char and os.path.lexists(per_char):
         raise FileExistsError(f"{per_char} exists already: name another file with --per-char")
     from rnncore import evaluate
-    from rnncore.data.text import read
-
-    from .corpus import bring
 
     path, model = options.open_model(run, device)
-    bring([text])
-    corpus = read([text], distinct=1, **reading(model.vocab, encoding, newline))
+    corpus = texts.corpus(model.vocab, text, how)
     ids, unknown = corpus.encode(model.vocab, on_unknown)
     parts = losses(model, evaluate.at_least_two(ids), protocol, settings)
     if per_char:
@@ -82,33 +72,6 @@ def command(run, text, encoding, newline, on_unknown, window, dynamic, per_char,
                "unknown": unknown, "unknown_share": unknown / corpus.characters, "on_unknown": on_unknown,
                "protocol": protocol, "settings": settings, "floor": floor}
     click.echo(json.dumps(figures) if as_json else words(figures))
-
-
-def reading(vocab, encoding: str, newline: str) -> dict:
-    """How a text is read for a model with this vocabulary: the fields of a data.text.Reading."""
-    if vocab.documents != "none" and newline == "keep":
-        raise click.UsageError("--newline keep: documents are told apart by LF line ends, and this is a model of such: "
-                               "leave it out")
-    if vocab.level == "char":
-        return {"encoding": encoding, "newline": newline, "lower": vocab.lower, "documents": vocab.documents,
-                "field": vocab.field}
-    context = click.get_current_context()
-    for name in "encoding", "newline":
-        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name} says how characters are read, and this is a model of bytes: leave it out")
-    return {"level": vocab.level}
-
-
-def beginning(vocab, text: str, length: int, encoding: str, newline: str) -> tuple:
-    """(the first symbols of a text as a model with this vocabulary takes them, unknown ones too; its Corpus)."""
-    from rnncore.data.text import read
-
-    from .corpus import bring
-
-    bring([text])
-    corpus = read([text], distinct=1, **reading(vocab, encoding, newline))
-    symbols = "".join(islice(corpus.symbols(), length))
-    return symbols.encode("latin-1") if vocab.level == "byte" else symbols, corpus
 
 
 def chosen(window: int | None, dynamic: bool, learning: dict) -> tuple[str, dict]:
@@ -169,52 +132,6 @@ def recorded(parts, path: Path, text: Iterable[str], known: str, skip: bool) -> 
             file.writelines(json.dumps({"index": place, "char": symbol, "nats": nats}) + "\n"
                             for nats, (place, symbol) in zip(part.tolist(), places, strict=False))
             yield part
-
-
-def floor_of(path: Path, model, ids) -> dict | None:
-    """What counting reaches on ids with the text that the model was trained on; None where that is not at hand."""
-    from rnncore import checkpoint, ngram
-
-    card = checkpoint.read(path)[0]["card"]
-    corpus = corpus_of(card)
-    if corpus is None:
-        return None
-    train = corpus.encode(model.vocab, "replace" if model.vocab.min_count > 1 else "skip")[0][:card["split"]["train"]]
-    if holds(train, ids):
-        return None
-    floor = ngram.floor(train, ids[:ngram.MOST], len(model.vocab))
-    return {"nats_per_char": floor.nats, "order": floor.order, "counted": floor.counted, "characters": len(train)}
-
-
-def corpus_of(card: dict):
-    """The Corpus that a model with this training card was trained on; None where it cannot be read or has changed."""
-    from rnncore.data.text import Reading, read
-    from rnncore.runs import trained
-
-    if not trained(card) or "-" in card["corpus"]["sources"]:
-        return None
-    about = card["corpus"]
-    try:
-        corpus = read(about["sources"], **{f.name: about[f.name] for f in fields(Reading) if f.name in about})
-    except (TypeError, ValueError):  # CorpusError is one; a card of another make may hold anything
-        return None
-    return corpus if corpus.sha256 == about["sha256"] else None
-
-
-def holds(train, ids) -> bool:
-    """Whether ids, by five pieces of it, is of the training text: there counting is no measure, it knows the text."""
-    left = [ids[start:start + PIECE].astype(train.dtype).tobytes() for start in (len(ids) * k // 5 for k in range(5))]
-    for start in range(0, len(train), HELD):
-        text, width = train[start:start + HELD + PIECE].tobytes(), train.itemsize
-        left = [piece for piece in left if all(place % width for place in _places(text, piece))]
-    return not left
-
-
-def _places(text: bytes, piece: bytes) -> Iterator[int]:
-    place = text.find(piece)
-    while place >= 0:
-        yield place
-        place = text.find(piece, place + 1)
 
 
 def words(figures: dict) -> str:

@@ -76,8 +76,10 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
     ("--documents", {"type": click.Choice(["none", "lines", "blank", "jsonl"]),
                      "help": "Learn many short texts: each line, what lies between blank lines, or a --field of each "
                              "line's JSON. [default: none]"}),
-    ("--field", {"metavar": "NAME", "help": "The text in each line's JSON. [default: text]"}))
+    ("--field", {"metavar": "NAME", "help": "The text in each line's JSON. [default: text]"}),
+    ("--no-shuffle", {"is_flag": True, "help": "Split documents in the order in which they come."}))
 @options.ENCODING
+@options.ENCODING_ERRORS
 @options.NEWLINE
 @options.grouped(
     "Machine",
@@ -105,7 +107,8 @@ def command(**given):
     """Learn CORPUS: files, folders, - for stdin, or a named corpus; writes a run folder.
 
     `rnncore corpus list` shows the named corpora; one that is not here is downloaded first. Text is split in order into
-    training, validation and test parts. A run that was stopped goes on with --resume.
+    training, validation and test parts, documents after they were shuffled, always in the same way. A run that was
+    stopped goes on with --resume.
     """
     from . import jobs
     context = click.get_current_context()

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from . import documents, kernels
+from . import documents, kernels, mistaken
 from .config import ModelConfig
 from .data import pretrained
 from .documents import KEY, SCHEMA, ModelFileError
@@ -76,14 +76,16 @@ def model_file(path) -> Path:
     """
     name, path = str(path), Path(path)
     if not path.exists():
-        return pretrained.path(name) or path
+        if not (found := pretrained.path(name)) and (words := mistaken.name(name)):
+            raise FileNotFoundError(words)
+        return found or path
     if not path.is_dir():
         return path
     for name in ("best.safetensors", "last.safetensors"):
         if (path / name).is_file():
             return path / name
     raise FileNotFoundError(f"{path} holds no model yet (best.safetensors or last.safetensors): "
-                            f"train one with -o {path}")
+                            f"train one with -o {path}{mistaken.folder(path)}")
 
 
 def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
@@ -91,6 +93,8 @@ def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     if not path.is_file():
         named = f", nor one of the pretrained models ({', '.join(pretrained.names())})" if pretrained.names() else ""
         raise FileNotFoundError(f"{path}: no such model file or run folder{named}")
+    if words := mistaken.file(path):
+        raise ModelFileError(words)
     documents.check_header(path)
     try:
         with safe_open(path, framework="numpy") as file:

@@ -60,7 +60,10 @@ class Dialogue:
 
         Raises UnknownSymbolError before anything is read.
         """
-        ids = self.vocab.encode(text, on_unknown) if self._begun else prompt_ids(self.vocab, text, on_unknown)
+        if self._begun:
+            ids = self.vocab.encode(self.vocab.typed(text), on_unknown)
+        else:
+            ids = prompt_ids(self.vocab, text, on_unknown)
         with self._stepper.kernel.single_threaded():
             for symbol in ids:
                 self._step(int(symbol))

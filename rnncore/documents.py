@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from . import __version__
 from .config import PRECISIONS, ModelConfig, TrainConfig
-from .data.decode import UnknownEncodingError, codec, one_line
+from .data.decode import ERRORS, UnknownEncodingError, codec, one_line
 from .data.endings import KINDS
 from .data.text import Reading
 from .data.vocab import LEVELS, Vocab
@@ -86,7 +86,8 @@ BEST = Kind("[loss, step]", lambda value: isinstance(value, list) and len(value)
 # A name that ends in ? may be missing; others than those named here may stand beside them.
 CORPUS = {"name": TEXT, "sources": NAMES, "encoding": Kind("an encoding", _is_encoding),
           "newline": Kind("lf or keep", ("lf", "keep").__contains__), "characters": COUNT, "sha256": SHA256,
-          "lower?": FLAG, "level?": LEVEL, "documents?": PARTS, "field?": TEXT}
+          "lower?": FLAG, "level?": LEVEL, "documents?": PARTS, "field?": TEXT, "shuffle?": FLAG,
+          "encoding_errors?": Kind(f"one of {', '.join(ERRORS)}", lambda value: value in tuple(ERRORS))}
 SPLIT = {"train": COUNT, "validation": COUNT, "test": COUNT}
 FLOOR = {"nats": NUMBER, "order": COUNT, "counted": COUNT}
 CARD = {"corpus": CORPUS, "split": SPLIT, "train": {}, "step": COUNT, "chars": COUNT, "seconds": NUMBER, "made": TEXT,

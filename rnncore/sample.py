@@ -1,5 +1,5 @@
 """The sampler draws symbol after symbol from what the model predicts; its chance comes in as an argument."""
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -99,9 +99,10 @@ def generate(model, prompt: str | bytes = "", length: int | None = None, tempera
              clamp: Mapping[tuple[int, int], float] | None = None) -> Iterator[str]:
     """An iterator over what the model writes after `prompt`: new characters only, at most `length` (None: without end).
 
-    Without a prompt it starts as after a newline. It ends before the first of the `stop` strings, and a model of
-    documents at the end of one. on_unknown says what
-    becomes of symbols of the prompt that the model does not know: error (UnknownSymbolError), skip or replace.
+    Without a prompt it starts as after a newline; a prompt's line ends are made LF and its byte order marks dropped, as
+    the corpus's were. It ends before the first of the `stop` strings, and a model of documents at the end of one.
+    on_unknown says what becomes of symbols of the prompt that the model does not know: error (UnknownSymbolError), skip
+    or replace.
     A model of bytes writes `length` bytes; those that are no UTF-8 are U+FFFD here. clamp: (layer, cell), from 0 -> the
     number at which c of this cell is held, from the prompt's first symbol on.
     Raises config.ConfigError, a ValueError, for sampling options out of range and cells that are not there.
@@ -118,7 +119,7 @@ def symbols(model, prompt: str | bytes, length: int | None, temperature: float, 
     if length is not None and length < 0:
         raise ConfigError(f"length must be at least 0, not {length}")
     ids = generate_ids(model, prompt_ids(model.vocab, prompt, on_unknown), config, 1, checked(clamp, model.config))
-    return until(_characters(model.vocab, ids, length), map(model.vocab.spelled, stop))
+    return until(_characters(model.vocab, ids, length), map(spelled(model.vocab), stop))
 
 
 def samples(model, count: int, prompt: str | bytes, length: int, config: SampleConfig, stop: Sequence[str] = (),
@@ -139,7 +140,7 @@ def samples(model, count: int, prompt: str | bytes, length: int, config: SampleC
             rows.append(np.concatenate(list(each(lambda s, n=turn: np.stack(list(islice(s, n)), axis=1), streams))))
             if model.vocab.end is not None and (np.concatenate(rows, axis=1) == model.vocab.end).any(axis=1).all():
                 break
-    stop, vocab = [model.vocab.spelled(text) for text in stop], model.vocab
+    vocab, stop = model.vocab, list(map(spelled(model.vocab), stop))
     return ["".join(until(_characters(vocab, iter(row[:, None]), len(row)), stop))
             for row in np.concatenate(rows, axis=1)]
 
@@ -147,14 +148,19 @@ def samples(model, count: int, prompt: str | bytes, length: int, config: SampleC
 def prompt_ids(vocab, prompt: str | bytes, on_unknown: str) -> np.ndarray:
     """The ids that a sample starts from: those of the prompt, else of a newline, else the first symbol's.
 
-    Where texts are documents, a new one begins: END comes first. Of several in the prompt the last one counts, for the
+    The prompt's line ends and marks are made those of the corpus. Where texts are documents, a new one begins: END comes first. Of several in the prompt the last one counts, for the
     state begins at zero after each.
     """
-    ids = vocab.encode(prompt, on_unknown)
+    ids = vocab.encode(vocab.typed(prompt), on_unknown)
     if vocab.end is not None:
         ids = np.concatenate([[vocab.end], ids]).astype(np.intp)
         return ids[np.flatnonzero(ids == vocab.end)[-1]:]
     return ids if len(ids) else np.array([vocab.symbols.index("\n") if "\n" in vocab else 0])
+
+
+def spelled(vocab) -> Callable[[str], str]:
+    """A function that makes of a text which somebody typed the symbols that a model with this vocabulary writes."""
+    return lambda text: vocab.spelled(vocab.typed(text))
 
 
 def _characters(vocab, steps: Iterator[np.ndarray], length: int | None) -> Iterator[str]:

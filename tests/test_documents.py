@@ -137,7 +137,7 @@ def test_a_bad_row_is_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "t.jsonl").write_text('{"body": "x"}\n{"text": 3}\n')
     found = call(capsys, "train", "t.jsonl", "--documents", "jsonl", "--field", "body")
     assert found.code == 1 and found.err.splitlines() == [
-        "rnncore: t.jsonl, line 2 has no text in a field 'body' (it has 'text'): train with another --field"]
+        "rnncore: t.jsonl, line 2 has no text in a field 'body' (it has 'text'): name another with --field"]
 
 
 @pytest.mark.parametrize("kind", ["lines", "blank"])

@@ -1,0 +1,110 @@
+"""The text files of a folder; what lies in it and is no text to learn: other kinds of files, and run folders of ours."""
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from .guess import HEAD
+from .magic import MODEL_FILE, kind_of
+
+LISTED = 8  # names in a line
+OURS = {"metrics.jsonl", "samples.txt", "passage.txt", "report.html"}  # text files of a run folder
+EVENTS = "tensorboard"  # a folder in it
+_MODELS = re.compile(r"(best|last|best-before|step-\d+)\.safetensors")
+_ROW = b'{"step": ', b'"chars_per_s": '  # how a row of metrics.jsonl begins, and what it has
+
+
+class Runs:
+    """The run folders among folders that are looked through. apart: the folder of the run that is asking, or None."""
+
+    def __init__(self, apart: str | None = None):
+        self._apart = os.path.realpath(apart) if apart else None
+        self._known: dict[str, bool] = {}
+        self.met: dict[str, None] = {}  # those whose files were left out
+
+    def holds(self, folder: str, names: Iterable[str] | None = None) -> bool:
+        """Whether this is a run folder: of ours alone are models by these names, and such rows in metrics.jsonl.
+
+        names: the files in it, where they are known.
+        """
+        if folder not in self._known:
+            names = _names(folder) if names is None else set(names)
+            mine = self._apart is not None and os.path.realpath(folder) == self._apart
+            self._known[folder] = mine or "metrics.jsonl" in names and _is_log(folder) or any(
+                _is_model(folder, name) for name in names if _MODELS.fullmatch(name))
+        return self._known[folder]
+
+    def takes(self, path: str, base: str) -> bool:
+        """Whether a file or folder, at or below the folder `base`, is of a run folder; of base itself, by its name."""
+        here = path if os.path.isdir(path) else os.path.dirname(path)
+        while len(here) > len(base):
+            if self.holds(here):
+                self.met[here] = None
+                return True
+            here = os.path.dirname(here)
+        if path != here and os.path.basename(path) in OURS | {EVENTS} and self.holds(base):
+            self.met[base] = None
+            return True
+        return False
+
+    def note(self, where: str) -> list[str]:
+        """A line on the run folders that were met."""
+        if not self.met:
+            return []
+        return [f"skipped {len(self.met):,} run folder{'s' * (len(self.met) > 1)} in {where}: {listed(sorted(self.met))}"]
+
+
+def _names(folder: str) -> set[str]:
+    try:
+        return set(os.listdir(folder or "."))
+    except OSError:
+        return set()
+
+
+def _is_model(folder: str, name: str) -> bool:
+    head = _head(folder, name)
+    return kind_of(head) is MODEL_FILE and b'"rnncore"' in head
+
+
+def _is_log(folder: str) -> bool:
+    head = _head(folder, "metrics.jsonl")
+    return head.startswith(_ROW[0]) and _ROW[1] in head
+
+
+def _head(folder: str, name: str) -> bytes:
+    path = os.path.join(folder, name)
+    try:
+        if os.path.isfile(path):
+            with open(path, "rb") as file:
+                return file.read(HEAD)
+    except OSError:
+        pass
+    return b""
+
+
+def files(folder: Path, runs: Runs) -> list[Path]:
+    """The folder's files, recursively, none hidden and none of a run folder, sorted by their path inside it."""
+    def stop(error: OSError):
+        raise error  # os.walk would pass over a folder that it cannot list
+
+    found, top = [], str(folder)
+    for here, folders, names in os.walk(folder, onerror=stop):
+        ours = runs.holds(here, names)
+        if ours:
+            runs.met[here] = None
+        if ours and here != top:
+            folders[:] = []
+            continue
+        left_out = OURS | {EVENTS} if ours else set()
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in left_out]
+        found += [Path(here, name) for name in names if not name.startswith(".") and name not in left_out]
+    return list(filter(Path.is_file, sorted(found, key=lambda path: path.relative_to(folder).as_posix())))
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few of the names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
