@@ -90,7 +90,8 @@ def card_lines(card: dict):
         return
     corpus, split = card["corpus"], card["split"]
     yield f"corpus      {corpus['name']}, {corpus['characters']:,} characters, sha256 {corpus['sha256'][:16]}"
-    yield f"split       {split['train']:,} train, {split['validation']:,} validation, {split['test']:,} test, in order"
+    yield (f"split       {split['train']:,} train, {split['validation']:,} validation, {split['test']:,} test, "
+           + ("documents shuffled" if corpus.get("shuffle") else "in order"))
     yield (f"trained     {card['step']:,} steps, {card['chars']:,} characters in {card['seconds']:,} s, "
            f"on {card['made'][:10]}")
     if card.get("precision"):

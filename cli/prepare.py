@@ -71,9 +71,9 @@ def origin(given: dict) -> CharLM | None:
     _check_documents(given, given["documents"] or model.vocab.documents)
     if model.vocab.documents != "none":
         if given["documents"] == "none":
-            raise click.UsageError(f"--documents none: {given['init_from']} learnt {model.vocab.documents} as documents, "
-                                   "and from zero at the start of each: it has nothing to go on with in a continuous "
-                                   "text; leave it out, or train a new model")
+            raise click.UsageError(f"--documents none: {given['init_from']} is a model of documents "
+                                   f"({model.vocab.documents}), whose state begins at zero after each, so it has not "
+                                   "learnt to go on in a continuous text: leave it out, or train a new model")
         if given["newline"] == "keep":
             raise click.UsageError(f"--newline keep: documents are told apart by LF line ends, and "
                                    f"{given['init_from']} is a model of such: leave it out")

@@ -8,6 +8,7 @@ It takes 16 bytes a document, its place and its key, and a few pieces of the ids
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
 from hashlib import blake2b
 
 import numpy as np
@@ -16,27 +17,35 @@ from .endings import END
 from .spool import CHUNK, Spool
 from .vocab import Vocab
 
-KEY = b"rnncore: documents"  # for ever: with another, others would be validated on
+KEY = b"rnncore document"  # for ever: with another, others would be validated on
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+PART = 1 << 16  # documents handled at a time
 
 
 def shuffled(spool: Spool, vocab: Vocab) -> Spool:
     """The ids over `vocab` of documents, END after each, with the documents in their new order."""
     ends, keys = _documents(spool, vocab)
-    moved, held, size = Spool(spool.dtype), [], 0
-    places = order(keys)
-    for begin in range(0, len(places), CHUNK):
-        part = places[begin:begin + CHUNK]
-        starts = np.where(part > 0, ends[part - 1], 0)
-        for start, stop in zip(starts.tolist(), ends[part].tolist(), strict=True):
-            for at in range(start, stop, CHUNK):
-                held.append(spool.piece(at, min(at + CHUNK, stop)))
-                size += len(held[-1])
-                if size >= CHUNK * spool.dtype.itemsize:
-                    moved.append(np.frombuffer(b"".join(held), spool.dtype))
-                    held, size = [], 0
+    moved, held, size, full = Spool(spool.dtype), [], 0, CHUNK * spool.dtype.itemsize
+    for piece in spool.pieces(_bounds(ends, order(keys))):
+        held.append(piece)
+        size += len(piece)
+        if size >= full:
+            moved.append(np.frombuffer(b"".join(held), spool.dtype))
+            held, size = [], 0
     moved.append(np.frombuffer(b"".join(held), spool.dtype))
     return moved
+
+
+def _bounds(ends: np.ndarray, places: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Where the documents lie, in their new order; a long one in parts."""
+    for begin in range(0, len(places), PART):
+        part = places[begin:begin + PART]
+        starts, stops = np.where(part > 0, ends[part - 1], 0).tolist(), ends[part].tolist()
+        for start, stop in zip(starts, stops, strict=True):
+            while stop - start > CHUNK:
+                yield start, start + CHUNK
+                start += CHUNK
+            yield start, stop
 
 
 def _documents(spool: Spool, vocab: Vocab) -> tuple[np.ndarray, np.ndarray]:
@@ -44,19 +53,23 @@ def _documents(spool: Spool, vocab: Vocab) -> tuple[np.ndarray, np.ndarray]:
     number = int(spool.counts(len(vocab))[vocab.end])
     ends, keys = np.empty(number, np.int64), np.empty(number, np.uint64)
     done = seen = 0
-    digest = blake2b(key=KEY, digest_size=8)
+    begun = _hash("")  # of the document that went on at the end of a chunk
     for ids in spool.chunks():
         last = np.flatnonzero(ids == vocab.end)
-        digests, parts = [], vocab.decode(ids).split(END)
-        for k, part in enumerate(parts):
-            digest.update(part.encode("utf-8", "surrogatepass"))
-            if k < len(last):  # else it goes on in the next chunk
-                digests.append(digest.digest())
-                digest = blake2b(key=KEY, digest_size=8)
+        first, *others = vocab.decode(ids).split(END)
+        begun.update(first.encode("utf-8", "surrogatepass"))
+        if others:
+            digests = [begun.digest(), *(_hash(text).digest() for text in others[:-1])]
+            keys[done:done + len(last)] = np.frombuffer(b"".join(digests), "<u8")
+            begun = _hash(others[-1])
         ends[done:done + len(last)] = last + (seen + 1)
-        keys[done:done + len(last)] = np.frombuffer(b"".join(digests), "<u8")
         done, seen = done + len(last), seen + len(ids)
     return ends, keys
+
+
+def _hash(text: str):
+    """The hash of a document's text, which more text may be added to."""
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, person=KEY)
 
 
 def order(keys: np.ndarray) -> np.ndarray:
@@ -66,14 +79,14 @@ def order(keys: np.ndarray) -> np.ndarray:
     """
     bits = np.uint64(len(keys).bit_length())
     number = (np.uint64(1) << bits) - np.uint64(1)
-    for start in range(0, len(keys), CHUNK):
-        part = keys[start:start + CHUNK]
+    for start in range(0, len(keys), PART):
+        part = keys[start:start + PART]
         part &= ~number
         part |= np.arange(start, start + len(part), dtype=np.uint64)
     keys.sort()
     before, begun = None, 0  # the key of the document before, and where its copies begin
-    for start in range(0, len(keys), CHUNK):
-        part = keys[start:start + CHUNK]
+    for start in range(0, len(keys), PART):
+        part = keys[start:start + PART]
         own, places = part >> bits, np.arange(start, start + len(part))
         new = np.ones(len(part), bool)
         new[1:] = own[1:] != own[:-1]

@@ -9,7 +9,7 @@ import contextlib
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -27,14 +27,13 @@ class Spool:
         with _room():
             self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=folder())  # noqa: SIM115, gone with the spool
         self._array: np.ndarray | None = None
-        self._unflushed = False  # whether Python may hold a part of the file
 
     def append(self, ids: np.ndarray) -> None:
         """Add ids at the end; they must fit the type."""
         with _room():
             self._file.seek(0, os.SEEK_END)
             self._file.write(np.ascontiguousarray(ids, self.dtype).data)
-        self.length, self._unflushed = self.length + len(ids), True
+        self.length += len(ids)
 
     def chunks(self, size: int = CHUNK) -> Iterator[np.ndarray]:
         """All ids in order, as arrays of `size`, without mapping the file."""
@@ -44,16 +43,18 @@ class Spool:
                 raw = self._file.read(size * self.dtype.itemsize)
             yield np.frombuffer(raw, self.dtype)
 
-    def piece(self, start: int, stop: int) -> bytes:
-        """The ids from start to stop as they lie there, without mapping the file."""
+    def pieces(self, bounds: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        """The ids from start to stop as they lie there, for each (start, stop), without mapping the file."""
         size = self.dtype.itemsize
         if self.length * size <= IN_MEMORY:
-            return self.array()[start:stop].tobytes()
+            raw = self.array().tobytes()
+            yield from (raw[start * size:stop * size] for start, stop in bounds)
+            return
         with _room():
-            if self._unflushed:
-                self._file.flush()
-                self._unflushed = False
-            return os.pread(self._file.fileno(), (stop - start) * size, start * size)
+            self._file.flush()
+            descriptor = self._file.fileno()
+            for start, stop in bounds:
+                yield os.pread(descriptor, (stop - start) * size, start * size)
 
     def map(self, table: np.ndarray, dtype=None) -> Spool:
         """A new spool with table[id] for every id, without those where it is negative; dtype: by default its own."""
