@@ -12,8 +12,15 @@ def describe(p) -> str:
     """A Progress in one line: step, loss, validation loss, speed, time left."""
     left = (1 - p.done) * p.seconds / p.done if p.done else 0
     return (f"step {p.step:,}  {100 * p.done:3.0f}%  loss {p.loss:.3f}  "
-            + (f"val {p.val_loss:.3f}  " if p.val_loss is not None else "")
+            + (f"{validation(p)}  " if p.val_loss is not None else "")
             + f"{p.chars_per_s:,.0f} chars/s  {clock(left)} left")
+
+
+def validation(p) -> str:
+    """The validation loss of a Progress: at the end that of the larger sample; ~ marks one on a part of the text."""
+    if p.val_loss_of_all is not None:
+        return f"val {p.val_loss_of_all:.3f}"
+    return f"val {'~' * p.sampled}{p.val_loss:.3f}"
 
 
 def describe_floor(nats: float, order: int, counted: int, characters: int) -> str:
@@ -81,7 +88,8 @@ class LiveDisplay:
         self._progress = Progress(BarColumn(bar_width=16), TextColumn("{task.description}", markup=False),
                                   console=console, auto_refresh=False)
         self._task = self._progress.add_task("starting", total=1.0)
-        self._shown, self._val_loss = 0.0, None
+        self._shown = 0.0
+        self._measured: dict = {}  # of the last evaluation
 
     def __enter__(self) -> "LiveDisplay":
         with unheard():
@@ -95,10 +103,10 @@ class LiveDisplay:
     def update(self, p) -> None:
         from dataclasses import replace
         if p.val_loss is not None:
-            self._val_loss = p.val_loss
+            self._measured = {name: getattr(p, name) for name in ("val_loss", "sampled", "val_loss_of_all")}
         if p.finished or time.monotonic() > self._shown + REFRESH:
             self._shown = time.monotonic()
-            line = describe(replace(p, val_loss=self._val_loss))
+            line = describe(replace(p, **self._measured))
             self._progress.update(self._task, completed=p.done, description=line)
             with unheard():
                 self._progress.refresh()

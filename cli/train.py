@@ -199,8 +199,10 @@ def already_finished(job) -> int:
 
 def farewell(job, stopped: int | None, unsaved: str | None) -> int:
     """Say where the run stands and what to type next; returns the exit code."""
+    from rnncore import names
     training, folder = job.training, job.folder
     path = shlex.quote(str(folder.path))
+    run = shlex.quote(names.spelled(folder.path))
     if unsaved:
         tell(f"rnncore: {unsaved}")
         return 1
@@ -211,5 +213,5 @@ def farewell(job, stopped: int | None, unsaved: str | None) -> int:
         return 128 + stopped
     for line in job.verdict():
         tell(line)
-    tell(f"saved in {path}; let it write with\n\n  rnncore generate {path} -n 400\n")
+    tell(f"saved in {path}; let it write with\n\n  rnncore generate {run} -n 400\n")
     return 0

@@ -92,7 +92,8 @@ def test_a_card_that_computes_is_taken_and_described(monkeypatch):
 def test_a_cupy_that_is_too_old_is_as_good_as_none(monkeypatch):
     works(monkeypatch)
     sys.modules["cupy"].__version__ = "13.6.0"
-    assert cards.why_no_cuda() == "rnncore needs cupy 14.0.0 or newer instead of 13.6.0: `pip install 'cupy-cuda12x[ctk]'`"
+    assert cards.why_no_cuda() == ("CuPy 14 or newer is needed, and 13.6.0 is installed: "
+                                   "`pip install 'cupy-cuda12x[ctk]'`")
 
 
 def test_a_card_that_computes_wrongly_is_not_taken(monkeypatch):
