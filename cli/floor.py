@@ -40,18 +40,20 @@ def corpus_of(card: dict):
 
 
 def holds(train, ids, end: int | None) -> bool:
-    """Whether ids, by five pieces of it, is of the training text: there counting is no measure, it knows the text.
+    """Return whether ids, by five pieces of it, is of the training text: there counting is no measure.
 
-    end: the id after each document; None: these are continuous texts.
+    end: the id after each document; None: these are continuous texts. Of documents, which are shuffled before they are
+    split, a text may be of the training part and of the others: more than half of them count.
     """
     import numpy as np
 
     left = [piece.astype(train.dtype).tobytes() for piece in pieces(ids, end)]
+    wanted = len(left)
     before = np.array([] if end is None else [end], train.dtype)  # a document begins the text, too
     for start in range(0, len(train), HELD):
         text, width = before.tobytes() + train[start:start + HELD + PIECE].tobytes(), train.itemsize
         left, before = [piece for piece in left if all(place % width for place in _places(text, piece))], before[:0]
-    return not left
+    return not left if end is None else 2 * len(left) < wanted
 
 
 def pieces(ids, end: int | None) -> Iterator:

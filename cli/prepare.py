@@ -172,12 +172,17 @@ def split_ids(ids: np.ndarray, val: float, test: float,
               end: int | None = None) -> tuple[list[np.ndarray], dict, list[str]]:
     """([training ids, validation ids], a record of the split, a warning where there is too little to validate on).
 
-    end: the id after each document, where none is to be cut: the parts then end where the nearest document does.
+    end: the id after each document, where none is to be cut: the parts then end where the nearest document does, unless
+    the documents are so long that a part would have none.
     """
     parts, warnings = split(len(ids), val, test), []
     if end is not None:
         first, second = (whole(ids, end, part.stop) for part in parts[:2])
-        parts = slice(0, first), slice(first, second), slice(second, len(ids))
+        whole_ones = slice(0, first), slice(first, second), slice(second, len(ids))
+        if all(ids[part].size or not ids[cut].size for part, cut in zip(whole_ones, parts, strict=True)):
+            parts = whole_ones
+        else:
+            warnings.append("warning: the documents are too long to be split between them: one is cut")
     train, validation, held_out = (ids[part] for part in parts)
     if val and len(validation) < MIN_VALIDATION:
         warnings.append(f"warning: {len(validation)} characters are too few to validate on: "

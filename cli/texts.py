@@ -1,5 +1,4 @@
-"""A text that a command reads with a model: the options that say how, and the Corpus that they and the model make of it.
-"""
+"""A text that a command reads with a model: the options that say how, and the Corpus that both make of it."""
 from itertools import islice
 
 import click
@@ -36,12 +35,13 @@ def reading(vocab, how: dict) -> dict:
     given = [name for name in NAMES if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
     if vocab.level == "byte":
         for name in given:
-            raise click.UsageError(f"{_flag(name)} says how characters are read, and this is a model of bytes: leave it out")
+            raise click.UsageError(f"{_flag(name)} says how characters are read, and this is a model of bytes: leave "
+                                   "it out")
         return {"level": vocab.level}
     if vocab.documents == "none":
         for name in {"documents", "field"}.intersection(given):
-            raise click.UsageError(f"{_flag(name)} is for models of documents, and this is one of continuous text: leave "
-                                   "it out")
+            raise click.UsageError(f"{_flag(name)} is for models of documents, and this is one of continuous text: "
+                                   "leave it out")
     elif how["newline"] == "keep":
         raise click.UsageError("--newline keep: documents are told apart by LF line ends, and this is a model of such: "
                                "leave it out")

@@ -54,8 +54,8 @@ def _objects(pieces: Iterable[str], field: str, name: str) -> Iterator[str]:
         if not line.strip():
             continue
         if first and _is_array(line):
-            raise CorpusError(f"{name} is a JSON array, where one object a line is wanted: `jq -c '.[]'` makes lines of "
-                              "it")
+            raise CorpusError(f"{name} is a JSON array, where one object a line is wanted: `jq -c '.[]'` makes lines "
+                              "of it")
         text, first = _text(line, field, f"{name}, line {number:,}"), False
         if text:
             batch += [text, END]
@@ -80,8 +80,8 @@ def _text(line: str, field: str, where: str) -> str:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise CorpusError(f"{where} is no JSON ({error}), and --documents jsonl reads an object a line: mend it, or read "
-                          "a plain text with --documents lines or blank") from None
+        raise CorpusError(f"{where} is no JSON ({error}), and --documents jsonl reads an object a line: mend it, or "
+                          "read a plain text with --documents lines or blank") from None
     if not isinstance(row, dict) or not isinstance(row.get(field), str):
         known = f" (it has {', '.join(map(repr, list(row)[:8]))})" if isinstance(row, dict) else ""
         raise CorpusError(f"{where} has no text in a field {field!r}{known}: name another with --field")

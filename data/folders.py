@@ -1,4 +1,4 @@
-"""The text files of a folder; what lies in it and is no text to learn: other kinds of files, and run folders of ours."""
+"""The text files of a folder, and what lies in it and is no text to learn: other kinds of files, run folders."""
 from __future__ import annotations
 
 import os
@@ -53,7 +53,8 @@ class Runs:
         """A line on the run folders that were met."""
         if not self.met:
             return []
-        return [f"skipped {len(self.met):,} run folder{'s' * (len(self.met) > 1)} in {where}: {listed(sorted(self.met))}"]
+        plural = "s" * (len(self.met) > 1)
+        return [f"skipped {len(self.met):,} run folder{plural} in {where}: {listed(sorted(self.met))}"]
 
 
 def _names(folder: str) -> set[str]:

@@ -16,8 +16,8 @@ UNPACK = "unpack it and name the files inside"
 BYTES = "take it out, or learn its bytes with `rnncore train --level byte`"
 INSIDE = "unpack it ({}) and name what is inside"
 PICKLE = "take it out; nothing is unpickled here"
-MODEL = ("a model goes before the text, as in `rnncore score RUN TEXT`, and `rnncore train TEXT --init-from RUN` goes on "
-         "from one")
+MODEL = ("a model goes before the text, as in `rnncore score RUN TEXT`, and `rnncore train TEXT --init-from RUN` goes "
+         "on from one")
 
 
 class Kind(NamedTuple):

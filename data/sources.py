@@ -132,7 +132,8 @@ class Sources:
     def _nothing(self, folder: Path, runs: Runs, notes: list[str]) -> None:
         """Refuse a folder without a text; not where only runs are in it and it is not all that was named."""
         if str(folder) in runs.met:
-            cause = f"{folder} is a run folder, not a text: the run goes before the text, as in `rnncore score RUN TEXT`"
+            cause = (f"{folder} is a run folder, not a text: the run goes before the text, as in `rnncore score RUN "
+                     "TEXT`")
         else:
             cause = ": ".join([f"{folder} holds no text file", "; ".join(notes) or "name a folder that does"])
         if len(self.sources) == 1 or not runs.met:

@@ -73,7 +73,8 @@ class Tally:
         cure = "leave --encoding out" if not right else (
             f"{listed(outcome.name for outcome in right)} {'is' if len(right) == 1 else 'are'} not; --encoding {AUTO} "
             "reads each file in its own encoding")
-        return [f"warning: {which} valid UTF-8, and read as {label(encoding)}, which makes {made!r} of {symbol!r}: {cure}"]
+        read = f"read as {label(encoding)}, which makes {made!r} of {symbol!r}"
+        return [f"warning: {which} valid UTF-8, and {read}: {cure}"]
 
 
 def _other(outcome: Outcome, used: str) -> str:

@@ -1,4 +1,4 @@
-"""What was named where a model is wanted, and is none: a text, an archive, a named corpus, an address. Each in words."""
+"""The words for what was named where a model is wanted and is none: a text, an archive, a named corpus, an address."""
 import shlex
 from pathlib import Path
 
