@@ -169,7 +169,8 @@ class _Seen:
         self.first, self.foreign, self.raw, self.fed, self.outcome = first, b"", b"", outcome.size, outcome
         self.zero: int | None = None      # where the first NUL byte is
         self.nul = self.white = False     # whether the text has a NUL, a blank or a line feed
-        outcome.compared = not self.wide and outcome.found is None and not codec(encoding).startswith("utf-8")
+        outcome.compared = not (self.wide or outcome.found or codec(encoding).startswith("utf-8")
+                                or codec(encoding) in _WHOLE)
         self.utf8 = codecs.getincrementaldecoder("utf-8")() if outcome.compared else None  # while all is valid UTF-8
 
     def add(self, raw: bytes) -> None:
