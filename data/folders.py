@@ -14,6 +14,7 @@ OURS = {"metrics.jsonl", "samples.txt", "passage.txt", "report.html"}  # text fi
 EVENTS = "tensorboard"  # a folder in it
 _MODELS = re.compile(r"(best|last|best-before|step-\d+)\.safetensors")
 _ROW = b'{"step": ', b'"chars_per_s": '  # how a row of metrics.jsonl begins, and what it has
+_SAMPLE = re.compile(rb"--- step \d+\n")  # how samples.txt begins
 
 
 class Runs:
@@ -22,18 +23,19 @@ class Runs:
     def __init__(self, apart: str | None = None):
         self._apart = os.path.realpath(apart) if apart else None
         self._known: dict[str, bool] = {}
-        self.met: dict[str, None] = {}  # those whose files were left out
+        self.met: dict[str, str] = {}  # those whose files were left out: the path made plain, and as it was found
 
     def holds(self, folder: str, names: Iterable[str] | None = None) -> bool:
-        """Whether this is a run folder: of ours alone are models by these names, and such rows in metrics.jsonl.
+        """Return whether this is a run folder: of ours alone are such models, rows in metrics.jsonl, samples.txt.
 
         names: the files in it, where they are known.
         """
         if folder not in self._known:
             names = _names(folder) if names is None else set(names)
             mine = self._apart is not None and os.path.realpath(folder) == self._apart
-            self._known[folder] = mine or "metrics.jsonl" in names and _is_log(folder) or any(
-                _is_model(folder, name) for name in names if _MODELS.fullmatch(name))
+            self._known[folder] = (
+                mine or "metrics.jsonl" in names and _is_log(folder) or "samples.txt" in names and _is_samples(folder)
+                or any(_is_model(folder, name) for name in names if _MODELS.fullmatch(name)))
         return self._known[folder]
 
     def takes(self, path: str, base: str) -> bool:
@@ -41,20 +43,24 @@ class Runs:
         here = path if os.path.isdir(path) else os.path.dirname(path)
         while len(here) > len(base):
             if self.holds(here):
-                self.met[here] = None
+                self.meet(here)
                 return True
             here = os.path.dirname(here)
         if path != here and os.path.basename(path) in OURS | {EVENTS} and self.holds(base):
-            self.met[base] = None
+            self.meet(base)
             return True
         return False
+
+    def meet(self, folder: str) -> None:
+        """Note a run folder of which files are left out."""
+        self.met.setdefault(os.path.normpath(folder), folder)
 
     def note(self, where: str) -> list[str]:
         """A line on the run folders that were met."""
         if not self.met:
             return []
         plural = "s" * (len(self.met) > 1)
-        return [f"skipped {len(self.met):,} run folder{plural} in {where}: {listed(sorted(self.met))}"]
+        return [f"skipped {len(self.met):,} run folder{plural} in {where}: {listed(sorted(self.met.values()))}"]
 
 
 def _names(folder: str) -> set[str]:
@@ -72,6 +78,10 @@ def _is_model(folder: str, name: str) -> bool:
 def _is_log(folder: str) -> bool:
     head = _head(folder, "metrics.jsonl")
     return head.startswith(_ROW[0]) and _ROW[1] in head
+
+
+def _is_samples(folder: str) -> bool:
+    return bool(_SAMPLE.match(_head(folder, "samples.txt")))
 
 
 def _head(folder: str, name: str) -> bytes:
@@ -94,7 +104,7 @@ def files(folder: Path, runs: Runs) -> list[Path]:
     for here, folders, names in os.walk(folder, onerror=stop):
         ours = runs.holds(here, names)
         if ours:
-            runs.met[here] = None
+            runs.meet(here)
         if ours and here != top:
             folders[:] = []
             continue

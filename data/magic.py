@@ -44,6 +44,8 @@ _KINDS = (  # a pattern of the first bytes, and the kind; the first that is ther
     (rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", Kind("a bzip2 file", INSIDE.format("bzip2 -dk"))),
     (rb"\x28\xb5\x2f\xfd", Kind("a zstd file", INSIDE.format("zstd -dk"))),
     (rb"\x04\x22\x4d\x18", Kind("an lz4 file", INSIDE.format("lz4 -dk"))),
+    (rb"\s*<!doctype html>(?s:.{,2000}?)<title>[^<]* \xe2\x80\x93 rnncore report</title>",
+     Kind("a report of rnncore", "name the text that the model learnt")),
     (rb"\x1f[\x9d\xa0]", Kind("a compressed file (.Z)", INSIDE.format("uncompress -k"))),
     (re.escape(GZIP), Kind("gzipped twice", INSIDE.format("gunzip -k"))),
     (rb"7z\xbc\xaf\x27\x1c", Kind("a 7z archive", UNPACK)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 import glob
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -61,13 +61,21 @@ class Sources:
                     f"{source} is read as the named corpus: write ./{source} for the file or folder of that name")
             yield File(source, 0, "utf-8", chunks(source, io.BytesIO(corpora.text(source).encode())))
         else:
-            paths = self._matches(source)
-            for path in paths:
-                with readable(path):
-                    folder = os.path.isdir(path)
-                found = self._folder(Path(path)) if folder else [self._named(path, of_file(path, self.binary))]
-                for file in found:
-                    yield file._replace(alone=file.alone and len(paths) == 1)
+            yield from self._paths(source)
+
+    def _paths(self, source: str) -> Iterator[File]:
+        """The file, or the text files of the folder or pattern."""
+        runs = Runs(self.apart)
+        with readable(source):
+            folder, there = os.path.isdir(source), _is_there(source)
+        if folder:
+            with readable(source):
+                paths = files(Path(source), runs)
+            yield from self._texts(str(Path(source)), paths, runs, self._no_text)
+        elif there:
+            yield self._named(source, of_file(source, self.binary))
+        else:
+            yield from self._texts(source, self._matches(source, runs), runs, _other_kind)
 
     def _named(self, name: str, found: Iterator[bytes]) -> File:
         """A file that the user named: it has to be a text."""
@@ -76,46 +84,37 @@ class Sources:
             raise CorpusError(f"{name} is {kind.name}, not a text: {kind.cure}")
         return File(name, 0, self.encoding, with_first(first, found))
 
-    def _matches(self, source: str) -> list[str]:
-        """The paths that a source stands for: itself, or what it matches as a pattern. Raises CorpusNotFoundError."""
-        runs = Runs(self.apart)
+    def _matches(self, source: str, runs: Runs) -> list[Path]:
+        """The files that match a pattern, and those of the folders that do, each once. Raises CorpusNotFoundError."""
         with readable(source):
-            try:
-                os.stat(source)
-                return [source]
-            except (FileNotFoundError, NotADirectoryError):
-                found = sorted(glob.glob(source, recursive=True)) if glob.has_magic(source) else []
-        base = _base(source)
-        kept = [path for path in found if not runs.takes(path, base)]
+            found = sorted(glob.glob(source, recursive=True)) if glob.has_magic(source) else []
+            kept = [Path(path) for path in found if not runs.takes(path, _base(source))]
+            every = [path for match in kept for path in (files(match, runs) if match.is_dir() else [match])]
         if kept:
-            self.notes += runs.note(source)
-            return kept
+            return list({os.path.normpath(path): path for path in every}.values())
         if words := address(source):
             raise CorpusNotFoundError(words)
         what = "file matches the pattern" if glob.has_magic(source) else "such file or folder:"
         more = "".join(f" ({note})" for note in runs.note(source))
         raise CorpusNotFoundError(f"no {what} {source!r}{more}; the named corpora are {', '.join(corpora.NAMES)}")
 
-    def _folder(self, folder: Path) -> Iterator[File]:
-        """The folder's text files, and at the end a note on what was left out."""
-        runs, any_text = Runs(self.apart), False
+    def _texts(self, where: str, paths: list[Path], runs: Runs, no_text: Callable) -> Iterator[File]:
+        """The text files of a folder or pattern, and at the end a note on what was left out; no_text: as _no_text."""
         skipped: dict[Path, str] = {}  # what is no text, and what it is
         hints: dict[Path, str] = {}    # the encoding that it looks like
-        with readable(str(folder)):
-            paths = files(folder, runs)
         for path in paths:
             found = of_file(str(path), self.binary)
             first = next(found, b"")
-            what, looks = (None, None) if self.binary else self._no_text(first[:HEAD])
+            what, looks = (None, None) if self.binary else no_text(first[:HEAD])
             if what:
                 skipped[path] = what
                 hints |= {path: looks} if looks else {}
             else:
-                any_text = True
                 yield File(str(path), 0, self.encoding, with_first(first, found), len(paths) == 1)
-        notes = _left_out(folder, skipped, hints, any_text) + runs.note(str(folder))
+        any_text = len(skipped) < len(paths)
+        notes = _left_out(Path(where), skipped, hints, any_text) + runs.note(where)
         if not any_text:
-            self._nothing(folder, runs, notes)
+            self._nothing(where, runs, notes)
         self.notes += notes
 
     def _no_text(self, head: bytes) -> tuple[str | None, str | None]:
@@ -129,26 +128,40 @@ class Sources:
             return None if looks and self.encoding == AUTO else "has NUL bytes", looks
         return "has control characters" if is_noise(head) else None, None
 
-    def _nothing(self, folder: Path, runs: Runs, notes: list[str]) -> None:
+    def _nothing(self, where: str, runs: Runs, notes: list[str]) -> None:
         """Refuse a folder without a text; not where only runs are in it and it is not all that was named."""
-        if str(folder) in runs.met:
-            cause = (f"{folder} is a run folder, not a text: the run goes before the text, as in `rnncore score RUN "
-                     "TEXT`")
+        if os.path.normpath(where) in runs.met:
+            cause = f"{where} is a run folder, not a text: the run goes before the text, as in `rnncore score RUN TEXT`"
         else:
-            cause = ": ".join([f"{folder} holds no text file", "; ".join(notes) or "name a folder that does"])
+            cause = ": ".join([f"{where} holds no text file", "; ".join(notes) or "name a folder that does"])
         if len(self.sources) == 1 or not runs.met:
             raise CorpusError(cause)
 
 
-def _left_out(folder: Path, skipped: dict[Path, str], hints: dict[Path, str], any_text: bool) -> list[str]:
+def _is_there(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _other_kind(head: bytes) -> tuple[str | None, None]:
+    """(what a file that a pattern matches is of the kinds that are no text, None where it is none of them; None)."""
+    kind = kind_of(head)
+    return kind and f"is {kind.name}", None
+
+
+def _left_out(where: Path, skipped: dict[Path, str], hints: dict[Path, str], any_text: bool) -> list[str]:
     """A line on the files of a folder that are no text, and where one looks like one what would read it."""
     if not skipped:
         return []
     count = "1 file that is no text" if len(skipped) == 1 else f"{len(skipped):,} files that are no text"
-    names = listed(f"{path.relative_to(folder)} {what}" for path, what in skipped.items())
+    names = listed(f"{path.relative_to(where) if path.is_relative_to(where) else path} {what}"
+                   for path, what in skipped.items())
     hint = next((f"; {path} looks like {label(e)}: add --encoding {AUTO if any_text else e}"
                  for path, e in hints.items()), "")
-    return [f"skipped {count} in {folder}: {names}{hint}"]
+    return [f"skipped {count} in {where}: {names}{hint}"]
 
 
 def _base(pattern: str) -> str:
