@@ -91,7 +91,7 @@ def command(run, prime, prime_file, length, stop, count, out, interactive, tempe
         from .interactive import Loop
         Loop(model, config, length, stop, on_unknown, prime, clamp).run()
         return
-    shown = model.vocab.spelled(model.vocab.typed(prime))  # as the model reads it
+    shown = model.vocab.spelled(model.vocab.begun(prime))  # as the model reads it
     if count > 1:
         model.threads = model.kernel.cores()
         texts = samples(model, count, prime, length, config, stop, on_unknown, clamp)

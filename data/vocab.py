@@ -153,6 +153,11 @@ class Vocab:
         text = text if MARK in self.symbols else text.replace(MARK, "")
         return text if "\r" in self.symbols else text.replace("\r\n", "\n").replace("\r", "\n")
 
+    def begun(self, text: str | bytes) -> str | bytes:
+        """Return `typed` of a text to go on from; where a line is a document, without the line end that would end it."""
+        text = self.typed(text)
+        return text.removesuffix("\n") if self.end is not None and "\n" not in self else text
+
     def readable(self, symbols: str) -> str:
         """The text that symbols stand for; of bytes that are no UTF-8, U+FFFD."""
         return symbols.encode("latin-1").decode("utf-8", "replace") if self.level == "byte" else symbols

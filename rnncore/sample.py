@@ -151,7 +151,7 @@ def prompt_ids(vocab, prompt: str | bytes, on_unknown: str) -> np.ndarray:
     The prompt's line ends and marks are made those of the corpus. Where texts are documents, a new one begins: END comes
     first. Of several in the prompt the last one counts, for the state begins at zero after each.
     """
-    ids = vocab.encode(vocab.typed(prompt), on_unknown)
+    ids = vocab.encode(vocab.begun(prompt), on_unknown)
     if vocab.end is not None:
         ids = np.concatenate([[vocab.end], ids]).astype(np.intp)
         return ids[np.flatnonzero(ids == vocab.end)[-1]:]
