@@ -117,6 +117,13 @@ def test_documents_too_long_to_be_split_between_them_are_cut():
     assert prepare.split_ids(ids, .25, .25, 0)[1]["test"] == 500  # three parts, two documents
 
 
+def test_a_text_that_nothing_parts_is_told_so(tmp_path):
+    for text, kind in (("one line", "lines"), ("two\nlines\n", "blank")):
+        (tmp_path / "it").write_text(text)
+        assert read([str(tmp_path / "it")], documents=kind, shuffle=True).notes == (
+            f"warning: nothing parts this text by --documents {kind}: it is one",)
+
+
 # Runs
 
 @pytest.mark.parametrize("seed", [0, 1])
