@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 GZIP = b"\x1f\x8b\x08"  # such a file is read for what is inside, so it is no kind of its own but inside another
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/|www\.)\S")  # one slash is left where it was made a path
+_CURL = "http", "ftp", "www."  # how addresses begin that curl can fetch
 _PLAIN = re.compile(rb"[\t-\r\x1b -~]*")
 
 SAVE = "save it as plain text and name that"
@@ -90,5 +91,7 @@ def address(source: str) -> str | None:
     """What to say of a name that is an address, of something on another machine mostly; None for any other."""
     if source.startswith("file:/"):
         return f"{source} is an address: name the path alone, without file://"
-    return f"{source} is an address: download it first (curl -LO {source}), then name the file" \
-        if _ADDRESS.match(source) else None
+    if not _ADDRESS.match(source):
+        return None
+    how = f" (curl -LO {source})" if source.lower().startswith(_CURL) else ""
+    return f"{source} is an address: download it first{how}, then name the file"

@@ -89,7 +89,8 @@ class Sources:
         with readable(source):
             found = sorted(glob.glob(source, recursive=True)) if glob.has_magic(source) else []
             kept = [Path(path) for path in found if not runs.takes(path, _base(source))]
-            every = [path for match in kept for path in (files(match, runs) if match.is_dir() else [match])]
+            every = [path for match in kept for path in (files(match, runs) if match.is_dir() else [match])
+                     if path.is_file()]
         if kept:
             return list({os.path.normpath(path): path for path in every}.values())
         if words := address(source):

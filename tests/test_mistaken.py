@@ -139,6 +139,7 @@ def test_an_address_in_a_texts_place(command):
     for name in ("https://www.gutenberg.org/files/100/100-0.txt", "http:/a.b/c", "ftp://a/b", "www.a.org/b"):
         for args in (("train", name), ("score", "it", name)):
             assert f"{name} is an address: download it first (curl -LO {name}), then name the file" in command(*args).err
+    assert "s3://a/b is an address: download it first, then name the file" in command("train", "s3://a/b").err
     assert "file:///a/b is an address: name the path alone" in command("train", "file:///a/b").err
 
 
@@ -191,5 +192,8 @@ def test_a_pattern_leaves_them_out_and_reads_each_file_once(tmp_path, monkeypatc
         found = read([pattern])
         assert found.text == TEXT + TEXT, pattern
         assert [note.rpartition("a.png ")[2] for note in found.notes] == ["is a PNG image"]
+    os.mkfifo("pipe")  # as in a folder: what is no file is not waited for
+    os.symlink("nowhere", "link")
+    assert read(["*"]).text == TEXT + TEXT
     with pytest.raises(CorpusError, match="no text in \\*.png: a.png is a PNG image"):
         read(["*.png"])
