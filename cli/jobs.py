@@ -148,9 +148,8 @@ def resume(given: dict, explicit: set[str]) -> Job:
     for name in sorted(explicit & known.keys() - FREE):
         same = given[name] in (known[name], settings["asked"].get(name, known[name]))
         if not same and not (name == "init_from" and names.stands_for(given[name], settings.get("origin"))):
-            flag, has = f"--{name.replace('_', '-')}", f"which has {known[name]}"
-            option, has = (flag, "which began without it") if given[name] is True else (f"{flag} {given[name]}", has)
-            raise click.UsageError(f"{option} conflicts with {path}, {has}: leave it out, or start a new run")
+            raise click.UsageError(f"--{name.replace('_', '-')} {given[name]} conflicts with {path}, "
+                                   f"which has {known[name]}: leave it out, or start a new run")
     config = _extended(stored, given, explicit)
     if "patience" in explicit and not settings["split"]["validation"]:
         raise click.UsageError(f"--patience needs evaluations, and {path} has no validation part: leave it out")

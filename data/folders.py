@@ -46,7 +46,7 @@ class Runs:
                 self.meet(here)
                 return True
             here = os.path.dirname(here)
-        if path != here and os.path.basename(path) in OURS | {EVENTS} and self.holds(base):
+        if path != here and _is_ours(os.path.basename(path)) and self.holds(base):
             self.meet(base)
             return True
         return False
@@ -61,6 +61,11 @@ class Runs:
             return []
         plural = "s" * (len(self.met) > 1)
         return [f"skipped {len(self.met):,} run folder{plural} in {where}: {listed(sorted(self.met.values()))}"]
+
+
+def _is_ours(name: str) -> bool:
+    """Return whether a file or folder of this name in a run folder is the run's."""
+    return name in OURS or name == EVENTS or bool(_MODELS.fullmatch(name))
 
 
 def _names(folder: str) -> set[str]:
@@ -108,9 +113,8 @@ def files(folder: Path, runs: Runs) -> list[Path]:
         if ours and here != top:
             folders[:] = []
             continue
-        left_out = OURS | {EVENTS} if ours else set()
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in left_out]
-        found += [Path(here, name) for name in names if not name.startswith(".") and name not in left_out]
+        folders[:] = [name for name in folders if not (name.startswith(".") or ours and _is_ours(name))]
+        found += [Path(here, name) for name in names if not (name.startswith(".") or ours and _is_ours(name))]
     return list(filter(Path.is_file, sorted(found, key=lambda path: path.relative_to(folder).as_posix())))
 
 

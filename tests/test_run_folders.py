@@ -109,7 +109,8 @@ def test_texts_beside_a_runs_files_are_text(train):
     assert train("a.txt", *STEPS, "-o", "run").code == 0
     Path("run/mine.txt").write_text(TEXT)
     found = read(["run"])
-    assert found.text == TEXT and "skipped 1 run folder in run: run" in found.notes
+    assert found.text == TEXT and found.notes == ("skipped 1 run folder in run: run",)
+    assert read(["run/*"]).notes == ("skipped 1 run folder in run/*: run",)
     assert read(["run/*.txt"]).text == TEXT
 
 

@@ -153,7 +153,7 @@ def test_the_run_remembers_it(train, capsys):
     assert one[0]["card"]["split"] == other[0]["card"]["split"]
     assert train("--resume", "-o", "halves", "--steps", 7).code == 0
     assert refused(train("--resume", "-o", "halves", "--no-shuffle"), 2) == (
-        "Error: --no-shuffle conflicts with halves, which began without it: leave it out, or start a new run")
+        "Error: --no-shuffle True conflicts with halves, which has False: leave it out, or start a new run")
     assert train("sorted.txt", *LINES, *STEPS, "--no-shuffle", "-o", "old").code == 0
     assert train("--resume", "-o", "old", "--no-shuffle", "--steps", 8).code == 0
     assert "0 test, in order\n" in call(capsys, "info", "old").out
