@@ -143,8 +143,9 @@ def read(sources: Sequence[str], stdin: BinaryIO | None = None, distinct: int = 
     if reading.shuffle:
         spool = shuffled(spool, vocab)
         count = int(spool.counts(len(vocab))[vocab.end])
-        notes.append(f"{count:,} documents, shuffled by a key that is always the same (--no-shuffle keeps their order)"
-                     if count > 1 else f"warning: nothing parts this text by --documents {reading.documents}: it is one")
+        notes.append(
+            f"{count:,} documents, shuffled by a key that is always the same (--no-shuffle keeps their order)"
+            if count > 1 else f"warning: nothing parts this text by --documents {reading.documents}: it is one")
     notes = tuple(map(one_line, notes))
     return Corpus(sources_.name(sources[0]), vocab, spool, tuple(sources), notes, digest.hexdigest(), left_out)
 

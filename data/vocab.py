@@ -154,7 +154,7 @@ class Vocab:
         return text if "\r" in self.symbols else text.replace("\r\n", "\n").replace("\r", "\n")
 
     def begun(self, text: str | bytes) -> str | bytes:
-        """Return `typed` of a text to go on from; where a line is a document, without the line end that would end it."""
+        """Return `typed` of a text to go on from; where a line is a document, without the line end that ends it."""
         text = self.typed(text)
         return text.removesuffix("\n") if self.end is not None and "\n" not in self else text
 

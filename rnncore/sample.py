@@ -148,8 +148,8 @@ def samples(model, count: int, prompt: str | bytes, length: int, config: SampleC
 def prompt_ids(vocab, prompt: str | bytes, on_unknown: str) -> np.ndarray:
     """The ids that a sample starts from: those of the prompt, else of a newline, else the first symbol's.
 
-    The prompt's line ends and marks are made those of the corpus. Where texts are documents, a new one begins: END comes
-    first. Of several in the prompt the last one counts, for the state begins at zero after each.
+    The prompt's line ends and marks are made those of the corpus. Where texts are documents, a new one begins: END
+    comes first. Of several in the prompt the last one counts, for the state begins at zero after each.
     """
     ids = vocab.encode(vocab.begun(prompt), on_unknown)
     if vocab.end is not None:
