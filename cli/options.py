@@ -122,7 +122,7 @@ def threads(ctx, param, value: str) -> int | None:
 def find(run: str | None):
     """Return the names.Found that RUN stands for, without one that of the newest run; says the notes on stderr."""
     from rnncore import names
-    found = names.find(run) if run else names.at(names.newest())
+    found = names.find(run) if run is not None else names.at(names.newest())
     for note in found.notes:
         tell(str(note))
     return found

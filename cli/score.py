@@ -11,8 +11,8 @@ from click.core import ParameterSource
 from rnncore.config import DynamicConfig
 from rnncore.files import new_file
 
-from . import options, texts
-from .floor import floor_of
+from . import known, options, texts
+from .floor import beside
 from .progress import describe_floor, tell
 
 
@@ -46,13 +46,13 @@ def _of(name: str, text: str, **settings) -> tuple:
 def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, rate, decay, segment, **how):
     """Nats per character of the model RUN on TEXT, a file, a folder, - or a named corpus.
 
-    RUN is a run folder, a model file or a pretrained model. Where the text that it was trained on is still there, what
-    counting that text reaches on TEXT is printed too.
+    RUN is a run folder, a model file or a pretrained model. It is said how much of TEXT the model was trained on. Where
+    its training text is still there, what counting that text reaches on TEXT is printed too.
     """
     protocol, settings = chosen(window, dynamic, {"rate": rate, "decay": decay, "segment": segment})
     if per_char and os.path.lexists(per_char):
         raise FileExistsError(f"{per_char} exists already: name another file with --per-char")
-    from rnncore import evaluate
+    from rnncore import checkpoint, evaluate
 
     path, model = options.open_model(run, device)
     corpus = texts.corpus(model.vocab, text, how)
@@ -66,12 +66,15 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
         tell(note)
     if protocol == "dynamic" and nats > math.log(len(model.vocab)):
         tell("learning did harm: equal odds for all symbols would be better; lower --rate")
-    perplexity, floor = math.exp(nats) if nats < 700 else None, floor_of(path, model, ids)
+    perplexity, card = math.exp(nats) if nats < 700 else None, checkpoint.read(path)[0]["card"]
+    trained_on, floor = known.share(card, corpus, text, texts.reading(model.vocab, how)), None
+    if trained_on is None:
+        trained_on, floor = beside(card, model, ids, unknown)
     figures = {"model": str(path), "text": text, "characters": corpus.characters, "nats_per_char": nats,
                "bits_per_char": nats / math.log(2), "perplexity": perplexity, "predictions": len(ids) - 1,
                "unknown": unknown, "unknown_share": unknown / corpus.characters, "on_unknown": on_unknown,
-               "protocol": protocol, "settings": settings, "floor": floor}
-    click.echo(json.dumps(figures) if as_json else words(figures))
+               "protocol": protocol, "settings": settings, "floor": floor, "trained_on": trained_on}
+    click.echo(json.dumps(figures) if as_json else words(figures, model.vocab.end is not None))
 
 
 def chosen(window: int | None, dynamic: bool, learning: dict) -> tuple[str, dict]:
@@ -134,8 +137,8 @@ def recorded(parts, path: Path, text: Iterable[str], known: str, skip: bool) -> 
             yield part
 
 
-def words(figures: dict) -> str:
-    """The figures in two lines, or three with the floor."""
+def words(figures: dict, documents: bool) -> str:
+    """The figures in two lines, and one each where the model was trained on the text, and with the floor."""
     how = {"carried": "state carried over the whole text", "window": "windows of {window:,}, each from a zero state",
            "dynamic": "dynamic evaluation at rate {rate:g}, decay {decay:g}, segment {segment:,}"}
     done = {"error": "", "skip": ", skipped", "replace": ", scored as their stand-in"}
@@ -148,6 +151,7 @@ def words(figures: dict) -> str:
     return (f"{figures['nats_per_char']:.4f} nats/char   {figures['bits_per_char']:.4f} bits/char   "
             f"perplexity {shown}   over {figures['predictions']:,} predictions\n"
             f"{how[figures['protocol']].format(**figures['settings'])}; {unknown}"
+            + (f"\n{known.words(figures['trained_on'], documents)}" if figures["trained_on"] else "")
             + (counting(figures["nats_per_char"], **figures["floor"]) if figures["floor"] else ""))
 
 

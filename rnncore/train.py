@@ -62,6 +62,10 @@ class Clock:
     def now(self) -> float:
         return self.before + (time.perf_counter() - self.started if self.started is not None else 0.0)
 
+    def __getstate__(self) -> dict:
+        """Return what a copy is made of: it stands still until it is iterated, and has its own beginning then."""
+        return {"before": self.now(), "training": self.training, "started": None}
+
 
 class Training:
     """One run: the model, its optimiser, its place in the text and its clock. Iterate to train; each step yields.
@@ -88,6 +92,10 @@ class Training:
         self.total = total_steps(config, batches)
         self.stops: tuple = ()                    # step numbers, or None: the caller wants to act at their multiples
         self._launcher: Launcher | None = None
+
+    def __getstate__(self) -> dict:
+        """Return what a copy is made of: all but the launcher, whose graphs are this one's."""
+        return vars(self) | {"_launcher": None}
 
     def __iter__(self) -> Iterator[Progress]:
         self.clock = Clock(self.clock.now(), self.clock.training, time.perf_counter())
