@@ -1,17 +1,20 @@
 """A model's training text read anew, as its training card has it: what counting that text reaches on another."""
+import os
 from dataclasses import fields
+from pathlib import Path
 
 from . import known
 
 
-def beside(card: dict, model, ids, unknown: int) -> tuple[dict | None, dict | None]:
+def beside(card: dict, file: Path, model, ids, unknown: int) -> tuple[dict | None, dict | None]:
     """(what known.of_another says of ids, what counting the training text reaches on them), by the training text.
 
-    Both are None where that is not at hand; counting is no measure where the pieces stand there: it knows the text.
+    file: the model's. Both are None where the training text is not at hand; counting is no measure where all pieces
+    stand there: it knows the text.
     """
     from rnncore import ngram
 
-    corpus = corpus_of(card)
+    corpus = corpus_of(card, file)
     if corpus is None:
         return None, None
     train = corpus.encode(model.vocab, "replace" if model.vocab.min_count > 1 else "skip")[0][:card["split"]["train"]]
@@ -23,16 +26,25 @@ def beside(card: dict, model, ids, unknown: int) -> tuple[dict | None, dict | No
                         "characters": len(train)}
 
 
-def corpus_of(card: dict):
-    """The Corpus that a model with this training card was trained on; None where it cannot be read or has changed."""
+def corpus_of(card: dict, file: Path):
+    """The Corpus that a model with this training card was trained on; None where it cannot be read or has changed.
+
+    file: the model's. The card has the last names alone of what was typed with its folders; then the single files that
+    its run remembers are read.
+    """
     from rnncore.data.text import Reading, read
+    from rnncore.places import typed
     from rnncore.runs import trained
 
     if not trained(card) or "-" in card["corpus"]["sources"]:
         return None
     about = card["corpus"]
-    try:
-        corpus = read(about["sources"], **{f.name: about[f.name] for f in fields(Reading) if f.name in about})
-    except (TypeError, ValueError):  # CorpusError is one; a card of another make may hold anything
-        return None
-    return corpus if corpus.sha256 == about["sha256"] else None
+    there = typed(file.parent)
+    for sources in (about["sources"], there) if there and all(map(os.path.isfile, there)) else (about["sources"],):
+        try:
+            corpus = read(sources, **{f.name: about[f.name] for f in fields(Reading) if f.name in about})
+        except (TypeError, ValueError):  # CorpusError is one; a card of another make may hold anything
+            continue
+        if corpus.sha256 == about["sha256"]:
+            return corpus
+    return None

@@ -1,6 +1,6 @@
 """The `rnncore` command: finds the command's module, and turns what goes wrong into one line and an exit code.
 
-Exit codes: 0; 1 refused; 2 usage; 3 diverged; 130 and 143 stopped by a signal.
+Exit codes: 0; 1 refused; 2 usage; 3 diverged; 129, 130 and 143 stopped by a signal.
 """
 import contextlib
 import importlib
@@ -12,6 +12,9 @@ from warnings import formatwarning
 import click
 
 from rnncore import __version__, requirements
+
+from .progress import tell, unheard
+from .signals import Stopped
 
 COMMANDS = {
     "train": "Learn a corpus: files, folders, - or a named corpus.",
@@ -69,6 +72,8 @@ def main(args=None, prog_name: str = "rnncore") -> None:
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         os._exit(130)  # at once: an exit of the interpreter waits for threads in mid-step
+    except Stopped as stopped:
+        os._exit(128 + stopped.number)
     except Exception as error:
         if "--debug" in (sys.argv if args is None else args):
             raise
@@ -94,11 +99,12 @@ def worded(message, category, filename, lineno, line=None) -> str:
 def explain(error: Exception) -> int:
     """Say what went wrong in one line on stderr; returns the exit code."""
     if isinstance(error, click.ClickException):
-        error.show()
+        with unheard():
+            error.show()
         return error.exit_code
     too_old = requirements.fault()  # then the error may be anything
     code, message = (1, too_old) if too_old else _verdict(error)
-    print(f"rnncore: {message}", file=sys.stderr)
+    tell(f"rnncore: {message}")
     return code
 
 
@@ -115,7 +121,7 @@ def _verdict(error: Exception) -> tuple[int, str]:
     if isinstance(error, (ConfigError, CorpusNotFoundError, UnknownEncodingError)):
         return 2, message
     if isinstance(error, Diverged):
-        return 3, f"{message}: start again with a lower --lr"
+        return 3, message
     if isinstance(error, (CorpusError, UnknownSymbolError, DeviceError, ModelFileError, RunError)):
         return 1, message
     if isinstance(error, MemoryError):

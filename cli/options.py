@@ -1,4 +1,5 @@
 """Options that several commands share, and help text in groups; defaults are read from rnncore.config."""
+import os
 from dataclasses import fields
 
 import click
@@ -117,6 +118,15 @@ def threads(ctx, param, value: str) -> int | None:
     if not value.isdecimal() or int(value) < 1:
         raise click.BadParameter(f"{value!r} is neither auto nor a whole number of at least 1")
     return int(value)
+
+
+def says_yes(variable: str) -> bool:
+    """Return whether a variable of the environment is set to yes; an empty one is not. Raises UsageError."""
+    value = os.environ.get(variable, "").strip()
+    try:
+        return bool(value) and click.BOOL.convert(value, None, None)
+    except click.BadParameter:
+        raise click.UsageError(f"{variable}={value} in the environment is neither yes nor no: take 1 or 0") from None
 
 
 def find(run: str | None):

@@ -11,6 +11,7 @@ from rnncore import requirements
 
 from . import options, texts
 from .progress import tell
+from .signals import Stopped, by
 
 NAME = "report.html"
 PASSAGE = "passage.txt"  # in a run folder: the validation text that its report reads
@@ -58,8 +59,11 @@ def default(found) -> Path:
     return found.folder / NAME if found.folder else Path(f"{found.file.stem}-{NAME}")
 
 
-def after(job, device: str) -> None:
-    """Make the report of a run that has just ended, where the extra is installed; what goes wrong is one line."""
+def after(job, device: str, stop: int | None = None) -> None:
+    """Make the report of a run that has just ended, where the extra is installed; what goes wrong is one line.
+
+    stop: a signal that came too late to stop the training. No report is made then, but nothing else is missing.
+    """
     path = job.folder.path
     if requirements.missing(*NEEDED):
         return
@@ -68,11 +72,15 @@ def after(job, device: str) -> None:
         validation = job.training.validation
         if validation:
             keep(path / PASSAGE, job.training.model.vocab, validation.batches.ids[:CHARACTERS])
+        if stop is not None:
+            raise InterruptedError(by(stop))
         write(names.at(path), path / NAME, device)
         tell(f"report in {shlex.quote(str(path / NAME))}: open it in a browser")
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, Stopped) as error:
         words = " ".join(str(error).split()) or type(error).__name__
         tell(f"warning: no report was made ({words}); `rnncore report {shlex.quote(names.spelled(path))}` makes one")
+        if isinstance(error, Stopped):
+            raise
 
 
 def write(found, target: Path, device: str, text: str | None = None, cells: int = 3,
@@ -92,7 +100,7 @@ def write(found, target: Path, device: str, text: str | None = None, cells: int 
         "This is of a model file alone, without its run folder: there are no curves and no samples."])
     said: list[str] = []
     passage = asked_for(model, text, how, notes, said) if text else \
-        stretch(model, card, folder and folder / PASSAGE, notes)
+        stretch(model, card, found.file, folder and folder / PASSAGE, notes)
     ids, source = passage[0][:CHARACTERS], passage[1]
     if len(ids) < FEW:
         notes.append(f"It read {len(ids)} {'bytes' if model.vocab.level == 'byte' else 'characters'}: over so few, "
@@ -183,12 +191,12 @@ def _row(line: str) -> dict:
         if isinstance(row, dict) else {}
 
 
-def stretch(model, card: dict, kept: Path | None, notes: list[str]) -> tuple:
+def stretch(model, card: dict, file: Path, kept: Path | None, notes: list[str]) -> tuple:
     """(ids (n,), where they are from) of the passage to read; what is to be said of it is added to the notes.
 
     Of the validation text: what was `kept` of it in the run folder, or the corpus read anew; else the model writes it.
     """
-    ids = _kept(model.vocab, kept) if kept and kept.is_file() else validation(model, card)
+    ids = _kept(model.vocab, kept) if kept and kept.is_file() else validation(model, card, file)
     if ids is not None and len(ids) > 1:
         return ids, "the beginning of the validation text, which it has not learned from"
     none = is_trained(card) and not card["split"]["validation"]
@@ -234,11 +242,11 @@ def asked_for(model, text: str, how: dict | None, notes: list[str], said: list[s
     return encode(model, passage, "replace"), f"the beginning of {text}"
 
 
-def validation(model, card: dict):
+def validation(model, card: dict, file: Path):
     """The validation ids of the corpus in the training card, or None where it cannot be read."""
     from .floor import corpus_of
 
-    corpus = corpus_of(card)
+    corpus = corpus_of(card, file)
     if corpus is None:
         return None
     ids, split = corpus.encode(model.vocab, "replace")[0], card["split"]

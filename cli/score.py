@@ -69,7 +69,7 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
     perplexity, card = math.exp(nats) if nats < 700 else None, checkpoint.read(path)[0]["card"]
     trained_on, floor = known.share(card, corpus, text, texts.reading(model.vocab, how)), None
     if trained_on is None:
-        trained_on, floor = beside(card, model, ids, unknown)
+        trained_on, floor = beside(card, path, model, ids, unknown)
     figures = {"model": str(path), "text": text, "characters": corpus.characters, "nats_per_char": nats,
                "bits_per_char": nats / math.log(2), "perplexity": perplexity, "predictions": len(ids) - 1,
                "unknown": unknown, "unknown_share": unknown / corpus.characters, "on_unknown": on_unknown,

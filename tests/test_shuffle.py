@@ -195,4 +195,4 @@ def test_the_report_and_the_floor_of_score_read_the_same_parts(train, capsys):
     from rnncore.cli.report import validation
     document, tensors = checkpoint.read(Path("it/last.safetensors"))
     model = checkpoint.to_model(document, tensors, "cpu")
-    assert model.vocab.decode(validation(model, document["card"])) == "".join(one + END for one in documents[number:])
+    assert model.vocab.decode(validation(model, document["card"], Path("it/last.safetensors"))) == "".join(one + END for one in documents[number:])
