@@ -1,7 +1,6 @@
 """`rnncore report` makes one HTML file that shows what a model has learnt; `train` makes it at the end of a run."""
 import json
 import os
-import shlex
 from itertools import islice
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import click
 
 from rnncore import requirements
 
-from . import options
+from . import called, options
 from .progress import tell
 
 NAME = "report.html"
@@ -68,10 +67,10 @@ def after(job, device: str) -> None:
         if validation:
             keep(path / PASSAGE, job.training.model.vocab, validation.batches.ids[:CHARACTERS])
         write(path, path / NAME, device)
-        tell(f"report in {shlex.quote(str(path / NAME))}: open it in a browser")
+        tell(f"report in {called.path(path / NAME)}: open it in a browser")
     except (Exception, KeyboardInterrupt) as error:
         words = " ".join(str(error).split()) or type(error).__name__
-        tell(f"warning: no report was made ({words}); `rnncore report {shlex.quote(str(path))}` makes one")
+        tell(f"warning: no report was made ({words}); `rnncore report {called.path(path)}` makes one")
 
 
 def write(where: Path, target: Path, device: str, text: str | None = None, cells: int = 3,

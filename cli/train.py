@@ -1,5 +1,4 @@
 """`rnncore train` learns a corpus: it reads the options, sets a run up or takes one up again, and drives it."""
-import shlex
 import signal
 import sys
 import time
@@ -10,8 +9,8 @@ from click.core import ParameterSource
 
 from rnncore.config import OPTIMIZERS, PRESETS, ModelConfig, SaveConfig, TrainConfig
 
-from . import options
-from .progress import display, printable, tell
+from . import called, options
+from .progress import display, tell
 
 SAVE = 300     # seconds between saves where no milestone comes sooner
 SAMPLE = 200   # characters of a sample on the way
@@ -77,14 +76,12 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
                      "help": "Learn many short texts: each line, what lies between blank lines, or a --field of each "
                              "line's JSON. [default: none]"}),
     ("--field", {"metavar": "NAME", "help": "The text in each line's JSON. [default: text]"}))
-@options.ENCODING
-@options.NEWLINE
+@options.placed("Text", options.ENCODING, options.NEWLINE)
 @options.grouped(
     "Machine",
     ("--threads", {"default": "auto", "metavar": "auto|K", "show_default": True, "callback": options.threads,
                    "help": "Threads that share the streams; the same number gives the same bits."}))
-@options.DEVICE
-@options.CUDA_PATH
+@options.placed("Machine", options.DEVICE, options.CUDA_PATH)
 @options.grouped(
     "Run",
     ("--out -o", {"metavar": "FOLDER", "help": "Run folder [default: runs/NAME]."}),
@@ -92,7 +89,7 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
     ("--resume", {"is_flag": True, "help": "Go on with -o, or with the newest run."}),
     ("--allow-new-corpus", {"is_flag": True, "help": "With --resume: go on with CORPUS although it is another text."}),
     ("--eval-every", {"type": int, "metavar": "STEPS", "help": "Validate so often [default: 10 times]."}),
-    _of(SaveConfig, "sample_every", "Show a sample [default: with validation].", type=click.IntRange(1),
+    _of(SaveConfig, "sample_every", "Show a sample; 0: none [default: with validation].", type=click.IntRange(0),
         metavar="STEPS"),
     _of(SaveConfig, "save_every", "Save [default: with validation].", type=click.IntRange(1), metavar="STEPS"),
     _of(SaveConfig, "keep", "Keep the last N saved models as step-*.safetensors.", type=click.IntRange(0),
@@ -161,10 +158,10 @@ def drive(job) -> int:
         for p in training:
             troubles = [*(f"warning: {note}" for note in p.notes), job.write(folder.log, p)]
             shown.update(p)
-            if p.step % every.sample_every == 0 if every.sample_every else p.milestone:
+            if p.milestone if every.sample_every is None else every.sample_every and p.step % every.sample_every == 0:
                 sample = job.sample(SAMPLE)
                 troubles.append(job.write(folder.add_sample, p.step, sample))
-                shown.say(printable(sample) + "\n")
+                shown.sample(p, sample)
             due = due or (p.step % every.save_every == 0 if every.save_every
                           else p.milestone or time.monotonic() > saved + SAVE)
             better = p.val_loss is not None and training.best[1] == p.step
@@ -197,16 +194,16 @@ def already_finished(job) -> int:
 def farewell(job, stopped: int | None, unsaved: str | None) -> int:
     """Say where the run stands and what to type next; returns the exit code."""
     training, folder = job.training, job.folder
-    path = shlex.quote(str(folder.path))
+    path = called.path(folder.path)
     if unsaved:
         tell(f"rnncore: {unsaved}")
         return 1
     if stopped:
         stdin = " < FILE" if "-" in folder.settings["corpus"]["sources"] else ""
         tell(f"stopped at step {training.step:,} and saved; go on with\n\n"
-             f"  rnncore train --resume -o {path}{stdin}\n")
+             f"  {called.called()} train --resume -o {path}{stdin}\n")
         return 128 + stopped
     for line in job.verdict():
         tell(line)
-    tell(f"saved in {path}; let it write with\n\n  rnncore generate {path} -n 400\n")
+    tell(f"saved in {path}; let it write with\n\n  {called.called()} generate {path} -n 400\n")
     return 0

@@ -30,7 +30,7 @@ def why_no_cuda(index: int = 0) -> str | None:
     if version is None:
         return ("this machine has no NVIDIA driver (libcuda.so.1): install it (Debian, Ubuntu: `apt install "
                 "nvidia-driver`), or use the processor with --device cpu")
-    install = f"`pip install 'cupy-cuda{13 if version >= 13000 else 12}x[ctk]'`"
+    install = requirements.pip(f"install 'cupy-cuda{13 if version >= 13000 else 12}x[ctk]'")
     if importlib.util.find_spec("cupy") is None:
         return f"CuPy is not installed: {install}"
     give_cupy_a_cache()

@@ -84,15 +84,15 @@ PATHS = "eager", "graph", "wavefront", "persistent"  # as there
 
 @dataclass(frozen=True)
 class SaveConfig:
-    """What a run leaves in its folder on the way: a save and a sample every so many steps (None: with validation), and
-    the last `keep` saved models beside the best and the last; tensorboard: event files too."""
+    """What a run leaves in its folder on the way: a save and a sample every so many steps (None: with validation; 0: no
+    sample), and the last `keep` saved models beside the best and the last; tensorboard: event files too."""
     save_every: int | None = OPTIONAL
     sample_every: int | None = OPTIONAL
     keep: int = 0
     tensorboard: bool = False
 
     def __post_init__(self):
-        for field, least in (("save_every", 1), ("sample_every", 1), ("keep", 0)):
+        for field, least in (("save_every", 1), ("sample_every", 0), ("keep", 0)):
             value = getattr(self, field)
             _check(value is None or value >= least, f"{field} must be at least {least}, not {value}")
 

@@ -99,7 +99,7 @@ TRAINING = {
     "settings": {"corpus": CORPUS, "split": SPLIT | {"asked": {"val": SHARE, "test": SHARE}}, "preset?": Maybe(TEXT),
                  "asked": dict.fromkeys(("batch?", "seq?", "threads?"), Maybe(POSITIVE)), "init_from?": Maybe(TEXT),
                  "extend_vocab?": FLAG, "floor?": Maybe(FLOOR), "precision?": PRECISION,
-                 "saving?": {"save_every": Maybe(POSITIVE), "sample_every": Maybe(POSITIVE), "keep": COUNT,
+                 "saving?": {"save_every": Maybe(POSITIVE), "sample_every": Maybe(COUNT), "keep": COUNT,
                              "tensorboard?": FLAG}},
     "progress": {"step": POSITIVE, "chars": POSITIVE, "seconds": SECONDS, "training_seconds": SECONDS,
                  "val_windows": Maybe(POSITIVE), "best": Maybe(BEST), "stale?": COUNT, "final_loss": Maybe(NUMBER),

@@ -5,6 +5,7 @@ them. With anything older `import rnncore` raises ImportError; an optional libra
 This module imports nothing of ours, and every folder may import it.
 """
 import re
+import shlex
 import sys
 from collections.abc import Iterable
 from functools import cache
@@ -84,8 +85,15 @@ def installed(name: str) -> str | None:
 
 def cure(names: Iterable[str]) -> str:
     """Return the command that installs libraries of OLDEST, new enough, into the Python that runs."""
-    wanted = " ".join(f"'{name}>={OLDEST[name]}'" for name in names)
-    return f"`{sys.executable or 'python'} -m pip install --upgrade {wanted}`"
+    return pip("install --upgrade " + " ".join(f"'{name}>={OLDEST[name]}'" for name in names))
+
+
+def pip(arguments: str) -> str:
+    """Return the command, in backticks, with which pip does something to the Python that runs; uv's where pip is not."""
+    python = shlex.quote(sys.executable) if sys.executable else "python"
+    if find_spec("pip") is None:
+        return f"`uv pip {arguments.replace(' ', f' --python {python} ', 1)}`"
+    return f"`{python} -m pip {arguments}`"
 
 
 def is_command() -> bool:
