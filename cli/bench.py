@@ -49,9 +49,8 @@ def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype,
     Training steps are whole: embedding, layers, head, loss, back-propagation, clipping and update, on random symbols
     with carried state. All that is measured takes turns; medians over the rounds and quartiles are shown.
 
-    On a GPU every way to run the layers is measured, against torch eager and in a CUDA graph, each precision apart,
-    by the card's clock. An entry whose result differs from the float64 reference by more than its class allows is not
-    timed.
+    On a GPU every path is measured by the card's clock, against torch eager and in a CUDA graph, each precision apart.
+    An entry whose result is farther from float64 than its class allows is not timed.
     """
     if against and optimizer != "adam":
         raise click.UsageError(f"--against torch compares with Adam: leave --optimizer {optimizer} out")

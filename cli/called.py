@@ -6,8 +6,11 @@ import shlex
 import shutil
 import sys
 
+from rnncore import requirements
+
 NAME = "rnncore"
 COMMAND = re.compile(rf"`{NAME}(?= [\w-]|`)")  # as messages write a command
+PIP = re.compile("`pip (install [^`]+)`")        # and one of pip's
 HEAD = 512  # bytes of a script that say which Python runs it, at most
 INTERPRETER = re.compile(rb"/[^\n'\"]*/python[\w.]*")
 
@@ -64,7 +67,7 @@ def _module_call(typed: list[str]) -> list[str]:
 
 def said(text: str) -> str:
     """Return the text with each command that it names in backticks as this user can type it."""
-    return COMMAND.sub(lambda _: f"`{called()}", text)
+    return PIP.sub(lambda found: requirements.pip(found[1]), COMMAND.sub(lambda _: f"`{called()}", text))
 
 
 def path(place) -> str:

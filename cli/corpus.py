@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import click
 
+from rnncore import requirements
 from rnncore.data import corpora
-from rnncore.data.download import Patience, host, library
+from rnncore.data.decode import CorpusError
+from rnncore.data.download import Patience, host
 
 from . import options
 from .progress import tell
@@ -77,7 +79,8 @@ def bring(sources: Sequence[str]) -> None:
 
 def download(name: str, patience: Patience) -> None:
     """Download a corpus; says on stderr what, from where and how large, and how far it is."""
-    library()  # refused before anything is announced
+    if words := requirements.missing("pooch"):  # before anything is announced
+        raise CorpusError(f"to download a corpus needs {words}")
     missing = corpora.missing(name)
     new = [file for file in missing if file.sha256 is None and not corpora.record(file).exists()]
     tell(announced(name, missing))

@@ -10,6 +10,7 @@ from rnncore import requirements
 from rnncore.config import BENCH, PATHS, ModelConfig, TrainConfig
 
 from . import options
+from .called import said
 from .progress import printable, tell
 
 
@@ -64,7 +65,7 @@ def libraries() -> dict:
 def findings() -> dict:
     """Name -> what was found, in words or numbers; paths: a row for each path and shape that was tried, or words."""
     from rnncore import kernels
-    no_gpu = kernels.why_no_cuda()
+    no_gpu = said(kernels.why_no_cuda() or "")
     return {"blas": kernels.host.native.blas(),
             "cores": kernels.host.cores(), "memory": f"{kernels.host.memory() / 2**30:.1f} GiB",
             "recurrence": kernels.host.native.about(), "cuda": no_gpu or "ok",
@@ -86,7 +87,7 @@ def tried() -> list[dict] | str:
     """What the trials on this card have shown, and the path that the rule names for each shape."""
     from rnncore import evidence, kernels, trust
     kernel = kernels.load("cuda")
-    return [row | {"rule": trust.named(evidence.task_of(row, "cuda"), kernel)} for row in evidence.on("cuda")] or (
+    return [row | {"rule": trust.named(evidence.task_of(row, "cuda"), kernel)} for row in evidence.on("cuda")] or said(
         "eager; none of the others has been tried here yet: `rnncore train` does where it pays, `rnncore doctor --try "
         "char-rnn` now")
 
@@ -109,7 +110,7 @@ def trials(what: str):
 
 def tasks(what: str) -> list:
     """The tasks of a setting in both precisions of users' runs, of a run, or of all evidence of this card."""
-    from rnncore import evidence
+    from rnncore import evidence, names
     from rnncore.trial import Task
     if what == "known":
         known = dict.fromkeys(replace(evidence.task_of(row, "cuda"), path=PATHS[0]) for row in evidence.on("cuda"))
@@ -118,6 +119,8 @@ def tasks(what: str) -> list:
                                    "or a run")
         return list(known)
     if what in BENCH:
+        if names.holds_model(names.RUNS / what):
+            tell(f"--try {what}: trying the setting of that name; write {names.RUNS / what} for the run")
         about = {"embed": ModelConfig.embed} | BENCH[what]
         made = [Task(precision, "cuda", about["vocab_size"], about["embed"], about["hidden"], about["layers"],
                      about["batch"], about["seq"], TrainConfig.optimizer) for precision in ("float32", "tf32")]
@@ -129,8 +132,9 @@ def of_run(run: str) -> list:
     """The tasks of a run folder or model file: its training, where it can go on, and writing a text."""
     from rnncore import checkpoint
     from rnncore.trial import Task
-    path = Path(run) / "last.safetensors"
-    document, tensors = checkpoint.read(path if path.is_file() else checkpoint.model_file(run))
+    found = options.find(run)
+    path = found.place / "last.safetensors"
+    document, tensors = checkpoint.read(path if path.is_file() else found.file)
     sizes, dtype = document["config"], str(tensors["head.bias"].dtype).replace("16", "32")
     text = Task(dtype, "cuda", sizes["vocab_size"], sizes["embed"], sizes["hidden"], sizes["layers"], 1)
     if "training" not in document:

@@ -73,7 +73,7 @@ def command(run, prime, prime_file, length, stop, count, separator, out, interac
             clamp, on_unknown, device, cuda_path):
     """Write text with a trained model.
 
-    RUN is a run folder, a model file or a pretrained model (shakespeare, hugo, numpy); by default the newest run.
+    RUN is a run folder, a model file or a pretrained model (hugo, numpy, tinyshakespeare); by default the newest run.
     """
     config = SampleConfig(0.0 if greedy else temperature, top_k, top_p, seed)
     if prime and prime_file:

@@ -2,11 +2,17 @@
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
 from . import options
 from .progress import printable, tell
+
+SETTINGS = {  # fields of a TrainConfig, in words
+    "optimizer": "{}", "lr": "rate {}", "batch": "batch {}", "seq": "window {}", "dropout": "dropout {}",
+    "weight_drop": "weight-drop {}", "seed": "seed {}", "epochs": "for {} epochs", "steps": "for {} steps",
+    "minutes": "for {} minutes"}
 
 
 @click.command(cls=options.Command)
@@ -19,20 +25,17 @@ def command(run, verifying, as_json):
 
     RUN is a run folder, a model file or a pretrained model; by default the newest run.
     """
-    from rnncore import runs
+    found = options.find(run)
     if verifying:
-        sys.exit(verdicts(run if run else runs.newest(), as_json))
-    show(run if run else runs.newest(), as_json)
+        sys.exit(verdicts(found.place, as_json))
+    show(found.file, as_json)
 
 
-def verdicts(run, as_json: bool) -> int:
-    """Say of each file whether it is whole; returns the exit code, 1 where one is not."""
-    from pathlib import Path
-
-    from rnncore import checkpoint
+def verdicts(place: Path, as_json: bool) -> int:
+    """Say of each file whether it is whole; returns the exit code, 1 where one is not. place: file or folder."""
     from rnncore.verify import verify
 
-    found = list(verify(Path(run) if Path(run).is_dir() else checkpoint.model_file(run)))
+    found = list(verify(place))
     if as_json:
         click.echo(json.dumps({"ok": not any(error for _, error in found),
                                "files": [{"file": str(file), "ok": error is None, "error": error}
@@ -45,13 +48,12 @@ def verdicts(run, as_json: bool) -> int:
     return 1 if any(error for _, error in found) else 0
 
 
-def show(run, as_json: bool) -> None:
+def show(path: Path, as_json: bool) -> None:
     """What a model file holds, in words or as JSON."""
     from rnncore import checkpoint, params
     from rnncore.documents import vocabulary
     from rnncore.config import ModelConfig
 
-    path = checkpoint.model_file(run)
     document, tensors = checkpoint.read(path)
     config, text = ModelConfig(**document["config"]), asdict(vocabulary(document))
     del text["symbols"]
@@ -82,25 +84,42 @@ def precision(card: dict) -> str | None:
     return card.get("precision") if trained(card) else None
 
 
+def settings(card: dict) -> str:
+    """How a model was trained, in words; a setting that an older card lacks, or that is none, is left out."""
+    train, found = card["train"], [] if type(card.get("preset")) is not str else [f"preset {card['preset']}"]
+    for name, words in SETTINGS.items():
+        value = train.get(name)
+        if type(value) in (int, float, str):
+            found.append(words.format(f"{value:g}" if type(value) is float else value))
+            if name == "dropout" and value and type(train.get("variational")) is bool:
+                found[-1] += f" (one mask a {'window' if train['variational'] else 'character'})"
+    return ", ".join(found)
+
+
 def card_lines(card: dict):
     """The training card in words; a model that was not trained by `rnncore train` has another, or none."""
+    from rnncore import headline
     from rnncore.runs import trained
 
     if not trained(card):
         return
     corpus, split = card["corpus"], card["split"]
     yield f"corpus      {corpus['name']}, {corpus['characters']:,} characters, sha256 {corpus['sha256'][:16]}"
+    if card.get("about"):
+        yield f"about       {card['about']}"
     yield f"split       {split['train']:,} train, {split['validation']:,} validation, {split['test']:,} test, in order"
-    yield (f"trained     {card['step']:,} steps, {card['chars']:,} characters in {card['seconds']:,} s, "
+    epochs = f", {card['chars'] / split['train']:.3g} epochs," if split["train"] else ""
+    yield (f"trained     {card['step']:,} steps, {card['chars']:,} characters{epochs} in {card['seconds']:,} s, "
            f"on {card['made'][:10]}")
+    if how := settings(card):
+        yield f"settings    {how}"
     if card.get("precision"):
         yield f"precision   {card['precision']}"
     if card.get("init_from"):
-        yield f"begun from  {card['init_from']}"
-    if None not in (card["val_loss"], card["best_step"]):
-        last = card["val_loss_of_all"]
-        whole = f"; {last:.4f} over the final evaluation" if last is not None else ""
-        yield f"validation  {card['val_loss']:.4f} nats/char at step {card['best_step']:,}{whole}"
+        origin = card.get("origin") or card["init_from"]
+        yield f"begun from  {card['init_from']}" + f" ({origin})" * (origin != card["init_from"])
+    if found := headline.of(card):
+        yield f"validation  step {found.best.step:,}: {found.words}"
     if card.get("floor"):
         yield f"counting    {card['floor']['nats']:.4f} nats/char, the last {card['floor']['order']} "\
               f"character{'s' * (card['floor']['order'] != 1)}"

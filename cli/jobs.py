@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from rnncore import checkpoint, documents, kernels, lock, params, plan, runs
+from rnncore import checkpoint, documents, headline, kernels, lock, names, params, plan, runs
 from rnncore.config import SampleConfig, SaveConfig, TrainConfig
 from rnncore.data.batches import Batches
 from rnncore.data.text import Corpus, Reading, read
@@ -80,13 +80,11 @@ class Job:
         training, floor = self.training, self.folder.settings.get("floor")
         if not training.best:
             return []
-        loss, step = training.best
-        whole = training.final_loss
+        step = training.best[1]
+        found = headline.validation(training.best, training.step, training.final_loss, training.val_chars())
         patience = [f"--patience: {training.stale} evaluations without a better loss"] if training.given_up() else []
-        lines = [*patience, f"best model: step {step:,}, validation loss {loss:.4f} nats/char" + (
-            f"; at the end {whole:.4f} over {training.validation.chars(training.final_windows):,} characters"
-            if whole is not None else "")]
-        if floor and (whole if whole is not None and step == training.step else loss) > floor["nats"]:
+        lines = [*patience, f"best model: step {step:,}, validation loss {found.words}"]
+        if floor and found.best.nats > floor["nats"]:
             cure = "it learns the text by heart: give it more text or more --dropout, or make it smaller" \
                 if step < LATE * training.step else "train it for longer"
             lines.append(f"warning: the model is worse than counting, which reaches {floor['nats']:.4f}: {cure}")
@@ -99,7 +97,8 @@ def start(given: dict) -> Job:
     options.check_gpu(kernel, given["cuda_path"], given["dtype"])
     saving = SaveConfig(**{name: given[name] for name in SAVING})
     tensorboard.check(saving)
-    config, old = prepare.check(given), prepare.origin(given)
+    config, origin = prepare.check(given), prepare.origin(given)
+    old = origin.model
     how = prepare.reading(given, old)
     bring(given["corpus"])
     corpus = read(given["corpus"], **how)
@@ -109,7 +108,7 @@ def start(given: dict) -> Job:
     settings = {"corpus": _about(corpus, how),
                 "asked": {name: given[name] for name in ("batch", "seq", "threads")}, "split": record,
                 "preset": preset, "init_from": given["init_from"], "extend_vocab": given["extend_vocab"],
-                "saving": asdict(saving), "precision": given["dtype"]}
+                "origin": origin.name, "saving": asdict(saving), "precision": given["dtype"]}
     model = prepare.build(sizes, vocab, old, given, config.seed)
     path = Path(given["out"]) if given["out"] else runs.fresh(given["name"] or corpus.name)
     click.get_current_context().with_resource(lock.held(path, new=True))
@@ -132,7 +131,7 @@ def resume(given: dict, explicit: set[str]) -> Job:
 
     Its folder is the process's until the click context ends.
     """
-    path = Path(given["out"]) if given["out"] else runs.RUNS / given["name"] if given["name"] else runs.newest()
+    path = Path(given["out"]) if given["out"] else runs.RUNS / given["name"] if given["name"] else names.newest()
     click.get_current_context().with_resource(lock.held(path))
     document, tensors, warnings = runs.read_newest(path)
     settings = document["training"]["settings"]
@@ -145,7 +144,8 @@ def resume(given: dict, explicit: set[str]) -> Job:
         "preset": settings.get("preset"),
         "init_from": settings.get("init_from"), "extend_vocab": settings.get("extend_vocab", False)}
     for name in sorted(explicit & known.keys() - FREE):
-        if given[name] != known[name] and given[name] != settings["asked"].get(name, known[name]):
+        same = given[name] in (known[name], settings["asked"].get(name, known[name]))
+        if not same and not (name == "init_from" and names.stands_for(given[name], settings.get("origin"))):
             raise click.UsageError(f"--{name.replace('_', '-')} {given[name]} conflicts with {path}, "
                                    f"which has {known[name]}: leave it out, or start a new run")
     config = _extended(stored, given, explicit)

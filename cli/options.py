@@ -139,11 +139,20 @@ def threads(ctx, param, value: str) -> int | None:
     return int(value)
 
 
+def find(run: str | None):
+    """Return the names.Found that RUN stands for, without one that of the newest run; says the notes on stderr."""
+    from rnncore import names
+    found = names.find(run) if run else names.at(names.newest())
+    for note in found.notes:
+        tell(str(note))
+    return found
+
+
 def open_model(run: str | None, device: str):
-    """(path, model) of a run folder, a model file, or the newest run."""
-    from rnncore import checkpoint, runs
-    path = checkpoint.model_file(run if run else runs.newest())
-    return path, checkpoint.load(path, device)
+    """Return (file, model) of what RUN stands for, as `find`."""
+    from rnncore import checkpoint
+    file = find(run).file
+    return file, checkpoint.to_model(*checkpoint.read(file), device, None)
 
 
 def check_gpu(kernel, path: str = "auto", dtype: str = "float32") -> None:

@@ -2,6 +2,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import numpy as np
@@ -48,11 +49,25 @@ def check(given: dict) -> TrainConfig:
     return TrainConfig(**settings)
 
 
-def origin(given: dict) -> CharLM | None:
-    """The model to go on from, on the run's device and in its dtype, and None where a new one is to be made."""
+class Origin(NamedTuple):
+    """The model to go on from, on the run's device and in its dtype, and what a run keeps of it; of a new one None."""
+    model: CharLM | None = None
+    name: str | None = None  # what stands for it alone (names.py)
+
+
+def origin(given: dict) -> Origin:
+    """Return the model that --init-from names. Raises what names.find and checkpoint.read raise, click.UsageError."""
     if given["init_from"] is None:
-        return None
-    model = checkpoint.load(given["init_from"], given["device"], given["dtype"])
+        return Origin()
+    found = options.find(given["init_from"])
+    document, tensors = checkpoint.read(found.file)
+    model = checkpoint.to_model(document, tensors, given["device"], given["dtype"])
+    _check_origin(model, given)
+    return Origin(model, found.name)
+
+
+def _check_origin(model: CharLM, given: dict) -> None:
+    """Refuse options that conflict with the model to go on from."""
     preset = PRESETS[given["preset"]] if given["preset"] else {}
     for name in SIZES:
         has, wanted = getattr(model.config, name), given[name] or preset.get(name)
@@ -69,7 +84,6 @@ def origin(given: dict) -> CharLM | None:
     if model.vocab.documents != "none" and given["newline"] == "keep":
         raise click.UsageError(f"--newline keep: documents are told apart by LF line ends, and {given['init_from']} is "
                                "a model of such: leave it out")
-    return model
 
 
 def _check_bytes(given: dict, who: str) -> None:

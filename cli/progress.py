@@ -25,9 +25,16 @@ def describe(p) -> str:
 def parts(p) -> list[tuple[int, str]]:
     """The parts of that line, each with a number: the larger, the later it is left out where there is little room."""
     left = (1 - p.done) * p.seconds / p.done if p.done else 0
-    validation = [(3, f"val {p.val_loss:.3f}")] if p.val_loss is not None else []
+    validation = [(3, measured(p))] if p.val_loss is not None else []
     return [(5, f"step {p.step:,}"), (1, f"{100 * p.done:3.0f}%"), (4, f"loss {p.loss:.3f}"), *validation,
             (0, f"{p.chars_per_s:,.0f} chars/s"), (2, f"{clock(left)} left")]
+
+
+def measured(p) -> str:
+    """The validation loss of a Progress: at the end that of the larger sample; ~ marks one on a part of the text."""
+    if p.val_loss_of_all is not None:
+        return f"val {p.val_loss_of_all:.3f}"
+    return f"val {'~' * p.sampled}{p.val_loss:.3f}"
 
 
 def describe_floor(nats: float, order: int, counted: int, characters: int) -> str:
@@ -138,7 +145,8 @@ class LiveDisplay:
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._text = Text
         self._live = Live(Text("starting"), console=self._console, auto_refresh=False)
-        self._shown, self._val_loss = 0.0, None
+        self._shown = 0.0
+        self._measured: dict = {}  # of the last evaluation
 
     def __enter__(self) -> "LiveDisplay":
         with unheard():
@@ -151,7 +159,7 @@ class LiveDisplay:
 
     def update(self, p) -> None:
         if p.val_loss is not None:
-            self._val_loss = p.val_loss
+            self._measured = {name: getattr(p, name) for name in ("val_loss", "sampled", "val_loss_of_all")}
         if p.finished or time.monotonic() > self._shown + REFRESH:
             self._shown = time.monotonic()
             with unheard():
@@ -169,7 +177,7 @@ class LiveDisplay:
     def _line(self, p):
         """The live line, in the width that there is."""
         from dataclasses import replace
-        bar, words = fitted(parts(replace(p, val_loss=self._val_loss)), self._console.width - 1)
+        bar, words = fitted(parts(replace(p, **self._measured)), self._console.width - 1)
         solid, rest = ("#", "-") if self._console.options.ascii_only else ("\u2501", "\u2501")
         full = round(bar * p.done)
         return self._text.assemble((solid * full, "bar.complete"), (rest * (bar - full), "bar.back"),

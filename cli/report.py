@@ -38,23 +38,23 @@ def command(run, text, out, cells, encoding, device):
         raise click.UsageError("--text '': name a file, or leave it out")
     if out in ("", "-"):
         raise click.UsageError(f"--out {out!r}: name a file, or leave it out")
-    from rnncore import runs
+    from rnncore.runs import RunError
     if words := requirements.missing(*NEEDED):
-        raise runs.RunError(f"a report needs {words}")
-    where = Path(run) if run else runs.newest()
-    target = Path(out) if out else default(where)
-    if os.path.lexists(target) and not (where.is_dir() and target.absolute() == (where / NAME).absolute()):
+        raise RunError(f"a report needs {words}")
+    found = options.find(run)
+    target = Path(out) if out else default(found)
+    if os.path.lexists(target) and not (found.folder and target.absolute() == (found.folder / NAME).absolute()):
         raise FileExistsError(f"{target} exists already: name another file with --out")
     if not os.access(target.absolute().parent, os.W_OK):
         raise PermissionError(f"{target} cannot be written: name another file with --out")
-    for note in write(where, target, device, text=text, cells=cells, encoding=encoding):
+    for note in write(found, target, device, text=text, cells=cells, encoding=encoding):
         tell(note)
     click.echo(f"{target}: {target.stat().st_size:,} bytes; open it in a browser")
 
 
-def default(where: Path) -> Path:
-    """Where the report of a run folder, a model file or a pretrained model goes."""
-    return where / NAME if where.is_dir() else Path(f"{where.stem}-{NAME}")
+def default(found) -> Path:
+    """Where the report of a names.Found goes."""
+    return found.folder / NAME if found.folder else Path(f"{found.file.stem}-{NAME}")
 
 
 def after(job, device: str) -> None:
@@ -62,20 +62,21 @@ def after(job, device: str) -> None:
     path = job.folder.path
     if requirements.missing(*NEEDED):
         return
+    from rnncore import names
     try:
         validation = job.training.validation
         if validation:
             keep(path / PASSAGE, job.training.model.vocab, validation.batches.ids[:CHARACTERS])
-        write(path, path / NAME, device)
+        write(names.at(path), path / NAME, device)
         tell(f"report in {called.path(path / NAME)}: open it in a browser")
     except (Exception, KeyboardInterrupt) as error:
         words = " ".join(str(error).split()) or type(error).__name__
-        tell(f"warning: no report was made ({words}); `rnncore report {called.path(path)}` makes one")
+        tell(f"warning: no report was made ({words}); `rnncore report {called.path(names.spelled(path))}` makes one")
 
 
-def write(where: Path, target: Path, device: str, text: str | None = None, cells: int = 3,
+def write(found, target: Path, device: str, text: str | None = None, cells: int = 3,
           encoding: str = "utf-8") -> list[str]:
-    """Make the report of `where` and write it to target; returns what is to be said of it."""
+    """Make the report of a names.Found and write it to target; returns what is to be said of it."""
     from rnncore import checkpoint
     from rnncore.files import write_whole
     from rnncore.report import page
@@ -83,12 +84,13 @@ def write(where: Path, target: Path, device: str, text: str | None = None, cells
 
     from .score import NotFinite
 
-    path = checkpoint.model_file(where)
-    document, tensors = checkpoint.read(path)
+    folder = found.folder
+    document, tensors = checkpoint.read(found.file)
     model, card = checkpoint.to_model(document, tensors, device), document["card"]
-    rows, samples, notes = (*history(where), []) if where.is_dir() else ([], [], [
+    rows, samples, notes = (*history(folder), []) if folder else ([], [], [
         "This is of a model file alone, without its run folder: there are no curves and no samples."])
-    passage = asked_for(model, text, encoding, notes) if text else stretch(model, card, where / PASSAGE, notes)
+    passage = asked_for(model, text, encoding, notes) if text else \
+        stretch(model, card, folder and folder / PASSAGE, notes)
     ids, source = passage[0][:CHARACTERS], passage[1]
     if len(ids) < FEW:
         notes.append(f"It read {len(ids)} {'bytes' if model.vocab.level == 'byte' else 'characters'}: over so few, "
@@ -97,7 +99,7 @@ def write(where: Path, target: Path, device: str, text: str | None = None, cells
         story = tell_story(model, card, ids, cells)
     except FloatingPointError as error:
         raise NotFinite(str(error)) from None
-    name = where.resolve().name if where.is_dir() else where.stem
+    name = folder.resolve().name if folder else found.file.stem
     story = page.Story(name=name, source=source, rows=rows, samples=samples, notes=notes, **story)
     write_whole(target, page.render(story).encode(errors="replace"))
     return notes
@@ -115,7 +117,7 @@ def tell_story(model, card: dict, ids, cells: int) -> dict:
         raise FloatingPointError("the loss is no number: the model's weights are too large")
     floor = card["floor"]["nats"] if is_trained(card) and card.get("floor") else None
     return {"vocab": model.vocab, "passage": reading, "atlas": of(reading, model.vocab, max(cells, RANKED)),
-            "best": cells, "floor": floor, "headline": headline(model, card, floor), "facts": facts(model, card)}
+            "best": cells, "floor": floor, "there": there(card), "headline": headline(model, card, floor), "facts": facts(model, card)}
 
 
 def is_trained(card: dict) -> bool:
@@ -124,19 +126,26 @@ def is_trained(card: dict) -> bool:
     return trained(card)
 
 
+def there(card: dict) -> int | None:
+    """How many characters of validation text there are to predict; None where the card does not say."""
+    return (card.get("val_chars") or {}).get("all") if is_trained(card) else None
+
+
 def headline(model, card: dict, floor: float | None) -> list[tuple[str, str]]:
     """The figures that a page begins with."""
     from math import log
 
     from rnncore import params
+    from rnncore.headline import of as of_validation
     from rnncore.plan import about
 
     config = model.config
     found = [("model", f"{config.layers} × {config.hidden} LSTM, {params.count(config):,} parameters")]
     if is_trained(card):
         found.append(("learned", f"{about(card['chars'])} characters of {card['corpus']['name']}"))
-        if card["val_loss"] is not None:
-            found.append(("validation loss", f"{card['val_loss']:.3f} nats, {card['val_loss'] / log(2):.3f} bits"))
+        if measured := of_validation(card):
+            nats = measured.best.nats
+            found.append(("validation loss", f"{nats:.3f} nats, {nats / log(2):.3f} bits, {measured.best.over}"))
     return found + ([("n-gram floor, by counting", f"{floor:.3f} nats")] if floor is not None else [])
 
 
@@ -172,12 +181,12 @@ def _row(line: str) -> dict:
         if isinstance(row, dict) else {}
 
 
-def stretch(model, card: dict, kept: Path, notes: list[str]) -> tuple:
+def stretch(model, card: dict, kept: Path | None, notes: list[str]) -> tuple:
     """(ids (n,), where they are from) of the passage to read; what is to be said of it is added to the notes.
 
-    Of the validation text: what was kept of it, or the corpus read anew; else the model writes it.
+    Of the validation text: what was `kept` of it in the run folder, or the corpus read anew; else the model writes it.
     """
-    ids = _kept(model.vocab, kept) if kept.is_file() else validation(model, card)
+    ids = _kept(model.vocab, kept) if kept and kept.is_file() else validation(model, card)
     if ids is not None and len(ids) > 1:
         return ids, "the beginning of the validation text, which it has not learned from"
     none = is_trained(card) and not card["split"]["validation"]

@@ -8,7 +8,7 @@ import functools
 
 import torch
 
-from rnncore import requirements, speed
+from rnncore import speed
 from rnncore.config import ModelConfig, SampleConfig, TrainConfig
 from rnncore.optim import Adam
 from rnncore.speed import Entrant
@@ -113,8 +113,8 @@ class Rival:
 def why_not(device: str) -> str | None:
     """None where this torch computes on the device, else the cause and the cure in one line."""
     if device.startswith("cuda") and not torch.cuda.is_available():
-        return (f"--against torch: torch {torch.__version__} finds no GPU: {requirements.pip('install torch')} in a build for "
-                "CUDA (pytorch.org names it), or measure with --device cpu")
+        return (f"--against torch: torch {torch.__version__} finds no GPU: `pip install torch` in a build for CUDA "
+                "(pytorch.org names it), or measure with --device cpu")
     return None
 
 

@@ -193,8 +193,9 @@ def already_finished(job) -> int:
 
 def farewell(job, stopped: int | None, unsaved: str | None) -> int:
     """Say where the run stands and what to type next; returns the exit code."""
+    from rnncore import names
     training, folder = job.training, job.folder
-    path = called.path(folder.path)
+    path, run = called.path(folder.path), called.path(names.spelled(folder.path))
     if unsaved:
         tell(f"rnncore: {unsaved}")
         return 1
@@ -205,5 +206,5 @@ def farewell(job, stopped: int | None, unsaved: str | None) -> int:
         return 128 + stopped
     for line in job.verdict():
         tell(line)
-    tell(f"saved in {path}; let it write with\n\n  {called.called()} generate {path} -n 400\n")
+    tell(f"saved in {path}; let it write with\n\n  {called.called()} generate {run} -n 400\n")
     return 0

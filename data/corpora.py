@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
-from .. import requirements
 from .decode import CorpusError, decode, join
 from .download import DownloadError, Patience, download
 
@@ -232,7 +231,7 @@ def _numpy() -> list[Path]:
     """Every .py file of numpy, sorted by its path inside the package."""
     spec = find_spec("numpy")
     if spec is None or not spec.submodule_search_locations:
-        raise CorpusError(f"the corpus numpy is not here: {requirements.pip('install numpy')}")
+        raise CorpusError("the corpus numpy is not here: `pip install numpy`")
     root = Path(spec.submodule_search_locations[0])
     return sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix())
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .. import requirements
 from .decode import CorpusError
 
 MOST = 1 << 28       # bytes of a file whose size is not known
@@ -114,9 +113,10 @@ def _transfer(url: str, path: Path, sha256: str | None, transfer: Transfer) -> N
 
 def library():
     """The package pooch."""
-    if words := requirements.missing("pooch"):
-        raise CorpusError(f"to download a corpus needs {words}")
-    import pooch
+    try:
+        import pooch
+    except ImportError:
+        raise CorpusError("corpora are downloaded by pooch, which is not here: `pip install pooch`") from None
     pooch.get_logger().setLevel("ERROR")  # the words are ours
     return pooch
 

@@ -7,8 +7,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from .. import requirements
-
+OLDEST_CUPY = 14  # the major version; the only one that has been tried
 MISSING = "nvrtc", "cublas", "libcu", "cannot open source file", "could not open source", "headers", "cuda_path"
 INSUFFICIENT_DRIVER, NO_DEVICE, INVALID_DEVICE, OUT_OF_MEMORY = 35, 100, 101, 2  # cudaError_t
 
@@ -30,7 +29,7 @@ def why_no_cuda(index: int = 0) -> str | None:
     if version is None:
         return ("this machine has no NVIDIA driver (libcuda.so.1): install it (Debian, Ubuntu: `apt install "
                 "nvidia-driver`), or use the processor with --device cpu")
-    install = requirements.pip(f"install 'cupy-cuda{13 if version >= 13000 else 12}x[ctk]'")
+    install = f"`pip install 'cupy-cuda{13 if version >= 13000 else 12}x[ctk]'`"
     if importlib.util.find_spec("cupy") is None:
         return f"CuPy is not installed: {install}"
     give_cupy_a_cache()
@@ -38,8 +37,8 @@ def why_no_cuda(index: int = 0) -> str | None:
         cupy = importlib.import_module("cupy")
     except Exception as error:  # not ImportError alone: CuPy makes its cache folder here
         return f"CuPy cannot be imported ({_line(error)}): {install}"
-    if words := requirements.lacking("cupy", cupy.__version__):
-        return f"rnncore needs {words}: {install}"
+    if int(cupy.__version__.partition(".")[0]) < OLDEST_CUPY:
+        return f"CuPy {OLDEST_CUPY} or newer is needed, and {cupy.__version__} is installed: {install}"
     try:
         cupy.cuda.Device(index).use()
         _tiny_kernel(cupy)

@@ -12,16 +12,12 @@ from cupy import ElementwiseKernel
 
 from . import cpu, paths
 from .cuda_updates import adam, muon_apply, muon_momentum  # noqa: F401
-from .writer import Sizes, Writer, card, sizes_of
+from .writer import TANH, Sizes, Writer, card, sizes_of
 from .writer import why_not as why_not_written
 
 name = "cuda"
 xp = cupy
 
-TANH = """
-__device__ inline float tanh_of(float z) { return tanhf(z); }
-__device__ inline double tanh_of(double z) { return tanh(z); }
-"""
 GATES = TANH + (Path(__file__).parent / "gates.cuh").read_text(encoding="utf-8")
 PHILOX = (Path(__file__).parent / "philox.cuh").read_text(encoding="utf-8")
 

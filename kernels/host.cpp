@@ -99,11 +99,63 @@ static void mask(T* out, Rows<const T> in, const T* keep, long rows, long n) {  
         for (long k = 0; k < n; k++) out[row * n + k] = in[row][k] * keep[k];
 }
 
+enum { AHEAD = 8192 };  // bytes; weights that the caches do not hold arrive 1.4 times as fast when asked for
+
+// z (R,) += w (R, K) x (K,): dot products, four rows at a time.
+template <typename T>
+static void add_product(const T* w, const T* x, T* z, long rows, long inner) {
+    for (; rows >= 4; rows -= 4, w += 4 * inner, z += 4) {
+        T a = 0, b = 0, c = 0, d = 0;
+        for (long k = 0; k < 4 * inner; k += LINE / sizeof(T)) __builtin_prefetch(w + AHEAD / sizeof(T) + k);
+#pragma omp simd reduction(+ : a, b, c, d)
+        for (long k = 0; k < inner; k++)
+            a += w[k] * x[k], b += w[inner + k] * x[k], c += w[2 * inner + k] * x[k], d += w[3 * inner + k] * x[k];
+        z[0] += a, z[1] += b, z[2] += c, z[3] += d;
+    }
+    for (; rows > 0; rows--, w += inner, z++) {
+        T a = 0;
+#pragma omp simd reduction(+ : a)
+        for (long k = 0; k < inner; k++) a += w[k] * x[k];
+        *z += a;
+    }
+}
+
+// `run_forward` over one column. What x adds to all steps is one product, its columns the steps; then w_hh is used as it
+// is stored, and the units of a step lie side by side: packed for one column, half a vector of it would be padding.
+template <typename T>
+static void run_column(const T* w_ih, const T* bias, Rows<const T> x, const T* w_hh, Rows<T> gates, Rows<T> h, Rows<T> c,
+                       const T* keep, long steps, long inputs, long hidden) {
+    const long rows = 4 * hidden;
+    if (x.data) {
+        Buffer<T> panels(Left<T>::size(rows, inputs)), tiles(Right<T>::size(inputs, steps));
+        Left<T> weights{rows, inputs, panels.data};
+        Right<T> from{inputs, steps, tiles.data};
+        weights.pack(w_ih, 0, inputs, false), from.pack(x.data, x.ld, 0, inputs);
+        weights.times(from, {bias, 0}, gates.data, gates.ld);
+    }
+    Buffer<T> made(rows + 3 * hidden);
+    T *z = made.data, *state = z + rows, *cell = state + hidden, *kept = cell + hidden;
+    std::fill_n(kept, hidden, T(1));
+    for (long k = 0; k < hidden; k++) state[k] = *h[k], cell[k] = *c[k];
+    for (long t = 0; t < steps; t++) {
+        if (keep) {
+            std::fill_n(kept, hidden, keep[t]);
+            for (long k = 0; k < hidden; k++) state[k] *= keep[t];
+        }
+        for (long r = 0; r < rows; r++) z[r] = gates[r][t];
+        add_product(w_hh, state, z, rows, hidden);
+        step_forward<T>(z, {z, hidden}, {cell, hidden}, kept, {cell, hidden}, {state, hidden}, 1, hidden);
+        for (long r = 0; r < rows; r++) gates[r][t] = z[r];
+        for (long k = 0; k < hidden; k++) h[k][t + 1] = state[k], c[k][t + 1] = cell[k];
+    }
+}
+
 // h and c are written, gates leaves as the activations. x is the layer's input, w_ih (4H, E), bias (4H,); x null: gates
 // arrives as W_ih x + b. ones (N,) stands for no mask.
 template <typename T>
 static void run_forward(const T* w_ih, const T* bias, Rows<const T> x, const T* w_hh, Rows<T> gates, Rows<T> h, Rows<T> c,
                         const T* keep, const T* ones, long steps, long inputs, long hidden, long n) {
+    if (n == 1) return run_column(w_ih, bias, x, w_hh, gates, h, c, keep, steps, inputs, hidden);
     const long first = x.data ? inputs : 0, rows = 4 * hidden, depth = first + hidden;
     Buffer<T> panels(Left<T>::size(rows, depth)), tiles(Right<T>::size(depth, n)), z(rows * n), kept(hidden * n);
     Left<T> weights{rows, depth, panels.data};
@@ -139,27 +191,6 @@ static void run_backward(const T* w_ih, const T* w_hh, Rows<T> gates, Rows<const
         recurrent.times(dz, {zeros.data(), 0}, dh, n);
         if (keep) mask(dh, {dh, n}, keep + n * t, hidden, n);
         if (wanted) input.times(dz, {zeros.data(), 0}, dx.at(t, n).data, dx.ld);
-    }
-}
-
-enum { AHEAD = 8192 };  // bytes; weights that the caches do not hold arrive 1.4 times as fast when asked for
-
-// z (R,) += w (R, K) x (K,): dot products, four rows at a time.
-template <typename T>
-static void add_product(const T* w, const T* x, T* z, long rows, long inner) {
-    for (; rows >= 4; rows -= 4, w += 4 * inner, z += 4) {
-        T a = 0, b = 0, c = 0, d = 0;
-        for (long k = 0; k < 4 * inner; k += LINE / sizeof(T)) __builtin_prefetch(w + AHEAD / sizeof(T) + k);
-#pragma omp simd reduction(+ : a, b, c, d)
-        for (long k = 0; k < inner; k++)
-            a += w[k] * x[k], b += w[inner + k] * x[k], c += w[2 * inner + k] * x[k], d += w[3 * inner + k] * x[k];
-        z[0] += a, z[1] += b, z[2] += c, z[3] += d;
-    }
-    for (; rows > 0; rows--, w += inner, z++) {
-        T a = 0;
-#pragma omp simd reduction(+ : a)
-        for (long k = 0; k < inner; k++) a += w[k] * x[k];
-        *z += a;
     }
 }
 

@@ -6,6 +6,7 @@ same folder, flushes it to the disk and renames it, so a file under its own name
 """
 import hashlib
 import json
+import warnings
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
@@ -14,9 +15,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from . import documents, kernels
+from . import documents, kernels, names
 from .config import ModelConfig
-from .data import pretrained
 from .documents import KEY, SCHEMA, ModelFileError
 from .files import write_whole
 from .model import CharLM
@@ -46,14 +46,17 @@ def save(model: CharLM, path, card: dict | None = None, extra: dict | None = Non
     write_whole(Path(path), to_bytes(tensors, {KEY: json.dumps(document)}))
 
 
-def load(path, device: str = "auto", dtype: str | None = None) -> CharLM:
-    """The model in a file, in a run folder (its best, else its last), or a pretrained one by its name.
+def load(name: str | Path, device: str = "auto", dtype: str | None = None) -> CharLM:
+    """The model that a name stands for (names.py): a file, a run folder (its best, else its last), a pretrained one.
 
-    dtype: a precision, as CharLM's; None: as in the file, where float16 becomes float32. Raises ModelFileError for
+    dtype: a precision, as CharLM's; None: as in the file, where float16 becomes float32. Warns (names.Ambiguous) where
+    the name could stand for several models, and (names.Renamed) where it is a former one. Raises ModelFileError for
     what is no whole model file of ours, FileNotFoundError, kernels.DeviceError.
     """
-    document, tensors = read(model_file(path))
-    return to_model(document, tensors, device, dtype)
+    found = names.find(name)
+    for note in found.notes:
+        warnings.warn(note, stacklevel=2)
+    return to_model(*read(found.file), device, dtype)
 
 
 def to_model(document: dict, tensors: dict, device: str, dtype: str | None = None) -> CharLM:
@@ -69,28 +72,15 @@ def to_model(document: dict, tensors: dict, device: str, dtype: str | None = Non
     return model
 
 
-def model_file(path) -> Path:
-    """path itself, the model in a run folder (best.safetensors, else last), or a pretrained one by its name.
-
-    What lies at the path goes before a pretrained model of that name.
-    """
-    name, path = str(path), Path(path)
-    if not path.exists():
-        return pretrained.path(name) or path
-    if not path.is_dir():
-        return path
-    for name in ("best.safetensors", "last.safetensors"):
-        if (path / name).is_file():
-            return path / name
-    raise FileNotFoundError(f"{path} holds no model yet (best.safetensors or last.safetensors): "
-                            f"train one with -o {path}")
+def model_file(name: str | Path) -> Path:
+    """The file of the model that a name stands for (names.py)."""
+    return names.find(name).file
 
 
 def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     """(document, tensors) of a model file, checked: names, shapes, dtypes, finite numbers, sha256."""
     if not path.is_file():
-        named = f", nor one of the pretrained models ({', '.join(pretrained.names())})" if pretrained.names() else ""
-        raise FileNotFoundError(f"{path}: no such model file or run folder{named}")
+        raise FileNotFoundError(f"{path}: no such model file or run folder")
     documents.check_header(path)
     try:
         with safe_open(path, framework="numpy") as file:

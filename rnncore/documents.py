@@ -91,14 +91,17 @@ SPLIT = {"train": COUNT, "validation": COUNT, "test": COUNT}
 FLOOR = {"nats": NUMBER, "order": COUNT, "counted": COUNT}
 CARD = {"corpus": CORPUS, "split": SPLIT, "train": {}, "step": COUNT, "chars": COUNT, "seconds": NUMBER, "made": TEXT,
         "val_loss": Maybe(NUMBER), "best_step": Maybe(COUNT), "val_loss_of_all": Maybe(NUMBER), "versions": TEXTS,
-        "init_from?": Maybe(TEXT), "floor?": Maybe(FLOOR), "losses?": NUMBERS, "precision?": Maybe(PRECISION)}
+        "val_chars?": Maybe(dict.fromkeys(("best?", "end?", "all?"), Maybe(COUNT))),
+        **dict.fromkeys(("init_from?", "origin?", "about?"), Maybe(TEXT)), "floor?": Maybe(FLOOR), "losses?": NUMBERS,
+        "precision?": Maybe(PRECISION)}
 DOCUMENT = {"config": dict.fromkeys(("vocab_size", "embed", "hidden", "layers"), POSITIVE),
             "vocab": Kind("a list", lambda value: isinstance(value, list)), "card": {},
             "text?": {"level?": LEVEL, "lower?": FLAG, "min_count?": POSITIVE, "documents?": PARTS, "field?": TEXT}}
 TRAINING = {
     "settings": {"corpus": CORPUS, "split": SPLIT | {"asked": {"val": SHARE, "test": SHARE}}, "preset?": Maybe(TEXT),
-                 "asked": dict.fromkeys(("batch?", "seq?", "threads?"), Maybe(POSITIVE)), "init_from?": Maybe(TEXT),
-                 "extend_vocab?": FLAG, "floor?": Maybe(FLOOR), "precision?": PRECISION,
+                 "asked": dict.fromkeys(("batch?", "seq?", "threads?"), Maybe(POSITIVE)),
+                 **dict.fromkeys(("init_from?", "origin?"), Maybe(TEXT)), "extend_vocab?": FLAG,
+                 "floor?": Maybe(FLOOR), "precision?": PRECISION,
                  "saving?": {"save_every": Maybe(POSITIVE), "sample_every": Maybe(COUNT), "keep": COUNT,
                              "tensorboard?": FLAG}},
     "progress": {"step": POSITIVE, "chars": POSITIVE, "seconds": SECONDS, "training_seconds": SECONDS,

@@ -2,7 +2,7 @@
 
 setup.cfg asks pip for the same versions, tests/oldest.txt names exactly those, and continuous integration runs with
 them. With anything older `import rnncore` raises ImportError; an optional library that is too old counts as missing.
-This module imports nothing of ours, and every folder may import it.
+This module imports nothing of ours.
 """
 import re
 import shlex
@@ -31,10 +31,10 @@ def check() -> None:
 
 @cache
 def fault() -> str | None:
-    """Return what is missing or too old among Python and BASE, with the command that mends it; None where all is well."""
+    """Return what is missing or too old among Python and BASE, and the command that mends it; None where all is well."""
     if _numbers(sys.version) < _numbers(PYTHON):
-        return (f"rnncore needs Python {PYTHON} or newer, and this is {sys.version.split()[0]}: make the environment anew "
-                f"with a newer one, as in `python{PYTHON} -m venv .venv`")
+        return (f"rnncore needs Python {PYTHON} or newer, and this is {sys.version.split()[0]}: make the environment "
+                f"anew with a newer one, as in `python{PYTHON} -m venv .venv`")
     words = _words({name: lacking(name) for name in BASE})
     return words and f"rnncore needs {words}"
 
@@ -60,12 +60,9 @@ def _broken(name: str) -> str | None:
     return None
 
 
-def lacking(name: str, version: str | None = None) -> str | None:
-    """Return in words what is wrong with a library of OLDEST: missing or too old; None where it will do.
-
-    version: the one that is here, where the caller knows it; by default the installed distribution's.
-    """
-    here = version or installed(name)
+def lacking(name: str) -> str | None:
+    """Return in words what is wrong with a library of OLDEST: missing or too old; None where it will do."""
+    here = installed(name)
     if here is None and find_spec(name) is None:
         return f"{name} {OLDEST[name]} or newer, which is not installed"
     if here is not None and _numbers(here) < _numbers(OLDEST[name]):

@@ -22,10 +22,11 @@ from .files import append, write_whole
 from .lock import NAME as LOCK
 from .lock import RunError
 from .lstm import State
+from .names import RUNS
 from .train import Progress, Training
 
-RUNS = Path("runs")
 HEAD = re.compile(r"^--- step (\d{1,15})\n", re.MULTILINE)  # of a sample
+MEASURED = "val_chars", "val_loss_of_all", "val_chars_of_all"  # of a row: there after an evaluation alone
 NO_MODEL = {"metrics.jsonl", "samples.txt"}
 EVENTS, EVENT_FILES = "tensorboard", "events.out.tfevents.*"  # a folder, and what lies in it
 
@@ -77,6 +78,7 @@ class RunFolder:
         row = {"step": progress.step, "chars": progress.chars, "seconds": round(progress.seconds, 3),
                "chars_per_s": round(progress.chars_per_s, 1), "loss": progress.loss, "val_loss": progress.val_loss,
                "lr": progress.lr, "grad_norm": progress.grad_norm}
+        row |= {name: getattr(progress, name) for name in MEASURED if getattr(progress, name) is not None}
         finite = {name: None if value is None or not math.isfinite(value) else value for name, value in row.items()}
         append(self.path / "metrics.jsonl", (json.dumps(finite) + "\n").encode())
 
@@ -137,12 +139,13 @@ class RunFolder:
     def card(self, training: Training) -> dict:
         """The training card: corpus, split, losses, versions."""
         best = training.best
-        about = {name: self.settings.get(name) for name in ("corpus", "split", "preset", "init_from", "floor",
-                                                               "precision")}
+        about = {name: self.settings.get(name) for name in ("corpus", "split", "preset", "init_from", "origin",
+                                                               "floor", "precision")}
         return {**about, "step": training.step,
                 "chars": training.chars, "seconds": round(training.clock.now(), 1),
                 "val_loss": best[0] if best else None, "best_step": best[1] if best else None,
-                "val_loss_of_all": training.final_loss, "train": asdict(training.config),
+                "val_loss_of_all": training.final_loss,
+                "val_chars": training.val_chars() if training.validation else None, "train": asdict(training.config),
                 "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "versions": {"rnncore": __version__, "numpy": np.__version__, "python": platform.python_version()}}
 
@@ -167,14 +170,6 @@ def restore(training: Training, document: dict, tensors: dict[str, np.ndarray]) 
 def trained(card: dict) -> bool:
     """Whether a card is one that `RunFolder.card` made: a model that was saved from Python may have any."""
     return documents.fault(card, documents.CARD, "card") is None
-
-
-def newest() -> Path:
-    """The run under runs/ whose model was written last. Raises RunError where there is none."""
-    found = [path for path in RUNS.glob("*/*.safetensors") if path.name in ("best.safetensors", "last.safetensors")]
-    if not found:
-        raise RunError(f"no run in {RUNS}/ yet: train one first, as in `rnncore train numpy --minutes 1`")
-    return max(found, key=lambda path: path.stat().st_mtime_ns).parent
 
 
 def fresh(name: str) -> Path:

@@ -26,8 +26,10 @@ FORWARD = 0.4      # a forward pass costs at most this part of a training step
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands after a step. Losses are nats per character; val_loss is None where none was measured.
+    """Where a run stands after a step. Losses are nats per character, None where none was measured.
 
+    val_loss is over val_chars characters, a sample of the validation text that is the same in all of a run; at the end
+    val_loss_of_all is over val_chars_of_all, as many of them as the time allows.
     notes: a line on each number that was not finite, and what was done about it (recovery.py); the loss of a step that
     was skipped for it is what it was, nan or inf too.
     """
@@ -44,6 +46,10 @@ class Progress:
     milestone: bool = False
     finished: bool = False
     notes: tuple[str, ...] = ()
+    val_chars: int | None = None
+    sampled: bool = False  # is val_loss over less than all of the validation text?
+    val_loss_of_all: float | None = None
+    val_chars_of_all: int | None = None
 
 
 @dataclass
@@ -131,6 +137,7 @@ class Training:
     def _advance(self) -> Progress:
         """Take a step, or on a card several, and evaluate where that is due."""
         begun = time.perf_counter()
+        self.final_loss, self.final_windows = None, 0  # of a run that was at its end before and goes on
         if self.model.device_path.captured:
             self._launcher = self._launcher or Launcher(self)
             steps, chars, loss, lr, norm = self._launcher.take()
@@ -145,8 +152,10 @@ class Training:
         val_loss = self._validate(done >= 1) if milestone and self.validation else None
         done = 1.0 if self.given_up() else done
         notes, self.recovery.notes = tuple(self.recovery.notes), []
+        chars = self.val_chars() if val_loss is not None else {"best": None, "all": None}
         return Progress(self.step, epoch, done, self.chars, self.clock.now(), self.chars / self.clock.training,
-                        loss, lr, norm, val_loss, milestone, done >= 1, notes)
+                        loss, lr, norm, val_loss, milestone, done >= 1, notes, chars["best"],
+                        chars["best"] != chars["all"], self.final_loss, chars.get("end"))
 
     def _take(self) -> tuple[int, int, float, float, float]:
         """One step: (1, its characters, loss, rate, norm)."""
@@ -202,6 +211,12 @@ class Training:
         if last:
             self.final_loss, self.final_windows = whole, windows
         return sample
+
+    def val_chars(self) -> dict[str, int | None]:
+        """How many characters validation losses are over: `best` in mid-run, `end` at the end, and `all` there are."""
+        count = self.validation.chars
+        windows = {"best": self.val_windows, "end": self.final_windows, "all": self.validation.windows}
+        return {name: count(number) if number else None for name, number in windows.items()}
 
     def _all_chars(self) -> float:
         """Characters that the whole run will train on."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from . import checkpoint, documents
+from . import checkpoint, documents, names
 from .documents import ModelFileError
 
 AGAIN = "`rnncore train --resume` drops what is torn"
@@ -24,7 +24,7 @@ def verify(path: Path) -> Iterator[Verdict]:
     if not path.is_dir():
         yield Verdict(path, model_fault(path))
         return
-    checkpoint.model_file(path)  # there is one
+    names.at(path)  # there is a model
     for file in sorted(path.glob("*.safetensors")):
         yield Verdict(file, model_fault(file))
     for name, fault in (("metrics.jsonl", metrics_fault), ("samples.txt", samples_fault)):

@@ -19,6 +19,7 @@ from rnncore.cli.progress import LiveDisplay, PlainDisplay, clock, display, prin
 from rnncore.data.batches import Batches
 
 KEYS = ["step", "chars", "seconds", "chars_per_s", "loss", "val_loss", "lr", "grad_norm"]
+MEASURED = ["val_chars", "val_loss_of_all", "val_chars_of_all"]  # after an evaluation, and after the last
 
 
 @pytest.fixture
@@ -42,7 +43,8 @@ def test_a_run(tmp_path):
     assert result.code == 0 and result.out == ""
     assert set(files(folder)) == {"best.safetensors", "last.safetensors", "metrics.jsonl", "samples.txt"}
     table = rows(folder)
-    assert all(list(row) == KEYS for row in table)
+    assert all(list(row) == KEYS + MEASURED[:1] * (row["val_loss"] is not None) for row in table[:-1])
+    assert list(table[-1]) == KEYS + MEASURED
     steps = [row["step"] for row in table]
     assert steps == sorted(set(steps)) and steps[-1] == 60 and {6, 12, 30, 54} <= set(steps)
     assert table[-1]["loss"] < 0.7 * table[0]["loss"] and table[-1]["val_loss"] < 0.7 * table[0]["loss"]

@@ -1,17 +1,22 @@
 """How well a model predicts: one pass in chunks, windows, and the validation's many columns, against -log p step by step."""
+import time
 import tracemalloc
+from statistics import median
 
 import numpy as np
 import pytest
 import reference
 from conftest import build
 
-from rnncore import evaluate
+import rnncore
+from rnncore import evaluate, kernels
 from rnncore.config import ConfigError
 from rnncore.data.batches import Batches
 from rnncore.data.vocab import UnknownSymbolError, Vocab
 from rnncore.evaluate import CHUNK, Validation, losses, score, window_losses
+from rnncore.kernels import native
 from rnncore.model import CharLM
+from rnncore.stepper import Stepper
 from rnncore.train import TrainConfig, fit
 
 RNG = np.random.default_rng(3)
@@ -189,3 +194,60 @@ def test_windows_of_a_large_model_are_fewer_side_by_side(monkeypatch):
     monkeypatch.setattr(model, "workspace", lambda steps, n, real=model.workspace: widths.append(n) or real(steps, n))
     few = np.concatenate(list(evaluate.window_losses(model, ids, 16)))
     assert set(widths) == {3} and np.abs(few - usual).max() < 1e-12
+
+
+# One stream, as fast as it is written
+
+needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler (c++, g++, clang++) here")
+
+
+def of_documents(dtype: str) -> CharLM:
+    """A model of documents, whose END has the id 0."""
+    model = build(50, 6, 33, 2, dtype, scale=0.3)
+    model.vocab = Vocab.from_code_points([3, *range(256, 305)], documents="lines")
+    return model
+
+
+@needs_compiler
+@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize("symbols", [50, 300])  # of 300 the embedding is not folded into a table
+@pytest.mark.parametrize("dtype, error", [("float32", 1e-4), ("float64", 1e-12)])  # 2e-6 and 4e-15 when written
+def test_the_compiled_window_of_one_column_agrees_with_numpys(monkeypatch, documents, symbols, dtype, error):
+    """The loops in NumPy are those that scored before; in float64 they do today."""
+    model = of_documents(dtype) if documents else build(symbols, 6, 33, 3, dtype, scale=0.3)
+    ids = RNG.integers(0, 50 if documents else symbols, 2 * CHUNK + 9)
+    monkeypatch.setattr(kernels.host, "recurrence", lambda dtype: None)
+    wanted = np.concatenate(list(losses(model, ids)))
+    found = native.Recurrence(native.build(), dtype)
+    monkeypatch.setattr(kernels.host, "recurrence", lambda dtype: found)
+    assert np.abs(np.concatenate(list(losses(model, ids))) - wanted).max() < error
+
+
+@pytest.mark.parametrize("documents", [False, True])
+def test_a_card_scores_as_the_processor_does(on_cuda, documents):
+    here = of_documents("float64") if documents else build(50, 6, 33, 2, scale=0.3)
+    there = CharLM(here.config, here.vocab, "cuda", "float64", seed=None)
+    there.params.flat[...] = there.kernel.to_device(here.params.flat)
+    ids = RNG.integers(0, 50, CHUNK + 9)
+    assert np.abs(np.concatenate(list(losses(there, ids))) - np.concatenate(list(losses(here, ids)))).max() < 1e-12
+
+
+@needs_compiler
+def test_a_text_is_scored_at_least_as_fast_as_it_is_read_before_writing():
+    """In seconds of the processor, which other work on the machine does not change: 0.8 of them when written."""
+    vocab = Vocab.from_code_points(range(200, 265))
+    model = CharLM(rnncore.ModelConfig(65, 64, 256, 2), vocab, "cpu", "float32", seed=1)
+    ids, stepper = RNG.integers(0, 65, 4 * CHUNK + 1), Stepper(model.params)
+
+    def step() -> None:
+        for symbol in ids[:-1, None]:
+            stepper.step(symbol)
+
+    def seconds(function) -> float:
+        begun = time.process_time()
+        function()
+        return time.process_time() - begun
+
+    with kernels.host.single_threaded():
+        ratios = [seconds(lambda: list(losses(model, ids))) / seconds(step) for _ in range(7)]
+    assert median(ratios) < 1, ratios

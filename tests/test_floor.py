@@ -79,7 +79,7 @@ def test_a_model_that_is_worse_is_told_so_and_a_better_one_is_not(train, monkeyp
     (7, 1.4, 1.4, None), (6, 1.0, 1.5, None), (6, 1.5, 1.0, "longer"), (2, 1.5, 2.0, "by heart"), (2, 1.3, 2.0, None)])
 def test_the_model_that_is_kept_is_what_counts_and_the_cure_fits(step, sample, whole, warned):
     training = SimpleNamespace(best=(sample, step), step=7, final_loss=whole, final_windows=1, given_up=lambda: False,
-                               validation=SimpleNamespace(chars=lambda windows: 100))
+                               val_chars=lambda: {"best": 10, "end": 100, "all": 100})
     assert len(jobs.Job(training, SimpleNamespace(settings={}), []).verdict()) == 1
     _, *warnings = jobs.Job(training, SimpleNamespace(settings={"floor": {"nats": 1.4}}), []).verdict()
     assert len(warnings) == (warned is not None) and all(warned in line for line in warnings)

@@ -13,7 +13,7 @@ from rnncore.kernels import agreement, native
 from rnncore.lstm import Scratch
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler (c++, g++, clang++) here")
-SIZES = [(1, 1, 1, 1), (5, 2, 3, 2), (7, 9, 33, 5), (3, 64, 64, 32)]  # T, E, H, N
+SIZES = [(1, 1, 1, 1), (5, 2, 3, 2), (7, 9, 33, 5), (3, 64, 64, 32), (70, 9, 33, 1), (2, 40, 16, 1)]  # T, E, H, N
 BOUND = {"float32": 2e-5, "float64": 1e-12}  # largest error seen, relative to the largest value: 1.5e-6 and 4e-15
 
 
@@ -219,7 +219,21 @@ def test_a_step_that_is_wrong_is_not_taken(name, wrong):
     ("right.pack(y, n, depth - hidden, hidden)", "right.pack(y, n, 0, hidden)"),
     ("std::copy_n(start, rows, z)", "std::fill_n(z, rows, 0)")])
 def test_an_error_planted_in_the_step_is_seen(right, wrong, tmp_path, monkeypatch):
-    """In a copy of host.cpp: what comes of it must not be taken."""
+    assert not agreement.step(with_an_error(right, wrong, tmp_path, monkeypatch))
+
+
+@needs_compiler
+@pytest.mark.parametrize("right, wrong", [
+    ("state[k] *= keep[t]", "state[k] *= 1"), ("std::fill_n(kept, hidden, keep[t])", "std::fill_n(kept, hidden, 1)"),
+    ("weights.times(from, {bias, 0}, gates.data, gates.ld)", "weights.times(from, {gates.data, gates.ld}, gates.data, gates.ld)"),
+    ("z[r] = gates[r][t]", "z[r] = gates[r][0]"), ("gates[r][t] = z[r]", "gates[r][0] = z[r]"),
+    ("h[k][t + 1] = state[k]", "h[k][t] = state[k]"), ("add_product(w_hh, state, z", "add_product(w_hh, cell, z")])
+def test_an_error_planted_in_the_loop_of_one_column_is_seen(right, wrong, tmp_path, monkeypatch):
+    assert not agreement.loops(with_an_error(right, wrong, tmp_path, monkeypatch))
+
+
+def with_an_error(right, wrong, tmp_path, monkeypatch) -> native.Recurrence:
+    """What is compiled of a copy of host.cpp that has `wrong` in place of `right`: it must not be taken."""
     for name in native.SOURCES:
         text = (native.HERE / name).read_text(encoding="utf-8")
         if name == "host.cpp":
@@ -228,7 +242,7 @@ def test_an_error_planted_in_the_step_is_seen(right, wrong, tmp_path, monkeypatc
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.setattr(native, "HERE", tmp_path)
     monkeypatch.setattr(native, "FLAGS", ("-std=c++17", "-O1", "-fPIC", "-shared"))
-    assert not agreement.step(native.Recurrence(native._compile(native.compiler(), "wrong", tmp_path), "float32"))
+    return native.Recurrence(native._compile(native.compiler(), "wrong", tmp_path), "float32")
 
 
 @needs_compiler

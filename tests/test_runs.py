@@ -13,7 +13,8 @@ from rnncore import TrainConfig, checkpoint, runs
 from rnncore.checkpoint import ModelFileError
 from rnncore.data.batches import Batches
 from rnncore.evaluate import Validation
-from rnncore.runs import RunError, RunFolder, fresh, newest, read_last, restore
+from rnncore.names import newest
+from rnncore.runs import RunError, RunFolder, fresh, read_last, restore
 from rnncore.train import Progress, Training
 
 SETTINGS = {"corpus": {"name": "x", "sha256": "0"}, "split": {"train": 300}}

@@ -30,15 +30,18 @@ class Chart:
     narrow: str
 
 
-def charts(rows: list[dict], floor: float | None, unit: str = "character") -> list[Chart]:
+def charts(rows: list[dict], floor: float | None, unit: str = "character", there: int | None = None) -> list[Chart]:
     """The charts of the rows of metrics.jsonl: loss, rate and gradient norm, those that have two points to draw.
 
-    floor: the nats per character that counting alone reaches, or None; unit: what a symbol is called.
+    floor: the nats per character that counting alone reaches, or None; unit: what a symbol is called; there: how many
+    of them the whole validation text has, where that is known.
     """
+    on, end = measured(rows, there, unit)
     train, validation, rate, norm = (line(rows, name) for name in ("loss", "val_loss", "lr", "grad_norm"))
     found = []
     if len(train[0]) > 1:
-        found.append(_chart("loss", f"Loss, nats per {unit}", _losses(train, validation, floor),
+        title = f"Loss, nats per {unit}" + f"; of the validation text {on}" * bool(on)
+        found.append(_chart("loss", title, _losses(train, validation, floor, on, end),
                             lambda axes: _draw_loss(axes, train, validation, floor), (WIDE, NARROW)))
     for name, title, drawn, noun, scale in (("rate", "Learning rate", rate, "The learning rate", "linear"),
                                             ("norm", "Gradient norm", norm, "The norm of the gradient", "log")):
@@ -46,6 +49,18 @@ def charts(rows: list[dict], floor: float | None, unit: str = "character") -> li
             found.append(_chart(name, title, _range(noun, drawn),
                                 lambda axes, d=drawn, s=scale: _draw_line(axes, d, s), (SMALL, SMALL)))
     return found
+
+
+def measured(rows: list[dict], there: int | None, unit: str = "character") -> tuple[str, str]:
+    """What mid-run evaluations are over, and what the one at the end gave, in words; "" where that is not known.
+
+    Words on the first where it is a sample: of what there is, or of what the evaluation at the end is over.
+    """
+    row: dict = next((row for row in reversed(rows) if "val_loss" in row), {})
+    few, many, loss = (row.get(name) for name in ("val_chars", "val_chars_of_all", "val_loss_of_all"))
+    sampled = few is not None and few < max(there or 0, many or 0)
+    end = f"over {many:,} {unit}s it is {loss:.3f} at the end" if sampled and None not in (many, loss) else ""
+    return (f"on a sample of {few:,} {unit}s" if sampled else ""), end
 
 
 def line(rows: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -76,12 +91,15 @@ def table(rows: list[dict]) -> list[tuple[int, float | None, float, float, float
             for k in sorted(places)]
 
 
-def _losses(train, validation, floor: float | None) -> str:
+def _losses(train, validation, floor: float | None, on: str, end: str) -> str:
     words = [f"The training loss goes from {train[1][0]:.3f} at step {train[0][0]:,.0f} "
              f"to {train[1][-1]:.3f} at step {train[0][-1]:,.0f}"]
     if len(validation[0]):
         best = validation[1].argmin()
-        words.append(f"the lowest validation loss is {validation[1][best]:.3f}, at step {validation[0][best]:,.0f}")
+        words.append(f"the lowest validation loss{' ' * bool(on)}{on} is {validation[1][best]:.3f}, "
+                     f"at step {validation[0][best]:,.0f}")
+    if end:
+        words.append(end)
     if floor is not None:
         words.append(f"counting alone, the n-gram floor, reaches {floor:.3f}")
     if train[1].max() > _top(train, validation, floor):

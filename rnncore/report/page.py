@@ -40,6 +40,7 @@ class Story:
     rows: list[dict] = field(default_factory=list)                 # of metrics.jsonl
     samples: list[tuple[int, str]] = field(default_factory=list)   # step and text
     floor: float | None = None                    # nats per character that counting alone reaches
+    there: int | None = None                      # characters of the whole validation text, where that is known
     notes: list[str] = field(default_factory=list)                 # what is to be said of it, a sentence each
     best: int = BEST                              # cells shown a probe
 
@@ -58,9 +59,9 @@ def render(story: Story) -> str:
     script = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)
     style, safe = environment.get_template("page.css").render(), environment.filters["safe"]
     drawn = [{"chart": chart, "wide": safe(chart.wide), "narrow": safe(chart.narrow)}
-             for chart in charts.charts(story.rows, story.floor, story.unit)]
+             for chart in charts.charts(story.rows, story.floor, story.unit, story.there)]
     return environment.get_template("page.html").render(
-        story=story, drawn=drawn, table=charts.table(story.rows), samples=some(story.samples),
+        story=story, drawn=drawn, sampled=charts.measured(story.rows, story.there, story.unit)[0], table=charts.table(story.rows), samples=some(story.samples),
         bits=float(story.passage.bits.mean()), atlas=story.atlas, left_out=left_out(story.atlas),
         data=safe(embedded(data(story))),
         script=safe(script), style=safe(style), hashes={"script": digest(script), "style": digest(style)})

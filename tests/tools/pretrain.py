@@ -1,6 +1,6 @@
 """Makes the pretrained models in data/models/ and their samples in data/samples/.
 
-    python tests/tools/pretrain.py --corpora FOLDER [--names shakespeare hugo numpy] [--runs FOLDER]
+    python tests/tools/pretrain.py --corpora FOLDER [--names tinyshakespeare hugo numpy] [--runs FOLDER]
 
 FOLDER holds tinyshakespeare.txt and hugo-les-miserables-1-4.txt. Each model takes about half an hour on two cores; a run
 that is in --runs already is gone on with, or taken as it is. A model is stored in float16; the losses in its card are
@@ -22,9 +22,14 @@ from rnncore.sample import samples
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 MODELS = {
-    "shakespeare": ("tinyshakespeare.txt", "--epochs 30 --dropout .3 --weight-drop .3"),
+    "tinyshakespeare": ("tinyshakespeare.txt", "--epochs 30 --dropout .3 --weight-drop .3"),
     "hugo": ("hugo-les-miserables-1-4.txt", "--epochs 8 --dropout .1 --weight-drop .1"),
     "numpy": ("numpy", "--epochs 2 --dropout 0 --weight-drop 0"),
+}
+ABOUT = {  # of its card: what it learned, in words
+    "tinyshakespeare": "40,000 lines of Shakespeare, the corpus tinyshakespeare; the corpus shakespeare is another text",
+    "hugo": "Les Misérables, tomes 1 to 4, in French; the corpus hugo is all five tomes",
+    "numpy": "the Python source of NumPy 2.4.6, as the corpus numpy had it",
 }
 ALL = "--preset medium --batch 128 --seed 1"
 LENGTH = 10_000
@@ -58,7 +63,7 @@ def export(name: str, corpora: Path, run: Path) -> dict:
     with model.kernel.single_threaded():
         losses = {protocol: round(float(np.concatenate(list(parts)).mean()), 4) for protocol, parts in protocols.items()}
     floor = ngram.floor(train, ids, len(model.vocab))
-    card |= {"losses": losses, "floor": {"nats": floor.nats, "order": floor.order, "counted": floor.counted},
+    card |= {"about": ABOUT[name], "losses": losses, "floor": {"nats": floor.nats, "order": floor.order, "counted": floor.counted},
              "corpus": card["corpus"] | {"sources": sources}}
     checkpoint.save(model, target, card, half=True)
     sample = DATA / "samples" / f"{name}.txt"

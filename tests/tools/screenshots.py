@@ -34,7 +34,7 @@ def shoot(browser, report: Path, scheme: str, width: int, height: int, first: st
 def main(run: str) -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         cells, learning = Path(folder) / "cells.html", Path(folder) / "run.html"
-        for args in (("numpy", "--text", ROOT / "rnncore/model.py", "--out", cells), (run, "--out", learning)):
+        for args in (("pretrained/numpy", "--text", ROOT / "rnncore/model.py", "--out", cells), (run, "--out", learning)):
             subprocess.run([sys.executable, "-m", "rnncore", "report", *args], check=True)
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         shoot(browser, cells, "light", 960, 860, "#cell-legend", "cells-light.png")

@@ -1,0 +1,172 @@
+"""A name stands for one model: a path that holds one, a run in runs/, or a model that came with rnncore.
+
+    NAME             the path NAME if it holds a model, else the run runs/NAME, else the pretrained model NAME
+    pretrained/NAME  the pretrained model of that name; if there is none, the path
+    all others       the path: ./NAME, runs/NAME, a file, a folder with best.safetensors or last.safetensors
+
+Where a NAME could stand for several models, the first is taken, and `Found.notes` says so and how to name the others.
+"""
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from . import documents
+from .data import pretrained
+from .documents import ModelFileError
+from .lock import RunError
+
+RUNS = Path("runs")
+PRETRAINED = "pretrained"  # the folder that stands before the name of a pretrained model
+MODELS = "best.safetensors", "last.safetensors"  # of a run folder, the first that is there
+_PRETRAINED = re.compile(rf"{PRETRAINED}/+([^/]+)/*")
+_EMPTY = f"holds no model yet ({' or '.join(MODELS)})"
+HERE, RUN, CAME = "the model here", "the run", "the pretrained model"  # kinds of places, in words
+
+
+class Renamed(UserWarning):
+    """A model has another name now; the message has it."""
+
+
+class Ambiguous(UserWarning):
+    """A name could stand for several models; the message says which is taken and how to name the others."""
+
+
+class Found(NamedTuple):
+    """A model by its name. file: the model file; folder: the run folder that was named, or None where it was a file.
+
+    name: what stands for this model alone; notes: a warning on each thing that its user should know.
+    """
+    file: Path
+    folder: Path | None
+    name: str
+    notes: tuple[UserWarning, ...] = ()
+
+    @property
+    def place(self) -> Path:
+        """The run folder, or the file."""
+        return self.folder or self.file
+
+
+class Place(NamedTuple):
+    """Where a NAME may lie: what stands for this place alone, which kind of place it is, and the path."""
+    name: str
+    kind: str
+    path: Path
+
+
+def find(name: str | Path) -> Found:
+    """Return the model that `name` stands for; a Path of one part is a NAME too, for it keeps no `./`.
+
+    Raises FileNotFoundError, ModelFileError: the message says what was found and what was looked for.
+    """
+    text = os.fspath(name)
+    if os.sep not in text and text not in ("", os.curdir, os.pardir):
+        return _of_a_name(text)
+    named = _PRETRAINED.fullmatch(text)
+    current = named and pretrained.current(named[1])
+    if named and not current and not os.path.lexists(text):
+        raise FileNotFoundError(f"{text}: no such model; the pretrained ones are {_models() or 'not here'}")
+    if not (named and current):
+        return at(Path(text), text)
+    notes = _renamed(named[1], current)
+    if holds_model(path := Path(text)):
+        notes += (Ambiguous(f"{text}: taking the pretrained model; write ./{path} for the model here"),)
+    return Found(pretrained.path(current), None, f"{PRETRAINED}/{current}", notes)
+
+
+def stands_for(name: str, exact: str | None) -> bool:
+    """Return whether `name` stands for the model whose Found.name was `exact`."""
+    try:
+        return find(name).name == exact
+    except (OSError, ValueError):
+        return False
+
+
+def spelled(path: Path) -> str:
+    """Return what stands for the model at a path: the path, with ./ where that would be a pretrained model."""
+    named = _PRETRAINED.fullmatch(str(path))
+    return f"./{path}" if named and pretrained.current(named[1]) else str(path)
+
+
+def newest() -> Path:
+    """Return the run in runs/ whose model was written last. Raises RunError where there is none."""
+    found = [path for path in RUNS.glob("*/*.safetensors") if path.name in MODELS]
+    if not found:
+        raise RunError(f"no run in {RUNS}/ yet: train one first, as in `rnncore train numpy --minutes 1`")
+    return max(found, key=lambda path: path.stat().st_mtime_ns).parent
+
+
+def holds_model(path: Path) -> bool:
+    """Return whether path is a model file, whole or damaged, or a folder with a model in it."""
+    if path.is_dir():
+        return any((path / name).is_file() for name in MODELS)
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        head = file.read(9)  # of a safetensors file: how long the JSON is, and its beginning
+    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= documents.HEADER
+
+
+def _of_a_name(name: str) -> Found:
+    """Return what a NAME without a folder stands for."""
+    places = [Place(f"./{name}", HERE, Path(name)), Place(str(RUNS / name), RUN, RUNS / name)]
+    current = pretrained.current(name)
+    if current:
+        places.append(Place(f"{PRETRAINED}/{current}", CAME, pretrained.path(current)))
+    there = [place for place in places if holds_model(place.path)]
+    if not there:
+        raise _none(name)
+    taken, found = there[0], at(there[0].path, there[0].name)
+    notes = _renamed(name, current) if taken.kind == CAME else ()
+    others = [place for place in there[1:] if not at(place.path, place.name).file.samefile(found.file)]
+    if others:
+        words = ", ".join(f"{place.name} for {place.kind}" for place in others)
+        notes += (Ambiguous(f"{name}: taking {taken.kind}, {taken.name}; write {words}"),)
+    elif taken.kind == CAME and (RUNS / name).is_dir():
+        notes += (Ambiguous(f"{name}: taking {taken.kind}, for {RUNS / name} holds no model yet"),)
+    return found._replace(notes=notes)
+
+
+def at(path: Path, name: str | None = None) -> Found:
+    """Return the model at a path, which is not opened; name: what stands for it. Raises FileNotFoundError."""
+    name = str(path) if name is None else name
+    if not path.is_dir():
+        if not path.exists():
+            raise FileNotFoundError(f"{name}: no such model file or run folder")
+        return Found(path, None, name)
+    for file in MODELS:
+        if (path / file).is_file():
+            return Found(path / file, path, name)
+    raise FileNotFoundError(f"{name} {_EMPTY}: train one with -o {name}")
+
+
+def _none(name: str) -> Exception:
+    """Return the error for a NAME that stands for no model, with what was found and what was looked for."""
+    path, run, models = Path(name), RUNS / name, _models()
+    if not os.path.lexists(path):
+        if run.is_dir():
+            return FileNotFoundError(f"{run} {_EMPTY}, and {name} is no other model: wait for its first save, or train "
+                                     f"one with -o {run}")
+        named = f", nor one of the pretrained models ({models})" if models else ""
+        return FileNotFoundError(f"{name}: no such model file or run folder{named}")
+    others = f"there is no model in {run}" + f", and none of the pretrained ones is called so ({models})" * bool(models)
+    if path.is_dir():
+        return FileNotFoundError(f"{name} {_EMPTY}; {others}: train one with -o {name}")
+    try:
+        if path.is_file():
+            documents.check_header(path)
+    except ModelFileError as error:
+        return ModelFileError(f"{error}; {others}")
+    return ModelFileError(f"{name} is not a whole model file; {others}")
+
+
+def _models() -> str:
+    """Return the names of the pretrained models in one text."""
+    return ", ".join(pretrained.names())
+
+
+def _renamed(name: str, current: str) -> tuple[UserWarning, ...]:
+    if name == current:
+        return ()
+    return (Renamed(f"the pretrained model {name} is called {current} now, as the text that it learned"),)
