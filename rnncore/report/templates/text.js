@@ -44,8 +44,8 @@ function firstWords(ids) {
   });
 }
 
-const SMALL = matchMedia("(max-width: 40rem), (pointer: coarse)");  // as in page.css
-const GAP = 8;  // pixels between a line and the read-out beside it
+const SMALL = matchMedia("(max-width: 40rem), (pointer: coarse)"); /* as in page.css */
+const GAP = 8; /* pixels between a line and the read-out beside it */
 
 /* The text in `box`; tell(place, aloud) fills the read-out with a symbol: with the one pointed at, else the cursor's. */
 class Text {
