@@ -210,21 +210,6 @@ def test_a_reader_that_leaves_is_a_silent_end(home, shell, code):
     assert len(done.stdout) <= 10
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
-def test_closed_streams_do_no_harm(home, closed):
-    command = " ".join(COMMAND)
-    done = subprocess.run(["bash", "-c", f"{command} generate -n 5 {closed}"], cwd=home, env=ENVIRONMENT,
-                          capture_output=True, text=True)
-    assert done.returncode == 0 and done.stderr == "" and (done.stdout == "") == closed.startswith(">")
-
-
-def test_open_streams_replaces_what_is_missing(monkeypatch):
-    monkeypatch.setattr(sys, "stdout", None)
-    open_streams()
-    assert sys.stdout.write("nowhere") == 7
-    sys.stdout.close()
-
-
 def test_streams_that_know_only_ascii(tmp_path):
     ascii_only = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     corpus(tmp_path, "Ein Bär läßt ☃ grüßen, 東京. " * 60)
