@@ -123,7 +123,8 @@ def made(model, prime, length: int | None, count: int, config, stop, on_unknown,
         return itertools.chain(shown, sample.symbols(model, prime, length, *astuple(config), stop, on_unknown, clamp, number))
 
     first = text(0)
-    return (stopped.until(text(number) if number else first) for number in range(count) if not stopped.number)
+    numbers = itertools.takewhile(lambda _: not stopped.number, range(count))
+    return (stopped.until(text(number) if number else first) for number in numbers)
 
 
 def take_path(model, device: str, asked: str, length: int | None, count: int, interactive: bool,
