@@ -53,6 +53,8 @@ def _words(found: dict[str, str | None]) -> str | None:
 
 
 def _broken(name: str) -> str | None:
+    import logging
+    logging.getLogger(name).setLevel(logging.ERROR)  # a library's notes on its own caches say nothing to a reader
     try:
         import_module(name)
     except Exception as error:  # one that does not fit the libraries beside it may raise anything
