@@ -1,26 +1,28 @@
 """A limit on the memory of this process (ulimit -v, ulimit -d): does it leave room for the libraries, and what to say."""
 import sys
 
-import click
-
 from rnncore import requirements
 
 AMPLE = 16 << 30   # bytes: with a limit of so much, the libraries load on any machine
 MARGIN = 64 << 20  # bytes that have to be left once they are loaded
-PATIENCE = 60      # seconds
+PATIENCE = 20      # seconds; some wait for ever for memory
 ORIGIN = "Original error was: "  # begins the line of a long ImportError of NumPy's that says what is wrong
 LOADING = f"""
 import mmap, os
-from concurrent.futures import ThreadPoolExecutor
-import numpy, rich.progress, safetensors.numpy, threadpoolctl
-some = numpy.ones((300, 300), numpy.float32)
-with ThreadPoolExecutor(os.cpu_count()) as pool:
-    list(pool.map(lambda _: some @ some, range(4 * os.cpu_count())))
-mmap.mmap(-1, {MARGIN})
+code = 1
+try:
+    from concurrent.futures import ThreadPoolExecutor
+    import numpy, rich.progress, safetensors.numpy, threadpoolctl
+    some = numpy.ones((300, 300), numpy.float32)
+    list(ThreadPoolExecutor(os.cpu_count()).map(lambda _: some @ some, range(4 * os.cpu_count())))
+    mmap.mmap(-1, {MARGIN})
+    code = 0
+finally:
+    os._exit(code)  # without waiting for threads that could not begin
 """
 
 
-class TooLittleMemory(click.ClickException):
+class TooLittleMemory(MemoryError):
     """A limit on memory under which the libraries do not load."""
 
 

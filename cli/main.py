@@ -120,6 +120,8 @@ def _verdict(error: Exception) -> tuple[int, str]:
 
 def _cause(error: Exception) -> tuple[int, str]:
     message = " ".join(str(error).split())
+    if isinstance(error, limits.TooLittleMemory):
+        return 1, message
     if isinstance(error, MemoryError):
         return 1, limits.exhausted("take a smaller --batch, --seq or --hidden")
     if isinstance(error, RuntimeError) and "start new thread" in message:
