@@ -70,6 +70,11 @@ def said(text: str) -> str:
     return PIP.sub(lambda found: requirements.pip(found[1]), COMMAND.sub(lambda _: f"`{called()}", text))
 
 
+def command(line: str) -> str:
+    """Return a command line that begins with `rnncore` as this user can type it."""
+    return called() + line.removeprefix(NAME)
+
+
 def path(place) -> str:
     """Return a path as a word of a command: quoted for the shell, and never taken for an option."""
     place = str(place)

@@ -19,6 +19,7 @@ from . import limits
 from .called import called, said
 from .meant import HelpfulGroup
 from .progress import shown
+from .signals import Stopped
 from .streams import CLOSED, open_streams, say_error
 
 COMMANDS = {
@@ -83,6 +84,8 @@ def main(args=None) -> None:
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         os._exit(130)  # at once: an exit of the interpreter waits for threads in mid-step
+    except Stopped as stopped:
+        os._exit(128 + stopped.number)
     except Exception as error:
         if "--debug" in (sys.argv if args is None else args):
             raise
@@ -142,7 +145,7 @@ def _cause(error: Exception) -> tuple[int, str]:
     if isinstance(error, (ConfigError, CorpusNotFoundError, UnknownEncodingError)):
         return 2, message
     if isinstance(error, Diverged):
-        return 3, f"{message}: start again with a lower --lr"
+        return 3, message
     if isinstance(error, (CorpusError, UnknownSymbolError, DeviceError, ModelFileError, RunError)):
         return 1, message
     if isinstance(error, OSError):

@@ -1,4 +1,5 @@
 """Options that several commands share, and help text in groups; defaults are read from rnncore.config."""
+import os
 from dataclasses import fields
 
 import click
@@ -139,10 +140,19 @@ def threads(ctx, param, value: str) -> int | None:
     return int(value)
 
 
+def says_yes(variable: str) -> bool:
+    """Return whether a variable of the environment is set to yes; an empty one is not. Raises UsageError."""
+    value = os.environ.get(variable, "").strip()
+    try:
+        return bool(value) and click.BOOL.convert(value, None, None)
+    except click.BadParameter:
+        raise click.UsageError(f"{variable}={value} in the environment is neither yes nor no: take 1 or 0") from None
+
+
 def find(run: str | None):
     """Return the names.Found that RUN stands for, without one that of the newest run; says the notes on stderr."""
     from rnncore import names
-    found = names.find(run) if run else names.at(names.newest())
+    found = names.find(run) if run is not None else names.at(names.newest())
     for note in found.notes:
         tell(str(note))
     return found

@@ -34,8 +34,8 @@ def check(given: dict) -> TrainConfig:
         raise click.UsageError("--extend-vocab goes with --init-from: a new model knows all symbols of its corpus")
     if given["patience"] and not given["val"]:
         raise click.UsageError("--patience needs evaluations: leave it out, or give --val a share of the text")
-    if given["field"] is not None and given["documents"] != "jsonl" and not given["init_from"]:
-        raise click.UsageError("--field names what is learnt of --documents jsonl: give that too, or leave it out")
+    if not given["init_from"]:
+        _check_documents(given, given["documents"] or Reading.documents)
     if given["documents"] not in (None, "none") and given["newline"] == "keep":
         raise click.UsageError("--documents tells documents apart by LF line ends: leave --newline keep out")
     if given["level"] == "byte":
@@ -75,15 +75,27 @@ def _check_origin(model: CharLM, given: dict) -> None:
             option = f"--{name} {wanted}" if given[name] else f"--preset {given['preset']} ({name} {wanted})"
             raise click.UsageError(f"{option} conflicts with --init-from {given['init_from']}, which has "
                                    f"{has}: leave it out")
-    for name in "level", "lower", "min_count", "documents", "field":
+    for name in "level", "lower", "min_count":
         if given[name] not in (None, False, getattr(model.vocab, name)):
             raise click.UsageError(f"--{name.replace('_', '-')} conflicts with --init-from {given['init_from']}, which "
                                    f"has {getattr(model.vocab, name)}: leave it out")
     if model.vocab.level == "byte":
         _check_bytes(given, given["init_from"])
-    if model.vocab.documents != "none" and given["newline"] == "keep":
-        raise click.UsageError(f"--newline keep: documents are told apart by LF line ends, and {given['init_from']} is "
-                               "a model of such: leave it out")
+    _check_documents(given, given["documents"] or model.vocab.documents)
+    if model.vocab.documents != "none":
+        if given["documents"] == "none":
+            raise click.UsageError(f"--documents none: {given['init_from']} is a model of documents "
+                                   f"({model.vocab.documents}), whose state begins at zero after each, so it has not "
+                                   "learnt to go on in a continuous text: leave it out, or train a new model")
+        if given["newline"] == "keep":
+            raise click.UsageError(f"--newline keep: documents are told apart by LF line ends, and "
+                                   f"{given['init_from']} is a model of such: leave it out")
+
+
+def _check_documents(given: dict, kind: str) -> None:
+    """Refuse options that have no place with what parts documents."""
+    if given["field"] is not None and kind != "jsonl":
+        raise click.UsageError("--field names what is learnt of --documents jsonl: give that too, or leave it out")
 
 
 def _check_bytes(given: dict, who: str) -> None:
@@ -98,8 +110,8 @@ def reading(given: dict, old: CharLM | None) -> dict:
     """How the corpus is read, the fields of a Reading: as was asked for, or as the model to go on from has it."""
     names = "lower", "level", "documents", "field"
     kept = {name: getattr(Reading if old is None else old.vocab, name) for name in names}
-    if old is None:
-        kept |= {name: given[name] for name in names if given[name] is not None}
+    asked = names if old is None else names[2:]  # what parts documents is no part of what a model learns
+    kept |= {name: given[name] for name in asked if given[name] is not None}
     return {"encoding": given["encoding"], "newline": given["newline"], **kept}
 
 
@@ -111,14 +123,16 @@ def vocabulary(corpus: Corpus, old: CharLM | None, given: dict) -> tuple[Vocab, 
         if len(vocab) - (vocab.end is not None) < 2:
             raise RunError(f"--min-count {least} leaves no symbol of the corpus: take a smaller one")
         return vocab, _rare(corpus, vocab)
-    vocab, least = old.vocab, old.vocab.min_count
-    new = [symbol for symbol in corpus.vocab.symbols if symbol not in vocab]
+    vocab = old.vocab.parted(corpus.vocab.documents, corpus.vocab.field)
+    notes = ["U+0003, which ends a document, added to the vocabulary"] if len(vocab) > len(old.vocab) else []
+    new, least = [symbol for symbol in corpus.vocab.symbols if symbol not in vocab], vocab.min_count
     if new and given["extend_vocab"]:
         counts = dict(zip(corpus.vocab.symbols, corpus.counts.tolist(), strict=True))
         larger = vocab.with_symbols(symbol if counts[symbol] >= least else UNKNOWN for symbol in new)
-        return larger, [f"{_count(len(larger) - len(vocab), 'symbol')} added to the vocabulary", *_rare(corpus, larger)]
+        return larger, [*notes, f"{_count(len(larger) - len(vocab), 'symbol')} added to the vocabulary",
+                        *_rare(corpus, larger)]
     check_known(corpus, vocab, given["init_from"], "--extend-vocab adds what it lacks")
-    return vocab, _rare(corpus, vocab)
+    return vocab, notes + _rare(corpus, vocab)
 
 
 def check_known(corpus: Corpus, vocab: Vocab, who, cure: str) -> None:

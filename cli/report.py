@@ -10,6 +10,7 @@ from rnncore import requirements
 
 from . import called, options
 from .progress import tell
+from .signals import Stopped, by
 
 NAME = "report.html"
 PASSAGE = "passage.txt"  # in a run folder: the validation text that its report reads
@@ -57,8 +58,11 @@ def default(found) -> Path:
     return found.folder / NAME if found.folder else Path(f"{found.file.stem}-{NAME}")
 
 
-def after(job, device: str) -> None:
-    """Make the report of a run that has just ended, where the extra is installed; what goes wrong is one line."""
+def after(job, device: str, stop: int | None = None) -> None:
+    """Make the report of a run that has just ended, where the extra is installed; what goes wrong is one line.
+
+    stop: a signal that came too late to stop the training. No report is made then, but nothing else is missing.
+    """
     path = job.folder.path
     if requirements.missing(*NEEDED):
         return
@@ -67,11 +71,15 @@ def after(job, device: str) -> None:
         validation = job.training.validation
         if validation:
             keep(path / PASSAGE, job.training.model.vocab, validation.batches.ids[:CHARACTERS])
+        if stop is not None:
+            raise InterruptedError(by(stop))
         write(names.at(path), path / NAME, device)
         tell(f"report in {called.path(path / NAME)}: open it in a browser")
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, Stopped) as error:
         words = " ".join(str(error).split()) or type(error).__name__
         tell(f"warning: no report was made ({words}); `rnncore report {called.path(names.spelled(path))}` makes one")
+        if isinstance(error, Stopped):
+            raise
 
 
 def write(found, target: Path, device: str, text: str | None = None, cells: int = 3,
@@ -90,7 +98,7 @@ def write(found, target: Path, device: str, text: str | None = None, cells: int 
     rows, samples, notes = (*history(folder), []) if folder else ([], [], [
         "This is of a model file alone, without its run folder: there are no curves and no samples."])
     passage = asked_for(model, text, encoding, notes) if text else \
-        stretch(model, card, folder and folder / PASSAGE, notes)
+        stretch(model, card, found.file, folder and folder / PASSAGE, notes)
     ids, source = passage[0][:CHARACTERS], passage[1]
     if len(ids) < FEW:
         notes.append(f"It read {len(ids)} {'bytes' if model.vocab.level == 'byte' else 'characters'}: over so few, "
@@ -181,12 +189,12 @@ def _row(line: str) -> dict:
         if isinstance(row, dict) else {}
 
 
-def stretch(model, card: dict, kept: Path | None, notes: list[str]) -> tuple:
+def stretch(model, card: dict, file: Path, kept: Path | None, notes: list[str]) -> tuple:
     """(ids (n,), where they are from) of the passage to read; what is to be said of it is added to the notes.
 
     Of the validation text: what was `kept` of it in the run folder, or the corpus read anew; else the model writes it.
     """
-    ids = _kept(model.vocab, kept) if kept and kept.is_file() else validation(model, card)
+    ids = _kept(model.vocab, kept) if kept and kept.is_file() else validation(model, card, file)
     if ids is not None and len(ids) > 1:
         return ids, "the beginning of the validation text, which it has not learned from"
     none = is_trained(card) and not card["split"]["validation"]
@@ -233,11 +241,11 @@ def asked_for(model, text: str, encoding: str, notes: list[str]) -> tuple:
     return encode(model, passage, "replace"), f"the beginning of {text}"
 
 
-def validation(model, card: dict):
+def validation(model, card: dict, file: Path):
     """The validation ids of the corpus in the training card, or None where it cannot be read."""
     from .score import corpus_of
 
-    corpus = corpus_of(card)
+    corpus = corpus_of(card, file)
     if corpus is None:
         return None
     ids, split = corpus.encode(model.vocab, "replace")[0], card["split"]

@@ -13,12 +13,8 @@ from click.core import ParameterSource
 from rnncore.config import DynamicConfig
 from rnncore.files import new_file
 
-from . import options
+from . import known, options
 from .progress import describe_floor, tell
-
-
-PIECE = 100     # characters that two texts have in common by chance never
-HELD = 1 << 22  # characters in which they are looked for at a time
 
 
 class NotFinite(click.ClickException):
@@ -52,20 +48,21 @@ def _of(name: str, text: str, **settings) -> tuple:
 def command(run, text, encoding, newline, on_unknown, window, dynamic, per_char, as_json, device, **learning):
     """Nats per character of the model RUN on TEXT, a file, a folder, - or a named corpus.
 
-    RUN is a run folder, a model file or a pretrained model. Where the text that it was trained on is still there, what
-    counting that text reaches on TEXT is printed too.
+    RUN is a run folder, a model file or a pretrained model. It is said how much of TEXT the model was trained on. Where
+    its training text is still there, what counting that text reaches on TEXT is printed too.
     """
     protocol, settings = chosen(window, dynamic, learning)
     if per_char and os.path.lexists(per_char):
         raise FileExistsError(f"{per_char} exists already: name another file with --per-char")
-    from rnncore import evaluate
+    from rnncore import checkpoint, evaluate
     from rnncore.data.text import read
 
     from .corpus import bring
 
     path, model = options.open_model(run, device)
+    how = reading(model.vocab, encoding, newline)
     bring([text])
-    corpus = read([text], distinct=1, **reading(model.vocab, encoding, newline))
+    corpus = read([text], distinct=1, **how)
     ids, unknown = corpus.encode(model.vocab, on_unknown)
     parts = losses(model, evaluate.at_least_two(ids), protocol, settings)
     if per_char:
@@ -76,12 +73,15 @@ def command(run, text, encoding, newline, on_unknown, window, dynamic, per_char,
         tell(note)
     if protocol == "dynamic" and nats > math.log(len(model.vocab)):
         tell("learning did harm: equal odds for all symbols would be better; lower --rate")
-    perplexity, floor = math.exp(nats) if nats < 700 else None, floor_of(path, model, ids)
+    perplexity, card = math.exp(nats) if nats < 700 else None, checkpoint.read(path)[0]["card"]
+    trained_on, floor = known.share(card, corpus, text, how), None
+    if trained_on is None:
+        trained_on, floor = beside(card, path, model, ids, unknown)
     figures = {"model": str(path), "text": text, "characters": corpus.characters, "nats_per_char": nats,
                "bits_per_char": nats / math.log(2), "perplexity": perplexity, "predictions": len(ids) - 1,
                "unknown": unknown, "unknown_share": unknown / corpus.characters, "on_unknown": on_unknown,
-               "protocol": protocol, "settings": settings, "floor": floor}
-    click.echo(json.dumps(figures) if as_json else words(figures))
+               "protocol": protocol, "settings": settings, "floor": floor, "trained_on": trained_on}
+    click.echo(json.dumps(figures) if as_json else words(figures, model.vocab.end is not None))
 
 
 def reading(vocab, encoding: str, newline: str) -> dict:
@@ -171,54 +171,52 @@ def recorded(parts, path: Path, text: Iterable[str], known: str, skip: bool) -> 
             yield part
 
 
-def floor_of(path: Path, model, ids) -> dict | None:
-    """What counting reaches on ids with the text that the model was trained on; None where that is not at hand."""
-    from rnncore import checkpoint, ngram
+def beside(card: dict, file: Path, model, ids, unknown: int) -> tuple[dict | None, dict | None]:
+    """(what known.of_another says of ids, what counting the training text reaches on them), by the training text.
 
-    card = checkpoint.read(path)[0]["card"]
-    corpus = corpus_of(card)
+    file: the model's. Both are None where the training text is not at hand; counting is no measure where all pieces
+    stand there: it knows the text.
+    """
+    from rnncore import ngram
+
+    corpus = corpus_of(card, file)
     if corpus is None:
-        return None
+        return None, None
     train = corpus.encode(model.vocab, "replace" if model.vocab.min_count > 1 else "skip")[0][:card["split"]["train"]]
-    if holds(train, ids):
-        return None
+    trained_on, knows = known.of_another(card, train, ids, unknown)
+    if knows:
+        return trained_on, None
     floor = ngram.floor(train, ids[:ngram.MOST], len(model.vocab))
-    return {"nats_per_char": floor.nats, "order": floor.order, "counted": floor.counted, "characters": len(train)}
+    return trained_on, {"nats_per_char": floor.nats, "order": floor.order, "counted": floor.counted,
+                        "characters": len(train)}
 
 
-def corpus_of(card: dict):
-    """The Corpus that a model with this training card was trained on; None where it cannot be read or has changed."""
+def corpus_of(card: dict, file: Path):
+    """The Corpus that a model with this training card was trained on; None where it cannot be read or has changed.
+
+    file: the model's. The card has the last names alone of what was typed with its folders; then the single files that
+    its run remembers are read.
+    """
     from rnncore.data.text import Reading, read
+    from rnncore.places import typed
     from rnncore.runs import trained
 
     if not trained(card) or "-" in card["corpus"]["sources"]:
         return None
     about = card["corpus"]
-    try:
-        corpus = read(about["sources"], **{f.name: about[f.name] for f in fields(Reading) if f.name in about})
-    except (TypeError, ValueError):  # CorpusError is one; a card of another make may hold anything
-        return None
-    return corpus if corpus.sha256 == about["sha256"] else None
+    there = typed(file.parent)
+    for sources in (about["sources"], there) if there and all(map(os.path.isfile, there)) else (about["sources"],):
+        try:
+            corpus = read(sources, **{f.name: about[f.name] for f in fields(Reading) if f.name in about})
+        except (TypeError, ValueError):  # CorpusError is one; a card of another make may hold anything
+            continue
+        if corpus.sha256 == about["sha256"]:
+            return corpus
+    return None
 
 
-def holds(train, ids) -> bool:
-    """Whether ids, by five pieces of it, is of the training text: there counting is no measure, it knows the text."""
-    left = [ids[start:start + PIECE].astype(train.dtype).tobytes() for start in (len(ids) * k // 5 for k in range(5))]
-    for start in range(0, len(train), HELD):
-        text, width = train[start:start + HELD + PIECE].tobytes(), train.itemsize
-        left = [piece for piece in left if all(place % width for place in _places(text, piece))]
-    return not left
-
-
-def _places(text: bytes, piece: bytes) -> Iterator[int]:
-    place = text.find(piece)
-    while place >= 0:
-        yield place
-        place = text.find(piece, place + 1)
-
-
-def words(figures: dict) -> str:
-    """The figures in two lines, or three with the floor."""
+def words(figures: dict, documents: bool) -> str:
+    """The figures in two lines, and one each where the model was trained on the text, and with the floor."""
     how = {"carried": "state carried over the whole text", "window": "windows of {window:,}, each from a zero state",
            "dynamic": "dynamic evaluation at rate {rate:g}, decay {decay:g}, segment {segment:,}"}
     done = {"error": "", "skip": ", skipped", "replace": ", scored as their stand-in"}
@@ -231,6 +229,7 @@ def words(figures: dict) -> str:
     return (f"{figures['nats_per_char']:.4f} nats/char   {figures['bits_per_char']:.4f} bits/char   "
             f"perplexity {shown}   over {figures['predictions']:,} predictions\n"
             f"{how[figures['protocol']].format(**figures['settings'])}; {unknown}"
+            + (f"\n{known.words(figures['trained_on'], documents)}" if figures["trained_on"] else "")
             + (counting(figures["nats_per_char"], **figures["floor"]) if figures["floor"] else ""))
 
 

@@ -1,19 +1,16 @@
 """`rnncore train` learns a corpus: it reads the options, sets a run up or takes one up again, and drives it."""
-import signal
 import sys
-import time
-import warnings
 
 import click
 from click.core import ParameterSource
 
 from rnncore.config import OPTIMIZERS, PRESETS, ModelConfig, SaveConfig, TrainConfig
 
-from . import called, options
-from .progress import display, tell
+from . import options
+from .progress import tell
+from .signals import Signals
 
-SAVE = 300     # seconds between saves where no milestone comes sooner
-SAMPLE = 200   # characters of a sample on the way
+NO_REPORT = "RNNCORE_NO_REPORT"  # in the environment: no run here makes a report
 
 
 def _of(config, name: str, text: str, **settings) -> tuple:
@@ -91,20 +88,20 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
     ("--eval-every", {"type": int, "metavar": "STEPS", "help": "Validate so often [default: 10 times]."}),
     _of(SaveConfig, "sample_every", "Show a sample; 0: none [default: with validation].", type=click.IntRange(0),
         metavar="STEPS"),
-    _of(SaveConfig, "save_every", "Save [default: with validation].", type=click.IntRange(1), metavar="STEPS"),
+    _of(SaveConfig, "save_every", "Save [default: with validation, and each minute].", type=click.IntRange(1),
+        metavar="STEPS"),
     _of(SaveConfig, "keep", "Keep the last N saved models as step-*.safetensors.", type=click.IntRange(0),
         metavar="N"),
     ("--tensorboard/--no-tensorboard", {"help": "Write metrics and samples for TensorBoard, too.",
                                         **options.default_of(SaveConfig, "tensorboard")}),
-    ("--no-report", {"is_flag": True, "envvar": "RNNCORE_NO_REPORT",
-                     "help": "Make no report.html at the end; it is made where matplotlib and jinja2 are installed."}))
+    ("--report/--no-report", {"default": None, "help": "Make report.html at the end, where matplotlib and jinja2 are "
+                                                       "installed. [default: report]"}))
 def command(**given):
     """Learn CORPUS: files, folders, - for stdin, or a named corpus; writes a run folder.
 
     `rnncore corpus list` shows the named corpora; one that is not here is downloaded first. Text is split in order into
-    training, validation and test parts. A run that was stopped goes on with --resume.
+    training, validation and test parts. A run that was stopped goes on with --resume; SIGUSR1 saves it.
     """
-    from . import jobs
     context = click.get_current_context()
     explicit = {name for name in given if context.get_parameter_source(name) == ParameterSource.COMMANDLINE}
     if given["out"] and given["name"]:
@@ -113,98 +110,31 @@ def command(**given):
         raise click.UsageError("--allow-new-corpus goes with --resume: a new run takes any corpus")
     if not given["corpus"] and not given["resume"]:
         raise click.UsageError("name a CORPUS: a file, a folder, - or a named corpus, as in `rnncore train numpy`")
-    job = jobs.resume(given, explicit) if given["resume"] else jobs.start(given)
+    quiet = options.says_yes(NO_REPORT)
+    sys.exit(run(given, explicit, context.with_resource(Signals()), quiet))
+
+
+def run(given: dict, explicit: set[str], signals: Signals, quiet: bool) -> int:
+    """Set a run up or take one up again, and drive it to its end; returns the exit code.
+
+    quiet: no report is wanted, unless the command line asks for one.
+    """
+    from rnncore.recovery import Diverged
+    from rnncore.runs import RunError
+
+    from . import drive, ending, jobs, report, resume
+    job = resume.resume(given, explicit) if given["resume"] else jobs.start(given)
     for line in job.notes:
         tell(line)
     begun = job.training.step
     try:
-        code = drive(job)
+        with signals.waiting():
+            code = drive.drive(job, signals)
     except MemoryError:
-        raise jobs.RunError(job.too_large()) from None
-    if not code and job.training.step > begun and not given["no_report"]:
-        from . import report
-        report.after(job, given["device"])
-    sys.exit(code)
-
-
-class Interrupt:
-    """Remembers the first SIGINT or SIGTERM, for the loop to act on between steps; a second SIGINT leaves at once."""
-
-    def __enter__(self) -> "Interrupt":
-        self.signal: int | None = None
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exception) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame) -> None:
-        if self.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = number
-
-
-def drive(job) -> int:
-    """Train to the end of the budget or to a signal; returns the exit code."""
-    training, folder, every = job.training, job.folder, job.saving
-    if training.done() >= 1:
-        return already_finished(job)
-    training.stops = every.sample_every, every.save_every
-    saved, unsaved, stop, due = time.monotonic(), None, None, False
-    said: list[str | None] = [None]
-    with Interrupt() as interrupt, display() as shown, warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of numbers that Training finds itself
-        for p in training:
-            troubles = [*(f"warning: {note}" for note in p.notes), job.write(folder.log, p)]
-            shown.update(p)
-            if p.milestone if every.sample_every is None else every.sample_every and p.step % every.sample_every == 0:
-                sample = job.sample(SAMPLE)
-                troubles.append(job.write(folder.add_sample, p.step, sample))
-                shown.sample(p, sample)
-            due = due or (p.step % every.save_every == 0 if every.save_every
-                          else p.milestone or time.monotonic() > saved + SAVE)
-            better = p.val_loss is not None and training.best[1] == p.step
-            stop = None if p.finished else interrupt.signal
-            if stop:
-                troubles.append(job.write(folder.log, p, True))
-            if due and not training.recovery.row or better or p.finished or stop:  # bad steps in a row: not now
-                unsaved, saved, due = job.write(folder.save, training, better), time.monotonic(), False
-                troubles.append(unsaved)
-            for trouble in (*troubles, job.mirror()):
-                if trouble not in said:
-                    shown.say(trouble)
-                    said.append(trouble)
-            if stop:
-                break
-    return farewell(job, stop, unsaved)
-
-
-def already_finished(job) -> int:
-    """Say what would go on with a run whose budget or patience is spent; returns the exit code."""
-    more = [what for what, spent in (("a larger --patience", job.training.given_up()),
-                                     ("a larger --epochs, --steps or --minutes", job.training.spent_all())) if spent]
-    trouble = job.mirror()
-    if trouble:
-        tell(trouble)
-    tell(f"{job.folder.path} is finished: {' and '.join(more)} goes on with it")
-    return 0
-
-
-def farewell(job, stopped: int | None, unsaved: str | None) -> int:
-    """Say where the run stands and what to type next; returns the exit code."""
-    from rnncore import names
-    training, folder = job.training, job.folder
-    path, run = called.path(folder.path), called.path(names.spelled(folder.path))
-    if unsaved:
-        tell(f"rnncore: {unsaved}")
-        return 1
-    if stopped:
-        stdin = " < FILE" if "-" in folder.settings["corpus"]["sources"] else ""
-        tell(f"stopped at step {training.step:,} and saved; go on with\n\n"
-             f"  {called.called()} train --resume -o {path}{stdin}\n")
-        return 128 + stopped
-    for line in job.verdict():
-        tell(line)
-    tell(f"saved in {path}; let it write with\n\n  {called.called()} generate {run} -n 400\n")
-    return 0
+        raise RunError(job.too_large()) from None
+    except Diverged as error:
+        raise Diverged(f"{error}: {ending.lower(job)}") from error
+    wanted = job.saving.report and not quiet if given["report"] is None else given["report"]
+    if not code and job.training.step > begun and wanted:
+        report.after(job, given["device"], signals.stop)
+    return code

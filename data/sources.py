@@ -74,6 +74,39 @@ def name(source: str) -> str:
     return Path(path.name.removesuffix(".gz")).stem.lstrip(".") or "corpus"
 
 
+def absolute(source: str) -> str:
+    """Return the source as it is named from any folder; stdin and the named corpora are the same everywhere."""
+    if source == "-" or source in corpora.NAMES or os.path.isabs(source):
+        return source
+    if not os.path.lexists(source) and glob.has_magic(source):  # what the folder's own name has is no pattern
+        return os.path.join(glob.escape(os.getcwd()), source)
+    return os.path.abspath(source)
+
+
+def nameless(source: str) -> str:
+    """Return the source as it may be passed on to others: of one that is absolute its last name alone."""
+    return os.path.basename(source.rstrip(os.sep)) or source if os.path.isabs(source) else source
+
+
+def is_there(source: str) -> bool:
+    """Return whether there is a file or a folder of this name or pattern; stdin and named corpora are everywhere."""
+    if source == "-" or source in corpora.NAMES or os.path.isfile(source) or os.path.isdir(source):
+        return True
+    return glob.has_magic(source) and any(glob.iglob(source, recursive=True))
+
+
+def places(sources: Sequence[str], remembered: Sequence[str]) -> list[list[str]]:
+    """Return where a text that was read before may be now, the likeliest first.
+
+    sources: as they were given, seen from this folder now; remembered: where they were, as `absolute` has it. Each is
+    one of the two that is there. With stdin, which can be read once, there is one place.
+    """
+    pairs = list(zip(sources, remembered, strict=True))
+    here = [source if is_there(source) or not is_there(path) else path for source, path in pairs]
+    there = [path if is_there(path) else source for source, path in pairs]
+    return [here] if "-" in sources or list(map(absolute, here)) == list(map(absolute, there)) else [here, there]
+
+
 def _matches(source: str) -> list[str]:
     """The paths that a source stands for: itself, or what it matches as a pattern. Raises CorpusNotFoundError."""
     with _readable(source):

@@ -18,7 +18,7 @@ from . import sources as sources_
 from .decode import CorpusError, CorpusNotFoundError, UnknownEncodingError, codec, decoded, one_line
 from .endings import END, KINDS, documents
 from .spool import Spool
-from .vocab import LEVELS, UnknownSymbolError, Vocab, points_of
+from .vocab import LEVELS, UnknownSymbolError, Vocab, points_of, text_of
 
 __all__ = ["Corpus", "CorpusError", "CorpusNotFoundError", "Reading", "UnknownEncodingError", "read"]
 
@@ -87,6 +87,19 @@ class Corpus:
         """Its symbols one by one."""
         for ids in self.spool.chunks():
             yield from map(self.vocab.symbols.__getitem__, ids.tolist())
+
+    def digest(self, count: int) -> str | None:
+        """The sha256, hex, of its first `count` symbols alone, in UTF-8 or as bytes; None where it has fewer."""
+        if count >= self.characters:
+            return self.sha256 if count == self.characters else None
+        digest, points = hashlib.sha256(), points_of(self.vocab.symbols)
+        for ids in self.spool.chunks():
+            piece = text_of(points[ids[:count]])
+            digest.update(piece.encode("latin-1" if self.vocab.level == "byte" else "utf-8", "surrogatepass"))
+            count -= len(piece)
+            if not count:
+                break
+        return digest.hexdigest()
 
     def encode(self, vocab: Vocab, on_unknown: str = "error") -> tuple[np.ndarray, int]:
         """The ids over another vocabulary, and how many symbols it does not know; on_unknown: as Vocab.encode."""

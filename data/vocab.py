@@ -83,6 +83,10 @@ class Vocab:
                 raise ValueError(f"not a code point: {point!r}")
         return cls("".join(map(chr, points)), level, lower, min_count, documents, field)
 
+    def __getstate__(self) -> dict:
+        """Return what a copy is made of: the fields, without the look-up table."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
     @property
     def code_points(self) -> list[int]:
         """The V code points, as a model file keeps them."""
@@ -103,6 +107,11 @@ class Vocab:
     def with_symbols(self, new: Iterable[str]) -> Vocab:
         """The same with more symbols."""
         return replace(self, symbols="".join(sorted({*self.symbols, *new})))
+
+    def parted(self, documents: str, field: str) -> Vocab:
+        """The same for texts that are parted so: with END among the symbols where they are documents."""
+        symbols = self.symbols if documents == "none" or END in self else "".join(sorted(self.symbols + END))
+        return replace(self, symbols=symbols, documents=documents, field=field)
 
     @cached_property
     def end(self) -> int | None:
@@ -167,7 +176,7 @@ class Vocab:
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= len(self):
             raise ValueError(f"id {low if low < 0 else high} is not in 0..{len(self) - 1}")
-        return self.readable(_text(points_of(self.symbols)[ids]))
+        return self.readable(text_of(points_of(self.symbols)[ids]))
 
     def _look_up(self, symbols: str, on_unknown: str) -> np.ndarray | None:
         """The ids of a few symbols; None where `on_unknown` is "error" and one is unknown."""
@@ -217,7 +226,8 @@ def points_of(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
-def _text(points: np.ndarray) -> str:
+def text_of(points: np.ndarray) -> str:
+    """The text of code points (n,)."""
     return points.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
 

@@ -84,12 +84,14 @@ PATHS = "eager", "graph", "wavefront", "persistent"  # as there
 
 @dataclass(frozen=True)
 class SaveConfig:
-    """What a run leaves in its folder on the way: a save and a sample every so many steps (None: with validation; 0: no
-    sample), and the last `keep` saved models beside the best and the last; tensorboard: event files too."""
+    """What a run leaves in its folder: a save and a sample every so many steps (None: with validation, and a save each
+    minute; 0: no sample), the last `keep` saved models beside the best and the last; tensorboard: event files; report:
+    at the end."""
     save_every: int | None = OPTIONAL
     sample_every: int | None = OPTIONAL
     keep: int = 0
     tensorboard: bool = False
+    report: bool = True
 
     def __post_init__(self):
         for field, least in (("save_every", 1), ("sample_every", 0), ("keep", 0)):

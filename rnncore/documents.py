@@ -3,12 +3,10 @@
 Every schema that was ever written has a line in READS, with what makes today's document of one of that schema.
 """
 import json
-import os
-import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from . import __version__
 from .config import PRECISIONS, ModelConfig, TrainConfig
@@ -16,6 +14,8 @@ from .data.decode import UnknownEncodingError, codec, one_line
 from .data.endings import KINDS
 from .data.text import Reading
 from .data.vocab import LEVELS, Vocab
+from .fields import (BEST, CHANGES, COUNT, FLAG, LOSS, NAMES, NUMBER, NUMBERS, POSITIVE, SECONDS, SHA256, SHARE, TEXT,
+                     TEXTS, Kind, Maybe, fault, shown)
 from .kernels.paths import storage
 
 SCHEMA = 1           # of the files that are written
@@ -32,24 +32,6 @@ class ModelFileError(ValueError):
         super().__init__(one_line(message if len(message) <= MESSAGE else f"{message[:MESSAGE]} ..."))
 
 
-class Kind(NamedTuple):
-    """What a field may be, in words and as a test."""
-    words: str
-    holds: Callable[[Any], bool]
-
-
-class Maybe(NamedTuple):
-    """What a field may be where it is not null."""
-    spec: Any
-
-
-def _is_text(value) -> bool:
-    try:
-        return isinstance(value, str) and b"\0" not in os.fsencode(value)
-    except UnicodeEncodeError:
-        return False
-
-
 def _is_encoding(value) -> bool:
     try:
         return isinstance(value, str) and bool(codec(value))
@@ -57,31 +39,9 @@ def _is_encoding(value) -> bool:
         return False
 
 
-def _is_whole(value, least: int = 0) -> bool:
-    return type(value) is int and least <= value < 2 ** 63
-
-
-def _is_number(value) -> bool:
-    return type(value) in (int, float) and abs(value) < 2 ** 63  # nor nan
-
-
-TEXT = Kind("a text", _is_text)
-NAMES = Kind("a list of names", lambda value: isinstance(value, list) and value != [] and all(map(_is_text, value)))
-COUNT = Kind("a whole number of at least 0", _is_whole)
-POSITIVE = Kind("a whole number of at least 1", lambda value: _is_whole(value, 1))
-NUMBER = Kind("a number", _is_number)
-SECONDS = Kind("a number of at least 0", lambda value: _is_number(value) and value >= 0)
-SHARE = Kind("a number of at least 0 and below 1", lambda value: _is_number(value) and 0 <= value < 1)
-FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 LEVEL = Kind("char or byte", lambda value: value in LEVELS)
 PARTS = Kind(f"one of {', '.join(KINDS)}", lambda value: value in KINDS)
 PRECISION = Kind(f"one of {', '.join(PRECISIONS)}", PRECISIONS.__contains__)
-SHA256 = Kind("64 hexadecimal digits",
-              lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)))
-TEXTS = Kind("an object of texts", lambda value: isinstance(value, dict) and all(map(_is_text, value.values())))
-NUMBERS = Kind("an object of numbers", lambda value: isinstance(value, dict) and all(map(_is_number, value.values())))
-BEST = Kind("[loss, step]", lambda value: isinstance(value, list) and len(value) == 2 and _is_number(value[0])
-            and value[0] >= 0 and _is_whole(value[1], 1))
 
 # A name that ends in ? may be missing; others than those named here may stand beside them.
 CORPUS = {"name": TEXT, "sources": NAMES, "encoding": Kind("an encoding", _is_encoding),
@@ -90,10 +50,10 @@ CORPUS = {"name": TEXT, "sources": NAMES, "encoding": Kind("an encoding", _is_en
 SPLIT = {"train": COUNT, "validation": COUNT, "test": COUNT}
 FLOOR = {"nats": NUMBER, "order": COUNT, "counted": COUNT}
 CARD = {"corpus": CORPUS, "split": SPLIT, "train": {}, "step": COUNT, "chars": COUNT, "seconds": NUMBER, "made": TEXT,
-        "val_loss": Maybe(NUMBER), "best_step": Maybe(COUNT), "val_loss_of_all": Maybe(NUMBER), "versions": TEXTS,
+        "val_loss": Maybe(LOSS), "best_step": Maybe(COUNT), "val_loss_of_all": Maybe(LOSS), "versions": TEXTS,
         "val_chars?": Maybe(dict.fromkeys(("best?", "end?", "all?"), Maybe(COUNT))),
         **dict.fromkeys(("init_from?", "origin?", "about?"), Maybe(TEXT)), "floor?": Maybe(FLOOR), "losses?": NUMBERS,
-        "precision?": Maybe(PRECISION)}
+        "precision?": Maybe(PRECISION), "changes?": CHANGES}
 DOCUMENT = {"config": dict.fromkeys(("vocab_size", "embed", "hidden", "layers"), POSITIVE),
             "vocab": Kind("a list", lambda value: isinstance(value, list)), "card": {},
             "text?": {"level?": LEVEL, "lower?": FLAG, "min_count?": POSITIVE, "documents?": PARTS, "field?": TEXT}}
@@ -101,39 +61,16 @@ TRAINING = {
     "settings": {"corpus": CORPUS, "split": SPLIT | {"asked": {"val": SHARE, "test": SHARE}}, "preset?": Maybe(TEXT),
                  "asked": dict.fromkeys(("batch?", "seq?", "threads?"), Maybe(POSITIVE)),
                  **dict.fromkeys(("init_from?", "origin?"), Maybe(TEXT)), "extend_vocab?": FLAG,
-                 "floor?": Maybe(FLOOR), "precision?": PRECISION,
+                 "floor?": Maybe(FLOOR), "precision?": PRECISION, "changes?": CHANGES, "paths?": NAMES,
                  "saving?": {"save_every": Maybe(POSITIVE), "sample_every": Maybe(COUNT), "keep": COUNT,
-                             "tensorboard?": FLAG}},
+                             "tensorboard?": FLAG, "report?": FLAG}},
     "progress": {"step": POSITIVE, "chars": POSITIVE, "seconds": SECONDS, "training_seconds": SECONDS,
-                 "val_windows": Maybe(POSITIVE), "best": Maybe(BEST), "stale?": COUNT, "final_loss": Maybe(NUMBER),
-                 "final_windows": COUNT,
+                 "val_windows": Maybe(POSITIVE), "best": Maybe(BEST), "stale?": COUNT, "final_loss": Maybe(LOSS),
+                 "final_windows": COUNT, "course?": {"first": Maybe(LOSS), "recent": Maybe(LOSS), "weight": LOSS},
                  "recovery?": dict.fromkeys(("row", "uncounted", "since"), COUNT) | {"rate": NUMBER, "returned": FLAG}},
     "config": {}}
 # The tensors beside a training text; ? as above.
 RESUMING = {"optimizer.m", "optimizer.v", "state.h", "state.c", "state.good?"}
-
-
-def fault(value, spec, name: str) -> str | None:
-    """What is wrong with the field `name`, in words; None where value is what spec says."""
-    if isinstance(spec, Maybe):
-        return None if value is None else fault(value, spec.spec, name)
-    if isinstance(spec, Kind):
-        return None if spec.holds(value) else f"{name} is {_shown(value)}, not {spec.words}"
-    if not isinstance(value, dict):
-        return f"{name} is {_shown(value)}, not an object"
-    for key, inner in spec.items():
-        field = key.rstrip("?")
-        if field not in value and field == key:
-            return f"{name}.{field} is missing"
-        found = fault(value[field], inner, f"{name}.{field}") if field in value else None
-        if found:
-            return found
-    return None
-
-
-def _shown(value) -> str:
-    """A value's beginning; a long one is not written out."""
-    return f"{value!r:.40}" if isinstance(value, (str, int, float, type(None))) else type(value).__name__
 
 
 def strict(path: Path, text: str | bytes, what: str):
@@ -178,7 +115,7 @@ def stored(path: Path, metadata: dict | None) -> dict:
         raise ModelFileError(f"{path} is no model file of rnncore: its `{KEY}` text has no schema")
     schema = document["schema"]
     if type(schema) is not int or schema not in READS:
-        raise ModelFileError(f"{path}: schema {_shown(schema)} is none of those that rnncore {__version__} reads "
+        raise ModelFileError(f"{path}: schema {shown(schema)} is none of those that rnncore {__version__} reads "
                              f"({', '.join(map(str, READS))}): install the version of rnncore that wrote the file")
     return document
 
@@ -215,7 +152,7 @@ def check_training(path: Path, document: dict, tensors: dict) -> None:
     """Refuse a `training` text, or tensors beside it, that resuming cannot go by."""
     text = document.get("training")
     found = fault(text, TRAINING, "training") or _train_config(text["config"])
-    found = found or _reading(text["settings"]["corpus"], vocabulary(document))
+    found = found or _reading(text["settings"]["corpus"], vocabulary(document)) or _paths(text["settings"])
     if not found:
         found = _contradiction(text["progress"], TrainConfig(**text["config"]), tensors) or \
             _precision(text["settings"], str(tensors["head.bias"].dtype))
@@ -237,12 +174,19 @@ def _reading(about: dict, vocab: Vocab) -> str | None:
     for name in ("level", "lower", "documents", "field"):
         has, wanted = how.get(name, getattr(Reading, name)), getattr(vocab, name)
         if has != wanted:
-            return f"training.settings.corpus.{name} is {_shown(has)}, but the model's is {_shown(wanted)}"
+            return f"training.settings.corpus.{name} is {shown(has)}, but the model's is {shown(wanted)}"
     try:
         Reading(**how)
     except ValueError as error:
         return f"training.settings.corpus cannot be read so: {error}"
     return None
+
+
+def _paths(settings: dict) -> str | None:
+    """Where the paths of a text are not as many as its sources."""
+    paths, sources = settings.get("paths"), settings["corpus"]["sources"]
+    return None if paths is None or len(paths) == len(sources) else \
+        f"training.settings.paths are {len(paths)}, but training.settings.corpus.sources {len(sources)}"
 
 
 def _precision(settings: dict, dtype: str) -> str | None:
@@ -258,7 +202,7 @@ def _train_config(config: dict) -> str | None:
         if name not in known:
             return f"training.config.{name} is not expected"
         if not _is_of(value, known[name]):
-            return f"training.config.{name} is {_shown(value)}"
+            return f"training.config.{name} is {shown(value)}"
     try:
         TrainConfig(**config)
     except ValueError as error:

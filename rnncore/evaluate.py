@@ -89,6 +89,10 @@ class Validation:
         self.batches = Batches(ids, columns, min(steps, len(ids) - 1))
         self._held = None
 
+    def __getstate__(self) -> dict:
+        """Return what a copy is made of: all but the workspace."""
+        return vars(self) | {"_held": None}
+
     @property
     def windows(self) -> int:
         return self.batches.windows

@@ -51,9 +51,11 @@ class Launcher:
             self._skip(outcome)
         taken = max(good, 1)
         t.state = self._held = captured.state
-        slot = (t.step + taken - 1) % captured.ring
-        return (taken, taken * steps * t.batches.columns, float(outcome.losses[slot]), rates[taken - 1],
-                float(outcome.norms[slot]))
+        slots, chars = [(t.step + k) % captured.ring for k in range(taken)], steps * t.batches.columns
+        for slot in slots:
+            t.course.add(float(outcome.losses[slot]), chars)
+        loss, norm = (float(ring[slots[-1]]) for ring in (outcome.losses, outcome.norms))
+        return taken, taken * chars, loss, rates[taken - 1], norm
 
     def _skip(self, outcome) -> None:
         """The next step is a bad one: it counts, but changes nothing, and the state begins anew."""

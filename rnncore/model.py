@@ -3,6 +3,7 @@
 A batch's columns are independent, so they are shared out over threads, each with its own workspace; then each makes
 some rows of every gradient, summed over the shares in a fixed order. The same number of threads gives the same bits.
 """
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from operator import add
@@ -26,6 +27,8 @@ class CharLM:
     many samples, on a CPU. Raises ValueError for sizes that do not fit, kernels.DeviceError for a device that does not
     work. cuda:K makes card K the calling thread's; a model works on the current card, by the `path` that it is given
     (kernels/paths.py), eager at first.
+
+    It can be copied (copy.deepcopy) and sent to another process as multiprocessing does, on the device that it is on.
     """
 
     def __init__(self, config: ModelConfig, vocab, device: str = "auto", dtype: str = "float32",
@@ -38,11 +41,28 @@ class CharLM:
         self._path = self.kernel.path("eager", self.precision)
         self.params = params.initial(config, self.kernel, stored, seed)
         self.threads = 1
+        self._hold_nothing()
+
+    def _hold_nothing(self) -> None:
+        """Be without what is made on first use: workspaces, gradients and threads."""
         self._shares: list[Workspace] = []
         self._grads: params.Parameters | None = None
         self._pool: ThreadPoolExecutor | None = None
+        self._process: int | None = None  # that the threads run in: a fork of it has none of them
         self._single: Workspace | None = None
         self._weight_drop: WeightDrop | None = None
+
+    def __getstate__(self) -> dict:
+        """Return what a copy is made of: all but the kernel module, which is the parameters', and what is made anew."""
+        anew = {"kernel", "_path", "_shares", "_grads", "_pool", "_process", "_single", "_weight_drop"}
+        return {name: value for name, value in vars(self).items() if name not in anew} | {"path": self.path}
+
+    def __setstate__(self, state: dict) -> None:
+        path = state.pop("path")
+        vars(self).update(state)
+        self.kernel = kernels.of(self.params.flat)
+        self._path = self.kernel.path(path, self.precision, self.config)
+        self._hold_nothing()
 
     @property
     def dtype(self) -> np.dtype:
@@ -198,9 +218,10 @@ class CharLM:
         """The shares of n columns, made anew only where those at hand are of other sizes."""
         threads = min(self.kernel.shares(self.threads), n)
         held = self._shares
-        if not held or len(held) != threads or held[0].columns != n or held[0].steps < steps:
+        forked = self._pool and self._process != os.getpid()
+        if not held or len(held) != threads or held[0].columns != n or held[0].steps < steps or forked:
             edges = [n * k // threads for k in range(threads + 1)]
             self._shares = [Workspace(self.params, steps, b - a, offset=a, columns=n, path=self._path)
                             for a, b in zip(edges, edges[1:], strict=False)]
-            self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+            self._pool, self._process = ThreadPoolExecutor(threads) if threads > 1 else None, os.getpid()
         return self._shares

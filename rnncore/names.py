@@ -61,7 +61,9 @@ def find(name: str | Path) -> Found:
     Raises FileNotFoundError, ModelFileError: the message says what was found and what was looked for.
     """
     text = os.fspath(name)
-    if os.sep not in text and text not in ("", os.curdir, os.pardir):
+    if not text:
+        raise FileNotFoundError("the name of a model is empty: name a run, a model file or a pretrained model")
+    if os.sep not in text and text not in (os.curdir, os.pardir):
         return _of_a_name(text)
     named = _PRETRAINED.fullmatch(text)
     current = named and pretrained.current(named[1])
@@ -91,20 +93,28 @@ def spelled(path: Path) -> str:
 
 def newest() -> Path:
     """Return the run in runs/ whose model was written last. Raises RunError where there is none."""
-    found = [path for path in RUNS.glob("*/*.safetensors") if path.name in MODELS]
+    found = _newest_in(RUNS)
     if not found:
         raise RunError(f"no run in {RUNS}/ yet: train one first, as in `rnncore train numpy --minutes 1`")
-    return max(found, key=lambda path: path.stat().st_mtime_ns).parent
+    return found
+
+
+def _newest_in(folder: Path) -> Path | None:
+    found = [path for path in folder.glob("*/*.safetensors") if path.name in MODELS]
+    return max(found, key=lambda path: path.stat().st_mtime_ns).parent if found else None
 
 
 def holds_model(path: Path) -> bool:
     """Return whether path is a model file, whole or damaged, or a folder with a model in it."""
-    if path.is_dir():
-        return any((path / name).is_file() for name in MODELS)
-    if not path.is_file():
+    try:
+        if path.is_dir():
+            return any((path / name).is_file() for name in MODELS)
+        if not path.is_file():
+            return False
+        with open(path, "rb") as file:
+            head = file.read(9)  # of a safetensors file: how long the JSON is, and its beginning
+    except OSError:  # what cannot be read hides nothing
         return False
-    with open(path, "rb") as file:
-        head = file.read(9)  # of a safetensors file: how long the JSON is, and its beginning
     return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= documents.HEADER
 
 
@@ -138,7 +148,13 @@ def at(path: Path, name: str | None = None) -> Found:
     for file in MODELS:
         if (path / file).is_file():
             return Found(path / file, path, name)
-    raise FileNotFoundError(f"{name} {_EMPTY}: train one with -o {name}")
+    raise FileNotFoundError(f"{name} {_EMPTY}: {_cure(path, name)}")
+
+
+def _cure(path: Path, name: str) -> str:
+    """Return what to do about a folder without a model: name a run in it, or train one."""
+    run = _newest_in(path)
+    return f"name one of the runs in it, as {run}" if run else f"train one with -o {name}"
 
 
 def _none(name: str) -> Exception:
@@ -152,7 +168,7 @@ def _none(name: str) -> Exception:
         return FileNotFoundError(f"{name}: no such model file or run folder{named}")
     others = f"there is no model in {run}" + f", and none of the pretrained ones is called so ({models})" * bool(models)
     if path.is_dir():
-        return FileNotFoundError(f"{name} {_EMPTY}; {others}: train one with -o {name}")
+        return FileNotFoundError(f"{name} {_EMPTY}; {others}: {_cure(path, name)}")
     try:
         if path.is_file():
             documents.check_header(path)

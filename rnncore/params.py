@@ -45,6 +45,10 @@ class Parameters(Mapping):
     def __len__(self) -> int:
         return len(self._views)
 
+    def __reduce__(self) -> tuple:
+        """Copy and serialise the buffer alone: the views are made anew, so they are views of the copy."""
+        return type(self), (self.config, self.flat)
+
     def parts(self) -> dict[str, slice]:
         """Name -> where it lies in the flat buffer."""
         parts, start = {}, 0

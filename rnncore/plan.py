@@ -49,7 +49,7 @@ def fill(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int,
     """
     chosen, reasons = {}, []
     if config.lr is None:
-        chosen["lr"] = rate(model, config.optimizer) * (TUNE if tuned else 1)
+        chosen["lr"] = usual_rate(model, config.optimizer, tuned)
         reasons.append(f"lr {chosen['lr']:.3g}: {config.optimizer}, {model.layers} x {model.hidden}"
                        + (", trained before" if tuned else ""))
     default = default_budget(config, train_chars, speed)
@@ -121,6 +121,19 @@ def largest_batch(config: TrainConfig, model: ModelConfig, itemsize: int, there:
     """The largest batch whose `memory` is at most `there` bytes; below 1 where none is."""
     one, two = (memory(replace(config, batch=batch), model, itemsize) for batch in (1, 2))
     return 1 + (there - one) // (two - one)
+
+
+def usual_rate(model: ModelConfig, optimizer: str, tuned: bool) -> float:
+    """Return the peak rate of a run that names none; tuned: its model was trained before."""
+    return rate(model, optimizer) * (TUNE if tuned else 1)
+
+
+def lower_rate(config: TrainConfig, model: ModelConfig, tuned: bool, factor: float = 1.0) -> float:
+    """Return a peak rate to try after one that was too high: the usual one, or a third of the last where that is less.
+
+    factor: what recovery.py had made of the run's rate at its end.
+    """
+    return min(usual_rate(model, config.optimizer, tuned), config.lr * factor / 3)
 
 
 def rate(model: ModelConfig, optimizer: str) -> float:

@@ -73,6 +73,10 @@ class Recovery:
             moment[...] = 0
         self.row, self.uncounted, self.since, self.returned = 0, step, step, True
 
+    def anew(self) -> None:
+        """Forget what the rate was multiplied with, and why: the run goes on at another peak rate."""
+        self.rate, self.row, self.returned = 1.0, 0, False
+
     def summary(self) -> dict:
         """The numbers that resuming needs, beside `good`."""
         return {name: getattr(self, name) for name in STORED}

@@ -2,9 +2,10 @@
 
     best.safetensors   the model with the lowest validation loss     metrics.jsonl   a row a second, and the last
     last.safetensors   all that resuming needs                       samples.txt     what the model wrote on the way
-    step-000100.safetensors and so on: what `last` was after those steps, as many as are to be kept
+    step-000100.safetensors and so on: what `last` was after those steps, without its paths, as many as are to be kept
     tensorboard/       metrics and samples for TensorBoard, where they are wanted
 """
+import contextlib
 import datetime
 import json
 import math
@@ -23,6 +24,7 @@ from .lock import NAME as LOCK
 from .lock import RunError
 from .lstm import State
 from .names import RUNS
+from .places import passed_on
 from .train import Progress, Training
 
 HEAD = re.compile(r"^--- step (\d{1,15})\n", re.MULTILINE)  # of a sample
@@ -35,12 +37,14 @@ class RunFolder:
     """The folder `path` of one run. settings: corpus, split and what was asked for, as resuming needs them.
 
     keep: how many step-*.safetensors stay. kept: the validation loss and the step of the model in best.safetensors,
-    None before the first. lock.held says whose the folder is.
+    None before the first. changed: options that the run goes on with otherwise than before, each with [before, after],
+    to be written into the next row of the metrics. lock.held says whose the folder is.
     """
 
     def __init__(self, path: Path, settings: dict, keep: int = 0):
         self.path, self.settings, self.keep = path, settings, keep
         self.kept: tuple[float, int] | None = None
+        self.changed: dict[str, list] = {}
         self._logged, self._row = float("-inf"), 0
 
     @property
@@ -74,13 +78,15 @@ class RunFolder:
         due = progress.milestone or progress.finished or progress.notes or last or now >= self._logged + 1
         if not due or self._row == progress.step:
             return
-        self._logged, self._row = now, progress.step
         row = {"step": progress.step, "chars": progress.chars, "seconds": round(progress.seconds, 3),
                "chars_per_s": round(progress.chars_per_s, 1), "loss": progress.loss, "val_loss": progress.val_loss,
                "lr": progress.lr, "grad_norm": progress.grad_norm}
         row |= {name: getattr(progress, name) for name in MEASURED if getattr(progress, name) is not None}
         finite = {name: None if value is None or not math.isfinite(value) else value for name, value in row.items()}
-        append(self.path / "metrics.jsonl", (json.dumps(finite) + "\n").encode())
+        changed = {"changed": self.changed} if self.changed else {}
+        self._logged, self._row = now, progress.step
+        append(self.path / "metrics.jsonl", (json.dumps(finite | changed) + "\n").encode())
+        self.changed = {}
 
     def rewind(self, step: int) -> None:
         """Drop the rows of metrics.jsonl and the samples past `step`, and what a killed run left half written."""
@@ -107,13 +113,14 @@ class RunFolder:
 
         Raises OSError. A best model that cannot be written does not count as the best; last is written all the same.
         """
-        failed = None
+        failed, card = None, self.card(training)
         if best:
             try:
-                checkpoint.save(training.model, self.best, self.card(training))
+                checkpoint.save(training.model, self.best, card)
                 self.kept = training.best
             except OSError as error:
                 training.best, failed = self.kept, error
+                card = self.card(training)
         extra = {f"optimizer.{name}": moment for name, moment in training.optimizer.moments.items()}
         if training.state is not None:
             extra |= {"state.h": training.state.h, "state.c": training.state.c}
@@ -121,11 +128,12 @@ class RunFolder:
             extra["state.good"] = training.recovery.good
         extra = {name: training.model.kernel.to_host(array) for name, array in extra.items()}
         resume = {"settings": self.settings, "config": asdict(training.config), "progress": training.summary()}
-        checkpoint.save(training.model, self.last, self.card(training), extra, resume)
+        checkpoint.save(training.model, self.last, card, extra, resume)
         if training.best is None and self.best.is_file():  # it was so on a corpus before this one
             self.best.rename(self.path / "best-before.safetensors")
         if self.keep:
-            write_whole(self.path / f"step-{training.step:06}.safetensors", self.last.read_bytes())
+            resume["settings"] = passed_on(self.settings)
+            checkpoint.save(training.model, self.path / f"step-{training.step:06}.safetensors", card, extra, resume)
             for old in steps_kept(self.path)[self.keep:]:
                 old.unlink(missing_ok=True)
         if failed:
@@ -139,9 +147,10 @@ class RunFolder:
     def card(self, training: Training) -> dict:
         """The training card: corpus, split, losses, versions."""
         best = training.best
-        about = {name: self.settings.get(name) for name in ("corpus", "split", "preset", "init_from", "origin",
-                                                               "floor", "precision")}
-        return {**about, "step": training.step,
+        settings = passed_on(self.settings)
+        about = {name: settings.get(name) for name in ("corpus", "split", "preset", "init_from", "origin", "floor",
+                                                       "precision")}
+        return {**about, "changes": settings.get("changes", []), "step": training.step,
                 "chars": training.chars, "seconds": round(training.clock.now(), 1),
                 "val_loss": best[0] if best else None, "best_step": best[1] if best else None,
                 "val_loss_of_all": training.final_loss,
@@ -188,6 +197,14 @@ def fresh(name: str) -> Path:
             return path
         else:
             return path
+
+
+def first_loss(path: Path) -> float | None:
+    """The training loss in the first row of metrics.jsonl in the run folder `path`; None where there is none."""
+    with contextlib.suppress(OSError), open(path / "metrics.jsonl", encoding="utf-8", errors="replace") as file:
+        loss = (_row(file.readline()) or {}).get("loss")
+        return loss if type(loss) is float and loss >= 0 else None
+    return None
 
 
 def samples(text: str) -> list[tuple[int, str]]:

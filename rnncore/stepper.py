@@ -31,7 +31,7 @@ class Stepper:
         self.clamp = checked(clamp, config)
         self.params = params.like()
         self.params.flat[...] = params.flat
-        self.layers = [lstm.layer(self.params, k) for k in range(config.layers)]
+        self.layers = self._layers()
         zeros, dtype = self.kernel.xp.zeros, params.flat.dtype
         self.table = embedding.table(self.params["embedding.weight"], self.layers[0],
                                      zeros((4 * config.hidden, config.vocab_size), dtype))
@@ -52,6 +52,18 @@ class Stepper:
         self._cells = list(zip(self.layers, h, c, strict=True))
         compiled = not self.clamp and self.kernel.recurrence(dtype)
         self._compiled = compiled and compiled.stepper(self.layers, self._head(), self.table, h, c, logits)
+
+    def __getstate__(self) -> dict:
+        """Return what a copy is made of: all but what works on these very arrays, which is made anew."""
+        return {name: vars(self)[name] for name in ("clamp", "params", "table", "h", "c", "logits")}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self.kernel, self.layers = kernels.of(self.h), self._layers()
+        self._hold(self.h, self.c, self.logits)
+
+    def _layers(self) -> list:
+        return [lstm.layer(self.params, k) for k in range(self.params.config.layers)]
 
     def _head(self) -> tuple:
         return self.params["head.weight"], self.params["head.bias"]

@@ -6,11 +6,12 @@ A budget of minutes is spent by the clock instead: the share of it that is gone 
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from .config import TrainConfig
+from .divergence import Course, diverged
 from .dropout import Dropout
 from .evaluate import Validation
 from .launch import MILESTONES, Launcher
@@ -62,6 +63,10 @@ class Clock:
     def now(self) -> float:
         return self.before + (time.perf_counter() - self.started if self.started is not None else 0.0)
 
+    def __getstate__(self) -> dict:
+        """Return what a copy is made of: it stands still until it is iterated, and has its own beginning then."""
+        return {"before": self.now(), "training": self.training, "started": None}
+
 
 class Training:
     """One run: the model, its optimiser, its place in the text and its clock. Iterate to train; each step yields.
@@ -77,7 +82,7 @@ class Training:
         self.model, self.batches, self.config, self.validation = model, batches, config, validation
         self.optimizer = OPTIMIZERS[config.optimizer](model.params, config, model.each)
         self.recovery = Recovery(model.params, self.optimizer.moments)
-        self.step, self.chars, self.clock = 0, 0, Clock()
+        self.step, self.chars, self.clock, self.course = 0, 0, Clock(), Course()
         self.state: State | None = None
         self.val_windows: int | None = None       # the sample of the validation text that mid-run evaluations score
         self.best: tuple[float, int] | None = None  # lowest val_loss, and its step
@@ -88,6 +93,10 @@ class Training:
         self.total = total_steps(config, batches)
         self.stops: tuple = ()                    # step numbers, or None: the caller wants to act at their multiples
         self._launcher: Launcher | None = None
+
+    def __getstate__(self) -> dict:
+        """Return what a copy is made of: all but the launcher, whose graphs are this one's."""
+        return vars(self) | {"_launcher": None}
 
     def __iter__(self) -> Iterator[Progress]:
         self.clock = Clock(self.clock.now(), self.clock.training, time.perf_counter())
@@ -116,6 +125,16 @@ class Training:
     def given_up(self) -> bool:
         """Whether the patience is spent."""
         return self.config.patience is not None and self.stale >= self.config.patience
+
+    def diverged(self) -> bool:
+        """Return whether a run that is at its end has diverged, in numbers that are finite."""
+        return diverged(self.course, self.model.config.vocab_size, self.last_loss()[1])
+
+    def last_loss(self) -> tuple[str, float | None]:
+        """Return "validation" and the loss of the evaluation at the end; without one "training" and the recent loss."""
+        if self.validation and self.final_loss is not None:
+            return "validation", self.final_loss
+        return "training", self.course.recent
 
     def _training_time(self) -> float:
         """Seconds of a budget of minutes, less what the last evaluation will take."""
@@ -164,6 +183,7 @@ class Training:
             self.state = None
         dropout = Dropout(config.dropout or 0.0, config.seed, self.step, config.variational, config.weight_drop or 0.0)
         loss, grads, state = self.model.loss_and_grads(x, y, self.state, dropout=dropout)
+        self.course.add(loss, x.size)
         norm = global_norm(grads)
         lr = rate(config, self.done_before(self.step)) * self.recovery.rate
         self.state = self._update(loss, grads, norm, lr, state)
@@ -235,18 +255,19 @@ class Training:
                 "training_seconds": self.clock.training, "val_windows": self.val_windows,
                 "best": list(self.best) if self.best else None, "stale": self.stale,
                 "final_loss": self.final_loss, "final_windows": self.final_windows,
-                "recovery": self.recovery.summary()}
+                "recovery": self.recovery.summary(), "course": asdict(self.course)}
 
     def another_text(self) -> None:
         """Go on with another text than before: what was measured on the old validation part counts no more."""
         self.state, self.val_windows, self.best, self.stale = None, None, None, 0
         self.final_loss, self.final_windows = None, 0
+        self.course = Course()
 
     def restore(self, summary: dict, moments: dict, state: State | None, good=None) -> None:
         """Go on from what `summary`, `optimizer.moments`, `state` and `recovery.good` were."""
         self.step, self.chars = summary["step"], summary["chars"]
         self.clock = Clock(summary["seconds"], summary["training_seconds"])
-        self.spent = self.done()
+        self.spent, self.course = self.done(), Course(**summary.get("course", {}))
         self.val_windows = summary["val_windows"]
         self.best = tuple(summary["best"]) if summary["best"] else None
         self.stale = summary.get("stale", 0)

@@ -1,6 +1,6 @@
 // A CUDA launch on the host: every thread a fiber, in one process thread, under a scheduler that a seed makes hostile.
 //
-// emulate.py puts this text in front of a kernel's. It defines EMULATOR, CUDA's words, and host twins of ptx.cuh. A warp's
+// emulate.py includes this text, precompiled, in front of a kernel's. It defines EMULATOR, CUDA's words, and host twins of ptx.cuh. A warp's
 // collectives (shuffles, ballots, mma, ldmatrix) wait for the lanes of their mask; mma and ldmatrix have the fragment
 // layout of the PTX manual. What is not seen: weak memory order between blocks, and time.
 #pragma once
@@ -20,9 +20,6 @@
 #include <ucontext.h>
 
 #define EMULATOR 1
-#ifndef __CUDA_ARCH__
-#define __CUDA_ARCH__ 800
-#endif
 #define __device__
 #define __host__
 #define __global__

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 HEADER = (Path(__file__).parent / "cuda_emulator.hpp").read_text(encoding="utf-8")
-FLAGS = ("-std=c++17", "-O1", "-fPIC", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing", "-ffp-contract=off", "-w",
+ARCHITECTURE = "#ifndef __CUDA_ARCH__\n#define __CUDA_ARCH__ 800\n#endif\n"
+FLAGS = ("-std=c++17", "-Og", "-fPIC", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing", "-ffp-contract=off", "-w",
          "-fsanitize=alignment,bounds-strict", "-fcf-protection=none")
 GUARD, ALIGNMENT = 4096, 512
 KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?void\s+'
@@ -164,24 +165,42 @@ extern "C" const char* launch_{name}(void** args, const unsigned* n, size_t shar
                             [=] {{ emulator::call({name}, args); }});
 }}
 """ for name in KERNEL.findall(code))
-    return f'{HEADER}\n#line 1 "kernel"\n{text}\n{launchers}'
+    return f'#include "cuda_emulator.hpp"\n{ARCHITECTURE}#line 1 "kernel"\n{text}\n{launchers}'
+
+
+def run(command: list) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"the kernel does not compile under g++:\n{done.stderr[:4000]}")
+
+
+@functools.cache
+def kept() -> Path:
+    """A private folder among the temporary ones, one of each header and flags; the header lies in it, precompiled."""
+    key = hashlib.sha256("\0".join([HEADER, *FLAGS]).encode()).hexdigest()[:24]
+    folder = Path(tempfile.gettempdir()) / f"rnncore-emulated-{os.getuid()}-{key}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    header = folder / "cuda_emulator.hpp"
+    if not header.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as workplace:
+            made = Path(workplace) / header.name
+            made.write_text(HEADER, encoding="utf-8")
+            run(["g++", *FLAGS, "-x", "c++-header", "-o", f"{made}.gch", made])
+            os.replace(f"{made}.gch", f"{header}.gch")  # first, since who sees the header takes this for complete
+            os.replace(made, header)
+    return folder
 
 
 @functools.cache
 def compiled(text: str, options: tuple[str, ...]) -> Path:
-    """The library of a C++ text, made once and kept in a private folder among the temporary ones."""
-    folder = Path(tempfile.gettempdir()) / f"rnncore-emulated-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    key = hashlib.sha256("\0".join([text, *FLAGS, *options]).encode()).hexdigest()[:24]
-    path = folder / f"{key}.so"
+    """The library of a C++ text, made once and kept."""
+    key = hashlib.sha256("\0".join([text, *options]).encode()).hexdigest()[:24]
+    path = kept() / f"{key}.so"
     if not path.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as workplace:
+        with tempfile.TemporaryDirectory(dir=kept()) as workplace:
             cpp, made = Path(workplace) / "kernel.cpp", Path(workplace) / "kernel"
             cpp.write_text(text, encoding="utf-8")
-            steps = [["g++", *FLAGS, *options, "-c", "-o", f"{made}.o", cpp], ["g++", "-shared", "-o", f"{made}.so", f"{made}.o"]]
-            for step in steps:
-                done = subprocess.run(step, capture_output=True, text=True)
-                if done.returncode:
-                    raise ValueError(f"the kernel does not compile under g++:\n{done.stderr[:4000]}")
+            run(["g++", *FLAGS, "-I", kept(), *options, "-c", "-o", f"{made}.o", cpp])
+            run(["g++", "-shared", "-o", f"{made}.so", f"{made}.o"])
             os.replace(f"{made}.so", path)
     return path

@@ -1,19 +1,25 @@
 """Whole training steps captured on a card, over the stand-ins for CuPy and cuBLAS: what eager steps do, on every path."""
 import gc
 import importlib
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
 
 import rnncore
-from rnncore import kernels, recovery
+from rnncore import checkpoint, kernels, recovery
 from rnncore.captured import Captured, Slot
+from rnncore.cli.drive import drive
+from rnncore.cli.jobs import Job
+from rnncore.cli.signals import Signals
 from rnncore.data.batches import Batches
 from rnncore.kernels.paths import Slower
 from rnncore.launch import Launcher
 from rnncore.lstm import State
 from rnncore.optim import Pace
+from rnncore.runs import RunFolder
 from rnncore.train import Training
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")
@@ -123,6 +129,61 @@ def test_a_resumed_run_goes_on_with_the_same_bits(with_cublas):
     second.restore(first.summary(), {name: host(m) for name, m in first.optimizer.moments.items()},
                    State(*map(host, first.state)), host(first.recovery.good))
     assert all((a == b).all() for a, b in zip(results(second), whole, strict=True))
+
+
+def test_the_course_of_the_losses_has_every_step_however_many_are_taken_together(with_cublas, monkeypatch):
+    found = []
+    for path, count in (("cpu", 1), ("graph", 1), ("graph", 5), ("graph", 1000)):
+        monkeypatch.setattr(Launcher, "_in_time", lambda self, count=count: count)
+        run = training(path)
+        list(run)
+        found.append(run.course)
+    assert found[1] == found[2] == found[3] and found[1].weight == found[0].weight
+    assert abs(found[1].first - found[0].first) < 1e-12 and abs(found[1].recent - found[0].recent) < 1e-12
+
+
+def test_a_save_or_a_stop_that_is_asked_for_comes_between_two_launches(with_cublas, monkeypatch, tmp_path):
+    """Steps are launched together, 5 and 6, 13 and 14: a signal that comes meanwhile is acted on behind the last."""
+    monkeypatch.setattr(Launcher, "_in_time", lambda self: 4)
+    saved, save, take = [], RunFolder.save, Launcher.take
+    monkeypatch.setattr(RunFolder, "save", lambda self, run, best: (saved.append(run.step), save(self, run, best)))
+    came = {4: signal.SIGUSR1, 12: signal.SIGHUP}
+
+    def taking(self):
+        if self.training.step in came:
+            os.kill(os.getpid(), came[self.training.step])
+        return take(self)
+
+    monkeypatch.setattr(Launcher, "take", taking)
+    job = Job(training("graph", eval_every=1000), RunFolder(tmp_path, {"corpus": {"sources": ["x"]}}), [])
+    with Signals() as signals, signals.waiting():
+        assert drive(job, signals) == 129
+    assert saved == [6, 14] and checkpoint.read(tmp_path / "last.safetensors")[0]["training"]["progress"]["step"] == 14
+
+
+def taken_up(path: str, first: Training, **config) -> Training:
+    """A training by this path that goes on where another stopped, with a config that may be another."""
+    run = training(path, **config)
+    run.model.params.flat[...] = run.model.kernel.to_device(host(first.model.params.flat))
+    run.restore(first.summary(), {name: host(moment) for name, moment in first.optimizer.moments.items()},
+                State(*map(host, first.state)), host(first.recovery.good))
+    return run
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("before, after", [
+    ({}, {"lr": 0.005, "dropout": 0.3, "weight_drop": 0.2}), ({"dropout": 0.3, "weight_drop": 0.2}, {"lr": 0.05}),
+    ({"optimizer": "adam", "dropout": 0.3}, {"optimizer": "adam", "dropout": 0.1, "threads": 2})])
+def test_what_a_run_is_changed_to_on_the_way_is_what_its_captured_steps_do(with_cublas, path, before, after):
+    """Rate and dropout of a run that is taken up again: in the steps that are recorded then, none of before is left."""
+    first = training("cpu", **before)
+    for p in first:
+        if p.step == 9:
+            break
+    mine, theirs = results(taken_up(path, first, **after)), results(taken_up("cpu", first, **after))
+    assert_same(mine, theirs)
+    unchanged = results(taken_up(path, first, **before))
+    assert np.abs(mine[0] - unchanged[0]).max() > 1e-4
 
 
 def poisoned(path: str, windows: set, **config) -> Training:

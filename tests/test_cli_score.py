@@ -60,7 +60,7 @@ def test_figures_and_the_file_of_every_prediction(score, model, tmp_path, protoc
         "model": "m.safetensors", "text": "part.txt", "characters": 600, "predictions": 599, "unknown": 0,
         "unknown_share": 0, "on_unknown": "error", "protocol": protocol, "settings": SETTINGS[protocol],
         "nats_per_char": pytest.approx(nats.mean(), rel=1e-12), "bits_per_char": found["nats_per_char"] / math.log(2),
-        "perplexity": math.exp(found["nats_per_char"]), "floor": None}
+        "perplexity": math.exp(found["nats_per_char"]), "floor": None, "trained_on": None}
     lines = rows(tmp_path / "out.jsonl")
     assert [row["index"] for row in lines] == list(range(1, 600)) and "".join(row["char"] for row in lines) == PART[1:]
     assert [row["nats"] for row in lines] == nats.tolist()

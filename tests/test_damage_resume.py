@@ -28,11 +28,15 @@ FREE = {  # fields of which some of damage.WRONG is a value as good as the one t
     ("progress", "final_loss"),
     ("settings", "preset"),
     ("settings", "init_from"),
+    ("settings", "origin"),
     ("settings", "extend_vocab"),
     ("settings", "floor"),
     ("settings", "precision"),
     ("settings", "corpus", "name"),
     ("settings", "asked"),
+    ("settings", "changes"),
+    ("settings", "paths", 0),
+    ("settings", "corpus", "sources", 0),  # the text is found where it was, by its path
     *(("settings", "corpus", name) for name in ("level", "lower", "documents", "field")),
 }
 
@@ -91,7 +95,8 @@ def test_resume_with_a_training_text_that_is_wrong_is_refused_though_the_sha256_
             line = refused(result)
             assert LAST in line and ("training" in line or path == ("training",)), (path, line)
     near = [path for path in passed if path in FREE or path[:2] in (
-        ("settings", "floor"), ("settings", "asked"), ("settings", "saving"), ("progress", "recovery"))]
+        ("settings", "floor"), ("settings", "asked"), ("settings", "saving"), ("progress", "recovery"),
+        ("progress", "course"))]
     allowed = near + [path for path in passed if path[0] == "config" and len(path) == 2 and path not in near]
     assert sorted(passed) == sorted(allowed) and len(passed) < 60, set(passed) - set(allowed)
 
@@ -126,6 +131,13 @@ def test_resume_with_wrong_tensors_is_refused_though_the_sha256_is_right(good, r
         (("settings", "corpus", "newline"), "cr", "settings.corpus.newline"),
         (("settings", "corpus", "sources"), [], "settings.corpus.sources"),
         (("settings", "corpus", "sources"), ["a\0b"], "settings.corpus.sources"),
+        (("settings", "paths"), ["a", "b"], "settings.paths are 2, but training.settings.corpus.sources 1"),
+        (("settings", "paths"), None, "settings.paths"),
+        (("settings", "changes"), [{"lr": [1.0, 2.0]}], "settings.changes"),
+        (("settings", "changes"), [{"step": 4, "lr": [1.0]}], "settings.changes"),
+        (("settings", "saving", "report"), 1, "settings.saving.report"),
+        (("progress", "course"), {"first": -1.0, "recent": None, "weight": 0.0}, "progress.course.first"),
+        (("progress", "course", "weight"), None, "progress.course.weight"),
         (("settings", "split", "asked", "val"), 1.5, "settings.split.asked.val"),
         (("settings", "split", "asked", "val"), 0.3, "settings.split.train is 1,350, but the corpus splits into 1,050"),
         (("settings", "split", "train"), 99, "settings.split.train is 99"),
@@ -144,11 +156,13 @@ def test_a_training_text_without_optional_fields_is_that_of_an_older_version(goo
         ("config", "variational"),
         ("config", "patience"),
         ("progress", "stale"),
+        ("progress", "course"),
         ("settings", "preset"),
         ("settings", "init_from"),
         ("settings", "extend_vocab"),
         ("settings", "floor"),
         ("settings", "precision"),
+        ("settings", "paths"),
     ):
         document = changed(document, ("training", *path))
     assert resume(sealed(document, tensors), "--steps", 5).code == 0

@@ -1,14 +1,15 @@
 """The floor in `rnncore train`: what counting alone reaches, printed first, kept with the run, and said where it wins."""
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from cli_helpers import SMALL, TEXT, call, corpus, rows
+from test_train import IDS, training
 
 from rnncore import Vocab, checkpoint, ngram
 from rnncore.cli import jobs, prepare
-from rnncore.runs import Path, read_last
+from rnncore.cli.ending import verdict
+from rnncore.runs import Path, RunFolder, read_last
 
 REAL = ngram.floor
 
@@ -78,11 +79,13 @@ def test_a_model_that_is_worse_is_told_so_and_a_better_one_is_not(train, monkeyp
     (7, 2.0, 1.5, "longer"), (7, 1.0, 1.5, "longer"), (7, 2.0, 1.3, None), (7, 1.5, None, "longer"), (7, 1.3, None, None),
     (7, 1.4, 1.4, None), (6, 1.0, 1.5, None), (6, 1.5, 1.0, "longer"), (2, 1.5, 2.0, "by heart"), (2, 1.3, 2.0, None)])
 def test_the_model_that_is_kept_is_what_counts_and_the_cure_fits(step, sample, whole, warned):
-    training = SimpleNamespace(best=(sample, step), step=7, final_loss=whole, final_windows=1, given_up=lambda: False,
-                               val_chars=lambda: {"best": 10, "end": 100, "all": 100})
-    assert len(jobs.Job(training, SimpleNamespace(settings={}), []).verdict()) == 1
-    _, *warnings = jobs.Job(training, SimpleNamespace(settings={"floor": {"nats": 1.4}}), []).verdict()
+    run = training(validation=IDS, steps=7)
+    run.step, run.best, run.final_loss, run.final_windows = 7, (sample, step), whole, 1
+    corpus = {"sources": ["corpus.txt"]}
+    assert len(verdict(jobs.Job(run, RunFolder(Path("a b"), {"corpus": corpus}), []))) == 1
+    _, *warnings = verdict(jobs.Job(run, RunFolder(Path("a b"), {"corpus": corpus, "floor": {"nats": 1.4}}), []))
     assert len(warnings) == (warned is not None) and all(warned in line for line in warnings)
+    assert all(("`rnncore train --resume -o 'a b' --steps 14`" in line) == (warned == "longer") for line in warnings)
 
 
 # Its time

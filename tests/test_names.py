@@ -132,6 +132,36 @@ def test_what_was_found_and_what_was_looked_for_is_said_in_one_line(name, words,
         rnncore.load(name)
 
 
+@pytest.mark.parametrize("args", [("generate", ""), ("info", ""), ("report", ""), ("score", "", "text"),
+                                  ("neurons", "", "text"), ("train", "text", "--init-from", "")])
+def test_an_empty_name_is_not_the_newest_run(args, capsys):
+    put("runs/newest")
+    Path("text").write_text("a text of a few words")
+    before = files(Path())
+    assert "the name of a model is empty" in refused(call(capsys, *args)) and files(Path()) == before
+    with pytest.raises(FileNotFoundError, match="is empty"):
+        rnncore.load("")
+
+
+@pytest.mark.parametrize("name", ["runs", "./runs", "runs/"])
+def test_of_a_folder_of_runs_one_is_named(name, capsys):
+    put("runs/newest")
+    assert "name one of the runs in it, as runs/newest" in refused(call(capsys, "info", name))
+
+
+def test_what_cannot_be_read_hides_nothing(monkeypatch):
+    put("runs/one")
+    Path("one").write_text("mine")
+
+    def guarded(path, *args, opened=open, **settings):
+        if str(path) == "one":
+            raise PermissionError(13, "Permission denied", "one")
+        return opened(path, *args, **settings)
+
+    monkeypatch.setattr("builtins.open", guarded)
+    assert names.find("one").name == "runs/one"
+
+
 def test_pretrained_models_keep_a_folder_of_theirs():
     """pretrained/NAME is the pretrained model; another name there is a path like others."""
     for name in ("one", "mine"):

@@ -196,15 +196,16 @@ def resume(finished, monkeypatch, capsys):
 
 @pytest.mark.parametrize("option, value, has", [
     ("--layers", 2, 1), ("--hidden", 32, 16), ("--embed", 16, 8), ("--seq", 50, 20), ("--batch", 16, 8),
-    ("--lr", 0.5, 0.0), ("--clip", 2.0, 1.0), ("--dropout", 0.5, 0.0), ("--weight-drop", 0.5, 0.0), ("--seed", 9, 0),
+    ("--clip", 2.0, 1.0), ("--seed", 9, 0),
     ("--preset", "tiny", None), ("--init-from", "runs/corpus", None), ("--optimizer", "adam", "muon"),
-    ("--threads", 2, 1),
     ("--val", 0.3, 0.1), ("--test", 0.1, 0.0), ("--warmup", 0.5, 0.03), ("--dtype", "float64", "float32"),
     ("--encoding", "latin-1", "utf-8"), ("--newline", "keep", "lf")])
 def test_a_conflicting_option_is_named(resume, finished, option, value, has):
     before = files(finished)
     line = refused(resume("--steps", 20, option, value), 2)
-    assert f"{option} {value} conflicts with runs/corpus" in line and (has == 0.0 or f"which has {has}" in line)
+    assert f"{option} {value} conflicts with runs/corpus, which has {has}: leave it out, or " in line
+    other = option not in ("--layers", "--hidden", "--embed", "--preset", "--init-from")  # than what is the model's
+    assert line.endswith(f"in a new run, with --init-from runs/corpus {option} {value}" if other else "start a new run")
     assert files(finished) == before
 
 

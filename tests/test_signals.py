@@ -1,17 +1,23 @@
 """Signals: the first finishes the step and saves, a second Ctrl-C leaves at once, and what was saved goes on."""
+import itertools
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from cli_helpers import COMMAND, ENVIRONMENT, SMALL, call, corpus, rows, run
 
-from rnncore.cli.train import Interrupt
-from rnncore.runs import read_last
+from rnncore.cli import drive
+from rnncore.cli.signals import Signals, Stopped
+from rnncore.runs import RunFolder, read_last
 
+QUIET = ("--sample-every", 10 ** 6, "--eval-every", 10 ** 6)
+ENDLESS = ("train", "corpus.txt", "--steps", 10 ** 6, *SMALL, *QUIET, "-o", "a")
 SLOW = """
 import concurrent.futures, sys, time
 from rnncore import train
@@ -38,6 +44,10 @@ def wait_for(condition, process) -> None:
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.01)
+
+
+def has_rows(folder):
+    return lambda: (folder / "metrics.jsonl").is_file() and rows(folder)
 
 
 def step_of(folder) -> int:
@@ -125,13 +135,91 @@ def test_ctrl_c_ends_a_text(tmp_path):
     assert process.returncode == 130 and err.strip() == ""
 
 
+# Saving on the way
+
+@pytest.fixture
+def saves(monkeypatch):
+    """The steps at which a run is saved, from here on."""
+    steps, save = [], RunFolder.save
+    monkeypatch.setattr(RunFolder, "save", lambda self, training, best: (steps.append(training.step),
+                                                                         save(self, training, best))[1])
+    return steps
+
+
+@pytest.mark.parametrize("args, wanted", [((), [61, 122, 183, 190]), (("--val", 0), [61, 122, 183, 190]),
+                                          (("--save-every", 70), [70, 140, 190]), (("--save-every", 10 ** 6), [190])])
+def test_a_run_saves_each_minute_whatever_the_validation_says_unless_it_is_told_when(
+        tmp_path, monkeypatch, capsys, saves, args, wanted):
+    """A clock that goes on by a second a step."""
+    now, log = [0], RunFolder.log
+
+    def tick(self, progress, *last):
+        now[0] = progress.step
+        log(self, progress, *last)
+
+    monkeypatch.setattr(RunFolder, "log", tick)
+    monkeypatch.setattr(drive, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    corpus(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert call(capsys, "train", "corpus.txt", "--steps", 190, *SMALL, *QUIET, "-o", "a", *args).code == 0
+    assert saves == wanted
+
+
+def test_a_save_that_is_asked_for_is_made_at_once_and_stops_nothing(tmp_path):
+    corpus(tmp_path)
+    folder = tmp_path / "a"
+    process = start(*ENDLESS, "--save-every", 10 ** 6, cwd=tmp_path)
+    wait_for(has_rows(folder), process)
+    assert not (folder / "last.safetensors").exists()
+    process.send_signal(signal.SIGUSR1)
+    wait_for((folder / "last.safetensors").is_file, process)
+    first = step_of(folder)
+    process.send_signal(signal.SIGUSR1)
+    wait_for(lambda: step_of(folder) > first, process)
+    code, err = stop(process, signal.SIGTERM)
+    assert code == 143 and err.count("saved at step ") == 2 and f"saved at step {first:,}\n" in err
+
+
+def test_a_save_that_is_asked_for_in_a_row_of_bad_steps_waits_for_its_end(tmp_path, monkeypatch, capsys, saves):
+    from rnncore.model import CharLM
+    step, taken = CharLM.loss_and_grads, itertools.count(1)
+
+    def spoiled(self, *args, **kwargs):
+        loss, grads, state = step(self, *args, **kwargs)
+        number = next(taken)
+        if number in (10, 11):
+            grads["head.bias"][:] = np.nan
+        if number == 10:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return loss, grads, state
+
+    corpus(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(CharLM, "loss_and_grads", spoiled)
+    result = call(capsys, "train", "corpus.txt", "--steps", 20, *SMALL, "-o", "a", "--eval-every", 100)
+    assert result.code == 0 and saves == [12, 20] and result.err.count("saved at step 12\n") == 1
+
+
 def test_handlers_are_put_back():
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with Interrupt() as interrupt:
-        assert interrupt.signal is None
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert interrupt.signal == signal.SIGTERM
-        os.kill(os.getpid(), signal.SIGTERM)  # a second SIGTERM asks for the same
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1
+    before = list(map(signal.getsignal, numbers))
+    with Signals() as signals:
+        with signals.waiting():
+            assert signals.stop is None
+            for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP):  # later ones ask for the same
+                os.kill(os.getpid(), number)
+                assert signals.stop == signal.SIGTERM
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            with pytest.raises(Stopped) as stopped:
+                os.kill(os.getpid(), number)
+            assert stopped.value.number == number
+            os.kill(os.getpid(), signal.SIGTERM)  # another one is not heard: the process ends
+            signals.stop, signals.ended = None, False
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+        assert not signals.save_asked()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert signals.save_asked() and not signals.save_asked()
+    assert list(map(signal.getsignal, numbers)) == before

@@ -62,6 +62,16 @@ class ndarray:
         stream.lane.run("a copy from the host", (), (self._block,))
         self._host[...] = array
 
+    def __copy__(self):
+        return self.copy()
+
+    def __deepcopy__(self, memo):
+        return self.copy()
+
+    def __reduce__(self):
+        from .functions import array  # which builds on this module
+        return array, (self.get(),)
+
     def item(self, *index):
         return self.get().item(*index)
 

@@ -1,0 +1,143 @@
+"""The last words of a run say how good it is, what went wrong, what to do about it, and which command to type next."""
+import math
+import shlex
+from dataclasses import replace
+
+import click
+from click.core import ParameterSource
+
+from rnncore import headline, names, plan
+
+from . import called
+from .progress import tell
+
+LATE = 0.7         # of the steps: a best model from before was followed by worse ones for long
+FAR_TOO_HIGH = 10  # times the usual rate: a model that is worse than counting wants a lower one, not more steps
+DIVERGED = 3       # exit code
+
+
+def farewell(job, stopped: int | None, unsaved: str | None) -> int:
+    """Say where the run stands and what to type next; returns the exit code."""
+    training, path = job.training, job.folder.path
+    if unsaved:
+        tell(f"rnncore: {unsaved}")
+        return 1
+    if stopped:
+        tell(f"stopped at step {training.step:,} and saved; go on with\n\n  {called.command(again(job))}\n")
+        return 128 + stopped
+    for line in verdict(job):
+        tell(line)
+    if training.diverged():
+        tell(f"rnncore: {divergence(job)}")
+        return DIVERGED
+    tell(f"saved in {called.path(path)}; let it write with\n\n"
+         f"  {called.called()} generate {called.path(names.spelled(path))} -n 400\n")
+    return 0
+
+
+def already_finished(job) -> int:
+    """Say what would go on with a run whose budget or patience is spent; returns the exit code."""
+    training, folder = job.training, job.folder
+    trouble = job.mirror()
+    if trouble:
+        tell(trouble)
+    if training.diverged() and not folder.changed:
+        tell(f"rnncore: {folder.path} is finished: {divergence(job)}")
+        return DIVERGED
+    options = " ".join(f"--{name.replace('_', '-')} {after:g}" for name, (_, after) in folder.changed.items())
+    wanted = "a larger budget" if training.spent_all() else "a larger --patience"
+    without = f", and {options} wants {wanted} too" if options else ""
+    tell(f"{folder.path} is finished{without}: `{again(job, longer(training), typed())}` goes on with it")
+    return 0
+
+
+def verdict(job) -> list[str]:
+    """Return lines on how good the best model is, and on counting where it does better."""
+    training, floor = job.training, job.folder.settings.get("floor")
+    if not training.best:
+        return []
+    found = headline.validation(training.best, training.step, training.final_loss, training.val_chars())
+    patience = [f"--patience: {training.stale} evaluations without a better loss"] if training.given_up() else []
+    lines = [*patience, f"best model: step {training.best[1]:,}, validation loss {found.words}"]
+    if floor and found.best.nats > floor["nats"] and not training.diverged():
+        lines.append(f"warning: the model is worse than counting, which reaches {floor['nats']:.4f}: {cure(job)}")
+    return lines
+
+
+def cure(job) -> str:
+    """Say what helps a model that is worse than counting."""
+    training, config = job.training, job.training.config
+    usual = plan.usual_rate(training.model.config, config.optimizer, tuned(job))
+    if training.recovery.rate < 1 or config.lr >= FAR_TOO_HIGH * usual:
+        return f"the rate was too high; {lower(job)}"
+    if training.best[1] < LATE * training.step:
+        return "it learns the text by heart: give it more text or more --dropout, or make it smaller"
+    return f"train it for longer: `{again(job, longer(training))}`"
+
+
+def divergence(job) -> str:
+    """Say that the run has diverged, by which numbers, and what to do."""
+    training, symbols = job.training, job.training.model.config.vocab_size
+    kind, loss = training.last_loss()
+    return (f"the run has diverged: its {kind} loss at the end is {loss:.4f} nats/char, worse than equal odds for all "
+            f"{symbols:,} symbols ({math.log(symbols):.4f}) and than its beginning ({training.course.first:.4f}); "
+            f"{lower(job)}")
+
+
+def lower(job) -> str:
+    """Say which rate to try after the one that the run had."""
+    training = job.training
+    changes = [*job.folder.settings.get("changes", []), job.folder.changed]
+    rates = [*(change["lr"][0] for change in changes if "lr" in change), training.config.lr]
+    had, factor = max(rates), training.recovery.rate if len(rates) == 1 else 1.0
+    rate = plan.lower_rate(replace(training.config, lr=had), training.model.config, tuned(job), factor)
+    halved = f", {factor:g} of it at the end" if factor < 1 else ""
+    return f"start again with --lr {rate:.3g} (it had {had:g}{halved})"
+
+
+def tuned(job) -> bool:
+    """Return whether the run began with a model that was trained before."""
+    return bool(job.folder.settings.get("init_from"))
+
+
+def again(job, more: list[str] | None = None, other: list[str] | None = None) -> str:
+    """Return the command that takes the run up again, to be typed as it stands.
+
+    more: options that come last, other: those that come first, and a CORPUS.
+    """
+    sources = job.folder.settings["corpus"]["sources"]
+    words = ["rnncore", "train", *(other or []), "--resume", "-o", str(job.folder.path), *(more or [])]
+    return shlex.join(words) + (" < FILE" if "-" in sources else "")
+
+
+def longer(training) -> list[str]:
+    """Return options that double what is spent of a run's budget and patience."""
+    config, doubled = training.config, []
+    if training.spent_all():
+        spent = {"steps": training.step, "epochs": training.step / training.batches.windows,
+                 "minutes": training.clock.now() / 60}
+        name = next(name for name in spent if getattr(config, name) is not None)
+        value = 2 * max(getattr(config, name), spent[name])  # a run may be over for a budget below what it has had
+        doubled += [f"--{name}", str(value) if name == "steps" else f"{value:.3g}"]
+    if training.given_up():
+        doubled += ["--patience", str(2 * max(config.patience, training.stale))]
+    return doubled
+
+
+def typed() -> list[str]:
+    """Return the words that this command line had and the next one repeats: all but those of `again` and `longer`."""
+    context = click.get_current_context()
+    leave_out = {"resume", "out", "name", "steps", "epochs", "minutes", "patience"}
+    words: list[str] = []
+    for param in context.command.params:
+        given = context.get_parameter_source(param.name) == ParameterSource.COMMANDLINE
+        if not given or param.name in leave_out or param.name not in context.params:
+            continue
+        value = context.params[param.name]
+        if isinstance(param, click.Argument):
+            words += value
+        elif isinstance(param, click.Option) and param.is_flag:
+            words.append(param.opts[0] if value else param.secondary_opts[0])
+        else:
+            words += [param.opts[0], "auto" if value is None else str(value)]
+    return words

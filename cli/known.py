@@ -1,0 +1,109 @@
+"""The part of a text that a model was trained on, from its training card: what `rnncore score` says beside the figures.
+
+A text is known by its sha256, also where more was written after it since; its split has the share. Another text is
+looked for in the training text, where that is still there: as a whole, else by a few pieces.
+"""
+import os
+from collections.abc import Iterator
+from itertools import islice
+
+PIECE = 100     # characters that two texts have in common by chance never
+PIECES = 5      # that are looked for
+HELD = 1 << 22  # characters in which they are looked for at a time
+TRIES = 100     # places in those at which a whole text is looked for
+
+
+def share(card: dict, corpus, text: str, how: dict) -> dict | None:
+    """Return which share of a text that is scored lay in the training part; None for another text than the card's.
+
+    corpus: the text as it was read, `how`: the fields of a data.text.Reading. at_most: the first pass over the training
+    part was not finished, so the true share is smaller.
+    """
+    from rnncore.runs import trained
+
+    if not trained(card):
+        return None
+    about, part = card["corpus"], card["split"]["train"]
+    if part > about["characters"]:  # a card that contradicts itself
+        return None
+    for read in _readings(corpus, text, how, about["newline"]):
+        if read.digest(about["characters"]) == about["sha256"]:
+            return {"share": part / read.characters, "at_most": _unfinished(card)}
+    return None
+
+
+def of_another(card: dict, train, ids, unknown: int) -> tuple[dict | None, bool]:
+    """Return what of a text that is not the card's stands in the training text, and whether all its pieces do.
+
+    train, ids: ids over one vocabulary; unknown: how many symbols of the text that lacks. The first is as `share` where
+    the whole text stands there, else the number of pieces that do; None where that may be chance.
+    """
+    found, of = pieces(train, ids)
+    if found == of and not unknown and len(ids) >= PIECE and stands_in(train, ids):
+        return {"share": 1.0, "at_most": _unfinished(card)}, True
+    enough = PIECE if found == of else PIECES * PIECE  # below that, pieces are short or overlap
+    return {"pieces": found, "of": of} if found and len(ids) >= enough else None, found == of
+
+
+def _unfinished(card: dict) -> bool:
+    """Return whether the first pass over the training part was not finished."""
+    batch = card["train"].get("batch")
+    left_over = batch if isinstance(batch, int) else 0  # what streams of equal length leave over
+    return card["chars"] < card["split"]["train"] - left_over
+
+
+def _readings(corpus, text: str, how: dict, newline: str) -> Iterator:
+    """Yield the text as it was read; then, where it can be read again, with the line ends of the training text."""
+    from rnncore.data.text import read
+
+    yield corpus
+    if how.get("newline", newline) != newline and (os.path.isfile(text) or os.path.isdir(text)):
+        yield read([text], distinct=1, **how | {"newline": newline})
+
+
+def pieces(train, ids) -> tuple[int, int]:
+    """Return how many of so many pieces of ids stand in the training text; both are ids over one vocabulary."""
+    starts = [len(ids) * k // PIECES for k in range(PIECES)]
+    left = [ids[start:start + PIECE].astype(train.dtype).tobytes() for start in starts]
+    for start in range(0, len(train), HELD):
+        text, width = train[start:start + HELD + PIECE].tobytes(), train.itemsize
+        left = [piece for piece in left if all(place % width for place in _places(text, piece))]
+    return len(starts) - len(left), len(starts)
+
+
+def stands_in(train, ids) -> bool:
+    """Return whether ids stand in the training text as they are, from one end to the other."""
+    piece, width = ids[:PIECE].astype(train.dtype).tobytes(), train.itemsize
+    for start in range(0, len(train), HELD):
+        text = train[start:start + HELD + PIECE].tobytes()
+        for place in islice(_places(text, piece), TRIES):
+            begin = start + place // width
+            there = train[begin:begin + len(ids)]
+            if place % width == 0 and len(there) == len(ids) and (there == ids).all():
+                return True
+    return False
+
+
+def _places(text: bytes, piece: bytes) -> Iterator[int]:
+    place = text.find(piece)
+    while place >= 0:
+        yield place
+        place = text.find(piece, place + 1)
+
+
+def words(found: dict, documents: bool) -> str:
+    """Return in a line what `share` or `of_another` found."""
+    if "pieces" in found:
+        stand = "stands" if found["pieces"] == 1 else "stand"
+        return (f"{found['pieces']} of {found['of']} pieces of this text, of {PIECE} characters at most, {stand} in "
+                "the training text")
+    much, were = percent(found["share"]), "documents were" if documents else "text was"
+    line = f"{much} of {'these' if documents else 'this'} {were} trained on"
+    return f"up to {line}: the first pass over the training part was not finished" if found["at_most"] else line
+
+
+def percent(part: float) -> str:
+    """Return a share in whole percent; none is rounded to nothing or to all."""
+    if part == 1:
+        return "all"
+    return "less than 1%" if part < 0.01 else "more than 99%" if part > 0.99 else f"{part:.0%}"

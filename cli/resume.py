@@ -1,0 +1,192 @@
+"""A run that was stopped, or is to be longer, is taken up again from its folder, with some options changed or none."""
+import os
+import shlex
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import click
+
+from rnncore import checkpoint, documents, kernels, lock, names, places, plan, runs
+from rnncore.config import SaveConfig, TrainConfig
+from rnncore.data import sources
+from rnncore.data.text import Corpus, CorpusError, CorpusNotFoundError, Reading, read
+from rnncore.model import CharLM
+from rnncore.runs import RunError, RunFolder
+from rnncore.train import Training
+
+from . import options, prepare, tensorboard
+from .corpus import bring
+from .info import changed
+from .jobs import SAVING, Job, about_corpus, headlines, training_of
+from .report import PASSAGE
+
+BUDGET = {"epochs", "steps", "minutes"}
+FREE = BUDGET | {"eval_every", "patience"}                 # what a resumed run may change without a word,
+CHANGES = "lr", "dropout", "weight_drop", "threads"        # and what it may, but is then another run: this is recorded
+OF_A_MODEL = {"layers", "hidden", "embed", "preset", "level", "lower", "min_count", "documents", "field", "init_from"}
+SHOWN = 3  # texts that are named, of those that are not found
+
+
+def resume(given: dict, explicit: set[str]) -> Job:
+    """The run in the folder -o, under --name, or the newest, taken up where it was saved.
+
+    Its folder is the process's until the click context ends.
+    """
+    path = Path(given["out"]) if given["out"] else runs.RUNS / given["name"] if given["name"] else names.newest()
+    click.get_current_context().with_resource(lock.held(path))
+    document, tensors, warnings = runs.read_newest(path)
+    settings = document["training"]["settings"]
+    stored = TrainConfig(**{"variational": False} | document["training"]["config"])  # older runs knew no other dropout
+    how = asdict(Reading()) | {field.name: settings["corpus"][field.name] for field in fields(Reading)
+                               if field.name in settings["corpus"]}
+    settings.setdefault("precision", str(tensors["head.bias"].dtype))
+    _refuse_conflicts(given, explicit, path, document, how)
+    config = _with_budget(stored, given, explicit)
+    if "patience" in explicit and not settings["split"]["validation"]:
+        raise click.UsageError(f"--patience needs evaluations, and {path} has no validation part: leave it out")
+    kernel = kernels.load(given["device"])
+    config, changes = _changed(config, given, explicit, kernel.cores(), settings["asked"].get("threads"))
+    options.check_gpu(kernel, given["cuda_path"])
+    precision, lower = prepare.precision(settings["precision"], kernel)
+    model = checkpoint.to_model(document, tensors, given["device"], precision)
+    corpus = _corpus_again(given, settings, how, path)
+    training, notes = _training_again(model, corpus, config, document, tensors, path, given)
+    if changes and training.done() < 1:
+        notes.append(_record(changes, training, settings, given))
+    saving = _saving(settings, given, explicit)
+    folder = RunFolder(path, settings, saving.keep)
+    folder.kept, folder.changed = training.best, changes
+    folder.rewind(training.step)
+    return Job(training, folder, [*warnings, *headlines(corpus, model, settings), *lower, *notes,
+                                  f"going on with {path} after step {training.step:,}"], saving)
+
+
+def _refuse_conflicts(given: dict, explicit: set[str], path: Path, document: dict, how: dict) -> None:
+    """Refuse options that contradict the run and are none of CHANGES. Raises UsageError."""
+    settings = document["training"]["settings"]
+    known = document["config"] | document["training"]["config"] | settings["split"]["asked"] | {
+        "dtype": settings["precision"], **how, "min_count": document.get("text", {}).get("min_count", 1),
+        "preset": settings.get("preset"),
+        "init_from": settings.get("init_from"), "extend_vocab": settings.get("extend_vocab", False)}
+    for name in sorted(explicit & known.keys() - FREE - {*CHANGES}):
+        same = given[name] in (known[name], settings["asked"].get(name, known[name]))
+        if not same and not (name == "init_from" and names.stands_for(given[name], settings.get("origin"))):
+            option = f"--{name.replace('_', '-')}{'' if given[name] is True else f' {given[name]}'}"
+            option = "--standard" if (name, given[name]) == ("variational", False) else option
+            cure = "start a new run" if name in OF_A_MODEL else \
+                f"go on from its model in a new run, with --init-from {shlex.quote(names.spelled(path))} {option}"
+            raise click.UsageError(f"--{name.replace('_', '-')} {given[name]} conflicts with {path}, which has "
+                                   f"{known[name]}: leave it out, or {cure}")
+
+
+def _with_budget(stored: TrainConfig, given: dict, explicit: set[str]) -> TrainConfig:
+    """The stored config with the budget and the evaluations that were asked for anew."""
+    changed = {name: given[name] for name in FREE & explicit}
+    if explicit & BUDGET:
+        changed = dict.fromkeys(BUDGET) | changed
+    return replace(stored, **changed)
+
+
+def _changed(config: TrainConfig, given: dict, explicit: set[str], cores: int,
+             asked: int | None) -> tuple[TrainConfig, dict[str, list]]:
+    """The config with what was asked for of CHANGES, and of each that differs [before, after]. Raises ConfigError.
+
+    asked: the threads that the run was asked for before; auto (None) after auto leaves them as they are.
+    """
+    wanted = {name: given[name] for name in CHANGES if name in explicit}
+    if wanted.get("threads", 1) is None:
+        wanted["threads"] = config.threads if asked is None else plan.threads(replace(config, threads=None), cores)
+    before = {name: getattr(config, name) or 0.0 for name in wanted}
+    changes = {name: [before[name], value] for name, value in wanted.items() if value != before[name]}
+    return replace(config, **{name: after for name, (_, after) in changes.items()}), changes
+
+
+def _record(changes: dict[str, list], training: Training, settings: dict, given: dict) -> str:
+    """Write into the settings what is changed from here on; returns it in words. At another rate no halving counts."""
+    settings["changes"] = [*settings.get("changes", []), {"step": training.step, **changes}]
+    if "threads" in changes:
+        settings["asked"]["threads"] = given["threads"]
+    if "lr" in changes:
+        training.recovery.anew()
+    return f"changed {changed(settings['changes'][-1])}; it is recorded, and equal bits are promised no more"
+
+
+def _corpus_again(given: dict, settings: dict, how: dict, path: Path) -> Corpus:
+    """The corpus that a run was trained on, or another where that is allowed; the settings are told where it lies."""
+    named, about = list(given["corpus"]), settings["corpus"]
+    remembered = settings.get(places.PATHS) or list(map(sources.absolute, about["sources"]))
+    corpus, errors = None, []
+    for place in [named] if named else sources.places(about["sources"], remembered):
+        try:
+            bring(place)
+            found = read(place, **how)
+        except CorpusError as error:
+            errors.append(error)
+        else:
+            corpus = corpus or found
+            if found.sha256 == about["sha256"]:
+                corpus = found
+                break
+    if corpus is None:
+        if not named and isinstance(errors[0], CorpusNotFoundError):
+            raise CorpusNotFoundError(_lost(settings, remembered, path)) from None
+        raise errors[0]
+    if corpus.sha256 != about["sha256"] and not given["allow_new_corpus"]:
+        raise RunError(f"the corpus is not the one that {path} was trained on (its sha256 differs): bring the old text "
+                       f"back, name it where it lies now ({_naming(path)}), or go on with this one with "
+                       "--allow-new-corpus")
+    settings[places.PATHS] = list(map(sources.absolute, corpus.sources))
+    if named:
+        settings["corpus"] = about | {"sources": named}
+    return corpus
+
+
+def _naming(path: Path) -> str:
+    """The command that takes a run up again with its text from somewhere else."""
+    return f"`rnncore train PATH --resume -o {shlex.quote(str(path))}`"
+
+
+def _lost(settings: dict, remembered: list[str], path: Path) -> str:
+    """Say where a run's texts were looked for in vain, and how to name them."""
+    given = settings["corpus"]["sources"]
+    gone = [(source, there) for source, there in zip(given, remembered, strict=True)
+            if not sources.is_there(source) and not sources.is_there(there)][:SHOWN]
+    words = f"no {', '.join(repr(source) for source, _ in gone)} in {os.getcwd()}"
+    if places.PATHS in settings:
+        words += f", nor {', '.join(there for _, there in gone)}, where {path} read it"
+    else:
+        words += f", and {path} remembers its text by that path alone, seen from the folder in which it was begun"
+    return f"{words}: name the text where it lies now, {_naming(path)}"
+
+
+def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document: dict, tensors: dict,
+                    path: Path, given: dict) -> tuple[Training, list[str]]:
+    """The training where the file's was, on the corpus; of another one the settings are told, and what to say of it."""
+    settings = document["training"]["settings"]
+    asked, about = settings["split"]["asked"], settings["corpus"]
+    prepare.check_known(corpus, model.vocab, path, f"begin a new run with --init-from {path} --extend-vocab")
+    parts, record, warnings = prepare.split_ids(prepare.encoded(corpus, model.vocab), asked["val"], asked["test"])
+    if len(parts[0]) <= config.batch:
+        raise RunError(f"{len(parts[0]):,} characters are too few to train {config.batch} streams of {path} on: "
+                       "start a new run")
+    chosen = prepare.take_path(given, model, config, parts[0], path)
+    training = training_of(model, parts, config)
+    runs.restore(training, document, tensors)
+    if training.course.first is None:  # a run from before it was kept
+        training.course.first = runs.first_loss(path)
+    if corpus.sha256 == about["sha256"]:
+        documents.check_split(path / "last.safetensors", settings["split"], record)
+        return training, chosen
+    settings |= {"corpus": about | about_corpus(corpus, {}) | {"sources": about["sources"]}, "split": record}
+    settings.pop("floor", None)
+    (path / PASSAGE).unlink(missing_ok=True)
+    training.another_text()
+    return training, [*corpus.notes, *warnings, *chosen]
+
+
+def _saving(settings: dict, given: dict, explicit: set[str]) -> SaveConfig:
+    """Return what the folder is to keep: as stored, or as was asked for anew, which is stored. Raises RunError."""
+    saving = replace(SaveConfig(**settings.get("saving", {})), **{name: given[name] for name in SAVING & explicit})
+    tensorboard.check(saving)
+    settings["saving"] = asdict(saving)
+    return saving

@@ -1,0 +1,71 @@
+"""Signals that ask a run to end, or to save: they end its setup at once, and in the training wait for a step's end."""
+import contextlib
+import signal
+from collections.abc import Iterator
+
+STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # the last: the terminal was closed
+SAVE = signal.SIGUSR1
+
+
+class Stopped(BaseException):
+    """A SIGTERM or SIGHUP while nothing is to be saved. As KeyboardInterrupt it is no Exception: it is no error."""
+
+    def __init__(self, number: int):
+        super().__init__(by(number))
+        self.number = number
+
+
+def by(number: int) -> str:
+    """Say in words which signal it was."""
+    return f"stopped by {signal.Signals(number).name}"
+
+
+class Signals:
+    """The signals that came, while it is entered.
+
+    Outside `waiting` a stop raises KeyboardInterrupt or Stopped. Inside, the first one is remembered in `stop`, and
+    stays there; only a second Ctrl-C raises, to leave at once. A SIGHUP ignored at the start stays so, as nohup
+    wants it.
+    """
+
+    def __init__(self):
+        self.stop: int | None = None
+        self.ended = False  # by a Stopped
+        self._save = self._waiting = False
+
+    def __enter__(self) -> "Signals":
+        heard = [number for number in (*STOPS, SAVE)
+                 if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._hear) for number in heard}
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._before.items():  # a process that is to end at once hears no other
+            signal.signal(number, signal.SIG_IGN if self.ended else handler or signal.SIG_DFL)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside, whoever runs the block looks at `stop` and `save_asked` when the time is good."""
+        self._waiting, self.stop = True, None
+        try:
+            yield
+        finally:
+            self._waiting = False
+
+    def save_asked(self) -> bool:
+        """Return whether a save was asked for since the last call."""
+        if not self._save:  # one that comes right after this line is answered by the next call
+            return False
+        self._save = False
+        return True
+
+    def _hear(self, number: int, frame) -> None:
+        if number == SAVE:
+            self._save = True
+        elif number == signal.SIGINT and (not self._waiting or self.stop is not None):
+            raise KeyboardInterrupt
+        elif self._waiting:
+            self.stop = self.stop or number
+        elif not self.ended:
+            self.ended = True
+            raise Stopped(number)

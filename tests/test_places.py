@@ -1,0 +1,267 @@
+"""A run that is taken up from another folder finds its text where it was, or is told where it lies."""
+
+import gzip
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from cli_helpers import SMALL, TEXT, call, corpus, files, refused, run, stoppable
+from damage import changed, sealed
+
+from rnncore.data import sources
+from rnncore.runs import read_last, steps_kept
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """The folder `there`, with corpus.txt, in which we are; beside it `elsewhere`."""
+    for name in ("there", "elsewhere"):
+        (tmp_path / name).mkdir()
+    corpus(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there")
+    return tmp_path
+
+
+@pytest.fixture
+def train(home, capsys, monkeypatch):
+    """`rnncore train ARGS`; `at` stops it after that step, as Ctrl-C does."""
+    command = stoppable(capsys, monkeypatch)
+    return lambda *args, at=None: command(*args, *(() if "--resume" in args else ("--steps", 60, *SMALL)), at=at)
+
+
+def remembered(folder) -> tuple[list, list | None]:
+    """(the sources as they were given, where they were) in last.safetensors."""
+    settings = read_last(Path(folder))[0]["training"]["settings"]
+    return settings["corpus"]["sources"], settings.get("paths")
+
+
+# What a source is from elsewhere
+
+
+def test_a_source_as_it_is_named_from_any_folder(home, monkeypatch):
+    there = home / "there"
+    for source, wanted in {
+        "-": "-",
+        "numpy": "numpy",
+        "corpus.txt": f"{there}/corpus.txt",
+        "./numpy": f"{there}/numpy",
+        "../elsewhere": f"{home}/elsewhere",
+        "*.txt": f"{there}/*.txt",
+        "/data/x*.txt": "/data/x*.txt",
+        "gone.txt": f"{there}/gone.txt",
+        "~x": f"{there}/~x",
+    }.items():
+        assert sources.absolute(source) == wanted
+    odd = home / "a [1]*"
+    odd.mkdir()
+    corpus(odd)
+    corpus(odd, name="b[2].txt")
+    monkeypatch.chdir(odd)
+    pattern, literal = sources.absolute("c*.txt"), sources.absolute("b[2].txt")
+    monkeypatch.chdir(home)
+    assert sources.is_there(pattern) and not sources.is_there(pattern.replace("c*", "x*"))
+    assert literal == f"{odd}/b[2].txt" and sources.is_there(literal)
+
+
+def test_where_a_text_may_be_now_the_likeliest_first(home):
+    there, gone = f"{home}/there/corpus.txt", "/gone/corpus.txt"
+    assert sources.places(["corpus.txt"], [there]) == [["corpus.txt"]]
+    assert sources.places(["corpus.txt"], [gone]) == [["corpus.txt"]]
+    assert sources.places(["other.txt"], [there]) == [[there]]
+    assert sources.places(["other.txt"], [gone]) == [["other.txt"]]
+    corpus(home / "elsewhere")
+    far = f"{home}/elsewhere/corpus.txt"
+    assert sources.places(["corpus.txt"], [far]) == [["corpus.txt"], [far]]
+    assert sources.places(["corpus.txt", "numpy", "x"], [far, "numpy", there]) == [
+        ["corpus.txt", "numpy", there],
+        [far, "numpy", there],
+    ]
+    assert sources.places(["-", "corpus.txt"], ["-", far]) == [["-", "corpus.txt"]]  # stdin can be read once
+
+
+# From another folder
+
+KINDS = {
+    "a file": ("corpus.txt",),
+    "a folder": ("texts",),
+    "a pattern": ("texts/*.txt",),
+    "several": ("texts/b.txt", "corpus.txt"),
+    "gzip": ("corpus.txt.gz",),
+    "a path that is absolute": ("/ABSOLUTE/corpus.txt",),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_from_another_folder_it_finds_its_text(train, home, monkeypatch, kind):
+    (home / "there/texts").mkdir()
+    corpus(home / "there/texts", TEXT[:3000], "a.txt")
+    corpus(home / "there/texts", TEXT[3000:], "b.txt")
+    (home / "there/corpus.txt.gz").write_bytes(gzip.compress(TEXT.encode()))
+    given = [source.replace("/ABSOLUTE", f"{home}/there") for source in KINDS[kind]]
+    assert train(*given, "-o", "run", at=5).code == 130
+    assert remembered("run") == (given, [f"{home}/there/{source.split('there/')[-1]}" for source in given])
+    monkeypatch.chdir(home / "elsewhere")
+    result = train("--resume", "-o", "../there/run", at=8)
+    assert result.code == 130 and "after step 5" in result.err
+    assert remembered("../there/run")[0] == given  # as it was typed: from there it is right
+    monkeypatch.chdir(home / "there")
+    assert train("--resume", "-o", "run").code == 0
+
+
+def test_another_text_of_that_name_here_is_not_taken_for_it(train, home, monkeypatch):
+    assert train("corpus.txt", "-o", "run", at=5).code == 130
+    monkeypatch.chdir(home / "elsewhere")
+    for data in (TEXT[:3000].encode(), b"", b"\xff\xfe\x00 no text", b"aaaa"):
+        Path("corpus.txt").write_bytes(data)
+        assert train("--resume", "-o", "../there/run", "--steps", 9).code == 0
+    Path("corpus.txt").unlink()
+    Path("corpus.txt").mkdir()  # a folder, and an empty one
+    assert train("--resume", "-o", "../there/run", "--steps", 10).code == 0
+    assert remembered("../there/run")[1] == [f"{home}/there/corpus.txt"]
+
+
+def test_a_run_and_its_text_that_were_moved_together(train, home, monkeypatch):
+    assert train("corpus.txt", "-o", "runs/r", at=5).code == 130
+    os.rename(home / "there", home / "moved")
+    monkeypatch.chdir(home / "moved")
+    assert train("--resume", "-o", "runs/r", at=8).code == 130 and remembered("runs/r")[1] == [
+        f"{home}/moved/corpus.txt"
+    ]
+    monkeypatch.chdir(home / "elsewhere")
+    assert train("--resume", "-o", "../moved/runs/r", "--steps", 9).code == 0
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["today", "from before paths were kept"])
+def test_a_text_that_is_gone_is_named_with_its_path_and_the_cure_works(train, home, monkeypatch, kept):
+    assert train("corpus.txt", "-o", "my run", at=5).code == 130
+    if not kept:
+        as_before(home / "there/my run")
+    shutil.move(home / "there/corpus.txt", home / "elsewhere/text.txt")
+    before = files(home)
+    monkeypatch.chdir(home / "elsewhere")
+    line = refused(train("--resume", "-o", "../there/my run"), 2)
+    assert line.startswith(f"rnncore: no 'corpus.txt' in {home}/elsewhere, ") and "named corpora" not in line
+    assert (
+        f"nor {home}/there/corpus.txt, where ../there/my run read it: "
+        if kept
+        else "../there/my run remembers its text by that path alone, seen from the folder in which it was begun"
+    ) in line
+    assert line.endswith("name the text where it lies now, `rnncore train PATH --resume -o '../there/my run'`")
+    assert files(home) == before
+    assert train("text.txt", "--resume", "-o", "../there/my run", at=8).code == 130
+    assert remembered("../there/my run") == (["text.txt"], [f"{home}/elsewhere/text.txt"])  # from its next save on
+    monkeypatch.chdir(home)
+    assert train("--resume", "-o", "there/my run").code == 0
+
+
+def as_before(folder: Path) -> None:
+    """The run as one from before paths were kept."""
+    document, tensors = read_last(folder)
+    (folder / "last.safetensors").write_bytes(sealed(changed(document, ("training", "settings", "paths")), tensors))
+
+
+def test_of_several_those_that_are_gone_are_named(train, home, monkeypatch):
+    corpus(home / "there", TEXT[:99], "b.txt")
+    assert train("corpus.txt", "b.txt", "-o", "run", at=5).code == 130
+    Path("b.txt").unlink()
+    monkeypatch.chdir(home / "elsewhere")
+    line = refused(train("--resume", "-o", "../there/run"), 2)
+    assert "no 'b.txt' in " in line and f"nor {home}/there/b.txt, where" in line and "corpus.txt" not in line
+
+
+def test_a_path_that_is_named_but_holds_another_text_is_refused_and_not_remembered(train, home):
+    assert train("corpus.txt", "-o", "run", at=5).code == 130
+    before = files(home / "there/run")
+    corpus(home / "there", TEXT[:2000], "other.txt")
+    line = refused(train("other.txt", "--resume", "-o", "run"))
+    assert "sha256" in line and "rnncore train PATH --resume -o run" in line and "--allow-new-corpus" in line
+    assert "'gone.txt'" in refused(train("gone.txt", "--resume", "-o", "run"), 2)
+    assert files(home / "there/run") == before
+    assert train("other.txt", "--resume", "-o", "run", "--allow-new-corpus", at=8).code == 130
+    assert remembered("run") == (["other.txt"], [f"{home}/there/other.txt"])
+    assert train("--resume", "-o", "run").code == 0
+
+
+def test_a_changed_text_that_is_allowed_keeps_the_name_that_was_typed(train, home, monkeypatch):
+    assert train("corpus.txt", "-o", "run", at=5).code == 130
+    corpus(home / "there", TEXT[:3000])
+    monkeypatch.chdir(home / "elsewhere")
+    assert "sha256" in refused(train("--resume", "-o", "../there/run"))
+    assert train("--resume", "-o", "../there/run", "--allow-new-corpus", at=8).code == 130
+    assert remembered("../there/run") == (["corpus.txt"], [f"{home}/there/corpus.txt"])
+
+
+def test_named_corpora_and_stdin_are_the_same_everywhere(train, home, monkeypatch):
+    assert train("python-docs", "-o", "run", at=2).code == 130 and remembered("run") == (
+        ["python-docs"],
+        ["python-docs"],
+    )
+    text = home / "there/corpus.txt"
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(TEXT.encode())))
+        assert train("-", "-o", "piped", at=2).code == 130 and remembered("piped") == (["-"], ["-"])
+    monkeypatch.chdir(home / "elsewhere")
+    assert train("--resume", "-o", "../there/run", "--steps", 4).code == 0
+    piped = ("train", "--resume", "-o", "../there/piped", "--steps")
+    assert "stdin" in refused(run(*piped, 4, cwd=home / "elsewhere", stdin=b""))
+    assert run(*piped, 4, cwd=home / "elsewhere", stdin=TEXT.encode()).code == 0
+    assert train(text, "--resume", "-o", "../there/piped", "--steps", 6).code == 0  # a file in its place, from then on
+    assert remembered("../there/piped") == ([str(text)], [str(text)])
+    assert train("--resume", "-o", "../there/piped", "--steps", 8).code == 0
+
+
+# What is passed on
+
+
+def test_no_file_but_last_says_where_the_text_lies(train, home, monkeypatch):
+    """Nor a kept step: from one, a run goes on where the text is seen from, or is named."""
+    monkeypatch.delenv("RNNCORE_NO_REPORT")
+    assert train("corpus.txt", "-o", "run", "--keep", 3, "--save-every", 20, "--sample-every", 20).code == 0
+    found = files(home / "there/run")
+    assert {"best.safetensors", "last.safetensors", "step-000060.safetensors", "metrics.jsonl", "samples.txt"} <= set(
+        found
+    )
+    assert [name for name, data in found.items() if str(home).encode() in data] == ["last.safetensors"]
+    before = steps_kept(home / "there/run")[1]
+    for name in ("last", "step-000060"):
+        data = found[f"{name}.safetensors"]
+        (home / f"there/run/{name}.safetensors").write_bytes(data[:-9])
+    result = train("--resume", "-o", "run")
+    assert result.code == 0 and f"going on with {before.name}" in result.err
+    assert remembered("run")[1] == [f"{home}/there/corpus.txt"]
+    assert (home / "there/run/last.safetensors").read_bytes() != (
+        home / "there/run/step-000060.safetensors"
+    ).read_bytes()
+
+
+def test_what_was_typed_with_its_folders_is_passed_on_without_them(train, home, capsys, monkeypatch):
+    """Its last name stays; what belongs to the run still finds the text: a resume, and score's counting."""
+    assert train(home / "there/corpus.txt", "-o", "run", "--keep", 1, at=5).code == 130
+    named = ("--resume", "-o", home / "there/run", "--keep", 1)
+    assert train(*named, at=9).code == 130 and train(home / "there/corpus.txt", *named).code == 0
+    tuned = (home / "there/corpus.txt", "--init-from", home / "there/run", "-o", "tuned")
+    assert call(capsys, "train", *tuned, "--steps", 4, "--eval-every", 2, "--keep", 1).code == 0
+    for folder in ("run", "tuned"):
+        found = files(home / "there" / folder)
+        assert [name for name, data in found.items() if str(home).encode() in data] == ["last.safetensors"]
+        card = json.loads(call(capsys, "info", folder, "--json").out)["card"]
+        assert card["corpus"]["sources"] == ["corpus.txt"] and card["init_from"] in (None, "run")
+    corpus(home / "elsewhere", TEXT[::-1], "other.txt")
+    monkeypatch.chdir(home / "elsewhere")
+    for model in ("../there/run", "../there/run/best.safetensors"):
+        assert json.loads(call(capsys, "score", model, "other.txt", "--json").out)["floor"]["nats_per_char"] > 0
+    (home / "there/run/last.safetensors").unlink()
+    for last in (b"", b"{}", bytes(8), (home / "there/run/best.safetensors").read_bytes()):
+        (home / "there/run/last.safetensors").write_bytes(last)
+        result = call(capsys, "score", "../there/run/best.safetensors", "other.txt", "--json")
+        assert result.code == 0 and json.loads(result.out)["floor"] is None
+
+
+def test_info_shows_no_path_of_this_machine(train, home, capsys):
+    assert train("corpus.txt", "-o", "run", at=3).code == 130
+    for args in ((), ("--json",)):
+        assert str(home) not in call(capsys, "info", "run/last.safetensors", *args).out
