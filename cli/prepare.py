@@ -1,5 +1,4 @@
 """What a new training run is made of: the options and the corpus give a model, settings, and the reasons for them."""
-import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from rnncore.model import CharLM
 from rnncore.runs import RunError
 from rnncore.train import total_steps
 
-from . import options
+from . import called, options
 
 MIN_VALIDATION = 100  # characters; fewer say nothing
 COUNTING = 0.1        # the share of a budget of minutes that counting n-grams may take
@@ -232,7 +231,7 @@ def take_path(given: dict, model: CharLM, config: TrainConfig, ids: np.ndarray, 
     """Set the path by which the model trains on ids (n,); returns what to say of it. folder: the run's."""
     steps = total_steps(config, Batches(ids, config.batch, config.seq))
     trying = steps >= TRIAL if steps is not None else config.minutes >= 1
-    return options.take_path(given["cuda_path"], model, given["device"], trying, shlex.quote(str(folder)),
+    return options.take_path(given["cuda_path"], model, given["device"], trying, called.path(folder),
                              columns=config.batch, seq=config.seq, optimizer=config.optimizer)
 
 

@@ -1,7 +1,6 @@
 """`rnncore report` makes one HTML file that shows what a model has learnt; `train` makes it at the end of a run."""
 import json
 import os
-import shlex
 from itertools import islice
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import click
 
 from rnncore import requirements
 
-from . import options, texts
+from . import called, options, texts
 from .progress import tell
 from .signals import Stopped, by
 
@@ -75,10 +74,10 @@ def after(job, device: str, stop: int | None = None) -> None:
         if stop is not None:
             raise InterruptedError(by(stop))
         write(names.at(path), path / NAME, device)
-        tell(f"report in {shlex.quote(str(path / NAME))}: open it in a browser")
+        tell(f"report in {called.path(path / NAME)}: open it in a browser")
     except (Exception, KeyboardInterrupt, Stopped) as error:
         words = " ".join(str(error).split()) or type(error).__name__
-        tell(f"warning: no report was made ({words}); `rnncore report {shlex.quote(names.spelled(path))}` makes one")
+        tell(f"warning: no report was made ({words}); `rnncore report {called.path(names.spelled(path))}` makes one")
         if isinstance(error, Stopped):
             raise
 

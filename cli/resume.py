@@ -145,7 +145,7 @@ def _corpus_again(given: dict, settings: dict, how: dict, path: Path) -> Corpus:
 
 def _naming(path: Path) -> str:
     """The command that takes a run up again with its text from somewhere else."""
-    return f"rnncore train PATH --resume -o {shlex.quote(str(path))}"
+    return f"`rnncore train PATH --resume -o {shlex.quote(str(path))}`"
 
 
 def _lost(settings: dict, remembered: list[str], path: Path) -> str:

@@ -74,15 +74,12 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
                              "line's JSON. [default: none]"}),
     ("--field", {"metavar": "NAME", "help": "The text in each line's JSON. [default: text]"}),
     ("--no-shuffle", {"is_flag": True, "help": "Split documents in the order in which they come."}))
-@options.ENCODING
-@options.ENCODING_ERRORS
-@options.NEWLINE
+@options.placed("Text", options.ENCODING, options.ENCODING_ERRORS, options.NEWLINE)
 @options.grouped(
     "Machine",
     ("--threads", {"default": "auto", "metavar": "auto|K", "show_default": True, "callback": options.threads,
                    "help": "Threads that share the streams; the same number gives the same bits."}))
-@options.DEVICE
-@options.CUDA_PATH
+@options.placed("Machine", options.DEVICE, options.CUDA_PATH)
 @options.grouped(
     "Run",
     ("--out -o", {"metavar": "FOLDER", "help": "Run folder [default: runs/NAME]."}),
@@ -90,7 +87,7 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
     ("--resume", {"is_flag": True, "help": "Go on with -o, or with the newest run."}),
     ("--allow-new-corpus", {"is_flag": True, "help": "With --resume: go on with CORPUS although it is another text."}),
     ("--eval-every", {"type": int, "metavar": "STEPS", "help": "Validate so often [default: 10 times]."}),
-    _of(SaveConfig, "sample_every", "Show a sample [default: with validation].", type=click.IntRange(1),
+    _of(SaveConfig, "sample_every", "Show a sample; 0: none [default: with validation].", type=click.IntRange(0),
         metavar="STEPS"),
     _of(SaveConfig, "save_every", "Save [default: with validation, and each minute].", type=click.IntRange(1),
         metavar="STEPS"),

@@ -13,6 +13,8 @@ from .decode import CorpusError
 END = "\x03"  # U+0003, END OF TEXT
 KINDS = "none", "lines", "blank", "jsonl"
 _BREAK = {"lines": re.compile("\n+"), "blank": re.compile("\n(?:[ \t]*\n)+")}
+_KINDS = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list",
+          dict: "an object"}  # what JSON makes
 _BATCH = 1 << 16  # characters of documents from JSON handed on at a time, about
 
 
@@ -82,9 +84,15 @@ def _text(line: str, field: str, where: str) -> str:
     except (ValueError, RecursionError) as error:
         raise CorpusError(f"{where} is no JSON ({error}), and --documents jsonl reads an object a line: mend it, or "
                           "read a plain text with --documents lines or blank") from None
-    if not isinstance(row, dict) or not isinstance(row.get(field), str):
-        known = f" (it has {', '.join(map(repr, list(row)[:8]))})" if isinstance(row, dict) else ""
-        raise CorpusError(f"{where} has no text in a field {field!r}{known}: name another with --field")
+    if not isinstance(row, dict):
+        raise CorpusError(f"{where} is {_KINDS[type(row)]}, not an object: write {{{json.dumps(field)}: TEXT}}, or read a plain "
+                          "text with --documents lines")
+    if field not in row:
+        known = ", ".join(map(repr, list(row)[:8])) or "none"
+        raise CorpusError(f"{where} has no field {field!r} (its fields: {known}): name another with --field")
+    if not isinstance(row[field], str):
+        raise CorpusError(f"{where}: the field {field!r} is {_KINDS[type(row[field])]}, not a text: mend the line or take it "
+                          "out, or name another with --field")
     _check(row[field], where)
     return row[field]
 

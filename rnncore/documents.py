@@ -63,7 +63,7 @@ TRAINING = {
                  "asked": dict.fromkeys(("batch?", "seq?", "threads?"), Maybe(POSITIVE)),
                  **dict.fromkeys(("init_from?", "origin?"), Maybe(TEXT)), "extend_vocab?": FLAG,
                  "floor?": Maybe(FLOOR), "precision?": PRECISION, "changes?": CHANGES, "paths?": NAMES,
-                 "saving?": {"save_every": Maybe(POSITIVE), "sample_every": Maybe(POSITIVE), "keep": COUNT,
+                 "saving?": {"save_every": Maybe(POSITIVE), "sample_every": Maybe(COUNT), "keep": COUNT,
                              "tensorboard?": FLAG, "report?": FLAG}},
     "progress": {"step": POSITIVE, "chars": POSITIVE, "seconds": SECONDS, "training_seconds": SECONDS,
                  "val_windows": Maybe(POSITIVE), "best": Maybe(BEST), "stale?": COUNT, "final_loss": Maybe(LOSS),
