@@ -62,7 +62,8 @@ COMMANDS = {
     "generate": "sample write text", "score": "eval evaluate test perplexity", "train": "fit learn",
     "train --resume": "resume continue", "train --init-from RUN": "finetune fine-tune",
     "generate --interactive": "chat interactive talk", "corpus fetch": "download fetch", "corpus list": "corpora list ls",
-    "info": "show inspect", "bench": "benchmark speed", "report": "visualize visualise plot", "doctor": "check diagnose",
+    "info": "show inspect", "bench": "benchmark speed", "report": "visualize visualise plot",
+    "doctor": "check diagnose",
     "--version": "version", "--help": "help",
 }
 SUBCOMMANDS = {"fetch": "download get", "list": "ls show", "path": "where paths"}
@@ -108,7 +109,8 @@ class Helpful(click.Command):
         if not name.startswith("--"):
             words = (word.partition("=")[0] for word in typed if word.startswith(name) or name[1:] in word[1:2])
             name = next((word for word in words if word[:1] == "-" and word[:2] != "--" and len(word) > 2), name)
-        arguments = {param.human_readable_name.strip("[].") for param in self.params if isinstance(param, click.Argument)}
+        arguments = {param.human_readable_name.strip("[].") for param in self.params
+                     if isinstance(param, click.Argument)}
         found = option(name, self._options(ctx), arguments)
         if found[:1] and found[0] in arguments:
             return f"no such option: {name}; {found[0]} stands without an option"
@@ -158,7 +160,7 @@ def command(name: str, ours: list[str], theirs: dict[str, str]) -> list[str]:
 
 
 def nearest(word: str, names: dict[str, str], most: int = 2) -> list[str]:
-    """The values of the names that `word` begins, or else of those a slip of the finger away; none where they are many."""
+    """The values of the names that `word` begins, else of those a slip of the finger away; none where they are many."""
     if len(word) < 3:
         return []
     slips = 1 if len(word) < 6 else 2

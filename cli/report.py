@@ -126,7 +126,8 @@ def tell_story(model, card: dict, ids, cells: int) -> dict:
         raise FloatingPointError("the loss is no number: the model's weights are too large")
     floor = card["floor"]["nats"] if is_trained(card) and card.get("floor") else None
     return {"vocab": model.vocab, "passage": reading, "atlas": of(reading, model.vocab, max(cells, RANKED)),
-            "best": cells, "floor": floor, "there": there(card), "headline": headline(model, card, floor), "facts": facts(model, card)}
+            "best": cells, "floor": floor, "there": there(card), "headline": headline(model, card, floor),
+            "facts": facts(model, card)}
 
 
 def is_trained(card: dict) -> bool:

@@ -15,8 +15,8 @@ def written(texts: Iterable[Iterable[str]], kind: str, field: str, ascii_only: b
     """The file, in pieces, of which `endings.documents` makes these texts; each text comes in pieces too.
 
     kind: lines, a text a line, its own line ends made blanks; blank, an empty line between texts, empty ones within
-    them left out; jsonl, an object a line with the text in `field`, in ASCII alone where that is asked for. An END within
-    a text begins the next document.
+    them left out; jsonl, an object a line with the text in `field`, in ASCII alone where that is asked for. An END
+    within a text begins the next document.
     """
     for place, text in enumerate(texts):
         if kind == "lines":

@@ -31,7 +31,7 @@ def check() -> None:
 
 @cache
 def fault() -> str | None:
-    """Return what is missing or too old among Python and BASE, and the command that mends it; None where all is well."""
+    """Return what is missing or too old among Python and BASE, and the command that mends it; None where nothing is."""
     if _numbers(sys.version) < _numbers(PYTHON):
         return (f"rnncore needs Python {PYTHON} or newer, and this is {sys.version.split()[0]}: make the environment "
                 f"anew with a newer one, as in `python{PYTHON} -m venv .venv`")
@@ -88,7 +88,7 @@ def cure(names: Iterable[str]) -> str:
 
 
 def pip(arguments: str) -> str:
-    """Return the command, in backticks, with which pip does something to the Python that runs; uv's where pip is not."""
+    """Return the command, in backticks, by which pip does something to the Python that runs; uv's without pip."""
     python = shlex.quote(sys.executable) if sys.executable else "python"
     if find_spec("pip") is None:
         return f"`uv pip {arguments.replace(' ', f' --python {python} ', 1)}`"

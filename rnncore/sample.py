@@ -152,7 +152,8 @@ def _abreast(model, stepper: Stepper, first: int, count: int, length: int, confi
     """The samples first .. first + count at once, each from where the one column of the stepper is."""
     threads = max(1, min(model.kernel.shares(model.threads), count // SHARE))
     edges = [count * k // threads for k in range(threads + 1)]
-    streams = [_write(stepper, config, b - a, first + a, _looped(model)) for a, b in zip(edges, edges[1:], strict=False)]
+    streams = [_write(stepper, config, b - a, first + a, _looped(model))
+               for a, b in zip(edges, edges[1:], strict=False)]
     rows, ended = [np.empty((count, 0), np.intp)], np.zeros(count, bool)
     with model.kernel.single_threaded(), ThreadPoolExecutor(threads) as pool:
         each = pool.map if threads > 1 else map

@@ -64,7 +64,9 @@ def render(story: Story) -> str:
     drawn = [{"chart": chart, "wide": safe(chart.wide), "narrow": safe(chart.narrow)}
              for chart in charts.charts(story.rows, story.floor, story.unit, story.there)]
     return environment.get_template("page.html").render(
-        story=story, drawn=drawn, sampled=charts.measured(story.rows, story.there, story.unit)[0], table=charts.table(story.rows), samples=some(story.samples),
+        story=story, drawn=drawn,
+        sampled=charts.measured(story.rows, story.there, story.unit)[0], table=charts.table(story.rows),
+        samples=some(story.samples),
         bits=float(story.passage.bits.mean()), atlas=story.atlas, left_out=left_out(story.atlas),
         data=safe(embedded(data(story))),
         script=safe(script), style=safe(style), hashes={"script": digest(script), "style": digest(style)})
