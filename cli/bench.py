@@ -40,8 +40,8 @@ def _size(name: str, text: str, least: int = 1) -> tuple:
                   "help": "How often each has its turn."}),
     ("--threads", {"default": "auto", "metavar": "auto|K", "show_default": True, "callback": options.threads,
                    "help": "Threads for training; auto: the number that is fastest here, tried first."}))
+@options.placed("How", options.DEVICE)
 @options.JSON
-@options.DEVICE
 def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype, cuda_path, against, rounds, threads,
             as_json, device):
     """Measure training and writing: characters/s, ms a step, the share of the matrix product's own speed, memory.

@@ -10,6 +10,7 @@ from rnncore import requirements
 from rnncore.config import BENCH, PATHS, ModelConfig, TrainConfig
 
 from . import options
+from .called import said
 from .progress import printable, tell
 
 
@@ -64,7 +65,7 @@ def libraries() -> dict:
 def findings() -> dict:
     """Name -> what was found, in words or numbers; paths: a row for each path and shape that was tried, or words."""
     from rnncore import kernels
-    no_gpu = kernels.why_no_cuda()
+    no_gpu = said(kernels.why_no_cuda() or "")
     return {"blas": kernels.host.native.blas(),
             "cores": kernels.host.cores(), "memory": f"{kernels.host.memory() / 2**30:.1f} GiB",
             "recurrence": kernels.host.native.about(), "cuda": no_gpu or "ok",
@@ -86,7 +87,7 @@ def tried() -> list[dict] | str:
     """What the trials on this card have shown, and the path that the rule names for each shape."""
     from rnncore import evidence, kernels, trust
     kernel = kernels.load("cuda")
-    return [row | {"rule": trust.named(evidence.task_of(row, "cuda"), kernel)} for row in evidence.on("cuda")] or (
+    return [row | {"rule": trust.named(evidence.task_of(row, "cuda"), kernel)} for row in evidence.on("cuda")] or said(
         "eager; none of the others has been tried here yet: `rnncore train` does where it pays, `rnncore doctor --try "
         "char-rnn` now")
 

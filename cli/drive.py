@@ -3,7 +3,7 @@ import time
 import warnings
 
 from .ending import already_finished, farewell
-from .progress import display, printable
+from .progress import display
 
 SAVE = 60      # seconds between saves, at most, unless --save-every says otherwise
 SAMPLE = 200   # characters of a sample on the way
@@ -22,10 +22,10 @@ def drive(job, signals) -> int:
         for p in training:
             troubles = [*(f"warning: {note}" for note in p.notes), job.write(folder.log, p)]
             shown.update(p)
-            if p.step % every.sample_every == 0 if every.sample_every else p.milestone:
+            if p.milestone if every.sample_every is None else every.sample_every and p.step % every.sample_every == 0:
                 sample = job.sample(SAMPLE)
                 troubles.append(job.write(folder.add_sample, p.step, sample))
-                shown.say(printable(sample) + "\n")
+                shown.sample(p, sample)
             asked = signals.save_asked() or asked
             due = due or asked or (p.step % every.save_every == 0 if every.save_every
                                    else p.milestone or time.monotonic() > saved + SAVE)

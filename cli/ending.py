@@ -8,6 +8,7 @@ from click.core import ParameterSource
 
 from rnncore import headline, names, plan
 
+from . import called
 from .progress import tell
 
 LATE = 0.7         # of the steps: a best model from before was followed by worse ones for long
@@ -22,15 +23,15 @@ def farewell(job, stopped: int | None, unsaved: str | None) -> int:
         tell(f"rnncore: {unsaved}")
         return 1
     if stopped:
-        tell(f"stopped at step {training.step:,} and saved; go on with\n\n  {again(job)}\n")
+        tell(f"stopped at step {training.step:,} and saved; go on with\n\n  {called.command(again(job))}\n")
         return 128 + stopped
     for line in verdict(job):
         tell(line)
     if training.diverged():
         tell(f"rnncore: {divergence(job)}")
         return DIVERGED
-    tell(f"saved in {shlex.quote(str(path))}; let it write with\n\n"
-         f"  {shlex.join(['rnncore', 'generate', names.spelled(path)])} -n 400\n")
+    tell(f"saved in {called.path(path)}; let it write with\n\n"
+         f"  {called.called()} generate {called.path(names.spelled(path))} -n 400\n")
     return 0
 
 

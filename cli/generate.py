@@ -4,7 +4,8 @@ import itertools
 import os
 import re
 import sys
-import time
+from collections.abc import Iterator
+from dataclasses import astuple
 
 import click
 
@@ -15,7 +16,6 @@ from .progress import tell
 
 LENGTH = 1000    # characters
 TURN = 200       # characters, where it is one of many
-FLUSH = 0.05     # seconds between flushes of what was written
 TRIAL = 20_000   # characters of a text that make up for a trial of a GPU's path
 
 
@@ -39,13 +39,19 @@ def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
 @options.grouped(
     "Text",
     ("--prime", {"default": "", "metavar": "TEXT", "help": "Text to go on from; it is printed first."}),
-    ("--prime-file", {"type": click.Path(exists=True, dir_okay=False),
-                      "help": "The same, from a file: in UTF-8, or for a model of bytes any."}),
-    ("-n --length", {"type": click.IntRange(0), "help": f"New characters; of a model of bytes, bytes. [default: "
-                                                        f"{LENGTH}, or with --interactive {TURN} a turn]"}),
+    ("--prime-file", {"type": click.Path(exists=True, dir_okay=False, allow_dash=True),
+                      "help": "The same, from a file, or - for stdin: in UTF-8, or for a model of bytes any; for a model of "
+                              "documents without the line end that ends it."}),
+    ("-n --length", {"type": click.IntRange(-1), "help": f"New characters; of a model of bytes, bytes; -1: until "
+                                                         f"stopped. [default: {LENGTH}, or with --interactive {TURN} a turn]"}),
     ("--stop", {"multiple": True, "metavar": "TEXT", "help": "End before this text; may be given several times."}),
-    ("--count", {"type": click.IntRange(1), "default": 1, "show_default": True, "help": "How many texts."}),
-    ("--out -o", {"type": click.Path(dir_okay=False), "help": "Write into a file instead of stdout."}),
+    ("--count", {"type": click.IntRange(1), "default": 1, "show_default": True,
+                 "help": "How many texts, each with a line end. Those of a model of documents are written as `train "
+                         "--documents` reads them: a line each, an empty line between, or JSON lines."}),
+    ("--separator", {"metavar": "TEXT", "help": "A line between texts, which are then as they are. [default: dashes on a "
+                                                "terminal, but not between documents]"}),
+    ("--out -o", {"type": click.Path(dir_okay=False, allow_dash=True),
+                  "help": "Write into a new file; -: to stdout, as by default."}),
     ("--interactive -i", {"is_flag": True, "help": "Read lines that are typed, and write on after each of them; the "
                                                    "prime is only read."}))
 @options.grouped(
@@ -62,10 +68,9 @@ def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
     ("--clamp", {"multiple": True, "metavar": "LAYER.CELL=VALUE", "callback": clamped,
                  "help": "Hold a cell, counted from 0.0, as `rnncore neurons` names it: its c is VALUE after every "
                          "symbol, the prime's too; may be given several times."}))
-@options.ON_UNKNOWN
-@options.DEVICE
-@options.CUDA_PATH
-def command(run, prime, prime_file, length, stop, count, out, interactive, temperature, top_k, top_p, greedy, seed,
+@options.placed("Text", options.ON_UNKNOWN)
+@options.placed("Machine", options.DEVICE, options.CUDA_PATH)
+def command(run, prime, prime_file, length, stop, count, separator, out, interactive, temperature, top_k, top_p, greedy, seed,
             clamp, on_unknown, device, cuda_path):
     """Write text with a trained model.
 
@@ -74,38 +79,63 @@ def command(run, prime, prime_file, length, stop, count, out, interactive, tempe
     config = SampleConfig(0.0 if greedy else temperature, top_k, top_p, seed)
     if prime and prime_file:
         raise click.UsageError("give --prime or --prime-file, not both")
-    if interactive and (count > 1 or out):
-        raise click.UsageError("--interactive writes one text to the terminal: leave --count and --out out")
+    out = None if out == "-" else out
+    if interactive and (count > 1 or out or separator is not None):
+        raise click.UsageError("--interactive writes one text to the terminal: leave --count, --separator and --out out")
+    if interactive and prime_file == "-":
+        raise click.UsageError("--interactive reads its lines from stdin: give --prime-file a file")
     length = length if length is not None else TURN if interactive else LENGTH
+    length = None if length < 0 else length
     if out and os.path.lexists(out):
         raise FileExistsError(f"{out} exists already: name another file with --out")
-    from rnncore.sample import samples, symbols
 
     _, model = options.open_model(run, device)
+    vocab, binary = model.vocab, model.vocab.level == "byte"
+    if length is None and count > 1 and vocab.documents == "none" and not stop:
+        raise click.UsageError("-n -1 writes one text without end: leave --count out, or end the texts with --stop")
     for line in take_path(model, device, cuda_path, length, count, interactive, clamp):
         tell(line)
-    binary = model.vocab.level == "byte"
-    prime = read_prime(prime_file, binary) if prime_file else os.fsencode(prime) if binary else prime
+    prime = read_prime(prime_file, vocab) if prime_file else os.fsencode(prime) if binary else prime
     if interactive:
         from .interactive import Loop
         Loop(model, config, length, stop, on_unknown, prime, clamp).run()
         return
-    shown = model.vocab.spelled(prime)  # as the model reads it
-    if count > 1:
+    from .written import Stop, write
+
+    with Stop() as stopped:
+        texts = made(model, prime, length, count, config, stop, on_unknown, clamp, stopped)
+        write(out, vocab, texts, count > 1, separator, stopped)
+
+
+def made(model, prime, length: int | None, count: int, config, stop, on_unknown, clamp, stopped) -> Iterator:
+    """`count` texts, each in pieces and with the prime in front; what is wrong with the prime is raised at once.
+
+    One is written as it comes, and so are those without a bound on their length, one after the other.
+    """
+    from rnncore import sample
+
+    shown = [model.vocab.spelled(model.vocab.begun(prime))]  # as the model reads it
+    if count > 1 and length is not None:
         model.threads = model.kernel.cores()
-        texts = samples(model, count, prime, length, config, stop, on_unknown, clamp)
-        shown, pieces = "", [f"{shown}{text}\n{'-' * 40}\n" for text in texts]
-    else:
-        pieces = symbols(model, prime, length, config.temperature, top_k, top_p, seed, stop, on_unknown, clamp)
-    write(out, binary, shown, pieces)
+        whole = sample.texts(model, count, prime, length, config, stop, on_unknown, clamp)
+        return ([*shown, text] for text in stopped.whole(whole))
+
+    def text(number: int) -> Iterator[str]:
+        return itertools.chain(shown, sample.symbols(model, prime, length, *astuple(config), stop, on_unknown, clamp, number))
+
+    first = text(0)
+    numbers = itertools.takewhile(lambda _: not stopped.number, range(count))
+    return (stopped.until(text(number) if number else first) for number in numbers)
 
 
-def take_path(model, device: str, asked: str, length: int, count: int, interactive: bool, clamp) -> list[str]:
+def take_path(model, device: str, asked: str, length: int | None, count: int, interactive: bool,
+              clamp) -> list[str]:
     """Set the path by which the model writes; returns what to say of it."""
+    short = length is not None and length < TRIAL
     if not interactive and not clamp:
-        return options.take_path(asked, model, device, length >= TRIAL, columns=count)
+        return options.take_path(asked, model, device, not short, columns=count)
     options.check_gpu(model.kernel, asked)  # the host draws each symbol of a dialogue, and wherever cells are held
-    if model.kernel.name == "cpu" or asked == "eager" or asked == "auto" and length < TRIAL:
+    if model.kernel.name == "cpu" or asked == "eager" or asked == "auto" and short:
         return []                           # who writes so little does not wait
     from rnncore.kernels.paths import price
     slower = price("graph", "eager", model.precision, count)
@@ -113,42 +143,21 @@ def take_path(model, device: str, asked: str, length: int, count: int, interacti
     return [f"warning: --{option}: each symbol is drawn on the host: going by eager, {slower}"]
 
 
-def write(out: str | None, binary: bool, shown: str, pieces) -> None:
-    """The whole text to `out` or stdout."""
-    try:
-        with output(out, binary) as file:
-            stream(file, shown, pieces, "latin-1" if binary else None)
-    except OSError as error:
-        error.filename = out
-        raise
-
-
-def read_prime(path: str, binary: bool) -> str | bytes:
-    """The bytes of a file, or its text in UTF-8, its line ends made LF."""
+def read_prime(path: str, vocab) -> str | bytes:
+    """The text of a file in UTF-8; of one document, without the line end that ends it. For bytes, its bytes. - is stdin."""
     from rnncore.data.decode import CorpusError
+    name = "stdin" if path == "-" else path
+    if path == "-" and sys.stdin is None:
+        raise CorpusError("stdin is closed: pipe the prime into it, or name a file with --prime-file")
     try:
-        with open(path, "rb") if binary else open(path, encoding="utf-8-sig") as file:
-            return file.read()
+        with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
+            raw = file.read()
+        if vocab.level == "byte":
+            return raw
+        text = vocab.typed(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise CorpusError(f"{path} is not UTF-8 ({error.reason}, byte {error.start}): save it as UTF-8") from None
-
-
-def output(out: str | None, binary: bool):
-    """The new file `out`, or stdout, for text or for bytes."""
-    if out:
-        return open(out, "xb") if binary else open(out, "x", encoding="utf-8", errors="replace")
-    return contextlib.nullcontext(sys.stdout.buffer if binary else sys.stdout)
-
-
-def stream(file, prime: str, pieces, encoding: str | None = None) -> None:
-    """Write the prime and the pieces as they come; of text, end the line. encoding: for a file of bytes."""
-    flushed, last = 0.0, ""
-    for piece in itertools.chain([prime] if prime else [], pieces):
-        file.write(piece.encode(encoding) if encoding else piece)
-        last = piece
-        if time.monotonic() > flushed + FLUSH:
-            file.flush()
-            flushed = time.monotonic()
-    if not encoding and not last.endswith("\n"):
-        file.write("\n")
-    file.flush()
+        raise CorpusError(f"{name} is not UTF-8 ({error.reason}, byte {error.start}): save it as UTF-8") from None
+    except OSError as error:
+        error.filename = name
+        raise
+    return text if vocab.end is None else text.removesuffix("\n")

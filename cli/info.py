@@ -114,7 +114,8 @@ def card_lines(card: dict):
     yield f"corpus      {corpus['name']}, {corpus['characters']:,} characters, sha256 {corpus['sha256'][:16]}"
     if card.get("about"):
         yield f"about       {card['about']}"
-    yield f"split       {split['train']:,} train, {split['validation']:,} validation, {split['test']:,} test, in order"
+    yield (f"split       {split['train']:,} train, {split['validation']:,} validation, {split['test']:,} test, "
+           + ("documents shuffled" if corpus.get("shuffle") else "in order"))
     epochs = f", {card['chars'] / split['train']:.3g} epochs," if split["train"] else ""
     yield (f"trained     {card['step']:,} steps, {card['chars']:,} characters{epochs} in {card['seconds']:,} s, "
            f"on {card['made'][:10]}")

@@ -14,10 +14,11 @@ from dataclasses import replace
 from rnncore.config import ConfigError, SampleConfig
 from rnncore.data.vocab import UnknownSymbolError
 from rnncore.dialogue import Dialogue, Mark
-from rnncore.sample import until
+from rnncore.sample import spelled, until
 
-from .generate import output, stream
+from . import meant
 from .progress import printable, tell, unheard
+from .written import output, separated, stream
 
 PROMPT = "> "
 TURNS = 100  # that can be taken back
@@ -32,20 +33,21 @@ NUMBERS: dict[str, Callable[[str], float]] = {"temperature": float, "top-k": int
 
 
 class Loop:
-    """A dialogue with whoever types. length: symbols a turn; stop: texts that end one; prime: what is read first.
+    """A dialogue with whoever types. length: symbols a turn, None without a bound; stop: texts that end one; prime: what is read first.
 
     clamp: the cells that are held (stepper.py).
     """
 
-    def __init__(self, model, config: SampleConfig, length: int, stop: Iterable[str], on_unknown: str,
+    def __init__(self, model, config: SampleConfig, length: int | None, stop: Iterable[str], on_unknown: str,
                  prime: str | bytes, clamp: Mapping[tuple[int, int], float]):
         self.vocab, self.length, self.on_unknown = model.vocab, length, on_unknown
         self.dialogue = Dialogue(model, config, clamp)
-        self.stop = [self.vocab.spelled(text) for text in stop]
+        self.stop = list(map(spelled(self.vocab), stop))
         self.past: deque[Mark] = deque(maxlen=TURNS)
         self.binary = self.vocab.level == "byte"
         self.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115, it is open as long as the process is
-        self.stdin.reconfigure(errors="surrogateescape", newline="\n" if self.binary else None)
+        as_it_is = self.binary or "\r" in self.vocab  # a corpus that kept its line ends
+        self.stdin.reconfigure(errors="surrogateescape", newline="\n" if as_it_is else None)
         self.typed, self.shown = self.stdin.isatty(), sys.stdout.isatty()
         self.raw = self.binary and not self.shown  # bytes as they come, no line is ended
         if prime:
@@ -114,7 +116,7 @@ class Loop:
             text = line.encode(self.stdin.encoding, "surrogateescape") if self.binary else line
             self.dialogue.read(text, self.on_unknown)
             with noted() as pressed, output(None, self.raw) as file:
-                stream(file, "", self.pieces(pressed), "latin-1" if self.raw else None)
+                stream(file, self.pieces(pressed), "latin-1" if self.raw else None)
         except UnknownSymbolError as error:
             tell(f"{error}: options of `rnncore generate`")
         except KeyboardInterrupt:
@@ -125,7 +127,8 @@ class Loop:
 
     def pieces(self, pressed: list) -> Iterator[str]:
         """What the model writes until somebody presses Ctrl-C: for a terminal, nothing that moves its cursor."""
-        written = until(unless(pressed, self.dialogue.write(self.length)), self.stop)
+        text = until(unless(pressed, self.dialogue.write(self.length)), self.stop)
+        written = separated([text], None, not self.raw)
         return map(printable, self.vocab.readables(written)) if self.shown else written
 
     def set(self, name: str, number: str) -> None:
@@ -137,18 +140,21 @@ class Loop:
         except ConfigError as error:
             tell(str(error))
         except ValueError:
-            tell(f"/{name} takes a {'whole ' * (kind is int)}number, not {number!r:.40}")
+            meant_ = meant.number(number, kind is int)
+            tell(f"/{name} takes a {'whole ' * (kind is int)}number, not {number!r:.40}"
+                 + meant.question([meant_] if meant_ else []))
         else:
-            tell(f"{name} {self.length if name == 'length' else getattr(self.dialogue.config, name.replace('-', '_'))}")
+            length = -1 if self.length is None else self.length
+            tell(f"{name} {length if name == 'length' else getattr(self.dialogue.config, name.replace('-', '_'))}")
 
     def change(self, name: str, value: float) -> None:
         """Give a setting a value. Raises ConfigError."""
         if name != "length":
             self.dialogue.config = replace(self.dialogue.config, **{name.replace("-", "_"): value})
-        elif value < 0:
-            raise ConfigError(f"length must be at least 0, not {value}")
+        elif value < -1:
+            raise ConfigError(f"length must be at least 0, or -1 for a text until Ctrl-C, not {value}")
         else:
-            self.length = value
+            self.length = value if value >= 0 else None
         if name == "seed":
             self.dialogue.rewind()
 

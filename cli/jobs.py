@@ -84,9 +84,10 @@ def start(given: dict) -> Job:
     old = origin.model
     how = prepare.reading(given, old)
     bring(given["corpus"])
-    corpus = read(given["corpus"], **how)
+    corpus = read(given["corpus"], apart=given["out"], **how)
     vocab, added = prepare.vocabulary(corpus, old, given)
-    parts, record, warnings = prepare.split_ids(prepare.encoded(corpus, vocab), given["val"], given["test"])
+    parts, record, warnings = prepare.split_ids(prepare.encoded(corpus, vocab), given["val"], given["test"],
+                                                vocab.end if how["shuffle"] else None)
     preset, sizes, config, reasons = prepare.choose(given, config, len(parts[0]), len(vocab), old, kernel)
     settings = {"corpus": about_corpus(corpus, how), places.PATHS: list(map(absolute, corpus.sources)),
                 "asked": {name: given[name] for name in ("batch", "seq", "threads")}, "split": record,

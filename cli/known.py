@@ -32,17 +32,21 @@ def share(card: dict, corpus, text: str, how: dict) -> dict | None:
     return None
 
 
-def of_another(card: dict, train, ids, unknown: int) -> tuple[dict | None, bool]:
+def of_another(card: dict, train, ids, unknown: int, end: int | None = None) -> tuple[dict | None, bool]:
     """Return what of a text that is not the card's stands in the training text, and whether all its pieces do.
+
+    end: the id after each document. Of documents, which are shuffled before they are split, a text may be of the
+    training part and of the others: more than half of the pieces are enough.
 
     train, ids: ids over one vocabulary; unknown: how many symbols of the text that lacks. The first is as `share` where
     the whole text stands there, else the number of pieces that do; None where that may be chance.
     """
-    found, of = pieces(train, ids)
+    found, of = pieces(train, ids, end)
     if found == of and not unknown and len(ids) >= PIECE and stands_in(train, ids):
         return {"share": 1.0, "at_most": _unfinished(card)}, True
     enough = PIECE if found == of else PIECES * PIECE  # below that, pieces are short or overlap
-    return {"pieces": found, "of": of} if found and len(ids) >= enough else None, found == of
+    return {"pieces": found, "of": of} if found and len(ids) >= enough else None, (
+        found == of if end is None else 2 * found > of)
 
 
 def _unfinished(card: dict) -> bool:
@@ -61,14 +65,29 @@ def _readings(corpus, text: str, how: dict, newline: str) -> Iterator:
         yield read([text], distinct=1, **how | {"newline": newline})
 
 
-def pieces(train, ids) -> tuple[int, int]:
-    """Return how many of so many pieces of ids stand in the training text; both are ids over one vocabulary."""
-    starts = [len(ids) * k // PIECES for k in range(PIECES)]
-    left = [ids[start:start + PIECE].astype(train.dtype).tobytes() for start in starts]
+def pieces(train, ids, end: int | None = None) -> tuple[int, int]:
+    """Return how many of so many pieces of ids stand in the training text; both are ids over one vocabulary.
+
+    end: the id after each document; a piece is then part of one document, with the end before it.
+    """
+    left = [part.astype(train.dtype).tobytes() for k in range(PIECES)
+            for part in _parts(ids[len(ids) * k // PIECES:][:PIECE], end)]
+    of, before = len(left), b"" if end is None else train.dtype.type(end).tobytes()  # a document begins the text, too
     for start in range(0, len(train), HELD):
         text, width = train[start:start + HELD + PIECE].tobytes(), train.itemsize
+        text = text if start else before + text
         left = [piece for piece in left if all(place % width for place in _places(text, piece))]
-    return len(starts) - len(left), len(starts)
+    return of - len(left), of
+
+
+def _parts(piece, end: int | None) -> Iterator:
+    """Yield the documents in a piece, which may stand in another order elsewhere; of a continuous text the piece."""
+    breaks = [] if end is None else (piece == end).nonzero()[0].tolist()
+    begin = 0
+    for last in [*breaks, len(piece) - 1]:
+        if last > begin or begin == 0:
+            yield piece[begin:last + 1]
+        begin = last
 
 
 def stands_in(train, ids) -> bool:

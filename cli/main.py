@@ -3,7 +3,9 @@
 Exit codes: 0; 1 refused; 2 usage; 3 diverged; 129, 130 and 143 stopped by a signal.
 """
 import contextlib
+import errno
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -13,8 +15,12 @@ import click
 
 from rnncore import __version__, requirements
 
-from .progress import tell, unheard
+from . import limits
+from .called import called, said
+from .meant import HelpfulGroup
+from .progress import shown
 from .signals import Stopped
+from .streams import CLOSED, open_streams, say_error
 
 COMMANDS = {
     "train": "Learn a corpus: files, folders, - or a named corpus.",
@@ -31,7 +37,7 @@ COMMANDS = {
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-class Commands(click.Group):
+class Commands(HelpfulGroup):
     """A group whose commands are imported when they are called, so that --help loads no NumPy."""
 
     def list_commands(self, ctx) -> list[str]:
@@ -39,6 +45,11 @@ class Commands(click.Group):
 
     def get_command(self, ctx, name: str) -> click.Command | None:
         return importlib.import_module(f".{name}", __package__).command if name in COMMANDS else None
+
+    def format_help_text(self, ctx, formatter) -> None:
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(said(HELP).replace("`", ""))  # a line of its own
 
     def format_commands(self, ctx, formatter) -> None:
         with formatter.section("Commands"):
@@ -56,18 +67,19 @@ class Commands(click.Group):
 
 HELP = """A character-level LSTM, from scratch on raw arrays: train it, let it write, check its gradients.
 
-Start with:  rnncore train numpy --minutes 1
+\b
+Start with:  `rnncore train numpy --minutes 1`
 """
 commands = click.version_option(__version__, prog_name="rnncore")(
     Commands("rnncore", help=HELP, context_settings=SETTINGS))
 
 
-def main(args=None, prog_name: str = "rnncore") -> None:
+def main(args=None) -> None:
     """Run the command line and exit."""
     open_streams()
     warnings.formatwarning = worded
     try:
-        code = commands.main(args, prog_name, standalone_mode=False) or 0
+        code = commands.main(args, called(), standalone_mode=False) or 0
     except click.exceptions.Abort:  # click's word for Ctrl-C
         with contextlib.suppress(OSError):
             sys.stdout.flush()
@@ -81,34 +93,47 @@ def main(args=None, prog_name: str = "rnncore") -> None:
     sys.exit(code)
 
 
-def open_streams() -> None:
-    """Make stdout and stderr streams that can always be written: a closed one goes nowhere, an odd symbol is a `?`."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, it is open as long as the process is
-        getattr(sys, name).reconfigure(errors="replace")
-
-
 def worded(message, category, filename, lineno, line=None) -> str:
     """A warning as it is shown: of a slower path in one line, as all that a command says."""
     from rnncore.kernels.paths import Slower
-    return f"warning: {message}\n" if issubclass(category, Slower) else \
+    return f"{shown(f'warning: {message}')}\n" if issubclass(category, Slower) else \
         formatwarning(message, category, filename, lineno, line)
 
 
 def explain(error: Exception) -> int:
     """Say what went wrong in one line on stderr; returns the exit code."""
-    if isinstance(error, click.ClickException):
-        with unheard():
-            error.show()
-        return error.exit_code
-    too_old = requirements.fault()  # then the error may be anything
-    code, message = (1, too_old) if too_old else _verdict(error)
-    tell(f"rnncore: {message}")
+    try:
+        code, message = _verdict(error)
+    except (ImportError, MemoryError, SystemError, OSError) as another:  # a library that the verdict itself needs
+        code, message = 1, f"rnncore: {limits.unloadable(another if isinstance(another, ImportError) else error)}"
+    say_error(shown(message))
     return code
 
 
 def _verdict(error: Exception) -> tuple[int, str]:
+    """(exit code, what to say)."""
+    if isinstance(error, click.ClickException):
+        file = io.StringIO()
+        error.show(file)
+        return error.exit_code, file.getvalue().rstrip("\n")
+    too_old = requirements.fault()  # then the error may be anything
+    code, message = (1, too_old) if too_old else _cause(error)
+    return code, f"rnncore: {message}"
+
+
+def _cause(error: Exception) -> tuple[int, str]:
+    message = " ".join(str(error).split())
+    if isinstance(error, limits.TooLittleMemory):
+        return 1, message
+    if isinstance(error, MemoryError):
+        return 1, limits.exhausted("take a smaller --batch, --seq or --hidden")
+    if isinstance(error, RuntimeError) and "start new thread" in message:
+        return 1, limits.exhausted("take a smaller --threads, or allow more processes (`ulimit -u`)")
+    if isinstance(error, ImportError) and not (error.name or "").startswith("rnncore"):
+        return 1, limits.unloadable(error)
+    if isinstance(error, OSError) and error.errno == errno.EBADF and not error.filename:
+        return 1, CLOSED
+
     from rnncore.checkpoint import ModelFileError
     from rnncore.config import ConfigError
     from rnncore.data.text import CorpusError, CorpusNotFoundError, UnknownEncodingError
@@ -117,15 +142,12 @@ def _verdict(error: Exception) -> tuple[int, str]:
     from rnncore.recovery import Diverged
     from rnncore.runs import RunError
 
-    message = " ".join(str(error).split())
     if isinstance(error, (ConfigError, CorpusNotFoundError, UnknownEncodingError)):
         return 2, message
     if isinstance(error, Diverged):
         return 3, message
     if isinstance(error, (CorpusError, UnknownSymbolError, DeviceError, ModelFileError, RunError)):
         return 1, message
-    if isinstance(error, MemoryError):
-        return 1, "out of memory: take a smaller --batch, --seq or --hidden"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return 1, f"{where}{error.strerror or message}"  # of ours, a FileNotFoundError in words of its own

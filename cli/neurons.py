@@ -3,9 +3,9 @@ import json
 
 import click
 
-from . import options
+from . import options, texts
 from .progress import tell
-from .score import NotFinite, beginning
+from .score import NotFinite
 
 LENGTH = 20_000  # symbols that are read by default: a minute at most on a CPU
 BESIDE = 48      # columns of the table beside the excerpt
@@ -20,12 +20,11 @@ LEAST = 24       # symbols that an excerpt has at least
 @click.option("--length", "-n", type=click.IntRange(2), default=LENGTH, show_default=True,
               help="Read so many symbols of TEXT, the first.")
 @click.option("--cells", is_flag=True, help="With --json: tanh(c) of every cell after every symbol, and the probes.")
-@options.ENCODING
-@options.NEWLINE
+@texts.options_of
 @options.ON_UNKNOWN
 @options.JSON
 @options.DEVICE
-def command(run, text, most, probe, length, cells, encoding, newline, on_unknown, as_json, device):
+def command(run, text, most, probe, length, cells, on_unknown, as_json, device, **how):
     """The cells of the model RUN that follow probes of TEXT, a file, a folder, - or a named corpus.
 
     RUN is a run folder, a model file or a pretrained model. A probe is computed from the text alone: inside quotes,
@@ -39,7 +38,7 @@ def command(run, text, most, probe, length, cells, encoding, newline, on_unknown
     from rnncore.runs import RunError
 
     path, model = options.open_model(run, device)
-    passage, corpus = beginning(model.vocab, text, length, encoding, newline)
+    passage, corpus = texts.beginning(model.vocab, text, length, how)
     notes = [*corpus.notes]
     if corpus.characters > length:
         notes.append(f"read the first {length:,} of {corpus.characters:,} symbols (--length changes it)")

@@ -7,6 +7,9 @@ import click
 from rnncore import requirements
 from rnncore.config import ON_GPUS, PATHS, PRECISIONS
 
+from . import limits
+from .called import said
+from .meant import SUBCOMMANDS, Helpful, HelpfulGroup, nearest, question
 from .progress import tell
 
 DEVICE = click.option("--device", default="auto", metavar="auto|cpu|cuda|cuda:K",
@@ -17,15 +20,21 @@ CUDA_PATH = click.option("--cuda-path", type=click.Choice(["auto", *PATHS]), def
 DTYPE = "--dtype", {"type": click.Choice(PRECISIONS), "default": "float32", "show_default": True,
                     "help": "Precision: of all numbers, or tf32, bf16: of the factors of products, on a GPU."}
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-ENCODING = click.option("--encoding", default="utf-8", show_default=True, help="How the text files are encoded.")
+ENCODING = click.option("--encoding", default="utf-8", show_default=True, metavar="NAME|auto",
+                        help="How the text files are encoded; auto: each as it is, UTF-8 where it is valid, else what "
+                             "it looks like.")
+ENCODING_ERRORS = click.option("--encoding-errors", type=click.Choice(["strict", "replace", "skip"]), default="strict",
+                               show_default=True, help="What to do with bytes that the encoding does not have: refuse "
+                                                       "them, make them U+FFFD, or leave them out.")
 NEWLINE = click.option("--newline", type=click.Choice(["lf", "keep"]), default="lf", show_default=True,
                        help="Make every line end a LF, or keep them as they are.")
 ON_UNKNOWN = click.option("--on-unknown", type=click.Choice(["error", "skip", "replace"]), default="error",
                           show_default=True, help="What to do with symbols that the model does not know.")
+LAST = "Options"  # the heading of options that no other heading has
 RUN = click.argument("run", required=False, metavar="[RUN]")
 
 
-class Command(click.Command):
+class Command(Helpful):
     """A command with --debug, whose help shows its options under headings: those of `grouped`."""
     computes = True  # does it need libraries that are new enough?
 
@@ -37,22 +46,30 @@ class Command(click.Command):
         """Run the command; raises ImportError where the libraries here are too old to compute right."""
         if self.computes:
             requirements.check()
+        limits.check()
         return super().invoke(ctx)
+
+    def format_help_text(self, ctx, formatter) -> None:
+        text, self.help = self.help, said(self.help or "")
+        super().format_help_text(ctx, formatter)
+        self.help = text
 
     def format_options(self, ctx, formatter) -> None:
         sections: dict[str, list] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record and isinstance(param, click.Option):  # arguments are told of in the text
-                sections.setdefault(getattr(param, "heading", "Options"), []).append(record)
+                sections.setdefault(getattr(param, "heading", LAST), []).append(record)
+        sections[LAST] = sections.pop(LAST)
         for heading, records in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
 
 
-class Group(click.Group):
+class Group(HelpfulGroup):
     """A group with --debug, of such commands."""
     command_class = Command
+    theirs = SUBCOMMANDS
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -93,6 +110,16 @@ def grouped(heading: str, *options):
     return add
 
 
+def placed(heading: str, *options):
+    """A decorator that adds options shared by several commands, as DEVICE, under `heading`."""
+    def add(function):
+        for option in reversed(options):
+            function = option(function)
+            function.__click_params__[-1].heading = heading
+        return function
+    return add
+
+
 def default_of(config, name: str) -> dict:
     """The default of a field of a config dataclass, as click's settings for its option."""
     (field,) = (f for f in fields(config) if f.name == name)
@@ -102,7 +129,10 @@ def default_of(config, name: str) -> dict:
 def _device(value: str) -> str:
     import re
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
-        raise click.BadParameter(f"{value!r} is none of auto, cpu, cuda, cuda:K")
+        number = re.search(r":?(\d*)$", value)[1]
+        gpu = ["cuda" + f":{number}" * bool(number)] if value.lower().startswith(("gpu", "cuda", "nvidia")) else \
+            nearest(value.lower(), {"auto": "auto", "cpu": "cpu"})
+        raise click.BadParameter(f"{value!r} is none of auto, cpu, cuda, cuda:K" + question(gpu))
     return value
 
 

@@ -1,5 +1,4 @@
 """What a new training run is made of: the options and the corpus give a model, settings, and the reasons for them."""
-import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from rnncore import checkpoint, ngram, params, plan
 from rnncore.config import PRESETS, ModelConfig, TrainConfig
 from rnncore.data.batches import Batches, shrink, split
+from rnncore.data.shuffle import whole
 from rnncore.data.text import Corpus, Reading
 from rnncore.data.vocab import UNKNOWN, Vocab
 from rnncore.extend import extend
@@ -19,7 +19,7 @@ from rnncore.model import CharLM
 from rnncore.runs import RunError
 from rnncore.train import total_steps
 
-from . import options
+from . import called, options
 
 MIN_VALIDATION = 100  # characters; fewer say nothing
 COUNTING = 0.1        # the share of a budget of minutes that counting n-grams may take
@@ -97,11 +97,13 @@ def _check_documents(given: dict, kind: str) -> None:
     """Refuse options that have no place with what parts documents."""
     if given["field"] is not None and kind != "jsonl":
         raise click.UsageError("--field names what is learnt of --documents jsonl: give that too, or leave it out")
+    if given["no_shuffle"] and kind == "none":
+        raise click.UsageError("--no-shuffle goes with --documents: a continuous text keeps its order anyway")
 
 
 def _check_bytes(given: dict, who: str) -> None:
     """Refuse options that have no place with bytes."""
-    for name in "encoding", "newline", "lower", "min_count", "documents", "field":
+    for name in "encoding", "encoding_errors", "newline", "lower", "min_count", "documents", "field":
         if given[name] not in (None, getattr(Reading, name, None)):
             raise click.UsageError(f"--{name.replace('_', '-')} says how characters are read, and {who} is for bytes: "
                                    "leave one of them out")
@@ -113,7 +115,8 @@ def reading(given: dict, old: CharLM | None) -> dict:
     kept = {name: getattr(Reading if old is None else old.vocab, name) for name in names}
     asked = names if old is None else names[2:]  # what parts documents is no part of what a model learns
     kept |= {name: given[name] for name in asked if given[name] is not None}
-    return {"encoding": given["encoding"], "newline": given["newline"], **kept}
+    return {name: given[name] for name in ("encoding", "encoding_errors", "newline")} | kept | {
+        "shuffle": kept["documents"] != "none" and not given["no_shuffle"]}
 
 
 def vocabulary(corpus: Corpus, old: CharLM | None, given: dict) -> tuple[Vocab, list[str]]:
@@ -164,9 +167,21 @@ def _count(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
-def split_ids(ids: np.ndarray, val: float, test: float) -> tuple[list[np.ndarray], dict, list[str]]:
-    """([training ids, validation ids], a record of the split, a warning where there is too little to validate on)."""
+def split_ids(ids: np.ndarray, val: float, test: float,
+              end: int | None = None) -> tuple[list[np.ndarray], dict, list[str]]:
+    """([training ids, validation ids], a record of the split, a warning where there is too little to validate on).
+
+    end: the id after each document, where none is to be cut: the parts then end where the nearest document does, unless
+    the documents are so long that a part would have none.
+    """
     parts, warnings = split(len(ids), val, test), []
+    if end is not None:
+        first, second = (whole(ids, end, part.stop) for part in parts[:2])
+        whole_ones = slice(0, first), slice(first, second), slice(second, len(ids))
+        if all(ids[part].size or not ids[cut].size for part, cut in zip(whole_ones, parts, strict=True)):
+            parts = whole_ones
+        else:
+            warnings.append("warning: the documents are too long to be split between them: one is cut")
     train, validation, held_out = (ids[part] for part in parts)
     if val and len(validation) < MIN_VALIDATION:
         warnings.append(f"warning: {len(validation)} characters are too few to validate on: "
@@ -216,7 +231,7 @@ def take_path(given: dict, model: CharLM, config: TrainConfig, ids: np.ndarray, 
     """Set the path by which the model trains on ids (n,); returns what to say of it. folder: the run's."""
     steps = total_steps(config, Batches(ids, config.batch, config.seq))
     trying = steps >= TRIAL if steps is not None else config.minutes >= 1
-    return options.take_path(given["cuda_path"], model, given["device"], trying, shlex.quote(str(folder)),
+    return options.take_path(given["cuda_path"], model, given["device"], trying, called.path(folder),
                              columns=config.batch, seq=config.seq, optimizer=config.optimizer)
 
 

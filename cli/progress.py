@@ -1,22 +1,36 @@
 """The progress of a training run on stderr: one live line on a terminal, plain lines now and then elsewhere."""
 import contextlib
+import math
 import os
+import re
 import sys
 import time
 
-EVERY = 10.0    # seconds between plain lines
-REFRESH = 0.25  # seconds between changes of the live line
+from .called import said
+
+EVERY = 10.0           # seconds between plain lines
+REFRESH = 0.25         # seconds between changes of the live line
+BAR, NARROWEST = 16, 6  # columns of the bar in the live line, at most and at least
+STUCK = "\x00"         # stands for a blank at which no line is broken
+CONTROLS = {*range(32), *range(127, 160)} - {9, 10}  # code points of C0 and C1 but tab and line feed
+REORDERING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # bidirectional embeddings, overrides and isolates
+HARMFUL = dict.fromkeys((*CONTROLS, *REORDERING, *range(0xD800, 0xE000)), "\N{REPLACEMENT CHARACTER}")
 
 
 def describe(p) -> str:
     """A Progress in one line: step, loss, validation loss, speed, time left."""
+    return "  ".join(text for _, text in parts(p))
+
+
+def parts(p) -> list[tuple[int, str]]:
+    """The parts of that line, each with a number: the larger, the later it is left out where there is little room."""
     left = (1 - p.done) * p.seconds / p.done if p.done else 0
-    return (f"step {p.step:,}  {100 * p.done:3.0f}%  loss {p.loss:.3f}  "
-            + (f"{validation(p)}  " if p.val_loss is not None else "")
-            + f"{p.chars_per_s:,.0f} chars/s  {clock(left)} left")
+    validation = [(3, measured(p))] if p.val_loss is not None else []
+    return [(5, f"step {p.step:,}"), (1, f"{100 * p.done:3.0f}%"), (4, f"loss {p.loss:.3f}"), *validation,
+            (0, f"{p.chars_per_s:,.0f} chars/s"), (2, f"{clock(left)} left")]
 
 
-def validation(p) -> str:
+def measured(p) -> str:
     """The validation loss of a Progress: at the end that of the larger sample; ~ marks one on a part of the text."""
     if p.val_loss_of_all is not None:
         return f"val {p.val_loss_of_all:.3f}"
@@ -37,8 +51,41 @@ def clock(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    """text without control characters other than line ends and tabs: a sample must not move a terminal's cursor."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    """Return text for a terminal: what would move its cursor, set its modes or reorder its line is U+FFFD.
+
+    These are control characters but line ends and tabs, bidirectional embeddings, overrides and isolates, and halves
+    of characters. All else stays: blanks of every width, joiners, marks, private characters.
+    """
+    return text.translate(HARMFUL)
+
+
+def shown(text: str) -> str:
+    """Return a message as stderr takes it: commands as this user types them; for a terminal harmless, in whole words."""
+    text = said(text)
+    return "\n".join(map(wrapped, printable(text).split("\n"))) if sys.stderr.isatty() else text
+
+
+def wrapped(line: str) -> str:
+    """Return a line broken at blanks where the terminal ends; not a line that is set in, and never within backticks."""
+    width = columns()
+    if len(line) < width or line[:1].isspace():
+        return line
+    import textwrap
+    whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", STUCK), line)
+    parts = textwrap.wrap(whole, width - 1, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(parts).replace(STUCK, " ")
+
+
+def columns() -> float:
+    """Return how many columns the terminal at stderr has; infinity where that is not known."""
+    try:
+        return int(os.environ.get("COLUMNS", "")) or math.inf
+    except ValueError:
+        pass
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or math.inf
+    except (OSError, ValueError):
+        return math.inf
 
 
 @contextlib.contextmanager
@@ -53,14 +100,14 @@ def unheard():
 def tell(text: str) -> None:
     """A line on stderr, for whoever reads it."""
     with unheard():
-        print(text, file=sys.stderr, flush=True)
+        print(shown(text), file=sys.stderr, flush=True)
 
 
 class PlainDisplay:
     """Lines for a file or a pipe."""
 
     def __init__(self):
-        self._shown = time.monotonic()
+        self._shown, self._step = time.monotonic(), 0
 
     def __enter__(self) -> "PlainDisplay":
         return self
@@ -71,11 +118,21 @@ class PlainDisplay:
 
     def update(self, p) -> None:
         if p.milestone or time.monotonic() > self._shown + EVERY:
-            self._shown = time.monotonic()
-            self.say(describe(p))
+            self._tell(p)
 
     def say(self, text: str) -> None:
         tell(text)
+
+    def sample(self, p, text: str) -> None:
+        """What the model wrote, below the line of its step, byte for byte."""
+        if self._step != p.step:
+            self._tell(p)
+        with unheard():
+            print(text + "\n", file=sys.stderr, flush=True)
+
+    def _tell(self, p) -> None:
+        self._shown, self._step = time.monotonic(), p.step
+        tell(describe(p))
 
 
 class LiveDisplay:
@@ -83,37 +140,60 @@ class LiveDisplay:
 
     def __init__(self):
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-        console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
-        self._progress = Progress(BarColumn(bar_width=16), TextColumn("{task.description}", markup=False),
-                                  console=console, auto_refresh=False)
-        self._task = self._progress.add_task("starting", total=1.0)
+        from rich.live import Live
+        from rich.text import Text
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._text = Text
+        self._live = Live(Text("starting"), console=self._console, auto_refresh=False)
         self._shown = 0.0
         self._measured: dict = {}  # of the last evaluation
 
     def __enter__(self) -> "LiveDisplay":
         with unheard():
-            self._progress.start()
+            self._live.start()
         return self
 
     def __exit__(self, *exception) -> None:
         with unheard():
-            self._progress.stop()
+            self._live.stop()
 
     def update(self, p) -> None:
-        from dataclasses import replace
         if p.val_loss is not None:
             self._measured = {name: getattr(p, name) for name in ("val_loss", "sampled", "val_loss_of_all")}
         if p.finished or time.monotonic() > self._shown + REFRESH:
             self._shown = time.monotonic()
-            line = describe(replace(p, **self._measured))
-            self._progress.update(self._task, completed=p.done, description=line)
             with unheard():
-                self._progress.refresh()
+                self._live.update(self._line(p), refresh=True)
 
     def say(self, text: str) -> None:
         with unheard():
-            self._progress.console.print(text)
+            self._console.print(shown(text))
+
+    def sample(self, p, text: str) -> None:
+        """What the model wrote, below the line of its step."""
+        with unheard():
+            self._console.print(f"{wrapped(describe(p))}\n{printable(text)}\n")
+
+    def _line(self, p):
+        """The live line, in the width that there is."""
+        from dataclasses import replace
+        bar, words = fitted(parts(replace(p, **self._measured)), self._console.width - 1)
+        solid, rest = ("#", "-") if self._console.options.ascii_only else ("\u2501", "\u2501")
+        full = round(bar * p.done)
+        return self._text.assemble((solid * full, "bar.complete"), (rest * (bar - full), "bar.back"),
+                                   " " * bool(bar), words, no_wrap=True, overflow="crop")
+
+
+def fitted(found: list[tuple[int, str]], width: int) -> tuple[int, str]:
+    """(columns of the bar, words beside it) of a live line: parts are left out, the dearest last, until it fits.
+
+    found: parts in order, each with a number that says how dear it is.
+    """
+    for least in sorted(rank for rank, _ in found):
+        words = "  ".join(text for rank, text in found if rank >= least)
+        if len(words) + 1 + NARROWEST <= width:
+            return min(BAR, width - 1 - len(words)), words
+    return 0, words
 
 
 def display() -> PlainDisplay | LiveDisplay:

@@ -1,7 +1,6 @@
 """`rnncore report` makes one HTML file that shows what a model has learnt; `train` makes it at the end of a run."""
 import json
 import os
-import shlex
 from itertools import islice
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import click
 
 from rnncore import requirements
 
-from . import options
+from . import called, options, texts
 from .progress import tell
 from .signals import Stopped, by
 
@@ -28,9 +27,9 @@ NEEDED = "matplotlib", "jinja2"
               help="The file to write. [default: report.html in the run folder, or NAME-report.html here]")
 @click.option("--cells", type=click.IntRange(1, 20), default=3, show_default=True, metavar="K",
               help="Cells to show for each thing that cells may follow.")
-@options.ENCODING
+@texts.options_of
 @options.DEVICE
-def command(run, text, out, cells, encoding, device):
+def command(run, text, out, cells, device, **how):
     """Make one HTML file of RUN: how it learned, what it wrote, what surprises it, what its cells follow.
 
     RUN is a run folder, a model file or a pretrained model; by default the newest run. The file needs nothing beside
@@ -49,7 +48,7 @@ def command(run, text, out, cells, encoding, device):
         raise FileExistsError(f"{target} exists already: name another file with --out")
     if not os.access(target.absolute().parent, os.W_OK):
         raise PermissionError(f"{target} cannot be written: name another file with --out")
-    for note in write(found, target, device, text=text, cells=cells, encoding=encoding):
+    for note in write(found, target, device, text=text, cells=cells, how=how):
         tell(note)
     click.echo(f"{target}: {target.stat().st_size:,} bytes; open it in a browser")
 
@@ -75,17 +74,17 @@ def after(job, device: str, stop: int | None = None) -> None:
         if stop is not None:
             raise InterruptedError(by(stop))
         write(names.at(path), path / NAME, device)
-        tell(f"report in {shlex.quote(str(path / NAME))}: open it in a browser")
+        tell(f"report in {called.path(path / NAME)}: open it in a browser")
     except (Exception, KeyboardInterrupt, Stopped) as error:
         words = " ".join(str(error).split()) or type(error).__name__
-        tell(f"warning: no report was made ({words}); `rnncore report {shlex.quote(names.spelled(path))}` makes one")
+        tell(f"warning: no report was made ({words}); `rnncore report {called.path(names.spelled(path))}` makes one")
         if isinstance(error, Stopped):
             raise
 
 
 def write(found, target: Path, device: str, text: str | None = None, cells: int = 3,
-          encoding: str = "utf-8") -> list[str]:
-    """Make the report of a names.Found and write it to target; returns what is to be said of it."""
+          how: dict | None = None) -> list[str]:
+    """Make the report of a names.Found, write it to target, return what is to be said. how: texts.NAMES, of text."""
     from rnncore import checkpoint
     from rnncore.files import write_whole
     from rnncore.report import page
@@ -98,7 +97,8 @@ def write(found, target: Path, device: str, text: str | None = None, cells: int 
     model, card = checkpoint.to_model(document, tensors, device), document["card"]
     rows, samples, notes = (*history(folder), []) if folder else ([], [], [
         "This is of a model file alone, without its run folder: there are no curves and no samples."])
-    passage = asked_for(model, text, encoding, notes) if text else \
+    said: list[str] = []
+    passage = asked_for(model, text, how, notes, said) if text else \
         stretch(model, card, found.file, folder and folder / PASSAGE, notes)
     ids, source = passage[0][:CHARACTERS], passage[1]
     if len(ids) < FEW:
@@ -111,7 +111,7 @@ def write(found, target: Path, device: str, text: str | None = None, cells: int 
     name = folder.resolve().name if folder else found.file.stem
     story = page.Story(name=name, source=source, rows=rows, samples=samples, notes=notes, **story)
     write_whole(target, page.render(story).encode(errors="replace"))
-    return notes
+    return said + notes
 
 
 def tell_story(model, card: dict, ids, cells: int) -> dict:
@@ -126,7 +126,8 @@ def tell_story(model, card: dict, ids, cells: int) -> dict:
         raise FloatingPointError("the loss is no number: the model's weights are too large")
     floor = card["floor"]["nats"] if is_trained(card) and card.get("floor") else None
     return {"vocab": model.vocab, "passage": reading, "atlas": of(reading, model.vocab, max(cells, RANKED)),
-            "best": cells, "floor": floor, "there": there(card), "headline": headline(model, card, floor), "facts": facts(model, card)}
+            "best": cells, "floor": floor, "there": there(card), "headline": headline(model, card, floor),
+            "facts": facts(model, card)}
 
 
 def is_trained(card: dict) -> bool:
@@ -228,13 +229,12 @@ def written(model):
     return np.concatenate(list(islice(ids, CHARACTERS)))
 
 
-def asked_for(model, text: str, encoding: str, notes: list[str]) -> tuple:
-    """(ids (n,), where they are from) of a text that the user named."""
+def asked_for(model, text: str, how: dict | None, notes: list[str], said: list[str]) -> tuple:
+    """(ids (n,), where they are from) of a text that the user named; said: what its reading has to say is added."""
     from rnncore.evaluate import encode
 
-    from .score import beginning
-
-    passage, _ = beginning(model.vocab, text, CHARACTERS, encoding, "lf")
+    passage, corpus = texts.beginning(model.vocab, text, CHARACTERS, how)
+    said += corpus.notes
     unknown = sum(symbol not in model.vocab for symbol in model.vocab.spelled(passage))
     if unknown:
         notes.append(f"{unknown:,} of the characters read are not in the model’s vocabulary: stand-ins are in their "
@@ -244,7 +244,7 @@ def asked_for(model, text: str, encoding: str, notes: list[str]) -> tuple:
 
 def validation(model, card: dict, file: Path):
     """The validation ids of the corpus in the training card, or None where it cannot be read."""
-    from .score import corpus_of
+    from .floor import corpus_of
 
     corpus = corpus_of(card, file)
     if corpus is None:

@@ -23,7 +23,8 @@ from .report import PASSAGE
 BUDGET = {"epochs", "steps", "minutes"}
 FREE = BUDGET | {"eval_every", "patience"}                 # what a resumed run may change without a word,
 CHANGES = "lr", "dropout", "weight_drop", "threads"        # and what it may, but is then another run: this is recorded
-OF_A_MODEL = {"layers", "hidden", "embed", "preset", "level", "lower", "min_count", "documents", "field", "init_from"}
+OF_A_MODEL = {"layers", "hidden", "embed", "preset", "level", "lower", "min_count", "documents", "field", "no_shuffle",
+              "init_from"}
 SHOWN = 3  # texts that are named, of those that are not found
 
 
@@ -66,6 +67,7 @@ def _refuse_conflicts(given: dict, explicit: set[str], path: Path, document: dic
     settings = document["training"]["settings"]
     known = document["config"] | document["training"]["config"] | settings["split"]["asked"] | {
         "dtype": settings["precision"], **how, "min_count": document.get("text", {}).get("min_count", 1),
+        "no_shuffle": how["documents"] != "none" and not how["shuffle"],
         "preset": settings.get("preset"),
         "init_from": settings.get("init_from"), "extend_vocab": settings.get("extend_vocab", False)}
     for name in sorted(explicit & known.keys() - FREE - {*CHANGES}):
@@ -119,7 +121,7 @@ def _corpus_again(given: dict, settings: dict, how: dict, path: Path) -> Corpus:
     for place in [named] if named else sources.places(about["sources"], remembered):
         try:
             bring(place)
-            found = read(place, **how)
+            found = read(place, apart=str(path), **how)
         except CorpusError as error:
             errors.append(error)
         else:
@@ -143,7 +145,7 @@ def _corpus_again(given: dict, settings: dict, how: dict, path: Path) -> Corpus:
 
 def _naming(path: Path) -> str:
     """The command that takes a run up again with its text from somewhere else."""
-    return f"rnncore train PATH --resume -o {shlex.quote(str(path))}"
+    return f"`rnncore train PATH --resume -o {shlex.quote(str(path))}`"
 
 
 def _lost(settings: dict, remembered: list[str], path: Path) -> str:
@@ -165,7 +167,8 @@ def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document
     settings = document["training"]["settings"]
     asked, about = settings["split"]["asked"], settings["corpus"]
     prepare.check_known(corpus, model.vocab, path, f"begin a new run with --init-from {path} --extend-vocab")
-    parts, record, warnings = prepare.split_ids(prepare.encoded(corpus, model.vocab), asked["val"], asked["test"])
+    parts, record, warnings = prepare.split_ids(prepare.encoded(corpus, model.vocab), asked["val"], asked["test"],
+                                                model.vocab.end if about.get("shuffle") else None)
     if len(parts[0]) <= config.batch:
         raise RunError(f"{len(parts[0]):,} characters are too few to train {config.batch} streams of {path} on: "
                        "start a new run")
@@ -176,7 +179,7 @@ def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document
         training.course.first = runs.first_loss(path)
     if corpus.sha256 == about["sha256"]:
         documents.check_split(path / "last.safetensors", settings["split"], record)
-        return training, chosen
+        return training, [*corpus.left_out, *chosen]
     settings |= {"corpus": about | about_corpus(corpus, {}) | {"sources": about["sources"]}, "split": record}
     settings.pop("floor", None)
     (path / PASSAGE).unlink(missing_ok=True)

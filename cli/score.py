@@ -3,8 +3,6 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
-from itertools import islice
 from pathlib import Path
 
 import click
@@ -13,7 +11,8 @@ from click.core import ParameterSource
 from rnncore.config import DynamicConfig
 from rnncore.files import new_file
 
-from . import known, options
+from . import known, options, texts
+from .floor import beside
 from .progress import describe_floor, tell
 
 
@@ -38,31 +37,25 @@ def _of(name: str, text: str, **settings) -> tuple:
     _of("rate", "the learning rate", type=float),
     _of("decay", "the share of the way back to the trained weights, a segment", type=float),
     _of("segment", "characters a segment", type=int))
-@options.ENCODING
-@options.NEWLINE
+@texts.options_of
 @options.ON_UNKNOWN
 @click.option("--per-char", type=click.Path(), metavar="FILE",
               help="Write every prediction too, a line of JSON each: index in the text as read, char, nats.")
 @options.JSON
 @options.DEVICE
-def command(run, text, encoding, newline, on_unknown, window, dynamic, per_char, as_json, device, **learning):
+def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, rate, decay, segment, **how):
     """Nats per character of the model RUN on TEXT, a file, a folder, - or a named corpus.
 
     RUN is a run folder, a model file or a pretrained model. It is said how much of TEXT the model was trained on. Where
     its training text is still there, what counting that text reaches on TEXT is printed too.
     """
-    protocol, settings = chosen(window, dynamic, learning)
+    protocol, settings = chosen(window, dynamic, {"rate": rate, "decay": decay, "segment": segment})
     if per_char and os.path.lexists(per_char):
         raise FileExistsError(f"{per_char} exists already: name another file with --per-char")
     from rnncore import checkpoint, evaluate
-    from rnncore.data.text import read
-
-    from .corpus import bring
 
     path, model = options.open_model(run, device)
-    how = reading(model.vocab, encoding, newline)
-    bring([text])
-    corpus = read([text], distinct=1, **how)
+    corpus = texts.corpus(model.vocab, text, how)
     ids, unknown = corpus.encode(model.vocab, on_unknown)
     parts = losses(model, evaluate.at_least_two(ids), protocol, settings)
     if per_char:
@@ -74,7 +67,7 @@ def command(run, text, encoding, newline, on_unknown, window, dynamic, per_char,
     if protocol == "dynamic" and nats > math.log(len(model.vocab)):
         tell("learning did harm: equal odds for all symbols would be better; lower --rate")
     perplexity, card = math.exp(nats) if nats < 700 else None, checkpoint.read(path)[0]["card"]
-    trained_on, floor = known.share(card, corpus, text, how), None
+    trained_on, floor = known.share(card, corpus, text, texts.reading(model.vocab, how)), None
     if trained_on is None:
         trained_on, floor = beside(card, path, model, ids, unknown)
     figures = {"model": str(path), "text": text, "characters": corpus.characters, "nats_per_char": nats,
@@ -82,33 +75,6 @@ def command(run, text, encoding, newline, on_unknown, window, dynamic, per_char,
                "unknown": unknown, "unknown_share": unknown / corpus.characters, "on_unknown": on_unknown,
                "protocol": protocol, "settings": settings, "floor": floor, "trained_on": trained_on}
     click.echo(json.dumps(figures) if as_json else words(figures, model.vocab.end is not None))
-
-
-def reading(vocab, encoding: str, newline: str) -> dict:
-    """How a text is read for a model with this vocabulary: the fields of a data.text.Reading."""
-    if vocab.documents != "none" and newline == "keep":
-        raise click.UsageError("--newline keep: documents are told apart by LF line ends, and this is a model of such: "
-                               "leave it out")
-    if vocab.level == "char":
-        return {"encoding": encoding, "newline": newline, "lower": vocab.lower, "documents": vocab.documents,
-                "field": vocab.field}
-    context = click.get_current_context()
-    for name in "encoding", "newline":
-        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name} says how characters are read, and this is a model of bytes: leave it out")
-    return {"level": vocab.level}
-
-
-def beginning(vocab, text: str, length: int, encoding: str, newline: str) -> tuple:
-    """(the first symbols of a text as a model with this vocabulary takes them, unknown ones too; its Corpus)."""
-    from rnncore.data.text import read
-
-    from .corpus import bring
-
-    bring([text])
-    corpus = read([text], distinct=1, **reading(vocab, encoding, newline))
-    symbols = "".join(islice(corpus.symbols(), length))
-    return symbols.encode("latin-1") if vocab.level == "byte" else symbols, corpus
 
 
 def chosen(window: int | None, dynamic: bool, learning: dict) -> tuple[str, dict]:
@@ -169,50 +135,6 @@ def recorded(parts, path: Path, text: Iterable[str], known: str, skip: bool) -> 
             file.writelines(json.dumps({"index": place, "char": symbol, "nats": nats}) + "\n"
                             for nats, (place, symbol) in zip(part.tolist(), places, strict=False))
             yield part
-
-
-def beside(card: dict, file: Path, model, ids, unknown: int) -> tuple[dict | None, dict | None]:
-    """(what known.of_another says of ids, what counting the training text reaches on them), by the training text.
-
-    file: the model's. Both are None where the training text is not at hand; counting is no measure where all pieces
-    stand there: it knows the text.
-    """
-    from rnncore import ngram
-
-    corpus = corpus_of(card, file)
-    if corpus is None:
-        return None, None
-    train = corpus.encode(model.vocab, "replace" if model.vocab.min_count > 1 else "skip")[0][:card["split"]["train"]]
-    trained_on, knows = known.of_another(card, train, ids, unknown)
-    if knows:
-        return trained_on, None
-    floor = ngram.floor(train, ids[:ngram.MOST], len(model.vocab))
-    return trained_on, {"nats_per_char": floor.nats, "order": floor.order, "counted": floor.counted,
-                        "characters": len(train)}
-
-
-def corpus_of(card: dict, file: Path):
-    """The Corpus that a model with this training card was trained on; None where it cannot be read or has changed.
-
-    file: the model's. The card has the last names alone of what was typed with its folders; then the single files that
-    its run remembers are read.
-    """
-    from rnncore.data.text import Reading, read
-    from rnncore.places import typed
-    from rnncore.runs import trained
-
-    if not trained(card) or "-" in card["corpus"]["sources"]:
-        return None
-    about = card["corpus"]
-    there = typed(file.parent)
-    for sources in (about["sources"], there) if there and all(map(os.path.isfile, there)) else (about["sources"],):
-        try:
-            corpus = read(sources, **{f.name: about[f.name] for f in fields(Reading) if f.name in about})
-        except (TypeError, ValueError):  # CorpusError is one; a card of another make may hold anything
-            continue
-        if corpus.sha256 == about["sha256"]:
-            return corpus
-    return None
 
 
 def words(figures: dict, documents: bool) -> str:

@@ -2,7 +2,9 @@
 
 
 def aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Lines: the first column to the left, the others to the right."""
+    """Lines: the first column to the left, the others to the right; without those that have a head alone."""
+    columns = [column for place, column in enumerate(zip(*rows, strict=True)) if place == 0 or any(column[1:])]
+    rows = list(zip(*columns, strict=True))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in
                                                   zip(row[1:], widths[1:], strict=True))]).rstrip() for row in rows]

@@ -72,15 +72,14 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
     ("--documents", {"type": click.Choice(["none", "lines", "blank", "jsonl"]),
                      "help": "Learn many short texts: each line, what lies between blank lines, or a --field of each "
                              "line's JSON. [default: none]"}),
-    ("--field", {"metavar": "NAME", "help": "The text in each line's JSON. [default: text]"}))
-@options.ENCODING
-@options.NEWLINE
+    ("--field", {"metavar": "NAME", "help": "The text in each line's JSON. [default: text]"}),
+    ("--no-shuffle", {"is_flag": True, "help": "Split documents in the order in which they come."}))
+@options.placed("Text", options.ENCODING, options.ENCODING_ERRORS, options.NEWLINE)
 @options.grouped(
     "Machine",
     ("--threads", {"default": "auto", "metavar": "auto|K", "show_default": True, "callback": options.threads,
                    "help": "Threads that share the streams; the same number gives the same bits."}))
-@options.DEVICE
-@options.CUDA_PATH
+@options.placed("Machine", options.DEVICE, options.CUDA_PATH)
 @options.grouped(
     "Run",
     ("--out -o", {"metavar": "FOLDER", "help": "Run folder [default: runs/NAME]."}),
@@ -88,7 +87,7 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
     ("--resume", {"is_flag": True, "help": "Go on with -o, or with the newest run."}),
     ("--allow-new-corpus", {"is_flag": True, "help": "With --resume: go on with CORPUS although it is another text."}),
     ("--eval-every", {"type": int, "metavar": "STEPS", "help": "Validate so often [default: 10 times]."}),
-    _of(SaveConfig, "sample_every", "Show a sample [default: with validation].", type=click.IntRange(1),
+    _of(SaveConfig, "sample_every", "Show a sample; 0: none [default: with validation].", type=click.IntRange(0),
         metavar="STEPS"),
     _of(SaveConfig, "save_every", "Save [default: with validation, and each minute].", type=click.IntRange(1),
         metavar="STEPS"),
@@ -102,7 +101,8 @@ def command(**given):
     """Learn CORPUS: files, folders, - for stdin, or a named corpus; writes a run folder.
 
     `rnncore corpus list` shows the named corpora; one that is not here is downloaded first. Text is split in order into
-    training, validation and test parts. A run that was stopped goes on with --resume; SIGUSR1 saves it.
+    training, validation and test parts, documents after they were shuffled, always in the same way. A run that was
+    stopped goes on with --resume; SIGUSR1 saves it.
     """
     context = click.get_current_context()
     explicit = {name for name in given if context.get_parameter_source(name) == ParameterSource.COMMANDLINE}

@@ -97,10 +97,10 @@ def files(name: str) -> list[Path]:
     for file, state in states.items():
         if state == "changed":
             raise CorpusError(f"{place(file)} is not what was downloaded (its sha256 differs): "
-                              f"rnncore corpus fetch {name} replaces it")
+                              f"`rnncore corpus fetch {name}` replaces it")
     if lacking := list(states.values()).count("absent"):
         part = f" whole ({lacking} of {len(states)} files missing)" if lacking < len(states) else ""
-        raise CorpusError(f"the corpus {name} is not here{part}: rnncore corpus fetch {name}")
+        raise CorpusError(f"the corpus {name} is not here{part}: `rnncore corpus fetch {name}`")
     return [place(file) for file in states]
 
 
@@ -206,7 +206,7 @@ def _recorded(file: File) -> str | None:
     except FileNotFoundError:
         return None
     if not (found := re.match("[0-9a-f]{64}\\b", said)):
-        raise CorpusError(f"{record(file)} holds no sha256: delete it, and rnncore corpus fetch writes it anew")
+        raise CorpusError(f"{record(file)} holds no sha256: delete it, and `rnncore corpus fetch` writes it anew")
     return found[0]
 
 
@@ -223,15 +223,15 @@ def _cure(name: str, file: File, error: DownloadError) -> CorpusError:
         return CorpusError(f"{error}: it is not what the first download was; delete {record(file)} to take it as it is")
     if os.environ.get(MIRRORS):
         return CorpusError(f"{error}; see that {MIRRORS} names a mirror that has it, or leave that variable out")
-    return CorpusError(f"{error}; look to the network (behind a proxy, set HTTPS_PROXY) and call rnncore corpus fetch "
-                       f"{name} again, name a mirror in {MIRRORS}, or put the file there by hand: {place(file)}")
+    return CorpusError(f"{error}; look to the network (behind a proxy, set HTTPS_PROXY) and call `rnncore corpus fetch "
+                       f"{name}` again, name a mirror in {MIRRORS}, or put the file there by hand: {place(file)}")
 
 
 def _numpy() -> list[Path]:
     """Every .py file of numpy, sorted by its path inside the package."""
     spec = find_spec("numpy")
     if spec is None or not spec.submodule_search_locations:
-        raise CorpusError("the corpus numpy is not here: pip install numpy")
+        raise CorpusError("the corpus numpy is not here: `pip install numpy`")
     root = Path(spec.submodule_search_locations[0])
     return sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix())
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 import codecs
 import re
 import sys
+import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-HEAD = 8192  # bytes at the start of a file that show what it is
-_MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
-    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"), (codecs.BOM_UTF8, "utf-8"),
-)
+from .guess import HEAD, is_noise, likely, share
+
+__all__ = ["AUTO", "ERRORS", "HEAD", "CorpusError", "CorpusNotFoundError", "Outcome", "UnknownEncodingError", "codec",
+           "decode", "decoded", "is_wide", "join", "label", "likely", "one_line"]
+
+AUTO = "auto"  # in an encoding's place: each file as it is, UTF-8 where it is valid, else what it looks like
+ERRORS = {"strict": "strict", "replace": "rnncore-replace", "skip": "rnncore-skip"}  # what is done with a byte that the
+#                                                                    encoding does not have: Python's name of a handler
 _WHOLE = {"punycode", "idna"}  # codecs of Python that cannot decode a piece at a time
 _WHITE = re.compile("[ \n]")
+_mended = threading.local()    # .bytes: how many the handlers below have taken since a decoder was last asked
 
 
 class CorpusError(ValueError):
@@ -36,14 +42,16 @@ def one_line(message: str) -> str:
 
 
 def codec(encoding: str) -> str:
-    """Python's own name for an encoding of text ("UTF8" -> "utf-8"), or UnknownEncodingError."""
+    """Python's own name for an encoding of text ("UTF8" -> "utf-8"), AUTO for itself, or UnknownEncodingError."""
+    if encoding == AUTO:
+        return AUTO
     try:
         " ".encode(encoding)  # codecs.lookup alone accepts base64, which is no encoding of text
         return codecs.lookup(encoding).name
     except (LookupError, ValueError):
         raise UnknownEncodingError(
-            f"unknown encoding {encoding!r}: --encoding takes utf-8, utf-16, latin-1, cp1252 or another codec of Python"
-        ) from None
+            f"unknown encoding {encoding!r}: --encoding takes utf-8, utf-16, latin-1, cp1252, auto or another codec of "
+            "Python") from None
 
 
 def is_wide(encoding: str) -> bool:
@@ -51,29 +59,58 @@ def is_wide(encoding: str) -> bool:
     return codec(encoding).startswith(("utf-16", "utf-32"))
 
 
+@dataclass
+class Outcome:
+    """What came of decoding one file: what is to be said of it once all is read."""
+
+    name: str = ""                # of the file
+    alone: bool = True            # whether it is the only one
+    found: str | None = None      # the encoding that AUTO took, where it is another than UTF-8
+    size: int = 0                 # bytes read
+    foreign: bool = False         # whether it has bytes above 0x7f
+    mended: int = 0               # bytes that were replaced or skipped
+    looks: str | None = None      # of a file with such bytes: the encoding that it looks like, itself or another
+    compared: bool = False        # whether it was read otherwise than as UTF-8, and compared with that
+    mistaken: tuple[str, str] | None = None  # where it is valid UTF-8: a symbol, and what was made of it
+
+
 def decode(raw: bytes, encoding: str, name: str) -> str:
     """The text of one file that is at hand as a whole: as `decoded`."""
     return "".join(decoded([raw], encoding, name))
 
 
-def decoded(chunks: Iterable[bytes], encoding: str, name: str) -> Iterator[str]:
+def decoded(chunks: Iterable[bytes], encoding: str, name: str, errors: str = "strict", alone: bool = True,
+            outcome: Outcome | None = None) -> Iterator[str]:
     """The text of one file, chunk by chunk; the first chunk has HEAD bytes at least, or all.
 
     CorpusError, calling the file `name`, where its bytes are not that encoding: with the offset in the whole file. What
-    decodes by chance is refused too: UTF-16 is full of NULs as UTF-8, plain text is rare Chinese as UTF-16.
+    decodes by chance is refused too: UTF-16 is full of NULs as UTF-8, plain text is rare Chinese as UTF-16. errors: one
+    of ERRORS, for the odd bad byte. alone: whether no other file is read in this encoding. outcome is filled in.
     """
-    chunks = iter(chunks)
+    outcome, chunks = outcome or Outcome(), iter(chunks)
+    outcome.name, outcome.alone = name, alone
     raw = b"".join(chunks) if codec(encoding) in _WHOLE else next(chunks, b"")
-    decoder, seen = _decoder(encoding, raw), _Seen(encoding, name, raw)
+    if codec(encoding) == AUTO:
+        while raw.isascii() and b"\0" not in raw and (more := next(chunks, b"")):  # as UTF-8 as all else
+            outcome.size += len(raw)
+            yield raw.decode("ascii")
+            raw = more
+        found, raw = _found(raw, chunks)
+        outcome.found = None if found in (None, "utf-8") else found
+        errors = errors if found else "strict"  # what looks like nothing known is more than an odd byte
+        encoding = {None: "utf-8", "latin-1": "cp1252"}.get(found, found)  # which has what Latin-1 has, and more
+    decoder, seen = _decoder(encoding, raw, errors), _Seen(encoding, name, raw, alone, outcome)
     while True:
         seen.add(raw)
+        _mended.bytes = 0
         try:
             text = decoder.decode(raw, final=not raw)
         except UnicodeDecodeError as error:
             raise seen.refusal(error) from None
         except UnicodeError as error:
             raise CorpusError(
-                f"{name} is not {_label(encoding)} ({error}): name its encoding with --encoding") from None
+                f"{name} is not {label(encoding)} ({error}): name its encoding with --encoding") from None
+        outcome.mended += _mended.bytes
         seen.check(text, last=not raw)
         if text:
             yield text
@@ -82,12 +119,43 @@ def decoded(chunks: Iterable[bytes], encoding: str, name: str) -> Iterator[str]:
         raw = next(chunks, b"")
 
 
-def _decoder(encoding: str, head: bytes) -> codecs.IncrementalDecoder:
+def _decoder(encoding: str, head: bytes, errors: str) -> codecs.IncrementalDecoder:
     """One that takes UTF-16 and UTF-32 without a byte order mark for the machine's own order, as bytes.decode does."""
     name = codec(encoding)
     if name in ("utf-16", "utf-32") and likely(head[:4]) != name:
         name += "-le" if sys.byteorder == "little" else "-be"
-    return codecs.getincrementaldecoder(name)()
+    return codecs.getincrementaldecoder(name)(ERRORS[errors])
+
+
+def _handler(instead: str):
+    """A handler of errors that puts `instead` in the place of bytes and counts them."""
+    def mend(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeDecodeError):
+            raise error
+        _mended.bytes += error.end - error.start
+        return instead, error.end
+    return mend
+
+
+codecs.register_error(ERRORS["replace"], _handler("\N{REPLACEMENT CHARACTER}"))
+codecs.register_error(ERRORS["skip"], _handler(""))
+
+
+def _found(raw: bytes, chunks: Iterator[bytes]) -> tuple[str | None, bytes]:
+    """What AUTO takes a file for by the first chunk that is not all ASCII, and that chunk, made longer where need be.
+
+    So nothing is read twice, stdin included. None: it looks like nothing known.
+    """
+    check = codecs.getincrementaldecoder("utf-8")()
+    try:
+        if check.decode(raw).isascii() and check.getstate()[0]:  # its only foreign bytes end it: are they a beginning?
+            raw += (more := next(chunks, b""))
+            check.decode(more, final=not more)
+        if b"\0" not in raw:
+            return "utf-8", raw
+    except UnicodeDecodeError:
+        pass
+    return likely(raw) or likely(raw.replace(b"\0", b" ")), raw  # text may have a NUL here and there
 
 
 class _Seen:
@@ -96,11 +164,14 @@ class _Seen:
     The encoding is judged by the first chunk, the last one that held more than ASCII, and the one at fault.
     """
 
-    def __init__(self, encoding: str, name: str, first: bytes):
-        self.encoding, self.name, self.wide = encoding, name, is_wide(encoding)
-        self.first, self.foreign, self.raw, self.fed = first, b"", b"", 0
+    def __init__(self, encoding: str, name: str, first: bytes, alone: bool, outcome: Outcome):
+        self.encoding, self.name, self.wide, self.alone = encoding, name, is_wide(encoding), alone
+        self.first, self.foreign, self.raw, self.fed, self.outcome = first, b"", b"", outcome.size, outcome
         self.zero: int | None = None      # where the first NUL byte is
         self.nul = self.white = False     # whether the text has a NUL, a blank or a line feed
+        outcome.compared = not (self.wide or outcome.found or codec(encoding).startswith("utf-8")
+                                or codec(encoding) in _WHOLE)
+        self.utf8 = codecs.getincrementaldecoder("utf-8")() if outcome.compared else None  # while all is valid UTF-8
 
     def add(self, raw: bytes) -> None:
         if not self.raw.isascii():
@@ -108,20 +179,36 @@ class _Seen:
         if self.zero is None and (at := raw.find(0)) >= 0:
             self.zero = self.fed + at
         self.raw, self.fed = raw, self.fed + len(raw)
+        outcome = self.outcome
+        outcome.size, outcome.foreign = self.fed, outcome.foreign or not raw.isascii()
+        if outcome.found == "latin-1" and re.search(rb"[\x80-\x9f]", raw):
+            outcome.found = "cp1252"
+        if self.utf8:
+            self._compare(raw)
+
+    def _compare(self, raw: bytes) -> None:
+        """Note a symbol that UTF-8 reads where the encoding reads another, as long as all is valid UTF-8."""
+        try:
+            text = self.utf8.decode(raw, final=not raw)
+        except UnicodeDecodeError:
+            self.utf8 = self.outcome.mistaken = None
+            return
+        if self.outcome.mistaken is None and (symbol := next((s for s in text if s > "\x7f"), None)):
+            self.outcome.mistaken = symbol, symbol.encode().decode(self.encoding, "replace")
 
     def evidence(self) -> bytes:
         parts = {id(part): part for part in (self.first, self.foreign, self.raw)}
         return b"".join(parts.values())
 
     def refusal(self, error: UnicodeDecodeError) -> CorpusError:
-        if self.first.startswith(b"\x1f\x8b"):
-            return CorpusError(f"{self.name} is gzipped: give it a name that ends in .gz")
         at = self.fed - len(error.object) + error.start  # what a decoder holds back is the end of what it was fed
-        return _refusal(self.encoding, self.name, error.object[error.start:error.start + 1], at,
-                        likely(self.evidence()))
+        return self._refused(error.object[error.start:error.start + 1], at, likely(self.evidence()))
 
     def check(self, text: str, last: bool) -> None:
         """Refuse what is text by chance: for NULs as soon as there is one, for Chinese once all is known."""
+        if last and self.outcome.mended:
+            looks = likely(self.evidence())
+            self.outcome.looks = self.encoding if looks and same(self.encoding, looks) else looks
         nul = "\0" in text
         first_nul, self.nul = nul and not self.nul, self.nul or nul
         self.white = self.white or self.wide and bool(_WHITE.search(text))
@@ -129,14 +216,31 @@ class _Seen:
             return
         raw = self.evidence()
         better = likely(raw)
-        if better is None or _same(self.encoding, better):
+        if better is None or same(self.encoding, better):
             return
         if self.wide:
             by_chance = (self.nul or not self.white) and bool(_WHITE.search(raw.decode(better, "replace")))
         else:
-            by_chance = _share(rb"[\0-\x08]", raw[:HEAD]) > .25  # an alphabet's upper bytes, not a NUL here and there
+            by_chance = share(rb"[\0-\x08]", raw[:HEAD]) > .25  # an alphabet's upper bytes, not a NUL here and there
         if by_chance:
-            raise _refusal(self.encoding, self.name, b"\0" if self.zero is not None else b"", self.zero, better)
+            raise self._refused(b"\0" if self.zero is not None else b"", self.zero, better)
+
+    def _refused(self, byte: bytes, at: int | None, better: str | None) -> CorpusError:
+        """The error for a file that fails with `byte` at `at` (None: nowhere) and looks like `better`."""
+        cause = "this is not" if at is None else f"byte 0x{byte.hex()} at offset {at} is not"
+        if better is None and is_noise(self.first[:HEAD]):
+            cure = "the file looks like no text at all: `rnncore train --level byte` learns the bytes of any file"
+        elif better is None:
+            cure = "name the file's own with --encoding (latin-1, cp1251, gb18030, shift_jis, ...)"
+        elif same(self.encoding, better):
+            cure = (f"the rest of the file looks like {label(better)}: mend it there, or leave such bytes to "
+                    "--encoding-errors replace")
+        elif self.alone:
+            cure = f"the file looks like {label(better)}: add --encoding {better}"
+        else:
+            cure = (f"this file looks like {label(better)}: add --encoding {AUTO}, which reads each file in its own "
+                    "encoding")
+        return CorpusError(f"{self.name}: {cause} {label(self.encoding)}; {cure}")
 
 
 def join(pieces: Iterable[str]) -> str:
@@ -145,60 +249,11 @@ def join(pieces: Iterable[str]) -> str:
     return "".join(piece if piece.endswith(("\n", "\r")) else piece + "\n" for piece in full[:-1]) + "".join(full[-1:])
 
 
-def likely(raw: bytes) -> str | None:
-    """The encoding that these bytes look like, by their byte order mark, their NULs, or the bytes above 0x7f."""
-    for mark, encoding in _MARKS:
-        if raw.startswith(mark):
-            return encoding
-    if b"\0" in raw:
-        return _likely_wide(raw[:HEAD])
-    text = raw.decode("utf-8", "replace")
-    foreign, damaged = len(re.findall("[^\0-\x7f\ufffd]", text)), text.count("\ufffd")
-    if foreign >= damaged:
-        return "utf-8"
-    if re.search(rb"[\x80-\xff]{4}|[\x01-\x08\x0e-\x1a\x1c-\x1f\x7f]", raw):
-        return None  # whole words above 0x7f are Cyrillic, Greek or Chinese; control characters are not text
-    if not re.search(rb"[\x80-\x9f]", raw):
-        return "latin-1"
-    return None if re.search(rb"[\x81\x8d\x8f\x90\x9d]", raw) else "cp1252"
-
-
-def _likely_wide(head: bytes) -> str | None:
-    """Which of the UTF-16s and UTF-32s shows the most ASCII. White space counts for more: U+4E00 swapped is an N."""
-    scores = {}
-    if _share(rb"[\0-\x08\x80-\xff]", head) < .25:
-        return None  # ASCII with a NUL in it
-    for encoding in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
-        try:
-            text = codecs.getincrementaldecoder(encoding)().decode(head)  # the last character may be cut
-        except UnicodeDecodeError:
-            continue
-        if "\0" not in text:
-            scores[encoding] = len(re.findall("[ -~]", text)) + 100 * len(re.findall("[ \n]", text))
-    best = max(scores, key=scores.__getitem__, default=None)
-    return best if best and scores[best] else None
-
-
-def _share(kind: bytes, head: bytes) -> float:
-    return len(re.findall(kind, head)) / len(head)
-
-
-def _same(encoding: str, better: str) -> bool:
+def same(encoding: str, better: str) -> bool:
     """Whether `better` would decode no differently: utf-16 is utf-16-le under a mark, utf-8 is utf-8-sig."""
     return codec(encoding).startswith(codec(better))
 
 
-def _label(encoding: str) -> str:
+def label(encoding: str) -> str:
+    """An encoding's name as people write it."""
     return "Latin-1" if codec(encoding) == "iso8859-1" else codec(encoding).upper()
-
-
-def _refusal(encoding: str, name: str, byte: bytes, at: int | None, better: str | None) -> CorpusError:
-    """The error for a file that fails as `encoding` with `byte` at `at` (None: nowhere) and looks like `better`."""
-    cause = "this is not" if at is None else f"byte 0x{byte.hex()} at offset {at} is not"
-    if better is None:
-        cure = "name the file's own with --encoding (latin-1, cp1251, gb18030, shift_jis, ...)"
-    elif _same(encoding, better):
-        cure = f"the rest of the file looks like {_label(better)}: mend it there"
-    else:
-        cure = f"the file looks like {_label(better)}: add --encoding {better}"
-    return CorpusError(f"{name}: {cause} {_label(encoding)}; {cure}")

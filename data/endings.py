@@ -13,6 +13,8 @@ from .decode import CorpusError
 END = "\x03"  # U+0003, END OF TEXT
 KINDS = "none", "lines", "blank", "jsonl"
 _BREAK = {"lines": re.compile("\n+"), "blank": re.compile("\n(?:[ \t]*\n)+")}
+_KINDS = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list",
+          dict: "an object"}  # what JSON makes
 _BATCH = 1 << 16  # characters of documents from JSON handed on at a time, about
 
 
@@ -49,11 +51,14 @@ def _parts(pieces: Iterable[str], kind: str, name: str) -> Iterator[str]:
 
 
 def _objects(pieces: Iterable[str], field: str, name: str) -> Iterator[str]:
-    batch, size = [], 0
+    batch, size, first = [], 0, True
     for number, line in enumerate(_lines(pieces), 1):
         if not line.strip():
             continue
-        text = _text(line, field, f"{name}, line {number:,}")
+        if first and _is_array(line):
+            raise CorpusError(f"{name} is a JSON array, where one object a line is wanted: `jq -c '.[]'` makes lines "
+                              "of it")
+        text, first = _text(line, field, f"{name}, line {number:,}"), False
         if text:
             batch += [text, END]
             size += len(text)
@@ -63,14 +68,31 @@ def _objects(pieces: Iterable[str], field: str, name: str) -> Iterator[str]:
     yield "".join(batch)
 
 
+def _is_array(line: str) -> bool:
+    """Whether the first line of a file is, or begins, an array of what is wanted."""
+    if not line.lstrip().startswith("["):
+        return False
+    try:
+        return any(isinstance(row, dict) for row in json.loads(line))
+    except (ValueError, RecursionError):
+        return True  # it goes on in the next line
+
+
 def _text(line: str, field: str, where: str) -> str:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise CorpusError(f"{where} is no JSON ({error}): mend it, or train with --documents lines") from None
-    if not isinstance(row, dict) or not isinstance(row.get(field), str):
-        known = f" (it has {', '.join(map(repr, list(row)[:8]))})" if isinstance(row, dict) else ""
-        raise CorpusError(f"{where} has no text in a field {field!r}{known}: train with another --field")
+        raise CorpusError(f"{where} is no JSON ({error}), and --documents jsonl reads an object a line: mend it, or "
+                          "read a plain text with --documents lines or blank") from None
+    if not isinstance(row, dict):
+        raise CorpusError(f"{where} is {_KINDS[type(row)]}, not an object: write {{{json.dumps(field)}: TEXT}}, or read a "
+                          "plain text with --documents lines")
+    if field not in row:
+        known = ", ".join(map(repr, list(row)[:8])) or "none"
+        raise CorpusError(f"{where} has no field {field!r} (its fields: {known}): name another with --field")
+    if not isinstance(row[field], str):
+        raise CorpusError(f"{where}: the field {field!r} is {_KINDS[type(row[field])]}, not a text: mend the line or take "
+                          "it out, or name another with --field")
     _check(row[field], where)
     return row[field]
 

@@ -1,21 +1,20 @@
 """What a user names as a corpus, file by file: files, folders, patterns, gzipped files, stdin and the named corpora."""
 from __future__ import annotations
 
-import contextlib
 import glob
-import gzip
 import io
 import os
-import sys
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from . import corpora
-from .decode import HEAD, CorpusError, CorpusNotFoundError, is_wide, likely
-
-CHUNK = 1 << 20  # bytes read at a time
+from .content import chunks, of_file, of_stdin, readable, with_first
+from .decode import AUTO, CorpusError, CorpusNotFoundError, is_wide, label
+from .folders import Runs, files, listed
+from .guess import HEAD, is_noise, likely
+from .magic import address, kind_of
 
 
 class File(NamedTuple):
@@ -24,35 +23,153 @@ class File(NamedTuple):
     name: str                # as errors call it
     source: int              # the place, among the sources given, of the one that it is of
     encoding: str
-    chunks: Iterator[bytes]  # CHUNK bytes each, but for the last; raises CorpusError for what cannot be read
+    chunks: Iterator[bytes]  # content.CHUNK bytes each, but for the last; raises CorpusError for what cannot be read
+    alone: bool = True       # whether it is the only one
 
 
-def opened(sources: Sequence[str], encoding: str, binary: bool, stdin: BinaryIO | None,
-           notes: list[str]) -> Iterator[File]:
+@dataclass
+class Sources:
     """The files that the sources stand for, in that order, each to be read before the next is asked for.
 
     "-" is stdin, `stdin` or the process's own; a folder stands for its files, a pattern ('texts/*.txt') for what it
-    matches, sorted, where nothing bears its own name. binary: files of a folder with NUL bytes are wanted too.
+    matches, sorted, where nothing bears its own name. binary: files that are no text are wanted too. apart: the folder
+    of the run that is asking. notes: what is to be said when all are read.
     """
-    if not sources:
-        raise CorpusError(f"no corpus: name a file, a folder, - for stdin, or one of {', '.join(corpora.NAMES)}")
-    for place, source in enumerate(sources):
+
+    sources: Sequence[str]
+    encoding: str
+    binary: bool
+    stdin: BinaryIO | None
+    notes: list[str]
+    apart: str | None = None
+
+    def opened(self) -> Iterator[File]:
+        """The files."""
+        if not self.sources:
+            raise CorpusError(
+                f"no corpus: name a file, a folder, - for stdin, or one of {', '.join(corpora.NAMES)}")
+        for place, source in enumerate(self.sources):
+            for file in self._of(source):
+                yield file._replace(source=place, alone=file.alone and len(self.sources) == 1)
+
+    def _of(self, source: str) -> Iterator[File]:
         if source == "-":
-            yield File("stdin", place, encoding, _chunks("stdin", _stdin(stdin)))
+            yield self._named("stdin", of_stdin(self.stdin, self.binary))
         elif source in corpora.NAMES:
             if os.path.exists(source):
-                notes.append(
+                self.notes.append(
                     f"{source} is read as the named corpus: write ./{source} for the file or folder of that name")
-            yield File(source, place, "utf-8", _chunks(source, io.BytesIO(corpora.text(source).encode())))
+            yield File(source, 0, "utf-8", chunks(source, io.BytesIO(corpora.text(source).encode())))
         else:
-            for path in _matches(source):
-                with _readable(path):
-                    folder = os.path.isdir(path)
-                if folder:
-                    for file in _folder(Path(path), encoding, binary, notes):
-                        yield file._replace(source=place)
-                else:
-                    yield File(path, place, encoding, _of(path))
+            yield from self._paths(source)
+
+    def _paths(self, source: str) -> Iterator[File]:
+        """The file, or the text files of the folder or pattern."""
+        runs = Runs(self.apart)
+        with readable(source):
+            folder, there = os.path.isdir(source), _is_there(source)
+        if folder:
+            with readable(source):
+                paths = files(Path(source), runs)
+            yield from self._texts(str(Path(source)), paths, runs, self._no_text)
+        elif there:
+            yield self._named(source, of_file(source, self.binary))
+        else:
+            yield from self._texts(source, self._matches(source, runs), runs, _other_kind)
+
+    def _named(self, name: str, found: Iterator[bytes]) -> File:
+        """A file that the user named: it has to be a text."""
+        first = next(found, b"")
+        if not self.binary and (kind := kind_of(first[:HEAD])):
+            raise CorpusError(f"{name} is {kind.name}, not a text: {kind.cure}")
+        return File(name, 0, self.encoding, with_first(first, found))
+
+    def _matches(self, source: str, runs: Runs) -> list[Path]:
+        """The files that match a pattern, and those of the folders that do, each once. Raises CorpusNotFoundError."""
+        with readable(source):
+            found = sorted(glob.glob(source, recursive=True)) if glob.has_magic(source) else []
+            kept = [Path(path) for path in found if not runs.takes(path, _base(source))]
+            every = [path for match in kept for path in (files(match, runs) if match.is_dir() else [match])
+                     if path.is_file()]
+        if kept:
+            return list({os.path.normpath(path): path for path in every}.values())
+        if words := address(source):
+            raise CorpusNotFoundError(words)
+        what = "file matches the pattern" if glob.has_magic(source) else "such file or folder:"
+        more = "".join(f" ({note})" for note in runs.note(source))
+        raise CorpusNotFoundError(f"no {what} {source!r}{more}; the named corpora are {', '.join(corpora.NAMES)}")
+
+    def _texts(self, where: str, paths: list[Path], runs: Runs, no_text: Callable) -> Iterator[File]:
+        """The text files of a folder or pattern, and at the end a note on what was left out; no_text: as _no_text."""
+        skipped: dict[Path, str] = {}  # what is no text, and what it is
+        hints: dict[Path, str] = {}    # the encoding that it looks like
+        for path in paths:
+            found = of_file(str(path), self.binary)
+            first = next(found, b"")
+            what, looks = (None, None) if self.binary else no_text(first[:HEAD])
+            if what:
+                skipped[path] = what
+                hints |= {path: looks} if looks else {}
+            else:
+                yield File(str(path), 0, self.encoding, with_first(first, found), len(paths) == 1)
+        any_text = len(skipped) < len(paths)
+        notes = _left_out(Path(where), skipped, hints, any_text) + runs.note(where)
+        if not any_text:
+            self._nothing(where, runs, notes)
+        self.notes += notes
+
+    def _no_text(self, head: bytes) -> tuple[str | None, str | None]:
+        """(what a file of a folder is that is no text, None for a text; the encoding in which it may be one)."""
+        if kind := kind_of(head):
+            return f"is {kind.name}", None
+        if is_wide(self.encoding):
+            return None, None
+        if b"\0" in head:
+            looks = likely(head)
+            return None if looks and self.encoding == AUTO else "has NUL bytes", looks
+        return "has control characters" if is_noise(head) else None, None
+
+    def _nothing(self, where: str, runs: Runs, notes: list[str]) -> None:
+        """Refuse a folder without a text; not where only runs are in it and it is not all that was named."""
+        if os.path.normpath(where) in runs.met:
+            cause = f"{where} is a run folder, not a text: the run goes before the text, as in `rnncore score RUN TEXT`"
+        else:
+            cause = ": ".join([f"{where} holds no text file", "; ".join(notes) or "name a folder that does"])
+        if len(self.sources) == 1 or not runs.met:
+            raise CorpusError(cause)
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _other_kind(head: bytes) -> tuple[str | None, None]:
+    """(what a file that a pattern matches is of the kinds that are no text, None where it is none of them; None)."""
+    kind = kind_of(head)
+    return kind and f"is {kind.name}", None
+
+
+def _left_out(where: Path, skipped: dict[Path, str], hints: dict[Path, str], any_text: bool) -> list[str]:
+    """A line on the files of a folder that are no text, and where one looks like one what would read it."""
+    if not skipped:
+        return []
+    count = "1 file that is no text" if len(skipped) == 1 else f"{len(skipped):,} files that are no text"
+    names = listed(f"{path.relative_to(where) if path.is_relative_to(where) else path} {what}"
+                   for path, what in skipped.items())
+    hint = next((f"; {path} looks like {label(e)}: add --encoding {AUTO if any_text else e}"
+                 for path, e in hints.items()), "")
+    return [f"skipped {count} in {where}: {names}{hint}"]
+
+
+def _base(pattern: str) -> str:
+    """The folder up to which a pattern has no wildcard."""
+    while glob.has_magic(pattern):
+        pattern = os.path.dirname(pattern)
+    return pattern
 
 
 def shown(source: str) -> str:
@@ -66,12 +183,11 @@ def name(source: str) -> str:
         return shown(source)
     whole = os.path.abspath(source)
     if not os.path.lexists(source) and glob.has_magic(source):
-        while glob.has_magic(whole):  # the folder above the pattern
-            whole = os.path.dirname(whole)
+        whole = _base(whole)
     path = Path(whole)
     if path.is_dir():
         return path.name.lstrip(".") or "corpus"
-    return Path(path.name.removesuffix(".gz")).stem.lstrip(".") or "corpus"
+    return Path(path.name[:-3] if path.name.lower().endswith(".gz") else path.name).stem.lstrip(".") or "corpus"
 
 
 def absolute(source: str) -> str:
@@ -105,98 +221,3 @@ def places(sources: Sequence[str], remembered: Sequence[str]) -> list[list[str]]
     here = [source if is_there(source) or not is_there(path) else path for source, path in pairs]
     there = [path if is_there(path) else source for source, path in pairs]
     return [here] if "-" in sources or list(map(absolute, here)) == list(map(absolute, there)) else [here, there]
-
-
-def _matches(source: str) -> list[str]:
-    """The paths that a source stands for: itself, or what it matches as a pattern. Raises CorpusNotFoundError."""
-    with _readable(source):
-        try:
-            os.stat(source)
-            return [source]
-        except (FileNotFoundError, NotADirectoryError):
-            found = sorted(glob.glob(source, recursive=True)) if glob.has_magic(source) else []
-    if found:
-        return found
-    what = "file matches the pattern" if glob.has_magic(source) else "such file or folder:"
-    raise CorpusNotFoundError(f"no {what} {source!r}; the named corpora are {', '.join(corpora.NAMES)}")
-
-
-def _folder(folder: Path, encoding: str, binary: bool, notes: list[str]) -> Iterator[File]:
-    """The folder's text files, and at the end a note on those that are not text."""
-    wide, any_text = binary or is_wide(encoding), False
-    skipped: dict[Path, str | None] = {}  # each with the encoding that it looks like
-    with _readable(str(folder)):
-        paths = _files(folder)
-    for path in paths:
-        chunks = _of(str(path))
-        first = next(chunks, b"")
-        if wide or b"\0" not in first[:HEAD]:
-            any_text = True
-            yield File(str(path), 0, encoding, _with(first, chunks))
-        else:
-            skipped[path] = likely(first[:HEAD])
-    hint = next((f"; {path} looks like {e.upper()}: add --encoding {e}" for path, e in skipped.items() if e), "")
-    files = "file" if len(skipped) == 1 else "files"
-    note = [f"skipped {len(skipped):,} {files} with NUL bytes in {folder}{hint}"] if skipped else []
-    if not any_text:
-        raise CorpusError(": ".join([f"{folder} holds no text file", *(note or ["name a folder that does"])]))
-    notes += note
-
-
-def _files(folder: Path) -> list[Path]:
-    """The folder's files, recursively, none hidden, sorted by their path inside it."""
-    def stop(error: OSError):
-        raise error  # os.walk would pass over a folder that it cannot list
-
-    found = []
-    for here, folders, files in os.walk(folder, onerror=stop):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(here, name) for name in files if not name.startswith(".")]
-    return list(filter(Path.is_file, sorted(found, key=lambda path: path.relative_to(folder).as_posix())))
-
-
-def _of(path: str) -> Iterator[bytes]:
-    """The bytes of a file, those inside one whose name ends in .gz."""
-    with _readable(path):
-        file = gzip.open(path) if path.endswith(".gz") else open(path, "rb")  # noqa: SIM115
-    with file:
-        yield from _chunks(path, file)
-
-
-def _chunks(where: str, file: BinaryIO) -> Iterator[bytes]:
-    while True:
-        with _readable(where):
-            chunk = file.read(CHUNK)
-        if not chunk:
-            return
-        yield chunk
-
-
-def _with(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    """All of the chunks of which the first was looked at."""
-    if first:
-        yield first
-        yield from rest
-
-
-def _stdin(stdin: BinaryIO | None) -> BinaryIO:
-    stream = stdin or getattr(sys.stdin, "buffer", None)
-    if stream is None:
-        raise CorpusError("stdin is closed: pipe a text into it or name a file")
-    return stream
-
-
-@contextlib.contextmanager
-def _readable(where: str) -> Iterator[None]:
-    """Makes one CorpusError of all that can go wrong with opening, listing and reading."""
-    try:
-        yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        what = "is cut short" if isinstance(error, EOFError) else "is no whole gzip file"
-        raise CorpusError(f"{where} {what} ({error}): take another copy, or drop the .gz from its name if it is none"
-                          ) from None
-    except OSError as error:
-        raise CorpusError(f"cannot read {error.filename or where}: {error.strerror or error}; "
-                          "make it readable or leave it out") from None
-    except ValueError as error:  # of a NUL in a path
-        raise CorpusNotFoundError(f"no such file or folder: {where!r} ({error})") from None

@@ -9,7 +9,7 @@ import contextlib
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -42,6 +42,19 @@ class Spool:
                 self._file.seek(start * self.dtype.itemsize)
                 raw = self._file.read(size * self.dtype.itemsize)
             yield np.frombuffer(raw, self.dtype)
+
+    def pieces(self, bounds: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        """The ids from start to stop as they lie there, for each (start, stop), without mapping the file."""
+        size = self.dtype.itemsize
+        if self.length * size <= IN_MEMORY:
+            raw = self.array().tobytes()
+            yield from (raw[start * size:stop * size] for start, stop in bounds)
+            return
+        with _room():
+            self._file.flush()
+            descriptor = self._file.fileno()
+            for start, stop in bounds:
+                yield os.pread(descriptor, (stop - start) * size, start * size)
 
     def map(self, table: np.ndarray, dtype=None) -> Spool:
         """A new spool with table[id] for every id, without those where it is negative; dtype: by default its own."""

@@ -1,6 +1,7 @@
 """A corpus: text on disk, on stdin or under a name, read once, in pieces, checked, mended and encoded as it comes.
 
     files -> bytes -> text -> without marks -> line ends -> documents -> lower case -> joined -> ids over its vocabulary
+    -> documents shuffled
 
 No step holds more than a piece, and long ids lie in a file: 5 GB of text take the memory of 50 MB.
 """
@@ -15,14 +16,16 @@ from typing import BinaryIO
 import numpy as np
 
 from . import sources as sources_
-from .decode import CorpusError, CorpusNotFoundError, UnknownEncodingError, codec, decoded, one_line
+from .decode import (ERRORS, CorpusError, CorpusNotFoundError, Outcome, UnknownEncodingError, codec, decoded,
+                     one_line)
 from .endings import END, KINDS, documents
+from .shuffle import shuffled
 from .spool import Spool
-from .vocab import LEVELS, UnknownSymbolError, Vocab, points_of, text_of
+from .tally import Tally
+from .vocab import LEVELS, MARK, UnknownSymbolError, Vocab, points_of, text_of
 
 __all__ = ["Corpus", "CorpusError", "CorpusNotFoundError", "Reading", "UnknownEncodingError", "read"]
 
-MARK = "\ufeff"  # the byte order mark
 WORD = 1 << 16   # characters without a blank that are held back, to see the word's end, at most
 
 
@@ -36,19 +39,25 @@ class Reading:
     level: str = "char"    # one of vocab.LEVELS
     documents: str = "none"  # what parts one from the next: one of endings.KINDS
     field: str = "text"      # of jsonl: the name of what is learnt
+    encoding_errors: str = "strict"  # what becomes of bytes that the encoding does not have: one of decode.ERRORS
+    shuffle: bool = False    # documents: in an order by chance, shuffle.py's
 
     def __post_init__(self):
         if self.newline not in ("lf", "keep"):
             raise ValueError(f"newline is 'lf' or 'keep', not {self.newline!r}")
         if self.level not in LEVELS:
             raise ValueError(f"level is one of {', '.join(LEVELS)}, not {self.level!r}")
-        if self.level == "byte" and (self.encoding, self.newline, self.lower, self.documents) != (
-                Reading.encoding, Reading.newline, Reading.lower, Reading.documents):
+        if self.encoding_errors not in ERRORS:
+            raise ValueError(f"encoding_errors is one of {', '.join(ERRORS)}, not {self.encoding_errors!r}")
+        if self.level == "byte" and (self.encoding, self.newline, self.lower, self.documents, self.encoding_errors) != (
+                Reading.encoding, Reading.newline, Reading.lower, Reading.documents, Reading.encoding_errors):
             raise ValueError("bytes have no encoding, line ends, lower case or documents")
         if self.documents not in KINDS:
             raise ValueError(f"documents is one of {', '.join(KINDS)}, not {self.documents!r}")
         if self.documents != "none" and self.newline != "lf":
             raise ValueError("documents are told apart by LF line ends: leave --newline keep out")
+        if self.shuffle and self.documents == "none":
+            raise ValueError("documents are shuffled, a continuous text is not")
         codec(self.encoding)  # an unknown one is refused before anything is read
 
 
@@ -62,6 +71,7 @@ class Corpus:
     sources: tuple[str, ...]  # as they were given
     notes: tuple[str, ...]  # a line each, to be said once: what was dropped, skipped or normalised
     sha256: str  # hex, of the text in UTF-8, or of the bytes
+    left_out: tuple[str, ...] = ()  # those of the notes that say what of the sources was not read
 
     @property
     def ids(self) -> np.ndarray:
@@ -113,22 +123,24 @@ class Corpus:
         return (self.spool if same else self.spool.map(table, vocab.dtype)).array(), unknown
 
 
-def read(sources: Sequence[str], stdin: BinaryIO | None = None, distinct: int = 2, **how) -> Corpus:
+def read(sources: Sequence[str], stdin: BinaryIO | None = None, distinct: int = 2, apart: str | None = None,
+         **how) -> Corpus:
     """Read files, folders, patterns, "-" (stdin) and named corpora, in that order, into one corpus; how: a Reading's.
 
-    A folder stands for its text files, recursively, sorted by path: without the hidden ones, those with a NUL byte in
-    their first 8,192 (unless the encoding has such), and folders behind symbolic links. Of a file whose name ends in
-    .gz, what is inside is read. Files are joined so that each but the last ends in a newline. Byte order marks are
-    dropped wherever they are; CRLF and lone CR become LF unless `newline` is "keep". Named corpora have their own
-    encoding. At the level of bytes nothing is skipped, joined by more, dropped or changed. `stdin` is a binary stream,
-    by default the process's.
+    A folder stands for its text files, recursively, sorted by path: without the hidden ones, those that are no text (by
+    their first bytes, or a NUL byte in the first 8,192, unless the encoding has such), those of run folders, and
+    folders behind symbolic links; apart is the folder of a run that reads this. Of a gzipped file, what is inside is
+    read. Files are joined so that each but the last ends in a newline. Byte order marks are dropped wherever they are;
+    CRLF and lone CR become LF unless `newline` is "keep". Named corpora have their own encoding. At the level of bytes
+    nothing is skipped, joined by more, dropped or changed, and gzip is known by the file's name. `stdin` is a binary
+    stream, by default the process's. The sha256 is that of the text before documents are shuffled.
 
     Raises CorpusNotFoundError for a path where nothing is, UnknownEncodingError, and CorpusError for what cannot be
-    read, is not in that encoding, is empty, or has one distinct symbol where `distinct` asks for two.
+    read, is no text or not in that encoding, is empty, or has one distinct symbol where `distinct` asks for two.
     """
     reading, notes, tally = Reading(**how), [], Tally([0] * len(sources))
     binary = reading.level == "byte"
-    files = sources_.opened(sources, reading.encoding, binary, stdin, notes)
+    files = sources_.Sources(sources, reading.encoding, binary, stdin, notes, apart).opened()
     texts = (tally.read(file.source, steps(file, reading, tally)) for file in files)
     encoder, digest = Encoder(), hashlib.sha256()
     for piece in concatenated(texts) if binary else joined(texts):
@@ -138,34 +150,17 @@ def read(sources: Sequence[str], stdin: BinaryIO | None = None, distinct: int = 
         notes += [f"{sources_.shown(source)} is empty"
                   for source, symbols in zip(sources, tally.symbols, strict=True) if not symbols]
     vocab, spool = encoder.done(reading, ", ".join(map(sources_.shown, sources)), distinct)
-    notes = tuple(map(one_line, notes + tally.notes(reading.documents == "none")))
-    return Corpus(sources_.name(sources[0]), vocab, spool, tuple(sources), notes, digest.hexdigest())
-
-
-@dataclass
-class Tally:
-    """What the steps dropped, changed and passed on."""
-
-    symbols: list[int]  # of each source
-    marks: int = 0
-    crlf: int = 0
-    cr: int = 0
-
-    def read(self, source: int, pieces: Iterable[str]) -> Iterator[str]:
-        """The pieces, counted for their source."""
-        for piece in pieces:
-            self.symbols[source] += len(piece)
-            yield piece
-
-    def notes(self, cure: bool = True) -> list[str]:
-        """A line for the marks, and one for the line ends; cure: with the option that keeps them."""
-        notes = [f"dropped {self.marks:,} byte order mark{'s' * (self.marks > 1)}"] if self.marks else []
-        ends = [f"{count:,} {kind}" for count, kind in ((self.crlf, "CRLF"), (self.cr, "lone CR")) if count]
-        plural = "s" * (self.crlf + self.cr > 1)
-        if ends:
-            notes.append(f"normalised {' and '.join(ends)} line end{plural} to LF"
-                         + " (--newline keep leaves them)" * cure)
-        return notes
+    left_out = tuple(map(one_line, notes))
+    notes += tally.notes(reading.documents == "none")
+    notes += tally.encodings(reading.encoding, reading.encoding_errors)
+    if reading.shuffle:
+        spool = shuffled(spool, vocab)
+        count = int(spool.counts(len(vocab))[vocab.end])
+        notes.append(
+            f"{count:,} documents, shuffled by a key that is always the same (--no-shuffle keeps their order)"
+            if count > 1 else f"warning: nothing parts this text by --documents {reading.documents}: it is one")
+    notes = tuple(map(one_line, notes))
+    return Corpus(sources_.name(sources[0]), vocab, spool, tuple(sources), notes, digest.hexdigest(), left_out)
 
 
 # Every step takes the pieces of one file and yields the pieces that they become: another goes where it belongs in here.
@@ -174,7 +169,9 @@ def steps(file: sources_.File, reading: Reading, tally: Tally) -> Iterator[str]:
     """The text of one file as it is learnt, piece by piece; a byte is the code point of the same number."""
     if reading.level == "byte":
         return (chunk.decode("latin-1") for chunk in file.chunks)
-    pieces = without_marks(decoded(file.chunks, file.encoding, file.name), tally)
+    outcome = Outcome()
+    pieces = decoded(file.chunks, file.encoding, file.name, reading.encoding_errors, file.alone, outcome)
+    pieces = without_marks(tally.decoded(outcome, pieces), tally)
     if reading.newline == "lf":
         pieces = with_lf(pieces, tally)
     if reading.documents != "none":

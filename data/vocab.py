@@ -12,6 +12,7 @@ import numpy as np
 from .endings import END, KINDS
 
 LEVELS = ("char", "byte")  # what a symbol is: a code point, or a byte
+MARK = "\ufeff"             # the byte order mark
 UNKNOWN = "\ufffd"          # the symbol that rare ones become
 ON_UNKNOWN = ("error", "skip", "replace")
 _CHUNK = 1 << 20  # characters encoded at a time: the work arrays stay small whatever the text's length
@@ -145,6 +146,21 @@ class Vocab:
             raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
             return raw.decode("latin-1")
         return text.lower() if self.lower else text
+
+    def typed(self, text: str | bytes) -> str | bytes:
+        """A text that somebody typed, as a corpus of these symbols would have it: without marks, line ends made LF.
+
+        A vocabulary with the mark or a CR is of a corpus that kept them, so they stay.
+        """
+        if isinstance(text, bytes) or self.level == "byte":
+            return text
+        text = text if MARK in self.symbols else text.replace(MARK, "")
+        return text if "\r" in self.symbols else text.replace("\r\n", "\n").replace("\r", "\n")
+
+    def begun(self, text: str | bytes) -> str | bytes:
+        """Return `typed` of a text to go on from; where a line is a document, without the line end that ends it."""
+        text = self.typed(text)
+        return text.removesuffix("\n") if self.end is not None and "\n" not in self else text
 
     def readable(self, symbols: str) -> str:
         """The text that symbols stand for; of bytes that are no UTF-8, U+FFFD."""

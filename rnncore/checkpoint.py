@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from . import documents, kernels, names
+from . import documents, kernels, mistaken, names
 from .config import ModelConfig
 from .documents import KEY, SCHEMA, ModelFileError
 from .files import write_whole
@@ -81,6 +81,8 @@ def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     """(document, tensors) of a model file, checked: names, shapes, dtypes, finite numbers, sha256."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such model file or run folder")
+    if words := mistaken.file(path):
+        raise ModelFileError(words)
     documents.check_header(path)
     try:
         with safe_open(path, framework="numpy") as file:

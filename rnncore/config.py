@@ -85,7 +85,8 @@ PATHS = "eager", "graph", "wavefront", "persistent"  # as there
 @dataclass(frozen=True)
 class SaveConfig:
     """What a run leaves in its folder: a save and a sample every so many steps (None: with validation, and a save each
-    minute), the last `keep` saved models beside the best and the last; tensorboard: event files; report: at the end."""
+    minute; 0: no sample), the last `keep` saved models beside the best and the last; tensorboard: event files; report:
+    at the end."""
     save_every: int | None = OPTIONAL
     sample_every: int | None = OPTIONAL
     keep: int = 0
@@ -93,7 +94,7 @@ class SaveConfig:
     report: bool = True
 
     def __post_init__(self):
-        for field, least in (("save_every", 1), ("sample_every", 1), ("keep", 0)):
+        for field, least in (("save_every", 1), ("sample_every", 0), ("keep", 0)):
             value = getattr(self, field)
             _check(value is None or value >= least, f"{field} must be at least {least}, not {value}")
 

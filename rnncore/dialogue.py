@@ -4,13 +4,14 @@ So a text is read once, however many turns follow it. What is drawn is read at o
 that after all that was read and written so far.
 """
 from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .config import SampleConfig
 from .random import Purpose, uniform
-from .sample import COINS, draw, prompt_ids
+from .sample import COINS, PERIOD, draw, prompt_ids
 from .stepper import Stepper
 
 
@@ -60,17 +61,23 @@ class Dialogue:
 
         Raises UnknownSymbolError before anything is read.
         """
-        ids = self.vocab.encode(text, on_unknown) if self._begun else prompt_ids(self.vocab, text, on_unknown)
+        if self._begun:
+            ids = self.vocab.encode(self.vocab.typed(text), on_unknown)
+        else:
+            ids = prompt_ids(self.vocab, text, on_unknown)
         with self._stepper.kernel.single_threaded():
             for symbol in ids:
                 self._step(int(symbol))
         self._begun, self.cut = True, False
 
-    def write(self, length: int) -> Iterator[str]:
-        """At most `length` symbols, each yielded when it has been drawn and read; fewer where a document ends."""
+    def write(self, length: int | None) -> Iterator[str]:
+        """At most `length` symbols (None: without end), each yielded when it has been drawn and read.
+
+        It ends where a document does.
+        """
         if not self._begun:
             self.read("")
-        for _ in range(length):
+        for _ in count() if length is None else range(length):
             logits = self._stepper.kernel.to_host(self._stepper.logits)
             symbol = int(draw(logits, self.config, self._coin())[0])
             self._step(symbol)
@@ -88,6 +95,6 @@ class Dialogue:
         """The next (1,) of the seed's coins: those of the first sample of `sample.generate_ids`."""
         place = self._drawn % COINS
         if place == 0:
-            self._coins = uniform(self.config.seed, Purpose.COIN, COINS, start=self._drawn)
+            self._coins = uniform(self.config.seed, Purpose.COIN, COINS, start=self._drawn % PERIOD)
         self._drawn += 1
         return self._coins[place:place + 1]

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import __version__
 from .config import PRECISIONS, ModelConfig, TrainConfig
-from .data.decode import UnknownEncodingError, codec, one_line
+from .data.decode import ERRORS, UnknownEncodingError, codec, one_line
 from .data.endings import KINDS
 from .data.text import Reading
 from .data.vocab import LEVELS, Vocab
@@ -46,7 +46,8 @@ PRECISION = Kind(f"one of {', '.join(PRECISIONS)}", PRECISIONS.__contains__)
 # A name that ends in ? may be missing; others than those named here may stand beside them.
 CORPUS = {"name": TEXT, "sources": NAMES, "encoding": Kind("an encoding", _is_encoding),
           "newline": Kind("lf or keep", ("lf", "keep").__contains__), "characters": COUNT, "sha256": SHA256,
-          "lower?": FLAG, "level?": LEVEL, "documents?": PARTS, "field?": TEXT}
+          "lower?": FLAG, "level?": LEVEL, "documents?": PARTS, "field?": TEXT, "shuffle?": FLAG,
+          "encoding_errors?": Kind(f"one of {', '.join(ERRORS)}", lambda value: value in tuple(ERRORS))}
 SPLIT = {"train": COUNT, "validation": COUNT, "test": COUNT}
 FLOOR = {"nats": NUMBER, "order": COUNT, "counted": COUNT}
 CARD = {"corpus": CORPUS, "split": SPLIT, "train": {}, "step": COUNT, "chars": COUNT, "seconds": NUMBER, "made": TEXT,
@@ -62,7 +63,7 @@ TRAINING = {
                  "asked": dict.fromkeys(("batch?", "seq?", "threads?"), Maybe(POSITIVE)),
                  **dict.fromkeys(("init_from?", "origin?"), Maybe(TEXT)), "extend_vocab?": FLAG,
                  "floor?": Maybe(FLOOR), "precision?": PRECISION, "changes?": CHANGES, "paths?": NAMES,
-                 "saving?": {"save_every": Maybe(POSITIVE), "sample_every": Maybe(POSITIVE), "keep": COUNT,
+                 "saving?": {"save_every": Maybe(POSITIVE), "sample_every": Maybe(COUNT), "keep": COUNT,
                              "tensorboard?": FLAG, "report?": FLAG}},
     "progress": {"step": POSITIVE, "chars": POSITIVE, "seconds": SECONDS, "training_seconds": SECONDS,
                  "val_windows": Maybe(POSITIVE), "best": Maybe(BEST), "stale?": COUNT, "final_loss": Maybe(LOSS),

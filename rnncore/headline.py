@@ -1,8 +1,8 @@
 """The validation loss that is shown of a model: one number, over the most characters that it was measured on.
 
-On its way a run evaluates on a sample of its validation text, and at its end on as much of it as the time allows. If the
-model of the last step is the best, the second number is shown. A best model from before has the first alone, which is
-marked as that of a sample.
+On its way a run evaluates on a sample of its validation text, and at its end on as much of it as the time allows. If
+the model of the last step is the best, the second number is shown. A best model from before has the first alone, which
+is marked as that of a sample.
 """
 from typing import NamedTuple
 

@@ -26,7 +26,7 @@ def held(folder: Path, new: bool = False) -> Iterator[None]:
     except FileExistsError:
         raise RunError(f"{folder} exists already and is no folder: take another name with -o") from None
     except BlockingIOError as error:
-        raise RunError(f"{folder} is in use by another `rnncore train`{error.strerror}: wait for its end, or take "
+        raise RunError(f"{folder} is in use by another rnncore train{error.strerror}: wait for its end, or take "
                        "another name with -o") from None
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{folder} holds no run to go on with: start one without --resume" if not new else

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from . import documents
+from . import documents, mistaken
 from .data import pretrained
 from .documents import ModelFileError
 from .lock import RunError
@@ -143,7 +143,7 @@ def at(path: Path, name: str | None = None) -> Found:
     name = str(path) if name is None else name
     if not path.is_dir():
         if not path.exists():
-            raise FileNotFoundError(f"{name}: no such model file or run folder")
+            raise FileNotFoundError(mistaken.name(name) or f"{name}: no such model file or run folder")
         return Found(path, None, name)
     for file in MODELS:
         if (path / file).is_file():
@@ -154,7 +154,7 @@ def at(path: Path, name: str | None = None) -> Found:
 def _cure(path: Path, name: str) -> str:
     """Return what to do about a folder without a model: name a run in it, or train one."""
     run = _newest_in(path)
-    return f"name one of the runs in it, as {run}" if run else f"train one with -o {name}"
+    return f"name one of the runs in it, as {run}" if run else f"train one with -o {name}{mistaken.folder(path)}"
 
 
 def _none(name: str) -> Exception:
@@ -164,6 +164,8 @@ def _none(name: str) -> Exception:
         if run.is_dir():
             return FileNotFoundError(f"{run} {_EMPTY}, and {name} is no other model: wait for its first save, or train "
                                      f"one with -o {run}")
+        if words := mistaken.name(name):
+            return FileNotFoundError(words)
         named = f", nor one of the pretrained models ({models})" if models else ""
         return FileNotFoundError(f"{name}: no such model file or run folder{named}")
     others = f"there is no model in {run}" + f", and none of the pretrained ones is called so ({models})" * bool(models)
@@ -171,6 +173,8 @@ def _none(name: str) -> Exception:
         return FileNotFoundError(f"{name} {_EMPTY}; {others}: {_cure(path, name)}")
     try:
         if path.is_file():
+            if words := mistaken.file(path):
+                return ModelFileError(words)
             documents.check_header(path)
     except ModelFileError as error:
         return ModelFileError(f"{error}; {others}")

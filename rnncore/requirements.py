@@ -5,6 +5,7 @@ them. With anything older `import rnncore` raises ImportError; an optional libra
 This module imports nothing of ours.
 """
 import re
+import shlex
 import sys
 from collections.abc import Iterable
 from functools import cache
@@ -30,7 +31,7 @@ def check() -> None:
 
 @cache
 def fault() -> str | None:
-    """Return what is missing or too old among Python and BASE, and the command that mends it; None where all is well."""
+    """Return what is missing or too old among Python and BASE, and the command that mends it; None where nothing is."""
     if _numbers(sys.version) < _numbers(PYTHON):
         return (f"rnncore needs Python {PYTHON} or newer, and this is {sys.version.split()[0]}: make the environment "
                 f"anew with a newer one, as in `python{PYTHON} -m venv .venv`")
@@ -52,6 +53,8 @@ def _words(found: dict[str, str | None]) -> str | None:
 
 
 def _broken(name: str) -> str | None:
+    import logging
+    logging.getLogger(name).setLevel(logging.ERROR)  # a library's notes on its own caches say nothing to a reader
     try:
         import_module(name)
     except Exception as error:  # one that does not fit the libraries beside it may raise anything
@@ -81,8 +84,15 @@ def installed(name: str) -> str | None:
 
 def cure(names: Iterable[str]) -> str:
     """Return the command that installs libraries of OLDEST, new enough, into the Python that runs."""
-    wanted = " ".join(f"'{name}>={OLDEST[name]}'" for name in names)
-    return f"`{sys.executable or 'python'} -m pip install --upgrade {wanted}`"
+    return pip("install --upgrade " + " ".join(f"'{name}>={OLDEST[name]}'" for name in names))
+
+
+def pip(arguments: str) -> str:
+    """Return the command, in backticks, by which pip does something to the Python that runs; uv's without pip."""
+    python = shlex.quote(sys.executable) if sys.executable else "python"
+    if find_spec("pip") is None:
+        return f"`uv pip {arguments.replace(' ', f' --python {python} ', 1)}`"
+    return f"`{python} -m pip {arguments}`"
 
 
 def is_command() -> bool:

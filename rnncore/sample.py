@@ -1,6 +1,7 @@
 """The sampler draws symbol after symbol from what the model predicts; its chance comes in as an argument."""
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count as count_up
 from itertools import islice
 
 import numpy as np
@@ -13,6 +14,8 @@ COINS = 256  # random numbers made at a time
 SHARE = 16   # samples that make a thread of their own worth while
 TURN = 64    # symbols that the threads write before they wait for each other
 LAUNCH = 64  # symbols that a device writes at a time
+ABREAST = 1024     # samples written at a time, at most
+PERIOD = 2 ** 32   # coins of a sample; then they come again, though what they decide is another text
 
 
 def draw(logits: np.ndarray, config: SampleConfig, coin: np.ndarray) -> np.ndarray:
@@ -42,13 +45,13 @@ def draw(logits: np.ndarray, config: SampleConfig, coin: np.ndarray) -> np.ndarr
 
 
 def generate_ids(model, prompt: np.ndarray, config: SampleConfig, count: int = 1,
-                 clamp: Mapping[tuple[int, int], float] | None = None) -> Iterator[np.ndarray]:
+                 clamp: Mapping[tuple[int, int], float] | None = None, first: int = 0) -> Iterator[np.ndarray]:
     """Endless ids (count,), a symbol for each of `count` samples that go on from the ids `prompt` (n,), n at least 1.
 
-    Sample k draws the same coins whatever the count. The parameters count as they are when the first is asked for.
-    clamp: cells that are held, from the prompt's first symbol on (stepper.py).
+    They are the samples first, first + 1, ...: sample k draws the same coins whatever the count. The parameters count
+    as they are when the first is asked for. clamp: cells that are held, from the prompt's first symbol on (stepper.py).
     """
-    yield from _write(_read(model, prompt, clamp), config, count, looped=_looped(model))
+    yield from _write(_read(model, prompt, clamp), config, count, first, looped=_looped(model))
 
 
 def _read(model, prompt: np.ndarray, clamp: Mapping[tuple[int, int], float] | None) -> Stepper:
@@ -75,8 +78,8 @@ def _write(stepper: Stepper, config: SampleConfig, count: int, first: int = 0,
 
 def _loop(stepper: Stepper, config: SampleConfig, first: int) -> Iterator[np.ndarray]:
     samples_, logits = np.arange(first, first + stepper.h.shape[-1])[:, None], stepper.logits
-    for start in range(0, 2 ** 32, COINS):
-        for coin in uniform(config.seed, Purpose.COIN, COINS, step=samples_, start=start).T:
+    for start in count_up(0, COINS):
+        for coin in uniform(config.seed, Purpose.COIN, COINS, step=samples_, start=start % PERIOD).T:
             ids = draw(stepper.kernel.to_host(logits), config, coin)
             yield ids
             logits = stepper.step(ids)
@@ -86,8 +89,8 @@ def _launches(writer, config: SampleConfig, first: int) -> Iterator[np.ndarray]:
     """The same, written on the device: one launch ahead of what was taken, never two."""
     chance = config.temperature, config.top_k, config.top_p, key(config.seed), counter(Purpose.COIN)[2], first
     coming = writer.write(LAUNCH, *chance, 0)
-    for start in range(LAUNCH, 2 ** 32, LAUNCH):
-        now, coming = coming, writer.write(LAUNCH, *chance, start)
+    for start in count_up(LAUNCH, LAUNCH):
+        now, coming = coming, writer.write(LAUNCH, *chance, start % PERIOD)
         yield from now.ids()
 
 
@@ -97,9 +100,10 @@ def generate(model, prompt: str | bytes = "", length: int | None = None, tempera
              clamp: Mapping[tuple[int, int], float] | None = None) -> Iterator[str]:
     """An iterator over what the model writes after `prompt`: new characters only, at most `length` (None: without end).
 
-    Without a prompt it starts as after a newline. It ends before the first of the `stop` strings, and a model of
-    documents at the end of one. on_unknown says what
-    becomes of symbols of the prompt that the model does not know: error (UnknownSymbolError), skip or replace.
+    Without a prompt it starts as after a newline; a prompt's line ends are made LF and its byte order marks dropped, as
+    the corpus's were. It ends before the first of the `stop` strings, and a model of documents at the end of one.
+    on_unknown says what becomes of symbols of the prompt that the model does not know: error (UnknownSymbolError), skip
+    or replace.
     A model of bytes writes `length` bytes; those that are no UTF-8 are U+FFFD here. clamp: (layer, cell), from 0 -> the
     number at which c of this cell is held, from the prompt's first symbol on.
     Raises config.ConfigError, a ValueError, for sampling options out of range and cells that are not there.
@@ -110,49 +114,74 @@ def generate(model, prompt: str | bytes = "", length: int | None = None, tempera
 
 def symbols(model, prompt: str | bytes, length: int | None, temperature: float, top_k: int, top_p: float, seed: int,
             stop: Sequence[str] = (), on_unknown: str = "error",
-            clamp: Mapping[tuple[int, int], float] | None = None) -> Iterator[str]:
-    """As `generate`, but the symbols as the vocabulary has them: a byte is the code point of the same number."""
+            clamp: Mapping[tuple[int, int], float] | None = None, first: int = 0) -> Iterator[str]:
+    """As `generate`, but the symbols as the vocabulary has them: a byte is the code point of the same number.
+
+    first: which sample it is (0, 1, ...), by whose coins it is drawn.
+    """
     config = SampleConfig(temperature, top_k, top_p, seed)
     if length is not None and length < 0:
         raise ConfigError(f"length must be at least 0, not {length}")
-    ids = generate_ids(model, prompt_ids(model.vocab, prompt, on_unknown), config, 1, checked(clamp, model.config))
-    return until(_characters(model.vocab, ids, length), map(model.vocab.spelled, stop))
+    ids = generate_ids(model, prompt_ids(model.vocab, prompt, on_unknown), config, 1, checked(clamp, model.config),
+                       first)
+    return until(_characters(model.vocab, ids, length), map(spelled(model.vocab), stop))
 
 
 def samples(model, count: int, prompt: str | bytes, length: int, config: SampleConfig, stop: Sequence[str] = (),
             on_unknown: str = "error", clamp: Mapping[tuple[int, int], float] | None = None) -> list[str]:
-    """`count` texts at once, each of at most `length` new symbols; the first is what `symbols` yields.
+    """`count` texts, each of at most `length` new symbols; the first is what `symbols` yields.
 
     On a CPU the model's threads share them; sample k draws the same coins whatever their number and the count.
     """
+    return list(texts(model, count, prompt, length, config, stop, on_unknown, clamp))
+
+
+def texts(model, count: int, prompt: str | bytes, length: int, config: SampleConfig, stop: Sequence[str] = (),
+          on_unknown: str = "error", clamp: Mapping[tuple[int, int], float] | None = None) -> Iterator[str]:
+    """The same as they are written, ABREAST at a time. What is wrong with the arguments is raised at once."""
     stepper = _read(model, prompt_ids(model.vocab, prompt, on_unknown), clamp)
+    ends = list(map(spelled(model.vocab), stop))
+    return (text for first in range(0, count, ABREAST)
+            for text in _abreast(model, stepper, first, min(ABREAST, count - first), length, config, ends))
+
+
+def _abreast(model, stepper: Stepper, first: int, count: int, length: int, config: SampleConfig,
+             stop: list[str]) -> Iterator[str]:
+    """The samples first .. first + count at once, each from where the one column of the stepper is."""
     threads = max(1, min(model.kernel.shares(model.threads), count // SHARE))
     edges = [count * k // threads for k in range(threads + 1)]
-    streams = [_write(stepper, config, b - a, a, _looped(model)) for a, b in zip(edges, edges[1:], strict=False)]
-    rows = [np.empty((count, 0), np.intp)]
+    streams = [_write(stepper, config, b - a, first + a, _looped(model))
+               for a, b in zip(edges, edges[1:], strict=False)]
+    rows, ended = [np.empty((count, 0), np.intp)], np.zeros(count, bool)
     with model.kernel.single_threaded(), ThreadPoolExecutor(threads) as pool:
         each = pool.map if threads > 1 else map
         for start in range(0, length, TURN):  # so that an interrupt need not wait for the end
             turn = min(TURN, length - start)
             rows.append(np.concatenate(list(each(lambda s, n=turn: np.stack(list(islice(s, n)), axis=1), streams))))
-            if model.vocab.end is not None and (np.concatenate(rows, axis=1) == model.vocab.end).any(axis=1).all():
-                break
-    stop, vocab = [model.vocab.spelled(text) for text in stop], model.vocab
-    return ["".join(until(_characters(vocab, iter(row[:, None]), len(row)), stop))
-            for row in np.concatenate(rows, axis=1)]
+            if model.vocab.end is not None:
+                ended |= (rows[-1] == model.vocab.end).any(axis=1)
+                if ended.all():
+                    break
+    for row in np.concatenate(rows, axis=1):
+        yield "".join(until(_characters(model.vocab, iter(row[:, None]), len(row)), stop))
 
 
 def prompt_ids(vocab, prompt: str | bytes, on_unknown: str) -> np.ndarray:
     """The ids that a sample starts from: those of the prompt, else of a newline, else the first symbol's.
 
-    Where texts are documents, a new one begins: END comes first. Of several in the prompt the last one counts, for the
-    state begins at zero after each.
+    The prompt's line ends and marks are made those of the corpus. Where texts are documents, a new one begins: END
+    comes first. Of several in the prompt the last one counts, for the state begins at zero after each.
     """
-    ids = vocab.encode(prompt, on_unknown)
+    ids = vocab.encode(vocab.begun(prompt), on_unknown)
     if vocab.end is not None:
         ids = np.concatenate([[vocab.end], ids]).astype(np.intp)
         return ids[np.flatnonzero(ids == vocab.end)[-1]:]
     return ids if len(ids) else np.array([vocab.symbols.index("\n") if "\n" in vocab else 0])
+
+
+def spelled(vocab) -> Callable[[str], str]:
+    """A function that makes of a text which somebody typed the symbols that a model with this vocabulary writes."""
+    return lambda text: vocab.spelled(vocab.typed(text))
 
 
 def _characters(vocab, steps: Iterator[np.ndarray], length: int | None) -> Iterator[str]:

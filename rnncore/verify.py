@@ -7,7 +7,7 @@ from typing import NamedTuple
 from . import checkpoint, documents, names
 from .documents import ModelFileError
 
-AGAIN = "rnncore train --resume drops what is torn"
+AGAIN = "`rnncore train --resume` drops what is torn"
 
 
 class Verdict(NamedTuple):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from rnncore import kernels
+from rnncore.cli import called
 from rnncore.config import ModelConfig
 from rnncore.data.vocab import Vocab
 from rnncore.kernels import cards
@@ -57,6 +58,15 @@ def no_network():
         patch.setattr(socket.socket, "connect", guarded(connect))
         patch.setattr(socket.socket, "connect_ex", guarded(connect_ex))
         patch.setattr(socket, "getaddrinfo", guarded_look_up)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def called_by_its_name():
+    """In this process commands are printed as where `rnncore` is on PATH; other processes find out for themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(called, "on_path", lambda script: True)
+        called.called.cache_clear()
         yield
 
 

@@ -9,7 +9,7 @@ import pytest
 from cli_helpers import COMMAND, ENVIRONMENT, SMALL, TEXT, call, corpus, refused, run
 
 from rnncore import __version__, kernels
-from rnncore.cli.main import COMMANDS, open_streams
+from rnncore.cli.main import COMMANDS
 from rnncore.runs import RunFolder
 
 
@@ -208,21 +208,6 @@ def test_a_reader_that_leaves_is_a_silent_end(home, shell, code):
                           capture_output=True, text=True)
     assert done.stderr in ((f"{code}\n",) if code is not None else ("0\n", "1\n"))
     assert len(done.stdout) <= 10
-
-
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
-def test_closed_streams_do_no_harm(home, closed):
-    command = " ".join(COMMAND)
-    done = subprocess.run(["bash", "-c", f"{command} generate -n 5 {closed}"], cwd=home, env=ENVIRONMENT,
-                          capture_output=True, text=True)
-    assert done.returncode == 0 and done.stderr == "" and (done.stdout == "") == closed.startswith(">")
-
-
-def test_open_streams_replaces_what_is_missing(monkeypatch):
-    monkeypatch.setattr(sys, "stdout", None)
-    open_streams()
-    assert sys.stdout.write("nowhere") == 7
-    sys.stdout.close()
 
 
 def test_streams_that_know_only_ascii(tmp_path):

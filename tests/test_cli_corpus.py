@@ -114,7 +114,7 @@ def test_a_fetch_goes_on_where_it_was_stopped(capsys, server, cache):
     line = call(capsys, "corpus", "fetch", "hugo").err.splitlines()[-1]
     assert line.startswith("rnncore: hugo-3.txt could not be downloaded: 127.0.0.1:") and "404 Not Found" in line
     assert sorted(files(cache)) == ["hugo-1.txt", "hugo-2.txt"]
-    assert "hugo is not here whole (3 of 5 files missing): rnncore corpus fetch hugo" in refused(
+    assert "hugo is not here whole (3 of 5 files missing): `rnncore corpus fetch hugo`" in refused(
         call(capsys, "corpus", "path", "hugo"))
     server.asked.clear()
     result = call(capsys, "corpus", "fetch", "hugo")
@@ -156,7 +156,7 @@ def test_unknown_names_and_absent_corpora(capsys):
         assert "'hogo' is not one of 'numpy', 'python-docs', 'tinyshakespeare', 'hugo', 'shakespeare'" in refused(
             call(capsys, "corpus", verb, "hogo"), 2)
     assert refused(call(capsys, "corpus", "path", "hugo")) == (
-        "rnncore: the corpus hugo is not here: rnncore corpus fetch hugo")
+        "rnncore: the corpus hugo is not here: `rnncore corpus fetch hugo`")
     nothing = call(capsys, "corpus", "fetch")
     assert nothing.code == 2 and "Missing argument 'NAME...'" in nothing.err
     paths = call(capsys, "corpus", "path", "numpy").out.splitlines()
@@ -180,7 +180,7 @@ def test_no_network(capsys, cache):
                      "1,115,394 bytes, from raw.githubusercontent.com, else cdn.jsdelivr.net")
     assert last == ("rnncore: tinyshakespeare.txt could not be downloaded: raw.githubusercontent.com, "
                     "cdn.jsdelivr.net: the proxy does not let it through; look to the network (behind a proxy, set HTTPS_PROXY) "
-                    "and call rnncore corpus fetch tinyshakespeare again, name a mirror in RNNCORE_CORPORA_URL, or put the file "
+                    "and call `rnncore corpus fetch tinyshakespeare` again, name a mirror in RNNCORE_CORPORA_URL, or put the file "
                     f"there by hand: {cache / 'tinyshakespeare.txt'}")
 
 
@@ -210,7 +210,7 @@ def test_a_file_that_changed_is_refused_until_it_is_fetched_again(capsys, server
         file.write("!")
     line = refused(call(capsys, "train", "shakespeare", "--steps", 1, *SMALL))
     assert line == (f"rnncore: {cache / 'shakespeare.txt'} is not what was downloaded (its sha256 differs): "
-                    "rnncore corpus fetch shakespeare replaces it")
+                    "`rnncore corpus fetch shakespeare` replaces it")
     assert call(capsys, "corpus", "fetch", "shakespeare").code == 0
     assert (cache / "shakespeare.txt").read_bytes() == PLAYS
 
@@ -305,6 +305,6 @@ def test_a_terminal_shows_a_bar_and_a_pipe_none(server, cache):
     os.close(ours)
     assert child.communicate(timeout=20) == (b"", None) and child.returncode == 0
     assert (cache / "shakespeare.txt").read_bytes() == PLAYS
-    assert "\x1b[" in shown and "shakespeare.txt" in shown and "sha256 not known before" in shown
+    assert "\x1b[" in shown and "shakespeare.txt" in shown and "sha256 not known before" in " ".join(shown.split())
     (cache / "shakespeare.txt").unlink()
     assert "\x1b" not in process("corpus", "fetch", "shakespeare", cache=cache, url=server.url).err

@@ -71,7 +71,7 @@ def test_several_texts_and_a_stop_of_bytes(train, tmp_path, capsys):
     corpus(tmp_path, "é" * 2000, "é.txt")
     good(train("é.txt", "--level", "byte", "-o", "run"))
     good(call(capsys, "generate", "run", "-n", 20, "--count", 3, "--out", "three", "--prime", "é", "--temperature", 2))
-    assert (tmp_path / "three").read_bytes().count(b"\n" + b"-" * 40 + b"\n") == 3
+    assert (tmp_path / "three").read_bytes().count(b"\n") == 3
     assert (tmp_path / "three").read_bytes().startswith("é".encode())
     for count in 1, 2:
         ending = ("-n", 50, "--count", count, "--temperature", 2)

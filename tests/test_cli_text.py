@@ -48,7 +48,7 @@ def test_a_folder_is_its_text_files_in_sorted_order(train, tmp_path):
     (tmp_path / "books" / "c.png").write_bytes(b"\x89PNG\0\0")
     corpus(tmp_path, TEXT[:2000] + "\n" + TEXT[2000:], "one.txt")  # the seam is a line end
     result = train("books")
-    assert result.code == 0 and "skipped 1 file with NUL bytes" in result.err and train("one.txt").code == 0
+    assert result.code == 0 and "skipped 1 file that is no text in books: c.png has NUL bytes\n" in result.err and train("one.txt").code == 0
     assert about("runs/books")["sha256"] == about("runs/one")["sha256"]
 
 
@@ -188,9 +188,22 @@ def test_a_spoilt_gzip_file_is_refused_in_one_line(train, tmp_path, spoil, words
     assert f"a.gz {words}" in unharmed(train("a.gz"), tmp_path)
 
 
-def test_a_gzipped_file_by_another_name_is_known_for_it(train, tmp_path):
-    (tmp_path / "a.txt").write_bytes(gzip.compress(TEXT.encode()))
-    assert "a.txt is gzipped: give it a name that ends in .gz" in unharmed(train("a.txt"), tmp_path)
+def test_a_gzipped_file_by_another_name_is_known_by_its_content(train, tmp_path):
+    """Of several members, one cut by the end of a chunk; on stdin too; a name in capitals is one that says so."""
+    packed = gzip.compress(TEXT[:2000].encode()) + gzip.compress(TEXT[2000:].encode())
+    for name in ("a.txt", "B.TXT.GZ"):
+        (tmp_path / name).write_bytes(packed)
+    corpus(tmp_path, TEXT, "c.txt")
+    for name in ("a.txt", "B.TXT.GZ", "c.txt"):
+        assert train(name).code == 0
+    assert run("train", "-", *STEPS, cwd=tmp_path, stdin=packed).code == 0
+    assert len({about(f"runs/{name}")["sha256"] for name in ("a", "B", "c", "stdin")}) == 1
+    (tmp_path / "cut").write_bytes(packed[:-20])
+    assert refused(train("cut")).endswith("end-of-stream marker was reached): take another copy")
+    (tmp_path / "twice").write_bytes(gzip.compress(packed))
+    assert "twice is gzipped twice, not a text: unpack it (gunzip -k)" in refused(train("twice"))
+    assert train("a.txt", "--level", "byte", "-o", "bytes").code == 0  # what is there, as it is
+    assert about("bytes")["characters"] == len(packed)
 
 
 def test_stdin_is_a_corpus_and_a_text_to_score(train, tmp_path):

@@ -64,9 +64,10 @@ def test_it_says_what_it_chose_and_what_to_type_next(tmp_path):
     for words in (f"{len(TEXT):,} characters", "preset short: ", "1 x 16 LSTM", "dropout", "lr 0.03: muon", "threads",
                   "run runs/corpus", "best model: step"):
         assert words in result.err
-    command = next(line for line in result.err.splitlines() if line.startswith("  rnncore "))
-    written = run(*shlex.split(command)[1:], cwd=tmp_path)
-    assert written.code == 0 and len(written.out) in (400, 401) and written.err == ""
+    command = next(line for line in result.err.splitlines() if " generate " in line)
+    assert shlex.split(command)[:-4] == list(COMMAND)  # as this process was called
+    written = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert written.returncode == 0 and len(written.stdout) in (400, 401) and written.stderr == ""
 
 
 def test_a_default_budget_is_printed_with_its_reason(train, monkeypatch):
@@ -246,7 +247,7 @@ def test_nothing_left_to_train_on_is_refused(train, tmp_path):
     (("--steps", "0"), "steps"), (("--epochs", "0"), "epochs"), (("--minutes", "nan"), "minutes"),
     (("--minutes", "inf"), "minutes"), (("--clip", "-1"), "clip"), (("--warmup", "1"), "warmup"),
     (("--optimizer", "sgd"), "optimizer"), (("--dtype", "float16"), "dtype"), (("--device", "tpu"), "device"),
-    (("--eval-every", "0"), "eval_every"), (("--sample-every", "0"), "sample-every"),
+    (("--eval-every", "0"), "eval_every"), (("--sample-every", "-1"), "sample-every"),
     (("--save-every", "0"), "save-every"),
     (("--newline", "crlf"), "newline"), (("--name", "a", "-o", "b"), "not both"), (("--name", "a/b"), "name"),
     (("--nothing",), "nothing"),

@@ -48,7 +48,7 @@ def test_where_the_downloads_are_from(monkeypatch):
 
 
 def test_what_is_not_here_is_not_downloaded_by_reading():
-    with pytest.raises(CorpusError, match="^the corpus hugo is not here: rnncore corpus fetch hugo$"):
+    with pytest.raises(CorpusError, match="^the corpus hugo is not here: `rnncore corpus fetch hugo`$"):
         read(["hugo"])
 
 

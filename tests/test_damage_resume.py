@@ -23,6 +23,8 @@ FREE = {  # fields of which some of damage.WRONG is a value as good as the one t
     ("progress", "training_seconds"),
     ("progress", "stale"),
     ("progress", "best"),
+    ("settings", "corpus", "shuffle"),          # without it nothing is shuffled, as before there was such a field
+    ("settings", "corpus", "encoding_errors"),  # without it they are strict
     ("progress", "best", 0),
     ("progress", "val_windows"),
     ("progress", "final_loss"),

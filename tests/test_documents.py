@@ -52,8 +52,11 @@ def test_line_ends_inside_json_become_lf_too(tmp_path):
 
 @pytest.mark.parametrize("kind, text, words", [
     ("lines", "a\x03b", "U\\+0003"), ("jsonl", '{"text": "a\\u0003"}', "line 1.*U\\+0003"),
-    ("jsonl", '{"text": "a"}\nb', "line 2 is no JSON"), ("jsonl", '["text"]', "line 1 has no text in a field 'text'"),
-    ("jsonl", '{"text": 3, "x": ""}', "it has 'text', 'x'"), ("lines", "\n\n", "is empty"), ("lines", "a\na", "one distinct")])
+    ("jsonl", '{"text": "a"}\nb', "line 2 is no JSON"), ("jsonl", '["text"]', "line 1 is a list, not an object"),
+    ("jsonl", "null", "line 1 is null, not an object"), ("jsonl", '{"text": null}', "line 1: the field 'text' is null, not a text"),
+    ("jsonl", '{"text": "a"}\n{"text": true}', "line 2: the field 'text' is true or false"), ("jsonl", '{"text": {}}', "is an object"),
+    ("jsonl", '{"text": 3, "x": ""}', "the field 'text' is a number"), ("jsonl", '{"a": 3, "x": ""}', "its fields: 'a', 'x'"),
+    ("jsonl", "{}", "its fields: none"), ("lines", "\n\n", "is empty"), ("lines", "a\na", "one distinct")])
 def test_what_cannot_be_parted_is_refused(tmp_path, kind, text, words):
     (tmp_path / "it").write_text(text)
     with pytest.raises(CorpusError, match=words) as error:
@@ -137,7 +140,7 @@ def test_a_bad_row_is_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "t.jsonl").write_text('{"body": "x"}\n{"text": 3}\n')
     found = call(capsys, "train", "t.jsonl", "--documents", "jsonl", "--field", "body")
     assert found.code == 1 and found.err.splitlines() == [
-        "rnncore: t.jsonl, line 2 has no text in a field 'body' (it has 'text'): train with another --field"]
+        "rnncore: t.jsonl, line 2 has no field 'body' (its fields: 'text'): name another with --field"]
 
 
 @pytest.mark.parametrize("kind", ["lines", "blank"])
@@ -171,7 +174,7 @@ def test_options_that_leave_nothing(run):
     assert "leaves no symbol" in refused(run("train", "names.txt", "--documents", "lines", "--min-count", "9999"))
     assert "line 1 is no JSON" in refused(run("train", "names.txt", "--documents", "jsonl"))
     Path("it.jsonl").write_text('{"text": "ab"}\n')
-    assert "in a field ''" in refused(run("train", "it.jsonl", "--documents", "jsonl", "--field", ""))
+    assert "no field ''" in refused(run("train", "it.jsonl", "--documents", "jsonl", "--field", ""))
 
 
 def test_another_corpus_with_unknown_symbols_or_too_short_to_validate_on(run):

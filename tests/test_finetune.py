@@ -196,7 +196,7 @@ def test_a_model_or_a_corpus_that_is_not_there(tune, tmp_path):
     assert "'gone.txt'" in refused(tune("gone.txt", "--init-from", "base"), 2)
     (tmp_path / "empty").mkdir()
     assert "empty holds no model yet" in refused(tune("corpus.txt", "--init-from", "empty"))
-    assert "corpus.txt is not a whole model file" in refused(tune("corpus.txt", "--init-from", "corpus.txt"))
+    assert "corpus.txt is a text, not a model: a model goes before a text" in refused(tune("corpus.txt", "--init-from", "corpus.txt"))
     assert files(tmp_path) == before
 
 

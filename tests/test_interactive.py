@@ -100,7 +100,7 @@ def test_commands_that_change_the_sampling(talk, tmp_path):
 
 @pytest.mark.parametrize("line, words", [
     ("/temperature -1", "temperature must be"), ("/temperature warm", "takes a number, not 'warm'"), ("/top-k 1.5", "takes a whole number"),
-    ("/top-p 0", "top_p must be"), ("/seed -1", "seed must be"), ("/length -1", "length must be at least 0"),
+    ("/top-p 0", "top_p must be"), ("/seed -1", "seed must be"), ("/length -2", "length must be at least 0, or -1"),
     ("/temprature 1", "there is no /temprature"), ("/undo", "nothing to take back"), ("abc xyz", "'x' (U+0078)"),
     ("\udcff", "not in the model's vocabulary")])
 def test_a_line_that_is_refused_changes_nothing(talk, tmp_path, line, words):
@@ -182,7 +182,7 @@ def test_between_two_symbols_the_state_is_that_of_all_before(tmp_path):
 
 
 @pytest.mark.parametrize("args, named", [
-    (("--count", 2), "--interactive --count"), (("--out", "o"), "--interactive --out"), (("-n", -1), "--length")])
+    (("--count", 2), "--interactive --count"), (("--out", "o"), "--interactive --out"), (("-n", -2), "--length"), (("--separator", ""), "--separator")])
 def test_options_that_make_no_sense_with_it(talk, tmp_path, args, named):
     made(tmp_path)
     said_no = refused(talk("ab\n", *args), 2)

@@ -130,7 +130,7 @@ def test_two_runs_into_the_same_folder_are_refused_and_a_kill_leaves_no_lock(tmp
     process = start(*ENDLESS, "--save-every", 10 ** 6, "-o", "a", cwd=tmp_path)
     wait_for(lambda: (folder / "metrics.jsonl").is_file() and rows(folder), process)
     line = refused(run("train", "corpus.txt", "--steps", 2, *SMALL, "-o", "a", cwd=tmp_path))
-    assert f"a is in use by another `rnncore train` (process {process.pid})" in line and "-o" in line and rows(folder)
+    assert f"a is in use by another rnncore train (process {process.pid})" in line and "-o" in line and rows(folder)
     process.kill()
     process.communicate()
     assert run("train", "corpus.txt", "--steps", 5, *SMALL, "-o", "a", cwd=tmp_path).code == 0

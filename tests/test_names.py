@@ -113,13 +113,13 @@ def test_one_model_under_two_names_is_one():
     ("./empty", "./empty holds no model yet"), (".", ". holds no model yet"), ("..", ".. holds no model yet"),
     ("busy", "runs/busy holds no model yet (best.safetensors or last.safetensors), and busy is no other model: wait for its first "
              "save, or train one with -o runs/busy"),
-    ("text", "text is not a whole model file (header length"), ("short", "there is no model in runs/short, and none of the"),
+    ("text", "text is a text, not a model: a model goes before a text, as in `rnncore score RUN text`"), ("short", "there is no model in runs/short, and none of the"),
     ("link", "link is not a whole model file; there is no model in runs/link"), ("b" * 300, "File name too long")])
 def test_what_was_found_and_what_was_looked_for_is_said_in_one_line(name, words, capsys):
     for folder in ("empty", "runs/busy"):
         Path(folder).mkdir(parents=True)
     Path("text").write_text("a text of a few words")
-    Path("short").write_text("ab")
+    Path("short").write_bytes(b"\0\1")
     Path("link").symlink_to("nowhere")
     before = files(Path())
     for command in (("generate",), ("info",), ("info", "--verify"), ("report",)):

@@ -150,7 +150,7 @@ def test_a_text_that_is_gone_is_named_with_its_path_and_the_cure_works(train, ho
         if kept
         else "../there/my run remembers its text by that path alone, seen from the folder in which it was begun"
     ) in line
-    assert line.endswith("name the text where it lies now, rnncore train PATH --resume -o '../there/my run'")
+    assert line.endswith("name the text where it lies now, `rnncore train PATH --resume -o '../there/my run'`")
     assert files(home) == before
     assert train("text.txt", "--resume", "-o", "../there/my run", at=8).code == 130
     assert remembered("../there/my run") == (["text.txt"], [f"{home}/elsewhere/text.txt"])  # from its next save on

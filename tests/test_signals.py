@@ -69,9 +69,9 @@ def test_ctrl_c_then_sigterm_then_the_end(tmp_path):
     code, err = stop(process, signal.SIGINT)
     first = step_of(folder)
     assert code == 130 and f"stopped at step {first:,} and saved" in err
-    command = next(line for line in err.splitlines() if line.startswith("  rnncore "))
+    command = next(line for line in err.splitlines() if line.startswith("  ") and " train " in line)
     seen = len(rows(folder))
-    process = start(*shlex.split(command)[1:], cwd=tmp_path)
+    process = start(*shlex.split(command)[len(COMMAND):], cwd=tmp_path)
     wait_for(lambda: len(rows(folder)) > seen, process)
     code, err = stop(process, signal.SIGTERM)
     assert code == 143 and "and saved" in err and step_of(folder) > first

@@ -87,7 +87,8 @@ def test_files_in_a_folder_that_are_not_text_are_skipped_and_counted(tmp_path):
     write(tmp_path / "late.txt", b"y" * 8192 + b"\0")  # its first NUL is byte 8193: text, for all that
     corpus = read([str(tmp_path)])
     assert corpus.text == "some text\n" + "y" * 8192 + "\0"
-    assert corpus.notes == (f"skipped 2 files with NUL bytes in {tmp_path}",)
+    assert corpus.notes == corpus.left_out == (
+        f"skipped 2 files that are no text in {tmp_path}: b.png has NUL bytes, c.bin has NUL bytes",)
 
 
 def test_a_folder_of_utf16_wants_the_encoding(tmp_path):
@@ -273,7 +274,8 @@ def test_a_folder_without_a_text_file(tmp_path):
     assert refusal(str(tmp_path)) == f"{tmp_path} holds no text file: name a folder that does"
     write(tmp_path / ".hidden", "text")
     write(tmp_path / "b.bin", b"\0")
-    assert refusal(str(tmp_path)) == f"{tmp_path} holds no text file: skipped 1 file with NUL bytes in {tmp_path}"
+    assert refusal(str(tmp_path)) == (
+        f"{tmp_path} holds no text file: skipped 1 file that is no text in {tmp_path}: b.bin has NUL bytes")
 
 
 def test_no_source_at_all():

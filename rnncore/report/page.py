@@ -2,6 +2,7 @@
 import base64
 import hashlib
 import json
+import re
 from bisect import bisect
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,12 +57,16 @@ def render(story: Story) -> str:
 
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
                                      lstrip_blocks=True, undefined=jinja2.StrictUndefined, finalize=_clean)
+    safe, escape = environment.filters["safe"], environment.filters["escape"]
+    environment.filters["indented"] = lambda text: safe(indented(str(escape(visible(text)))))
     script = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    style, safe = environment.get_template("page.css").render(), environment.filters["safe"]
+    style = environment.get_template("page.css").render()
     drawn = [{"chart": chart, "wide": safe(chart.wide), "narrow": safe(chart.narrow)}
              for chart in charts.charts(story.rows, story.floor, story.unit, story.there)]
     return environment.get_template("page.html").render(
-        story=story, drawn=drawn, sampled=charts.measured(story.rows, story.there, story.unit)[0], table=charts.table(story.rows), samples=some(story.samples),
+        story=story, drawn=drawn,
+        sampled=charts.measured(story.rows, story.there, story.unit)[0], table=charts.table(story.rows),
+        samples=some(story.samples),
         bits=float(story.passage.bits.mean()), atlas=story.atlas, left_out=left_out(story.atlas),
         data=safe(embedded(data(story))),
         script=safe(script), style=safe(style), hashes={"script": digest(script), "style": digest(style)})
@@ -70,6 +75,14 @@ def render(story: Story) -> str:
 def _clean(value):
     """What a template prints: texts without what would harm a page; markup of ours as it is."""
     return visible(value) if type(value) is str else value
+
+
+def indented(markup: str) -> str:
+    """Return escaped text in which the first word of each indented line may be broken anywhere.
+
+    Else such a word, longer than what the indent leaves of the line, would begin a new one below a blank.
+    """
+    return re.sub(r"(?m)^([^\S\n]+)(\S+)", r'\1<span class="first">\2</span>', markup)
 
 
 def some(samples: list, most: int = SAMPLES) -> list:

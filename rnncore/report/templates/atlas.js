@@ -14,9 +14,10 @@ function leaning(value) {
 
 /* Symbols of one class side by side share a span. */
 function picture(box, place, [begin, end]) {
+  const first = firstWords(ATLAS_IDS.slice(begin, end));
   for (let k = begin, name; k < end; k++) {
     const text = DATA.glyphs[ATLAS_IDS[k]][0], before = name;
-    name = leaning(cellValue(place, k));
+    name = `${leaning(cellValue(place, k))} ${first[k - begin] ? "first" : ""}`.trim();
     if (k > begin && name === before) box.lastChild.textContent += text;
     else box.append(element("span", text, name));
   }
@@ -64,7 +65,7 @@ function options(select) {
 function drawAtlas() {
   const select = byId("cell"), followed = follows(), readout = byId("cell-readout");
   let place = 0;
-  const text = new Text(byId("cell-text"), ATLAS_IDS, (k, aloud) => {
+  const text = new Text(byId("cell-text"), ATLAS_IDS, readout, (k, aloud) => {
     const value = signed(cellValue(place, k));
     readout.replaceChildren(element("b", alone(ATLAS_IDS[k])), element("span", `tanh c = ${value} in cell ${cellName(place)}`));
     if (aloud) byId("cell-live").textContent = `${spoken(ATLAS_IDS[k])}: ${value}`;
@@ -76,7 +77,7 @@ function drawAtlas() {
     byId("cell-follows").textContent = (followed.get(place) || []).join(", ");
     byId("cell-before").setAttribute("aria-disabled", place === 0);
     byId("cell-after").setAttribute("aria-disabled", place === ATLAS.cells.length - 1);
-    text.show(Math.max(text.here, 0), false);
+    text.tell(Math.max(text.here, 0), false);
     if (look) {
       byId("any").scrollIntoView({block: "start"});
       select.focus({preventScroll: true});

@@ -10,7 +10,7 @@ function drawSurprise() {
     const at = (k - 1) * runners + j;
     return [likely[at], odds[at] / 65535];
   });
-  const show = (k, aloud) => {
+  const tell = (k, aloud) => {
     readout.replaceChildren(element("b", alone(ids[k])));
     if (k === 0) {
       readout.append(element("span", `the first ${DATA.unit}: nothing to predict it from`));
@@ -27,7 +27,7 @@ function drawSurprise() {
     const others = expected(k).filter(([id]) => id !== ids[k]).map(([id, p]) => `${spoken(id)} ${percent(p)}`);
     if (aloud) byId("surprise-live").textContent = `${spoken(ids[k])}: ${bit.toFixed(1)} bits. Instead: ${others.join(", ")}`;
   };
-  const text = new Text(byId("surprise-text"), ids, show);
+  const text = new Text(byId("surprise-text"), ids, readout, tell);
   const level = (k) => (k ? EDGES.filter((edge) => of(k) >= edge).length : 0);
   text.mark((k) => (level(k) ? "b" + level(k) : ""));
   text.next = (step) => {
@@ -37,7 +37,7 @@ function drawSurprise() {
   const edges = [0, ...EDGES];
   legend(byId("bits-legend"), edges.map((edge, k) => [k ? "b" + k : "",
     k === 0 ? "under 1 bit" : k === EDGES.length ? `${edge} and more` : `${edge} to ${edges[k + 1]}`]));
-  show(0, false);
+  tell(0, false);
 }
 
 function offerThemes() {

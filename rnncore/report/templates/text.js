@@ -31,14 +31,35 @@ function legend(list, classes) {
   for (const [name, words] of classes) list.append(element("li")), list.lastChild.append(element("span", words, name));
 }
 
-/* The text in `box`; show(place, aloud) tells of a symbol: of the one pointed at, else of the cursor's. */
+/* Of each symbol: is it in the first word of an indented line? There a line may be broken anywhere, or a word longer than
+   what its indent leaves of the line would begin a new one below a blank. */
+function firstWords(ids) {
+  let at = "start";
+  return Array.from(ids, (id) => {
+    const text = DATA.glyphs[id][0], blank = text !== "" && !text.replace("\u2192\t", "").trim();
+    if (text.endsWith("\n")) at = "start";
+    else if (at === "start" || at === "indent") at = blank ? "indent" : at === "indent" ? "first" : "rest";
+    else if (blank) at = "rest";
+    return at === "first";
+  });
+}
+
+const SMALL = matchMedia("(max-width: 40rem), (pointer: coarse)"); /* as in page.css */
+const GAP = 8; /* pixels between a line and the read-out beside it */
+
+/* The text in `box`; tell(place, aloud) fills the read-out with a symbol: with the one pointed at, else the cursor's. */
 class Text {
-  constructor(box, ids, show) {
+  constructor(box, ids, readout, tell) {
     this.box = box;
-    this.show = show;
+    this.readout = readout;
+    this.tell = tell;
     this.here = -1;
     box.append(...Array.from(ids, (id) => element("span", DATA.glyphs[id][0])));
     this.spans = box.children;
+    firstWords(ids).forEach((first, k) => { if (first) this.spans[k].style.wordBreak = "break-all"; });
+    box.addEventListener("scroll", () => this.beside(this.shown));
+    box.addEventListener("blur", () => this.beside(-1));
+    window.addEventListener("resize", () => this.beside(-1));
     box.addEventListener("keydown", (event) => this.key(event));
     box.addEventListener("focus", () => this.pressed || this.move(Math.max(this.here, 0), true));
     /* The focus that a press brings would scroll; and a text that moves below a mouse at rest is not pointed at. */
@@ -54,7 +75,24 @@ class Text {
       if (mouse !== this.mouse) this.at(event, (place) => this.show(place, false));
       this.mouse = mouse;
     });
-    box.addEventListener("mouseleave", () => this.here >= 0 && this.show(this.here, false));
+    box.addEventListener("mouseleave", () => (this.here >= 0 ? this.show(this.here, false) : this.beside(-1)));
+  }
+
+  show(place, aloud) {
+    this.tell(place, aloud);
+    this.beside(place);
+  }
+
+  /* On a small or touched screen: the read-out below the line of a symbol that can be seen, or above it. */
+  beside(place) {
+    const symbol = place >= 0 && this.rectangle(place), box = this.box.getBoundingClientRect();
+    const seen = SMALL.matches && symbol && symbol.bottom > box.top && symbol.top < box.bottom;
+    this.shown = place;
+    this.readout.classList.toggle("beside", seen);
+    if (!seen) return;
+    const height = this.readout.offsetHeight, fits = symbol.bottom + GAP + height < window.innerHeight;
+    const top = fits ? symbol.bottom + GAP : symbol.top - GAP - height;
+    this.readout.style.top = `${top - this.box.parentNode.getBoundingClientRect().top}px`;
   }
 
   at(event, act) {

@@ -1,0 +1,81 @@
+"""The words with which this user calls `rnncore`: commands that are printed can be typed as they stand."""
+import functools
+import os
+import re
+import shlex
+import shutil
+import sys
+
+from rnncore import requirements
+
+NAME = "rnncore"
+COMMAND = re.compile(rf"`{NAME}(?= [\w-]|`)")  # as messages write a command
+PIP = re.compile("`pip (install [^`]+)`")        # and one of pip's
+HEAD = 512  # bytes of a script that say which Python runs it, at most
+INTERPRETER = re.compile(rb"/[^\n'\"]*/python[\w.]*")
+
+
+@functools.cache
+def called() -> str:
+    """Return what the user types in place of `rnncore`, for the shell.
+
+    That is `rnncore` where this name on PATH is this installation, else the script or the `python -m rnncore` by which
+    this process was started, else the interpreter that runs with `-m rnncore`.
+    """
+    script, typed = sys.argv[0] if sys.argv else "", _module_call(sys.orig_argv)
+    if on_path(script):
+        return NAME
+    if typed:
+        return shlex.join(typed)
+    if os.path.basename(script) == NAME and os.access(script, os.X_OK):
+        return shlex.quote(script if os.sep in script else os.path.join(os.curdir, script))
+    return f"{shlex.quote(sys.executable or 'python')} -m {NAME}"
+
+
+def on_path(script: str) -> bool:
+    """Is the `rnncore` that PATH leads to this installation: the script that runs, or one for the Python that runs?"""
+    found = shutil.which(NAME)
+    if found is None:
+        return False
+    try:
+        if os.path.exists(script) and os.path.samefile(found, script):
+            return True
+        with open(found, "rb") as file:
+            runs = INTERPRETER.search(file.read(HEAD))
+        return runs is not None and same_python(os.fsdecode(runs[0]), sys.executable)
+    except OSError:
+        return False
+
+
+def same_python(one: str, other: str) -> bool:
+    """Are these two names of one interpreter in one environment?"""
+    folders = {os.path.realpath(os.path.dirname(python)) for python in (one, other)}
+    return len(folders) == 1 and os.path.realpath(one) == os.path.realpath(other)
+
+
+def _module_call(typed: list[str]) -> list[str]:
+    """The words of a call by `python -m rnncore`, without its arguments; none where it was another."""
+    for place, word in enumerate(typed):
+        if word == "-m" and typed[place + 1:place + 2] == [NAME]:
+            return typed[:place + 2]
+        if word == f"-m{NAME}":
+            return typed[:place + 1]
+        if place and not word.startswith("-") and typed[place - 1] not in ("-W", "-X"):
+            return []
+    return []
+
+
+def said(text: str) -> str:
+    """Return the text with each command that it names in backticks as this user can type it."""
+    return PIP.sub(lambda found: requirements.pip(found[1]), COMMAND.sub(lambda _: f"`{called()}", text))
+
+
+def command(line: str) -> str:
+    """Return a command line that begins with `rnncore` as this user can type it."""
+    return called() + line.removeprefix(NAME)
+
+
+def path(place) -> str:
+    """Return a path as a word of a command: quoted for the shell, and never taken for an option."""
+    place = str(place)
+    return shlex.quote(os.path.join(os.curdir, place) if place.startswith("-") else place)
