@@ -11,6 +11,7 @@ from rnncore.config import SampleConfig, SaveConfig, TrainConfig
 from rnncore.data.batches import Batches
 from rnncore.data.sources import absolute
 from rnncore.data.text import Corpus, read
+from rnncore.documents import ModelFileError
 from rnncore.evaluate import Validation
 from rnncore.model import CharLM
 from rnncore.runs import RunFolder
@@ -53,6 +54,8 @@ class Job:
         except OSError as error:
             full = "make room on the disk; " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             return f"{self.folder.path} cannot be written ({error.strerror}): {full}what it holds is whole"
+        except ModelFileError as error:  # what was to be saved could not be read again
+            return f"{error}: what stood there is as it was; a run that shows this at its end wants a lower --lr"
         return None
 
     def mirror(self) -> str | None:

@@ -7,6 +7,7 @@ same folder, flushes it to the disk and renames it, so a file under its own name
 import hashlib
 import json
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
@@ -18,32 +19,65 @@ from safetensors.numpy import save as to_bytes
 from . import documents, kernels, mistaken, names
 from .config import ModelConfig
 from .documents import KEY, SCHEMA, ModelFileError
+from .fields import plain
 from .files import write_whole
 from .model import CharLM
 from .params import count, shapes
 
 DTYPES = {"F16": "float32", "F32": "float32", "F64": "float64"}  # of the file: of the model
+FLOATS = "float16", "float32", "float64"
 
 
 def save(model: CharLM, path, card: dict | None = None, extra: dict | None = None,
          training: dict | None = None, half: bool = False) -> None:
     """Write model to `path`. card: what is said of its training; extra tensors and a `training` text: for resuming.
 
-    half: in float16, a file of half the size. Raises OSError; the file that stood there is whole until the new one is.
+    card and training are JSON: a tuple comes back as a list, a key that is a number as a text. half: in float16, a file
+    of half the size. The new file is read back, by the check that loading makes, before it takes the name `path`.
+    Raises OSError, TypeError and ValueError for a card, or extra tensors, that no file can hold, ModelFileError for
+    what loading would refuse; the file that stood there is whole until the new one is.
     """
-    document = {"schema": SCHEMA, "config": asdict(model.config), "vocab": model.vocab.code_points, "card": card or {}}
+    path = Path(path)
+    document = {"schema": SCHEMA, "config": asdict(model.config), "vocab": model.vocab.code_points,
+                "card": plain({} if card is None else card, "card", path)}
     if model.vocab.settings:
         document["text"] = model.vocab.settings
     if training is not None:
-        document["training"] = training
-    tensors = {**model.tensors(), **(extra or {})}
+        document["training"] = plain(training, "training", path)
+    tensors = _with_extra(model.tensors(), extra or {}, path)
     if half:
-        with np.errstate(over="ignore"):
-            tensors = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
-        if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
-            raise ModelFileError(f"{path}: a weight is too large for float16: save it in float32")
+        tensors = {name: _halved(name, tensor, path) for name, tensor in tensors.items()}
     document["sha256"] = _digest(document, tensors)
-    write_whole(Path(path), to_bytes(tensors, {KEY: json.dumps(document)}))
+
+    def check(temporary: Path) -> None:
+        try:
+            found = _check(temporary)
+            if training is not None:
+                documents.check_training(temporary, found, tensors)
+        except ModelFileError as error:
+            raise ModelFileError(f"{path} is not saved: {error.cause}", error.cause) from None
+
+    write_whole(path, to_bytes(tensors, {KEY: json.dumps(document)}), check)
+
+
+def _with_extra(tensors: dict[str, np.ndarray], extra: dict, path: Path) -> dict[str, np.ndarray]:
+    """The model's tensors and those beside them, which have other names. Raises TypeError, ValueError."""
+    for name, value in extra.items():
+        if not isinstance(name, str) or not isinstance(value, np.ndarray) or value.dtype.name not in FLOATS:
+            raise TypeError(f"{path} is not saved: extra tensor {name!s:.80} is no NumPy array of floats under a name")
+        if name in tensors:
+            raise ValueError(f"{path} is not saved: extra tensor {name} has the name of one of the model's own")
+        tensors[name] = np.ascontiguousarray(value, value.dtype.newbyteorder("="))
+    return tensors
+
+
+def _halved(name: str, tensor: np.ndarray, path: Path) -> np.ndarray:
+    """A tensor in float16; numbers that are not finite stay what they are."""
+    with np.errstate(over="ignore"):
+        half = tensor.astype(np.float16)
+    if np.isfinite(tensor).all() and not np.isfinite(half).all():
+        raise ModelFileError(f"{path} is not saved: {name} holds a number too large for float16: save it in float32")
+    return half
 
 
 def load(name: str | Path, device: str = "auto", dtype: str | None = None) -> CharLM:
@@ -83,37 +117,49 @@ def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
         raise FileNotFoundError(f"{path}: no such model file or run folder")
     if words := mistaken.file(path):
         raise ModelFileError(words)
+    tensors: dict[str, np.ndarray] = {}
+    return _check(path, tensors.__setitem__), tensors
+
+
+def _check(path: Path, take: Callable[[str, np.ndarray], None] | None = None) -> dict:
+    """The document of a model file after all of `read`'s checks; `take` is given every tensor by its name."""
     documents.check_header(path)
     try:
         with safe_open(path, framework="numpy") as file:
             stored = documents.stored(path, file.metadata())
             document = documents.current(path, stored)
             _check_layout(path, document, file)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            sha256 = stored.pop("sha256")
+            if sha256 != _sha256(stored, _finite(path, file, take)):
+                raise documents.damaged(path, "sha256 does not match the contents, the file is damaged")
     except SafetensorError as error:
-        raise ModelFileError(f"{path} is not a whole model file ({error}): take another copy") from None
-    for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise ModelFileError(f"{path}: {name} holds numbers that are not finite: take another copy")
-    try:
-        damaged = stored.pop("sha256") != _digest(stored, tensors)
+        raise documents.torn(path, error) from None
     except RecursionError:
-        raise ModelFileError(f"{path}: card, or another field, is nested too deeply: take another copy") from None
-    if damaged:
-        raise ModelFileError(f"{path}: sha256 does not match the contents, the file is damaged: take another copy")
-    return document, tensors
+        raise documents.damaged(path, "card, or another field, is nested too deeply") from None
+    return document
+
+
+def _finite(path: Path, file, take: Callable[[str, np.ndarray], None] | None) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of an open file in sorted order, each checked and handed to `take`; one at a time is in memory."""
+    for name in sorted(file.keys()):
+        tensor = file.get_tensor(name)
+        if not np.isfinite(tensor).all():
+            raise documents.damaged(path, f"{name} holds numbers that are not finite")
+        if take:
+            take(name, tensor)
+        yield name, tensor
 
 
 def _check_layout(path: Path, document: dict, file) -> None:
     """Names, shapes and dtypes, before anything is read."""
     config, names = documents.sizes(document), set(file.keys())
     if config.layers > len(names):
-        raise ModelFileError(f"{path}: {len(names)} tensors are too few for {config.layers} layers")
+        raise documents.damaged(path, f"{len(names)} tensors are too few for {config.layers} layers")
     wanted: dict[str, tuple] = {**file_shapes(config)}
     if "training" in document:
         wanted |= _resuming_shapes(config, names)
     for name in sorted(names ^ set(wanted)):
-        raise ModelFileError(f"{path}: tensor {name:.80} is {'not expected' if name in names else 'missing'}")
+        raise documents.damaged(path, f"tensor {name:.80} is {'not expected' if name in names else 'missing'}")
     dtypes, numbers = set(), 0
     for name, shape in wanted.items():
         found = file.get_slice(name)
@@ -121,12 +167,12 @@ def _check_layout(path: Path, document: dict, file) -> None:
         dtypes.add(found.get_dtype())
         numbers += prod(has)
         if len(has) != len(shape) or any(size not in (None, here) for size, here in zip(shape, has, strict=True)):
-            raise ModelFileError(f"{path}: {name:.80} has the shape {has}, not {shape}")
+            raise documents.damaged(path, f"{name:.80} has the shape {has}, not {shape}")
     if len(dtypes) != 1 or not dtypes <= set(DTYPES):
-        raise ModelFileError(f"{path}: the tensors are of dtype {', '.join(sorted(dtypes))}, "
-                             f"not all of one of {', '.join(DTYPES)}")
+        raise documents.damaged(path, f"the tensors are of dtype {', '.join(sorted(dtypes))}, "
+                                      f"not all of one of {', '.join(DTYPES)}")
     if 2 * numbers > kernels.host.memory():  # bytes at least: float16
-        raise ModelFileError(f"{path}: the tensors hold {numbers:,} numbers, more than this machine has memory for")
+        raise documents.damaged(path, f"the tensors hold {numbers:,} numbers, more than this machine has memory for")
 
 
 def _resuming_shapes(config: ModelConfig, names: set[str]) -> dict[str, tuple]:
@@ -143,10 +189,15 @@ def file_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _digest(document: dict, tensors: dict[str, np.ndarray]) -> str:
+    """The sha256 of a file of these parts."""
+    return _sha256(document, ((name, tensors[name]) for name in sorted(tensors)))
+
+
+def _sha256(document: dict, tensors: Iterable[tuple[str, np.ndarray]]) -> str:
     """sha256 over the JSON text and every tensor in sorted order: name, dtype, shape, bytes."""
     digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode())
-    for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
+    for name, tensor in tensors:
+        array = np.ascontiguousarray(tensor)
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
         digest.update(array.data)
     return digest.hexdigest()

@@ -26,10 +26,25 @@ MESSAGE = 400        # characters
 
 
 class ModelFileError(ValueError):
-    """A model file that cannot be read or is not what it says; the message is one line and names the field."""
+    """A model file that cannot be read or is not what it says; the message is one line and names the field.
 
-    def __init__(self, message: str):
+    cause: what is wrong, without the file and the cure.
+    """
+
+    def __init__(self, message: str, cause: str | None = None):
         super().__init__(one_line(message if len(message) <= MESSAGE else f"{message[:MESSAGE]} ..."))
+        self.cause = cause or message
+
+
+def damaged(path: Path, cause: str, cure: str = "take another copy") -> ModelFileError:
+    """The error for a file that is not as it should be."""
+    return ModelFileError(f"{path}: {cause}: {cure}", cause)
+
+
+def torn(path: Path, why) -> ModelFileError:
+    """The error for a file whose bytes are none of a model file."""
+    cause = f"is not a whole model file ({why})"
+    return ModelFileError(f"{path} {cause}: take another copy", f"it {cause}")
 
 
 def _is_encoding(value) -> bool:
@@ -80,7 +95,7 @@ def strict(path: Path, text: str | bytes, what: str):
         found: dict[str, Any] = {}
         for name, value in pairs:
             if name in found:
-                raise ModelFileError(f"{path}: {name} stands twice in {what}: take another copy")
+                raise damaged(path, f"{name} stands twice in {what}")
             found[name] = value
         return found
 
@@ -100,9 +115,11 @@ def check_header(path: Path) -> None:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         there = path.stat().st_size - 8
-        if not 0 < length <= min(there, HEADER):
-            raise ModelFileError(f"{path} is not a whole model file (header length {length:,} of {max(0, there):,} "
-                                 "bytes): take another copy")
+        if not 0 < length <= there:
+            raise torn(path, f"header length {length:,} of {max(0, there):,} bytes")
+        if length > HEADER:
+            raise damaged(path, f"header length {length:,} is above {HEADER:,} bytes, the most that is read: its card "
+                                "or another text is too long")
         strict(path, file.read(length), "the header")
 
 
@@ -124,18 +141,18 @@ def stored(path: Path, metadata: dict | None) -> dict:
 def current(path: Path, document: dict) -> dict:
     """A stored document as one of today's schema, every field of it checked but `training`; without the sha256."""
     if found := fault(document, {"sha256": SHA256}, "document"):
-        raise ModelFileError(f"{path}: {found.removeprefix('document.')}: take another copy")
+        raise damaged(path, found.removeprefix("document."))
     document = READS[document["schema"]]({name: value for name, value in document.items() if name != "sha256"})
     if found := fault(document, DOCUMENT, "document"):
-        raise ModelFileError(f"{path}: {found.removeprefix('document.')}: take another copy")
+        raise damaged(path, found.removeprefix("document."))
     for field, make in (("config", sizes), ("vocab", vocabulary)):
         try:
             make(document)
         except (TypeError, ValueError) as error:
-            raise ModelFileError(f"{path}: {field} is not as it should be ({error}): take another copy") from None
+            raise damaged(path, f"{field} is not as it should be ({error})") from None
     size, symbols = document["config"]["vocab_size"], len(document["vocab"])
     if size != symbols:
-        raise ModelFileError(f"{path}: vocab_size is {size}, but vocab has {symbols:,} symbols: take another copy")
+        raise damaged(path, f"vocab_size is {size}, but vocab has {symbols:,} symbols")
     return document
 
 
@@ -158,7 +175,7 @@ def check_training(path: Path, document: dict, tensors: dict) -> None:
         found = _contradiction(text["progress"], TrainConfig(**text["config"]), tensors) or \
             _precision(text["settings"], str(tensors["head.bias"].dtype))
     if found:
-        raise ModelFileError(f"{path}: {found}: start a new run, or take another copy")
+        raise damaged(path, found, "start a new run, or take another copy")
 
 
 def check_split(path: Path, kept: dict, found: dict) -> None:

@@ -1,8 +1,15 @@
 """A field of a JSON text that was not made here is checked by its kind before anything goes by it."""
+import json
+import math
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from .data.decode import one_line
+
+DEPTH = 100  # objects and lists inside each other in a text that is written
 
 
 class Kind(NamedTuple):
@@ -82,3 +89,60 @@ def fault(value, spec, name: str) -> str | None:
 def shown(value) -> str:
     """A value's beginning; a long one is not written out."""
     return f"{value!r:.40}" if isinstance(value, (str, int, float, type(None))) else type(value).__name__
+
+
+def plain(value, name: str, path: Path) -> dict:
+    """An object that was made here as JSON gives it back: tuples as lists, keys that are numbers as texts.
+
+    Raises TypeError and ValueError for what JSON has not, in a line with the file `path` that it is for and the field.
+    """
+    if not isinstance(value, dict):
+        raise TypeError(f"{path} is not saved: {name} is {type(value).__name__}, not a dict")
+    try:
+        return _plain(value, name, 0)
+    except (TypeError, ValueError) as error:
+        raise type(error)(one_line(f"{path} is not saved: {error}")) from None
+
+
+def _plain(value, name: str, depth: int):
+    """One value of it."""
+    if depth > DEPTH:
+        raise ValueError(f"{name[:80]} is nested deeper than {DEPTH}")
+    if isinstance(value, dict):
+        found: dict[str, Any] = {}
+        for key, inner in value.items():
+            text = _key(key, name)
+            if text in found:
+                raise ValueError(f"{name[:80]} has the key {shown(text)} twice, as a text and as a number")
+            found[text] = _plain(inner, f"{name}.{text}", depth + 1)
+        return found
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner, name, depth + 1) for inner in value]
+    if fault := _unfit(value):
+        raise fault[0](f"{name[:80]} is {fault[1]}")
+    return value
+
+
+def _key(key, name: str) -> str:
+    """The text that a key of an object is in JSON."""
+    if fault := (TypeError, type(key).__name__) if key is None else _unfit(key):
+        raise fault[0](f"{name[:80]} has a key that is {fault[1]}")
+    return key if isinstance(key, str) else json.dumps(key)
+
+
+def _unfit(value) -> tuple[type[Exception], str] | None:
+    """The error for a value that JSON does not hold, or that comes back from it as another, in words."""
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8", "surrogateescape")  # a byte of a file's name may be no UTF-8
+        except UnicodeEncodeError:
+            return ValueError, "a text with half a character (a lone surrogate)"
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            return ValueError, f"{value}, which JSON has not"
+    elif isinstance(value, int):
+        if abs(value) >= 2 ** 64:
+            return ValueError, "a whole number of more than 64 bits"
+    elif value is not None:
+        return TypeError, f"{type(value).__name__}, which JSON has not: make it a text, a number, a list or a dict"
+    return None

@@ -2,17 +2,18 @@
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 
 @contextlib.contextmanager
-def new_file(path: Path, mode: str = "b") -> Iterator[IO]:
+def new_file(path: Path, mode: str = "b", check: Callable[[Path], None] | None = None) -> Iterator[IO]:
     """A file to write, in bytes (mode b) or in UTF-8 (mode t), that replaces `path` where the block ends well.
 
-    It is written beside `path` and flushed to the disk, then renamed, then the folder is flushed. Where an error comes
-    first it is gone and `path` is as it was. Raises OSError, whose filename is `path`.
+    It is written beside `path` and flushed to the disk, then renamed, then the folder is flushed. `check` reads it
+    before it is renamed. Where an error comes first, or from `check`, it is gone and `path` is as it was. Raises
+    OSError, whose filename is `path`.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -21,6 +22,8 @@ def new_file(path: Path, mode: str = "b") -> Iterator[IO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if check:
+            check(temporary)
         os.replace(temporary, path)
         flush_folder(path.parent)
     except OSError as error:
@@ -31,9 +34,9 @@ def new_file(path: Path, mode: str = "b") -> Iterator[IO]:
             temporary.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace the file `path` by data, or leave it as it is."""
-    with new_file(path) as file:
+def write_whole(path: Path, data: bytes, check: Callable[[Path], None] | None = None) -> None:
+    """Replace the file `path` by data, or leave it as it is, where `check` refuses the new one too."""
+    with new_file(path, check=check) as file:
         file.write(data)
 
 

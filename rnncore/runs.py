@@ -111,14 +111,16 @@ class RunFolder:
     def save(self, training: Training, best: bool) -> None:
         """Write last.safetensors, best.safetensors if this is the best model so far, and a step-*.safetensors to keep.
 
-        Raises OSError. A best model that cannot be written does not count as the best; last is written all the same.
+        Raises OSError, and ModelFileError for what could not be read again. A best model that is not written does not
+        count as the best; last is written all the same.
         """
-        failed, card = None, self.card(training)
+        failed: Exception | None = None
+        card = self.card(training)
         if best:
             try:
                 checkpoint.save(training.model, self.best, card)
                 self.kept = training.best
-            except OSError as error:
+            except (OSError, ModelFileError) as error:
                 training.best, failed = self.kept, error
                 card = self.card(training)
         extra = {f"optimizer.{name}": moment for name, moment in training.optimizer.moments.items()}
