@@ -51,9 +51,7 @@ def save(model: CharLM, path, card: dict | None = None, extra: dict | None = Non
 
     def check(temporary: Path) -> None:
         try:
-            found = _check(temporary)
-            if training is not None:
-                documents.check_training(temporary, found, tensors)
+            _check(temporary)
         except ModelFileError as error:
             raise ModelFileError(f"{path} is not saved: {error.cause}", error.cause) from None
 

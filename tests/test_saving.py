@@ -116,10 +116,6 @@ def test_extra_tensors_that_loading_would_refuse(stands, extra, error, words):
     assert words in refusal(stands, error, extra=extra)
 
 
-def test_a_training_text_that_resuming_would_refuse(stands):
-    assert "training.settings is missing" in refusal(stands, training={})
-
-
 def test_the_check_is_that_of_loading(stands, monkeypatch):
     """Whatever loading comes to refuse, saving refuses."""
     monkeypatch.setattr(checkpoint, "_check_layout", lambda path, *_: (_ for _ in ()).throw(ModelFileError("new",
