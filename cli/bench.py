@@ -5,7 +5,7 @@ import json
 import click
 
 from rnncore import requirements
-from rnncore.config import BENCH, BENCH_CARD, OPTIMIZERS, PATHS, ModelConfig
+from rnncore.config import BENCH, BENCH_CARD, LAYERS, OPTIMIZERS, PATHS, ModelConfig
 
 from . import options
 from .table import aligned, digits
@@ -13,9 +13,9 @@ from .table import aligned, digits
 CLASSES = "float32", "float64", "tf32", "bf16", "fp16"
 
 
-def _size(name: str, text: str, least: int = 1) -> tuple:
+def _size(name: str, text: str, least: int = 1, most: int = 100_000) -> tuple:
     """An option that goes before the setting's."""
-    return f"--{name}", {"type": click.IntRange(least, 100_000), "help": f"{text} [default: the setting's]"}
+    return f"--{name}", {"type": click.IntRange(least, most), "help": f"{text} [default: the setting's]"}
 
 
 @click.command(cls=options.Command)
@@ -24,7 +24,7 @@ def _size(name: str, text: str, least: int = 1) -> tuple:
     ("--setting", {"type": click.Choice([*BENCH, *(row for row in BENCH_CARD if row not in BENCH)]), "multiple": True,
                    "help": "Sizes of model and window; may be given several times. [default: char-rnn; on a GPU, all "
                            "rows of its contest]"}),
-    _size("layers", "LSTM layers."), _size("hidden", "Units a layer."), _size("embed", "Embedding size."),
+    _size("layers", "LSTM layers.", most=LAYERS), _size("hidden", "Units a layer."), _size("embed", "Embedding size."),
     _size("vocab", "Symbols.", 2), _size("batch", "Streams side by side (N)."),
     _size("seq", "Characters a window (T)."),
     ("--optimizer", {"type": click.Choice(OPTIMIZERS), "default": "adam", "show_default": True,
@@ -36,7 +36,7 @@ def _size(name: str, text: str, least: int = 1) -> tuple:
 @options.grouped(
     "How",
     ("--against", {"type": click.Choice(["torch"]), "help": "Do the same work in torch.nn.LSTM, in turn."}),
-    ("--rounds", {"type": click.IntRange(1), "default": 15, "show_default": True,
+    ("--rounds", {"type": options.Whole(1), "default": 15, "show_default": True,
                   "help": "How often each has its turn."}),
     ("--threads", {"default": "auto", "metavar": "auto|K", "show_default": True, "callback": options.threads,
                    "help": "Threads for training; auto: the number that is fastest here, tried first."}))
@@ -100,9 +100,15 @@ def refuse_card(settings, dtype: str | None) -> None:
 
 def on_cpu(settings, given: dict, device: str, dtype: str, *how):
     """The figures of each setting, as they are made."""
+    from rnncore import kernels, speed
+
     from .contest import measure
+    from .prepare import check_memory
     for name in dict.fromkeys(settings):
-        yield {"setting": name} | measure({"embed": ModelConfig.embed} | BENCH[name] | given, device, dtype, *how)
+        asked = {"embed": ModelConfig.embed} | BENCH[name] | given
+        sizes, config = speed.configs(asked)
+        check_memory(config, sizes, 8 if dtype == "float64" else 4, kernels.host.memory())
+        yield {"setting": name} | measure(asked, device, dtype, *how)
 
 
 def load_rival(device: str):

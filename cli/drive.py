@@ -2,7 +2,7 @@
 import time
 import warnings
 
-from .ending import already_finished, farewell
+from .ending import already_finished, farewell, without_a_step
 from .progress import display
 
 SAVE = 60      # seconds between saves, at most, unless --save-every says otherwise
@@ -13,7 +13,7 @@ def drive(job, signals) -> int:
     """Train to the end of the budget or to a signal; returns the exit code. signals: a Signals, `waiting`."""
     training, folder, every = job.training, job.folder, job.saving
     if training.done() >= 1:
-        return already_finished(job)
+        return already_finished(job) if training.step else without_a_step(job)
     training.stops = every.sample_every, every.save_every
     saved, unsaved, stop, due, asked = time.monotonic(), None, None, False, False
     said: list[str | None] = [None]
@@ -45,4 +45,4 @@ def drive(job, signals) -> int:
                     said.append(trouble)
             if stop:
                 break
-    return farewell(job, stop, unsaved)
+    return farewell(job, stop, unsaved) if training.step else without_a_step(job)

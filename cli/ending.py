@@ -35,6 +35,14 @@ def farewell(job, stopped: int | None, unsaved: str | None) -> int:
     return 0
 
 
+def without_a_step(job) -> int:
+    """Say that the time was over before a step was taken, so that there is no model; returns the exit code."""
+    config = job.training.config
+    tell(f"rnncore: the run took no step, so {job.folder.path} holds no model: its time was over before the first step "
+         f"began (--minutes {config.minutes:g}); give it more")
+    return 1
+
+
 def already_finished(job) -> int:
     """Say what would go on with a run whose budget or patience is spent; returns the exit code."""
     training, folder = job.training, job.folder

@@ -4,39 +4,46 @@ import sys
 
 import click
 
+from rnncore.config import LAYERS
+
 from . import options
 
 
 @click.command(cls=options.Command)
 @options.grouped(
     "Model and batch",
-    ("--layers", {"type": click.IntRange(1), "default": 2, "show_default": True, "help": "LSTM layers."}),
-    ("--hidden", {"type": click.IntRange(1), "default": 16, "show_default": True, "help": "Units a layer."}),
-    ("--embed", {"type": click.IntRange(1), "default": 8, "show_default": True, "help": "Embedding size."}),
+    ("--layers", {"type": options.Whole(1, LAYERS), "default": 2, "show_default": True, "help": "LSTM layers."}),
+    ("--hidden", {"type": options.Whole(1), "default": 16, "show_default": True, "help": "Units a layer."}),
+    ("--embed", {"type": options.Whole(1), "default": 8, "show_default": True, "help": "Embedding size."}),
     ("--vocab", {"type": click.IntRange(2, 100_000), "default": 11, "show_default": True, "help": "Symbols."}),
-    ("--seq", {"type": click.IntRange(1), "default": 7, "show_default": True, "help": "Time steps."}),
-    ("--batch", {"type": click.IntRange(1), "default": 5, "show_default": True, "help": "Sequences."}),
+    ("--seq", {"type": options.Whole(1), "default": 7, "show_default": True, "help": "Time steps."}),
+    ("--batch", {"type": options.Whole(1), "default": 5, "show_default": True, "help": "Sequences."}),
     ("--dropout", {"type": options.Share(), "default": 0.0, "show_default": True,
                    "help": "Dropout after every layer, with fixed masks."}),
     ("--weight-drop", {"type": options.Share(), "default": 0.0, "show_default": True,
                        "help": "Dropout of the entries of W_hh, with fixed masks."}),
     ("--variational", {"is_flag": True, "help": "One mask of units for all steps."}),
     ("--documents", {"is_flag": True, "help": "Begin new documents in mid-batch (the keep mask)."}))
-@click.option("--most", type=click.IntRange(1), default=200, show_default=True,
+@click.option("--most", type=options.Whole(1), default=200, show_default=True,
               help="Entries of each parameter to move, spread evenly over it.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of parameters, batch and masks.")
+@click.option("--seed", type=options.Whole(0), default=0, show_default=True, help="Of parameters, batch and masks.")
 @options.JSON
 @options.DEVICE
 def command(layers, hidden, embed, vocab, seq, batch, dropout, weight_drop, variational, documents, most, seed, as_json,
             device):
     """Compare analytic with numerical gradients in float64, a row a parameter; exit code 1 if one is wrong."""
-    from rnncore.config import ModelConfig
+    from rnncore import kernels
+    from rnncore.config import ModelConfig, TrainConfig
     from rnncore.data.vocab import Vocab
     from rnncore.dropout import Dropout
     from rnncore.gradcheck import EPS, TOLERANCE, check_gradients, random_case
     from rnncore.model import CharLM
 
-    model = CharLM(ModelConfig(vocab, embed, hidden, layers), Vocab.from_code_points(range(256, 256 + vocab)), device,
+    from .prepare import check_memory
+    sizes = ModelConfig(vocab, embed, hidden, layers)
+    config = TrainConfig(seq=seq, batch=batch, dropout=dropout, weight_drop=weight_drop, seed=seed)
+    check_memory(config, sizes, 8, kernels.load(device).memory())
+    model = CharLM(sizes, Vocab.from_code_points(range(256, 256 + vocab)), device,
                    "float64", seed)
     case = random_case(model, seq, batch, Dropout(dropout, seed, 0, variational, weight_drop), documents, seed)
     rows = []

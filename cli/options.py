@@ -4,8 +4,8 @@ from dataclasses import fields
 
 import click
 
-from rnncore import requirements
-from rnncore.config import ON_GPUS, PATHS, PRECISIONS
+from rnncore import config, requirements
+from rnncore.config import MOST, ON_GPUS, PATHS, PRECISIONS
 
 from . import limits
 from .called import said
@@ -80,17 +80,35 @@ def _debug() -> click.Option:
     return click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of what goes wrong.")
 
 
-class Share(click.FloatRange):
+class Whole(click.IntRange):
+    """Whole numbers of at least `least`, and at most `most` (config.MOST), which help does not name."""
+
+    def __init__(self, least: int, most: int = MOST):
+        super().__init__(least)
+        self.most = most
+
+    def convert(self, value, param, ctx) -> int:
+        found = click.INT.convert(value, param, ctx)
+        if not self.min <= found <= self.most:
+            self.fail(f"{config.shown(found)} is not {config.whole(self.min, self.most).words}.", param, ctx)
+        return found
+
+
+class Number(click.FloatRange):
+    """Numbers of a range; nan, which click's own range lets through, is none."""
+
+    def convert(self, value, param, ctx) -> float:
+        found = super().convert(value, param, ctx)
+        if found != found:
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return found
+
+
+class Share(Number):
     """A number of at least 0 and below 1."""
 
     def __init__(self):
         super().__init__(0, 1, max_open=True)
-
-    def convert(self, value, param, ctx) -> float:
-        number = super().convert(value, param, ctx)
-        if number != number:  # click's own range lets nan through
-            self.fail(f"{value!r} is not a number", param, ctx)
-        return number
 
 
 class GroupedOption(click.Option):
@@ -120,9 +138,9 @@ def placed(heading: str, *options):
     return add
 
 
-def default_of(config, name: str) -> dict:
+def default_of(kind, name: str) -> dict:
     """The default of a field of a config dataclass, as click's settings for its option."""
-    (field,) = (f for f in fields(config) if f.name == name)
+    (field,) = (f for f in fields(kind) if f.name == name)
     return {"default": field.default, "show_default": field.default is not None}
 
 
@@ -140,9 +158,9 @@ def threads(ctx, param, value: str) -> int | None:
     """A callback: auto is None, else a number of at least 1."""
     if value == "auto":
         return None
-    if not value.isdecimal() or int(value) < 1:
+    if not value.isdecimal() or not value.strip("0"):
         raise click.BadParameter(f"{value!r} is neither auto nor a whole number of at least 1")
-    return int(value)
+    return Whole(1).convert(value, param, ctx)
 
 
 def says_yes(variable: str) -> bool:

@@ -208,7 +208,7 @@ def choose(given: dict, config: TrainConfig, characters: int, symbols: int, old:
         reasons.append(f"batch {few}: {plan.about(characters)} characters make {plan.WINDOWS} windows of {config.seq}")
     config, shrunk = _shrink(config, characters)
     config, more = plan.fill(config, model, characters, kernel.cores(), kernel.speed(), tuned=old is not None)
-    _check_memory(config, model, np.dtype(storage(given["dtype"])).itemsize, kernel.memory())
+    check_memory(config, model, np.dtype(storage(given["dtype"])).itemsize, kernel.memory())
     return name, model, config, [*reasons, *shrunk, *more]
 
 
@@ -256,7 +256,8 @@ def _shrink(config: TrainConfig, characters: int) -> tuple[TrainConfig, list[str
         f"{config.batch} of {config.seq}"]
 
 
-def _check_memory(config: TrainConfig, model: ModelConfig, itemsize: int, there: int) -> None:
+def check_memory(config: TrainConfig, model: ModelConfig, itemsize: int, there: int) -> None:
+    """Refuse what takes more than `there` bytes, before any of it is made. Raises RunError."""
     needed = plan.memory(config, model, itemsize)
     fewer = f", or a --min-count: most of it is for {model.vocab_size:,} symbols" \
         if 3 * model.vocab_size > 12 * model.layers * model.hidden else ""

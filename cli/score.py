@@ -31,7 +31,7 @@ def _of(name: str, text: str, **settings) -> tuple:
 @click.argument("text")
 @options.grouped(
     "Protocol (by default the state is carried over the whole text)",
-    ("--window", {"type": click.IntRange(1), "metavar": "W",
+    ("--window", {"type": options.Whole(1), "metavar": "W",
                   "help": "Start from zero every W characters; nanoGPT's validation does with 256."}),
     ("--dynamic", {"is_flag": True, "help": "Learn from each segment once it has been scored."}),
     _of("rate", "the learning rate", type=float),

@@ -1,11 +1,82 @@
 """Every default of the engine is written here once, in frozen dataclasses; the command line reads them."""
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
-OPTIONAL = None  # a default that depends on the corpus or the machine: chosen when the run starts, and printed
+OPTIONAL = None     # a default that depends on the corpus or the machine: chosen when the run starts, and printed
+MOST = 2 ** 53      # of whole numbers and budgets that nothing else bounds: up to it a float holds each
+LARGEST = 10 ** 308  # of whole numbers that stand for a float
+LAYERS = 1_000
+SEGMENT = 10_000    # characters a step of dynamic evaluation
 
 
 class ConfigError(ValueError):
     """A setting out of its range; the message names it."""
+
+
+class Kind(NamedTuple):
+    """What a setting, or a field of a JSON text, may be: in words and as a test."""
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def whole(least: int = 1, most: int = MOST, below: str = "") -> Kind:
+    """Whole numbers from least to most, of Python's own type; below: the first that is none, in words."""
+    bounds = f"of at least {least} and below {below}" if below else f"from {least:,} to {most:,}"
+    return Kind(f"a whole number {bounds}", lambda value: type(value) is int and least <= value <= most)
+
+
+def number(least: float = 0, below: float = math.inf, most: float | None = None, above: bool = False) -> Kind:
+    """Finite numbers of at least `least`, or above it, and below `below`, or of at most `most`."""
+    words = f"{'above' if above else 'of at least'} {least:g}"
+    words += f" and at most {most:,}" if most is not None else f" and below {below:,}" if below < math.inf else ""
+
+    def holds(value) -> bool:
+        if not (abs(value) < LARGEST if type(value) is int else isinstance(value, float) and math.isfinite(value)):
+            return False
+        return least <= value < below and (most is None or value <= most) and not (above and value == least)
+
+    return Kind(f"a number {words}", holds)
+
+
+def one_of(*values: str) -> Kind:
+    """One of these texts."""
+    return Kind(f"one of {', '.join(values)}", lambda value: isinstance(value, str) and value in values)
+
+
+POSITIVE, COUNT, SHARE = whole(), whole(0), number(below=1)
+SEED = whole(0, 2 ** 64 - 1, below="2^64")
+BUDGET = number(most=MOST, above=True)
+FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+
+
+def shown(value) -> str:
+    """A value's beginning; a long one is not written out."""
+    if type(value) is int and abs(value) >= 10 ** 40:
+        return f"a whole number of {value.bit_length():,} bits"
+    return f"{value!r:.40}" if isinstance(value, (str, int, float, type(None))) else type(value).__name__
+
+
+def _of(kind: Kind, **default):
+    """A field of that kind; None goes too where it is the default."""
+    return field(metadata={"kind": kind}, **default)
+
+
+class Checked:
+    """A config whose fields are of their kinds. Raises ConfigError, which names the field."""
+
+    def __post_init__(self):
+        for each in fields(self):
+            value = getattr(self, each.name)
+            kind = each.metadata["kind"]
+            _check(kind.holds(value) or value is None and each.default is None,
+                   f"{each.name} must be {kind.words}, not {shown(value)}")
+
+
+def kind_of(config: type, name: str) -> Kind:
+    """The kind of a field of a config."""
+    return next(each.metadata["kind"] for each in fields(config) if each.name == name)
 
 
 def _check(condition: bool, message: str) -> None:
@@ -14,22 +85,19 @@ def _check(condition: bool, message: str) -> None:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Checked):
     """The sizes of a model: V symbols, E embedding, H hidden, L layers."""
-    vocab_size: int
-    embed: int = 64
-    hidden: int = 128
-    layers: int = 2
+    vocab_size: int = _of(POSITIVE)
+    embed: int = _of(POSITIVE, default=64)
+    hidden: int = _of(POSITIVE, default=128)
+    layers: int = _of(whole(1, LAYERS), default=2)
 
-    def __post_init__(self):
-        for field in ("vocab_size", "embed", "hidden", "layers"):
-            value = getattr(self, field)
-            _check(isinstance(value, int) and not isinstance(value, bool) and value >= 1,
-                   f"{field} must be a whole number of at least 1, not {value!r}")
+
+OPTIMIZERS = "adam", "muon"
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Checked):
     """How a model is trained. Exactly one of steps, epochs and minutes is the budget.
 
     seq T and batch N are the window; lr is the peak rate, reached after the warm-up share of the budget and falling in
@@ -38,65 +106,49 @@ class TrainConfig:
     dropout, weight_drop and variational are dropout.py's. patience ends the run after so many evaluations in a row
     without a better loss.
     """
-    seq: int = 50
-    batch: int = 64
-    optimizer: str = "muon"
-    lr: float | None = OPTIONAL
-    beta1: float = 0.9
-    beta2: float | None = OPTIONAL
-    eps: float = 1e-8
-    momentum: float = 0.95
-    decay: float = 0.1
-    clip: float = 1.0
-    warmup: float = 0.03
-    dropout: float | None = OPTIONAL
-    weight_drop: float | None = OPTIONAL
-    variational: bool = True
-    steps: int | None = None
-    epochs: float | None = None
-    minutes: float | None = None
-    eval_every: int | None = OPTIONAL
-    patience: int | None = None
-    seed: int = 0
-    threads: int | None = OPTIONAL
+    seq: int = _of(POSITIVE, default=50)
+    batch: int = _of(POSITIVE, default=64)
+    optimizer: str = _of(one_of(*OPTIMIZERS), default="muon")
+    lr: float | None = _of(number(above=True), default=OPTIONAL)
+    beta1: float = _of(SHARE, default=0.9)
+    beta2: float | None = _of(SHARE, default=OPTIONAL)
+    eps: float = _of(number(below=1, above=True), default=1e-8)
+    momentum: float = _of(SHARE, default=0.95)
+    decay: float = _of(SHARE, default=0.1)
+    clip: float = _of(number(), default=1.0)
+    warmup: float = _of(SHARE, default=0.03)
+    dropout: float | None = _of(SHARE, default=OPTIONAL)
+    weight_drop: float | None = _of(SHARE, default=OPTIONAL)
+    variational: bool = _of(FLAG, default=True)
+    steps: int | None = _of(POSITIVE, default=None)
+    epochs: float | None = _of(BUDGET, default=None)
+    minutes: float | None = _of(BUDGET, default=None)
+    eval_every: int | None = _of(POSITIVE, default=OPTIONAL)
+    patience: int | None = _of(POSITIVE, default=None)
+    seed: int = _of(SEED, default=0)
+    threads: int | None = _of(POSITIVE, default=OPTIONAL)
 
     def __post_init__(self):
-        for field in ("seq", "batch"):
-            _check(getattr(self, field) >= 1, f"{field} must be at least 1")
-        _check(self.optimizer in OPTIMIZERS, f"optimizer must be one of {', '.join(OPTIMIZERS)}")
-        for field in ("lr", "steps", "epochs", "minutes", "eval_every", "patience", "threads"):
-            value = getattr(self, field)
-            _check(value is None or 0 < value < float("inf"), f"{field} must be above 0, not {value}")
-        for field in ("beta1", "beta2", "momentum", "decay", "dropout", "weight_drop", "warmup"):
-            value = getattr(self, field)
-            _check(value is None or 0 <= value < 1, f"{field} must be at least 0 and below 1")
-        _check(0 <= self.clip < float("inf") and 0 < self.eps < 1, "clip must be at least 0, eps between 0 and 1")
+        super().__post_init__()
         _check(sum(b is not None for b in (self.steps, self.epochs, self.minutes)) <= 1,
                "give one of steps, epochs and minutes")
-        _check(0 <= self.seed < 2 ** 64, "seed must be at least 0 and below 2^64")
 
 
-OPTIMIZERS = "adam", "muon"
 PRECISIONS = "float64", "float32", "tf32", "bf16"    # as kernels/paths.py has them, whose import would load NumPy
 ON_GPUS = "tf32", "bf16"                             # the precisions that a CPU has not
 PATHS = "eager", "graph", "wavefront", "persistent"  # as there
 
 
 @dataclass(frozen=True)
-class SaveConfig:
+class SaveConfig(Checked):
     """What a run leaves in its folder: a save and a sample every so many steps (None: with validation, and a save each
     minute; 0: no sample), the last `keep` saved models beside the best and the last; tensorboard: event files; report:
     at the end."""
-    save_every: int | None = OPTIONAL
-    sample_every: int | None = OPTIONAL
-    keep: int = 0
-    tensorboard: bool = False
-    report: bool = True
-
-    def __post_init__(self):
-        for field, least in (("save_every", 1), ("sample_every", 0), ("keep", 0)):
-            value = getattr(self, field)
-            _check(value is None or value >= least, f"{field} must be at least {least}, not {value}")
+    save_every: int | None = _of(POSITIVE, default=OPTIONAL)
+    sample_every: int | None = _of(COUNT, default=OPTIONAL)
+    keep: int = _of(COUNT, default=0)
+    tensorboard: bool = _of(FLAG, default=False)
+    report: bool = _of(FLAG, default=True)
 
 
 PRESETS = {  # fields of ModelConfig and TrainConfig; what a preset leaves open, and the plan with it, is chosen later
@@ -136,30 +188,18 @@ BENCH_CARD = {  # what `rnncore bench` measures on a GPU: the work, its sizes, t
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(Checked):
     """How a symbol is drawn. top_k 0 and top_p 1 leave all symbols in; temperature 0 takes the likeliest."""
-    temperature: float = 0.8
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self):
-        _check(0 <= self.temperature < float("inf"),
-               f"temperature must be a number of at least 0, not {self.temperature}")
-        _check(self.top_k >= 0, f"top_k must be at least 0, not {self.top_k}")
-        _check(0 < self.top_p <= 1, f"top_p must be above 0 and at most 1, not {self.top_p}")
-        _check(0 <= self.seed < 2 ** 64, "seed must be at least 0 and below 2^64")
+    temperature: float = _of(number(), default=0.8)
+    top_k: int = _of(COUNT, default=0)
+    top_p: float = _of(number(most=1, above=True), default=1.0)
+    seed: int = _of(SEED, default=0)
 
 
 @dataclass(frozen=True)
-class DynamicConfig:
+class DynamicConfig(Checked):
     """Dynamic evaluation. rate: of plain SGD; decay: the share of the way back to the trained parameters, a step;
     segment: characters a step."""
-    rate: float = 0.1
-    decay: float = 0.001
-    segment: int = 20
-
-    def __post_init__(self):
-        _check(0 <= self.rate < float("inf"), f"rate must be a number of at least 0, not {self.rate}")
-        _check(0 <= self.decay <= 1, f"decay must be a number from 0 to 1, not {self.decay}")
-        _check(1 <= self.segment <= 10_000, f"segment must be a whole number from 1 to 10,000, not {self.segment}")
+    rate: float = _of(number(), default=0.1)
+    decay: float = _of(number(most=1), default=0.001)
+    segment: int = _of(whole(1, SEGMENT), default=20)

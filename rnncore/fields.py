@@ -3,19 +3,13 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .config import MOST, POSITIVE, Kind, number, shown
 from .data.decode import one_line
 
 DEPTH = 100  # objects and lists inside each other in a text that is written
-
-
-class Kind(NamedTuple):
-    """What a field may be, in words and as a test."""
-    words: str
-    holds: Callable[[Any], bool]
 
 
 class Maybe(NamedTuple):
@@ -30,37 +24,29 @@ def _is_text(value) -> bool:
         return False
 
 
-def _is_whole(value, least: int = 0) -> bool:
-    return type(value) is int and least <= value < 2 ** 63
-
-
 def _is_loss(value) -> bool:
-    return _is_whole(value) or type(value) is float and 0 <= value < float("inf")  # a run that diverged has large ones
+    return number().holds(value)  # a run that diverged has large ones
 
 
 def _is_number(value) -> bool:
-    return type(value) in (int, float) and abs(value) < 2 ** 63  # nor nan
+    return number(-math.inf).holds(value)
 
 
 TEXT = Kind("a text", _is_text)
 NAMES = Kind("a list of names", lambda value: isinstance(value, list) and value != [] and all(map(_is_text, value)))
-COUNT = Kind("a whole number of at least 0", _is_whole)
-POSITIVE = Kind("a whole number of at least 1", lambda value: _is_whole(value, 1))
 NUMBER = Kind("a number", _is_number)
-SECONDS = Kind("a number of at least 0", lambda value: _is_number(value) and value >= 0)
-SHARE = Kind("a number of at least 0 and below 1", lambda value: _is_number(value) and 0 <= value < 1)
-FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+SECONDS = number(most=MOST)
 SHA256 = Kind("64 hexadecimal digits",
               lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)))
 TEXTS = Kind("an object of texts", lambda value: isinstance(value, dict) and all(map(_is_text, value.values())))
 NUMBERS = Kind("an object of numbers", lambda value: isinstance(value, dict) and all(map(_is_number, value.values())))
 LOSS = Kind("a number of at least 0", _is_loss)
 BEST = Kind("[loss, step]", lambda value: isinstance(value, list) and len(value) == 2 and _is_loss(value[0])
-            and _is_whole(value[1], 1))
+            and POSITIVE.holds(value[1]))
 
 
 def _are_changes(value) -> bool:
-    return isinstance(value, list) and all(isinstance(change, dict) and _is_whole(change.get("step"), 1) and all(
+    return isinstance(value, list) and all(isinstance(change, dict) and POSITIVE.holds(change.get("step")) and all(
         name == "step" or isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair))
         for name, pair in change.items()) for change in value)
 
@@ -84,11 +70,6 @@ def fault(value, spec, name: str) -> str | None:
         if found:
             return found
     return None
-
-
-def shown(value) -> str:
-    """A value's beginning; a long one is not written out."""
-    return f"{value!r:.40}" if isinstance(value, (str, int, float, type(None))) else type(value).__name__
 
 
 def plain(value, name: str, path: Path) -> dict:

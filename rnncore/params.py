@@ -6,6 +6,8 @@ place that knows the layout; names, shapes and gate order (i f g o) are PyTorch'
 from collections.abc import Iterator, Mapping
 from math import prod, sqrt
 
+import numpy as np
+
 from . import kernels
 from .config import ModelConfig
 from .random import Purpose, normal, uniform
@@ -63,15 +65,19 @@ class Parameters(Mapping):
 
 
 def count(config: ModelConfig) -> int:
-    """P, the number of parameters."""
-    return sum(prod(shape) for shape in shapes(config).values())
+    """P, the number of parameters: the sizes of `shapes` added up, in whole numbers, without a list of them."""
+    v, e, h = config.vocab_size, config.embed, config.hidden
+    return v * e + 4 * h * (e + h + 1) + (config.layers - 1) * 4 * h * (2 * h + 1) + v * (h + 1)
 
 
 def initial(config: ModelConfig, kernel, dtype, seed: int | None) -> Parameters:
     """Fresh parameters: weights uniform in +-1/sqrt(H), biases 0, embedding N(0, 1); the same on every device.
 
-    seed None: all are zero, for a model that is to be read from a file.
+    seed None: all are zero, for a model that is to be read from a file. Raises MemoryError before any are made.
     """
+    needed, there = count(config) * np.dtype(dtype).itemsize, kernel.memory()
+    if needed > there:
+        raise MemoryError(f"{count(config):,} parameters take {needed:,} bytes, more than the {there:,} there are")
     params = Parameters(config, kernel.xp.zeros(count(config), dtype))
     if seed is None:
         return params
