@@ -15,7 +15,7 @@ CLASSES = "float32", "float64", "tf32", "bf16", "fp16"
 
 def _size(name: str, text: str, least: int = 1, most: int = 100_000) -> tuple:
     """An option that goes before the setting's."""
-    return f"--{name}", {"type": click.IntRange(least, most), "help": f"{text} [default: the setting's]"}
+    return f"--{name}", {"type": options.Whole(least, most), "help": f"{text} [default: the setting's]"}
 
 
 @click.command(cls=options.Command)

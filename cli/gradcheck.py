@@ -15,7 +15,7 @@ from . import options
     ("--layers", {"type": options.Whole(1, LAYERS), "default": 2, "show_default": True, "help": "LSTM layers."}),
     ("--hidden", {"type": options.Whole(1), "default": 16, "show_default": True, "help": "Units a layer."}),
     ("--embed", {"type": options.Whole(1), "default": 8, "show_default": True, "help": "Embedding size."}),
-    ("--vocab", {"type": click.IntRange(2, 100_000), "default": 11, "show_default": True, "help": "Symbols."}),
+    ("--vocab", {"type": options.Whole(2, 100_000), "default": 11, "show_default": True, "help": "Symbols."}),
     ("--seq", {"type": options.Whole(1), "default": 7, "show_default": True, "help": "Time steps."}),
     ("--batch", {"type": options.Whole(1), "default": 5, "show_default": True, "help": "Sequences."}),
     ("--dropout", {"type": options.Share(), "default": 0.0, "show_default": True,

@@ -30,6 +30,7 @@ NEWLINE = click.option("--newline", type=click.Choice(["lf", "keep"]), default="
                        help="Make every line end a LF, or keep them as they are.")
 ON_UNKNOWN = click.option("--on-unknown", type=click.Choice(["error", "skip", "replace"]), default="error",
                           show_default=True, help="What to do with symbols that the model does not know.")
+DIGITS = 40       # of a whole number, at most: config.MOST has 16, a seed 20
 LAST = "Options"  # the heading of options that no other heading has
 RUN = click.argument("run", required=False, metavar="[RUN]")
 
@@ -80,17 +81,26 @@ def _debug() -> click.Option:
     return click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of what goes wrong.")
 
 
-class Whole(click.IntRange):
-    """Whole numbers of at least `least`, and at most `most` (config.MOST), which help does not name."""
-
-    def __init__(self, least: int, most: int = MOST):
-        super().__init__(least)
-        self.most = most
+class Integer(click.types.IntParamType):
+    """Whole numbers; of one of hundreds of digits an error says their count."""
 
     def convert(self, value, param, ctx) -> int:
-        found = click.INT.convert(value, param, ctx)
-        if not self.min <= found <= self.most:
-            self.fail(f"{config.shown(found)} is not {config.whole(self.min, self.most).words}.", param, ctx)
+        if isinstance(value, str) and len(value) > DIGITS:
+            self.fail(f"a word of {len(value):,} characters is no whole number of at most {DIGITS} digits.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Whole(click.IntRange):
+    """Whole numbers of at least `least` and at most `most`; without one config.MOST, which help does not name."""
+
+    def __init__(self, least: int, most: int | None = None):
+        super().__init__(least, most)
+        self.kind = config.whole(least, most or MOST)
+
+    def convert(self, value, param, ctx) -> int:
+        found = Integer().convert(value, param, ctx)
+        if not self.kind.holds(found):
+            self.fail(f"{found} is not {self.kind.words}.", param, ctx)
         return found
 
 

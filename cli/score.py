@@ -36,7 +36,7 @@ def _of(name: str, text: str, **settings) -> tuple:
     ("--dynamic", {"is_flag": True, "help": "Learn from each segment once it has been scored."}),
     _of("rate", "the learning rate", type=float),
     _of("decay", "the share of the way back to the trained weights, a segment", type=float),
-    _of("segment", "characters a segment", type=int))
+    _of("segment", "characters a segment", type=options.Integer()))
 @texts.options_of
 @options.ON_UNKNOWN
 @click.option("--per-char", type=click.Path(), metavar="FILE",

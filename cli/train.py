@@ -30,26 +30,26 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
 @options.grouped(
     "Model",
     ("--preset", {"type": click.Choice(PRESETS), "help": "Sizes and more. [default: by corpus and budget]"}),
-    ("--layers", {"type": int, "help": "LSTM layers. [default: the preset's]"}),
-    ("--hidden", {"type": int, "help": "Units a layer. [default: the preset's]"}),
-    _of_preset(ModelConfig, "embed", "Embedding size.", type=int),
+    ("--layers", {"type": options.Integer(), "help": "LSTM layers. [default: the preset's]"}),
+    ("--hidden", {"type": options.Integer(), "help": "Units a layer. [default: the preset's]"}),
+    _of_preset(ModelConfig, "embed", "Embedding size.", type=options.Integer()),
     ("--init-from", {"metavar": "RUN", "help": "Go on from this model: a run, a file, a pretrained one."}),
     ("--extend-vocab", {"is_flag": True, "help": "Teach it the symbols of CORPUS that it does not know."}),
     options.DTYPE)
 @options.grouped(
     "Budget (one of three; by default epochs that suit the corpus)",
     _of(TrainConfig, "epochs", "Passes over the text.", type=float),
-    _of(TrainConfig, "steps", "Optimiser steps.", type=int),
+    _of(TrainConfig, "steps", "Optimiser steps.", type=options.Integer()),
     _of(TrainConfig, "minutes", "Wall-clock time, evaluation included.", type=float))
 @options.grouped(
     "Optimisation",
-    _of_preset(TrainConfig, "seq", "Characters back through time, T.", type=int),
-    _of_preset(TrainConfig, "batch", "Streams side by side, N.", type=int),
+    _of_preset(TrainConfig, "seq", "Characters back through time, T.", type=options.Integer()),
+    _of_preset(TrainConfig, "batch", "Streams side by side, N.", type=options.Integer()),
     _of_preset(TrainConfig, "optimizer", "How to update.", type=click.Choice(OPTIMIZERS)),
     _of(TrainConfig, "lr", "Peak learning rate [default: by model size].", type=float),
     _of(TrainConfig, "clip", "Bound on the gradient's global norm; 0: none.", type=float),
     _of(TrainConfig, "warmup", "Share of the budget in which the rate rises.", type=float),
-    _of(TrainConfig, "seed", "Of parameters, masks and the text's rotation.", type=int))
+    _of(TrainConfig, "seed", "Of parameters, masks and the text's rotation.", type=options.Integer()))
 @options.grouped(
     "Regularisation",
     _of_preset(TrainConfig, "dropout", "Share of the units that a layer hands on to drop.", type=float),
@@ -57,7 +57,7 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
     ("--variational/--standard", {"default": None, "help": "One dropout mask a window, or one a character "
                                                            "[default: variational, or the preset's]"}),
     _of(TrainConfig, "patience", "End after so many evaluations in a row that are no better. [default: never]",
-        type=int))
+        type=options.Integer()))
 @options.grouped(
     "Text",
     ("--val", {"type": options.Share(), "default": 0.1, "show_default": True,
@@ -86,7 +86,7 @@ def _of_preset(config, name: str, text: str, **settings) -> tuple:
     ("--name", {"help": "Name of the folder under runs/ [default: the corpus's]."}),
     ("--resume", {"is_flag": True, "help": "Go on with -o, or with the newest run."}),
     ("--allow-new-corpus", {"is_flag": True, "help": "With --resume: go on with CORPUS although it is another text."}),
-    ("--eval-every", {"type": int, "metavar": "STEPS", "help": "Validate so often [default: 10 times]."}),
+    ("--eval-every", {"type": options.Integer(), "metavar": "STEPS", "help": "Validate so often [default: 10 times]."}),
     _of(SaveConfig, "sample_every", "Show a sample; 0: none [default: with validation].", type=options.Whole(0),
         metavar="STEPS"),
     _of(SaveConfig, "save_every", "Save [default: with validation, and each minute].", type=options.Whole(1),

@@ -64,19 +64,17 @@ def _of(kind: Kind, **default):
 
 
 class Checked:
-    """A config whose fields are of their kinds. Raises ConfigError, which names the field."""
+    """A config whose fields are of their kinds; a NumPy number becomes Python's. Raises ConfigError with the field."""
 
     def __post_init__(self):
         for each in fields(self):
             value = getattr(self, each.name)
+            if getattr(value, "shape", None) == () and hasattr(value, "item"):
+                value = value.item()
+                object.__setattr__(self, each.name, value)  # the class is frozen
             kind = each.metadata["kind"]
             _check(kind.holds(value) or value is None and each.default is None,
                    f"{each.name} must be {kind.words}, not {shown(value)}")
-
-
-def kind_of(config: type, name: str) -> Kind:
-    """The kind of a field of a config."""
-    return next(each.metadata["kind"] for each in fields(config) if each.name == name)
 
 
 def _check(condition: bool, message: str) -> None:
