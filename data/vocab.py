@@ -5,7 +5,6 @@ import codecs
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 
@@ -49,12 +48,13 @@ class Vocab:
     field: str = "text"
 
     def __post_init__(self):
-        points = self.code_points
-        if not points:
+        points = points_of(self.symbols)
+        if not len(points):
             raise ValueError("a vocabulary has one symbol at least")
-        for before, after in pairwise(points):
-            if before >= after:
-                raise ValueError(f"code points are not strictly increasing: {before} stands before {after}")
+        falls = np.flatnonzero(points[1:] <= points[:-1])
+        if len(falls):
+            before, after = points[falls[0]:falls[0] + 2]
+            raise ValueError(f"code points are not strictly increasing: {before} stands before {after}")
         if self.level not in LEVELS or self.level == "byte" and points[-1] > 255:
             raise ValueError(f"level is one of {', '.join(LEVELS)}, and a byte at most 255")
         if not isinstance(self.lower, bool) or self.level == "byte" and (self.lower or self.min_count != 1):
@@ -79,7 +79,8 @@ class Vocab:
             points = list(code_points)
         except TypeError:
             raise ValueError(f"code points are a list of integers, not {code_points!r}") from None
-        for point in points:
+        plain = set(map(type, points)) == {int} and 0 <= min(points) <= max(points) <= 0x10FFFF
+        for point in () if plain else points:  # a million is looked at one by one only where one is wrong
             if isinstance(point, bool) or not isinstance(point, (int, np.integer)) or not 0 <= point <= 0x10FFFF:
                 raise ValueError(f"not a code point: {point!r}")
         return cls("".join(map(chr, points)), level, lower, min_count, documents, field)

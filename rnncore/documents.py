@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .config import COUNT, FLAG, POSITIVE, PRECISIONS, SHARE, Kind, ModelConfig, TrainConfig, one_of, shown
+from .config import (COUNT, FLAG, LAYERS, POSITIVE, PRECISIONS, SHARE, Kind, ModelConfig, TrainConfig, number, one_of,
+                     shown)
+from .consistency import contradiction
 from .data.decode import ERRORS, UnknownEncodingError, codec, one_line
 from .data.endings import KINDS
 from .data.text import Reading
 from .data.vocab import LEVELS, Vocab
 from .fields import BEST, CHANGES, LOSS, NAMES, NUMBER, NUMBERS, SECONDS, SHA256, TEXT, TEXTS, Maybe, fault
-from .kernels.paths import storage
 
 SCHEMA = 1           # of the files that are written
 READS: dict[int, Callable[[dict], dict]] = {1: lambda document: document}  # schema of a file -> its document of SCHEMA
 KEY = "rnncore"      # where in the metadata the text is
 HEADER = 1 << 24     # bytes: a vocabulary of all 1,114,112 code points takes 10 million
+MOST_TENSORS = 4 * LAYERS + 16  # in a header; four a layer, embedding, head, what resuming needs
 MESSAGE = 400        # characters
 
 
@@ -61,7 +63,7 @@ CORPUS = {"name": TEXT, "sources": NAMES, "encoding": Kind("an encoding", _is_en
           "lower?": FLAG, "level?": LEVEL, "documents?": PARTS, "field?": TEXT, "shuffle?": FLAG,
           "encoding_errors?": one_of(*ERRORS)}
 SPLIT = {"train": COUNT, "validation": COUNT, "test": COUNT}
-FLOOR = {"nats": NUMBER, "order": COUNT, "counted": COUNT}
+FLOOR = {"nats": LOSS, "order": COUNT, "counted": COUNT}
 CARD = {"corpus": CORPUS, "split": SPLIT, "train": {}, "step": COUNT, "chars": COUNT, "seconds": NUMBER, "made": TEXT,
         "val_loss": Maybe(LOSS), "best_step": Maybe(COUNT), "val_loss_of_all": Maybe(LOSS), "versions": TEXTS,
         "val_chars?": Maybe(dict.fromkeys(("best?", "end?", "all?"), Maybe(COUNT))),
@@ -80,10 +82,9 @@ TRAINING = {
     "progress": {"step": POSITIVE, "chars": POSITIVE, "seconds": SECONDS, "training_seconds": SECONDS,
                  "val_windows": Maybe(POSITIVE), "best": Maybe(BEST), "stale?": COUNT, "final_loss": Maybe(LOSS),
                  "final_windows": COUNT, "course?": {"first": Maybe(LOSS), "recent": Maybe(LOSS), "weight": LOSS},
-                 "recovery?": dict.fromkeys(("row", "uncounted", "since"), COUNT) | {"rate": NUMBER, "returned": FLAG}},
+                 "recovery?": dict.fromkeys(("row", "uncounted", "since"), COUNT) | {
+                     "rate": number(most=1, above=True), "returned": FLAG}},
     "config": {}}
-# The tensors beside a training text; ? as above.
-RESUMING = {"optimizer.m", "optimizer.v", "state.h", "state.c", "state.good?"}
 
 
 def strict(path: Path, text: str | bytes, what: str):
@@ -117,7 +118,9 @@ def check_header(path: Path) -> None:
         if length > HEADER:
             raise damaged(path, f"header length {length:,} is above {HEADER:,} bytes, the most that is read: its card "
                                 "or another text is too long")
-        strict(path, file.read(length), "the header")
+        header = strict(path, file.read(length), "the header")
+    if isinstance(header, dict) and len(header) > MOST_TENSORS:
+        raise damaged(path, f"its header names {len(header) - 1:,} tensors, more than any model of ours has")
 
 
 def stored(path: Path, metadata: dict | None) -> dict:
@@ -167,10 +170,8 @@ def check_training(path: Path, document: dict, tensors: dict) -> None:
     """Refuse a `training` text, or tensors beside it, that resuming cannot go by."""
     text = document.get("training")
     found = fault(text, TRAINING, "training") or _train_config(text["config"])
-    found = found or _reading(text["settings"]["corpus"], vocabulary(document)) or _paths(text["settings"])
-    if not found:
-        found = _contradiction(text["progress"], TrainConfig(**text["config"]), tensors) or \
-            _precision(text["settings"], str(tensors["head.bias"].dtype))
+    found = found or _reading(text["settings"]["corpus"], vocabulary(document)) or \
+        contradiction(text, TrainConfig(**text["config"]), tensors)
     if found:
         raise damaged(path, found, "start a new run, or take another copy")
 
@@ -197,19 +198,6 @@ def _reading(about: dict, vocab: Vocab) -> str | None:
     return None
 
 
-def _paths(settings: dict) -> str | None:
-    """Where the paths of a text are not as many as its sources."""
-    paths, sources = settings.get("paths"), settings["corpus"]["sources"]
-    return None if paths is None or len(paths) == len(sources) else \
-        f"training.settings.paths are {len(paths)}, but training.settings.corpus.sources {len(sources)}"
-
-
-def _precision(settings: dict, dtype: str) -> str | None:
-    """Where a run's precision is kept in another dtype than its tensors'; an older run has that of theirs."""
-    has = settings.get("precision", dtype)
-    return None if storage(has) == dtype else f"training.settings.precision is {has}, but the tensors are {dtype}"
-
-
 def _train_config(config: dict) -> str | None:
     """What is wrong with a stored TrainConfig; fields with a default may be missing, as in files of older versions."""
     known = {field.name for field in fields(TrainConfig)}
@@ -220,22 +208,4 @@ def _train_config(config: dict) -> str | None:
         TrainConfig(**config)
     except ValueError as error:
         return f"training.config: {error}"
-    return None
-
-
-def _contradiction(progress: dict, config: TrainConfig, tensors: dict) -> str | None:
-    """Where two fields of a training text, or the text and the tensors, cannot both be right."""
-    there = {name for name in tensors if name.startswith(("optimizer.", "state."))}
-    known, needed = {name.rstrip("?") for name in RESUMING}, {name for name in RESUMING if not name.endswith("?")}
-    for name in sorted(there - known | needed - there):
-        return f"tensor {name:.80} is {'not expected' if name in there else 'missing'}"
-    for name in ("state.h", "state.c"):
-        if config.batch != tensors[name].shape[2]:
-            return f"training.config.batch is {config.batch}, but {name} has {tensors[name].shape[2]} columns"
-    if progress["chars"] > progress["step"] * config.batch * config.seq:
-        return "training.progress.chars is more than its steps can have read"
-    if progress["best"] and progress["best"][1] > progress["step"]:
-        return "training.progress.best is of a later step"
-    if config.lr is None or (config.steps, config.epochs, config.minutes) == (None, None, None):
-        return "training.config has no lr or no budget"
     return None

@@ -1,0 +1,129 @@
+"""Two fields of a training text, or a field and a tensor, that cannot both be right: each is found before it is used.
+
+Every bound here holds in all runs that this engine has written, older ones too. None needs the corpus.
+"""
+from math import ceil
+
+from .config import SHARE, SaveConfig, TrainConfig, number, whole
+from .data.batches import split
+from .kernels.paths import storage
+
+# The tensors beside a training text; a name that ends in ? may be missing.
+RESUMING = {"optimizer.m", "optimizer.v", "state.h", "state.c", "state.good?"}
+PARTS = "train", "validation", "test"
+FASTEST = 10 ** 6  # steps a second that no machine reaches
+CHANGED = {"lr": number(above=True), "dropout": SHARE, "weight_drop": SHARE, "threads": whole(0)}  # options of a change
+
+
+def contradiction(text: dict, config: TrainConfig, tensors: dict) -> str | None:
+    """What cannot be right in a training text whose fields are each of their kind, in words; None where all fits."""
+    progress, settings = text["progress"], text["settings"]
+    return (_tensors(config, tensors, progress.get("recovery", {})) or _steps(progress, config, settings["split"])
+            or _recovery(progress) or _losses(progress, settings["split"]) or _split(settings)
+            or _settings(settings, progress["step"], str(tensors["head.bias"].dtype)))
+
+
+def _tensors(config: TrainConfig, tensors: dict, recovery: dict) -> str | None:
+    there = {name for name in tensors if name.startswith(("optimizer.", "state."))}
+    known, needed = {name.rstrip("?") for name in RESUMING}, {name for name in RESUMING if not name.endswith("?")}
+    for name in sorted(there - known | needed - there):
+        return f"tensor {name:.80} is {'not expected' if name in there else 'missing'}"
+    for name in ("state.h", "state.c"):
+        if config.batch != tensors[name].shape[2]:
+            return f"training.config.batch is {config.batch}, but {name} has {tensors[name].shape[2]} columns"
+    if (tensors["optimizer.v"] < 0).any():
+        return "optimizer.v holds numbers below 0, and it is a mean of squares"
+    if recovery.get("returned") and "state.good" not in tensors:
+        return "training.progress.recovery.returned is true, but tensor state.good is missing"
+    return None
+
+
+def _steps(progress: dict, config: TrainConfig, parts: dict) -> str | None:
+    step, chars, most = progress["step"], progress["chars"], config.steps
+    if config.lr is None or (config.steps, config.epochs, config.minutes) == (None, None, None):
+        return "training.config has no lr or no budget"
+    if chars > step * config.batch * config.seq:
+        return "training.progress.chars is more than its steps can have read"
+    if chars < step * config.batch:
+        return "training.progress.chars is less than its steps must have read"
+    if config.epochs is not None:
+        windows = ceil(max(1, (parts["train"] - 1) // config.batch) / config.seq)
+        most = max(1, round(config.epochs * windows))
+    if most is not None and step > most:
+        return f"training.progress.step is {step:,}, but the budget in training.config is {most:,} steps"
+    if progress["training_seconds"] > progress["seconds"] * (1 + 1e-9) + 1e-3:
+        return "training.progress.training_seconds is more than training.progress.seconds"
+    if step > FASTEST * (progress["seconds"] + 1):
+        return f"training.progress.step is {step:,}, more than training.progress.seconds can hold"
+    return None
+
+
+def _recovery(progress: dict) -> str | None:
+    found, step = progress.get("recovery", {}), progress["step"]
+    for name in ("uncounted", "since"):
+        if found and found[name] > step:
+            return f"training.progress.recovery.{name} is {found[name]:,}, but training.progress.step is {step:,}"
+    if found and found["row"] > found["uncounted"]:
+        return "training.progress.recovery.row is more than training.progress.recovery.uncounted"
+    course = progress.get("course")
+    if course and course["weight"] > progress["chars"]:
+        return "training.progress.course.weight is more than training.progress.chars"
+    if course and course["recent"] is not None and (course["first"] is None or not course["weight"]):
+        return "training.progress.course.recent is there, but not what it is a mean of"
+    return None
+
+
+def _losses(progress: dict, parts: dict) -> str | None:
+    """Of the evaluations: each needs a validation part, and is at a step of its own."""
+    step, best, stale = progress["step"], progress["best"], progress.get("stale", 0)
+    if best and best[1] > step:
+        return "training.progress.best is of a later step"
+    if stale > step - (best[1] if best else 0):
+        return f"training.progress.stale is {stale:,}, more evaluations than there were steps since the best"
+    if best and not progress["val_windows"]:
+        return "training.progress.best is there, but training.progress.val_windows is not"
+    for name in ("val_windows", "final_windows"):
+        if (progress[name] or 0) > parts["validation"]:
+            return (f"training.progress.{name} is {progress[name]:,}, but training.settings.split.validation is "
+                    f"{parts['validation']:,}")
+    if (progress["final_loss"] is None) != (not progress["final_windows"]):
+        return "training.progress.final_loss and training.progress.final_windows are not of one evaluation"
+    return None
+
+
+def _split(settings: dict) -> str | None:
+    about, kept, floor = settings["corpus"], settings["split"], settings.get("floor")
+    asked, characters, symbols = kept["asked"], about["characters"], sum(kept[part] for part in PARTS)
+    if asked["val"] + asked["test"] >= 1:
+        return f"training.settings.split.asked.val {asked['val']} and test {asked['test']} leave nothing to train on"
+    if about.get("documents", "none") == "none":
+        sizes = [part.stop - part.start for part in split(characters, asked["val"], asked["test"])]
+        if not kept["validation"]:  # too little to validate on is trained on
+            sizes = [sizes[0] + sizes[1], 0, sizes[2]]
+        for part, size in zip(PARTS, sizes, strict=True):
+            if kept[part] != size:
+                return f"training.settings.split.{part} is {kept[part]:,}, but the corpus splits into {size:,}"
+    elif not characters <= symbols <= 2 * characters + 2:  # of documents the parts end where one does
+        return f"training.settings.split holds {symbols:,} symbols, but training.settings.corpus {characters:,}"
+    if floor and floor["counted"] > kept["train"]:
+        return "training.settings.floor.counted is more than training.settings.split.train"
+    return None
+
+
+def _settings(settings: dict, step: int, dtype: str) -> str | None:
+    paths, sources, before = settings.get("paths"), settings["corpus"]["sources"], 0
+    if paths is not None and len(paths) != len(sources):
+        return f"training.settings.paths are {len(paths)}, but training.settings.corpus.sources {len(sources)}"
+    for change in settings.get("changes", []):
+        if not before <= change["step"] <= step:
+            return f"training.settings.changes has one at step {change['step']:,}, after a later one or beyond the run"
+        before = change["step"]
+        for name, pair in change.items():
+            if name in CHANGED and not all(value == 0 or CHANGED[name].holds(value) for value in pair):
+                return f"training.settings.changes has {name} {pair[0]} to {pair[1]}"
+    try:
+        SaveConfig(**settings.get("saving", {}))
+    except (TypeError, ValueError) as error:
+        return f"training.settings.saving cannot be ({error})"
+    has = settings.get("precision", dtype)  # an older run has that of its tensors
+    return None if storage(has) == dtype else f"training.settings.precision is {has}, but the tensors are {dtype}"
