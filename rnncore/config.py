@@ -21,10 +21,11 @@ class Kind(NamedTuple):
     holds: Callable[[Any], bool]
 
 
-def whole(least: int = 1, most: int = MOST, below: str = "") -> Kind:
+def whole(least: int = 1, most: int | None = MOST, below: str = "") -> Kind:
     """Whole numbers from least to most, of Python's own type; below: the first that is none, in words."""
-    bounds = f"of at least {least} and below {below}" if below else f"from {least:,} to {most:,}"
-    return Kind(f"a whole number {bounds}", lambda value: type(value) is int and least <= value <= most)
+    bounds = f"from {least:,} to {most:,}" if most is not None and not below else f"of at least {least}"
+    return Kind(f"a whole number {bounds}" + f" and below {below}" * bool(below),
+                lambda value: type(value) is int and least <= value and (most is None or value <= most))
 
 
 def number(least: float = 0, below: float = math.inf, most: float | None = None, above: bool = False) -> Kind:
@@ -189,7 +190,7 @@ BENCH_CARD = {  # what `rnncore bench` measures on a GPU: the work, its sizes, t
 class SampleConfig(Checked):
     """How a symbol is drawn. top_k 0 and top_p 1 leave all symbols in; temperature 0 takes the likeliest."""
     temperature: float = _of(number(), default=0.8)
-    top_k: int = _of(COUNT, default=0)
+    top_k: int = _of(whole(0, None), default=0)  # the number of symbols bounds it
     top_p: float = _of(number(most=1, above=True), default=1.0)
     seed: int = _of(SEED, default=0)
 

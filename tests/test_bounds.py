@@ -42,7 +42,7 @@ def made(kind, **fields):
     (TrainConfig, "variational", (1, None, "yes")), (TrainConfig, "optimizer", ("sgd", None, ["adam"], 1)),
     (TrainConfig, "seed", (-1, 2 ** 64, True, 1.0, None)), (SaveConfig, "keep", (-1, 1.5, None, MOST + 1, True)),
     (SaveConfig, "report", (1, None)), (SaveConfig, "sample_every", (-1, 0.5)),
-    (SampleConfig, "top_k", (-1, 2.5, MOST + 1, None, True)), (SampleConfig, "seed", (True, 2 ** 64)),
+    (SampleConfig, "top_k", (-1, 2.5, None, True)), (SampleConfig, "seed", (True, 2 ** 64)),
     (SampleConfig, "top_p", (0, 1.1, NAN, "1")), (SampleConfig, "temperature", (-1, NAN, INF, None, "1")),
     (DynamicConfig, "segment", (0, 1.5, True, 10_001)), (DynamicConfig, "rate", (-1, INF, "1")),
     (DynamicConfig, "decay", (-.1, 1.1, NAN))], ids=lambda value: getattr(value, "__name__", ""))

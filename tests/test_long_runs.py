@@ -235,11 +235,11 @@ def test_a_disk_that_has_room_again_before_the_end_is_no_failure(train, tmp_path
     """Every second save fails, the last one not; --keep's copies too."""
     write, calls = checkpoint.write_whole, []
 
-    def now_and_then(path, data):
+    def now_and_then(path, data, *check):
         calls.append(path.name)
         if path.name.startswith(("last", "step")) and len(calls) < 12 and len(calls) % 2:
             raise OSError(28, "No space left on device")
-        write(path, data)
+        write(path, data, *check)
 
     monkeypatch.setattr(checkpoint, "write_whole", now_and_then)
     result = train("corpus.txt", "--steps", 20, *SMALL, "--save-every", 1, "--keep", 2, "-o", "a")
