@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from rnncore.config import ConfigError, SampleConfig
+from rnncore.config import MOST, ConfigError, SampleConfig, shown
 from rnncore.data.vocab import UnknownSymbolError
 from rnncore.dialogue import Dialogue, Mark
 from rnncore.sample import spelled, until
@@ -151,8 +151,9 @@ class Loop:
         """Give a setting a value. Raises ConfigError."""
         if name != "length":
             self.dialogue.config = replace(self.dialogue.config, **{name.replace("-", "_"): value})
-        elif value < -1:
-            raise ConfigError(f"length must be at least 0, or -1 for a text until Ctrl-C, not {value}")
+        elif not -1 <= value <= MOST:
+            raise ConfigError("length must be at least 0, or -1 for a text until Ctrl-C, and at most "
+                              f"{MOST:,}, not {shown(value)}")
         else:
             self.length = value if value >= 0 else None
         if name == "seed":

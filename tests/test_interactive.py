@@ -101,6 +101,8 @@ def test_commands_that_change_the_sampling(talk, tmp_path):
 @pytest.mark.parametrize("line, words", [
     ("/temperature -1", "temperature must be"), ("/temperature warm", "takes a number, not 'warm'"), ("/top-k 1.5", "takes a whole number"),
     ("/top-p 0", "top_p must be"), ("/seed -1", "seed must be"), ("/length -2", "length must be at least 0, or -1"),
+    (f"/length {2 ** 63}", "at most 9,007,199,254,740,992, not 9223372036854775808"),
+    (f"/length {10 ** 400}", "not a whole number of 1,329 bits"),
     ("/temprature 1", "there is no /temprature"), ("/undo", "nothing to take back"), ("abc xyz", "'x' (U+0078)"),
     ("\udcff", "not in the model's vocabulary")])
 def test_a_line_that_is_refused_changes_nothing(talk, tmp_path, line, words):
