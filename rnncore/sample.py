@@ -13,6 +13,7 @@ from .stepper import Stepper, checked
 COINS = 256  # random numbers made at a time
 SHARE = 16   # samples that make a thread of their own worth while
 TURN = 64    # symbols that the threads write before they wait for each other
+TOO_LARGE = "the model's weights are too large; train it anew with a lower rate (--lr)"
 LAUNCH = 64  # symbols that a device writes at a time
 ABREAST = 1024     # samples written at a time, at most
 PERIOD = 2 ** 32   # coins of a sample; then they come again, though what they decide is another text
@@ -23,10 +24,14 @@ def draw(logits: np.ndarray, config: SampleConfig, coin: np.ndarray) -> np.ndarr
 
     p = softmax(logits / temperature) in float64; top_k keeps the k likeliest, then top_p the fewest likeliest whose
     mass is at least p (Holtzman et al. 2020); the coin picks by inverse distribution. Temperature 0 takes the
-    likeliest; of equals the lowest id comes first.
+    likeliest; of equals the lowest id comes first. Raises FloatingPointError where a column's largest logit is no finite
+    number.
     """
     p = logits.astype(np.float64)
-    p -= np.maximum.reduce(p, axis=0)
+    largest = np.maximum.reduce(p, axis=0)
+    if not np.isfinite(largest).all():
+        raise FloatingPointError(f"what the model predicts is no number: {TOO_LARGE}")
+    p -= largest
     if config.temperature == 0:
         return p.argmax(axis=0)
     with np.errstate(over="ignore"):  # a tiny temperature leaves nothing of all but the likeliest
@@ -91,7 +96,11 @@ def _launches(writer, config: SampleConfig, first: int) -> Iterator[np.ndarray]:
     coming = writer.write(LAUNCH, *chance, 0)
     for start in count_up(LAUNCH, LAUNCH):
         now, coming = coming, writer.write(LAUNCH, *chance, start % PERIOD)
-        yield from now.ids()
+        ids = now.ids()
+        wrong = np.flatnonzero((ids < 0).any(axis=1))
+        yield from ids[:wrong[0] if len(wrong) else None]
+        if len(wrong):
+            raise FloatingPointError(f"what the model predicts is no number: {TOO_LARGE}")
 
 
 def generate(model, prompt: str | bytes = "", length: int | None = None, temperature: float = SampleConfig.temperature,
