@@ -30,7 +30,7 @@ LEVELS = [  # of the modules in rnncore/: each imports only from levels above it
     {BELOW_ALL},
     {"config", "random", "ngram", "memory", "files", "lock", "fields", "divergence", "headline", "mistaken"},
     {"params", "lstm", "dropout", "documents"},
-    {"embedding", "head", "names", "places"},
+    {"arguments", "embedding", "head", "names", "places"},
     {"stack", "stepper"},
     {"model"},
     {"optim", "sample", "checkpoint", "gradcheck", "evaluate", "dynamic", "plan", "extend", "recovery"},

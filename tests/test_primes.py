@@ -109,7 +109,7 @@ def test_what_a_kept_line_end_is_told_by():
     assert Vocab.from_text("ab\n").typed("\ufeffa\r\nb\r") == "a\nb\n"
     assert Vocab.from_text("ab\r\n").typed("\ufeffa\r\nb\r") == "a\r\nb\r"
     assert Vocab.from_text("ab\ufeff").typed("\ufeffa\r") == "\ufeffa\n"
-    assert Vocab.from_text("ab\n").typed(b"a\r\n") == b"a\r\n"
+    assert Vocab.from_code_points(range(256), "byte").typed(b"a\r\n") == b"a\r\n"
 
 
 def test_stops_and_turns_are_normalised_too(folder):

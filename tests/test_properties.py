@@ -20,7 +20,7 @@ import rnncore
 from rnncore import arguments, dynamic, evaluate, gradcheck
 from rnncore.dropout import Dropout
 from rnncore.lstm import State
-from rnncore.sample import generate_ids
+from rnncore.sample import generate_ids, samples
 
 DRAWS = int(os.environ.get("RNNCORE_DRAWS", 60))
 BOUND = {"float64": 1e-9, "float32": 3e-5}
@@ -112,6 +112,10 @@ DROPOUT = [constant(value) for value in (
     Dropout("0.5", 0, 1), Dropout(np.array([0.1]), 0, 1), Dropout(None, 0, 1))]
 SPOILERS = {"x": ids_spoilt(2, loose=(0, 1)), "y": ids_spoilt(2), "state": STATE, "keep": KEEP, "dropout": DROPOUT,
             "threads": [constant(value) for value in (0, -1, 1.5, "2", None, True, np.float64(2))],
+            "prompt": [constant(value) for value in (b"ab", 3, None, ["a"], "abc", bytearray(b"x"))],
+            "length": [constant(value) for value in (-1, 1.5, np.nan, np.inf, "3", True, [3])],
+            "stop": [constant(value) for value in (3, b"ab", ["a", None], [["a"]], True)],
+            "count": [constant(value) for value in (-1, 1.5, None, "3", True)],
             "text": ids_spoilt(1, loose=(0,)), "column": ids_spoilt(1, loose=(0,))}
 
 
@@ -122,7 +126,13 @@ def right(steps: int, n: int, seed_: int) -> dict:
     way = [np.asarray, np.ndarray.tolist, Like, np.uint8][rng.integers(4)]
     return {"x": x, "y": y, "state": State(*rng.standard_normal((2, L, H, n))), "keep": rng.random((steps, n)) < 0.7,
             "dropout": None, "threads": int(rng.integers(1, 4)), "text": way(rng.integers(0, V, steps * n + 1)),
-            "column": x[0]}
+            "column": x[0], "prompt": model_text(rng, n), "length": int(rng.integers(0, 9)), "count": n,
+            "stop": model_text(rng, int(rng.integers(1, 3)))}
+
+
+def model_text(rng, length: int) -> str:
+    """A text of the models' symbols."""
+    return "".join(map(chr, rng.integers(256, 256 + V, length)))
 
 
 def call(names: tuple, given_: dict, seed_: int, name: str | None = None, k: int = 0) -> Call | None:
@@ -162,7 +172,9 @@ def outcome(made: Call, function):
         return function()
     with pytest.raises((ValueError, TypeError)) as refused:
         function()
-    words, name = str(refused.value), {"text": ("ids", "prompt"), "column": ("ids",)}.get(made.spoilt, (made.spoilt,))
+    words, name = str(refused.value), {
+        "text": ("ids", "prompt"), "column": ("ids",), "prompt": ("a text is", "vocabulary"),
+        "stop": ("stop", "a text is")}.get(made.spoilt, (made.spoilt,))
     assert any(n in words for n in name) and "\n" not in words, f"{made.spoilt}: {words}"
     return REFUSED
 
@@ -229,6 +241,32 @@ def written(made: Call, dtype: str) -> None:
         assert found == wanted(model, ids, ids).logits[-1, :, 0].argmax()
 
 
+def likeliest(model, prompt: str, length: int, stop: str) -> str:
+    """What a model goes on with when it takes the likeliest symbol each time, up to a text."""
+    ids = [ord(symbol) - 256 for symbol in prompt or chr(256)]
+    text = ""
+    for _ in range(length):
+        column = np.array(ids)[:, None]
+        ids.append(int(wanted(model, column, column).logits[-1, :, 0].argmax()))
+        text += chr(256 + ids[-1])
+        if text.endswith(stop):
+            return text.removesuffix(stop)
+    return text
+
+
+def generated(made: Call, dtype: str) -> None:
+    model, given_ = MODELS[dtype], made.given
+    found = outcome(made, lambda: "".join(rnncore.generate(model, temperature=0, **given_)))
+    assert found is REFUSED or found == likeliest(model, **given_)
+
+
+def sampled(made: Call, dtype: str) -> None:
+    model, (prompt, length, stop, count, threads) = MODELS[dtype], made.given.values()
+    model.threads = threads
+    found = outcome(made, lambda: samples(model, count, prompt, length, rnncore.SampleConfig(0.0), stop))
+    assert found is REFUSED or found == count * [likeliest(model, prompt, length, stop)]
+
+
 PROPERTIES = {
     "loss_and_grads": (loss_and_grads, ("x", "y", "state", "keep", "dropout", "threads")),
     "losses": (losses, ("x", "y", "state")),
@@ -239,6 +277,8 @@ PROPERTIES = {
     "dynamic.losses": (scored(lambda model, ids: dynamic.losses(  # with a rate of zero nothing is learnt
         model, ids, rnncore.config.DynamicConfig(0.0, 0.0, 5))), ("text",)),
     "generate_ids": (written, ("text",)),
+    "generate": (generated, ("prompt", "length", "stop")),
+    "samples": (sampled, ("prompt", "length", "stop", "count", "threads")),
 }
 
 
