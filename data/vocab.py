@@ -49,6 +49,8 @@ class Vocab:
     field: str = "text"
 
     def __post_init__(self):
+        if not isinstance(self.symbols, str):
+            raise TypeError(f"symbols are a str, not {type(self.symbols).__name__}")
         points = self.code_points
         if not points:
             raise ValueError("a vocabulary has one symbol at least")
@@ -68,7 +70,9 @@ class Vocab:
 
     @classmethod
     def from_text(cls, text: str) -> Vocab:
-        """The vocabulary of a text; ValueError for an empty one."""
+        """The vocabulary of a text; ValueError for an empty one, TypeError for what is no str."""
+        if not isinstance(text, str):
+            raise TypeError(f"a text is a str, not {type(text).__name__}")
         return cls("".join(sorted(set(text))))
 
     @classmethod

@@ -26,6 +26,7 @@ DRAWS = int(os.environ.get("RNNCORE_DRAWS", 60))
 BOUND = {"float64": 1e-9, "float32": 3e-5}
 V, E, H, L = 5, 3, 4, 2
 MODELS = {dtype: build(V, E, H, L, dtype) for dtype in BOUND}
+SETTINGS = rnncore.TrainConfig(lr=0.0001, steps=1, seed=3)
 SAME = object()  # what a spoiler gives that does not apply
 
 
@@ -116,6 +117,21 @@ SPOILERS = {"x": ids_spoilt(2, loose=(0, 1)), "y": ids_spoilt(2), "state": STATE
             "length": [constant(value) for value in (-1, 1.5, np.nan, np.inf, "3", True, [3])],
             "stop": [constant(value) for value in (3, b"ab", ["a", None], [["a"]], True)],
             "count": [constant(value) for value in (-1, 1.5, None, "3", True)],
+            "config": [constant(value) for value in (None, {"hidden": 4}, "small", SETTINGS)],
+            "vocab": [constant(value) for value in (None, "abcde", ["a"], rnncore.Vocab.from_text("abc"))],
+            "device": [constant(value) for value in (None, 3, "gpu", b"cpu")],
+            "dtype": [constant(value) for value in ("int8", "float16", None, 32)],
+            "seed": [constant(value) for value in (-1, 2 ** 64, 1.5, "1", True)],
+            "model": [constant(value) for value in (None, "small", MODELS)],
+            "batches": [constant(value) for value in (None, np.arange(9), "text")],
+            "settings": [constant(value) for value in (None, {"lr": 0.1}, MODELS["float32"].config, rnncore.TrainConfig())],
+            "validation": [constant(value) for value in (np.arange(9), "text", True)],
+            "stream": [type_of(name) for name in ("float64", "bool", "complex128", "O")]
+            + [lambda ids: ids[None], lambda ids: ids[:, None], np.ndarray.tolist, constant(None), constant("abc")],
+            "columns": [constant(value) for value in (0, -1, 1.5, "2", None, True)],
+            "steps": [constant(value) for value in (0, -1, 1.5, "2", None, True)],
+            "rotation": [constant(value) for value in (1.5, "2", None, True)],
+            "window": [constant(value) for value in (1.5, "2", None, True)],
             "text": ids_spoilt(1, loose=(0,)), "column": ids_spoilt(1, loose=(0,))}
 
 
@@ -127,7 +143,11 @@ def right(steps: int, n: int, seed_: int) -> dict:
     return {"x": x, "y": y, "state": State(*rng.standard_normal((2, L, H, n))), "keep": rng.random((steps, n)) < 0.7,
             "dropout": None, "threads": int(rng.integers(1, 4)), "text": way(rng.integers(0, V, steps * n + 1)),
             "column": x[0], "prompt": model_text(rng, n), "length": int(rng.integers(0, 9)), "count": n,
-            "stop": model_text(rng, int(rng.integers(1, 3)))}
+            "stop": model_text(rng, int(rng.integers(1, 3))), "config": MODELS["float32"].config, "vocab":
+            MODELS["float32"].vocab, "device": "cpu", "dtype": str(rng.choice(["float32", "float64"])), "seed": seed_,
+            "model": MODELS["float32"], "batches": rnncore.Batches(rng.integers(0, V, 20), 2, 3), "settings": SETTINGS,
+            "validation": None, "stream": rng.integers(0, V, 30 + steps), "columns": n, "steps": steps,
+            "rotation": int(rng.integers(-99, 99)), "window": 0}
 
 
 def model_text(rng, length: int) -> str:
@@ -174,7 +194,7 @@ def outcome(made: Call, function):
         function()
     words, name = str(refused.value), {
         "text": ("ids", "prompt"), "column": ("ids",), "prompt": ("a text is", "vocabulary"),
-        "stop": ("stop", "a text is")}.get(made.spoilt, (made.spoilt,))
+        "stop": ("stop", "a text is"), "settings": ("config", "lr"), "stream": ("ids",), "vocab": ("vocab",)}.get(made.spoilt, (made.spoilt,))
     assert any(n in words for n in name) and "\n" not in words, f"{made.spoilt}: {words}"
     return REFUSED
 
@@ -267,6 +287,35 @@ def sampled(made: Call, dtype: str) -> None:
     assert found is REFUSED or found == count * [likeliest(model, prompt, length, stop)]
 
 
+def built(made: Call, dtype: str) -> None:
+    config, vocab, device, precision, seed_ = made.given.values()
+    model = outcome(made, lambda: rnncore.CharLM(config, vocab, device, precision, seed_))
+    if model is not REFUSED:
+        again = rnncore.CharLM(config, vocab, device, precision, seed_)
+        assert str(model.dtype) == precision and np.array_equal(model.params.flat, again.params.flat)
+
+
+def fitted(made: Call, dtype: str) -> None:
+    model, batches, settings_, validation = made.given.values()
+    before = MODELS["float32"].params.flat.copy()
+    found = outcome(made, lambda: list(rnncore.fit(model, batches, settings_, validation)))
+    if found is not REFUSED:
+        x, y = batches.window(0)
+        MODELS["float32"].params.flat[...] = before
+        assert len(found) == 1 and close(found[0].loss, wanted(model, x, y).loss / x.size, "float32")
+
+
+def cut(made: Call, dtype: str) -> None:
+    ids, columns, steps, rotation, window = made.given.values()
+    found = outcome(made, lambda: rnncore.Batches(ids, columns, steps).window(window, rotation))
+    if found is not REFUSED:
+        (x, y), stream = found, (len(ids) - 1) // columns
+        for t in range(min(steps, stream)):
+            for j in range(columns):
+                first = rotation + j * stream + t
+                assert x[t, j] == ids[first % len(ids)] and y[t, j] == ids[(first + 1) % len(ids)]
+
+
 PROPERTIES = {
     "loss_and_grads": (loss_and_grads, ("x", "y", "state", "keep", "dropout", "threads")),
     "losses": (losses, ("x", "y", "state")),
@@ -279,6 +328,9 @@ PROPERTIES = {
     "generate_ids": (written, ("text",)),
     "generate": (generated, ("prompt", "length", "stop")),
     "samples": (sampled, ("prompt", "length", "stop", "count", "threads")),
+    "CharLM": (built, ("config", "vocab", "device", "dtype", "seed")),
+    "fit": (fitted, ("model", "batches", "settings", "validation")),
+    "Batches": (cut, ("stream", "columns", "steps", "rotation", "window")),
 }
 
 
