@@ -60,10 +60,11 @@ class Batches:
         if not isinstance(self.ids, np.ndarray):
             raise TypeError(f"ids are an array (n,) of integers, not {type(self.ids).__name__}")
         for name in ("columns", "steps"):
-            whole(name, getattr(self, name))
+            if whole(name, getattr(self, name)) < 1:
+                raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
         if self.ids.ndim != 1 or self.ids.dtype.kind not in "iu":
             raise ValueError(f"ids are integers (n,), not {self.ids.dtype} {self.ids.shape}")
-        if self.columns < 1 or self.steps < 1 or self.stream < 1:
+        if self.stream < 1:
             raise ValueError(f"{len(self.ids):,} ids do not fill {self.columns} columns of {self.steps}: see shrink")
 
     @property
