@@ -25,8 +25,9 @@ DRAWS = int(os.environ.get("RNNCORE_DRAWS", 60))
 # Properties: each makes a call of one function, and compares what it gives with the reference.
 
 REFUSED = object()
-CALLED = {"text": ("ids", "prompt"), "column": ("ids",), "prompt": ("a text is", "vocabulary"), "stop": ("stop", "a text is"),
-          "settings": ("config", "lr"), "stream": ("ids",)}  # what an error may call an argument otherwise
+CALLED = {  # what an error may call an argument otherwise
+    "text": ("ids", "prompt"), "column": ("ids",), "stream": ("ids",), "settings": ("config", "lr"),
+    "prompt": ("a text is", "vocabulary"), "stop": ("stop", "a text is")}
 
 
 def outcome(made: Call, function):
