@@ -14,7 +14,7 @@ from dataclasses import replace
 from rnncore.config import MOST, ConfigError, SampleConfig, shown
 from rnncore.data.vocab import UnknownSymbolError
 from rnncore.dialogue import Dialogue, Mark
-from rnncore.sample import spelled, until
+from rnncore.sample import ends, until
 
 from . import meant
 from .progress import printable, tell, unheard
@@ -42,7 +42,7 @@ class Loop:
                  prime: str | bytes, clamp: Mapping[tuple[int, int], float]):
         self.vocab, self.length, self.on_unknown = model.vocab, length, on_unknown
         self.dialogue = Dialogue(model, config, clamp)
-        self.stop = list(map(spelled(self.vocab), stop))
+        self.stop = ends(self.vocab, stop)
         self.past: deque[Mark] = deque(maxlen=TURNS)
         self.binary = self.vocab.level == "byte"
         self.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115, it is open as long as the process is

@@ -78,6 +78,7 @@ def main(args=None) -> None:
     """Run the command line and exit."""
     open_streams()
     warnings.formatwarning = worded
+    warnings.filterwarnings("ignore", ".* encountered in ", RuntimeWarning)  # NumPy's: who computes looks at the result
     try:
         code = commands.main(args, called(), standalone_mode=False) or 0
     except click.exceptions.Abort:  # click's word for Ctrl-C
@@ -144,7 +145,7 @@ def _cause(error: Exception) -> tuple[int, str]:
 
     if isinstance(error, (ConfigError, CorpusNotFoundError, UnknownEncodingError)):
         return 2, message
-    if isinstance(error, Diverged):
+    if isinstance(error, (Diverged, FloatingPointError)):
         return 3, message
     if isinstance(error, (CorpusError, UnknownSymbolError, DeviceError, ModelFileError, RunError)):
         return 1, message

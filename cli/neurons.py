@@ -5,7 +5,6 @@ import click
 
 from . import options, texts
 from .progress import tell
-from .score import NotFinite
 
 LENGTH = 20_000  # symbols that are read by default: a minute at most on a CPU
 BESIDE = 48      # columns of the table beside the excerpt
@@ -44,8 +43,6 @@ def command(run, text, most, probe, length, cells, on_unknown, as_json, device, 
         notes.append(f"read the first {length:,} of {corpus.characters:,} symbols (--length changes it)")
     try:
         found = atlas(model, passage, most or (MOST if as_json else 3), on_unknown)
-    except FloatingPointError as error:
-        raise NotFinite(str(error)) from None
     except MemoryError:
         raise RunError("out of memory: take a smaller --length") from None
     if len(found.text) < FEW:

@@ -90,7 +90,6 @@ def write(found, target: Path, device: str, text: str | None = None, cells: int 
     from rnncore.report import page
     from rnncore.report.atlas import FEW
 
-    from .score import NotFinite
 
     folder = found.folder
     document, tensors = checkpoint.read(found.file)
@@ -104,10 +103,7 @@ def write(found, target: Path, device: str, text: str | None = None, cells: int 
     if len(ids) < FEW:
         notes.append(f"It read {len(ids)} {'bytes' if model.vocab.level == 'byte' else 'characters'}: over so few, "
                      "correlations mean little.")
-    try:
-        story = tell_story(model, card, ids, cells)
-    except FloatingPointError as error:
-        raise NotFinite(str(error)) from None
+    story = tell_story(model, card, ids, cells)
     name = folder.resolve().name if folder else found.file.stem
     story = page.Story(name=name, source=source, rows=rows, samples=samples, notes=notes, **story)
     write_whole(target, page.render(story).encode(errors="replace"))
@@ -120,10 +116,11 @@ def tell_story(model, card: dict, ids, cells: int) -> dict:
 
     from rnncore.report.atlas import of
     from rnncore.report.reading import read
+    from rnncore.sample import TOO_LARGE
 
     reading = read(model, ids)
     if not np.isfinite(reading.bits).all():
-        raise FloatingPointError("the loss is no number: the model's weights are too large")
+        raise FloatingPointError(f"the loss is no number: {TOO_LARGE}")
     floor = card["floor"]["nats"] if is_trained(card) and card.get("floor") else None
     return {"vocab": model.vocab, "passage": reading, "atlas": of(reading, model.vocab, max(cells, RANKED)),
             "best": cells, "floor": floor, "there": there(card), "headline": headline(model, card, floor),

@@ -16,11 +16,6 @@ from .floor import beside
 from .progress import describe_floor, tell
 
 
-class NotFinite(click.ClickException):
-    """A loss that is no number."""
-    exit_code = 3
-
-
 def _of(name: str, text: str, **settings) -> tuple:
     """An option for a field of DynamicConfig."""
     return f"--{name}", {"help": f"With --dynamic: {text}.", **options.default_of(DynamicConfig, name), **settings}
@@ -97,20 +92,17 @@ def losses(model, ids, protocol: str, settings: dict) -> Iterator:
     import numpy as np
 
     from rnncore import dynamic, evaluate
+    from rnncore.sample import TOO_LARGE
 
     if protocol == "dynamic":
         parts = dynamic.losses(model, ids, DynamicConfig(**settings))
     else:
         parts = evaluate.window_losses(model, ids, **settings) if settings else evaluate.losses(model, ids)
     with model.kernel.single_threaded(), np.errstate(over="ignore", invalid="ignore"):
-        try:
-            for part in parts:
-                if not math.isfinite(sum(part.tolist())):
-                    raise NotFinite("the loss is no number: the model's weights are too large; train it anew with a "
-                                    "lower --lr")
-                yield part
-        except FloatingPointError as error:
-            raise NotFinite(str(error)) from None
+        for part in parts:
+            if not math.isfinite(sum(part.tolist())):
+                raise FloatingPointError(f"the loss is no number: {TOO_LARGE}")
+            yield part
 
 
 def mean(parts) -> float:

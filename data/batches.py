@@ -5,6 +5,7 @@
 """
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -37,6 +38,16 @@ def shrink(n: int, columns: int, steps: int) -> tuple[int, int]:
     return columns, steps
 
 
+def whole(name: str, value) -> int:
+    """The value, if it is a whole number; else TypeError."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is a whole number, not {value!r:.60}") from None
+
+
 @dataclass(frozen=True, eq=False)
 class Batches:
     """A pure function from a window's number and a rotation to a batch: any window can be had at any time, again."""
@@ -46,9 +57,14 @@ class Batches:
     steps: int  # T
 
     def __post_init__(self):
+        if not isinstance(self.ids, np.ndarray):
+            raise TypeError(f"ids are an array (n,) of integers, not {type(self.ids).__name__}")
+        for name in ("columns", "steps"):
+            if whole(name, getattr(self, name)) < 1:
+                raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
         if self.ids.ndim != 1 or self.ids.dtype.kind not in "iu":
             raise ValueError(f"ids are integers (n,), not {self.ids.dtype} {self.ids.shape}")
-        if self.columns < 1 or self.steps < 1 or self.stream < 1:
+        if self.stream < 1:
             raise ValueError(f"{len(self.ids):,} ids do not fill {self.columns} columns of {self.steps}: see shrink")
 
     @property
@@ -72,7 +88,8 @@ class Batches:
         x[t, j] = ids[(rotation + j*S + k*T + t) % n], and y is one character further. Without a rotation nothing wraps;
         with one, the text's end runs into its start. IndexError for another k.
         """
-        if not 0 <= k < self.windows:
+        rotation = whole("rotation", rotation) % len(self.ids)
+        if not 0 <= whole("window", k) < self.windows:
             raise IndexError(f"window {k} is not in 0..{self.windows - 1}")
         start = k * self.steps
         steps = np.arange(start, min(start + self.steps, self.stream) + 1)[:, None]  # (T+1, 1): x, and one for y

@@ -48,6 +48,8 @@ class Vocab:
     field: str = "text"
 
     def __post_init__(self):
+        if not isinstance(self.symbols, str):
+            raise TypeError(f"symbols are a str, not {type(self.symbols).__name__}")
         points = points_of(self.symbols)
         if not len(points):
             raise ValueError("a vocabulary has one symbol at least")
@@ -68,7 +70,9 @@ class Vocab:
 
     @classmethod
     def from_text(cls, text: str) -> Vocab:
-        """The vocabulary of a text; ValueError for an empty one."""
+        """The vocabulary of a text; ValueError for an empty one, TypeError for what is no str."""
+        if not isinstance(text, str):
+            raise TypeError(f"a text is a str, not {type(text).__name__}")
         return cls("".join(sorted(set(text))))
 
     @classmethod
@@ -143,6 +147,7 @@ class Vocab:
 
     def spelled(self, text: str | bytes) -> str:
         """The symbols that stand for a text: in lower case, or bytes, where these are what the vocabulary has."""
+        self._check(text)
         if self.level == "byte":
             raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
             return raw.decode("latin-1")
@@ -153,7 +158,8 @@ class Vocab:
 
         A vocabulary with the mark or a CR is of a corpus that kept them, so they stay.
         """
-        if isinstance(text, bytes) or self.level == "byte":
+        self._check(text)
+        if self.level == "byte":
             return text
         text = text if MARK in self.symbols else text.replace(MARK, "")
         return text if "\r" in self.symbols else text.replace("\r\n", "\n").replace("\r", "\n")
@@ -162,6 +168,12 @@ class Vocab:
         """Return `typed` of a text to go on from; where a line is a document, without the line end that ends it."""
         text = self.typed(text)
         return text.removesuffix("\n") if self.end is not None and "\n" not in self else text
+
+    def _check(self, text) -> None:
+        """Raise TypeError for what is no text of these symbols: a str, or at the level byte bytes too."""
+        if not isinstance(text, str) and (self.level == "char" or not isinstance(text, bytes)):
+            cure = ": decode it" if isinstance(text, (bytes, bytearray)) else ""
+            raise TypeError(f"a text is a str{' or bytes' * (self.level == 'byte')}, not {type(text).__name__}{cure}")
 
     def readable(self, symbols: str) -> str:
         """The text that symbols stand for; of bytes that are no UTF-8, U+FFFD."""

@@ -30,15 +30,24 @@ __device__ double before(double mine, double& total) {
 }
 
 // p (SYMBOLS,) arrives as logits and leaves as exp((p - largest) / temperature); returns the first of the likeliest.
+// Where the largest is no finite number all of p is NaN then, and it returns -1.
 __device__ int soften(double* p, double temperature) {
     int at = lane() < SYMBOLS ? lane() : 0;
     double most = p[at];
-    for (int v = at + 32; v < SYMBOLS; v += 32)
+    bool wrong = most != most;
+    for (int v = at + 32; v < SYMBOLS; v += 32) {
+        wrong |= p[v] != p[v];
         if (p[v] > most) most = p[v], at = v;
+    }
     for (int far = 16; far; far /= 2) {
         const double other = __shfl_xor_sync(~0u, most, far);
         const int there = __shfl_xor_sync(~0u, at, far);
         if (other > most || (other == most && there < at)) most = other, at = there;
+    }
+    if (__any_sync(~0u, wrong || most - most != 0)) {  // of an infinite one the difference is NaN
+        for (int v = lane(); v < SYMBOLS; v += 32) p[v] = (most - most) / (most - most);
+        __syncwarp();
+        return -1;
     }
     if (temperature > 0)
         for (int v = lane(); v < SYMBOLS; v += 32) p[v] = exp((p[v] - most) / temperature);
@@ -90,6 +99,6 @@ __device__ int pick(const double* p, double coin) {
         if (found < 0 && sum > coin * total) found = v;
     }
     const unsigned with = __ballot_sync(~0u, found >= 0), any = __ballot_sync(~0u, likely >= 0);
-    if (!any) return 0;  // where the logits are no numbers
+    if (!any) return -1;  // where the logits are no numbers
     return __shfl_sync(~0u, with ? found : likely, with ? __ffs(with) - 1 : 31 - __clz(any));  // by rounding, the last
 }

@@ -151,10 +151,9 @@ __device__ void head(const Run& run, const Room& room, unsigned tag, int first, 
 __device__ void draw(const Run& run, const Room& room, unsigned tag, int step, int first) {
     const int n = width(run, first);
     const bool cut = run.temperature > 0 && (run.top_k || run.top_p < 1);
-    const auto settle = [&](int c, int symbol) {
-        symbol = min(max(symbol, 0), SYMBOLS - 1);
+    const auto settle = [&](int c, int symbol) {  // -1 is handed on, for the host to refuse
         if (lane()) return;
-        room.symbols[first + c] = symbol;
+        room.symbols[first + c] = min(max(symbol, 0), SYMBOLS - 1);
         if (!blockIdx.x) run.ids[(size_t)step * run.all + run.first + first + c] = symbol;
     };
     for (int c = threadIdx.x; c < n; c += THREADS)
@@ -173,7 +172,8 @@ __device__ void draw(const Run& run, const Room& room, unsigned tag, int step, i
         for (int c = warp(); c < n; c += WARPS) {
             double* p = room.sorted + c * SYMBOLS;
             trim(p, run.top_k, run.top_p);
-            settle(c, room.order[c * SYMBOLS + pick(p, room.coins[c])]);
+            const int place = pick(p, room.coins[c]);
+            settle(c, place < 0 ? -1 : room.order[c * SYMBOLS + place]);
         }
     }
     __syncthreads();

@@ -43,6 +43,13 @@ def number(name: str, value, least: float, below: float = math.inf) -> float:
     return found
 
 
+def of(name: str, value, kind: type):
+    """A value of a type, named by it in an error."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is a {kind.__name__}, not {_shown(value)}")
+    return value
+
+
 def ids(name: str, value, symbols: int, kernel, shape: tuple):
     """Ids, whole numbers from 0 below `symbols`, as an array on the kernel's device.
 

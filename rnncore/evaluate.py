@@ -98,6 +98,8 @@ class Validation:
     """
 
     def __init__(self, ids, columns: int, steps: int):
+        ids = arguments.symbols("ids", ids)
+        columns, steps = arguments.whole("columns", columns, 1), arguments.whole("steps", steps, 1)
         columns = max(1, min(columns, (len(ids) - 1) // steps))
         self.batches = Batches(ids, columns, min(steps, len(ids) - 1))
         self._held = None

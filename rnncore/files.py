@@ -46,7 +46,10 @@ def append(path: Path, data: bytes) -> None:
         size = file.tell()
         try:
             while data:
-                data = data[file.write(data):]
+                written = file.write(data)
+                if not written:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+                data = data[written:]
         except OSError:
             file.truncate(size)
             raise

@@ -54,9 +54,20 @@ def _lock(path: Path) -> int:
             raise BlockingIOError(error.errno, f" (process {holder})" if holder else "") from None
         except OSError:
             return descriptor
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+        try:
+            if _is_at(descriptor, path):
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, b"%d\n" % os.getpid())
                 return descriptor
+        except OSError:  # a full disk: to try again would never end
+            os.close(descriptor)
+            raise
         os.close(descriptor)  # its holder has just left and taken the file away
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is the one that lies at the path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -6,6 +6,7 @@ some rows of every gradient, summed over the shares in a fixed order. The same n
 import contextlib
 import os
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from operator import add
@@ -14,6 +15,7 @@ import numpy as np
 
 from . import arguments, kernels, params, stack
 from .config import ModelConfig
+from .data.vocab import Vocab
 from .dropout import Dropout, WeightDrop
 from .kernels import paths
 from .lstm import State
@@ -50,6 +52,8 @@ class CharLM:
 
     def __init__(self, config: ModelConfig, vocab, device: str = "auto", dtype: str = "float32",
                  seed: int | None = 0):
+        arguments.of("config", config, ModelConfig), arguments.of("vocab", vocab, Vocab), arguments.of("device", device, str)
+        seed = None if seed is None else arguments.whole("seed", seed, 0, 2 ** 64 - 1)
         if len(vocab) != config.vocab_size:
             raise ValueError(f"the vocabulary has {len(vocab)} symbols, the model {config.vocab_size}")
         self.precision, stored = str(dtype), np.dtype(paths.storage(str(dtype)))
@@ -181,12 +185,17 @@ class CharLM:
     def assign(self, tensors) -> None:
         """Set every parameter from a mapping with PyTorch's names; a layer's two biases are added.
 
-        Raises ValueError for a missing name or another shape; the model is then as it was.
+        Raises ValueError for a missing name or another shape, TypeError for what is no number; the model is then as it
+        was.
         """
+        arguments.of("tensors", tensors, Mapping)
         def found(name: str, shape: tuple) -> np.ndarray:
             if name not in tensors:
                 raise ValueError(f"no tensor {name}")
-            tensor = np.asarray(tensors[name], self.dtype)
+            tensor = np.asarray(tensors[name])
+            if tensor.dtype.kind not in "iuf":
+                raise TypeError(f"{name} is of {tensor.dtype}, not of real numbers")
+            tensor = tensor.astype(self.dtype, copy=False)
             if tensor.shape != shape:
                 raise ValueError(f"{name} has the shape {tensor.shape}, not {shape}")
             return tensor

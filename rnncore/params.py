@@ -29,6 +29,11 @@ class Parameters(Mapping):
     """Named views of one flat buffer `flat` (P,); write through a view (`p[name][...] = `), never rebind it."""
 
     def __init__(self, config: ModelConfig, flat):
+        if not isinstance(config, ModelConfig):
+            raise TypeError(f"config is a ModelConfig, not {type(config).__name__}")
+        if getattr(getattr(flat, "dtype", None), "kind", "") != "f" or not flat.flags.c_contiguous:
+            raise TypeError(f"flat is an array (P,) of float32 or float64 without gaps, not {type(flat).__name__} of "
+                            f"{getattr(flat, 'dtype', 'another kind')}")
         layout = shapes(config)
         if flat.shape != (count(config),):
             raise ValueError(f"{count(config)} parameters wanted, a buffer of shape {flat.shape} given")

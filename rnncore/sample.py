@@ -1,18 +1,20 @@
 """The sampler draws symbol after symbol from what the model predicts; its chance comes in as an argument."""
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count as count_up
 from itertools import islice
 
 import numpy as np
 
-from .config import ConfigError, SampleConfig
+from . import arguments
+from .config import SampleConfig
 from .random import Purpose, counter, key, uniform
 from .stepper import Stepper, checked
 
 COINS = 256  # random numbers made at a time
 SHARE = 16   # samples that make a thread of their own worth while
 TURN = 64    # symbols that the threads write before they wait for each other
+TOO_LARGE = "the model's weights are too large; train it anew with a lower rate (--lr)"
 LAUNCH = 64  # symbols that a device writes at a time
 ABREAST = 1024     # samples written at a time, at most
 PERIOD = 2 ** 32   # coins of a sample; then they come again, though what they decide is another text
@@ -23,10 +25,14 @@ def draw(logits: np.ndarray, config: SampleConfig, coin: np.ndarray) -> np.ndarr
 
     p = softmax(logits / temperature) in float64; top_k keeps the k likeliest, then top_p the fewest likeliest whose
     mass is at least p (Holtzman et al. 2020); the coin picks by inverse distribution. Temperature 0 takes the
-    likeliest; of equals the lowest id comes first.
+    likeliest; of equals the lowest id comes first. Raises FloatingPointError where a column's largest logit is no
+    finite number.
     """
     p = logits.astype(np.float64)
-    p -= np.maximum.reduce(p, axis=0)
+    largest = np.maximum.reduce(p, axis=0)
+    if not np.isfinite(largest).all():
+        raise FloatingPointError(f"what the model predicts is no number: {TOO_LARGE}")
+    p -= largest
     if config.temperature == 0:
         return p.argmax(axis=0)
     with np.errstate(over="ignore"):  # a tiny temperature leaves nothing of all but the likeliest
@@ -91,17 +97,21 @@ def _launches(writer, config: SampleConfig, first: int) -> Iterator[np.ndarray]:
     coming = writer.write(LAUNCH, *chance, 0)
     for start in count_up(LAUNCH, LAUNCH):
         now, coming = coming, writer.write(LAUNCH, *chance, start % PERIOD)
-        yield from now.ids()
+        ids = now.ids()
+        wrong = np.flatnonzero((ids < 0).any(axis=1))
+        yield from ids[:wrong[0] if len(wrong) else None]
+        if len(wrong):
+            raise FloatingPointError(f"what the model predicts is no number: {TOO_LARGE}")
 
 
 def generate(model, prompt: str | bytes = "", length: int | None = None, temperature: float = SampleConfig.temperature,
              top_k: int = SampleConfig.top_k, top_p: float = SampleConfig.top_p, seed: int = SampleConfig.seed,
-             stop: Sequence[str] = (), on_unknown: str = "error",
+             stop: str | Sequence[str] = (), on_unknown: str = "error",
              clamp: Mapping[tuple[int, int], float] | None = None) -> Iterator[str]:
     """An iterator over what the model writes after `prompt`: new characters only, at most `length` (None: without end).
 
     Without a prompt it starts as after a newline; a prompt's line ends are made LF and its byte order marks dropped, as
-    the corpus's were. It ends before the first of the `stop` strings, and a model of documents at the end of one.
+    the corpus's were. It ends before `stop`, or the first of several, and a model of documents at the end of one.
     on_unknown says what becomes of symbols of the prompt that the model does not know: error (UnknownSymbolError), skip
     or replace.
     A model of bytes writes `length` bytes; those that are no UTF-8 are U+FFFD here. clamp: (layer, cell), from 0 -> the
@@ -113,21 +123,20 @@ def generate(model, prompt: str | bytes = "", length: int | None = None, tempera
 
 
 def symbols(model, prompt: str | bytes, length: int | None, temperature: float, top_k: int, top_p: float, seed: int,
-            stop: Sequence[str] = (), on_unknown: str = "error",
+            stop: str | Sequence[str] = (), on_unknown: str = "error",
             clamp: Mapping[tuple[int, int], float] | None = None, first: int = 0) -> Iterator[str]:
     """As `generate`, but the symbols as the vocabulary has them: a byte is the code point of the same number.
 
     first: which sample it is (0, 1, ...), by whose coins it is drawn.
     """
     config = SampleConfig(temperature, top_k, top_p, seed)
-    if length is not None and length < 0:
-        raise ConfigError(f"length must be at least 0, not {length}")
+    length = None if length is None else arguments.whole("length", length)
     ids = generate_ids(model, prompt_ids(model.vocab, prompt, on_unknown), config, 1, checked(clamp, model.config),
                        first)
-    return until(_characters(model.vocab, ids, length), map(spelled(model.vocab), stop))
+    return until(_characters(model.vocab, ids, length), ends(model.vocab, stop))
 
 
-def samples(model, count: int, prompt: str | bytes, length: int, config: SampleConfig, stop: Sequence[str] = (),
+def samples(model, count: int, prompt: str | bytes, length: int, config: SampleConfig, stop: str | Sequence[str] = (),
             on_unknown: str = "error", clamp: Mapping[tuple[int, int], float] | None = None) -> list[str]:
     """`count` texts, each of at most `length` new symbols; the first is what `symbols` yields.
 
@@ -136,13 +145,14 @@ def samples(model, count: int, prompt: str | bytes, length: int, config: SampleC
     return list(texts(model, count, prompt, length, config, stop, on_unknown, clamp))
 
 
-def texts(model, count: int, prompt: str | bytes, length: int, config: SampleConfig, stop: Sequence[str] = (),
+def texts(model, count: int, prompt: str | bytes, length: int, config: SampleConfig, stop: str | Sequence[str] = (),
           on_unknown: str = "error", clamp: Mapping[tuple[int, int], float] | None = None) -> Iterator[str]:
     """The same as they are written, ABREAST at a time. What is wrong with the arguments is raised at once."""
-    stepper = _read(model, prompt_ids(model.vocab, prompt, on_unknown), clamp)
-    ends = list(map(spelled(model.vocab), stop))
+    count, length = arguments.whole("count", count), arguments.whole("length", length)
+    arguments.whole("threads", model.threads, 1)
+    stepper, stops = _read(model, prompt_ids(model.vocab, prompt, on_unknown), clamp), ends(model.vocab, stop)
     return (text for first in range(0, count, ABREAST)
-            for text in _abreast(model, stepper, first, min(ABREAST, count - first), length, config, ends))
+            for text in _abreast(model, stepper, first, min(ABREAST, count - first), length, config, stops))
 
 
 def _abreast(model, stepper: Stepper, first: int, count: int, length: int, config: SampleConfig,
@@ -179,9 +189,11 @@ def prompt_ids(vocab, prompt: str | bytes, on_unknown: str) -> np.ndarray:
     return ids if len(ids) else np.array([vocab.symbols.index("\n") if "\n" in vocab else 0])
 
 
-def spelled(vocab) -> Callable[[str], str]:
-    """A function that makes of a text which somebody typed the symbols that a model with this vocabulary writes."""
-    return lambda text: vocab.spelled(vocab.typed(text))
+def ends(vocab, stop: str | bytes | Iterable[str]) -> list[str]:
+    """The symbols of the texts before which a sample ends: of one text, or of several."""
+    if not isinstance(stop, (str, bytes, Iterable)):
+        raise TypeError(f"stop is a text or several, not {stop!r}")
+    return [vocab.spelled(vocab.typed(text)) for text in ([stop] if isinstance(stop, (str, bytes)) else stop)]
 
 
 def _characters(vocab, steps: Iterator[np.ndarray], length: int | None) -> Iterator[str]:

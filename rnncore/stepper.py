@@ -105,7 +105,13 @@ class Stepper:
 
 def checked(clamp: Mapping[tuple[int, int], float] | None, config: ModelConfig) -> Mapping[tuple[int, int], float]:
     """The clamp, if the model has its cells and its values are finite; else ConfigError."""
-    for (layer, cell), value in (clamp or {}).items():
+    if not isinstance(clamp, Mapping | None):
+        raise TypeError(f"clamp maps (layer, cell) to a number, not {clamp!r:.60}")
+    for place, value in (clamp or {}).items():
+        if not (isinstance(place, tuple) and len(place) == 2 and all(type(k) is int for k in place)
+                and isinstance(value, (int, float)) and not isinstance(value, bool)):
+            raise TypeError(f"clamp maps (layer, cell) to a number, not {place!r:.60} to {value!r:.60}")
+        layer, cell = place
         if not (0 <= layer < config.layers and 0 <= cell < config.hidden):
             raise ConfigError(f"there is no cell {layer}.{cell}: layers are 0 to {config.layers - 1}, "
                               f"cells 0 to {config.hidden - 1}")

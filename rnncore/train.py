@@ -10,12 +10,15 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from . import arguments
 from .config import TrainConfig
+from .data.batches import Batches
 from .divergence import Course, diverged
 from .dropout import Dropout
 from .evaluate import Validation
 from .launch import MILESTONES, Launcher
 from .lstm import State
+from .model import CharLM
 from .optim import OPTIMIZERS, clip_scale, global_norm, rate
 from .random import Purpose, uniform
 from .recovery import Recovery
@@ -79,6 +82,10 @@ class Training:
     """
 
     def __init__(self, model, batches, config: TrainConfig, validation: Validation | None = None):
+        arguments.of("model", model, CharLM), arguments.of("batches", batches, Batches)
+        arguments.of("config", config, TrainConfig)
+        if validation is not None:
+            arguments.of("validation", validation, Validation)
         self.model, self.batches, self.config, self.validation = model, batches, config, validation
         self.optimizer = OPTIMIZERS[config.optimizer](model.params, config, model.each)
         self.recovery = Recovery(model.params, self.optimizer.moments)

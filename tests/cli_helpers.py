@@ -1,4 +1,6 @@
 """What the tests of the command line share: a small text, small settings, and `rnncore` in a process or in this one."""
+import contextlib
+import io
 import json
 import os
 import random
@@ -45,10 +47,19 @@ def call(capsys, *args) -> Result:
     return Result(left.value.code or 0, out, err)
 
 
+def make(*args, cwd: Path) -> None:
+    """`rnncore ARGS` in the folder cwd, in this process and without a word, for what a test only needs to be there."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with pytest.raises(SystemExit) as left:
+            main(list(map(str, args)))
+    assert not left.value.code, err.buffer.getvalue().decode()
+
+
 def finished_run(folder: Path) -> Path:
     """The folder, with corpus.txt and a run of 4 steps in it, `run`."""
     corpus(folder, TEXT[:1500])
-    assert run("train", "corpus.txt", "--steps", 4, *SMALL, "-o", "run", cwd=folder).code == 0
+    make("train", "corpus.txt", "--steps", 4, *SMALL, "-o", "run", cwd=folder)
     return folder
 
 

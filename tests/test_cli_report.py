@@ -149,7 +149,7 @@ def test_a_run_without_validation_is_told_of(here, capsys):
 
 
 @pytest.mark.parametrize("args, words", [
-    (("--text", ""), "--text '': name a file"), (("--text", "latin.txt"), "--encoding"), (("-o", "nodir/x.html"), "nodir/x.html cannot be written: name another file with --out"), (("-o", ""), "--out '': name"), (("-o", "-"), "--out '-': name")])
+    (("--text", ""), "--text '' is empty: give it a value"), (("--text", "latin.txt"), "--encoding"), (("-o", "nodir/x.html"), "nodir/x.html cannot be written: name another file with --out"), (("-o", ""), "--out '' is empty"), (("-o", "-"), "--out '-': name")])
 def test_options_that_name_nothing(here, capsys, args, words):
     (here / "latin.txt").write_bytes("é".encode("latin-1") * 300)
     result = call(capsys, "report", "run", *args)

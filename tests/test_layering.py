@@ -31,7 +31,7 @@ LEVELS = [  # of the modules in rnncore/: each imports only from levels above it
     {"config", "random", "ngram", "memory", "files", "lock", "divergence", "headline", "mistaken"},
     {"params", "lstm", "dropout", "fields", "consistency"},
     {"documents"},
-    {"embedding", "head", "names", "places", "arguments"},
+    {"arguments", "embedding", "head", "names", "places"},
     {"stack", "stepper"},
     {"model"},
     {"optim", "sample", "checkpoint", "gradcheck", "evaluate", "dynamic", "plan", "extend", "recovery"},

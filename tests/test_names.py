@@ -138,7 +138,7 @@ def test_an_empty_name_is_not_the_newest_run(args, capsys):
     put("runs/newest")
     Path("text").write_text("a text of a few words")
     before = files(Path())
-    assert "the name of a model is empty" in refused(call(capsys, *args)) and files(Path()) == before
+    assert "'' is empty" in refused(call(capsys, *args), 2) and files(Path()) == before
     with pytest.raises(FileNotFoundError, match="is empty"):
         rnncore.load("")
 

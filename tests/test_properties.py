@@ -1,159 +1,33 @@
 """Every public function, called with drawn arguments, right and wrong: it gives the right numbers, or it refuses.
 
-Half of the draws spoil one argument: its shape, its type or a value. Those must raise ValueError or TypeError that names
-the argument; the others are compared with reference.py. Each way to spoil one is tried once too, so that with any one
-check of arguments.py away a property fails. RNNCORE_DRAWS in the environment draws more than the few here.
+Half of the draws spoil one argument: its shape, its type or a value. Those must raise ValueError or TypeError that
+names the argument; the others are compared with reference.py. Each way to spoil one is tried once too, so that with any
+one check of arguments.py away a property fails. RNNCORE_DRAWS in the environment draws more than the few here.
 """
 import ast
 import inspect
 import os
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import reference
-from conftest import build
+from drawn_calls import BOUND, MODELS, SPOILERS, Call, call, calls, right
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 import rnncore
 from rnncore import arguments, dynamic, evaluate, gradcheck
-from rnncore.dropout import Dropout
-from rnncore.lstm import State
-from rnncore.sample import generate_ids
+from rnncore.sample import generate_ids, samples
 
 DRAWS = int(os.environ.get("RNNCORE_DRAWS", 60))
-BOUND = {"float64": 1e-9, "float32": 3e-5}
-V, E, H, L = 5, 3, 4, 2
-MODELS = {dtype: build(V, E, H, L, dtype) for dtype in BOUND}
-SAME = object()  # what a spoiler gives that does not apply
-
-
-class Call(NamedTuple):
-    """The arguments of a call by name, and which of them was spoilt: None where none was."""
-    given: dict
-    spoilt: str | None
-
-
-class Like:
-    """What NumPy can make an array of, though it is no array, list or tuple."""
-
-    def __init__(self, array):
-        self.array = array
-
-    def __array__(self, dtype=None, copy=None):
-        return self.array if dtype is None else self.array.astype(dtype)
-
-
-# Spoilers: each takes the argument as it is wanted and gives one that must be refused.
-
-def other_shapes(shape: tuple) -> list[tuple]:
-    """Shapes most of which NumPy would broadcast, cut or read beyond somewhere."""
-    found = [(*shape[:axis], other, *shape[axis + 1:]) for axis, length in enumerate(shape)
-             for other in (1, length - 1, length + 1, length + 2, 2 * length, 0)]
-    return [*found, shape[::-1], shape[:-1], shape[1:], (1, *shape), (*shape, 1), ()]
-
-
-def shape_of(k: int, loose: tuple = ()):
-    """The k-th other shape; loose: axes whose lengths are free, but for 0."""
-    def spoil(array):
-        shape = other_shapes(array.shape)[k]
-        same = len(shape) == array.ndim and all(a == b or axis in loose and a for axis, (a, b) in enumerate(
-            zip(shape, array.shape, strict=True)))
-        return SAME if same or min(shape, default=0) < 0 else np.resize(array, shape)
-    return spoil
-
-
-def type_of(name: str):
-    return lambda array: array.astype(name)
-
-
-def value_of(value, place: int = 0, way=np.asarray):
-    """One entry is `value`; way: what the array is handed in as."""
-    def spoil(array):
-        wrong = array.astype(np.int64 if isinstance(value, int) else np.float64)
-        wrong.reshape(-1)[place % wrong.size] = value
-        return way(wrong)
-    return spoil
-
-
-def constant(value):
-    return lambda _: value
-
-
-def ids_spoilt(axes: int, loose: tuple = ()) -> list:
-    """Of ids (n,) or (T, N)."""
-    ways = [np.asarray, np.ndarray.tolist, Like, memoryview]
-    return ([shape_of(k, loose) for k in range(6 * axes + 6)]
-            + [type_of(name) for name in ("float64", "bool", "complex128", "O", "U3", "float16")]
-            + [value_of(value, k, way) for k, way in enumerate(ways) for value in (-1, V, 2 ** 31, -2 ** 63)]
-            + [constant(value) for value in (None, "abc", 3, {}, [[1], [2, 3]])])
-
-
-def part(k: int, spoil):
-    """h or c alone is spoilt."""
-    def both(state):
-        wrong = spoil(state[k])
-        return SAME if wrong is SAME else State(*(wrong if k == j else array for j, array in enumerate(state)))
-    return both
-
-
-STATE = ([part(k, shape_of(j)) for k in (0, 1) for j in range(24)]
-         + [part(k, type_of(name)) for k in (0, 1) for name in ("complex128", "O", "U3")]
-         + [part(k, lambda array, more=more: [*array, *more * [array[0]]]) for k in (0, 1) for more in (1, 2)]
-         + [part(k, lambda array: list(array)[:1]) for k in (0, 1)]
-         + [lambda state: state[0], lambda state: (*state, state[0]), lambda state: state[:1]]
-         + [constant(value) for value in ("h", 3, {"h": 1, "c": 2}, [None, None], ())])
-KEEP = ([shape_of(k) for k in range(18)] + [type_of(name) for name in ("complex128", "O", "U3")] + [constant("1")]
-        + [value_of(float(value), k) for k, value in enumerate((2, -1, 0.5, np.nan, np.inf))])
-DROPOUT = [constant(value) for value in (
-    0.5, "0.5", (0.5, 0, 1), Dropout(1.0, 0, 1), Dropout(-0.1, 0, 1), Dropout(np.nan, 0, 1), Dropout("a", 0, 1),
-    Dropout(0.1, 0, 1, True, 1.5), Dropout(True, 0, 1), Dropout(False, 0, 1), Dropout(1j, 0, 1), Dropout([0.1], 0, 1),
-    Dropout("0.5", 0, 1), Dropout(np.array([0.1]), 0, 1), Dropout(None, 0, 1))]
-SPOILERS = {"x": ids_spoilt(2, loose=(0, 1)), "y": ids_spoilt(2), "state": STATE, "keep": KEEP, "dropout": DROPOUT,
-            "threads": [constant(value) for value in (0, -1, 1.5, "2", None, True, np.float64(2))],
-            "text": ids_spoilt(1, loose=(0,)), "column": ids_spoilt(1, loose=(0,))}
-
-
-def right(steps: int, n: int, seed_: int) -> dict:
-    """Arguments as they are wanted: of a pass over (T, N), a text (n,) and one symbol a column (N,)."""
-    rng = np.random.default_rng(seed_)
-    x, y = rng.integers(0, V, (2, steps, n)).astype(str(rng.choice(["int64", "uint8", "int16"])))
-    way = [np.asarray, np.ndarray.tolist, Like, np.uint8][rng.integers(4)]
-    return {"x": x, "y": y, "state": State(*rng.standard_normal((2, L, H, n))), "keep": rng.random((steps, n)) < 0.7,
-            "dropout": None, "threads": int(rng.integers(1, 4)), "text": way(rng.integers(0, V, steps * n + 1)),
-            "column": x[0]}
-
-
-def call(names: tuple, given_: dict, seed_: int, name: str | None = None, k: int = 0) -> Call | None:
-    """A call with one argument spoilt, or None where that spoiler does not apply; with some of the others left out."""
-    rng = np.random.default_rng(seed_)
-    chosen = {n: given_[n] for n in names}
-    for optional in {"state", "keep"} & {*names}:
-        left = rng.integers(3)
-        if left == 0:
-            chosen[optional] = None
-        elif left == 1 and optional == "state":
-            chosen[optional] = State(*map(list, given_["state"]))  # of each layer an array
-    if name is None:
-        return Call(chosen, None)
-    wrong = SPOILERS[name][k](np.asarray(given_[name]) if name == "text" else given_[name])
-    return None if wrong is SAME else Call({**chosen, name: wrong}, name)
-
-
-@st.composite
-def calls(draw, names: tuple):
-    """Calls of which half have one argument spoilt."""
-    given_ = right(draw(st.integers(1, 6)), draw(st.integers(1, 5)), draw(st.integers(0, 10 ** 6)))
-    name = draw(st.sampled_from([n for n in names if n in SPOILERS])) if draw(st.booleans()) else None
-    k = draw(st.integers(0, len(SPOILERS[name]) - 1)) if name else 0
-    seed_ = draw(st.integers(0, 99))
-    return call(names, given_, seed_, name, k) or call(names, given_, seed_)
 
 
 # Properties: each makes a call of one function, and compares what it gives with the reference.
 
 REFUSED = object()
+CALLED = {  # what an error may call an argument otherwise
+    "text": ("ids", "prompt"), "column": ("ids",), "stream": ("ids",), "settings": ("config", "lr"),
+    "prompt": ("a text is", "vocabulary"), "stop": ("stop", "a text is")}
 
 
 def outcome(made: Call, function):
@@ -162,7 +36,8 @@ def outcome(made: Call, function):
         return function()
     with pytest.raises((ValueError, TypeError)) as refused:
         function()
-    words, name = str(refused.value), {"text": ("ids", "prompt"), "column": ("ids",)}.get(made.spoilt, (made.spoilt,))
+    words = str(refused.value)
+    name = CALLED.get(made.spoilt, (made.spoilt,))
     assert any(n in words for n in name) and "\n" not in words, f"{made.spoilt}: {words}"
     return REFUSED
 
@@ -229,6 +104,61 @@ def written(made: Call, dtype: str) -> None:
         assert found == wanted(model, ids, ids).logits[-1, :, 0].argmax()
 
 
+def likeliest(model, prompt: str, length: int, stop: str) -> str:
+    """What a model goes on with when it takes the likeliest symbol each time, up to a text."""
+    ids = [ord(symbol) - 256 for symbol in prompt or chr(256)]
+    text = ""
+    for _ in range(length):
+        column = np.array(ids)[:, None]
+        ids.append(int(wanted(model, column, column).logits[-1, :, 0].argmax()))
+        text += chr(256 + ids[-1])
+        if text.endswith(stop):
+            return text.removesuffix(stop)
+    return text
+
+
+def generated(made: Call, dtype: str) -> None:
+    model, given_ = MODELS[dtype], made.given
+    found = outcome(made, lambda: "".join(rnncore.generate(model, temperature=0, **given_)))
+    assert found is REFUSED or found == likeliest(model, **given_)
+
+
+def sampled(made: Call, dtype: str) -> None:
+    model, (prompt, length, stop, count, threads) = MODELS[dtype], made.given.values()
+    model.threads = threads
+    found = outcome(made, lambda: samples(model, count, prompt, length, rnncore.SampleConfig(0.0), stop))
+    assert found is REFUSED or found == count * [likeliest(model, prompt, length, stop)]
+
+
+def built(made: Call, dtype: str) -> None:
+    config, vocab, device, precision, seed_ = made.given.values()
+    model = outcome(made, lambda: rnncore.CharLM(config, vocab, device, precision, seed_))
+    if model is not REFUSED:
+        again = rnncore.CharLM(config, vocab, device, precision, seed_)
+        assert str(model.dtype) == precision and np.array_equal(model.params.flat, again.params.flat)
+
+
+def fitted(made: Call, dtype: str) -> None:
+    model, batches, settings_, validation = made.given.values()
+    before = MODELS["float32"].params.flat.copy()
+    found = outcome(made, lambda: list(rnncore.fit(model, batches, settings_, validation)))
+    if found is not REFUSED:
+        x, y = batches.window(0)
+        MODELS["float32"].params.flat[...] = before
+        assert len(found) == 1 and close(found[0].loss, wanted(model, x, y).loss / x.size, "float32")
+
+
+def cut(made: Call, dtype: str) -> None:
+    ids, columns, steps, rotation, window = made.given.values()
+    found = outcome(made, lambda: rnncore.Batches(ids, columns, steps).window(window, rotation))
+    if found is not REFUSED:
+        (x, y), stream = found, (len(ids) - 1) // columns
+        for t in range(min(steps, stream)):
+            for j in range(columns):
+                first = rotation + j * stream + t
+                assert x[t, j] == ids[first % len(ids)] and y[t, j] == ids[(first + 1) % len(ids)]
+
+
 PROPERTIES = {
     "loss_and_grads": (loss_and_grads, ("x", "y", "state", "keep", "dropout", "threads")),
     "losses": (losses, ("x", "y", "state")),
@@ -239,6 +169,11 @@ PROPERTIES = {
     "dynamic.losses": (scored(lambda model, ids: dynamic.losses(  # with a rate of zero nothing is learnt
         model, ids, rnncore.config.DynamicConfig(0.0, 0.0, 5))), ("text",)),
     "generate_ids": (written, ("text",)),
+    "generate": (generated, ("prompt", "length", "stop")),
+    "samples": (sampled, ("prompt", "length", "stop", "count", "threads")),
+    "CharLM": (built, ("config", "vocab", "device", "dtype", "seed")),
+    "fit": (fitted, ("model", "batches", "settings", "validation")),
+    "Batches": (cut, ("stream", "columns", "steps", "rotation", "window")),
 }
 
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 
 from ..evaluate import CHUNK
+from ..sample import TOO_LARGE
 
 RUNNERS = 5                                     # likeliest symbols that are kept of each prediction
 GATES = {"input": 0, "forget": 1, "output": 3}  # gate -> its place among i f g o
@@ -42,7 +43,7 @@ def read(model, ids) -> Reading:
                 nats = model.kernel.to_host(loss)[:, 0].astype(np.float64)
                 parts.append((nats / np.log(2), *_likeliest(model.kernel.to_host(logits), targets)))
     if not np.isfinite(cells).all():
-        raise FloatingPointError("the cells hold no numbers: the model's weights are too large")
+        raise FloatingPointError(f"the cells hold no numbers: {TOO_LARGE}")
     shares = counts / (config.hidden * len(ids))
     return Reading(ids, *map(np.concatenate, zip(*parts, strict=True)), cells,
                    [{gate: (float(layer[place, 0]), float(layer[place, 1])) for gate, place in GATES.items()}
