@@ -31,6 +31,7 @@ class Kind(NamedTuple):
 _PDF = Kind("a PDF", "save its text (pdftotext does) and name that")
 _ENTRY = rb"PK\x03\x04(?s:.{26})"  # of a zip archive, up to its name
 _KINDS = (  # a pattern of the first bytes, and the kind; the first that is there counts
+    (rb"(?s:...)\0\0\0\0\0\{\s*\"", MODEL_FILE := Kind("a model (safetensors)", MODEL)),  # a length may be as a pickle begins
     (rb"(?=PK)(?s:.*)" + _ENTRY + rb"word/", Kind("a Word document (docx)", SAVE)),
     (rb"(?=PK)(?s:.*)" + _ENTRY + rb"xl/", Kind("an Excel workbook (xlsx)", SAVE)),
     (rb"(?=PK)(?s:.*)" + _ENTRY + rb"ppt/", Kind("a PowerPoint file (pptx)", SAVE)),
@@ -73,7 +74,6 @@ _KINDS = (  # a pattern of the first bytes, and the kind; the first that is ther
     (rb"\x89HDF\r\n\x1a\n", Kind("an HDF5 file", BYTES)),
     (rb"\x93NUMPY", Kind("a NumPy file (npy)", BYTES)),
     (rb"\x80[\x02-\x05](\x95(?s:.{8})|[}\](cX])", Kind("a pickle", PICKLE)),
-    (rb"(?s:...)\0\0\0\0\0\{\s*\"", MODEL_FILE := Kind("a model (safetensors)", MODEL)),
 )
 _TABLE = tuple((re.compile(pattern), kind) for pattern, kind in _KINDS)
 

@@ -113,14 +113,14 @@ def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     """(document, tensors) of a model file, checked: names, shapes, dtypes, finite numbers, sha256."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such model file or run folder")
-    if words := mistaken.file(path):
-        raise ModelFileError(words)
     tensors: dict[str, np.ndarray] = {}
     return _check(path, tensors.__setitem__), tensors
 
 
 def _check(path: Path, take: Callable[[str, np.ndarray], None] | None = None) -> dict:
     """The document of a model file after all of `read`'s checks; `take` is given every tensor by its name."""
+    if words := mistaken.file(path):
+        raise ModelFileError(words, f"it {words.removeprefix(str(path)).strip()}")
     documents.check_header(path)
     try:
         with safe_open(path, framework="numpy") as file:

@@ -11,6 +11,7 @@ from cli_helpers import SMALL, call, corpus, files
 import rnncore
 from rnncore import ModelConfig, Vocab, checkpoint, optim
 from rnncore.checkpoint import ModelFileError, load, read, save
+from rnncore.data.magic import MODEL_FILE, kind_of
 from rnncore.runs import read_last
 
 VOCAB = Vocab.from_text("ab\nö☃")
@@ -123,6 +124,22 @@ def test_the_check_is_that_of_loading(stands, monkeypatch):
     line = refusal(stands)
     monkeypatch.undo()
     assert line.endswith("is not saved: new")
+
+
+def test_no_length_of_a_header_is_taken_for_another_kind_of_file(tmp_path):
+    """A pickle begins with 80 02 28, and so does a file with a header of 2,622,080 bytes."""
+    for length in (0x280280, 0x7d0480, 0x8b1f - 7, 1 << 23):
+        head = length.to_bytes(8, "little") + b'{"__metadata__":'
+        assert kind_of(head) is MODEL_FILE
+    path = tmp_path / "m"
+    save(model(), path, {"x": ""})
+    there = int.from_bytes(path.read_bytes()[:8], "little")
+    save(model(), path, {"x": "y" * (0x280280 - there - there % 8)})
+    for _ in range(8):
+        if int.from_bytes(path.read_bytes()[:8], "little") == 0x280280:
+            break
+        save(model(), path, {"x": read(path)[0]["card"]["x"] + "y"})
+    assert path.read_bytes()[:3] == b"\x80\x02\x28" and load(path, "cpu").config == model().config
 
 
 @pytest.fixture
