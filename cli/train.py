@@ -1,5 +1,6 @@
 """`rnncore train` learns a corpus: it reads the options, sets a run up or takes one up again, and drives it."""
 import sys
+from dataclasses import fields
 
 import click
 from click.core import ParameterSource
@@ -106,6 +107,7 @@ def command(**given):
     """
     context = click.get_current_context()
     explicit = {name for name in given if context.get_parameter_source(name) == ParameterSource.COMMANDLINE}
+    _check_kinds({name: given[name] for name in explicit if given[name] is not None})
     if given["out"] and given["name"]:
         raise click.UsageError("give -o or --name, not both")
     if given["allow_new_corpus"] and not given["resume"]:
@@ -114,6 +116,12 @@ def command(**given):
         raise click.UsageError("name a CORPUS: a file, a folder, - or a named corpus, as in `rnncore train numpy`")
     quiet = options.says_yes(NO_REPORT)
     sys.exit(run(given, explicit, context.with_resource(Signals()), quiet))
+
+
+def _check_kinds(given: dict) -> None:
+    """Refuse settings that no run can have, a resumed one either. Raises ConfigError."""
+    for config, needed in ((ModelConfig, {"vocab_size": 2}), (TrainConfig, {})):
+        config(**needed, **{field.name: given[field.name] for field in fields(config) if field.name in given})
 
 
 def run(given: dict, explicit: set[str], signals: Signals, quiet: bool) -> int:
