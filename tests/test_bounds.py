@@ -1,4 +1,4 @@
-"""Settings have bounds, written once in rnncore/config.py: what is taken can be read again, all else is named at once."""
+"""Settings have bounds, written once in rnncore/config.py: what is taken can be read again, all else is named."""
 import os
 
 import numpy as np
@@ -67,8 +67,8 @@ def test_the_count_of_parameters_is_that_of_their_shapes(config):
     assert params.count(ModelConfig(MOST, MOST, MOST, LAYERS)) > 2 ** 117
 
 
-OPTIONS = ("layers", "hidden", "embed", "seq", "batch", "steps", "epochs", "minutes", "patience", "min-count", "threads",
-           "eval-every", "save-every", "sample-every", "keep", "seed")
+OPTIONS = ("layers", "hidden", "embed", "seq", "batch", "steps", "epochs", "minutes", "patience", "min-count",
+           "threads", "eval-every", "save-every", "sample-every", "keep", "seed")
 
 
 @pytest.mark.parametrize("option", OPTIONS)
