@@ -9,7 +9,6 @@ import numpy as np
 from rnncore import kernels, lock, params, places, plan, runs
 from rnncore.config import SampleConfig, SaveConfig, TrainConfig
 from rnncore.data.batches import Batches
-from rnncore.data.sources import absolute
 from rnncore.data.text import Corpus, read
 from rnncore.evaluate import Validation
 from rnncore.model import CharLM
@@ -89,10 +88,11 @@ def start(given: dict) -> Job:
     parts, record, warnings = prepare.split_ids(prepare.encoded(corpus, vocab), given["val"], given["test"],
                                                 vocab.end if how["shuffle"] else None)
     preset, sizes, config, reasons = prepare.choose(given, config, len(parts[0]), len(vocab), old, kernel)
-    settings = {"corpus": about_corpus(corpus, how), places.PATHS: list(map(absolute, corpus.sources)),
+    settings = {"corpus": about_corpus(corpus, how),
                 "asked": {name: given[name] for name in ("batch", "seq", "threads")}, "split": record,
                 "preset": preset, "init_from": given["init_from"], "extend_vocab": given["extend_vocab"],
                 "origin": origin.name, "saving": asdict(saving), "precision": given["dtype"]}
+    places.keep(settings, corpus)
     model = prepare.build(sizes, vocab, old, given, config.seed)
     path = Path(given["out"]) if given["out"] else runs.fresh(given["name"] or corpus.name)
     click.get_current_context().with_resource(lock.held(path, new=True))

@@ -67,13 +67,17 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
     if protocol == "dynamic" and nats > math.log(len(model.vocab)):
         tell("learning did harm: equal odds for all symbols would be better; lower --rate")
     perplexity, card = math.exp(nats) if nats < 700 else None, checkpoint.read(path)[0]["card"]
-    trained_on, floor = known.share(card, corpus, text, texts.reading(model.vocab, how)), None
+    trained_on, floor, why = known.share(card, corpus, text, texts.reading(model.vocab, how)), None, None
     if trained_on is None:
-        trained_on, floor = beside(card, path, model, ids, unknown)
+        trained_on, floor, why = beside(card, path, model, ids, unknown)
     figures = {"model": str(path), "text": text, "characters": corpus.characters, "nats_per_char": nats,
                "bits_per_char": nats / math.log(2), "perplexity": perplexity, "predictions": len(ids) - 1,
                "unknown": unknown, "unknown_share": unknown / corpus.characters, "on_unknown": on_unknown,
                "protocol": protocol, "settings": settings, "floor": floor, "trained_on": trained_on}
+    if why and as_json:
+        figures["no_floor"] = why
+    elif why:
+        tell(f"no n-gram baseline, for the training text is not read: {why}")
     click.echo(json.dumps(figures) if as_json else words(figures, model.vocab.end is not None))
 
 

@@ -14,14 +14,15 @@ from .data.decode import ERRORS, UnknownEncodingError, codec, one_line
 from .data.endings import KINDS
 from .data.text import Reading
 from .data.vocab import LEVELS, Vocab
-from .fields import (BEST, CHANGES, COUNT, FLAG, LOSS, NAMES, NUMBER, NUMBERS, POSITIVE, SECONDS, SHA256, SHARE, TEXT,
+from .fields import (BEST, CHANGES, COUNT, FILES, FLAG, FOLDER, LOSS, NAMES, NUMBER, NUMBERS, POSITIVE, SECONDS, SHA256, SHARE, TEXT,
                      TEXTS, Kind, Maybe, fault, shown)
 from .kernels.paths import storage
 
 SCHEMA = 1           # of the files that are written
 READS: dict[int, Callable[[dict], dict]] = {1: lambda document: document}  # schema of a file -> its document of SCHEMA
 KEY = "rnncore"      # where in the metadata the text is
-HEADER = 1 << 24     # bytes: a vocabulary of all 1,114,112 code points takes 10 million
+HEADER = 1 << 25     # bytes: a vocabulary of all 1,114,112 code points takes 10 million, a list of files LISTED
+LISTED = 1 << 23     # bytes of the header that the list of the files of a text may take
 MESSAGE = 400        # characters
 
 
@@ -62,7 +63,8 @@ TRAINING = {
     "settings": {"corpus": CORPUS, "split": SPLIT | {"asked": {"val": SHARE, "test": SHARE}}, "preset?": Maybe(TEXT),
                  "asked": dict.fromkeys(("batch?", "seq?", "threads?"), Maybe(POSITIVE)),
                  **dict.fromkeys(("init_from?", "origin?"), Maybe(TEXT)), "extend_vocab?": FLAG,
-                 "floor?": Maybe(FLOOR), "precision?": PRECISION, "changes?": CHANGES, "paths?": NAMES,
+                 "floor?": Maybe(FLOOR), "precision?": PRECISION, "changes?": CHANGES,
+                 "files?": Maybe({"below": FOLDER, "of": FILES}),  # null: there were too many
                  "saving?": {"save_every": Maybe(POSITIVE), "sample_every": Maybe(COUNT), "keep": COUNT,
                              "tensorboard?": FLAG, "report?": FLAG}},
     "progress": {"step": POSITIVE, "chars": POSITIVE, "seconds": SECONDS, "training_seconds": SECONDS,
@@ -153,7 +155,7 @@ def check_training(path: Path, document: dict, tensors: dict) -> None:
     """Refuse a `training` text, or tensors beside it, that resuming cannot go by."""
     text = document.get("training")
     found = fault(text, TRAINING, "training") or _train_config(text["config"])
-    found = found or _reading(text["settings"]["corpus"], vocabulary(document)) or _paths(text["settings"])
+    found = found or _reading(text["settings"]["corpus"], vocabulary(document)) or files_fault(text["settings"])
     if not found:
         found = _contradiction(text["progress"], TrainConfig(**text["config"]), tensors) or \
             _precision(text["settings"], str(tensors["head.bias"].dtype))
@@ -183,11 +185,11 @@ def _reading(about: dict, vocab: Vocab) -> str | None:
     return None
 
 
-def _paths(settings: dict) -> str | None:
-    """Where the paths of a text are not as many as its sources."""
-    paths, sources = settings.get("paths"), settings["corpus"]["sources"]
-    return None if paths is None or len(paths) == len(sources) else \
-        f"training.settings.paths are {len(paths)}, but training.settings.corpus.sources {len(sources)}"
+def files_fault(settings: dict) -> str | None:
+    """Where the files of a text are not of as many sources as it has."""
+    files, sources = settings.get("files"), settings["corpus"]["sources"]
+    return None if files is None or len(files["of"]) == len(sources) else \
+        f"training.settings.files.of is of {len(files['of'])} sources, but training.settings.corpus.sources are {len(sources)}"
 
 
 def _precision(settings: dict, dtype: str) -> str | None:

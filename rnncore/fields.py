@@ -47,9 +47,16 @@ SHA256 = Kind("64 hexadecimal digits",
               lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)))
 TEXTS = Kind("an object of texts", lambda value: isinstance(value, dict) and all(map(_is_text, value.values())))
 NUMBERS = Kind("an object of numbers", lambda value: isinstance(value, dict) and all(map(_is_number, value.values())))
+FOLDER = Kind("an absolute path", lambda value: _is_text(value) and os.path.isabs(value))
+FILES = Kind("a list with, for each source, null or its files, each [absolute path, bytes]", lambda value: isinstance(
+    value, list) and all(source is None or isinstance(source, list) and all(map(_is_file, source)) for source in value))
 LOSS = Kind("a number of at least 0", _is_loss)
 BEST = Kind("[loss, step]", lambda value: isinstance(value, list) and len(value) == 2 and _is_loss(value[0])
             and _is_whole(value[1], 1))
+
+
+def _is_file(value) -> bool:
+    return isinstance(value, list) and len(value) == 2 and FOLDER.holds(value[0]) and _is_whole(value[1])
 
 
 def _are_changes(value) -> bool:
