@@ -105,6 +105,8 @@ def start(given: dict) -> Job:
     if floor:
         settings["floor"] = {"nats": floor.nats, "order": floor.order, "counted": floor.counted}
         reasons.append(describe_floor(floor.nats, floor.order, floor.counted, len(parts[0])))
+    else:
+        settings["no_floor"] = "the minutes are too few to count in" if record["validation"] else "no validation text"
     notes = [*headlines(corpus, model, settings), *corpus.notes, *added, *warnings, *reasons,
              f"run {folder.path}"]
     return Job(training, folder, notes, saving)

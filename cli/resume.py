@@ -168,14 +168,17 @@ def _lost(lost: list[Lost], path: Path) -> Exception:
     if not gone:
         found = ", ".join(f"{file.path or repr(file.source)} {file.why}" for file in lost[:SHOWN])
         if all(file.path for file in lost):
-            return RunError(_another(f"{found}{more}: its sha256 differs", path))
+            return RunError(_another(f"{found}{more}, so its sha256 differs", path))
         return RunError(f"of the training text that {path}/last.safetensors names, {found}{more}: {name_it}")
     shown = gone[:SHOWN]
-    words = f"no {', '.join(repr(file.seen) for file in shown)} in {current()}"
-    if shown[0].path:
-        words += f", nor {', '.join(file.path or '' for file in shown)}, where {path} read it"
+    words, there = f"no {', '.join(repr(file.seen) for file in shown)}", [file.path for file in shown if file.path]
+    if there and all(file.seen == file.path for file in shown):
+        words += f", where {path} read it"
+    elif there:
+        words += f" in {current()}, nor {', '.join(there)}, where {path} read it"
     else:
-        words += f", and {path} remembers its text by that path alone, seen from the folder in which it was begun"
+        words += (f" in {current()}, and {path} remembers its text by that path alone, seen from the folder in which it "
+                  "was begun")
     return CorpusNotFoundError(f"{words}{more}: {name_it}")
 
 
@@ -200,6 +203,7 @@ def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document
         return training, [*corpus.left_out, *chosen]
     settings |= {"corpus": about | about_corpus(corpus, {}) | {"sources": about["sources"]}, "split": record}
     settings.pop("floor", None)
+    settings["no_floor"] = "the corpus is another than it began with"
     (path / PASSAGE).unlink(missing_ok=True)
     training.another_text()
     return training, [*corpus.notes, *warnings, *chosen]

@@ -16,7 +16,10 @@ CHUNK = 1 << 20  # bytes read at a time
 
 
 def of_file(path: str, binary: bool, opens: Callable) -> Iterator[bytes]:
-    """The bytes of a file in chunks: CHUNK bytes each, but for the last. binary: as `unpacked`. opens: in open's place."""
+    """The bytes of a file in chunks: CHUNK bytes each, but for the last. binary: as `unpacked`.
+
+    opens: a function that opens the file at a path.
+    """
     with readable(path):
         file = opens(path)
     with file:

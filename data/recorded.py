@@ -27,11 +27,11 @@ GONE = "is not there any more"  # why a file is not opened: there is none
 class Record(NamedTuple):
     """What is known of the files of a text.
 
-    of: for each source the files that it stood for, each [absolute path, bytes]; None for a source that is no file (stdin,
-    a named corpus) or no regular one. None in place of all: unknown; of such a text the sources that are plain paths of
-    regular files are opened. below: the folder, absolute, in which the sources were named; a file below it, of a source
-    that was named from there, is looked for at the same place below the current folder too. characters: how many symbols
-    the text has, and no more are read; None where it may have changed, and the files their sizes.
+    of: for each source the files that it stood for, each [absolute path, bytes]; None for stdin, a named corpus, and a
+    file that was no regular one. None in place of all: unknown; of such a text, the sources that are plain paths of
+    regular files are opened. below: the folder, absolute, in which the sources were named. A file below it that was
+    named from there is looked for at the same place below the current folder too: the two may have been moved together.
+    characters: how many symbols the text has; no more are read. None: the text and the sizes of its files may be others.
     """
 
     of: list[list | None] | None = None
@@ -53,7 +53,8 @@ class LostError(CorpusError):
 
     def __init__(self, lost: list[Lost]):
         more = f" (and {len(lost) - 1:,} more)" if len(lost) > 1 else ""
-        super().__init__(f"{lost[0].path or lost[0].seen} {lost[0].why}{more}")
+        never = lost[0].path is None and lost[0].why == GONE
+        super().__init__(f"{lost[0].path or lost[0].seen} {'is not here' if never else lost[0].why}{more}")
         self.lost = lost
 
 
@@ -171,9 +172,9 @@ def bounded(pieces: Iterable[str], most: int) -> Iterator[str]:
     Raises CorpusError, before any is read, for one that is longer than what is free where long texts are kept.
     """
     folder = spool.folder() or tempfile.gettempdir()
-    if most > (free := shutil.disk_usage(folder).free):
-        raise CorpusError(f"{most:,} symbols are more than the {free:,} bytes that are free in {folder}: "
-                          "make room there, or set TMPDIR to a folder on a larger disk")
+    if most > shutil.disk_usage(folder).free:
+        raise CorpusError(f"{folder} has no room for its {most:,} symbols: make room there, or set TMPDIR to a folder on "
+                          "a larger disk")
     read = 0
     for piece in pieces:
         read += len(piece)

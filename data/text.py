@@ -20,6 +20,7 @@ from . import sources as sources_
 from .decode import (ERRORS, CorpusError, CorpusNotFoundError, Outcome, UnknownEncodingError, codec, decoded,
                      one_line)
 from .endings import END, KINDS, documents
+from .folders import listed
 from .shuffle import shuffled
 from .spool import Spool
 from .tally import Tally
@@ -158,7 +159,7 @@ def read(sources: Sequence[str], stdin: BinaryIO | None = None, distinct: int = 
     if len(sources) > 1:
         notes += [f"{sources_.shown(source)} is empty"
                   for source, symbols in zip(sources, tally.symbols, strict=True) if not symbols]
-    vocab, spool = encoder.done(reading, ", ".join(map(sources_.shown, sources)), distinct)
+    vocab, spool = encoder.done(reading, listed(map(sources_.shown, sources)), distinct)
     left_out = tuple(map(one_line, notes))
     notes += tally.notes(reading.documents == "none")
     notes += tally.encodings(reading.encoding, reading.encoding_errors)

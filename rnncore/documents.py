@@ -14,8 +14,8 @@ from .data.decode import ERRORS, UnknownEncodingError, codec, one_line
 from .data.endings import KINDS
 from .data.text import Reading
 from .data.vocab import LEVELS, Vocab
-from .fields import (BEST, CHANGES, COUNT, FILES, FLAG, FOLDER, LOSS, NAMES, NUMBER, NUMBERS, POSITIVE, SECONDS, SHA256, SHARE, TEXT,
-                     TEXTS, Kind, Maybe, fault, shown)
+from .fields import (BEST, CHANGES, COUNT, FILES, FLAG, FOLDER, LOSS, NAMES, NUMBER, NUMBERS, POSITIVE, SECONDS, SHA256,
+                     SHARE, TEXT, TEXTS, Kind, Maybe, fault, shown)
 from .kernels.paths import storage
 
 SCHEMA = 1           # of the files that are written
@@ -54,15 +54,15 @@ FLOOR = {"nats": NUMBER, "order": COUNT, "counted": COUNT}
 CARD = {"corpus": CORPUS, "split": SPLIT, "train": {}, "step": COUNT, "chars": COUNT, "seconds": NUMBER, "made": TEXT,
         "val_loss": Maybe(LOSS), "best_step": Maybe(COUNT), "val_loss_of_all": Maybe(LOSS), "versions": TEXTS,
         "val_chars?": Maybe(dict.fromkeys(("best?", "end?", "all?"), Maybe(COUNT))),
-        **dict.fromkeys(("init_from?", "origin?", "about?"), Maybe(TEXT)), "floor?": Maybe(FLOOR), "losses?": NUMBERS,
-        "precision?": Maybe(PRECISION), "changes?": CHANGES}
+        **dict.fromkeys(("init_from?", "origin?", "about?", "no_floor?"), Maybe(TEXT)), "floor?": Maybe(FLOOR),
+        "losses?": NUMBERS, "precision?": Maybe(PRECISION), "changes?": CHANGES}
 DOCUMENT = {"config": dict.fromkeys(("vocab_size", "embed", "hidden", "layers"), POSITIVE),
             "vocab": Kind("a list", lambda value: isinstance(value, list)), "card": {},
             "text?": {"level?": LEVEL, "lower?": FLAG, "min_count?": POSITIVE, "documents?": PARTS, "field?": TEXT}}
 TRAINING = {
     "settings": {"corpus": CORPUS, "split": SPLIT | {"asked": {"val": SHARE, "test": SHARE}}, "preset?": Maybe(TEXT),
                  "asked": dict.fromkeys(("batch?", "seq?", "threads?"), Maybe(POSITIVE)),
-                 **dict.fromkeys(("init_from?", "origin?"), Maybe(TEXT)), "extend_vocab?": FLAG,
+                 **dict.fromkeys(("init_from?", "origin?", "no_floor?"), Maybe(TEXT)), "extend_vocab?": FLAG,
                  "floor?": Maybe(FLOOR), "precision?": PRECISION, "changes?": CHANGES,
                  "files?": Maybe({"below": FOLDER, "of": FILES}),  # null: there were too many
                  "saving?": {"save_every": Maybe(POSITIVE), "sample_every": Maybe(COUNT), "keep": COUNT,
@@ -187,9 +187,9 @@ def _reading(about: dict, vocab: Vocab) -> str | None:
 
 def files_fault(settings: dict) -> str | None:
     """Where the files of a text are not of as many sources as it has."""
-    files, sources = settings.get("files"), settings["corpus"]["sources"]
-    return None if files is None or len(files["of"]) == len(sources) else \
-        f"training.settings.files.of is of {len(files['of'])} sources, but training.settings.corpus.sources are {len(sources)}"
+    files, sources = settings.get("files"), len(settings["corpus"]["sources"])
+    return None if files is None or len(files["of"]) == sources else \
+        f"training.settings.files.of is of {len(files['of'])} sources, but training.settings.corpus.sources are {sources}"
 
 
 def _precision(settings: dict, dtype: str) -> str | None:

@@ -30,6 +30,7 @@ def nameless(source: str) -> str:
 
 def keep(settings: dict, corpus: Corpus) -> None:
     """Write into a run's settings which files its corpus was read from, where they are not too many."""
+    settings.pop("paths", None)  # which stood in the list's place in runs of a few days
     files = {"below": corpus.record.below, "of": corpus.record.of}
     too_long = len(json.dumps(json.dumps(files))) > documents.LISTED  # twice, as it stands in a file
     settings[FILES] = None if too_long else files
@@ -51,15 +52,16 @@ def record(settings: dict, changed: bool = False) -> Record:
 def text_of(card: dict, file: Path) -> Corpus:
     """Return the text that a model was trained on, as it stands in its training card (documents.CARD).
 
-    file: the model's. The files are those that last.safetensors beside it lists; where there is none, or it is of another
-    text, those that the card names as plain paths. Raises CorpusError for a text that cannot be read or has changed.
+    file: the model's. The files are those that last.safetensors beside it lists; where there is none, or it is of
+    another text, those that the card names as plain paths. Raises CorpusError for a text that cannot be read or
+    has changed.
     """
     about = card["corpus"]
     known = [(about["sources"], Record(characters=about["characters"]))]
     last = _settings(file.parent / "last.safetensors")
     if last and last["corpus"]["sha256"] == about["sha256"]:
         mine = last["corpus"]["sources"], record(last)
-        known = [mine] if FILES in last else [*known, mine]
+        known = [mine] if FILES in last or mine == known[0] else [*known, mine]
     why: CorpusError | None = None
     for sources, listed in known:
         try:
