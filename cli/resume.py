@@ -123,7 +123,8 @@ def _corpus_again(given: dict, settings: dict, how: dict, path: Path) -> Corpus:
     else:
         corpus = _remembered(settings, how, path, given["allow_new_corpus"])
     if corpus.sha256 != about["sha256"] and not given["allow_new_corpus"]:
-        raise RunError(_another("its sha256 differs", path))
+        empty = "stdin is empty, so " * (not named and "stdin is empty" in corpus.left_out)
+        raise RunError(_another(f"{empty}its sha256 differs", path, not named and "-" in about["sources"]))
     places.keep(settings, corpus)
     if named:
         settings["corpus"] = about | {"sources": named}
@@ -143,7 +144,7 @@ def _remembered(settings: dict, how: dict, path: Path, changed: bool) -> Corpus:
     except LostError as error:
         raise _lost(error.lost, path) from None
     except LongerError as error:
-        raise RunError(_another(f"{error}: its sha256 differs", path)) from None
+        raise RunError(_another(f"{error}: its sha256 differs", path, "-" in sources)) from None
     except CorpusError as error:
         piped = " pipe the text in again," if "-" in sources else ""
         raise CorpusError(f"the training text that {path}/last.safetensors names is not read: {error};{piped} or "
@@ -155,9 +156,10 @@ def _naming(path: Path) -> str:
     return f"`rnncore train PATH --resume -o {shlex.quote(str(path))}`"
 
 
-def _another(why: str, path: Path) -> str:
-    """Say that a text is not the run's, and what to do."""
-    return (f"the corpus is not the one that {path} was trained on ({why}): bring the old text back, name it where it "
+def _another(why: str, path: Path, piped: bool = False) -> str:
+    """Say that a text is not the run's, and what to do. piped: it came from stdin."""
+    back = "pipe the old text in again" if piped else "bring the old text back"
+    return (f"the corpus is not the one that {path} was trained on ({why}): {back}, name it where it "
             f"lies now ({_naming(path)}), or go on with this one with --allow-new-corpus")
 
 

@@ -204,6 +204,48 @@ def test_named_corpora_and_stdin_are_the_same_everywhere(train, home, monkeypatc
     assert train("--resume", "-o", "../there/piped", "--steps", 8).code == 0
 
 
+@pytest.mark.parametrize("given, works", [
+    (("corpus.txt",), True), (("corpus.txt.gz",), True), (("corpus.txt", "b.txt"), True), (("{there}/b.txt",), True),
+    (("python-docs",), True), (("texts",), False), (("texts/*.txt",), False), (("corpus.txt", "texts"), False)])
+def test_a_run_of_before_finds_plain_files_by_their_names(train, home, capsys, given, works):
+    """They are in a list from its next save on. What folders and patterns stood for was not written down."""
+    there, score = home / "there", ("score", "run", "other.txt", "--on-unknown", "skip", "--json")
+    (there / "texts").mkdir()
+    for folder, name in ((there, "b.txt"), (there / "texts", "c.txt"), (there, "other.txt")):
+        corpus(folder, TEXT[::-1] if name == "other.txt" else TEXT[:3000], name)
+    (there / "corpus.txt.gz").write_bytes(gzip.compress(TEXT.encode()))
+    assert train(*(source.format(there=there) for source in given), "-o", "run", "--keep", 2, at=5).code == 130
+    document, tensors = read_last(Path("run"))
+    document = changed(document, ("training", "settings", "paths"), [f"{there}/{source}" for source in given])
+    document = changed(document, ("training", "settings", "files"))
+    (there / "run/last.safetensors").write_bytes(sealed(document, tensors))
+    before = files(there / "run")
+    figures = json.loads(call(capsys, *score).out)
+    assert bool(figures["floor"]) == works and ("no_floor" in figures) != works
+    if works:
+        assert train("--resume", "-o", "run", at=8).code == 130 and remembered("run")[1][0] != []
+        found = files(there / "run")
+        assert [name for name, data in found.items() if str(home).encode() in data] == (
+            [] if given == ("python-docs",) else ["last.safetensors"])
+    else:
+        line = refused(train("--resume", "-o", "run"))
+        assert "texts" in line and "`rnncore train PATH --resume -o run`" in line and files(there / "run") == before
+        assert train(*given, "--resume", "-o", "run", at=8).code == 130  # from then on it is known
+    assert train("--resume", "-o", "run").code == 0 and json.loads(call(capsys, *score).out)["floor"]
+
+
+def test_stdin_beside_files_is_piped_in_again_or_asked_for(home):
+    here = home / "there"
+    args = ("train", "-", "corpus.txt", "--steps", 3, *SMALL, "-o", "run")
+    assert run(*args, cwd=here, stdin=TEXT[:1000].encode()).code == 0
+    again = ("train", "--resume", "-o", "../there/run", "--steps", 5)
+    line = refused(run(*again, cwd=home / "elsewhere", stdin=b""))
+    assert "(stdin is empty, so its sha256 differs): pipe the old text in again, name it where" in line
+    assert "(its sha256 differs): pipe the old" in refused(run(*again, cwd=home / "elsewhere", stdin=b"other text"))
+    assert "more than the" in refused(run(*again, cwd=home / "elsewhere", stdin=TEXT.encode()))
+    assert run(*again, cwd=home / "elsewhere", stdin=TEXT[:1000].encode()).code == 0
+
+
 # What is passed on
 
 
