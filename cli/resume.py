@@ -8,7 +8,7 @@ import click
 
 from rnncore import checkpoint, documents, kernels, lock, names, places, plan, runs
 from rnncore.config import SaveConfig, TrainConfig
-from rnncore.data.recorded import GONE, LongerError, Lost, LostError
+from rnncore.data.recorded import GONE, LongerError, Lost, LostError, short
 from rnncore.data.sources import current
 from rnncore.data.text import Corpus, CorpusError, CorpusNotFoundError, Reading, read
 from rnncore.model import CharLM
@@ -124,7 +124,7 @@ def _corpus_again(given: dict, settings: dict, how: dict, path: Path) -> Corpus:
         corpus = _remembered(settings, how, path, given["allow_new_corpus"])
     if corpus.sha256 != about["sha256"] and not given["allow_new_corpus"]:
         empty = "stdin is empty, so " * (not named and "stdin is empty" in corpus.left_out)
-        raise RunError(_another(f"{empty}its sha256 differs", path, not named and "-" in about["sources"]))
+        raise CorpusError(_another(f"{empty}its sha256 differs", path, not named and "-" in about["sources"]))
     places.keep(settings, corpus)
     if named:
         settings["corpus"] = about | {"sources": named}
@@ -132,19 +132,19 @@ def _corpus_again(given: dict, settings: dict, how: dict, path: Path) -> Corpus:
 
 
 def _remembered(settings: dict, how: dict, path: Path, changed: bool) -> Corpus:
-    """Read the text that a run remembers. Raises CorpusError, RunError that say how to name it.
+    """Read the text that a run remembers. Raises CorpusError, which says how to name it.
 
     changed: it may be another than it was.
     """
     sources, name_it = settings["corpus"]["sources"], f"name the text where it lies now, {_naming(path)}"
-    if "-" in sources and sys.stdin is not None and sys.stdin.isatty():
-        raise RunError(f"{path} read its text from stdin: pipe it in again, or {name_it}")
+    if "-" in sources and getattr(sys.stdin, "isatty", bool)():
+        raise CorpusError(f"{path} read its text from stdin: pipe it in again, or {name_it}")
     try:
         return read(sources, record=places.record(settings, changed), **how)
     except LostError as error:
         raise _lost(error.lost, path) from None
     except LongerError as error:
-        raise RunError(_another(f"{error}: its sha256 differs", path, "-" in sources)) from None
+        raise CorpusError(_another(f"{error}: its sha256 differs", path, "-" in sources)) from None
     except CorpusError as error:
         piped = " pipe the text in again," if "-" in sources else ""
         raise CorpusError(f"the training text that {path}/last.safetensors names is not read: {error};{piped} or "
@@ -163,17 +163,17 @@ def _another(why: str, path: Path, piped: bool = False) -> str:
             f"lies now ({_naming(path)}), or go on with this one with --allow-new-corpus")
 
 
-def _lost(lost: list[Lost], path: Path) -> Exception:
+def _lost(lost: list[Lost], path: Path) -> CorpusError:
     """Return the error that says which files of a run's text are not read, and how to name it."""
     gone, name_it = [file for file in lost if file.why == GONE], f"name the text where it lies now, {_naming(path)}"
     more = f" (and {len(lost) - SHOWN:,} more)" if len(lost) > SHOWN else ""
     if not gone:
-        found = ", ".join(f"{file.path or repr(file.source)} {file.why}" for file in lost[:SHOWN])
+        found = ", ".join(f"{short(file.path or repr(file.source))} {file.why}" for file in lost[:SHOWN])
         if all(file.path for file in lost):
-            return RunError(_another(f"{found}{more}, so its sha256 differs", path))
-        return RunError(f"of the training text that {path}/last.safetensors names, {found}{more}: {name_it}")
+            return CorpusError(_another(f"{found}{more}, so its sha256 differs", path))
+        return CorpusError(f"of the training text that {path}/last.safetensors names, {found}{more}: {name_it}")
     shown = gone[:SHOWN]
-    words, there = f"no {', '.join(repr(file.seen) for file in shown)}", [file.path for file in shown if file.path]
+    words, there = f"no {', '.join(short(repr(file.seen)) for file in shown)}", [short(file.path) for file in shown if file.path]
     if there and all(file.seen == file.path for file in shown):
         words += f", where {path} read it"
     elif there:

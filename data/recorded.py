@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Self
 
 from . import corpora, spool
 from .content import of_file
@@ -22,6 +22,7 @@ from .decode import CorpusError
 from .sources import File, Sources, absolute, current
 
 GONE = "is not there any more"  # why a file is not opened: there is none
+LONGEST, SHOWN = 4096, 100      # characters of a path that may be one; of a longer text in its place that are shown
 
 
 class Record(NamedTuple):
@@ -54,7 +55,7 @@ class LostError(CorpusError):
     def __init__(self, lost: list[Lost]):
         more = f" (and {len(lost) - 1:,} more)" if len(lost) > 1 else ""
         never = lost[0].path is None and lost[0].why == GONE
-        super().__init__(f"{lost[0].path or lost[0].seen} {'is not here' if never else lost[0].why}{more}")
+        super().__init__(f"{short(lost[0].path or lost[0].seen)} {'is not here' if never else lost[0].why}{more}")
         self.lost = lost
 
 
@@ -122,6 +123,11 @@ class Remembered(Sources):
         self.files[-1].append([absolute(path), os.stat(path).st_size if size is None else size])
 
 
+def short(path: str) -> str:
+    """A path as it is shown: of one that is longer than any, its beginning."""
+    return path if len(path) <= LONGEST else f"{path[:SHOWN]} ..."
+
+
 def why_not(path: str, size: int | None) -> str | None:
     """Why a file is not opened, in words after its name; None where it is a regular file of so many bytes (or any)."""
     try:
@@ -159,25 +165,29 @@ class Regular:
         self._left -= len(data)
         return data
 
-    def __enter__(self) -> Regular:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error) -> None:
         self._file.close()
 
 
-def bounded(pieces: Iterable[str], most: int) -> Iterator[str]:
-    """The pieces of a text of `most` symbols. Raises LongerError for one that has more, as soon as that is seen.
+def bounded(pieces: Iterable[str], most: int | None) -> Iterator[str]:
+    """The pieces of a text of `most` symbols; None: of half as many as there are bytes free where long texts are kept.
 
-    Raises CorpusError, before any is read, for one that is longer than what is free where long texts are kept.
+    Raises LongerError for one that has more, as soon as that is seen, and CorpusError, before any is read, where there
+    is no room for it.
     """
     folder = spool.folder() or tempfile.gettempdir()
-    if most > shutil.disk_usage(folder).free:
+    free = shutil.disk_usage(folder).free
+    if most is None:
+        most = free // 2
+    if most > free:
         raise CorpusError(f"{folder} has no room for its {most:,} symbols: make room there, or set TMPDIR to a folder on "
                           "a larger disk")
     read = 0
     for piece in pieces:
         read += len(piece)
         if read > most:
-            raise LongerError(f"there are more than the {most:,} symbols that there were")
+            raise LongerError(f"there are more than the {most:,} symbols that there may be")
         yield piece

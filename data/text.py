@@ -150,7 +150,7 @@ def read(sources: Sequence[str], stdin: BinaryIO | None = None, distinct: int = 
     files = sources_.Sources(*given) if record is None else recorded.Remembered(*given, record=record)
     texts = (tally.read(file.source, steps(file, reading, tally)) for file in files.opened())
     pieces = concatenated(texts) if binary else joined(texts)
-    if record is not None and record.characters is not None:
+    if record is not None:
         pieces = recorded.bounded(pieces, record.characters)
     encoder, digest = Encoder(), hashlib.sha256()
     for piece in pieces:

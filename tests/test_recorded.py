@@ -5,13 +5,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from cli_helpers import COMMAND, ENVIRONMENT, TEXT, call, corpus, files, finished_run, refused, run
+from cli_helpers import COMMAND, ENVIRONMENT, TEXT, corpus, finished_run, refused, run
 from damage import changed, sealed
+from hostile import Hostile
 
 from rnncore import documents, places
 from rnncore.checkpoint import read as read_model
@@ -22,82 +22,11 @@ from rnncore.data.text import CorpusError, read
 from rnncore.runs import read_last
 
 NAME_IT = "`rnncore train PATH --resume -o run`"
-OPENED: list[str] | None = None  # the paths that were opened, while someone wants to know
-
-
-def audit(event: str, args: tuple) -> None:
-    """Note what is opened or listed by its name."""
-    named = event in ("open", "os.listdir", "os.scandir", "glob.glob") and not isinstance(args[0], int)
-    if OPENED is not None and named:
-        OPENED.append(os.path.abspath(os.fsdecode(args[0] or ".")))
-
-
-sys.addaudithook(audit)
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A folder with corpus.txt and `run`."""
     return finished_run(tmp_path_factory.mktemp("made"))
-
-
-class Hostile:
-    """`rnncore` with the files of a run changed, in a folder with all that may be named."""
-
-    def __init__(self, home: Path, capsys):
-        self.home, self.capsys, self.opened = home, capsys, []
-
-    def write(self, sources: list | None = None, old: bool = False, last: bool = True, **more) -> None:
-        """Write another `sources` and other fields of settings.corpus and files into card and settings.
-
-        old: as of a run from before the files were kept. last: whether there is a last.safetensors.
-        """
-        for name in ("best", "last"):
-            path = self.home / f"run/{name}.safetensors"
-            document, tensors = read_model(path)
-            document = json.loads(json.dumps(document))
-            settings = document["training"]["settings"] if name == "last" else {}
-            for corpus_ in (document["card"]["corpus"], settings.get("corpus", {})):
-                corpus_ |= {"sources": sources} if sources is not None else {}
-                corpus_ |= {key: value for key, value in more.items() if key != "of"}
-            if name == "last" and old:
-                del settings["files"]
-            elif name == "last" and "of" in more:
-                settings["files"]["of"] = more["of"]
-            path.write_bytes(sealed(document, tensors))
-        if not last:
-            (self.home / "run/last.safetensors").unlink()
-
-    def __call__(self, *args):
-        """Call `rnncore ARGS`; what it opened, but for its own files and libraries, is in `opened`."""
-        global OPENED
-        OPENED = []
-        try:
-            return call(self.capsys, *args)
-        finally:
-            own = (str(self.home / "run"), os.path.dirname(os.__file__), str(Path(__file__).parent.parent))
-            self.opened = [path for path in OPENED if not path.startswith(own) and "site-packages" not in path
-                           and not path.startswith(("/tmp/rnncore", "/proc", "/var/tmp", str(Path.home() / ".cache")))]
-            OPENED = None
-
-    def resume(self, *args):
-        """Call `rnncore train --resume`: where it is refused, nothing has changed."""
-        before = files(self.home / "run")
-        result = self("train", "--resume", "-o", "run", *args)
-        if result.code:
-            assert files(self.home / "run") == before
-        return result
-
-    def why(self) -> str | None:
-        """Return why `score` has no baseline; None where it has one. It is said in both forms."""
-        told, found = self("score", "run/best.safetensors", "other.txt"), None
-        result = self("score", "run/best.safetensors", "other.txt", "--json")
-        assert result.code == told.code == 0 and result.err == "", (told, result)
-        found = json.loads(result.out)
-        assert (found["floor"] is None) == ("no_floor" in found) == ("counting alone" not in told.out)
-        line = "no n-gram baseline, for the training text is not read: "
-        assert told.err == (f"{line}{found['no_floor']}\n" if "no_floor" in found else "")
-        return found.get("no_floor")
 
 
 @pytest.fixture
@@ -215,8 +144,26 @@ def test_a_gzipped_file_is_unpacked_no_further_than_the_text_was(hostile):
     bomb = hostile.home / "bomb.txt"
     bomb.write_bytes(gzip.compress(b"a b " * 10_000_000))
     hostile.write(["bomb.txt"], of=[[[str(bomb), bomb.stat().st_size]]])
-    assert hostile.why() == "there are more than the 1,500 symbols that there were"
+    assert hostile.why() == "there are more than the 1,500 symbols that there may be"
     assert "there are more than the 1,500 symbols" in refused(hostile.resume("--steps", 5))
+
+
+@pytest.mark.parametrize("sources", [["numpy"] * 100_000, ["corpus.txt"]])
+def test_nor_beyond_half_of_the_disk_where_another_text_is_allowed(hostile, made, monkeypatch, sources):
+    monkeypatch.setattr(recorded.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3200))
+    of = [None] * len(sources) if len(sources) > 1 else [[[f"{made}/corpus.txt", 1500]] * 50_000]
+    hostile.write(sources, of=of)
+    line = refused(hostile.resume("--steps", 5, "--allow-new-corpus"))
+    assert "more than the 1,600 symbols that there may be" in line and NAME_IT in line
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_name_of_a_million_characters_or_with_escapes_is_shown_in_one_short_line(hostile, old):
+    for path in ("/" + "x" * 1_000_000, "/a\nb\x1b[2J\u202ec", "/dev/null\r"):
+        hostile.write([path], old=old, of=[[[path, 9]]])
+        result = hostile.resume("--steps", 5)
+        for words in (hostile.why(), refused(result, result.code)):
+            assert result.code and len(words) < 1000 and words.isprintable()
 
 
 def test_stdin_beside_files_is_not_read_by_score_and_waited_for_by_none(hostile, monkeypatch):
@@ -343,7 +290,7 @@ def test_what_is_no_regular_file_is_learnt_and_asked_for(tmp_path):
     args = "train", "pipe", "--steps", 2, "--layers", 1, "--hidden", 8, "-o", "run"
     command = 'printf "abcab%.0s" $(seq 200) > pipe & exec "$@"'
     done = subprocess.run(["bash", "-c", command, "x", *COMMAND, *map(str, args)], cwd=tmp_path, env=ENVIRONMENT,
-                          capture_output=True, timeout=60)
+                          capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     line = refused(run("train", "--resume", "-o", "run", "--steps", 4, cwd=tmp_path))
     assert "'pipe' was no regular file: name the text where it lies now, `" in line
