@@ -3,6 +3,7 @@ from pathlib import Path
 
 from . import known
 
+KNOWN = "the text stands in the training text, which counting would know by heart"  # why there is no baseline
 
 def beside(card: dict, file: Path, model, ids, unknown: int) -> tuple[dict | None, dict | None, str | None]:
     """(what known.of_another says of ids, what counting the training text reaches on them, why it is not counted).
@@ -14,11 +15,11 @@ def beside(card: dict, file: Path, model, ids, unknown: int) -> tuple[dict | Non
 
     corpus, why = corpus_of(card, file)
     if corpus is None:
-        return None, None, why
+        return None, None, why and f"the training text is not read: {why}"
     train = corpus.encode(model.vocab, "replace" if model.vocab.min_count > 1 else "skip")[0][:card["split"]["train"]]
     trained_on, knows = known.of_another(card, train, ids, unknown, model.vocab.end)
     if knows:
-        return trained_on, None, None
+        return trained_on, None, KNOWN
     floor = ngram.floor(train, ids[:ngram.MOST], len(model.vocab))
     return trained_on, {"nats_per_char": floor.nats, "order": floor.order, "counted": floor.counted,
                         "characters": len(train)}, None

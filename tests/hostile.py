@@ -77,6 +77,7 @@ class Hostile:
         assert result.code == told.code == 0 and result.err == "", (told, result)
         found = json.loads(result.out)
         assert (found["floor"] is None) == ("no_floor" in found) == ("counting alone" not in told.out)
-        line = "no n-gram baseline, for the training text is not read: "
-        assert told.err == (f"{line}{found['no_floor']}\n" if "no_floor" in found else "")
-        return found.get("no_floor")
+        why = found.get("no_floor")
+        assert told.err == (f"no n-gram baseline: {why}\n" if why else "")
+        assert why is None or why.startswith("the training text is not read: ")
+        return why and why.removeprefix("the training text is not read: ")
