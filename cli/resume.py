@@ -169,7 +169,7 @@ def _lost(lost: list[Lost], path: Path) -> CorpusError:
     more = f" (and {len(lost) - SHOWN:,} more)" if len(lost) > SHOWN else ""
     if not gone:
         found = ", ".join(f"{short(file.path or repr(file.source))} {file.why}" for file in lost[:SHOWN])
-        if all(file.path for file in lost):
+        if all(file.changed for file in lost):
             return CorpusError(_another(f"{found}{more}, so its sha256 differs", path))
         return CorpusError(f"of the training text that {path}/last.safetensors names, {found}{more}: {name_it}")
     shown = gone[:SHOWN]

@@ -47,6 +47,7 @@ class Lost(NamedTuple):
     seen: str         # the file as it is named from the current folder
     path: str | None  # where it was, absolute; None where that is not known
     why: str          # in words, after its name
+    changed: bool = False  # whether it has another size, and nothing else is wrong
 
 
 class LostError(CorpusError):
@@ -109,7 +110,7 @@ class Remembered(Sources):
         if why and seen != path and why_not(seen, size) is None:
             self.below = current()
             return seen, size
-        return Lost(source, seen, path, why) if why else (path, size)
+        return Lost(source, seen, path, why, why_not(path, None) is None) if why else (path, size)
 
     def _paths(self, source: str) -> Iterator[File]:
         listed = self._listed[len(self.files) - 1]

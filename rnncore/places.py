@@ -45,7 +45,7 @@ def record(settings: dict, changed: bool = False) -> Record:
     if FILES not in settings:  # as before they were kept
         return Record(characters=most)
     if settings[FILES] is None:
-        raise CorpusError("its files were too many to be listed there")
+        raise CorpusError("its files were too many to be listed in last.safetensors")
     return Record(settings[FILES]["of"], settings[FILES]["below"], most)
 
 

@@ -86,7 +86,8 @@ def test_nor_where_it_is_listed(hostile, kind):
     words = "is not there" if kind.startswith(("a pattern", "what")) else words
     assert words in hostile.why() and hostile.opened == [f"{hostile.home}/other.txt"]
     line = refused(hostile.resume("--steps", 5), 2 if "is not there" in words else 1)
-    assert NAME_IT in line and hostile.opened == []
+    assert NAME_IT in line and "--allow-new-corpus" not in line and hostile.opened == []
+    assert refused(hostile.resume("--steps", 5, "--allow-new-corpus"), 2 if "is not there" in words else 1) == line
 
 
 @pytest.mark.parametrize("sources", [["/dev/zero"], ["folder"], ["folder/*"], ["pipe"], ["secret.txt"]])
