@@ -72,7 +72,7 @@ class Remembered(Sources):
 
     def opened(self) -> Iterator[File]:
         """The files. Raises LostError before the first is opened where one cannot be."""
-        self.below = self.record.below
+        self.below = current() if self.record.of is None else self.record.below
         self._listed = list(self._looked_for())
         yield from super().opened()
 
@@ -92,6 +92,7 @@ class Remembered(Sources):
             raise LostError(lost)
 
     def _files(self, place: int, source: str) -> Iterator[tuple[str, int | None] | Lost]:
+        """The files of a source that is a path."""
         if self.record.of is None:
             why = why_not(source, None)
             is_pattern = why == GONE and glob.has_magic(source)
@@ -113,6 +114,7 @@ class Remembered(Sources):
         return Lost(source, seen, path, why, why_not(path, None) is None) if why else (path, size)
 
     def _paths(self, source: str) -> Iterator[File]:
+        """The files of a source that is a path, opened one after the other."""
         listed = self._listed[len(self.files) - 1]
         for path, size in listed:
             self.note(path, size)
