@@ -133,6 +133,8 @@ def card_lines(card: dict):
     if card.get("floor"):
         yield f"counting    {card['floor']['nats']:.4f} nats/char, the last {card['floor']['order']} "\
               f"character{'s' * (card['floor']['order'] != 1)}"
+    elif card.get("no_floor"):
+        yield f"counting    none: {card['no_floor']}"
     if card.get("losses"):
         yield "this file   " + ", ".join(f"{name} {loss:.4f}" for name, loss in card["losses"].items()) + " nats/char"
     yield "versions    " + ", ".join(f"{name} {version}" for name, version in card["versions"].items())

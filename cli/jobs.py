@@ -9,7 +9,6 @@ import numpy as np
 from rnncore import kernels, lock, params, places, plan, runs
 from rnncore.config import SampleConfig, SaveConfig, TrainConfig
 from rnncore.data.batches import Batches
-from rnncore.data.sources import absolute
 from rnncore.data.text import Corpus, read
 from rnncore.documents import ModelFileError
 from rnncore.evaluate import Validation
@@ -92,10 +91,11 @@ def start(given: dict) -> Job:
     parts, record, warnings = prepare.split_ids(prepare.encoded(corpus, vocab), given["val"], given["test"],
                                                 vocab.end if how["shuffle"] else None)
     preset, sizes, config, reasons = prepare.choose(given, config, len(parts[0]), len(vocab), old, kernel)
-    settings = {"corpus": about_corpus(corpus, how), places.PATHS: list(map(absolute, corpus.sources)),
+    settings = {"corpus": about_corpus(corpus, how),
                 "asked": {name: given[name] for name in ("batch", "seq", "threads")}, "split": record,
                 "preset": preset, "init_from": given["init_from"], "extend_vocab": given["extend_vocab"],
                 "origin": origin.name, "saving": asdict(saving), "precision": given["dtype"]}
+    places.keep(settings, corpus)
     model = prepare.build(sizes, vocab, old, given, config.seed)
     path = Path(given["out"]) if given["out"] else runs.fresh(given["name"] or corpus.name)
     click.get_current_context().with_resource(lock.held(path, new=True))
@@ -108,6 +108,8 @@ def start(given: dict) -> Job:
     if floor:
         settings["floor"] = {"nats": floor.nats, "order": floor.order, "counted": floor.counted}
         reasons.append(describe_floor(floor.nats, floor.order, floor.counted, len(parts[0])))
+    else:
+        settings["no_floor"] = "the minutes are too few to count in" if record["validation"] else "no validation text"
     notes = [*headlines(corpus, model, settings), *corpus.notes, *added, *warnings, *reasons,
              f"run {folder.path}"]
     return Job(training, folder, notes, saving)

@@ -193,11 +193,13 @@ def stretch(model, card: dict, file: Path, kept: Path | None, notes: list[str]) 
 
     Of the validation text: what was `kept` of it in the run folder, or the corpus read anew; else the model writes it.
     """
-    ids = _kept(model.vocab, kept) if kept and kept.is_file() else validation(model, card, file)
+    why: list[str] = []
+    ids = _kept(model.vocab, kept) if kept and kept.is_file() else validation(model, card, file, why)
     if ids is not None and len(ids) > 1:
         return ids, "the beginning of the validation text, which it has not learned from"
     none = is_trained(card) and not card["split"]["validation"]
-    notes.append(f"{'It has no validation text' if none else 'The text that it was validated on is not at hand'}: what "
+    lacks = "The text that it was validated on is not at hand" + "".join(f" ({words})" for words in why)
+    notes.append(f"{'It has no validation text' if none else lacks}: what "
                  "it reads here is what it wrote itself, which surprises it less; --text names another.")
     return written(model), "what it wrote itself"
 
@@ -211,7 +213,8 @@ def keep(path: Path, vocab, ids) -> None:
 
 def _kept(vocab, path: Path):
     """The ids of what `keep` wrote."""
-    data = path.read_bytes()
+    with path.open("rb") as file:
+        data = file.read(4 * CHARACTERS)  # a longer one is not of `keep`
     return vocab.encode(data if vocab.level == "byte" else data.decode(errors="replace"), "replace")
 
 
@@ -239,12 +242,14 @@ def asked_for(model, text: str, how: dict | None, notes: list[str], said: list[s
     return encode(model, passage, "replace"), f"the beginning of {text}"
 
 
-def validation(model, card: dict, file: Path):
-    """The validation ids of the corpus in the training card, or None where it cannot be read."""
+def validation(model, card: dict, file: Path, said: list[str] | None = None):
+    """The validation ids of the corpus in the training card; None where it cannot be read: why is added to said."""
     from .floor import corpus_of
 
-    corpus = corpus_of(card, file)
+    corpus, why = corpus_of(card, file)
     if corpus is None:
+        if said is not None and why:
+            said.append(why)
         return None
     ids, split = corpus.encode(model.vocab, "replace")[0], card["split"]
     return ids[split["train"]:split["train"] + split["validation"]]

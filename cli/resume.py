@@ -1,6 +1,6 @@
 """A run that was stopped, or is to be longer, is taken up again from its folder, with some options changed or none."""
-import os
 import shlex
+import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -8,7 +8,8 @@ import click
 
 from rnncore import checkpoint, documents, kernels, lock, names, places, plan, runs
 from rnncore.config import SaveConfig, TrainConfig
-from rnncore.data import sources
+from rnncore.data.recorded import GONE, LongerError, Lost, LostError, short
+from rnncore.data.sources import current
 from rnncore.data.text import Corpus, CorpusError, CorpusNotFoundError, Reading, read
 from rnncore.model import CharLM
 from rnncore.runs import RunError, RunFolder
@@ -116,31 +117,38 @@ def _record(changes: dict[str, list], training: Training, settings: dict, given:
 def _corpus_again(given: dict, settings: dict, how: dict, path: Path) -> Corpus:
     """The corpus that a run was trained on, or another where that is allowed; the settings are told where it lies."""
     named, about = list(given["corpus"]), settings["corpus"]
-    remembered = settings.get(places.PATHS) or list(map(sources.absolute, about["sources"]))
-    corpus, errors = None, []
-    for place in [named] if named else sources.places(about["sources"], remembered):
-        try:
-            bring(place)
-            found = read(place, apart=str(path), **how)
-        except CorpusError as error:
-            errors.append(error)
-        else:
-            corpus = corpus or found
-            if found.sha256 == about["sha256"]:
-                corpus = found
-                break
-    if corpus is None:
-        if not named and isinstance(errors[0], CorpusNotFoundError):
-            raise CorpusNotFoundError(_lost(settings, remembered, path)) from None
-        raise errors[0]
+    if named:
+        bring(named)
+        corpus = read(named, apart=str(path), **how)
+    else:
+        corpus = _remembered(settings, how, path, given["allow_new_corpus"])
     if corpus.sha256 != about["sha256"] and not given["allow_new_corpus"]:
-        raise RunError(f"the corpus is not the one that {path} was trained on (its sha256 differs): bring the old text "
-                       f"back, name it where it lies now ({_naming(path)}), or go on with this one with "
-                       "--allow-new-corpus")
-    settings[places.PATHS] = list(map(sources.absolute, corpus.sources))
+        empty = "stdin is empty, so " * (not named and "stdin is empty" in corpus.left_out)
+        raise CorpusError(_another(f"{empty}its sha256 differs", path, not named and "-" in about["sources"]))
+    places.keep(settings, corpus)
     if named:
         settings["corpus"] = about | {"sources": named}
     return corpus
+
+
+def _remembered(settings: dict, how: dict, path: Path, changed: bool) -> Corpus:
+    """Read the text that a run remembers. Raises CorpusError, which says how to name it.
+
+    changed: it may be another than it was.
+    """
+    sources, name_it = settings["corpus"]["sources"], f"name the text where it lies now, {_naming(path)}"
+    if "-" in sources and getattr(sys.stdin, "isatty", bool)():
+        raise CorpusError(f"{path} read its text from stdin: pipe it in again, or {name_it}")
+    try:
+        return read(sources, record=places.record(settings, changed), **how)
+    except LostError as error:
+        raise _lost(error.lost, path) from None
+    except LongerError as error:
+        raise CorpusError(_another(f"{error}: its sha256 differs", path, "-" in sources)) from None
+    except CorpusError as error:
+        piped = " pipe the text in again," if "-" in sources else ""
+        raise CorpusError(f"the training text that {path}/last.safetensors names is not read: {error};{piped} or "
+                          f"{name_it}") from None
 
 
 def _naming(path: Path) -> str:
@@ -148,17 +156,32 @@ def _naming(path: Path) -> str:
     return f"`rnncore train PATH --resume -o {shlex.quote(str(path))}`"
 
 
-def _lost(settings: dict, remembered: list[str], path: Path) -> str:
-    """Say where a run's texts were looked for in vain, and how to name them."""
-    given = settings["corpus"]["sources"]
-    gone = [(source, there) for source, there in zip(given, remembered, strict=True)
-            if not sources.is_there(source) and not sources.is_there(there)][:SHOWN]
-    words = f"no {', '.join(repr(source) for source, _ in gone)} in {os.getcwd()}"
-    if places.PATHS in settings:
-        words += f", nor {', '.join(there for _, there in gone)}, where {path} read it"
+def _another(why: str, path: Path, piped: bool = False) -> str:
+    """Say that a text is not the run's, and what to do. piped: it came from stdin."""
+    back = "pipe the old text in again" if piped else "bring the old text back"
+    return (f"the corpus is not the one that {path} was trained on ({why}): {back}, name it where it "
+            f"lies now ({_naming(path)}), or go on with this one with --allow-new-corpus")
+
+
+def _lost(lost: list[Lost], path: Path) -> CorpusError:
+    """Return the error that says which files of a run's text are not read, and how to name it."""
+    gone, name_it = [file for file in lost if file.why == GONE], f"name the text where it lies now, {_naming(path)}"
+    more = f" (and {len(lost) - SHOWN:,} more)" if len(lost) > SHOWN else ""
+    if not gone:
+        found = ", ".join(f"{short(file.path or repr(file.source))} {file.why}" for file in lost[:SHOWN])
+        if all(file.changed for file in lost):
+            return CorpusError(_another(f"{found}{more}, so its sha256 differs", path))
+        return CorpusError(f"of the training text that {path}/last.safetensors names, {found}{more}: {name_it}")
+    shown = gone[:SHOWN]
+    words, there = f"no {', '.join(short(repr(file.seen)) for file in shown)}", [short(file.path) for file in shown if file.path]
+    if there and all(file.seen == file.path for file in shown):
+        words += f", where {path} read it"
+    elif there:
+        words += f" in {current()}, nor {', '.join(there)}, where {path} read it"
     else:
-        words += f", and {path} remembers its text by that path alone, seen from the folder in which it was begun"
-    return f"{words}: name the text where it lies now, {_naming(path)}"
+        words += (f" in {current()}, and {path} remembers its text by that path alone, seen from the folder in which it "
+                  "was begun")
+    return CorpusNotFoundError(f"{words}{more}: {name_it}")
 
 
 def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document: dict, tensors: dict,
@@ -182,6 +205,7 @@ def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document
         return training, [*corpus.left_out, *chosen]
     settings |= {"corpus": about | about_corpus(corpus, {}) | {"sources": about["sources"]}, "split": record}
     settings.pop("floor", None)
+    settings["no_floor"] = "the corpus is another than it began with"
     (path / PASSAGE).unlink(missing_ok=True)
     training.another_text()
     return training, [*corpus.notes, *warnings, *chosen]

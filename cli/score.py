@@ -12,7 +12,7 @@ from rnncore.config import DynamicConfig
 from rnncore.files import new_file
 
 from . import known, options, texts
-from .floor import beside
+from .floor import KNOWN, beside
 from .progress import describe_floor, tell
 
 
@@ -42,7 +42,7 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
     """Nats per character of the model RUN on TEXT, a file, a folder, - or a named corpus.
 
     RUN is a run folder, a model file or a pretrained model. It is said how much of TEXT the model was trained on. Where
-    its training text is still there, what counting that text reaches on TEXT is printed too.
+    its training text is still there, what counting that text reaches on TEXT is printed too; else why not.
     """
     protocol, settings = chosen(window, dynamic, {"rate": rate, "decay": decay, "segment": segment})
     if per_char and os.path.lexists(per_char):
@@ -62,13 +62,17 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
     if protocol == "dynamic" and nats > math.log(len(model.vocab)):
         tell("learning did harm: equal odds for all symbols would be better; lower --rate")
     perplexity, card = math.exp(nats) if nats < 700 else None, checkpoint.read(path)[0]["card"]
-    trained_on, floor = known.share(card, corpus, text, texts.reading(model.vocab, how)), None
+    trained_on, floor, why = known.share(card, corpus, text, texts.reading(model.vocab, how)), None, KNOWN
     if trained_on is None:
-        trained_on, floor = beside(card, path, model, ids, unknown)
+        trained_on, floor, why = beside(card, path, model, ids, unknown)
     figures = {"model": str(path), "text": text, "characters": corpus.characters, "nats_per_char": nats,
                "bits_per_char": nats / math.log(2), "perplexity": perplexity, "predictions": len(ids) - 1,
                "unknown": unknown, "unknown_share": unknown / corpus.characters, "on_unknown": on_unknown,
                "protocol": protocol, "settings": settings, "floor": floor, "trained_on": trained_on}
+    if why and as_json:
+        figures["no_floor"] = why
+    elif why and not trained_on:
+        tell(f"no n-gram baseline: {why}")
     click.echo(json.dumps(figures) if as_json else words(figures, model.vocab.end is not None))
 
 

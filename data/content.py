@@ -6,7 +6,7 @@ import gzip
 import io
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from .decode import CorpusError, CorpusNotFoundError
@@ -15,10 +15,13 @@ from .magic import GZIP
 CHUNK = 1 << 20  # bytes read at a time
 
 
-def of_file(path: str, binary: bool) -> Iterator[bytes]:
-    """The bytes of a file in chunks: CHUNK bytes each, but for the last. binary: as `unpacked`."""
+def of_file(path: str, binary: bool, opens: Callable) -> Iterator[bytes]:
+    """The bytes of a file in chunks: CHUNK bytes each, but for the last. binary: as `unpacked`.
+
+    opens: a function that opens the file at a path.
+    """
     with readable(path):
-        file = open(path, "rb")  # noqa: SIM115
+        file = opens(path)
     with file:
         yield from unpacked(path, chunks(path, file), path.lower().endswith(".gz"), binary)
 

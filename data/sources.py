@@ -4,8 +4,9 @@ from __future__ import annotations
 import glob
 import io
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -33,7 +34,9 @@ class Sources:
 
     "-" is stdin, `stdin` or the process's own; a folder stands for its files, a pattern ('texts/*.txt') for what it
     matches, sorted, where nothing bears its own name. binary: files that are no text are wanted too. apart: the folder
-    of the run that is asking. notes: what is to be said when all are read.
+    of the run that is asking. notes: what is to be said when all are read. files: for each source that was read the
+    files that it stood for, each [absolute path, bytes]; None for stdin, a named corpus and what is no regular file.
+    below: the folder that was the current one.
     """
 
     sources: Sequence[str]
@@ -42,6 +45,9 @@ class Sources:
     stdin: BinaryIO | None
     notes: list[str]
     apart: str | None = None
+    files: list[list | None] = field(default_factory=list)
+    below: str = os.sep
+    _seen: list | None = None  # of the file that was opened last, as in files
 
     def opened(self) -> Iterator[File]:
         """The files."""
@@ -49,6 +55,7 @@ class Sources:
             raise CorpusError(
                 f"no corpus: name a file, a folder, - for stdin, or one of {', '.join(corpora.NAMES)}")
         for place, source in enumerate(self.sources):
+            self.files.append(None if source == "-" or source in corpora.NAMES else [])
             for file in self._of(source):
                 yield file._replace(source=place, alone=file.alone and len(self.sources) == 1)
 
@@ -65,7 +72,7 @@ class Sources:
 
     def _paths(self, source: str) -> Iterator[File]:
         """The file, or the text files of the folder or pattern."""
-        runs = Runs(self.apart)
+        runs, self.below = Runs(self.apart), current()
         with readable(source):
             folder, there = os.path.isdir(source), _is_there(source)
         if folder:
@@ -73,15 +80,30 @@ class Sources:
                 paths = files(Path(source), runs)
             yield from self._texts(str(Path(source)), paths, runs, self._no_text)
         elif there:
-            yield self._named(source, of_file(source, self.binary))
+            yield self._named(source, of_file(source, self.binary, self._open))
         else:
             yield from self._texts(source, self._matches(source, runs), runs, _other_kind)
+
+    def _open(self, path: str) -> BinaryIO:
+        """Open a file that the user named, of any kind."""
+        file = open(path, "rb")  # noqa: SIM115
+        found = os.fstat(file.fileno())
+        self._seen = [absolute(path), found.st_size] if stat.S_ISREG(found.st_mode) else None
+        return file
+
+    def _note(self) -> None:
+        """Note the file that was opened last as one that is read."""
+        if self._seen is None:
+            self.files[-1] = None
+        elif self.files[-1] is not None:
+            self.files[-1].append(self._seen)
 
     def _named(self, name: str, found: Iterator[bytes]) -> File:
         """A file that the user named: it has to be a text."""
         first = next(found, b"")
         if not self.binary and (kind := kind_of(first[:HEAD])):
             raise CorpusError(f"{name} is {kind.name}, not a text: {kind.cure}")
+        self._note()
         return File(name, 0, self.encoding, with_first(first, found))
 
     def _matches(self, source: str, runs: Runs) -> list[Path]:
@@ -104,13 +126,14 @@ class Sources:
         skipped: dict[Path, str] = {}  # what is no text, and what it is
         hints: dict[Path, str] = {}    # the encoding that it looks like
         for path in paths:
-            found = of_file(str(path), self.binary)
+            found = of_file(str(path), self.binary, self._open)
             first = next(found, b"")
             what, looks = (None, None) if self.binary else no_text(first[:HEAD])
             if what:
                 skipped[path] = what
                 hints |= {path: looks} if looks else {}
             else:
+                self._note()
                 yield File(str(path), 0, self.encoding, with_first(first, found), len(paths) == 1)
         any_text = len(skipped) < len(paths)
         notes = _left_out(Path(where), skipped, hints, any_text) + runs.note(where)
@@ -190,34 +213,16 @@ def name(source: str) -> str:
     return Path(path.name[:-3] if path.name.lower().endswith(".gz") else path.name).stem.lstrip(".") or "corpus"
 
 
-def absolute(source: str) -> str:
-    """Return the source as it is named from any folder; stdin and the named corpora are the same everywhere."""
-    if source == "-" or source in corpora.NAMES or os.path.isabs(source):
-        return source
-    if not os.path.lexists(source) and glob.has_magic(source):  # what the folder's own name has is no pattern
-        return os.path.join(glob.escape(os.getcwd()), source)
-    return os.path.abspath(source)
+def absolute(path: str) -> str:
+    """Return the path of a file as it is from any folder."""
+    if ".." in path.split(os.sep):  # which after a symbolic link is not the folder before it
+        path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    return os.path.normpath(os.path.join(current(), path))
 
 
-def nameless(source: str) -> str:
-    """Return the source as it may be passed on to others: of one that is absolute its last name alone."""
-    return os.path.basename(source.rstrip(os.sep)) or source if os.path.isabs(source) else source
-
-
-def is_there(source: str) -> bool:
-    """Return whether there is a file or a folder of this name or pattern; stdin and named corpora are everywhere."""
-    if source == "-" or source in corpora.NAMES or os.path.isfile(source) or os.path.isdir(source):
-        return True
-    return glob.has_magic(source) and any(glob.iglob(source, recursive=True))
-
-
-def places(sources: Sequence[str], remembered: Sequence[str]) -> list[list[str]]:
-    """Return where a text that was read before may be now, the likeliest first.
-
-    sources: as they were given, seen from this folder now; remembered: where they were, as `absolute` has it. Each is
-    one of the two that is there. With stdin, which can be read once, there is one place.
-    """
-    pairs = list(zip(sources, remembered, strict=True))
-    here = [source if is_there(source) or not is_there(path) else path for source, path in pairs]
-    there = [path if is_there(path) else source for source, path in pairs]
-    return [here] if "-" in sources or list(map(absolute, here)) == list(map(absolute, there)) else [here, there]
+def current() -> str:
+    """Return the current folder; the root where it was removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return os.sep

@@ -15,10 +15,12 @@ from typing import BinaryIO
 
 import numpy as np
 
+from . import recorded
 from . import sources as sources_
 from .decode import (ERRORS, CorpusError, CorpusNotFoundError, Outcome, UnknownEncodingError, codec, decoded,
                      one_line)
 from .endings import END, KINDS, documents
+from .folders import listed
 from .shuffle import shuffled
 from .spool import Spool
 from .tally import Tally
@@ -72,6 +74,7 @@ class Corpus:
     notes: tuple[str, ...]  # a line each, to be said once: what was dropped, skipped or normalised
     sha256: str  # hex, of the text in UTF-8, or of the bytes
     left_out: tuple[str, ...] = ()  # those of the notes that say what of the sources was not read
+    record: recorded.Record = recorded.Record()  # noqa: RUF009, it never changes; the files that were read
 
     @property
     def ids(self) -> np.ndarray:
@@ -124,7 +127,7 @@ class Corpus:
 
 
 def read(sources: Sequence[str], stdin: BinaryIO | None = None, distinct: int = 2, apart: str | None = None,
-         **how) -> Corpus:
+         record: recorded.Record | None = None, **how) -> Corpus:
     """Read files, folders, patterns, "-" (stdin) and named corpora, in that order, into one corpus; how: a Reading's.
 
     A folder stands for its text files, recursively, sorted by path: without the hidden ones, those that are no text (by
@@ -135,21 +138,28 @@ def read(sources: Sequence[str], stdin: BinaryIO | None = None, distinct: int = 
     nothing is skipped, joined by more, dropped or changed, and gzip is known by the file's name. `stdin` is a binary
     stream, by default the process's. The sha256 is that of the text before documents are shuffled.
 
+    record: of a text that was read before, whose sources a model file names: those of its files alone are opened.
+
     Raises CorpusNotFoundError for a path where nothing is, UnknownEncodingError, and CorpusError for what cannot be
-    read, is no text or not in that encoding, is empty, or has one distinct symbol where `distinct` asks for two.
+    read, is no text or not in that encoding, is empty, or has one distinct symbol where `distinct` asks for two;
+    recorded.LostError where files of the record cannot be opened.
     """
     reading, notes, tally = Reading(**how), [], Tally([0] * len(sources))
     binary = reading.level == "byte"
-    files = sources_.Sources(sources, reading.encoding, binary, stdin, notes, apart).opened()
-    texts = (tally.read(file.source, steps(file, reading, tally)) for file in files)
+    given = sources, reading.encoding, binary, stdin, notes, apart
+    files = sources_.Sources(*given) if record is None else recorded.Remembered(*given, record=record)
+    texts = (tally.read(file.source, steps(file, reading, tally)) for file in files.opened())
+    pieces = concatenated(texts) if binary else joined(texts)
+    if record is not None:
+        pieces = recorded.bounded(pieces, record.characters)
     encoder, digest = Encoder(), hashlib.sha256()
-    for piece in concatenated(texts) if binary else joined(texts):
+    for piece in pieces:
         digest.update(piece.encode("latin-1") if binary else piece.encode("utf-8", "surrogatepass"))
         encoder.add(piece)
     if len(sources) > 1:
         notes += [f"{sources_.shown(source)} is empty"
                   for source, symbols in zip(sources, tally.symbols, strict=True) if not symbols]
-    vocab, spool = encoder.done(reading, ", ".join(map(sources_.shown, sources)), distinct)
+    vocab, spool = encoder.done(reading, listed(map(sources_.shown, sources)), distinct)
     left_out = tuple(map(one_line, notes))
     notes += tally.notes(reading.documents == "none")
     notes += tally.encodings(reading.encoding, reading.encoding_errors)
@@ -160,7 +170,8 @@ def read(sources: Sequence[str], stdin: BinaryIO | None = None, distinct: int = 
             f"{count:,} documents, shuffled by a key that is always the same (--no-shuffle keeps their order)"
             if count > 1 else f"warning: nothing parts this text by --documents {reading.documents}: it is one")
     notes = tuple(map(one_line, notes))
-    return Corpus(sources_.name(sources[0]), vocab, spool, tuple(sources), notes, digest.hexdigest(), left_out)
+    return Corpus(sources_.name(sources[0]), vocab, spool, tuple(sources), notes, digest.hexdigest(), left_out,
+                  recorded.Record(files.files, files.below))
 
 
 # Every step takes the pieces of one file and yields the pieces that they become: another goes where it belongs in here.

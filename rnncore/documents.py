@@ -16,12 +16,14 @@ from .data.decode import ERRORS, UnknownEncodingError, codec, one_line
 from .data.endings import KINDS
 from .data.text import Reading
 from .data.vocab import LEVELS, Vocab
-from .fields import BEST, CHANGES, LOSS, NAMES, NUMBER, NUMBERS, SECONDS, SHA256, TEXT, TEXTS, Maybe, fault
+from .fields import (BEST, CHANGES, FILES, FOLDER, LOSS, NAMES, NUMBER, NUMBERS, SECONDS, SHA256, TEXT, TEXTS, Maybe,
+                     fault)
 
 SCHEMA = 1           # of the files that are written
 READS: dict[int, Callable[[dict], dict]] = {1: lambda document: document}  # schema of a file -> its document of SCHEMA
 KEY = "rnncore"      # where in the metadata the text is
-HEADER = 1 << 24     # bytes: a vocabulary of all 1,114,112 code points takes 10 million
+HEADER = 1 << 25     # bytes: a vocabulary of all 1,114,112 code points takes 10 million, a list of files LISTED
+LISTED = 1 << 23     # bytes of the header that the list of the files of a text may take
 MOST_TENSORS = 4 * LAYERS + 16  # in a header; four a layer, embedding, head, what resuming needs
 MESSAGE = 400        # characters
 
@@ -67,16 +69,17 @@ FLOOR = {"nats": LOSS, "order": COUNT, "counted": COUNT}
 CARD = {"corpus": CORPUS, "split": SPLIT, "train": {}, "step": COUNT, "chars": COUNT, "seconds": NUMBER, "made": TEXT,
         "val_loss": Maybe(LOSS), "best_step": Maybe(COUNT), "val_loss_of_all": Maybe(LOSS), "versions": TEXTS,
         "val_chars?": Maybe(dict.fromkeys(("best?", "end?", "all?"), Maybe(COUNT))),
-        **dict.fromkeys(("init_from?", "origin?", "about?"), Maybe(TEXT)), "floor?": Maybe(FLOOR), "losses?": NUMBERS,
-        "precision?": Maybe(PRECISION), "changes?": CHANGES}
+        **dict.fromkeys(("init_from?", "origin?", "about?", "no_floor?"), Maybe(TEXT)), "floor?": Maybe(FLOOR),
+        "losses?": NUMBERS, "precision?": Maybe(PRECISION), "changes?": CHANGES}
 DOCUMENT = {"config": dict.fromkeys(("vocab_size", "embed", "hidden", "layers"), POSITIVE),
             "vocab": Kind("a list", lambda value: isinstance(value, list)), "card": {},
             "text?": {"level?": LEVEL, "lower?": FLAG, "min_count?": POSITIVE, "documents?": PARTS, "field?": TEXT}}
 TRAINING = {
     "settings": {"corpus": CORPUS, "split": SPLIT | {"asked": {"val": SHARE, "test": SHARE}}, "preset?": Maybe(TEXT),
                  "asked": dict.fromkeys(("batch?", "seq?", "threads?"), Maybe(POSITIVE)),
-                 **dict.fromkeys(("init_from?", "origin?"), Maybe(TEXT)), "extend_vocab?": FLAG,
-                 "floor?": Maybe(FLOOR), "precision?": PRECISION, "changes?": CHANGES, "paths?": NAMES,
+                 **dict.fromkeys(("init_from?", "origin?", "no_floor?"), Maybe(TEXT)), "extend_vocab?": FLAG,
+                 "floor?": Maybe(FLOOR), "precision?": PRECISION, "changes?": CHANGES,
+                 "files?": Maybe({"below": FOLDER, "of": FILES}),  # null: there were too many
                  "saving?": {"save_every": Maybe(POSITIVE), "sample_every": Maybe(COUNT), "keep": COUNT,
                              "tensorboard?": FLAG, "report?": FLAG}},
     "progress": {"step": POSITIVE, "chars": POSITIVE, "seconds": SECONDS, "training_seconds": SECONDS,
@@ -170,7 +173,7 @@ def check_training(path: Path, document: dict, tensors: dict) -> None:
     """Refuse a `training` text, or tensors beside it, that resuming cannot go by."""
     text = document.get("training")
     found = fault(text, TRAINING, "training") or _train_config(text["config"])
-    found = found or _reading(text["settings"]["corpus"], vocabulary(document)) or \
+    found = found or _reading(text["settings"]["corpus"], vocabulary(document)) or files_fault(text["settings"]) or \
         contradiction(text, TrainConfig(**text["config"]), tensors)
     if found:
         raise damaged(path, found, "start a new run, or take another copy")
@@ -196,6 +199,13 @@ def _reading(about: dict, vocab: Vocab) -> str | None:
     except ValueError as error:
         return f"training.settings.corpus cannot be read so: {error}"
     return None
+
+
+def files_fault(settings: dict) -> str | None:
+    """Where the files of a text are not of as many sources as it has."""
+    files, sources = settings.get("files"), len(settings["corpus"]["sources"])
+    return None if files is None or len(files["of"]) == sources else \
+        f"training.settings.files.of is of {len(files['of'])} sources, but training.settings.corpus.sources are {sources}"
 
 
 def _train_config(config: dict) -> str | None:

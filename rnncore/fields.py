@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .config import MOST, POSITIVE, Kind, number, shown
+from .config import COUNT, MOST, POSITIVE, Kind, number, shown
 from .data.decode import one_line
 
 DEPTH = 100  # objects and lists inside each other in a text that is written
@@ -40,9 +40,16 @@ SHA256 = Kind("64 hexadecimal digits",
               lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)))
 TEXTS = Kind("an object of texts", lambda value: isinstance(value, dict) and all(map(_is_text, value.values())))
 NUMBERS = Kind("an object of numbers", lambda value: isinstance(value, dict) and all(map(_is_number, value.values())))
+FOLDER = Kind("an absolute path", lambda value: _is_text(value) and os.path.isabs(value))
+FILES = Kind("a list with, for each source, null or its files, each [absolute path, bytes]", lambda value: isinstance(
+    value, list) and all(source is None or isinstance(source, list) and all(map(_is_file, source)) for source in value))
 LOSS = Kind("a number of at least 0", _is_loss)
 BEST = Kind("[loss, step]", lambda value: isinstance(value, list) and len(value) == 2 and _is_loss(value[0])
             and POSITIVE.holds(value[1]))
+
+
+def _is_file(value) -> bool:
+    return isinstance(value, list) and len(value) == 2 and FOLDER.holds(value[0]) and COUNT.holds(value[1])
 
 
 def _are_changes(value) -> bool:

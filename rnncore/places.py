@@ -1,31 +1,104 @@
 """Where the texts of a run lie on this machine: its last.safetensors alone says so, the other files are passed on."""
-import contextlib
+import json
+import os
+from dataclasses import fields as fields_of
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from . import documents
-from .data.sources import nameless
+from .data.decode import CorpusError
+from .data.recorded import Record
+from .data.text import Corpus, Reading, read
 
-PATHS = "paths"  # in a run's settings: where its texts lay, absolute
+FILES = "files"  # in a run's settings: the single files that its sources stood for; null where they were too many
 
 
 def passed_on(settings: dict) -> dict:
     """Return a run's settings as files that are passed on have them: without the folders of this machine."""
-    found = {name: value for name, value in settings.items() if name != PATHS}
+    found = {name: value for name, value in settings.items() if name != FILES}
     corpus = found.get("corpus", {})
     if "sources" in corpus:
         found["corpus"] = corpus | {"sources": list(map(nameless, corpus["sources"]))}
     return found | {name: nameless(found[name]) for name in ("init_from", "origin") if found.get(name)}
 
 
-def typed(folder: Path) -> list[str]:
-    """Return the sources of the run in a folder as they were typed; none where its last.safetensors does not say."""
-    last = folder / "last.safetensors"
-    with contextlib.suppress(OSError, ValueError, SafetensorError):  # a ModelFileError is a ValueError
+def nameless(source: str) -> str:
+    """Return a source as it may be passed on to others: of one that is absolute its last name alone."""
+    return os.path.basename(source.rstrip(os.sep)) or source if os.path.isabs(source) else source
+
+
+def keep(settings: dict, corpus: Corpus) -> None:
+    """Write into a run's settings which files its corpus was read from, where they are not too many."""
+    settings.pop("paths", None)  # which stood in the list's place in runs of a few days
+    files = {"below": corpus.record.below, "of": corpus.record.of}
+    too_long = len(json.dumps(json.dumps(files))) > documents.LISTED  # twice, as it stands in a file
+    settings[FILES] = None if too_long else files
+
+
+def record(settings: dict, changed: bool = False) -> Record:
+    """Return what the settings of a run say of the files of its text. changed: the text may be another than it was.
+
+    Raises CorpusError where the files were too many to be kept.
+    """
+    most = None if changed else settings["corpus"]["characters"]
+    if FILES not in settings:  # as before they were kept
+        return Record(characters=most)
+    if settings[FILES] is None:
+        raise CorpusError("its files were too many to be listed in last.safetensors")
+    return Record(settings[FILES]["of"], settings[FILES]["below"], most)
+
+
+def text_of(card: dict, file: Path) -> Corpus:
+    """Return the text that a model was trained on, as it stands in its training card (documents.CARD).
+
+    file: the model's. The files are those that last.safetensors beside it lists; where there is none, or it is of
+    another text, those that the card names as plain paths. Raises CorpusError for a text that cannot be read or
+    has changed.
+    """
+    about = card["corpus"]
+    known = [(about["sources"], Record(characters=about["characters"]))]
+    last = _settings(file.parent / "last.safetensors")
+    if last and last["corpus"]["sha256"] == about["sha256"]:
+        mine = last["corpus"]["sources"], record(last)
+        known = [mine] if FILES in last or mine == known[0] else [*known, mine]
+    why: CorpusError | None = None
+    for sources, listed in known:
+        try:
+            return _as_it_was(about, sources, listed)
+        except CorpusError as error:
+            why = why or error
+    raise why or CorpusError("no text is named")
+
+
+def _as_it_was(about: dict, sources: list[str], listed: Record) -> Corpus:
+    """Read the text that a card is about from these sources. Raises CorpusError."""
+    if "-" in sources:
+        raise CorpusError("it came from stdin")
+    try:
+        corpus = read(sources, record=listed, **{field.name: about[field.name] for field in fields_of(Reading)
+                                                 if field.name in about})
+    except CorpusError:
+        raise
+    except (TypeError, ValueError) as error:  # of a reading that there is none of
+        raise CorpusError(f"it cannot be read as the training card has it: {error}") from None
+    if corpus.sha256 != about["sha256"]:
+        raise CorpusError("it has changed since (its sha256 differs)")
+    return corpus
+
+
+def _settings(last: Path) -> dict | None:
+    """Return the settings of the run in a last.safetensors; None where there is none. Raises CorpusError."""
+    if not last.is_file():
+        return None
+    try:
         documents.check_header(last)
         with safe_open(last, framework="numpy") as file:
             document = documents.stored(last, file.metadata())
-        if not documents.fault(document.get("training"), documents.TRAINING, "training"):
-            return document["training"]["settings"]["corpus"]["sources"]
-    return []
+        words = documents.fault(document.get("training"), documents.TRAINING, "training") or \
+            documents.files_fault(document["training"]["settings"])
+        if words:
+            raise CorpusError(f"{last}: {words}")
+    except (OSError, SafetensorError, documents.ModelFileError) as error:
+        raise CorpusError(f"{last} cannot be read, which says where it lies ({error})") from None
+    return document["training"]["settings"]

@@ -2,7 +2,8 @@
 
     best.safetensors   the model with the lowest validation loss     metrics.jsonl   a row a second, and the last
     last.safetensors   all that resuming needs                       samples.txt     what the model wrote on the way
-    step-000100.safetensors and so on: what `last` was after those steps, without its paths, as many as are to be kept
+    step-000100.safetensors and so on: what `last` was after those steps, without the list of its files, as many
+    as are to be kept
     tensorboard/       metrics and samples for TensorBoard, where they are wanted
 """
 import contextlib
@@ -152,6 +153,8 @@ class RunFolder:
         settings = passed_on(self.settings)
         about = {name: settings.get(name) for name in ("corpus", "split", "preset", "init_from", "origin", "floor",
                                                        "precision")}
+        if "no_floor" in settings:
+            about["no_floor"] = settings["no_floor"]
         return {**about, "changes": settings.get("changes", []), "step": training.step,
                 "chars": training.chars, "seconds": round(training.clock.now(), 1),
                 "val_loss": best[0] if best else None, "best_step": best[1] if best else None,

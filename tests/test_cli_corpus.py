@@ -233,6 +233,7 @@ def test_a_folder_in_the_place_of_a_file(capsys, server, cache):
 
 def test_train_downloads_what_is_absent_and_says_so(server, cache):
     Path("shakespeare").mkdir()  # the user's own folder of that name
+    Path("corpus.txt").write_text(TEXT[::-1])
     options = ("--steps", 2, "--eval-every", 2, *SMALL)
     first = process("train", "shakespeare", *options, cache=cache, url=server.url)
     assert first.code == 0 and first.out == "" and (cache / "shakespeare.txt").read_bytes() == PLAYS
@@ -240,8 +241,15 @@ def test_train_downloads_what_is_absent_and_says_so(server, cache):
                                 f"from {server.url[7:-1]}; write ./shakespeare for the file or folder of that name\n")
     assert "shakespeare is read as the named corpus: write ./shakespeare for" in first.err
     (cache / "shakespeare.txt").unlink()
-    again = process("train", "--resume", "--steps", 3, cache=cache, url=server.url)
+    score = process("score", "runs/shakespeare", "corpus.txt", "--json", cache=cache, url=server.url)
+    assert "the corpus shakespeare is not here" in json.loads(score.out)["no_floor"] and score.err == ""
+    asked = process("train", "--resume", "--steps", 3, cache=cache, url=server.url)  # a run's file downloads nothing
+    assert asked.code == 1 and len(asked.err.splitlines()) == 1 and not (cache / "shakespeare.txt").exists()
+    assert "the corpus shakespeare is not here: `" in asked.err and " corpus fetch shakespeare`; or name" in asked.err
+    again = process("train", "shakespeare", "--resume", "--steps", 3, cache=cache, url=server.url)
     assert again.code == 0 and again.err.startswith("downloading shakespeare") and "after step 2" in again.err
+    more = process("train", "--resume", "--steps", 4, cache=cache, url=server.url)
+    assert more.code == 0 and "downloading" not in more.err
     (cache / "shakespeare.txt").unlink()
     score = process("score", "runs/shakespeare", "shakespeare", "--json", cache=cache, url=server.url)
     assert json.loads(score.out)["characters"] == len(TEXT) and score.err.startswith("downloading shakespeare")

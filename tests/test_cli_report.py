@@ -67,6 +67,7 @@ def test_the_report_of_a_model_file_says_what_it_lacks(here, capsys):
 
 def test_without_its_corpus_it_reads_what_it_writes(here, capsys):
     (here / "corpus.txt").unlink()
+    (here / "run/last.safetensors").unlink()  # which says where this copy of a run was trained, and the text lies
     (here / "run/samples.txt").unlink()
     (here / "run/metrics.jsonl").write_text('{"step": 1, "loss": 1e999}\n{"step": 2, "loss": 1' + "0" * 400 + '}\n[]\n{"step"\n')
     assert call(capsys, "report", "run").code == 0

@@ -37,7 +37,7 @@ FREE = {  # fields of which some of damage.WRONG is a value as good as the one t
     ("settings", "corpus", "name"),
     ("settings", "asked"),
     ("settings", "changes"),
-    ("settings", "paths", 0),
+    ("settings", "files"),                 # without it the text is found by its name
     ("settings", "corpus", "sources", 0),  # the text is found where it was, by its path
     *(("settings", "corpus", name) for name in ("level", "lower", "documents", "field")),
 }
@@ -133,8 +133,18 @@ def test_resume_with_wrong_tensors_is_refused_though_the_sha256_is_right(good, r
         (("settings", "corpus", "newline"), "cr", "settings.corpus.newline"),
         (("settings", "corpus", "sources"), [], "settings.corpus.sources"),
         (("settings", "corpus", "sources"), ["a\0b"], "settings.corpus.sources"),
-        (("settings", "paths"), ["a", "b"], "settings.paths are 2, but training.settings.corpus.sources 1"),
-        (("settings", "paths"), None, "settings.paths"),
+        (("settings", "files", "of"), [None, None], "settings.files.of is of 2 sources, but training.settings.corpus"),
+        (("settings", "files", "of"), [], "settings.files.of is of 0 sources, but training.settings.corpus"),
+        (("settings", "files", "of"), None, "settings.files.of"),
+        (("settings", "files", "of"), [[["corpus.txt", 1500]]], "settings.files.of"),
+        (("settings", "files", "of"), [[["/a\0b", 1500]]], "settings.files.of"),
+        (("settings", "files", "of"), [[["/a", -1]]], "settings.files.of"),
+        (("settings", "files", "of"), [[["/a", 2 ** 63]]], "settings.files.of"),
+        (("settings", "files", "of"), [[["/a", 1.0]]], "settings.files.of"),
+        (("settings", "files", "of"), [[["/a"]]], "settings.files.of"),
+        (("settings", "files", "of"), [["/a"]], "settings.files.of"),
+        (("settings", "files", "below"), "there", "settings.files.below"),
+        (("settings", "files"), [], "settings.files"),
         (("settings", "changes"), [{"lr": [1.0, 2.0]}], "settings.changes"),
         (("settings", "changes"), [{"step": 4, "lr": [1.0]}], "settings.changes"),
         (("settings", "saving", "report"), 1, "settings.saving.report"),
@@ -164,7 +174,7 @@ def test_a_training_text_without_optional_fields_is_that_of_an_older_version(goo
         ("settings", "extend_vocab"),
         ("settings", "floor"),
         ("settings", "precision"),
-        ("settings", "paths"),
+        ("settings", "files"),
     ):
         document = changed(document, ("training", *path))
     assert resume(sealed(document, tensors), "--steps", 5).code == 0

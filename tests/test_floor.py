@@ -60,6 +60,7 @@ def test_there_is_none_without_a_validation_part(train, monkeypatch, args):
     monkeypatch.setattr(ngram, "floor", reaching(1.0, seen=seen))
     result = train("corpus.txt", "--steps", 1, *args, "-o", "a")
     assert result.code == 0 and "counting" not in result.err and kept("a")[0] is None and not seen
+    assert kept("a")[1]["no_floor"] == "no validation text"
     assert "floor" not in read_last(Path("a"))[0]["training"]["settings"]
 
 

@@ -6,6 +6,7 @@ import pytest
 from cli_helpers import SMALL, TEXT, call, corpus, run
 
 from rnncore.cli import known
+from rnncore.cli.floor import KNOWN
 from rnncore.data import spool
 from rnncore.data.text import read
 
@@ -43,7 +44,7 @@ def test_the_share_of_the_training_text_is_said(score, args, line, share):
     more = ("--on-unknown", "replace") if "--min-count" in args else ()
     for protocol in ((), ("--window", 20), ("--dynamic",)):
         told, figures = command("mine.txt", *more, *protocol)
-        assert told == line and figures["floor"] is None
+        assert told == line and figures["floor"] is None and figures["no_floor"] == KNOWN
         assert figures["trained_on"] == {"share": pytest.approx(share, abs=1e-3), "at_most": False}
 
 
@@ -101,9 +102,9 @@ def test_other_texts_are_looked_for_as_a_whole_and_by_pieces(score, tmp_path):
     for name, more in (("nearly.txt", ("--on-unknown", "skip")), ("edited.txt", ())):
         told, figures = command(name, *more)
         assert told == f"5 of 5 {pieces}" and figures["trained_on"] == {"pieces": 5, "of": 5}
-        assert figures["floor"] is None
+        assert figures["floor"] is None and figures["no_floor"] == KNOWN
     told, figures = command("mixed.txt")
-    assert told == f"3 of 5 {pieces}" and figures["floor"]
+    assert told == f"3 of 5 {pieces}" and figures["floor"] and "no_floor" not in figures
     for name in ("other.txt", "a.txt", "held-out.txt"):  # too short to say, or not trained on
         assert command(name)[0] is None and command(name)[1]["trained_on"] is None, name
     (tmp_path / "mine.txt").unlink()

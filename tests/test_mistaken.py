@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from cli_helpers import SMALL, TEXT, call, corpus, files, make, refused, run
+from cli_helpers import SMALL, TEXT, call, corpus, files, make, refused
 
 from rnncore.data.magic import kind_of
 from rnncore.data.text import CorpusError, read
