@@ -173,14 +173,15 @@ def _lost(lost: list[Lost], path: Path) -> CorpusError:
             return CorpusError(_another(f"{found}{more}, so its sha256 differs", path))
         return CorpusError(f"of the training text that {path}/last.safetensors names, {found}{more}: {name_it}")
     shown = gone[:SHOWN]
-    words, there = f"no {', '.join(short(repr(file.seen)) for file in shown)}", [short(file.path) for file in shown if file.path]
+    words = f"no {', '.join(short(repr(file.seen)) for file in shown)}"
+    there = [short(file.path) for file in shown if file.path]
     if there and all(file.seen == file.path for file in shown):
         words += f", where {path} read it"
     elif there:
         words += f" in {current()}, nor {', '.join(there)}, where {path} read it"
     else:
-        words += (f" in {current()}, and {path} remembers its text by that path alone, seen from the folder in which it "
-                  "was begun")
+        words += (f" in {current()}, and {path} remembers its text by that path alone, seen from the folder in which "
+                  "it was begun")
     return CorpusNotFoundError(f"{words}{more}: {name_it}")
 
 

@@ -32,7 +32,7 @@ class Record(NamedTuple):
     file that was no regular one. None in place of all: unknown; of such a text, the sources that are plain paths of
     regular files are opened. below: the folder, absolute, in which the sources were named. A file below it that was
     named from there is looked for at the same place below the current folder too: the two may have been moved together.
-    characters: how many symbols the text has; no more are read. None: the text and the sizes of its files may be others.
+    characters: how many symbols the text has; no more are read. None: the text may be another, its files of any size.
     """
 
     of: list[list | None] | None = None
@@ -186,8 +186,8 @@ def bounded(pieces: Iterable[str], most: int | None) -> Iterator[str]:
     if most is None:
         most = free // 2
     if most > free:
-        raise CorpusError(f"{folder} has no room for its {most:,} symbols: make room there, or set TMPDIR to a folder on "
-                          "a larger disk")
+        raise CorpusError(f"{folder} has no room for its {most:,} symbols: make room there, or set TMPDIR to a folder "
+                          "on a larger disk")
     read = 0
     for piece in pieces:
         read += len(piece)

@@ -205,7 +205,8 @@ def files_fault(settings: dict) -> str | None:
     """Where the files of a text are not of as many sources as it has."""
     files, sources = settings.get("files"), len(settings["corpus"]["sources"])
     return None if files is None or len(files["of"]) == sources else \
-        f"training.settings.files.of is of {len(files['of'])} sources, but training.settings.corpus.sources are {sources}"
+        (f"training.settings.files.of is of {len(files['of'])} sources, but training.settings.corpus.sources are "
+         f"{sources}")
 
 
 def _train_config(config: dict) -> str | None:
