@@ -22,8 +22,9 @@ from .fields import (BEST, CHANGES, FILES, FOLDER, LOSS, NAMES, NUMBER, NUMBERS,
 SCHEMA = 1           # of the files that are written
 READS: dict[int, Callable[[dict], dict]] = {1: lambda document: document}  # schema of a file -> its document of SCHEMA
 KEY = "rnncore"      # where in the metadata the text is
-HEADER = 1 << 25     # bytes: a vocabulary of all 1,114,112 code points takes 10 million, a list of files LISTED
+LONGEST = 1 << 24    # bytes of a header without that list: a vocabulary of all 1,114,112 code points takes 10 million
 LISTED = 1 << 23     # bytes of the header that the list of the files of a text may take
+HEADER = LONGEST + LISTED
 MOST_TENSORS = 4 * LAYERS + 16  # in a header; four a layer, embedding, head, what resuming needs
 MESSAGE = 400        # characters
 
@@ -118,12 +119,21 @@ def check_header(path: Path) -> None:
         there = path.stat().st_size - 8
         if not 0 < length <= there:
             raise torn(path, f"header length {length:,} of {max(0, there):,} bytes")
-        if length > HEADER:
-            raise damaged(path, f"header length {length:,} is above {HEADER:,} bytes, the most that is read: its card "
-                                "or another text is too long")
-        header = strict(path, file.read(length), "the header")
+        header = strict(path, file.read(length), "the header") if length <= HEADER else {}
+    if length > LONGEST and length - _listed(path, header) > LONGEST:
+        raise damaged(path, f"header length {length:,} is above {LONGEST:,} bytes, the most that is read: its card or "
+                            "another text is too long")
     if isinstance(header, dict) and len(header) > MOST_TENSORS:
         raise damaged(path, f"its header names {len(header) - 1:,} tensors, more than any model of ours has")
+
+
+def _listed(path: Path, header) -> int:
+    """How many bytes of a header are the list of the files of a text."""
+    try:
+        files = strict(path, header["__metadata__"][KEY], f"the `{KEY}` text")["training"]["settings"]["files"]
+    except (KeyError, TypeError, IndexError, ModelFileError):
+        return 0
+    return min(LISTED, len(json.dumps(json.dumps(files))))
 
 
 def stored(path: Path, metadata: dict | None) -> dict:

@@ -99,7 +99,7 @@ def test_where_there_is_a_list_the_sources_are_not_opened(hostile, made, sources
     assert not {os.path.abspath(source) for source in sources} & {*hostile.opened}
 
 
-@pytest.mark.parametrize("size", [0, 1499, 1501, 2**63 - 1])
+@pytest.mark.parametrize("size", [0, 1499, 1501, 2**53])
 def test_a_size_that_is_not_the_files_is_asked_about(hostile, made, size):
     path = f"{made}/corpus.txt"
     hostile.write(of=[[[path, size]]])
@@ -135,9 +135,9 @@ def test_long_lists_are_read_no_further_than_the_text_was(hostile, made, monkeyp
 
 
 def test_a_text_that_would_fill_the_disk_is_not_begun(hostile, made):
-    hostile.write(characters=2**62, sources=["numpy"] * 1000, of=[None] * 1000)
-    assert "has no room for its 4,611,686,018,427,387,904 symbols" in hostile.why()
-    assert "has no room for its" in (line := refused(hostile.resume("--steps", 5))) and NAME_IT in line
+    hostile.write(characters=2**53, sources=["numpy"] * 1000, of=[None] * 1000)
+    assert "has no room for its 9,007,199,254,740,992 symbols" in hostile.why()
+    assert "training.settings.split.train is 1,350, but the corpus splits into" in refused(hostile.resume("--steps", 5))
 
 
 def test_a_gzipped_file_is_unpacked_no_further_than_the_text_was(hostile):
