@@ -40,16 +40,16 @@ def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
     "Text",
     ("--prime", {"default": "", "metavar": "TEXT", "help": "Text to go on from; it is printed first."}),
     ("--prime-file", {"type": click.Path(exists=True, dir_okay=False, allow_dash=True),
-                      "help": "The same, from a file, or - for stdin: in UTF-8, or for a model of bytes any; for a model of "
-                              "documents without the line end that ends it."}),
-    ("-n --length", {"type": options.Whole(-1), "help": f"New characters; of a model of bytes, bytes; -1: until "
-                                                         f"stopped. [default: {LENGTH}, or with --interactive {TURN} a turn]"}),
+                      "help": "The same, from a file, or - for stdin: in UTF-8, or for a model of bytes any; for a "
+                              "model of documents without the line end that ends it."}),
+    ("-n --length", {"type": options.Whole(-1), "help": f"New characters, of a model of bytes bytes; -1: until stopped. "
+                                                        f"[default: {LENGTH}, with --interactive {TURN} a turn]"}),
     ("--stop", {"multiple": True, "metavar": "TEXT", "help": "End before this text; may be given several times."}),
     ("--count", {"type": options.Whole(1), "default": 1, "show_default": True,
                  "help": "How many texts, each with a line end. Those of a model of documents are written as `train "
                          "--documents` reads them: a line each, an empty line between, or JSON lines."}),
-    ("--separator", {"metavar": "TEXT", "help": "A line between texts, which are then as they are. [default: dashes on a "
-                                                "terminal, but not between documents]"}),
+    ("--separator", {"metavar": "TEXT", "help": "A line between texts, which are then as they are. [default: dashes on "
+                                                "a terminal, but not between documents]"}),
     ("--out -o", {"type": click.Path(dir_okay=False, allow_dash=True),
                   "help": "Write into a new file; -: to stdout, as by default."}),
     ("--interactive -i", {"is_flag": True, "help": "Read lines that are typed, and write on after each of them; the "
@@ -70,8 +70,8 @@ def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
                          "symbol, the prime's too; may be given several times."}))
 @options.placed("Text", options.ON_UNKNOWN)
 @options.placed("Machine", options.DEVICE, options.CUDA_PATH)
-def command(run, prime, prime_file, length, stop, count, separator, out, interactive, temperature, top_k, top_p, greedy, seed,
-            clamp, on_unknown, device, cuda_path):
+def command(run, prime, prime_file, length, stop, count, separator, out, interactive, temperature, top_k, top_p, greedy,
+            seed, clamp, on_unknown, device, cuda_path):
     """Write text with a trained model.
 
     RUN is a run folder, a model file or a pretrained model (hugo, numpy, tinyshakespeare); by default the newest run.
@@ -81,7 +81,8 @@ def command(run, prime, prime_file, length, stop, count, separator, out, interac
         raise click.UsageError("give --prime or --prime-file, not both")
     out = None if out == "-" else out
     if interactive and (count > 1 or out or separator is not None):
-        raise click.UsageError("--interactive writes one text to the terminal: leave --count, --separator and --out out")
+        raise click.UsageError("--interactive writes one text to the terminal: leave --count, --separator and --out "
+                               "out")
     if interactive and prime_file == "-":
         raise click.UsageError("--interactive reads its lines from stdin: give --prime-file a file")
     length = length if length is not None else TURN if interactive else LENGTH
@@ -121,7 +122,8 @@ def made(model, prime, length: int | None, count: int, config, stop, on_unknown,
         return ([*shown, text] for text in stopped.whole(whole))
 
     def text(number: int) -> Iterator[str]:
-        return itertools.chain(shown, sample.symbols(model, prime, length, *astuple(config), stop, on_unknown, clamp, number))
+        written = sample.symbols(model, prime, length, *astuple(config), stop, on_unknown, clamp, number)
+        return itertools.chain(shown, written)
 
     first = text(0)
     numbers = itertools.takewhile(lambda _: not stopped.number, range(count))
@@ -144,7 +146,7 @@ def take_path(model, device: str, asked: str, length: int | None, count: int, in
 
 
 def read_prime(path: str, vocab) -> str | bytes:
-    """The text of a file in UTF-8; of one document, without the line end that ends it. For bytes, its bytes. - is stdin."""
+    """The text of a file in UTF-8, - is stdin; of one document, without the line end that ends it. Of bytes, these."""
     from rnncore.data.decode import CorpusError
     name = "stdin" if path == "-" else path
     if path == "-" and sys.stdin is None:

@@ -33,7 +33,9 @@ NUMBERS: dict[str, Callable[[str], float]] = {"temperature": float, "top-k": int
 
 
 class Loop:
-    """A dialogue with whoever types. length: symbols a turn, None without a bound; stop: texts that end one; prime: what is read first.
+    """A dialogue with whoever types.
+
+    length: symbols a turn, None without a bound; stop: texts that end one; prime: what is read first.
 
     clamp: the cells that are held (stepper.py).
     """

@@ -1,4 +1,4 @@
-"""A limit on the memory of this process (ulimit -v, ulimit -d): does it leave room for the libraries, and what to say."""
+"""A limit on the memory of this process (ulimit -v, -d): does it leave room for the libraries, and what to say."""
 import sys
 
 from rnncore import requirements
@@ -52,7 +52,8 @@ def check() -> None:
     except (OSError, MemoryError, subprocess.SubprocessError):
         loaded = False
     if not loaded:
-        raise TooLittleMemory(f"the libraries do not load: {words(limit)}; raise it, as in `ulimit -{limit[1][-1]} unlimited`")
+        raise TooLittleMemory(f"the libraries do not load: {words(limit)}; raise it, as in "
+                              f"`ulimit -{limit[1][-1]} unlimited`")
 
 
 def words(limit: tuple[int, str]) -> str:

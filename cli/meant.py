@@ -61,7 +61,8 @@ THEIRS = {
 COMMANDS = {
     "generate": "sample write text", "score": "eval evaluate test perplexity", "train": "fit learn",
     "train --resume": "resume continue", "train --init-from RUN": "finetune fine-tune",
-    "generate --interactive": "chat interactive talk", "corpus fetch": "download fetch", "corpus list": "corpora list ls",
+    "generate --interactive": "chat interactive talk", "corpus fetch": "download fetch",
+    "corpus list": "corpora list ls",
     "info": "show inspect", "bench": "benchmark speed", "report": "visualize visualise plot",
     "doctor": "check diagnose",
     "--version": "version", "--help": "help",

@@ -60,7 +60,7 @@ def printable(text: str) -> str:
 
 
 def shown(text: str) -> str:
-    """Return a message as stderr takes it: commands as this user types them; for a terminal harmless, in whole words."""
+    """Return a message as stderr takes it: commands as they are typed here; for a terminal harmless, in whole words."""
     text = said(text)
     return "\n".join(map(wrapped, printable(text).split("\n"))) if sys.stderr.isatty() else text
 

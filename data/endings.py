@@ -85,14 +85,14 @@ def _text(line: str, field: str, where: str) -> str:
         raise CorpusError(f"{where} is no JSON ({error}), and --documents jsonl reads an object a line: mend it, or "
                           "read a plain text with --documents lines or blank") from None
     if not isinstance(row, dict):
-        raise CorpusError(f"{where} is {_KINDS[type(row)]}, not an object: write {{{json.dumps(field)}: TEXT}}, or read a "
-                          "plain text with --documents lines")
+        raise CorpusError(f"{where} is {_KINDS[type(row)]}, not an object: write {{{json.dumps(field)}: TEXT}}, or "
+                          "read a plain text with --documents lines")
     if field not in row:
         known = ", ".join(map(repr, list(row)[:8])) or "none"
         raise CorpusError(f"{where} has no field {field!r} (its fields: {known}): name another with --field")
     if not isinstance(row[field], str):
-        raise CorpusError(f"{where}: the field {field!r} is {_KINDS[type(row[field])]}, not a text: mend the line or take "
-                          "it out, or name another with --field")
+        raise CorpusError(f"{where}: the field {field!r} is {_KINDS[type(row[field])]}, not a text: mend the line or "
+                          "take it out, or name another with --field")
     _check(row[field], where)
     return row[field]
 

@@ -31,7 +31,7 @@ class Kind(NamedTuple):
 _PDF = Kind("a PDF", "save its text (pdftotext does) and name that")
 _ENTRY = rb"PK\x03\x04(?s:.{26})"  # of a zip archive, up to its name
 _KINDS = (  # a pattern of the first bytes, and the kind; the first that is there counts
-    (rb"(?s:...)\0\0\0\0\0\{\s*\"", MODEL_FILE := Kind("a model (safetensors)", MODEL)),  # a length may be as a pickle begins
+    (rb"(?s:...)\0\0\0\0\0\{\s*\"", MODEL_FILE := Kind("a model (safetensors)", MODEL)),  # may begin as a pickle
     (rb"(?=PK)(?s:.*)" + _ENTRY + rb"word/", Kind("a Word document (docx)", SAVE)),
     (rb"(?=PK)(?s:.*)" + _ENTRY + rb"xl/", Kind("an Excel workbook (xlsx)", SAVE)),
     (rb"(?=PK)(?s:.*)" + _ENTRY + rb"ppt/", Kind("a PowerPoint file (pptx)", SAVE)),

@@ -126,7 +126,8 @@ class Recurrence:
         weights = pointers(dtype, w_ih=(w.w_ih, (4 * hidden, inputs)), bias=(w.bias, (4 * hidden,)),
                            w_hh=(w.w_hh, (4 * hidden, hidden)), keep=(keep, (steps, n)), ones=(ones, (n,)))
         states = hidden, steps + 1, n
-        lines = rows(dtype, x=(x, (inputs, steps, n)), gates=(gates, (4 * hidden, steps, n)), h=(h, states), c=(c, states))
+        lines = rows(dtype, x=(x, (inputs, steps, n)), gates=(gates, (4 * hidden, steps, n)), h=(h, states),
+                     c=(c, states))
         if self._functions["forward"](*weights, *lines, steps, inputs, hidden, n):
             raise MemoryError
 
@@ -225,7 +226,8 @@ def rows(dtype: np.dtype, **arrays: tuple) -> list[int | None]:
 def _apart(array: np.ndarray) -> bool:
     """Has every row no gaps, and does each begin after the one before ends?"""
     stride = array.strides[0]
-    return array[0].flags.c_contiguous and (len(array) == 1 or stride >= array[0].nbytes and not stride % array.itemsize)
+    return array[0].flags.c_contiguous and (
+        len(array) == 1 or stride >= array[0].nbytes and not stride % array.itemsize)
 
 
 def _refused(name: str, array: np.ndarray, shape: tuple, dtype: np.dtype, how: str) -> ValueError:

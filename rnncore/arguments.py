@@ -119,7 +119,8 @@ def _real(name: str, value, kernel, shape: tuple):
 
 def _array(name: str, value, kernel, shape: tuple):
     """The value as an array of that shape, where it is: on the device or on the host."""
-    array = value if isinstance(value, kernel.xp.ndarray) and type(value) is not np.matrix else _host_array(name, value, shape)
+    ready = isinstance(value, kernel.xp.ndarray) and type(value) is not np.matrix
+    array = value if ready else _host_array(name, value, shape)
     if len(array.shape) != len(shape) or not all(a >= 1 if isinstance(b, str) else a == b
                                                  for a, b in zip(array.shape, shape, strict=True)):
         raise ValueError(f"{name} is to be {_words(shape)}, not {tuple(array.shape)}")

@@ -52,7 +52,8 @@ class CharLM:
 
     def __init__(self, config: ModelConfig, vocab, device: str = "auto", dtype: str = "float32",
                  seed: int | None = 0):
-        arguments.of("config", config, ModelConfig), arguments.of("vocab", vocab, Vocab), arguments.of("device", device, str)
+        for name, value, kind in (("config", config, ModelConfig), ("vocab", vocab, Vocab), ("device", device, str)):
+            arguments.of(name, value, kind)
         seed = None if seed is None else arguments.whole("seed", seed, 0, 2 ** 64 - 1)
         if len(vocab) != config.vocab_size:
             raise ValueError(f"the vocabulary has {len(vocab)} symbols, the model {config.vocab_size}")
@@ -215,8 +216,8 @@ class CharLM:
         Raises RuntimeError where there is another such context of this model, which would take moved ones for them.
         """
         if not self._moving.acquire(blocking=False):
-            raise RuntimeError("the model's parameters are being moved by a dynamic evaluation or a gradient check: end "
-                               "it, close its iterator, or work on a copy (copy.deepcopy)")
+            raise RuntimeError("the model's parameters are being moved by a dynamic evaluation or a gradient check: "
+                               "end it, close its iterator, or work on a copy (copy.deepcopy)")
         before = self.params.flat.copy()
         try:
             yield
