@@ -42,8 +42,9 @@ def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
     ("--prime-file", {"type": click.Path(exists=True, dir_okay=False, allow_dash=True),
                       "help": "The same, from a file, or - for stdin: in UTF-8, or for a model of bytes any; for a "
                               "model of documents without the line end that ends it."}),
-    ("-n --length", {"type": options.Whole(-1), "help": f"New characters, of a model of bytes bytes; -1: until stopped. "
-                                                        f"[default: {LENGTH}, with --interactive {TURN} a turn]"}),
+    ("-n --length", {"type": options.Whole(-1),
+                     "help": f"New characters, of a model of bytes bytes; -1: until stopped. [default: {LENGTH}, with "
+                             f"--interactive {TURN} a turn]"}),
     ("--stop", {"multiple": True, "metavar": "TEXT", "help": "End before this text; may be given several times."}),
     ("--count", {"type": options.Whole(1), "default": 1, "show_default": True,
                  "help": "How many texts, each with a line end. Those of a model of documents are written as `train "
