@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from cli_helpers import SMALL, call, corpus, files, rows, run
+from cli_helpers import SMALL, call, corpus, files, make, rows, run
 from test_signals import ENDLESS, has_rows, start, step_of, stop, wait_for
 
 ON_ITS_TERMINAL = """
@@ -100,7 +100,7 @@ main(sys.argv[2:])
 def test_a_signal_before_the_first_step_leaves_all_as_it_was(tmp_path, moment, args, number):
     """A save that is asked for then has nothing to save: it ends nothing either."""
     corpus(tmp_path)
-    assert run("train", "corpus.txt", "--steps", 3, *SMALL, "-o", "a", cwd=tmp_path).code == 0
+    make("train", "corpus.txt", "--steps", 3, *SMALL, "-o", "a", cwd=tmp_path)
     before = files(tmp_path)
     process = start(moment, "train", *args, cwd=tmp_path, program=(sys.executable, "-c", SLOW_COUNTING))
     while "asleep" not in process.stderr.readline():

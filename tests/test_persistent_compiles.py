@@ -1,20 +1,18 @@
 """persistent.cu compiled for real cards, without one: no register is spilled, and shared memory leaves room for the state."""
 import ctypes
-import os
 import re
 import shutil
 import subprocess
 
 import pytest
-from test_cuda_compiles import CARDS, nvrtc
+from test_cuda_compiles import CARDS, EVERY_CARD, nvrtc
 from test_persistent import imported
 
 REGISTERS = {64: 120, 192: 240, 320: 216, 576: 208, 640: 224, 704: 240}  # at most; else 255
 SHARED = 40 << 10
 HIDDEN = range(64, 1025, 64)
-# NVRTC compiles every size, in turns in fp16 for the oldest card and in bf16 for another one, and three sizes for every
-# card. With RNNCORE_EVERY_CARD=1 it and nvcc compile every size for every card, which takes minutes.
-EVERY_CARD = os.environ.get("RNNCORE_EVERY_CARD") == "1"
+# NVRTC compiles every size, in turns in fp16 for the oldest card and in bf16 for another one, and three sizes for both.
+# With RNNCORE_EVERY_CARD=1 it and nvcc compile every size for every card, which takes minutes.
 
 
 @pytest.fixture(scope="module")

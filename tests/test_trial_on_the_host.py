@@ -21,8 +21,8 @@ def verdict(with_cublas, monkeypatch):
     return lambda task, timed=False: list(attempt(task, timed=timed))[-1]
 
 
-@pytest.mark.parametrize("path", ["graph", "wavefront"])
-@pytest.mark.parametrize("precision", ["float64", "float32", "tf32", "bf16"])
+@pytest.mark.parametrize(("path", "precision"), [("graph", "float64"), ("wavefront", "float32"), ("graph", "tf32"),
+                                                 ("wavefront", "bf16")])
 def test_the_paths_pass(verdict, path, precision):
     found = verdict(replace(TASK, path=path, precision=precision, optimizer="muon" if path == "graph" else "adam"))
     assert found == {"cause": None}
