@@ -3,6 +3,7 @@ import importlib
 import inspect
 import ipaddress
 import os
+import signal
 import socket
 from typing import NamedTuple
 
@@ -24,6 +25,9 @@ NOWHERE = "http://127.0.0.1:9"  # for the processes that tests start: a proxy th
 os.environ |= {name: NOWHERE for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy")}
 os.environ |= {"NO_PROXY": "localhost,127.0.0.1", "no_proxy": "localhost,127.0.0.1"}
 os.environ["RNNCORE_NO_REPORT"] = "1"  # hundreds of runs here end without anybody to look at them
+for kind, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(kind) == signal.SIG_IGN:  # as under nohup, and in the background of a shell: what is started here
+        signal.signal(kind, usual)                # would not hear it
 
 
 class NetworkUsed(BaseException):

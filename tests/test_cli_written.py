@@ -135,10 +135,13 @@ def test_minus_one_writes_until_the_reader_leaves(models, args):
 def test_a_signal_ends_a_text_without_end_and_all_of_it_is_there(models, kind, args):
     process = subprocess.Popen([*COMMAND, "generate", *map(str, args), "-n", "-1", "-o", "out"], cwd=models, env=ENVIRONMENT,
                                stderr=subprocess.PIPE)
-    while not ((models / "out").exists() and (models / "out").stat().st_size > 5000):
-        assert process.poll() is None
-    process.send_signal(kind)
-    assert process.communicate(timeout=30) == (None, b"") and process.returncode == 128 + kind
+    try:
+        while not ((models / "out").exists() and (models / "out").stat().st_size > 5000):
+            assert process.poll() is None
+        process.send_signal(kind)
+        assert process.communicate(timeout=30) == (None, b"") and process.returncode == 128 + kind
+    finally:
+        process.kill()
     text = (models / "out").read_text()
     assert text.endswith("\n")
     if args[0] == "jsonl":

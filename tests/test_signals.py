@@ -1,4 +1,5 @@
 """Signals: the first finishes the step and saves, a second Ctrl-C leaves at once, and what was saved goes on."""
+import atexit
 import itertools
 import os
 import shlex
@@ -34,8 +35,11 @@ main(sys.argv[1:])
 
 
 def start(*args, cwd, program=COMMAND, **streams) -> subprocess.Popen:
-    return subprocess.Popen([*program, *map(str, args)], cwd=cwd, env=ENVIRONMENT, text=True,
-                            **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams))
+    """A process that is killed when the tests end, should it still run."""
+    process = subprocess.Popen([*program, *map(str, args)], cwd=cwd, env=ENVIRONMENT, text=True,
+                               **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams))
+    atexit.register(process.kill)
+    return process
 
 
 def wait_for(condition, process) -> None:
