@@ -137,7 +137,7 @@ def right(model, wanted: tuple) -> bool:
             after = logits(model), symbols(model)
             if not (found.ids().flags.owndata and all((a == b).all() for a, b in zip(after, wanted, strict=True))):
                 return False
-    except IndexError:  # an id that is none: on a card, cudaErrorIllegalAddress
+    except (IndexError, FloatingPointError):  # an id that is none: on a card, cudaErrorIllegalAddress
         return False
     return True
 
