@@ -20,7 +20,7 @@ def contradiction(text: dict, config: TrainConfig, tensors: dict) -> str | None:
     progress, settings = text["progress"], text["settings"]
     return (_tensors(config, tensors, progress.get("recovery", {})) or _steps(progress, config, settings["split"])
             or _recovery(progress) or _losses(progress, settings["split"]) or _split(settings)
-            or _settings(settings, progress["step"], str(tensors["head.bias"].dtype)))
+            or files(settings) or _settings(settings, progress["step"], str(tensors["head.bias"].dtype)))
 
 
 def _tensors(config: TrainConfig, tensors: dict, recovery: dict) -> str | None:
@@ -110,10 +110,17 @@ def _split(settings: dict) -> str | None:
     return None
 
 
+def files(settings: dict) -> str | None:
+    """Where the list of a text's files is of another number of sources than the text has, in words."""
+    listed, sources = settings.get("files"), len(settings["corpus"]["sources"])
+    if listed is None or len(listed["of"]) == sources:
+        return None
+    return (f"training.settings.files.of is of {len(listed['of'])} sources, but training.settings.corpus.sources are "
+            f"{sources}")
+
+
 def _settings(settings: dict, step: int, dtype: str) -> str | None:
-    paths, sources, before = settings.get("paths"), settings["corpus"]["sources"], 0
-    if paths is not None and len(paths) != len(sources):
-        return f"training.settings.paths are {len(paths)}, but training.settings.corpus.sources {len(sources)}"
+    before = 0
     for change in settings.get("changes", []):
         if not before <= change["step"] <= step:
             return f"training.settings.changes has one at step {change['step']:,}, after a later one or beyond the run"

@@ -183,7 +183,7 @@ def check_training(path: Path, document: dict, tensors: dict) -> None:
     """Refuse a `training` text, or tensors beside it, that resuming cannot go by."""
     text = document.get("training")
     found = fault(text, TRAINING, "training") or _train_config(text["config"])
-    found = found or _reading(text["settings"]["corpus"], vocabulary(document)) or files_fault(text["settings"]) or \
+    found = found or _reading(text["settings"]["corpus"], vocabulary(document)) or \
         contradiction(text, TrainConfig(**text["config"]), tensors)
     if found:
         raise damaged(path, found, "start a new run, or take another copy")
@@ -209,14 +209,6 @@ def _reading(about: dict, vocab: Vocab) -> str | None:
     except ValueError as error:
         return f"training.settings.corpus cannot be read so: {error}"
     return None
-
-
-def files_fault(settings: dict) -> str | None:
-    """Where the files of a text are not of as many sources as it has."""
-    files, sources = settings.get("files"), len(settings["corpus"]["sources"])
-    return None if files is None or len(files["of"]) == sources else \
-        (f"training.settings.files.of is of {len(files['of'])} sources, but training.settings.corpus.sources are "
-         f"{sources}")
 
 
 def _train_config(config: dict) -> str | None:

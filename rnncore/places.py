@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from . import documents
+from . import consistency, documents
 from .data.decode import CorpusError
 from .data.recorded import Record
 from .data.text import Corpus, Reading, read
@@ -96,7 +96,7 @@ def _settings(last: Path) -> dict | None:
         with safe_open(last, framework="numpy") as file:
             document = documents.stored(last, file.metadata())
         words = documents.fault(document.get("training"), documents.TRAINING, "training") or \
-            documents.files_fault(document["training"]["settings"])
+            consistency.files(document["training"]["settings"])
         if words:
             raise CorpusError(f"{last}: {words}")
     except (OSError, SafetensorError, documents.ModelFileError) as error:

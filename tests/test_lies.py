@@ -181,3 +181,15 @@ def test_a_million_symbols_are_read_in_little_memory(tmp_path):
     path = tmp_path / "wide.safetensors"
     path.write_bytes(sealed(document, tensors))
     assert memory.above_numpy("rnncore:load", str(path), "cpu") < 400 << 20
+
+
+@pytest.mark.parametrize("paths", [5, None, ["/a", "/b"], {"a": 1}])
+def test_the_paths_of_a_run_of_a_few_days_are_not_looked_at(home, tmp_path, monkeypatch, capsys, paths):
+    """They stood in the place of the list of files; a run that has both goes by the list."""
+    shutil.copytree(home, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    document, tensors = read_last(tmp_path / "run")
+    (tmp_path / LAST).write_bytes(sealed(changed(document, ("training", *S, "paths"), paths), tensors))
+    assert call(capsys, "info", "run", "--verify").code == 0
+    assert call(capsys, "train", "--resume", "-o", "run", "--steps", 8).code == 0
+    assert "paths" not in read_last(tmp_path / "run")[0]["training"]["settings"]
