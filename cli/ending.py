@@ -9,6 +9,7 @@ from click.core import ParameterSource
 from rnncore import headline, names, plan
 
 from . import called
+from .options import flag
 from .progress import tell
 
 LATE = 0.7         # of the steps: a best model from before was followed by worse ones for long
@@ -52,9 +53,9 @@ def already_finished(job) -> int:
     if training.diverged() and not folder.changed:
         tell(f"rnncore: {folder.path} is finished: {divergence(job)}")
         return DIVERGED
-    options = " ".join(f"--{name.replace('_', '-')} {after:g}" for name, (_, after) in folder.changed.items())
+    wants = " ".join(f"{flag(name)} {after:g}" for name, (_, after) in folder.changed.items())
     wanted = "a larger budget" if training.spent_all() else "a larger --patience"
-    without = f", and {options} wants {wanted} too" if options else ""
+    without = f", and {wants} wants {wanted} too" if wants else ""
     tell(f"{folder.path} is finished{without}: `{again(job, longer(training), typed())}` goes on with it")
     return 0
 

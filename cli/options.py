@@ -148,6 +148,11 @@ def placed(heading: str, *options):
     return add
 
 
+def flag(name: str) -> str:
+    """An option as it is typed, by the name of its parameter."""
+    return f"--{name.replace('_', '-')}"
+
+
 def default_of(kind, name: str) -> dict:
     """The default of a field of a config dataclass, as click's settings for its option."""
     (field,) = (f for f in fields(kind) if f.name == name)

@@ -78,7 +78,7 @@ def _check_origin(model: CharLM, given: dict) -> None:
                                    f"{has}: leave it out")
     for name in "level", "lower", "min_count":
         if given[name] not in (None, False, getattr(model.vocab, name)):
-            raise click.UsageError(f"--{name.replace('_', '-')} conflicts with --init-from {given['init_from']}, which "
+            raise click.UsageError(f"{options.flag(name)} conflicts with --init-from {given['init_from']}, which "
                                    f"has {getattr(model.vocab, name)}: leave it out")
     if model.vocab.level == "byte":
         _check_bytes(given, given["init_from"])
@@ -105,7 +105,7 @@ def _check_bytes(given: dict, who: str) -> None:
     """Refuse options that have no place with bytes."""
     for name in "encoding", "encoding_errors", "newline", "lower", "min_count", "documents", "field":
         if given[name] not in (None, getattr(Reading, name, None)):
-            raise click.UsageError(f"--{name.replace('_', '-')} says how characters are read, and {who} is for bytes: "
+            raise click.UsageError(f"{options.flag(name)} says how characters are read, and {who} is for bytes: "
                                    "leave one of them out")
 
 

@@ -1,7 +1,7 @@
 """A run that was stopped, or is to be longer, is taken up again from its folder, with some options changed or none."""
 import shlex
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -39,8 +39,7 @@ def resume(given: dict, explicit: set[str]) -> Job:
     document, tensors, warnings = runs.read_newest(path)
     settings = document["training"]["settings"]
     stored = TrainConfig(**{"variational": False} | document["training"]["config"])  # older runs knew no other dropout
-    how = asdict(Reading()) | {field.name: settings["corpus"][field.name] for field in fields(Reading)
-                               if field.name in settings["corpus"]}
+    how = asdict(Reading()) | Reading.kept(settings["corpus"])
     settings.setdefault("precision", str(tensors["head.bias"].dtype))
     _refuse_conflicts(given, explicit, path, document, how)
     config = _with_budget(stored, given, explicit)
@@ -74,11 +73,11 @@ def _refuse_conflicts(given: dict, explicit: set[str], path: Path, document: dic
     for name in sorted(explicit & known.keys() - FREE - {*CHANGES}):
         same = given[name] in (known[name], settings["asked"].get(name, known[name]))
         if not same and not (name == "init_from" and names.stands_for(given[name], settings.get("origin"))):
-            option = f"--{name.replace('_', '-')}{'' if given[name] is True else f' {given[name]}'}"
+            option = f"{options.flag(name)}{'' if given[name] is True else f' {given[name]}'}"
             option = "--standard" if (name, given[name]) == ("variational", False) else option
             cure = "start a new run" if name in OF_A_MODEL else \
                 f"go on from its model in a new run, with --init-from {shlex.quote(names.spelled(path))} {option}"
-            raise click.UsageError(f"--{name.replace('_', '-')} {given[name]} conflicts with {path}, which has "
+            raise click.UsageError(f"{options.flag(name)} {given[name]} conflicts with {path}, which has "
                                    f"{known[name]}: leave it out, or {cure}")
 
 

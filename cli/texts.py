@@ -35,13 +35,13 @@ def reading(vocab, how: dict) -> dict:
     given = [name for name in NAMES if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
     if vocab.level == "byte":
         for name in given:
-            raise click.UsageError(f"{_flag(name)} says how characters are read, and this is a model of bytes: leave "
-                                   "it out")
+            raise click.UsageError(f"{options.flag(name)} says how characters are read, and this is a model of bytes: "
+                                   "leave it out")
         return {"level": vocab.level}
     if vocab.documents == "none":
         for name in {"documents", "field"}.intersection(given):
-            raise click.UsageError(f"{_flag(name)} is for models of documents, and this is one of continuous text: "
-                                   "leave it out")
+            raise click.UsageError(f"{options.flag(name)} is for models of documents, and this is one of continuous "
+                                   "text: leave it out")
     elif how["newline"] == "keep":
         raise click.UsageError("--newline keep: documents are told apart by LF line ends, and this is a model of such: "
                                "leave it out")
@@ -57,7 +57,3 @@ def beginning(vocab, text: str, length: int, how: dict) -> tuple:
     found = corpus(vocab, text, how)
     symbols = "".join(islice(found.symbols(), length))
     return symbols.encode("latin-1") if vocab.level == "byte" else symbols, found
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

@@ -16,7 +16,7 @@ NO_REPORT = "RNNCORE_NO_REPORT"  # in the environment: no run here makes a repor
 
 def _of(config, name: str, text: str, **settings) -> tuple:
     """An option for a field of a config dataclass."""
-    return f"--{name.replace('_', '-')}", {"help": text, **options.default_of(config, name), **settings}
+    return options.flag(name), {"help": text, **options.default_of(config, name), **settings}
 
 
 def _of_preset(config, name: str, text: str, **settings) -> tuple:

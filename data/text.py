@@ -8,8 +8,8 @@ No step holds more than a piece, and long ids lie in a file: 5 GB of text take t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import BinaryIO
 
@@ -61,6 +61,11 @@ class Reading:
         if self.shuffle and self.documents == "none":
             raise ValueError("documents are shuffled, a continuous text is not")
         codec(self.encoding)  # an unknown one is refused before anything is read
+
+    @staticmethod
+    def kept(about: Mapping) -> dict:
+        """Those of its fields that an object has, as a run keeps them among others of its corpus."""
+        return {each.name: about[each.name] for each in fields(Reading) if each.name in about}
 
 
 @dataclass(frozen=True, eq=False)

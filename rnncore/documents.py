@@ -199,7 +199,7 @@ def check_split(path: Path, kept: dict, found: dict) -> None:
 
 def _reading(about: dict, vocab: Vocab) -> str | None:
     """Where the corpus is read otherwise than what the model learnt, or in a way that there is none."""
-    how = {field.name: about[field.name] for field in fields(Reading) if field.name in about}
+    how = Reading.kept(about)
     for name in ("level", "lower", "documents", "field"):
         has, wanted = how.get(name, getattr(Reading, name)), getattr(vocab, name)
         if has != wanted:

@@ -1,7 +1,6 @@
 """Where the texts of a run lie on this machine: its last.safetensors alone says so, the other files are passed on."""
 import json
 import os
-from dataclasses import fields as fields_of
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -76,8 +75,7 @@ def _as_it_was(about: dict, sources: list[str], listed: Record) -> Corpus:
     if "-" in sources:
         raise CorpusError("it came from stdin")
     try:
-        corpus = read(sources, record=listed, **{field.name: about[field.name] for field in fields_of(Reading)
-                                                 if field.name in about})
+        corpus = read(sources, record=listed, **Reading.kept(about))
     except CorpusError:
         raise
     except (TypeError, ValueError) as error:  # of a reading that there is none of
