@@ -1,6 +1,5 @@
 """The loop over a job's steps shows, logs, samples and saves them until the budget is spent or a signal comes."""
 import time
-import warnings
 
 from .ending import already_finished, farewell, without_a_step
 from .progress import display
@@ -17,8 +16,7 @@ def drive(job, signals) -> int:
     training.stops = every.sample_every, every.save_every
     saved, unsaved, stop, due, asked = time.monotonic(), None, None, False, False
     said: list[str | None] = [None]
-    with display() as shown, warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of numbers that Training finds itself
+    with display() as shown:
         for p in training:
             troubles = [*(f"warning: {note}" for note in p.notes), job.write(folder.log, p)]
             shown.update(p)

@@ -91,7 +91,7 @@ def command(run, prime, prime_file, length, stop, count, separator, out, interac
     if out and os.path.lexists(out):
         raise FileExistsError(f"{out} exists already: name another file with --out")
 
-    _, model = options.open_model(run, device)
+    _, model, _ = options.open_model(run, device)
     vocab, binary = model.vocab, model.vocab.level == "byte"
     if length is None and count > 1 and vocab.documents == "none" and not stop:
         raise click.UsageError("-n -1 writes one text without end: leave --count out, or end the texts with --stop")

@@ -36,7 +36,7 @@ def command(run, text, most, probe, length, cells, on_unknown, as_json, device, 
     from rnncore.report.atlas import FEW, MOST, atlas
     from rnncore.runs import RunError
 
-    path, model = options.open_model(run, device)
+    path, model, _ = options.open_model(run, device)
     passage, corpus = texts.beginning(model.vocab, text, length, how)
     notes = [*corpus.notes]
     if corpus.characters > length:

@@ -197,10 +197,11 @@ def find(run: str | None):
 
 
 def open_model(run: str | None, device: str):
-    """Return (file, model) of what RUN stands for, as `find`."""
+    """Return (file, model, its training card) of what RUN stands for, as `find`."""
     from rnncore import checkpoint
     file = find(run).file
-    return file, checkpoint.to_model(*checkpoint.read(file), device, None)
+    document, tensors = checkpoint.read(file)
+    return file, checkpoint.to_model(document, tensors, device, None), document["card"]
 
 
 def check_gpu(kernel, path: str = "auto", dtype: str = "float32") -> None:

@@ -47,9 +47,9 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
     protocol, settings = chosen(window, dynamic, {"rate": rate, "decay": decay, "segment": segment})
     if per_char and os.path.lexists(per_char):
         raise FileExistsError(f"{per_char} exists already: name another file with --per-char")
-    from rnncore import checkpoint, evaluate
+    from rnncore import evaluate
 
-    path, model = options.open_model(run, device)
+    path, model, card = options.open_model(run, device)
     corpus = texts.corpus(model.vocab, text, how)
     ids, unknown = corpus.encode(model.vocab, on_unknown)
     parts = losses(model, evaluate.at_least_two(ids), protocol, settings)
@@ -61,7 +61,7 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
         tell(note)
     if protocol == "dynamic" and nats > math.log(len(model.vocab)):
         tell("learning did harm: equal odds for all symbols would be better; lower --rate")
-    perplexity, card = math.exp(nats) if nats < 700 else None, checkpoint.read(path)[0]["card"]
+    perplexity = math.exp(nats) if nats < 700 else None
     trained_on, floor, why = known.share(card, corpus, text, texts.reading(model.vocab, how)), None, KNOWN
     if trained_on is None:
         trained_on, floor, why = beside(card, path, model, ids, unknown)

@@ -22,8 +22,8 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 PART = 1 << 16  # documents handled at a time
 
 
-def shuffled(spool: Spool, vocab: Vocab) -> Spool:
-    """The ids over `vocab` of documents, END after each, with the documents in their new order."""
+def shuffled(spool: Spool, vocab: Vocab) -> tuple[Spool, int]:
+    """The ids over `vocab` of documents, END after each, in their new order, and how many documents there are."""
     ends, keys = _documents(spool, vocab)
     moved, held, size, full = Spool(spool.dtype), [], 0, CHUNK * spool.dtype.itemsize
     for piece in spool.pieces(_bounds(ends, order(keys))):
@@ -33,7 +33,7 @@ def shuffled(spool: Spool, vocab: Vocab) -> Spool:
             moved.append(np.frombuffer(b"".join(held), spool.dtype))
             held, size = [], 0
     moved.append(np.frombuffer(b"".join(held), spool.dtype))
-    return moved
+    return moved, len(ends)
 
 
 def _bounds(ends: np.ndarray, places: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -169,8 +169,7 @@ def read(sources: Sequence[str], stdin: BinaryIO | None = None, distinct: int = 
     notes += tally.notes(reading.documents == "none")
     notes += tally.encodings(reading.encoding, reading.encoding_errors)
     if reading.shuffle:
-        spool = shuffled(spool, vocab)
-        count = int(spool.counts(len(vocab))[vocab.end])
+        spool, count = shuffled(spool, vocab)
         notes.append(
             f"{count:,} documents, shuffled by a key that is always the same (--no-shuffle keeps their order)"
             if count > 1 else f"warning: nothing parts this text by --documents {reading.documents}: it is one")

@@ -4,10 +4,10 @@ Each check returns the argument as the engine works with it. It raises TypeError
 another shape or value, in a line that names the argument, what it is and what is wanted.
 """
 import math
-import operator
 
 import numpy as np
 
+from .data import batches
 from .dropout import Dropout
 from .kernels import host
 from .lstm import State
@@ -17,15 +17,10 @@ REAL = "biuf"  # kinds of dtypes that are real numbers
 
 def whole(name: str, value, least: int = 0, most: int | None = None) -> int:
     """A whole number from least to most."""
-    range_ = f"a whole number of at least {least}" if most is None else f"a whole number from {least:,} to {most:,}"
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {range_}, not {_shown(value)}") from None
+    number = batches.whole(name, value)
     if number < least or most is not None and number > most:
-        raise ValueError(f"{name} is {range_}, not {_shown(value)}")
+        range_ = f"of at least {least}" if most is None else f"from {least:,} to {most:,}"
+        raise ValueError(f"{name} is a whole number {range_}, not {_shown(value)}")
     return number
 
 
@@ -58,8 +53,9 @@ def ids(name: str, value, symbols: int, kernel, shape: tuple):
     array = _array(name, value, kernel, shape)
     if array.dtype.kind not in "iu":
         raise ValueError(f"{name}: ids must be whole numbers from 0 to {symbols - 1:,}, not {array.dtype}")
-    if array.size and not (0 <= int(array.min()) and int(array.max()) < symbols):
-        wrong = int(array.min()) if int(array.min()) < 0 else int(array.max())
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= symbols:
+        wrong = low if low < 0 else high
         raise ValueError(f"{name}: ids must be whole numbers from 0 to {symbols - 1:,}, not {wrong:,}")
     return kernel.ids_to_device(array) if isinstance(array, np.ndarray) else array.astype(host.IDS, copy=False)
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import rnncore
 from rnncore import arguments, dynamic, evaluate, gradcheck
+from rnncore.data import batches
 from rnncore.sample import generate_ids, samples
 
 DRAWS = int(os.environ.get("RNNCORE_DRAWS", 60))
@@ -212,26 +213,28 @@ def test_right_numbers_or_a_refusal(name):
     assert min(refused, len(seen) - refused) >= len(seen) / 4, f"{refused} of {len(seen)} calls were to be refused"
 
 
-def refusals() -> list[int]:
-    """The lines of arguments.py at which something is refused: of each `if` above a `raise`."""
-    return [node.lineno for node in ast.walk(ast.parse(inspect.getsource(arguments)))
+def refusals(module, *names: str) -> list[tuple]:
+    """Where a module's functions, or those of these names, refuse something: the line of each `if` above a `raise`."""
+    return [(module, node.lineno) for function in ast.parse(inspect.getsource(module)).body
+            if isinstance(function, ast.FunctionDef) and (not names or function.name in names)
+            for node in ast.walk(function)
             if isinstance(node, ast.If) and any(isinstance(inside, ast.Raise) for inside in node.body)]
 
 
-@pytest.mark.parametrize("line", refusals())
-def test_a_check_that_is_taken_out_is_missed(line, monkeypatch):
-    """With any one check of arguments.py away a property fails."""
-    tree = ast.parse(inspect.getsource(arguments))
+@pytest.mark.parametrize(("module", "line"), refusals(arguments) + refusals(batches, "whole"))
+def test_a_check_that_is_taken_out_is_missed(module, line, monkeypatch):
+    """With any one check of arguments.py away, or of what it goes by, a property fails."""
+    tree = ast.parse(inspect.getsource(module))
     (node,) = [node for node in ast.walk(tree) if isinstance(node, ast.If) and node.lineno == line]
     node.test = ast.copy_location(ast.Constant(False), node.test)
-    without = dict(vars(arguments))
-    exec(compile(tree, "arguments", "exec"), without)
+    without = dict(vars(module))
+    exec(compile(tree, "without", "exec"), without)
     for name, value in without.items():
-        if inspect.isfunction(value) and value.__module__ == arguments.__name__:
-            monkeypatch.setattr(arguments, name, value)
+        if inspect.isfunction(value) and value.__module__ == module.__name__:
+            monkeypatch.setattr(module, name, value)
     for name in PROPERTIES:
         try:
             each_spoiler(name)
         except (Exception, pytest.fail.Exception):
             return
-    pytest.fail("no property misses " + inspect.getsource(arguments).splitlines()[line - 1].strip())
+    pytest.fail("no property misses " + inspect.getsource(module).splitlines()[line - 1].strip())
