@@ -1,12 +1,16 @@
 """What the tests of the command line share: a small text, small settings, and `rnncore` in a process or in this one."""
 import contextlib
+import fcntl
 import io
 import json
 import os
+import pty
 import random
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +49,23 @@ def call(capsys, *args) -> Result:
         main(list(map(str, args)))
     out, err = capsys.readouterr()
     return Result(left.value.code or 0, out, err)
+
+
+def terminal(*args, cwd, columns: int = 80, stream: str = "stderr") -> tuple[int, str]:
+    """(exit code, what it writes to this stream) of `rnncore ARGS` where that is a terminal of so many columns."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "COLUMNS"} | {"TERM": "xterm"}
+    other = {"stderr": "stdout", "stdout": "stderr"}[stream]
+    child = subprocess.Popen([*COMMAND, *map(str, args)], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
+                             **{stream: theirs, other: subprocess.DEVNULL})
+    os.close(theirs)
+    found = b""
+    with contextlib.suppress(OSError):  # the other end has been closed
+        while piece := os.read(ours, 4096):
+            found += piece
+    os.close(ours)
+    return child.wait(timeout=60), found.decode()
 
 
 def make(*args, cwd: Path) -> None:

@@ -19,6 +19,7 @@ from rnncore.data.vocab import Vocab
 from rnncore.kernels import cards
 from rnncore.lstm import State
 from rnncore.model import CharLM
+from rnncore.runs import RunFolder
 
 
 NOWHERE = "http://127.0.0.1:9"  # for the processes that tests start: a proxy that is not there, but for this machine
@@ -79,6 +80,15 @@ def one_blas_thread():
     """Small products are quicker so, and the machine may be shared."""
     with kernels.host.single_threaded():
         yield
+
+
+@pytest.fixture
+def saves(monkeypatch):
+    """The steps at which a run is saved, from here on."""
+    steps, save = [], RunFolder.save
+    monkeypatch.setattr(RunFolder, "save", lambda self, training, best: (steps.append(training.step),
+                                                                         save(self, training, best))[1])
+    return steps
 
 
 class Case(NamedTuple):

@@ -1,12 +1,10 @@
 """Texts on their way out of `rnncore generate`: without end, several, as documents that are read again, to a terminal."""
 import json
-import os
-import pty
 import signal
 import subprocess
 
 import pytest
-from cli_helpers import COMMAND, ENVIRONMENT, call, refused, run
+from cli_helpers import COMMAND, ENVIRONMENT, call, refused, run, terminal
 
 import rnncore
 from rnncore import CharLM, ModelConfig, Vocab
@@ -31,21 +29,9 @@ def models(tmp_path, monkeypatch):
     return tmp_path
 
 
-def terminal(*args, cwd, lines: int = 0) -> str:
+def written_out(*args, cwd) -> str:
     """What `rnncore ARGS` writes on a terminal."""
-    ours, theirs = pty.openpty()
-    child = subprocess.Popen([*COMMAND, *map(str, args)], cwd=cwd, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=theirs,
-                             stderr=subprocess.DEVNULL)
-    os.close(theirs)
-    found = b""
-    try:
-        while piece := os.read(ours, 4096):
-            found += piece
-    except OSError:  # the other end has been closed
-        pass
-    os.close(ours)
-    child.wait(timeout=60)
-    return found.decode()
+    return terminal(*args, cwd=cwd, stream="stdout")[1]
 
 
 @pytest.mark.parametrize("kind, meant", [
@@ -109,11 +95,11 @@ def test_plain_texts_end_in_a_line_end_and_a_separator_is_asked_for(models, caps
 
 
 def test_on_a_terminal_a_rule_stands_between_plain_texts_alone(models):
-    assert terminal("generate", "plain", "-n", 20, "--count", 3, cwd=models).count(f"{RULE}\r\n") == 2
+    assert written_out("generate", "plain", "-n", 20, "--count", 3, cwd=models).count(f"{RULE}\r\n") == 2
     for name in ("lines", "blank", "jsonl"):
-        assert RULE not in terminal("generate", name, "-n", 20, "--count", 3, cwd=models)
-    assert "{" not in terminal("generate", "jsonl", "-n", 20, cwd=models), "a single text is as it is"
-    assert "%%\r\n" in terminal("generate", "jsonl", "-n", 20, "--count", 2, "--separator", "%%", cwd=models)
+        assert RULE not in written_out("generate", name, "-n", 20, "--count", 3, cwd=models)
+    assert "{" not in written_out("generate", "jsonl", "-n", 20, cwd=models), "a single text is as it is"
+    assert "%%\r\n" in written_out("generate", "jsonl", "-n", 20, "--count", 2, "--separator", "%%", cwd=models)
 
 
 def test_an_end_within_a_text_is_two_documents():

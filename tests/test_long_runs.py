@@ -29,15 +29,6 @@ def train(capsys, monkeypatch, tmp_path):
     return stoppable(capsys, monkeypatch)
 
 
-@pytest.fixture
-def saves(monkeypatch):
-    """The steps at which a run is saved, from here on."""
-    steps, save = [], RunFolder.save
-    monkeypatch.setattr(RunFolder, "save", lambda self, training, best: (steps.append(training.step),
-                                                                         save(self, training, best))[1])
-    return steps
-
-
 def kept(folder) -> list[str]:
     return sorted(path.name for path in folder.glob("step-*"))
 

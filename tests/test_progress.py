@@ -1,15 +1,10 @@
 """What appears on a terminal: harmless, in the width that there is, samples below their step; elsewhere it is byte for byte."""
-import fcntl
-import os
-import pty
 import re
-import struct
 import subprocess
-import termios
 import unicodedata
 
 import pytest
-from cli_helpers import COMMAND, ENVIRONMENT, SMALL, TEXT, corpus, run
+from cli_helpers import COMMAND, ENVIRONMENT, SMALL, TEXT, corpus, run, terminal
 
 from rnncore import CharLM, ModelConfig, Vocab, save
 from rnncore.cli import progress, table
@@ -22,23 +17,10 @@ HARMFUL = "".join(map(chr, (*range(9), *range(11, 32), *range(127, 160), *range(
 
 
 def on_terminal(*args, cwd, columns: int = 80, stream: str = "stderr") -> str:
-    """What `rnncore ARGS` writes to a terminal of so many columns."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    environment = {name: value for name, value in ENVIRONMENT.items() if name != "COLUMNS"} | {"TERM": "xterm"}
-    other = {"stderr": "stdout", "stdout": "stderr"}[stream]
-    child = subprocess.Popen([*COMMAND, *map(str, args)], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
-                             **{stream: theirs, other: subprocess.DEVNULL})
-    os.close(theirs)
-    found = b""
-    try:
-        while piece := os.read(ours, 4096):
-            found += piece
-    except OSError:  # the other end has been closed
-        pass
-    os.close(ours)
-    assert child.wait(timeout=60) == 0, found
-    return found.decode()
+    """What a command that succeeds writes to a terminal of so many columns."""
+    code, found = terminal(*args, cwd=cwd, columns=columns, stream=stream)
+    assert code == 0, found
+    return found
 
 
 def plain(seen: str) -> str:

@@ -141,15 +141,6 @@ def test_ctrl_c_ends_a_text(tmp_path):
 
 # Saving on the way
 
-@pytest.fixture
-def saves(monkeypatch):
-    """The steps at which a run is saved, from here on."""
-    steps, save = [], RunFolder.save
-    monkeypatch.setattr(RunFolder, "save", lambda self, training, best: (steps.append(training.step),
-                                                                         save(self, training, best))[1])
-    return steps
-
-
 @pytest.mark.parametrize("args, wanted", [((), [61, 122, 183, 190]), (("--val", 0), [61, 122, 183, 190]),
                                           (("--save-every", 70), [70, 140, 190]), (("--save-every", 10 ** 6), [190])])
 def test_a_run_saves_each_minute_whatever_the_validation_says_unless_it_is_told_when(
