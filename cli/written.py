@@ -13,13 +13,14 @@ from .streams import LOST, is_utf8
 
 FLUSH = 0.05     # seconds between flushes of what was written
 RULE = "-" * 40  # stands between texts on a terminal
+ASLEEP = 0.5     # seconds in which the reader of a pipe takes what it was sent, or is asleep
 
 
 class Stop:
     """The first SIGINT, SIGTERM or SIGHUP ends the text that is being written, so that all that stands there is whole.
 
-    Where a text is made before any of it is written, it ends the process at once, and so does a second signal, or one
-    that finds the reader of a pipe asleep. A signal that is ignored stays so.
+    Where a text is made before any of it is written, it ends the process at once, and so does a second signal; where
+    the reader of a pipe is asleep, ASLEEP seconds after the first. A signal that is ignored stays so.
     """
 
     def __init__(self):
@@ -30,6 +31,7 @@ class Stop:
         self._before = {kind: signal.getsignal(kind) for kind in kinds if signal.getsignal(kind) != signal.SIG_IGN}
         for kind in self._before:
             signal.signal(kind, self._note)
+        self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, lambda *_: self._end())
         return self
 
     def __exit__(self, *exception) -> None:
@@ -37,12 +39,18 @@ class Stop:
             signal.signal(kind, handler)
 
     def _note(self, number: int, frame) -> None:
-        if self._writing or self.number:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+        if self.number:
+            self._end()
         self.number = number
         if self._hard:
             raise SystemExit(128 + number)
+        if self._writing:
+            signal.setitimer(signal.ITIMER_REAL, ASLEEP)
+
+    def _end(self) -> None:
+        """End the process by the signal that came, whatever it waits for."""
+        signal.signal(self.number, signal.SIG_DFL)
+        os.kill(os.getpid(), self.number)
 
     def until(self, pieces: Iterable[str]) -> Iterator[str]:
         """The pieces of a text until a signal comes: what was drawn is still written."""
@@ -64,10 +72,14 @@ class Stop:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Inside, a signal need not wait for the reader."""
+        """Inside, a signal need not wait for the reader for long."""
         self._writing = True
-        yield
-        self._writing = False
+        try:
+            yield
+        finally:
+            self._writing = False
+            if self.number:
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def write(out: str | None, vocab, texts: Iterable[Iterable[str]], several: bool, separator: str | None,

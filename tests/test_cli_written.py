@@ -1,14 +1,19 @@
 """Texts on their way out of `rnncore generate`: without end, several, as documents that are read again, to a terminal."""
+import fcntl
 import json
+import os
 import signal
 import subprocess
+import sys
+import termios
+import time
 
 import pytest
 from cli_helpers import COMMAND, ENVIRONMENT, call, refused, run, terminal
 
 import rnncore
 from rnncore import CharLM, ModelConfig, Vocab
-from rnncore.cli.written import laid_out
+from rnncore.cli.written import ASLEEP, Stop, laid_out
 from rnncore.data.endings import END, documents
 from rnncore.data.records import written
 
@@ -132,6 +137,34 @@ def test_a_signal_ends_a_text_without_end_and_all_of_it_is_there(models, kind, a
     assert text.endswith("\n")
     if args[0] == "jsonl":
         assert all(json.loads(line) for line in text.splitlines())
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_middle_of_writing_is_noted_and_ends_nothing_at_once(kind):
+    """What was drawn is written before the process ends; so its exit code is ours, and not the signal's."""
+    before = [signal.getsignal(number) for number in (kind, signal.SIGALRM)]
+    with Stop() as stop:
+        with stop.writing():
+            os.kill(os.getpid(), kind)
+            assert stop.number == kind
+        assert list(stop.until("ab")) == ["a"] and list(stop.whole(["a"])) == []
+        time.sleep(1.2 * ASLEEP)  # the reader was not asleep
+    assert [signal.getsignal(number) for number in (kind, signal.SIGALRM)] == before
+
+
+def test_a_reader_that_sleeps_is_not_waited_for(models):
+    process = subprocess.Popen([*COMMAND, "generate", "plain", "-n", "-1"], cwd=models, env=ENVIRONMENT,
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        held, before = 0, -1
+        while held != before or not held:  # until the pipe is full
+            time.sleep(0.5)
+            assert process.poll() is None
+            before, held = held, int.from_bytes(fcntl.ioctl(process.stdout, termios.FIONREAD, b"\0" * 4), sys.byteorder)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == -signal.SIGTERM
+    finally:
+        process.kill()
 
 
 def test_minus_one_of_several_needs_an_end(models, capsys):
