@@ -107,6 +107,67 @@ def test_what_is_not_contiguous_is_refused(compiled):
             found.forward(p.w, None, wrong, p.h, p.c, None)
 
 
+def other_shapes(array) -> list[np.ndarray]:
+    """Arrays like this one, of shapes that are not its own: as they would be broadcast, cut or read beyond."""
+    shapes = [(*array.shape[:axis], length, *array.shape[axis + 1:]) for axis, there in enumerate(array.shape)
+              for length in (1, there - 1, there + 1, 2 * there)]
+    return [np.zeros(shape, array.dtype) for shape in [*shapes, array.shape[1:], (*array.shape, 1)]]
+
+
+def misplaced(array) -> list[np.ndarray]:
+    """The same, of the right shape: with rows that overlap, that go backwards, or at an odd address."""
+    odd = np.zeros(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
+    return [np.broadcast_to(array[:1], array.shape), array[::-1], odd]
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["w_ih", "w_hh", "bias", "x", "gates", "h", "c", "keep", "dy", "dh", "dc", "dx"])
+def test_arrays_of_another_shape_or_place_are_refused(compiled, name):
+    """The loops look at nothing: they would read and write beyond. Which array is at fault may show in another's name."""
+    dtype, found = compiled
+    p = Problem(dtype, 3, 2, 4, 5, keep=True)
+
+    def forward(w, a) -> None:
+        found.forward(w, a["x"], a["gates"], a["h"], a["c"], a["keep"])
+
+    def backward(w, a) -> None:
+        found.backward(w, a["gates"], a["c"], a["keep"], a["dy"], a["dh"], a["dc"], a["dx"])
+
+    names = {forward: ("w_ih", "w_hh", "bias", "x", "gates", "h", "c", "keep"),
+             backward: ("w_ih", "w_hh", "gates", "c", "keep", "dy", "dh", "dc", "dx")}
+    right = vars(p) | p.w._asdict()
+    for call, taken in names.items():
+        call(p.w, right)
+        for wrong in other_shapes(right[name]) + misplaced(right[name]) if name in taken else []:
+            spoilt = right | {name: wrong}
+            with pytest.raises(ValueError, match="contiguous|unpack|without gaps"):
+                call(lstm.Weights(*(spoilt[part] for part in ("w_ih", "w_hh", "bias"))), spoilt)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["w_ih", "w_hh", "bias", "weight", "head_bias", "table", "h", "c", "logits"])
+def test_a_step_over_arrays_of_another_shape_is_refused(compiled, name):
+    dtype, found = compiled
+    count, hidden, symbols, n = 2, 4, 7, 3
+    right = {"w_ih": np.zeros((4 * hidden, hidden), dtype), "w_hh": np.zeros((4 * hidden, hidden), dtype),
+             "bias": np.zeros(4 * hidden, dtype), "weight": np.zeros((symbols, hidden), dtype),
+             "head_bias": np.zeros(symbols, dtype), "table": np.zeros((4 * hidden, symbols), dtype),
+             "h": np.zeros((count, hidden, n), dtype), "c": np.zeros((count, hidden, n), dtype),
+             "logits": np.zeros((symbols, n), dtype)}
+
+    def stepper(a, layers=count):
+        layers = layers * [(a["w_ih"], a["w_hh"], a["bias"])]
+        return found.stepper(layers, (a["weight"], a["head_bias"]), a["table"], a["h"], a["c"], a["logits"])
+
+    stepper(right)(np.array([0, 1, 2]))
+    for layers in (0, 1, 3):
+        with pytest.raises(ValueError, match=f"{layers} layers, not 2"):
+            stepper(right, layers)
+    for wrong in other_shapes(right[name]) + misplaced(right[name]):
+        with pytest.raises(ValueError, match="contiguous|unpack|layers"):
+            stepper(right | {name: wrong})
+
+
 @needs_compiler
 def test_the_first_steps_of_longer_arrays(compiled):
     """Rows lie further apart than they are long, and what is beyond stays as it is."""
