@@ -78,10 +78,8 @@ def wrapped(line: str) -> str:
 
 def columns() -> float:
     """Return how many columns the terminal at stderr has; infinity where that is not known."""
-    try:
+    with contextlib.suppress(ValueError):
         return int(os.environ.get("COLUMNS", "")) or math.inf
-    except ValueError:
-        pass
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or math.inf
     except (OSError, ValueError):
