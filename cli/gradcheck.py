@@ -35,7 +35,7 @@ def command(layers, hidden, embed, vocab, seq, batch, dropout, weight_drop, vari
     from rnncore import kernels
     from rnncore.config import ModelConfig, TrainConfig
     from rnncore.data.vocab import Vocab
-    from rnncore.dropout import Dropout
+    from rnncore.nn.dropout import Dropout
     from rnncore.gradcheck import EPS, TOLERANCE, check_gradients, random_case
     from rnncore.model import CharLM
 

@@ -8,7 +8,8 @@ from itertools import islice
 
 import numpy as np
 
-from rnncore import lstm, speed, stack
+from rnncore import speed
+from rnncore.nn import lstm, stack
 from rnncore.config import PATHS, SampleConfig
 from rnncore.data.vocab import Vocab
 from rnncore.model import CharLM

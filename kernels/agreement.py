@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Weights(NamedTuple):
-    """One layer's parameters, as in rnncore/lstm.py: w_ih (4H, E), w_hh (4H, H), bias (4H,)."""
+    """One layer's parameters, as in rnncore/nn/lstm.py: w_ih (4H, E), w_hh (4H, H), bias (4H,)."""
     w_ih: np.ndarray
     w_hh: np.ndarray
     bias: np.ndarray

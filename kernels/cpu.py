@@ -23,7 +23,7 @@ BLOCK = 1 << 16  # numbers that a pass of several operations takes at a time: sm
 
 
 def recurrence(dtype: np.dtype) -> native.Recurrence | None:
-    """The loops of rnncore/lstm.py and stepper.py compiled for arrays of dtype, or None where NumPy does the work."""
+    """The loops of rnncore/nn/lstm.py and stepper.py compiled for arrays of dtype, or None where NumPy does the work."""
     return native.recurrence(dtype)
 
 

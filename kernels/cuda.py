@@ -23,7 +23,7 @@ PHILOX = (Path(__file__).parent / "philox.cuh").read_text(encoding="utf-8")
 
 
 def recurrence(dtype) -> None:
-    """None: a GPU runs the loops of rnncore/lstm.py and stepper.py, a kernel a step."""
+    """None: a GPU runs the loops of rnncore/nn/lstm.py and stepper.py, a kernel a step."""
     return None
 
 

@@ -1,4 +1,4 @@
-// The loops of rnncore/lstm.py and rnncore/stepper.py on the host's processor, over the arithmetic of gates.cuh.
+// The loops of rnncore/nn/lstm.py and rnncore/nn/stepper.py on the host's processor, over the arithmetic of gates.cuh.
 //
 // One layer's whole recurrence, and one step of a whole stack. Called from native.py on NumPy arrays: gates (4H, T, N),
 // h and c (H, T+1, N), x and dx (E, T, N), dy (H, T, N), each with its rows `ld` numbers apart; keep (T, N) or null.

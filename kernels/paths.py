@@ -1,6 +1,6 @@
 """A path is how the work of a model is done on its device: what makes the products, what runs the time loops.
 
-`Path` itself is the eager one, which every device has: rnncore/lstm.py's loops, a call of the array library a step, or
+`Path` itself is the eager one, which every device has: rnncore/nn/lstm.py's loops, a call of the array library a step, or
 the processor's compiled ones. The others are a GPU's (fast.py). `rule` says which of them a GPU takes.
 """
 import contextlib
@@ -104,7 +104,7 @@ class Path:
         return contextlib.nullcontext()
 
     def loops(self, config, steps: int, n: int):
-        """What runs one layer's time loops over at most (T, N), in place, or None: rnncore/lstm.py does.
+        """What runs one layer's time loops over at most (T, N), in place, or None: rnncore/nn/lstm.py does.
 
         forward(w_hh, gates, h, c, keep) and backward(w_hh, gates, c, keep, dy, dh, dc), as there. config: ModelConfig.
         """

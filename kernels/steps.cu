@@ -1,6 +1,6 @@
 // The LSTM cell around a matrix product a time step: a thread is one unit of one layer in one sequence.
 //
-// REAL is float or double; gates.cuh stands in front of this text. Arrays are those of rnncore/lstm.py, (rows, T, N),
+// REAL is float or double; gates.cuh stands in front of this text. Arrays are those of rnncore/nn/lstm.py, (rows, T, N),
 // rows ld apart; operands and results of the products are matrices of their own, rows `width` apart. keep (T, N) counts
 // where documents is not 0. `at` is where (t, column) lies in a row; c and h begin one step earlier.
 

@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 _HOME = {
     "ModelConfig": "config", "TrainConfig": "config", "SampleConfig": "config",
     "Vocab": "data.vocab", "Batches": "data.batches",
-    "CharLM": "model", "State": "lstm", "Parameters": "params",
+    "CharLM": "model", "State": "nn.lstm", "Parameters": "params",
     "fit": "train", "Training": "train", "Progress": "train",
     "generate": "sample", "score": "evaluate", "check_gradients": "gradcheck",
     "save": "checkpoint", "load": "checkpoint",

@@ -8,9 +8,9 @@ import math
 import numpy as np
 
 from .data import batches
-from .dropout import Dropout
+from .nn.dropout import Dropout
 from .kernels import host
-from .lstm import State
+from .nn.lstm import State
 
 REAL = "biuf"  # kinds of dtypes that are real numbers
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import stack
-from .dropout import Dropout
-from .lstm import State
+from .nn import stack
+from .nn.dropout import Dropout
+from .nn.lstm import State
 from .optim import Pace
 
 RING = 256      # steps that may be launched before the host looks, at most,

@@ -12,7 +12,7 @@ import numpy as np
 from .config import SampleConfig
 from .random import Purpose, uniform
 from .sample import COINS, PERIOD, draw, prompt_ids
-from .stepper import Stepper
+from .nn.stepper import Stepper
 
 
 class Mark(NamedTuple):

@@ -10,7 +10,8 @@ from math import isfinite
 
 import numpy as np
 
-from . import arguments, stack
+from . import arguments
+from .nn import stack
 from .config import DynamicConfig
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from . import __version__, documents, kernels
 from .config import OPTIMIZERS, PATHS, PRECISIONS
 from .documents import FLAG, POSITIVE, SECONDS, TEXT, Kind, Maybe
-from .embedding import folded
+from .nn.embedding import folded
 from .files import write_whole
 from .trial import Task
 

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import arguments, kernels, stack
-from .dropout import Dropout, WeightDrop
-from .lstm import Array, State
+from . import arguments, kernels
+from .nn import stack
+from .nn.dropout import Dropout, WeightDrop
+from .nn.lstm import Array, State
 from .random import Purpose, uniform
 
 EPS = 1e-3

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import recovery
 from .captured import MANY, Captured, Slot
-from .lstm import State
+from .nn.lstm import State
 from .optim import rate
 
 MILESTONES = 10  # evaluations in a run, unless eval_every says otherwise

@@ -13,13 +13,14 @@ from operator import add
 
 import numpy as np
 
-from . import arguments, kernels, params, stack
+from . import arguments, kernels, params
+from .nn import stack
 from .config import ModelConfig
 from .data.vocab import Vocab
-from .dropout import Dropout, WeightDrop
+from .nn.dropout import Dropout, WeightDrop
 from .kernels import paths
-from .lstm import State
-from .stack import Workspace
+from .nn.lstm import State
+from .nn.stack import Workspace
 
 
 class Held(threading.local):

@@ -23,7 +23,7 @@ from .documents import ModelFileError
 from .files import append, write_whole
 from .lock import NAME as LOCK
 from .lock import RunError
-from .lstm import State
+from .nn.lstm import State
 from .names import RUNS
 from .places import passed_on
 from .train import Progress, Training

@@ -9,7 +9,7 @@ import numpy as np
 from . import arguments
 from .config import SampleConfig
 from .random import Purpose, counter, key, uniform
-from .stepper import Stepper, checked
+from .nn.stepper import Stepper, checked
 
 COINS = 256  # random numbers made at a time
 SHARE = 16   # samples that make a thread of their own worth while

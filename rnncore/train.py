@@ -14,10 +14,10 @@ from . import arguments
 from .config import TrainConfig
 from .data.batches import Batches
 from .divergence import Course, diverged
-from .dropout import Dropout
+from .nn.dropout import Dropout
 from .evaluate import Validation
 from .launch import MILESTONES, Launcher
-from .lstm import State
+from .nn.lstm import State
 from .model import CharLM
 from .optim import OPTIMIZERS, clip_scale, global_norm, rate
 from .random import Purpose, uniform

@@ -33,7 +33,7 @@ from .model import CharLM
 from .params import Parameters
 from .random import Purpose, uniform
 from .sample import draw, generate_ids
-from .stepper import Stepper
+from .nn.stepper import Stepper
 from .train import Training
 
 STEPS, RATE = 10, 0.002  # training steps of each case, and their learning rate

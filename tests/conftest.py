@@ -17,7 +17,7 @@ from rnncore.cli import called
 from rnncore.config import ModelConfig
 from rnncore.data.vocab import Vocab
 from rnncore.kernels import cards
-from rnncore.lstm import State
+from rnncore.nn.lstm import State
 from rnncore.model import CharLM
 from rnncore.runs import RunFolder
 

@@ -6,8 +6,8 @@ from conftest import build
 from hypothesis import strategies as st
 
 import rnncore
-from rnncore.dropout import Dropout
-from rnncore.lstm import State
+from rnncore.nn.dropout import Dropout
+from rnncore.nn.lstm import State
 
 BOUND = {"float64": 1e-9, "float32": 3e-5}
 V, E, H, L = 5, 3, 4, 2

@@ -17,7 +17,7 @@ from rnncore.cli.signals import Signals
 from rnncore.data.batches import Batches
 from rnncore.kernels.paths import Slower
 from rnncore.launch import Launcher
-from rnncore.lstm import State
+from rnncore.nn.lstm import State
 from rnncore.optim import Pace
 from rnncore.runs import RunFolder
 from rnncore.train import Training

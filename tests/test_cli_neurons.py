@@ -19,7 +19,7 @@ from rnncore.report.atlas import atlas
 from rnncore.report.glyphs import glyph
 from rnncore.report.probes import PROBES
 from rnncore.sample import generate_ids, samples
-from rnncore.stepper import Stepper
+from rnncore.nn.stepper import Stepper
 
 TEXT = 'The (Old) "cat, a dog"\n  sees 12 [rivers] and "takes"\nred (House)s: a1.\n' * 5
 HELD = {(0, 3): 1.5, (1, 0): -2.0, (1, 5): 0.0}

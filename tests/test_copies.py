@@ -11,10 +11,10 @@ from conftest import batch, build
 
 import rnncore
 from rnncore import Batches, ModelConfig, TrainConfig, Vocab
-from rnncore.dropout import Dropout
+from rnncore.nn.dropout import Dropout
 from rnncore.evaluate import Validation
 from rnncore.model import CharLM
-from rnncore.stepper import Stepper
+from rnncore.nn.stepper import Stepper
 
 COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda thing: pickle.loads(pickle.dumps(thing)),
           "pickle-2": lambda thing: pickle.loads(pickle.dumps(thing, protocol=2))}

@@ -8,12 +8,12 @@ import pytest
 
 import rnncore
 from rnncore import kernels
-from rnncore.dropout import Dropout
+from rnncore.nn.dropout import Dropout
 from rnncore.gradcheck import check_gradients, random_case
 from rnncore.kernels import cpu
-from rnncore.lstm import State
+from rnncore.nn.lstm import State
 from rnncore.optim import OPTIMIZERS, clip_scale, global_norm
-from rnncore.stepper import Stepper
+from rnncore.nn.stepper import Stepper
 
 KERNELS = Path(cpu.__file__).parent
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")

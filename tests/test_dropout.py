@@ -4,8 +4,8 @@ import pytest
 import reference
 from conftest import batch, build
 
-from rnncore.dropout import Dropout, WeightDrop
-from rnncore.stack import Pass, Workspace, forward
+from rnncore.nn.dropout import Dropout, WeightDrop
+from rnncore.nn.stack import Pass, Workspace, forward
 
 
 def masks(model, dropout, steps=6, n=5):

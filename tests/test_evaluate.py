@@ -16,7 +16,7 @@ from rnncore.data.vocab import UnknownSymbolError, Vocab
 from rnncore.evaluate import CHUNK, Validation, losses, score, window_losses
 from rnncore.kernels import native
 from rnncore.model import CharLM
-from rnncore.stepper import Stepper
+from rnncore.nn.stepper import Stepper
 from rnncore.train import TrainConfig, fit
 
 RNG = np.random.default_rng(3)

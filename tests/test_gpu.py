@@ -10,13 +10,13 @@ import pytest
 import rnncore
 from rnncore import kernels, speed
 from rnncore.config import SampleConfig
-from rnncore.dropout import Dropout
+from rnncore.nn.dropout import Dropout
 from rnncore.gradcheck import TOLERANCE, check_gradients, random_case
 from rnncore.kernels import cpu
 from rnncore.kernels.writer import Writer
 from rnncore.optim import Adam, clip_scale, global_norm
 from rnncore.sample import generate_ids
-from rnncore.stepper import Stepper
+from rnncore.nn.stepper import Stepper
 
 REASON = kernels.why_no_cuda()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=f"no GPU: {REASON}")]

@@ -6,7 +6,8 @@ import pytest
 import test_gpu
 from conftest import planted_in
 
-from rnncore import sample, stepper
+from rnncore import sample
+from rnncore.nn import stepper
 from rnncore.config import SampleConfig
 
 pytestmark = [pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine"),

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from conftest import Case, batch, build
 
-from rnncore import embedding, gradcheck, head, kernels, lstm, stack
-from rnncore.dropout import Dropout
+from rnncore import gradcheck, kernels
+from rnncore.nn import embedding, head, lstm, stack
+from rnncore.nn.dropout import Dropout
 from rnncore.kernels import native
 
 EPS = 1e-5

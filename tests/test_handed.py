@@ -12,7 +12,7 @@ from rnncore import sample, trial
 from rnncore.config import SampleConfig
 from rnncore.kernels import writer
 from rnncore.sample import generate_ids
-from rnncore.stepper import Stepper
+from rnncore.nn.stepper import Stepper
 from rnncore.trial import CASES, Task
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")

@@ -7,7 +7,7 @@ import pytest
 import reference
 from conftest import Case, batch, build
 
-from rnncore.dropout import Dropout
+from rnncore.nn.dropout import Dropout
 
 UNITS, WEIGHTS = 2, 6  # what a mask is for: part of the generator's counter
 KINDS = {

@@ -28,8 +28,8 @@ class Mutant(NamedTuple):
     wrong: str
 
 
-CPU, LSTM, HEAD, STACK = "kernels/cpu.py", "rnncore/lstm.py", "rnncore/head.py", "rnncore/stack.py"
-EMBEDDING, MODEL, DROPOUT = "rnncore/embedding.py", "rnncore/model.py", "rnncore/dropout.py"
+CPU, LSTM, HEAD, STACK = "kernels/cpu.py", "rnncore/nn/lstm.py", "rnncore/nn/head.py", "rnncore/nn/stack.py"
+EMBEDDING, MODEL, DROPOUT = "rnncore/nn/embedding.py", "rnncore/model.py", "rnncore/nn/dropout.py"
 MUTANTS = [
     Mutant("tanh'(c) lacks its square", CPU, "np.subtract(o, t, out=t)", "np.subtract(o, b, out=t)"),
     Mutant("the forget gate sees c[t+1], not c[t]", CPU, "f *= c[now]", "f *= c[1:][now]"),
@@ -207,4 +207,4 @@ def test_the_engine_as_it_is_passes(verdicts):
 
 def test_a_snippet_that_is_gone_is_named(tmp_path):
     why = plant(Mutant("", LSTM, "no such text", ""), tmp_path / "tree")
-    assert why == "rnncore/lstm.py has 0 times, not once: 'no such text'; plant the error anew"
+    assert why == "rnncore/nn/lstm.py has 0 times, not once: 'no such text'; plant the error anew"

@@ -1,4 +1,4 @@
-"""The compiled loops (kernels/host.cpp over gates.cuh) against those of rnncore/lstm.py; which of them are trusted."""
+"""The compiled loops (kernels/host.cpp over gates.cuh) against those of rnncore/nn/lstm.py; which of them are trusted."""
 import os
 import subprocess
 import sys
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import rnncore
-from rnncore import lstm
-from rnncore.dropout import Dropout
+from rnncore.nn import lstm
+from rnncore.nn.dropout import Dropout
 from rnncore.kernels import agreement, native
-from rnncore.lstm import Scratch
+from rnncore.nn.lstm import Scratch
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler (c++, g++, clang++) here")
 SIZES = [(1, 1, 1, 1), (5, 2, 3, 2), (7, 9, 33, 5), (3, 64, 64, 32), (70, 9, 33, 1), (2, 40, 16, 1)]  # T, E, H, N
@@ -323,7 +323,7 @@ def test_what_the_loops_point_to_lives_as_long_as_they_run():
 @needs_compiler
 def test_memory_that_is_not_there_is_pythons_error():
     code = ("import numpy as np, resource, rnncore; from rnncore.kernels import native\n"
-            "from rnncore.lstm import Weights\n"
+            "from rnncore.nn.lstm import Weights\n"
             "f = native.Recurrence(native.build(), 'float32'); H = 1500; z = np.zeros\n"
             "w = Weights(z((4*H, H), 'f'), z((4*H, H), 'f'), z(4*H, 'f'))\n"
             "a = [z(s, 'f') for s in ((H, 1, 2), (4*H, 1, 2), (H, 2, 2), (H, 2, 2))]\n"

@@ -8,9 +8,10 @@ from conftest import batch, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rnncore import kernels, lstm, stack
-from rnncore.dropout import Dropout, fill_mask
-from rnncore.lstm import State
+from rnncore import kernels
+from rnncore.nn import lstm, stack
+from rnncore.nn.dropout import Dropout, fill_mask
+from rnncore.nn.lstm import State
 
 NEAR = 1e-10  # the largest difference measured, relative to the largest entry of its tensor, is 7e-15
 

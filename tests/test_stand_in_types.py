@@ -9,7 +9,7 @@ from test_captured import training
 from test_cuda_on_the_host import model
 
 from rnncore.kernels import writer
-from rnncore.stepper import Stepper
+from rnncore.nn.stepper import Stepper
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")
 KINDS = """

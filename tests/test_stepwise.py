@@ -1,4 +1,4 @@
-"""kernels/stepwise.py over the stand-ins, against the loops of rnncore/lstm.py on NumPy arrays."""
+"""kernels/stepwise.py over the stand-ins, against the loops of rnncore/nn/lstm.py on NumPy arrays."""
 import ctypes
 import importlib
 import re
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_cuda_compiles import CARDS, nvrtc
 
-from rnncore import lstm
+from rnncore.nn import lstm
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")
 H, LONGEST = 5, 9
@@ -44,7 +44,7 @@ class Layer:
         backward(*self.first(whole, "w_hh", "gates", "c", "keep", "dy", "dh", "dc"))
 
     def wanted(self) -> dict:
-        """All arrays after the loops of rnncore/lstm.py, in float64."""
+        """All arrays after the loops of rnncore/nn/lstm.py, in float64."""
         whole, n = {name: array.astype("float64") for name, array in self.whole.items()}, self.whole["dh"].shape[1]
         scratch = lstm.Scratch(*(np.empty((*shape, n), whole["dh"].dtype) for shape in (
             (4 * H,), (H,), (H,), (H,), (LONGEST, 4 * H), (LONGEST + 1, H), (LONGEST + 1, H), (LONGEST, H), (LONGEST, H))))

@@ -8,7 +8,7 @@ import pytest
 from conftest import batch, build
 
 from rnncore import dynamic, gradcheck
-from rnncore.dropout import Dropout
+from rnncore.nn.dropout import Dropout
 
 THREADS, TIMES = 4, 40
 

@@ -4,9 +4,9 @@ import pytest
 from conftest import batch, build
 
 import rnncore
-from rnncore import stack
+from rnncore.nn import stack
 from rnncore.config import TrainConfig
-from rnncore.lstm import State
+from rnncore.nn.lstm import State
 from rnncore.optim import Adam, clip_scale, global_norm
 
 torch = pytest.importorskip("torch", reason="torch is not installed: the comparison with it needs `pip install torch`")

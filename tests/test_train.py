@@ -9,7 +9,7 @@ import rnncore
 from rnncore import ModelConfig, TrainConfig, Vocab
 from rnncore import train as train_module
 from rnncore.data.batches import Batches
-from rnncore.dropout import Dropout
+from rnncore.nn.dropout import Dropout
 from rnncore.evaluate import Validation
 from rnncore.train import Training, fit, rotation, total_steps
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rnncore import trial, trust
-from rnncore.stepper import Stepper
+from rnncore.nn.stepper import Stepper
 from rnncore.train import Training
 from rnncore.trial import Task, attempt, build
 from rnncore.trust import Unable

@@ -6,7 +6,7 @@ import cupy_stand_in
 import numpy as np
 import pytest
 
-from rnncore import lstm
+from rnncore.nn import lstm
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")
 H, E, LONGEST = 5, 3, 7

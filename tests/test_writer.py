@@ -14,7 +14,7 @@ from rnncore.kernels import host, writer
 from rnncore.kernels.writer import Card, Sizes, Writer, shape, why_not
 from rnncore.random import Purpose, counter, key, uniform
 from rnncore.sample import LAUNCH, draw, generate, generate_ids, samples
-from rnncore.stepper import Stepper
+from rnncore.nn.stepper import Stepper
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
 PLAIN = SampleConfig(1.0)

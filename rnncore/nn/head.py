@@ -3,7 +3,7 @@
     logits[:, t] = W y[:, t] + b          y (H, T, N), W (V, H), logits (V, T, N)
     loss[t, n] = -log softmax(logits[:, t, n])[target[t, n]]
 """
-from . import kernels
+from .. import kernels
 from .lstm import columns
 
 

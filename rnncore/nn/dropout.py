@@ -7,8 +7,8 @@ sequences (weight-drop; Merity et al. 2018). A dropped entry is zero, the others
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from . import kernels
-from .random import Purpose, counter, key
+from .. import kernels
+from ..random import Purpose, counter, key
 
 
 class Dropout(NamedTuple):
