@@ -11,7 +11,7 @@ def beside(card: dict, file: Path, model, ids, unknown: int) -> tuple[dict | Non
     file: the model's. The first two are None where the training text is not at hand; counting is no measure where all
     pieces stand there: it knows the text. No reason is given of a model that was not trained by `rnncore train`.
     """
-    from rnncore import ngram
+    from rnncore.measure import ngram
 
     corpus, why = corpus_of(card, file)
     if corpus is None:

@@ -36,7 +36,7 @@ def command(layers, hidden, embed, vocab, seq, batch, dropout, weight_drop, vari
     from rnncore.config import ModelConfig, TrainConfig
     from rnncore.data.vocab import Vocab
     from rnncore.nn.dropout import Dropout
-    from rnncore.gradcheck import EPS, TOLERANCE, check_gradients, random_case
+    from rnncore.measure.gradcheck import EPS, TOLERANCE, check_gradients, random_case
     from rnncore.model import CharLM
 
     from .prepare import check_memory

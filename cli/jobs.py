@@ -11,7 +11,7 @@ from rnncore.config import SampleConfig, SaveConfig, TrainConfig
 from rnncore.data.batches import Batches
 from rnncore.data.text import Corpus, read
 from rnncore.documents import ModelFileError
-from rnncore.evaluate import Validation
+from rnncore.measure.evaluate import Validation
 from rnncore.model import CharLM
 from rnncore.runs import RunFolder
 from rnncore.sample import samples

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-from rnncore import checkpoint, ngram, params, plan
+from rnncore import checkpoint, params, plan
+from rnncore.measure import ngram
 from rnncore.config import PRESETS, ModelConfig, TrainConfig
 from rnncore.data.batches import Batches, shrink, split
 from rnncore.data.shuffle import whole

@@ -231,7 +231,7 @@ def written(model):
 
 def asked_for(model, text: str, how: dict | None, notes: list[str], said: list[str]) -> tuple:
     """(ids (n,), where they are from) of a text that the user named; said: what its reading has to say is added."""
-    from rnncore.evaluate import encode
+    from rnncore.measure.evaluate import encode
 
     passage, corpus = texts.beginning(model.vocab, text, CHARACTERS, how)
     said += corpus.notes

@@ -47,7 +47,7 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
     protocol, settings = chosen(window, dynamic, {"rate": rate, "decay": decay, "segment": segment})
     if per_char and os.path.lexists(per_char):
         raise FileExistsError(f"{per_char} exists already: name another file with --per-char")
-    from rnncore import evaluate
+    from rnncore.measure import evaluate
 
     path, model, card = options.open_model(run, device)
     corpus = texts.corpus(model.vocab, text, how)
@@ -95,7 +95,7 @@ def losses(model, ids, protocol: str, settings: dict) -> Iterator:
     """Arrays of -log p of ids[1:], in order."""
     import numpy as np
 
-    from rnncore import dynamic, evaluate
+    from rnncore.measure import dynamic, evaluate
     from rnncore.sample import TOO_LARGE
 
     if protocol == "dynamic":

@@ -22,7 +22,7 @@ _HOME = {
     "Vocab": "data.vocab", "Batches": "data.batches",
     "CharLM": "model", "State": "nn.lstm", "Parameters": "params",
     "fit": "train", "Training": "train", "Progress": "train",
-    "generate": "sample", "score": "evaluate", "check_gradients": "gradcheck",
+    "generate": "sample", "score": "measure.evaluate", "check_gradients": "measure.gradcheck",
     "save": "checkpoint", "load": "checkpoint",
 }
 __all__ = sorted([*_HOME, "__version__"])

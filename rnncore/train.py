@@ -15,7 +15,7 @@ from .config import TrainConfig
 from .data.batches import Batches
 from .divergence import Course, diverged
 from .nn.dropout import Dropout
-from .evaluate import Validation
+from .measure.evaluate import Validation
 from .launch import MILESTONES, Launcher
 from .nn.lstm import State
 from .model import CharLM

@@ -9,7 +9,8 @@ import pytest
 from cli_helpers import TEXT, call, corpus, files, refused, run
 
 import rnncore
-from rnncore import ModelConfig, Vocab, dynamic, evaluate, ngram
+from rnncore import ModelConfig, Vocab
+from rnncore.measure import dynamic, evaluate, ngram
 from rnncore.cli import score as module
 from rnncore.model import CharLM
 

@@ -12,7 +12,7 @@ from conftest import batch, build
 import rnncore
 from rnncore import Batches, ModelConfig, TrainConfig, Vocab
 from rnncore.nn.dropout import Dropout
-from rnncore.evaluate import Validation
+from rnncore.measure.evaluate import Validation
 from rnncore.model import CharLM
 from rnncore.nn.stepper import Stepper
 

@@ -9,7 +9,7 @@ import pytest
 import rnncore
 from rnncore import kernels
 from rnncore.nn.dropout import Dropout
-from rnncore.gradcheck import check_gradients, random_case
+from rnncore.measure.gradcheck import check_gradients, random_case
 from rnncore.kernels import cpu
 from rnncore.nn.lstm import State
 from rnncore.optim import OPTIMIZERS, clip_scale, global_norm

@@ -8,7 +8,8 @@ from cli_helpers import SMALL, TEXT, call, corpus, rows, stoppable
 from test_train import IDS, LEARNABLE, training
 
 import rnncore
-from rnncore import ModelConfig, TrainConfig, checkpoint, ngram, plan
+from rnncore import ModelConfig, TrainConfig, checkpoint, plan
+from rnncore.measure import ngram
 from rnncore.cli import ending
 from rnncore.divergence import KEPT, MARGIN, Course, diverged
 from rnncore.runs import Path, read_last

@@ -6,9 +6,9 @@ import pytest
 import reference
 from conftest import build
 
-from rnncore import dynamic, evaluate
+from rnncore.measure import dynamic, evaluate
 from rnncore.config import ConfigError
-from rnncore.dynamic import DynamicConfig
+from rnncore.measure.dynamic import DynamicConfig
 
 RNG = np.random.default_rng(5)
 

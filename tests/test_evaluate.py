@@ -9,11 +9,12 @@ import reference
 from conftest import build
 
 import rnncore
-from rnncore import evaluate, kernels
+from rnncore import kernels
+from rnncore.measure import evaluate
 from rnncore.config import ConfigError
 from rnncore.data.batches import Batches
 from rnncore.data.vocab import UnknownSymbolError, Vocab
-from rnncore.evaluate import CHUNK, Validation, losses, score, window_losses
+from rnncore.measure.evaluate import CHUNK, Validation, losses, score, window_losses
 from rnncore.kernels import native
 from rnncore.model import CharLM
 from rnncore.nn.stepper import Stepper

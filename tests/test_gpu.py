@@ -11,7 +11,7 @@ import rnncore
 from rnncore import kernels, speed
 from rnncore.config import SampleConfig
 from rnncore.nn.dropout import Dropout
-from rnncore.gradcheck import TOLERANCE, check_gradients, random_case
+from rnncore.measure.gradcheck import TOLERANCE, check_gradients, random_case
 from rnncore.kernels import cpu
 from rnncore.kernels.writer import Writer
 from rnncore.optim import Adam, clip_scale, global_norm

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from conftest import Case, batch, build
 
-from rnncore import gradcheck, kernels
+from rnncore import kernels
+from rnncore.measure import gradcheck
 from rnncore.nn import embedding, head, lstm, stack
 from rnncore.nn.dropout import Dropout
 from rnncore.kernels import native

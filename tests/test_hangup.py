@@ -153,7 +153,7 @@ def test_a_signal_in_the_final_evaluation_ends_a_finished_run_without_a_report(t
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
 def test_a_signal_in_an_evaluation_waits_for_its_end_and_saves(tmp_path, monkeypatch, capsys, number):
-    from rnncore.evaluate import Validation
+    from rnncore.measure.evaluate import Validation
     loss = Validation.loss
 
     def signalled(self, *args, **kwargs):

@@ -15,7 +15,7 @@ from rnncore.cli import report
 from rnncore.cli.progress import describe
 from rnncore.config import TrainConfig
 from rnncore.data.batches import Batches
-from rnncore.evaluate import Validation
+from rnncore.measure.evaluate import Validation
 from rnncore.runs import RunFolder, trained
 from rnncore.train import Progress, Training
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rnncore import ngram
+from rnncore.measure import ngram
 from rnncore.data import corpora
 from rnncore.data.batches import split
 from rnncore.data.text import CorpusError

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 import rnncore
-from rnncore import arguments, dynamic, evaluate, gradcheck
+from rnncore import arguments
+from rnncore.measure import dynamic, evaluate, gradcheck
 from rnncore.data import batches
 from rnncore.sample import generate_ids, samples
 

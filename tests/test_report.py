@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import build
 
-from rnncore import evaluate
+from rnncore.measure import evaluate
 from rnncore.cli import report
 from rnncore.data.vocab import Vocab
 from rnncore.report.atlas import Atlas

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import rnncore
 from rnncore import ModelConfig, TrainConfig, Vocab, checkpoint, runs
 from rnncore.data.batches import Batches
-from rnncore.evaluate import Validation
+from rnncore.measure.evaluate import Validation
 from rnncore.runs import RunFolder, read_last
 from rnncore.train import Training
 

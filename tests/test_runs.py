@@ -12,7 +12,7 @@ from conftest import build
 from rnncore import TrainConfig, checkpoint, runs
 from rnncore.checkpoint import ModelFileError
 from rnncore.data.batches import Batches
-from rnncore.evaluate import Validation
+from rnncore.measure.evaluate import Validation
 from rnncore.names import newest
 from rnncore.runs import RunError, RunFolder, fresh, read_last, restore
 from rnncore.train import Progress, Training

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import batch, build
 
-from rnncore import dynamic, gradcheck
+from rnncore.measure import dynamic, gradcheck
 from rnncore.nn.dropout import Dropout
 
 THREADS, TIMES = 4, 40

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..evaluate import encode
+from ..measure.evaluate import encode
 from .probes import measure
 from .reading import Reading, read
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..evaluate import CHUNK
+from ..measure.evaluate import CHUNK
 from ..sample import TOO_LARGE
 
 RUNNERS = 5                                     # likeliest symbols that are kept of each prediction

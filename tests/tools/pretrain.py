@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rnncore import checkpoint, dynamic, evaluate, ngram
+from rnncore import checkpoint
+from rnncore.measure import dynamic, evaluate, ngram
 from rnncore.config import SampleConfig
 from rnncore.data.batches import split
 from rnncore.data.text import read

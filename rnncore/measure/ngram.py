@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .data.text import CorpusError
+from ..data.text import CorpusError
 
 MOST = 5_000_000                 # training characters that are counted
 CHARACTERS_PER_SECOND = 500_000  # training and validation together, orders 0 to 6; measured: 1.2 to 2 million

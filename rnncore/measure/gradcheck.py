@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import arguments, kernels
-from .nn import stack
-from .nn.dropout import Dropout, WeightDrop
-from .nn.lstm import Array, State
-from .random import Purpose, uniform
+from .. import arguments, kernels
+from ..nn import stack
+from ..nn.dropout import Dropout, WeightDrop
+from ..nn.lstm import Array, State
+from ..random import Purpose, uniform
 
 EPS = 1e-3
 TOLERANCE = 1e-6

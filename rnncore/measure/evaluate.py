@@ -4,10 +4,10 @@ from math import ceil
 
 import numpy as np
 
-from . import arguments
-from .config import ConfigError
-from .data.batches import Batches
-from .data.text import CorpusError
+from .. import arguments
+from ..config import ConfigError
+from ..data.batches import Batches
+from ..data.text import CorpusError
 
 CHUNK = 256      # steps that `losses` takes at a time: bounds its memory
 GROUP = 1 << 14    # predictions that `window_losses` makes side by side: 64 windows of 256

@@ -10,9 +10,9 @@ from math import isfinite
 
 import numpy as np
 
-from . import arguments
-from .nn import stack
-from .config import DynamicConfig
+from .. import arguments
+from ..nn import stack
+from ..config import DynamicConfig
 
 
 def losses(model, ids, config: DynamicConfig | None = None) -> Iterator[np.ndarray]:
