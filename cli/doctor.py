@@ -110,7 +110,8 @@ def trials(what: str):
 
 def tasks(what: str) -> list:
     """The tasks of a setting in both precisions of users' runs, of a run, or of all evidence of this card."""
-    from rnncore import evidence, names
+    from rnncore import evidence
+    from rnncore.runs import names
     from rnncore.trial import Task
     if what == "known":
         known = dict.fromkeys(replace(evidence.task_of(row, "cuda"), path=PATHS[0]) for row in evidence.on("cuda"))
@@ -130,7 +131,7 @@ def tasks(what: str) -> list:
 
 def of_run(run: str) -> list:
     """The tasks of a run folder or model file: its training, where it can go on, and writing a text."""
-    from rnncore import checkpoint
+    from rnncore.runs import checkpoint
     from rnncore.trial import Task
     found = options.find(run)
     path = found.place / "last.safetensors"
@@ -139,7 +140,7 @@ def of_run(run: str) -> list:
     text = Task(dtype, "cuda", sizes["vocab_size"], sizes["embed"], sizes["hidden"], sizes["layers"], 1)
     if "training" not in document:
         return [text]
-    from rnncore.documents import check_training
+    from rnncore.runs.metadata import check_training
     check_training(path, document, tensors)
     config = TrainConfig(**document["training"]["config"])
     precision = document["training"]["settings"].get("precision", dtype)

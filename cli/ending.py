@@ -6,7 +6,8 @@ from dataclasses import replace
 import click
 from click.core import ParameterSource
 
-from rnncore import headline, names, plan
+from rnncore import plan
+from rnncore.runs import headline, names
 
 from . import called
 from .options import flag

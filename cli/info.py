@@ -33,7 +33,7 @@ def command(run, verifying, as_json):
 
 def verdicts(place: Path, as_json: bool) -> int:
     """Say of each file whether it is whole; returns the exit code, 1 where one is not. place: file or folder."""
-    from rnncore.verify import verify
+    from rnncore.runs.verify import verify
 
     found = list(verify(place))
     if as_json:
@@ -50,8 +50,9 @@ def verdicts(place: Path, as_json: bool) -> int:
 
 def show(path: Path, as_json: bool) -> None:
     """What a model file holds, in words or as JSON."""
-    from rnncore import checkpoint, params
-    from rnncore.documents import vocabulary
+    from rnncore import params
+    from rnncore.runs import checkpoint
+    from rnncore.runs.metadata import vocabulary
     from rnncore.config import ModelConfig
 
     document, tensors = checkpoint.read(path)
@@ -80,7 +81,7 @@ def show(path: Path, as_json: bool) -> None:
 
 def precision(card: dict) -> str | None:
     """What a run was trained in; None where the card does not say."""
-    from rnncore.runs import trained
+    from rnncore.runs.folder import trained
     return card.get("precision") if trained(card) else None
 
 
@@ -105,8 +106,8 @@ def settings(card: dict) -> str:
 
 def card_lines(card: dict):
     """The training card in words; a model that was not trained by `rnncore train` has another, or none."""
-    from rnncore import headline
-    from rnncore.runs import trained
+    from rnncore.runs import headline
+    from rnncore.runs.folder import trained
 
     if not trained(card):
         return

@@ -19,7 +19,7 @@ def share(card: dict, corpus, text: str, how: dict) -> dict | None:
     corpus: the text as it was read, `how`: the fields of a data.text.Reading. at_most: the first pass over the training
     part was not finished, so the true share is smaller.
     """
-    from rnncore.runs import trained
+    from rnncore.runs.folder import trained
 
     if not trained(card):
         return None

@@ -34,7 +34,7 @@ def command(run, text, most, probe, length, cells, on_unknown, as_json, device, 
         raise click.UsageError("--cells without --json: add it, or leave --cells out")
     probe = probe and named(probe)
     from rnncore.report.atlas import FEW, MOST, atlas
-    from rnncore.runs import RunError
+    from rnncore.runs.folder import RunError
 
     path, model, _ = options.open_model(run, device)
     passage, corpus = texts.beginning(model.vocab, text, length, how)

@@ -189,7 +189,7 @@ def says_yes(variable: str) -> bool:
 
 def find(run: str | None):
     """Return the names.Found that RUN stands for, without one that of the newest run; says the notes on stderr."""
-    from rnncore import names
+    from rnncore.runs import names
     found = names.find(run) if run is not None else names.at(names.newest())
     for note in found.notes:
         tell(str(note))
@@ -198,7 +198,7 @@ def find(run: str | None):
 
 def open_model(run: str | None, device: str):
     """Return (file, model, its training card) of what RUN stands for, as `find`."""
-    from rnncore import checkpoint
+    from rnncore.runs import checkpoint
     file = find(run).file
     document, tensors = checkpoint.read(file)
     return file, checkpoint.to_model(document, tensors, device, None), document["card"]

@@ -39,7 +39,7 @@ def command(run, text, out, cells, device, **how):
         raise click.UsageError("--text '': name a file, or leave it out")
     if out in ("", "-"):
         raise click.UsageError(f"--out {out!r}: name a file, or leave it out")
-    from rnncore.runs import RunError
+    from rnncore.runs.folder import RunError
     if words := requirements.missing(*NEEDED):
         raise RunError(f"a report needs {words}")
     found = options.find(run)
@@ -66,7 +66,7 @@ def after(job, device: str, stop: int | None = None) -> None:
     path = job.folder.path
     if requirements.missing(*NEEDED):
         return
-    from rnncore import names
+    from rnncore.runs import names
     try:
         validation = job.training.validation
         if validation:
@@ -85,8 +85,8 @@ def after(job, device: str, stop: int | None = None) -> None:
 def write(found, target: Path, device: str, text: str | None = None, cells: int = 3,
           how: dict | None = None) -> list[str]:
     """Make the report of a names.Found, write it to target, return what is to be said. how: texts.NAMES, of text."""
-    from rnncore import checkpoint
-    from rnncore.files import write_whole
+    from rnncore.runs import checkpoint
+    from rnncore.runs.files import write_whole
     from rnncore.report import page
     from rnncore.report.atlas import FEW
 
@@ -129,7 +129,7 @@ def tell_story(model, card: dict, ids, cells: int) -> dict:
 
 def is_trained(card: dict) -> bool:
     """Whether a card is one of `rnncore train`."""
-    from rnncore.runs import trained
+    from rnncore.runs.folder import trained
     return trained(card)
 
 
@@ -143,7 +143,7 @@ def headline(model, card: dict, floor: float | None) -> list[tuple[str, str]]:
     from math import log
 
     from rnncore import params
-    from rnncore.headline import of as of_validation
+    from rnncore.runs.headline import of as of_validation
     from rnncore.plan import about
 
     config = model.config
@@ -168,7 +168,7 @@ def facts(model, card: dict) -> list[tuple[str, str]]:
 
 def history(folder: Path) -> tuple[list[dict], list[tuple[int, str]]]:
     """(rows of metrics.jsonl, samples and their steps) of a run folder; lines that are torn are left out."""
-    from rnncore import runs
+    from rnncore.runs import folder as runs
     logged = [_row(line) for line in _read(folder / "metrics.jsonl").splitlines()]
     return ([row for row in logged if "step" in row],
             [(step, text.rstrip()) for step, text in runs.samples(_read(folder / "samples.txt"))])
@@ -206,7 +206,7 @@ def stretch(model, card: dict, file: Path, kept: Path | None, notes: list[str]) 
 
 def keep(path: Path, vocab, ids) -> None:
     """Write the symbols ids (n,) to a file, as a text or as bytes."""
-    from rnncore.files import write_whole
+    from rnncore.runs.files import write_whole
     text = "".join(map(vocab.symbols.__getitem__, ids.tolist()))
     write_whole(path, text.encode("latin-1") if vocab.level == "byte" else text.encode(errors="surrogatepass"))
 

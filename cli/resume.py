@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
-from rnncore import checkpoint, documents, kernels, lock, names, places, plan, runs
+from rnncore import kernels, plan
+from rnncore.runs import checkpoint, metadata, lock, names, places, folder as runs
 from rnncore.config import SaveConfig, TrainConfig
 from rnncore.data.recorded import GONE, LongerError, Lost, LostError, short
 from rnncore.data.sources import current
 from rnncore.data.text import Corpus, CorpusError, CorpusNotFoundError, Reading, read
 from rnncore.model import CharLM
-from rnncore.runs import RunError, RunFolder
+from rnncore.runs.folder import RunError, RunFolder
 from rnncore.train import Training
 
 from . import options, prepare, tensorboard
@@ -201,7 +202,7 @@ def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document
     if training.course.first is None:  # a run from before it was kept
         training.course.first = runs.first_loss(path)
     if corpus.sha256 == about["sha256"]:
-        documents.check_split(path / "last.safetensors", settings["split"], record)
+        metadata.check_split(path / "last.safetensors", settings["split"], record)
         return training, [*corpus.left_out, *chosen]
     settings |= {"corpus": about | about_corpus(corpus, {}) | {"sources": about["sources"]}, "split": record}
     settings.pop("floor", None)

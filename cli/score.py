@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from rnncore.config import DynamicConfig
-from rnncore.files import new_file
+from rnncore.runs.files import new_file
 
 from . import known, options, texts
 from .floor import KNOWN, beside

@@ -7,8 +7,8 @@ from typing import Any
 
 from rnncore import requirements
 from rnncore.config import SaveConfig
-from rnncore.files import append
-from rnncore.runs import EVENT_FILES, EVENTS, RunError, samples
+from rnncore.runs.files import append
+from rnncore.runs.folder import EVENT_FILES, EVENTS, RunError, samples
 
 SCALARS = {"loss": "loss/train", "val_loss": "loss/validation", "lr": "learning_rate", "grad_norm": "gradient_norm",
            "chars_per_s": "characters_per_second"}

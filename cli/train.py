@@ -130,7 +130,7 @@ def run(given: dict, explicit: set[str], signals: Signals, quiet: bool) -> int:
     quiet: no report is wanted, unless the command line asks for one.
     """
     from rnncore.recovery import Diverged
-    from rnncore.runs import RunError
+    from rnncore.runs.folder import RunError
 
     from . import drive, ending, jobs, report, resume
     job = resume.resume(given, explicit) if given["resume"] else jobs.start(given)

@@ -23,7 +23,7 @@ _HOME = {
     "CharLM": "model", "State": "nn.lstm", "Parameters": "params",
     "fit": "train", "Training": "train", "Progress": "train",
     "generate": "sample", "score": "measure.evaluate", "check_gradients": "measure.gradcheck",
-    "save": "checkpoint", "load": "checkpoint",
+    "save": "runs.checkpoint", "load": "runs.checkpoint",
 }
 __all__ = sorted([*_HOME, "__version__"])
 

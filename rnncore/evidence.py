@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from . import __version__, documents, kernels
+from . import __version__, kernels
+from .runs import metadata
 from .config import OPTIMIZERS, PATHS, PRECISIONS
-from .documents import FLAG, POSITIVE, SECONDS, TEXT, Kind, Maybe
+from .runs.metadata import FLAG, POSITIVE, SECONDS, TEXT, Kind, Maybe
 from .nn.embedding import folded
-from .files import write_whole
+from .runs.files import write_whole
 from .trial import Task
 
 NAME = "paths.json"  # in the folder of native.cache
@@ -96,10 +97,10 @@ def read() -> list[dict]:
     try:
         path = kernels.host.native.cache() / NAME
         with open(path, "rb") as file:
-            found = documents.strict(path, file.read(SIZE), NAME)
-    except (OSError, documents.ModelFileError):
+            found = metadata.strict(path, file.read(SIZE), NAME)
+    except (OSError, metadata.ModelFileError):
         return []
-    whole = isinstance(found, list) and all(documents.fault(record, RECORD, "") is None for record in found)
+    whole = isinstance(found, list) and all(metadata.fault(record, RECORD, "") is None for record in found)
     return found if whole else []
 
 

@@ -17,9 +17,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from . import documents, evidence, kernels
+from . import evidence, kernels
+from .runs import metadata
 from .config import PATHS
-from .documents import SECONDS, TEXT, Maybe
+from .runs.metadata import SECONDS, TEXT, Maybe
 from .kernels import paths
 from .trial import Task, sizes
 
@@ -229,7 +230,7 @@ def _messages(pipe: IO[bytes]) -> Iterator[dict]:
     while (line := lines.get(timeout=SILENCE)) is not None:
         with suppress(ValueError, RecursionError):
             message = json.loads(line)
-            if documents.fault(message, MESSAGE, "") is None:
+            if metadata.fault(message, MESSAGE, "") is None:
                 yield message
 
 
@@ -245,4 +246,4 @@ def _crash(code: int, errors: bytes) -> str:
     """Why a process without a verdict ended, in words."""
     lines = errors.decode(errors="replace").strip().splitlines()
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return documents.one_line(f"{how}{f': {lines[-1]}' if lines else ''}")
+    return metadata.one_line(f"{how}{f': {lines[-1]}' if lines else ''}")

@@ -18,7 +18,7 @@ import pytest
 
 import rnncore
 from rnncore.cli import main
-from rnncore.runs import RunFolder
+from rnncore.runs.folder import RunFolder
 
 ROOT = Path(rnncore.__file__).resolve().parent.parent
 WORDS = "the a cat dog sees takes old red house river and is".split()

@@ -19,7 +19,7 @@ from rnncore.data.vocab import Vocab
 from rnncore.kernels import cards
 from rnncore.nn.lstm import State
 from rnncore.model import CharLM
-from rnncore.runs import RunFolder
+from rnncore.runs.folder import RunFolder
 
 
 NOWHERE = "http://127.0.0.1:9"  # for the processes that tests start: a proxy that is not there, but for this machine

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save as to_bytes
 
-from rnncore import checkpoint
-from rnncore.checkpoint import KEY
+from rnncore.runs import checkpoint
+from rnncore.runs.checkpoint import KEY
 
 WRONG = (
     None,

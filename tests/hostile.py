@@ -8,7 +8,7 @@ from pathlib import Path
 from cli_helpers import call, files
 from damage import sealed
 
-from rnncore.checkpoint import read as read_model
+from rnncore.runs.checkpoint import read as read_model
 
 OPENED: list[str] | None = None  # the paths that were opened, while someone wants to know
 

@@ -9,7 +9,7 @@ import rnncore
 from rnncore import model, params
 from rnncore.config import (LAYERS, MOST, ConfigError, DynamicConfig, ModelConfig, SampleConfig, SaveConfig,
                             TrainConfig)
-from rnncore.documents import TRAINING, fault
+from rnncore.runs.metadata import TRAINING, fault
 
 NAN, INF = float("nan"), float("inf")
 WHOLE = {TrainConfig: ("seq", "batch", "steps", "eval_every", "patience", "threads"),

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import rnncore
-from rnncore import checkpoint, kernels, recovery
+from rnncore import kernels, recovery
+from rnncore.runs import checkpoint
 from rnncore.captured import Captured, Slot
 from rnncore.cli.drive import drive
 from rnncore.cli.jobs import Job
@@ -19,7 +20,7 @@ from rnncore.kernels.paths import Slower
 from rnncore.launch import Launcher
 from rnncore.nn.lstm import State
 from rnncore.optim import Pace
-from rnncore.runs import RunFolder
+from rnncore.runs.folder import RunFolder
 from rnncore.train import Training
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")

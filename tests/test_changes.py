@@ -7,8 +7,9 @@ import pytest
 from cli_helpers import SMALL, call, corpus, files, refused, rows, stoppable
 from damage import changed, sealed
 
-from rnncore import checkpoint, plan, runs
-from rnncore.runs import Path, read_last
+from rnncore import plan
+from rnncore.runs import checkpoint, folder as runs
+from rnncore.runs.folder import Path, read_last
 
 BEFORE = {"--lr": 0.02, "--dropout": 0.1, "--weight-drop": 0.1, "--threads": 1}
 AFTER = {"--lr": 0.005, "--dropout": 0.4, "--weight-drop": 0.0, "--threads": 2}

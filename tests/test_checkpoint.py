@@ -14,8 +14,9 @@ from safetensors import safe_open
 from safetensors.numpy import save as to_bytes
 
 import rnncore
-from rnncore import ModelConfig, Vocab, checkpoint
-from rnncore.checkpoint import KEY, ModelFileError, load, model_file, read, save
+from rnncore import ModelConfig, Vocab
+from rnncore.runs import checkpoint
+from rnncore.runs.checkpoint import KEY, ModelFileError, load, model_file, read, save
 
 VOCAB = Vocab.from_text("ab\nö☃")
 MODEL = rnncore.CharLM(ModelConfig(5, 3, 4, 2), VOCAB, "cpu", "float32", seed=1)

@@ -10,7 +10,7 @@ from cli_helpers import COMMAND, ENVIRONMENT, SMALL, TEXT, call, corpus, make, r
 
 from rnncore import __version__, kernels
 from rnncore.cli.main import COMMANDS
-from rnncore.runs import RunFolder
+from rnncore.runs.folder import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ import pytest
 from cli_helpers import COMMAND, ENVIRONMENT, SMALL, TEXT, call, corpus, files, refused, rows, run, stoppable
 
 import rnncore
-from rnncore import Vocab, checkpoint
-from rnncore.checkpoint import ModelFileError
+from rnncore import Vocab
+from rnncore.runs import checkpoint
+from rnncore.runs.checkpoint import ModelFileError
 
 STEPS = ("--steps", 4, *SMALL)
 BINARY = bytes(range(256)) * 8 + TEXT.encode() + b"\xff\xfe\r\n\0\xef\xbb\xbf" * 20

@@ -9,7 +9,8 @@ from cli_helpers import SMALL, TEXT, call, corpus, refused
 from damage import changed, sealed
 
 import rnncore
-from rnncore import checkpoint, config, evidence, kernels, trust
+from rnncore import config, evidence, kernels, trust
+from rnncore.runs import checkpoint
 from rnncore.cli import prepare
 from rnncore.kernels import cpu, paths
 from rnncore.trial import Task

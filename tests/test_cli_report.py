@@ -10,7 +10,8 @@ import pytest
 from cli_helpers import SMALL, TEXT, call, corpus, refused
 
 import rnncore
-from rnncore import checkpoint, requirements
+from rnncore import requirements
+from rnncore.runs import checkpoint
 from rnncore.cli import report
 from rnncore.config import SampleConfig
 

@@ -9,7 +9,7 @@ import pytest
 from cli_helpers import SMALL, TEXT, call, corpus, files, refused, run
 
 import rnncore
-from rnncore import checkpoint
+from rnncore.runs import checkpoint
 
 STEPS = ("--steps", 2, *SMALL)
 

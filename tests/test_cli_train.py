@@ -14,7 +14,8 @@ import pytest
 from cli_helpers import COMMAND, ENVIRONMENT, SMALL, TEXT, Result, call, corpus, files, refused, rows, run
 
 import rnncore
-from rnncore import checkpoint, kernels, runs
+from rnncore import kernels
+from rnncore.runs import checkpoint, folder as runs
 from rnncore.cli.progress import LiveDisplay, PlainDisplay, clock, display, printable
 from rnncore.data.batches import Batches
 

@@ -12,8 +12,9 @@ from cli_helpers import ENVIRONMENT, call, refused
 from damage import changed, header_of, in_bytes, in_header, in_tensors, in_text, instead, packed, sealed
 
 import rnncore
-from rnncore import ModelConfig, Vocab, checkpoint
-from rnncore.checkpoint import KEY, ModelFileError, load, read, save
+from rnncore import ModelConfig, Vocab
+from rnncore.runs import checkpoint
+from rnncore.runs.checkpoint import KEY, ModelFileError, load, read, save
 
 VOCAB = Vocab.from_text("ab\nö☃")
 MODEL = rnncore.CharLM(ModelConfig(5, 3, 4, 2), VOCAB, "cpu", "float32", seed=1)
@@ -148,7 +149,7 @@ def test_a_card_may_be_anything_and_is_shown_without_harm(good, place, capsys):
         "versions": {"rnncore": "0"},
         "losses": {"val": 1.5},
     }
-    from rnncore.runs import trained
+    from rnncore.runs.folder import trained
 
     assert trained(card)
     rng, whole = np.random.default_rng(0), document | {"card": card}

@@ -8,8 +8,8 @@ import pytest
 from cli_helpers import call, files, finished_run, refused
 from damage import changed, in_bytes, in_header, in_tensors, in_text, instead, sealed
 
-from rnncore import documents
-from rnncore.runs import read_last
+from rnncore.runs import metadata
+from rnncore.runs.folder import read_last
 
 LAST = "run/last.safetensors"
 FREE = {  # fields of which some of damage.WRONG is a value as good as the one that stood there
@@ -188,12 +188,12 @@ def test_resume_with_another_file_in_place_of_last_is_refused(resume, tmp_path, 
 
 
 def test_every_field_that_a_run_writes_is_checked(good):
-    """A field that is new in a run's text wants a line in documents.TRAINING, a fault of it would be a traceback."""
+    """A field that is new in a run's text wants a line in metadata.TRAINING, a fault of it would be a traceback."""
     training = json.loads(json.dumps(good[1]["training"]))
-    assert documents.fault(training, documents.TRAINING, "training") is None
+    assert metadata.fault(training, metadata.TRAINING, "training") is None
 
     def unknown(value, spec, name):
-        spec = spec.spec if isinstance(spec, documents.Maybe) else spec
+        spec = spec.spec if isinstance(spec, metadata.Maybe) else spec
         if isinstance(spec, dict) and spec and isinstance(value, dict):
             known = {key.rstrip("?") for key in spec}
             for key, inner in value.items():
@@ -202,4 +202,4 @@ def test_every_field_that_a_run_writes_is_checked(good):
                 else:
                     yield from unknown(inner, spec.get(key, spec.get(f"{key}?")), f"{name}.{key}")
 
-    assert list(unknown(training, documents.TRAINING, "training")) == []
+    assert list(unknown(training, metadata.TRAINING, "training")) == []

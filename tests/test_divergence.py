@@ -8,11 +8,12 @@ from cli_helpers import SMALL, TEXT, call, corpus, rows, stoppable
 from test_train import IDS, LEARNABLE, training
 
 import rnncore
-from rnncore import ModelConfig, TrainConfig, checkpoint, plan
+from rnncore import ModelConfig, TrainConfig, plan
+from rnncore.runs import checkpoint
 from rnncore.measure import ngram
 from rnncore.cli import ending
 from rnncore.divergence import KEPT, MARGIN, Course, diverged
-from rnncore.runs import Path, read_last
+from rnncore.runs.folder import Path, read_last
 
 ODDS = math.log(65)
 

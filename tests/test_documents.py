@@ -9,7 +9,7 @@ from cli_helpers import SMALL, call, refused
 from damage import changed, sealed
 
 import rnncore
-from rnncore import checkpoint
+from rnncore.runs import checkpoint
 from rnncore.config import SampleConfig
 from rnncore.data.endings import END, documents
 from rnncore.data.text import CorpusError, read

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cli_helpers import SMALL, call, refused, run
 
-from rnncore import checkpoint
+from rnncore.runs import checkpoint
 from rnncore.data import content
 from rnncore.data.decode import HEAD
 from rnncore.data.text import CorpusError, read

@@ -5,7 +5,7 @@ from conftest import build
 
 import rnncore
 from rnncore import ModelConfig, Vocab
-from rnncore.extend import extend
+from rnncore.runs.extend import extend
 
 ABC = Vocab.from_text("bdfhj")
 

@@ -13,9 +13,10 @@ from cli_helpers import ENVIRONMENT, call
 from conftest import build
 
 import rnncore
-from rnncore import ModelConfig, checkpoint, files
-from rnncore.files import new_file, write_whole
-from rnncore.runs import RunFolder
+from rnncore import ModelConfig
+from rnncore.runs import checkpoint, files
+from rnncore.runs.files import new_file, write_whole
+from rnncore.runs.folder import RunFolder
 
 SAVER = """
 import os, pathlib, sys

@@ -6,10 +6,11 @@ import pytest
 from cli_helpers import TEXT, corpus, files, refused, rows, stoppable
 
 import rnncore
-from rnncore import ModelConfig, Vocab, checkpoint, plan, runs
+from rnncore import ModelConfig, Vocab, plan
+from rnncore.runs import checkpoint, folder as runs
 from rnncore.data import pretrained
-from rnncore.extend import extend
-from rnncore.runs import read_last
+from rnncore.runs.extend import extend
+from rnncore.runs.folder import read_last
 
 WINDOW = ("--seq", 20, "--batch", 8, "--threads", 1)
 STILL = ("--steps", 1, "--lr", 1e-12, "--optimizer", "adam", "--dropout", 0)  # a run that leaves the model as it was

@@ -7,10 +7,11 @@ from cli_helpers import SMALL, TEXT, call, corpus, files, refused, stoppable
 from test_extend import ABC, logits_of, model_over
 
 import rnncore
-from rnncore import ModelConfig, Vocab, checkpoint
+from rnncore import ModelConfig, Vocab
+from rnncore.runs import checkpoint
 from rnncore.data.endings import END
-from rnncore.extend import extend
-from rnncore.runs import Path, read_last
+from rnncore.runs.extend import extend
+from rnncore.runs.folder import Path, read_last
 
 LINES = TEXT.splitlines()
 KINDS = {"lines": TEXT, "blank": "\n\n".join(LINES) + "\n",

@@ -6,11 +6,12 @@ import pytest
 from cli_helpers import SMALL, TEXT, call, corpus, rows
 from test_train import IDS, training
 
-from rnncore import Vocab, checkpoint
+from rnncore import Vocab
+from rnncore.runs import checkpoint
 from rnncore.measure import ngram
 from rnncore.cli import jobs, prepare
 from rnncore.cli.ending import verdict
-from rnncore.runs import Path, RunFolder, read_last
+from rnncore.runs.folder import Path, RunFolder, read_last
 
 REAL = ngram.floor
 

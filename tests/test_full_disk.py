@@ -7,8 +7,8 @@ import sys
 import pytest
 from cli_helpers import ENVIRONMENT, TEXT
 
-from rnncore import lock
-from rnncore.lock import RunError
+from rnncore.runs import lock
+from rnncore.runs.lock import RunError
 
 SCRIPT = """set -e
 mount -t tmpfs -o size={size}k tmpfs {disk}

@@ -8,8 +8,8 @@ from safetensors import safe_open
 from test_checkpoint import parts, refusal, sealed
 
 import rnncore
-from rnncore import checkpoint
-from rnncore.checkpoint import load, read, save
+from rnncore.runs import checkpoint
+from rnncore.runs.checkpoint import load, read, save
 
 
 def halved(model) -> np.ndarray:

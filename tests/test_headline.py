@@ -10,13 +10,14 @@ from cli_helpers import SMALL, call, corpus, rows
 from conftest import build
 
 import rnncore
-from rnncore import checkpoint, headline, requirements
+from rnncore import requirements
+from rnncore.runs import checkpoint, headline
 from rnncore.cli import report
 from rnncore.cli.progress import describe
 from rnncore.config import TrainConfig
 from rnncore.data.batches import Batches
 from rnncore.measure.evaluate import Validation
-from rnncore.runs import RunFolder, trained
+from rnncore.runs.folder import RunFolder, trained
 from rnncore.train import Progress, Training
 
 STEPS = ("--steps", 200, *SMALL, "--lr", 0.004, "--dropout", 0, "--weight-drop", 0)  # on the way 160 characters are scored, at the end 536

@@ -8,10 +8,10 @@ import pytest
 from cli_helpers import call, corpus, files, finished_run, refused
 from damage import changed, packed, sealed
 
-from rnncore import checkpoint, consistency, documents
+from rnncore.runs import checkpoint, consistency, metadata
 from rnncore.config import LAYERS, TrainConfig
-from rnncore.documents import KEY, ModelFileError
-from rnncore.runs import read_last
+from rnncore.runs.metadata import KEY, ModelFileError
+from rnncore.runs.folder import read_last
 
 LAST = "run/last.safetensors"
 P, S = ("progress",), ("settings",)
@@ -161,14 +161,14 @@ def test_twenty_thousand_layers_are_refused_by_their_number_alone(tmp_path, monk
 
 
 def test_names_beyond_those_of_the_layers_are_counted_before_any_is_looked_at(tmp_path, monkeypatch):
-    count = documents.MOST_TENSORS + 1
+    count = metadata.MOST_TENSORS + 1
     header = {f"x{number}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for number in range(count)}
     path = tmp_path / "many.safetensors"
     path.write_bytes(packed(header, b""))
     monkeypatch.delattr(checkpoint, "safe_open")
     with pytest.raises(ModelFileError, match="more than any model of ours has"):
         checkpoint.read(path)
-    assert struct.unpack("<Q", path.read_bytes()[:8])[0] < documents.HEADER
+    assert struct.unpack("<Q", path.read_bytes()[:8])[0] < metadata.HEADER
 
 
 def test_a_million_symbols_are_read_in_little_memory(tmp_path):
@@ -177,7 +177,7 @@ def test_a_million_symbols_are_read_in_little_memory(tmp_path):
     config = {"vocab_size": len(symbols), "embed": 1, "hidden": 1, "layers": 1}
     document = {"schema": 1, "config": config, "vocab": symbols, "card": {}}
     tensors = {name: np.zeros(shape, np.float32)
-               for name, shape in checkpoint.file_shapes(documents.sizes(document)).items()}
+               for name, shape in checkpoint.file_shapes(metadata.sizes(document)).items()}
     path = tmp_path / "wide.safetensors"
     path.write_bytes(sealed(document, tensors))
     assert memory.above_numpy("rnncore:load", str(path), "cpu") < 400 << 20

@@ -10,10 +10,10 @@ from cli_helpers import SMALL, TEXT, call, corpus, files, refused, run
 from conftest import build
 
 import rnncore
-from rnncore import checkpoint, names
+from rnncore.runs import checkpoint, names
 from rnncore.data import pretrained
 from rnncore.data.vocab import Vocab
-from rnncore.documents import ModelFileError
+from rnncore.runs.metadata import ModelFileError
 
 LETTERS = "ab cd\n"
 PLACES = {"one": ("one", "./one", "the model here"), "runs/one": ("runs/one", "runs/one", "the run"),

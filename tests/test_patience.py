@@ -5,9 +5,9 @@ import pytest
 from cli_helpers import SMALL, TEXT, corpus, refused, rows, stoppable
 from test_train import IDS, LEARNABLE, training
 
-from rnncore import checkpoint
+from rnncore.runs import checkpoint
 from rnncore import train as train_module
-from rnncore.runs import Path, read_last
+from rnncore.runs.folder import Path, read_last
 
 
 def scripted(losses: list[float], **config):

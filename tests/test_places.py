@@ -13,7 +13,7 @@ from cli_helpers import SMALL, TEXT, call, corpus, files, refused, run, stoppabl
 from damage import changed, sealed
 
 from rnncore.data import sources
-from rnncore.runs import read_last, steps_kept
+from rnncore.runs.folder import read_last, steps_kept
 
 
 @pytest.fixture

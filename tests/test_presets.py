@@ -4,7 +4,7 @@ from cli_helpers import TEXT, call, corpus, refused
 
 from rnncore import plan
 from rnncore.config import PRESETS
-from rnncore.runs import Path, read_last
+from rnncore.runs.folder import Path, read_last
 
 QUICK = ("--hidden", 8, "--steps", 1)
 

@@ -9,9 +9,9 @@ from cli_helpers import ROOT, call, corpus, refused
 from conftest import build
 
 import rnncore
-from rnncore import checkpoint
+from rnncore.runs import checkpoint
 from rnncore.data import pretrained
-from rnncore.names import Ambiguous
+from rnncore.runs.names import Ambiguous
 
 # sha256 over the names and float16 tensors of each model: the weights that were trained, whatever its card says
 WEIGHTS = {"tinyshakespeare": "55f48ddd49a5745ca942ae8571d5cd048b598c96780c750963ef197a51ad8166",

@@ -13,13 +13,13 @@ from cli_helpers import COMMAND, ENVIRONMENT, TEXT, corpus, finished_run, refuse
 from damage import changed, sealed
 from hostile import Hostile
 
-from rnncore import documents, places
-from rnncore.checkpoint import read as read_model
+from rnncore.runs import metadata, places
+from rnncore.runs.checkpoint import read as read_model
 from rnncore.cli import corpus as downloader
 from rnncore.data import corpora, recorded
 from rnncore.data.recorded import Record
 from rnncore.data.text import CorpusError, read
-from rnncore.runs import read_last
+from rnncore.runs.folder import read_last
 
 NAME_IT = "`rnncore train PATH --resume -o run`"
 
@@ -247,7 +247,7 @@ def test_a_list_that_would_be_too_long_is_left_out_and_the_text_is_asked_for(hos
 
 def test_as_long_as_it_may_be_it_is_read_again(tmp_path):
     """A list of 8 MB beside the largest vocabulary is no header that is too long."""
-    assert documents.LISTED == 8 << 20 and documents.HEADER > documents.LISTED + 10_000_000
+    assert metadata.LISTED == 8 << 20 and metadata.HEADER > metadata.LISTED + 10_000_000
     settings: dict = {}
     found = read([str(corpus(tmp_path))])
     for count in (100_000, 200_000):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cli_helpers import SMALL, TEXT, corpus, run
 
-from rnncore import checkpoint
+from rnncore.runs import checkpoint
 from rnncore.cli import report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

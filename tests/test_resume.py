@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rnncore
-from rnncore import ModelConfig, TrainConfig, Vocab, checkpoint, runs
+from rnncore import ModelConfig, TrainConfig, Vocab
+from rnncore.runs import checkpoint, folder as runs
 from rnncore.data.batches import Batches
 from rnncore.measure.evaluate import Validation
-from rnncore.runs import RunFolder, read_last
+from rnncore.runs.folder import RunFolder, read_last
 from rnncore.train import Training
 
 IDS = np.random.default_rng(0).integers(0, 5, 331).astype(np.uint8)  # 9 windows of 10, the last of 2

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from cli_helpers import SMALL, TEXT, call, refused, rows
 
-from rnncore import checkpoint
+from rnncore.runs import checkpoint
 from rnncore.data.text import CorpusError, read
 
 STEPS = (*SMALL, "--steps", 12, "--sample-every", 4)

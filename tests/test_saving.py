@@ -9,10 +9,11 @@ import pytest
 from cli_helpers import SMALL, call, corpus, files
 
 import rnncore
-from rnncore import ModelConfig, Vocab, checkpoint, optim
-from rnncore.checkpoint import ModelFileError, load, read, save
+from rnncore import ModelConfig, Vocab, optim
+from rnncore.runs import checkpoint
+from rnncore.runs.checkpoint import ModelFileError, load, read, save
 from rnncore.data.magic import MODEL_FILE, kind_of
-from rnncore.runs import read_last
+from rnncore.runs.folder import read_last
 
 VOCAB = Vocab.from_text("ab\nö☃")
 

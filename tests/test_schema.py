@@ -10,8 +10,9 @@ from cli_helpers import call, refused, rows
 from damage import changed, header_of, sealed
 
 import rnncore
-from rnncore import documents, params
-from rnncore.checkpoint import KEY, ModelFileError, read
+from rnncore import params
+from rnncore.runs import metadata
+from rnncore.runs.checkpoint import KEY, ModelFileError, read
 
 STORED = Path(__file__).parent / "schema1"
 PARAMETERS = (
@@ -58,8 +59,8 @@ def test_a_run_of_schema_1_goes_on(tmp_path, capsys, monkeypatch):
 
 
 def test_every_schema_up_to_this_one_is_read():
-    assert list(documents.READS) == list(range(1, documents.SCHEMA + 1))
-    assert all((Path(__file__).parent / f"schema{schema}").is_dir() for schema in documents.READS)
+    assert list(metadata.READS) == list(range(1, metadata.SCHEMA + 1))
+    assert all((Path(__file__).parent / f"schema{schema}").is_dir() for schema in metadata.READS)
 
 
 def test_an_older_schema_is_brought_up_to_date_after_its_digest(tmp_path, monkeypatch):
@@ -71,7 +72,7 @@ def test_an_older_schema_is_brought_up_to_date_after_its_digest(tmp_path, monkey
             "schema": 1,
         }
 
-    monkeypatch.setitem(documents.READS, 0, renamed)
+    monkeypatch.setitem(metadata.READS, 0, renamed)
     document, tensors = read(STORED / "best.safetensors")
     old = {name: value for name, value in document.items() if name != "vocab"} | {
         "symbols": document["vocab"],
@@ -95,4 +96,4 @@ def test_a_newer_schema_is_refused_by_name(tmp_path, capsys, schema):
 def test_what_is_written_is_of_this_schema(tmp_path):
     rnncore.save(rnncore.load(STORED, "cpu"), tmp_path / "m")
     text = json.loads(header_of((tmp_path / "m").read_bytes())[0]["__metadata__"][KEY])
-    assert text["schema"] == documents.SCHEMA and list(text) == ["schema", "config", "vocab", "card", "sha256"]
+    assert text["schema"] == metadata.SCHEMA and list(text) == ["schema", "config", "vocab", "card", "sha256"]

@@ -10,7 +10,7 @@ from cli_helpers import SMALL, call, corpus, refused, rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnncore import checkpoint
+from rnncore.runs import checkpoint
 from rnncore.cli import prepare
 from rnncore.data import shuffle, spool
 from rnncore.data.endings import END

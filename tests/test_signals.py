@@ -15,7 +15,7 @@ from cli_helpers import COMMAND, ENVIRONMENT, SMALL, call, corpus, rows, run
 
 from rnncore.cli import drive
 from rnncore.cli.signals import Signals, Stopped
-from rnncore.runs import RunFolder, read_last
+from rnncore.runs.folder import RunFolder, read_last
 
 QUIET = ("--sample-every", 10 ** 6, "--eval-every", 10 ** 6)
 ENDLESS = ("train", "corpus.txt", "--steps", 10 ** 6, *SMALL, *QUIET, "-o", "a")
@@ -106,7 +106,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_the_last_file_is_good(tmp_path):
 
 
 def test_a_signal_in_the_last_step_is_too_late_to_stop_anything(tmp_path, monkeypatch, capsys):
-    from rnncore.runs import RunFolder
+    from rnncore.runs.folder import RunFolder
     log = RunFolder.log
 
     def log_and_stop(self, progress):

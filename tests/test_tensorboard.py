@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from cli_helpers import SMALL, TEXT, call, corpus, refused, rows, run
 
-from rnncore import checkpoint, runs
+from rnncore.runs import checkpoint, folder as runs
 from rnncore.cli import tensorboard
-from rnncore.files import append
+from rnncore.runs.files import append
 
 for needed in ("tensorboardX", "tensorboard"):
     pytest.importorskip(needed, reason=f"{needed} writes or reads event files: pip install tensorboardX tensorboard")

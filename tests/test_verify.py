@@ -8,7 +8,7 @@ import pytest
 from cli_helpers import call, files, finished_run, refused
 from damage import changed, in_bytes, sealed
 
-from rnncore import checkpoint
+from rnncore.runs import checkpoint
 
 NAMES = ("best.safetensors", "last.safetensors", "metrics.jsonl", "samples.txt")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rnncore import checkpoint
+from rnncore.runs import checkpoint
 from rnncore.measure import dynamic, evaluate, ngram
 from rnncore.config import SampleConfig
 from rnncore.data.batches import split

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .config import COUNT, MOST, POSITIVE, Kind, number, shown
-from .data.decode import one_line
+from ..config import COUNT, MOST, POSITIVE, Kind, number, shown
+from ..data.decode import one_line
 
 DEPTH = 100  # objects and lists inside each other in a text that is written
 

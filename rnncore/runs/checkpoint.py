@@ -16,13 +16,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from . import documents, kernels, mistaken, names
-from .config import ModelConfig
-from .documents import KEY, SCHEMA, ModelFileError
-from .fields import plain
+from .. import kernels
+from . import metadata, mistaken, names
+from ..config import ModelConfig
+from .metadata import KEY, SCHEMA, ModelFileError
+from .schema import plain
 from .files import write_whole
-from .model import CharLM
-from .params import count, shapes
+from ..model import CharLM
+from ..params import count, shapes
 
 DTYPES = {"F16": "float32", "F32": "float32", "F64": "float64"}  # of the file: of the model
 FLOATS = "float16", "float32", "float64"
@@ -94,7 +95,7 @@ def load(name: str | Path, device: str = "auto", dtype: str | None = None) -> Ch
 def to_model(document: dict, tensors: dict, device: str, dtype: str | None = None) -> CharLM:
     """The model that `read` found."""
     stored = tensors["head.bias"].dtype
-    model = CharLM(documents.sizes(document), documents.vocabulary(document), device,
+    model = CharLM(metadata.sizes(document), metadata.vocabulary(document), device,
                    dtype or ("float64" if stored == np.float64 else "float32"), seed=None)
     with np.errstate(over="ignore"):
         model.assign(tensors)
@@ -121,19 +122,19 @@ def _check(path: Path, take: Callable[[str, np.ndarray], None] | None = None) ->
     """The document of a model file after all of `read`'s checks; `take` is given every tensor by its name."""
     if words := mistaken.file(path):
         raise ModelFileError(words, f"it {words.removeprefix(str(path)).strip()}")
-    documents.check_header(path)
+    metadata.check_header(path)
     try:
         with safe_open(path, framework="numpy") as file:
-            stored = documents.stored(path, file.metadata())
-            document = documents.current(path, stored)
+            stored = metadata.stored(path, file.metadata())
+            document = metadata.current(path, stored)
             _check_layout(path, document, file)
             sha256 = stored.pop("sha256")
             if sha256 != _sha256(stored, _finite(path, file, take)):
-                raise documents.damaged(path, "sha256 does not match the contents, the file is damaged")
+                raise metadata.damaged(path, "sha256 does not match the contents, the file is damaged")
     except SafetensorError as error:
-        raise documents.torn(path, error) from None
+        raise metadata.torn(path, error) from None
     except RecursionError:
-        raise documents.damaged(path, "card, or another field, is nested too deeply") from None
+        raise metadata.damaged(path, "card, or another field, is nested too deeply") from None
     return document
 
 
@@ -142,7 +143,7 @@ def _finite(path: Path, file, take: Callable[[str, np.ndarray], None] | None) ->
     for name in sorted(file.keys()):
         tensor = file.get_tensor(name)
         if not np.isfinite(tensor).all():
-            raise documents.damaged(path, f"{name} holds numbers that are not finite")
+            raise metadata.damaged(path, f"{name} holds numbers that are not finite")
         if take:
             take(name, tensor)
         yield name, tensor
@@ -150,14 +151,14 @@ def _finite(path: Path, file, take: Callable[[str, np.ndarray], None] | None) ->
 
 def _check_layout(path: Path, document: dict, file) -> None:
     """Names, shapes and dtypes, before anything is read."""
-    config, names = documents.sizes(document), set(file.keys())
+    config, names = metadata.sizes(document), set(file.keys())
     if config.layers > len(names):
-        raise documents.damaged(path, f"{len(names)} tensors are too few for {config.layers} layers")
+        raise metadata.damaged(path, f"{len(names)} tensors are too few for {config.layers} layers")
     wanted: dict[str, tuple] = {**file_shapes(config)}
     if "training" in document:
         wanted |= _resuming_shapes(config, names)
     for name in sorted(names ^ set(wanted)):
-        raise documents.damaged(path, f"tensor {name:.80} is {'not expected' if name in names else 'missing'}")
+        raise metadata.damaged(path, f"tensor {name:.80} is {'not expected' if name in names else 'missing'}")
     dtypes, numbers = set(), 0
     for name, shape in wanted.items():
         found = file.get_slice(name)
@@ -165,12 +166,12 @@ def _check_layout(path: Path, document: dict, file) -> None:
         dtypes.add(found.get_dtype())
         numbers += prod(has)
         if len(has) != len(shape) or any(size not in (None, here) for size, here in zip(shape, has, strict=True)):
-            raise documents.damaged(path, f"{name:.80} has the shape {has}, not {shape}")
+            raise metadata.damaged(path, f"{name:.80} has the shape {has}, not {shape}")
     if len(dtypes) != 1 or not dtypes <= set(DTYPES):
-        raise documents.damaged(path, f"the tensors are of dtype {', '.join(sorted(dtypes))}, "
+        raise metadata.damaged(path, f"the tensors are of dtype {', '.join(sorted(dtypes))}, "
                                       f"not all of one of {', '.join(DTYPES)}")
     if 2 * numbers > kernels.host.memory():  # bytes at least: float16
-        raise documents.damaged(path, f"the tensors hold {numbers:,} numbers, more than this machine has memory for")
+        raise metadata.damaged(path, f"the tensors hold {numbers:,} numbers, more than this machine has memory for")
 
 
 def _resuming_shapes(config: ModelConfig, names: set[str]) -> dict[str, tuple]:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from . import consistency, documents
-from .data.decode import CorpusError
-from .data.recorded import Record
-from .data.text import Corpus, Reading, read
+from . import consistency, metadata
+from ..data.decode import CorpusError
+from ..data.recorded import Record
+from ..data.text import Corpus, Reading, read
 
 FILES = "files"  # in a run's settings: the single files that its sources stood for; null where they were too many
 
@@ -31,7 +31,7 @@ def keep(settings: dict, corpus: Corpus) -> None:
     """Write into a run's settings which files its corpus was read from, where they are not too many."""
     settings.pop("paths", None)  # which stood in the list's place in runs of a few days
     files = {"below": corpus.record.below, "of": corpus.record.of}
-    too_long = len(json.dumps(json.dumps(files))) > documents.LISTED  # twice, as it stands in a file
+    too_long = len(json.dumps(json.dumps(files))) > metadata.LISTED  # twice, as it stands in a file
     settings[FILES] = None if too_long else files
 
 
@@ -49,7 +49,7 @@ def record(settings: dict, changed: bool = False) -> Record:
 
 
 def text_of(card: dict, file: Path) -> Corpus:
-    """Return the text that a model was trained on, as it stands in its training card (documents.CARD).
+    """Return the text that a model was trained on, as it stands in its training card (metadata.CARD).
 
     file: the model's. The files are those that last.safetensors beside it lists; where there is none, or it is of
     another text, those that the card names as plain paths. Raises CorpusError for a text that cannot be read or
@@ -90,13 +90,13 @@ def _settings(last: Path) -> dict | None:
     if not last.is_file():
         return None
     try:
-        documents.check_header(last)
+        metadata.check_header(last)
         with safe_open(last, framework="numpy") as file:
-            document = documents.stored(last, file.metadata())
-        words = documents.fault(document.get("training"), documents.TRAINING, "training") or \
+            document = metadata.stored(last, file.metadata())
+        words = metadata.fault(document.get("training"), metadata.TRAINING, "training") or \
             consistency.files(document["training"]["settings"])
         if words:
             raise CorpusError(f"{last}: {words}")
-    except (OSError, SafetensorError, documents.ModelFileError) as error:
+    except (OSError, SafetensorError, metadata.ModelFileError) as error:
         raise CorpusError(f"{last} cannot be read, which says where it lies ({error})") from None
     return document["training"]["settings"]

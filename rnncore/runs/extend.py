@@ -5,7 +5,7 @@ embedding is the mean of the trained ones, its row of the head is zero, its bias
 """
 from dataclasses import replace
 
-from .model import CharLM
+from ..model import CharLM
 
 
 def extend(model: CharLM, vocab, device: str | None = None) -> CharLM:

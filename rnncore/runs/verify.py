@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from . import checkpoint, documents, names
-from .documents import ModelFileError
+from . import checkpoint, metadata, names
+from .metadata import ModelFileError
 
 AGAIN = "`rnncore train --resume` drops what is torn"
 
@@ -38,7 +38,7 @@ def model_fault(path: Path) -> str | None:
         document, tensors = checkpoint.read(path)
         checkpoint.to_model(document, tensors, "cpu")
         if "training" in document:
-            documents.check_training(path, document, tensors)
+            metadata.check_training(path, document, tensors)
     except (ModelFileError, OSError) as error:
         return _reason(path, error)
     return None

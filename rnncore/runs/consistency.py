@@ -4,9 +4,9 @@ Every bound here holds in all runs that this engine has written, older ones too.
 """
 from math import ceil
 
-from .config import SHARE, SaveConfig, TrainConfig, number, whole
-from .data.batches import split
-from .kernels.paths import storage
+from ..config import SHARE, SaveConfig, TrainConfig, number, whole
+from ..data.batches import split
+from ..kernels.paths import storage
 
 # The tensors beside a training text; a name that ends in ? may be missing.
 RESUMING = {"optimizer.m", "optimizer.v", "state.h", "state.c", "state.good?"}

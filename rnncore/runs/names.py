@@ -11,9 +11,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from . import documents, mistaken
-from .data import pretrained
-from .documents import ModelFileError
+from . import metadata, mistaken
+from ..data import pretrained
+from .metadata import ModelFileError
 from .lock import RunError
 
 RUNS = Path("runs")
@@ -115,7 +115,7 @@ def holds_model(path: Path) -> bool:
             head = file.read(9)  # of a safetensors file: how long the JSON is, and its beginning
     except OSError:  # what cannot be read hides nothing
         return False
-    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= documents.HEADER
+    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= metadata.HEADER
 
 
 def _of_a_name(name: str) -> Found:
@@ -175,7 +175,7 @@ def _none(name: str) -> Exception:
         if path.is_file():
             if words := mistaken.file(path):
                 return ModelFileError(words)
-            documents.check_header(path)
+            metadata.check_header(path)
     except ModelFileError as error:
         return ModelFileError(f"{error}; {others}")
     return ModelFileError(f"{name} is not a whole model file; {others}")

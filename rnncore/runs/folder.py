@@ -18,15 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-from . import __version__, checkpoint, documents
-from .documents import ModelFileError
+from .. import __version__
+from . import checkpoint, metadata
+from .metadata import ModelFileError
 from .files import append, write_whole
 from .lock import NAME as LOCK
 from .lock import RunError
-from .nn.lstm import State
+from ..nn.lstm import State
 from .names import RUNS
 from .places import passed_on
-from .train import Progress, Training
+from ..train import Progress, Training
 
 HEAD = re.compile(r"^--- step (\d{1,15})\n", re.MULTILINE)  # of a sample
 MEASURED = "val_chars", "val_loss_of_all", "val_chars_of_all"  # of a row: there after an evaluation alone
@@ -183,7 +184,7 @@ def restore(training: Training, document: dict, tensors: dict[str, np.ndarray]) 
 
 def trained(card: dict) -> bool:
     """Whether a card is one that `RunFolder.card` made: a model that was saved from Python may have any."""
-    return documents.fault(card, documents.CARD, "card") is None
+    return metadata.fault(card, metadata.CARD, "card") is None
 
 
 def fresh(name: str) -> Path:
@@ -257,7 +258,7 @@ def read_newest(path: Path) -> tuple[dict, dict[str, np.ndarray], list[str]]:
 
 def _checked(path: Path, found: tuple[dict, dict]) -> tuple[dict, dict]:
     """A document and its tensors, if resuming can go by them. Raises ModelFileError."""
-    documents.check_training(path, *found)
+    metadata.check_training(path, *found)
     return found
 
 

@@ -2,9 +2,9 @@
 import shlex
 from pathlib import Path
 
-from .data import corpora
-from .data.guess import HEAD, is_text
-from .data.magic import GZIP, MODEL_FILE, address, kind_of
+from ..data import corpora
+from ..data.guess import HEAD, is_text
+from ..data.magic import GZIP, MODEL_FILE, address, kind_of
 
 MODELS = "name a run folder, a .safetensors file or a pretrained model"
 
