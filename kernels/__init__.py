@@ -24,7 +24,7 @@
 
 Functions write into the arrays that they are given; nothing in a time loop allocates.
 """
-from . import cpu as host  # text, files and drawn symbols live on the host, whatever the device
+from .cpu import ops as host  # text, files and drawn symbols live on the host, whatever the device
 from .cards import describe, why_no_cuda
 from .devices import DeviceError, load, of
 

@@ -2,7 +2,7 @@
 import importlib
 import re
 
-from . import cpu
+from .cpu import ops as cpu
 from .cards import why_no_cuda
 
 
@@ -22,7 +22,7 @@ def load(device: str = "auto"):
         raise ValueError(f"unknown device {device!r}: auto, cpu, cuda or cuda:K")
     reason = why_no_cuda(int(device[5:] or 0) if device != "auto" else 0)
     if reason is None:
-        return importlib.import_module(".cuda", __package__)
+        return importlib.import_module(".cuda.ops", __package__)
     if device == "auto":
         return cpu
     raise DeviceError(f"device {device} cannot be used: {reason}")
@@ -30,4 +30,4 @@ def load(device: str = "auto"):
 
 def of(array):
     """The kernel module that `array` belongs to."""
-    return cpu if isinstance(array, cpu.xp.ndarray) else importlib.import_module(".cuda", __package__)
+    return cpu if isinstance(array, cpu.xp.ndarray) else importlib.import_module(".cuda.ops", __package__)

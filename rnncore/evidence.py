@@ -64,8 +64,8 @@ def texts() -> str:
     """A sum of the text of every kernel and of the engine around them."""
     digest = hashlib.sha256()
     for folder in (Path(kernels.__file__).parent, Path(__file__).parent):
-        for path in sorted(path for pattern in TEXTS for path in folder.glob(pattern)):
-            digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
+        for path in sorted(path for pattern in TEXTS for path in folder.rglob(pattern)):
+            digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:24]
 
 

@@ -121,7 +121,7 @@ def batch(model, steps=6, n=4, documents=False, seed=1) -> Case:
 
 @pytest.fixture(scope="module")
 def cuda():
-    """kernels/cuda.py over the stand-in of cupy_stand_in.py, for the tests of one file."""
+    """kernels/cuda/ops.py over the stand-in of cupy_stand_in.py, for the tests of one file."""
     with cupy_stand_in.installed() as module:
         yield module
 
@@ -138,7 +138,7 @@ def on_cuda(cuda, monkeypatch):
 def with_cublas(on_cuda, monkeypatch):
     """The same, with the stand-in for cuBLAS: what the fast paths need."""
     library = cublas_stand_in.Library()
-    monkeypatch.setattr(importlib.import_module("rnncore.kernels.cublas"), "library", lambda: library)
+    monkeypatch.setattr(importlib.import_module("rnncore.kernels.cuda.cublas"), "library", lambda: library)
     return on_cuda
 
 

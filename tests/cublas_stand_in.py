@@ -1,4 +1,4 @@
-"""A stand-in for libcublas over the stand-in's card: the functions that kernels/cublas.py calls, held to cuBLAS's rules.
+"""A stand-in for libcublas over the stand-in's card: the functions that kernels/cuda/cublas.py calls, held to cuBLAS's rules.
 
 It finds each operand by its address, column-major with its leading dimension, rounds it as the compute type does, sums in
 float32 (float64 for COMPUTE_64F) and writes the result there, on the current stream, so that graphs record it. What cuBLAS

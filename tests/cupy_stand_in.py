@@ -21,7 +21,7 @@ from stand_in.memory import Allocation, Freed
 from stand_in.raw import RawKernel
 from stand_in.streams import CUDARuntimeError, reset
 
-from rnncore import kernels
+from rnncore.kernels import cuda
 
 __all__ = ["CTYPES", "Allocation", "CUDARuntimeError", "ElementwiseKernel", "Freed", "Race", "RawKernel", "at",
            "cache", "enqueue", "enqueue_at", "freed", "installed", "module", "ndarray", "recorded", "reset"]
@@ -108,20 +108,20 @@ def module(folder) -> types.ModuleType:
 
 @contextlib.contextmanager
 def installed():
-    """kernels/cuda.py over the stand-in, as is every module of kernels/ that imports cupy while this lasts."""
+    """kernels/cuda/ops.py over the stand-in, as is every module beside it that imports cupy while this lasts."""
     def take_out() -> dict:
         names = [name for name, found in sys.modules.items()
-                 if name.startswith(f"{kernels.__name__}.") and "cupy" in vars(found)]
+                 if name.startswith(f"{cuda.__name__}.") and "cupy" in vars(found)]
         for name in names:
-            vars(kernels).pop(name.rpartition(".")[2], None)
+            vars(cuda).pop(name.rpartition(".")[2], None)
         return {name: sys.modules.pop(name) for name in names}
 
     before, real = take_out(), sys.modules.get("cupy")
     sys.modules["cupy"] = module(cache())
     try:
-        yield importlib.import_module(f"{kernels.__name__}.cuda")
+        yield importlib.import_module(f"{cuda.__name__}.ops")
     finally:
         take_out()
         sys.modules.pop("cupy")
         sys.modules.update(before | ({"cupy": real} if real else {}))
-        vars(kernels).update({name.rpartition(".")[2]: found for name, found in before.items()})
+        vars(cuda).update({name.rpartition(".")[2]: found for name, found in before.items()})

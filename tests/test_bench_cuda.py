@@ -17,7 +17,7 @@ from rnncore import kernels, speed
 from rnncore.cli import bench, card, card_contest, card_table, ours
 from rnncore.cli.task import STEPS
 from rnncore.config import BENCH_CARD
-from rnncore.kernels import cpu
+from rnncore.kernels.cpu import ops as cpu
 from rnncore.model import CharLM
 
 NO_GPU = kernels.why_no_cuda()
@@ -175,18 +175,11 @@ def test_the_card_s_clock_is_read_between_two_events(tmp_path, monkeypatch):
 
         def synchronize(self):
             log.append("waited")
-    stand_in = cupy_stand_in.module(tmp_path)
-    stand_in.cuda = types.SimpleNamespace(
-        Event=Event, get_elapsed_time=lambda begun, ended: 250.0 if log[0] is begun and log[2] is ended else 0)
-    monkeypatch.setitem(sys.modules, "cupy", stand_in)
-    monkeypatch.delitem(sys.modules, "rnncore.kernels.cuda", raising=False)
-    monkeypatch.delattr(kernels, "cuda", raising=False)
-    try:
-        with importlib.import_module("rnncore.kernels.cuda").timer() as seconds:
+    with cupy_stand_in.installed() as card:
+        monkeypatch.setattr(card.xp, "cuda", types.SimpleNamespace(
+            Event=Event, get_elapsed_time=lambda begun, ended: 250.0 if log[0] is begun and log[2] is ended else 0))
+        with card.timer() as seconds:
             log.append("work")
-    finally:
-        sys.modules.pop("rnncore.kernels.cuda", None)
-        vars(kernels).pop("cuda", None)
     assert seconds == [0.25] and log[1] == "work" and log[3] == "waited" and log[0] is not log[2]
 
 

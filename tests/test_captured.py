@@ -267,7 +267,7 @@ def test_persistent_kernels_in_captured_steps(with_cublas, dtype, bound, documen
 
 def test_more_columns_than_persistent_kernels_take_go_by_steps(with_cublas, monkeypatch):
     run = training("persistent", "tf32", hidden=64)
-    fast = importlib.import_module("rnncore.kernels.fast")
+    fast = importlib.import_module("rnncore.kernels.cuda.paths")
     assert type(run.model.device_path.loops(run.model.config, 7, 4)).__name__ == "Persistent"
     monkeypatch.setattr(fast, "why_not_persistent", lambda hidden, n, *card: "too many" if n > 4 else None)
     with pytest.warns(Slower, match="too many: their time loops go by graph"):

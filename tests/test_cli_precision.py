@@ -12,7 +12,8 @@ import rnncore
 from rnncore import config, evidence, kernels, trust
 from rnncore.runs import checkpoint
 from rnncore.cli import prepare
-from rnncore.kernels import cpu, paths
+from rnncore.kernels import paths
+from rnncore.kernels.cpu import ops as cpu
 from rnncore.trial import Task
 
 FORCED = [path for path in config.PATHS if path != "eager"]

@@ -1,4 +1,4 @@
-"""kernels/cublas.py over a stand-in for libcublas: every layout, batches, precisions, and what must be refused."""
+"""kernels/cuda/cublas.py over a stand-in for libcublas: every layout, batches, precisions, and what must be refused."""
 import ctypes
 import importlib
 import inspect
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ comp
 
 @pytest.fixture
 def module(on_cuda, monkeypatch):
-    """kernels/cublas.py over the stand-ins: module.fake is the library."""
-    module = importlib.import_module("rnncore.kernels.cublas")
+    """kernels/cuda/cublas.py over the stand-ins: module.fake is the library."""
+    module = importlib.import_module("rnncore.kernels.cuda.cublas")
     monkeypatch.setattr(module, "fake", Library(), raising=False)
     monkeypatch.setattr(module, "library", lambda: module.fake)
     return module
@@ -149,7 +149,7 @@ def test_what_cannot_be_multiplied(module):
 
 
 def test_a_graph_records_products_with_stream_and_workspace(module):
-    graph, blas = importlib.import_module("rnncore.kernels.graph"), module.Cublas("float32")
+    graph, blas = importlib.import_module("rnncore.kernels.cuda.graph"), module.Cublas("float32")
     a, b, out = (draw(4, 4, dtype="float32") for _ in range(3))
     wanted, before = a.get() @ b.get(), out.get()
     recorded = graph.Graph(lambda: blas.product(a, b, out), warm_up=False)

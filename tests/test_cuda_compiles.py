@@ -1,4 +1,4 @@
-"""Every kernel of kernels/cuda.py compiled for real cards, without one: nvcc where it is, else NVRTC from its pip wheel."""
+"""Every kernel of kernels/cuda/ops.py compiled for real cards, without one: nvcc where it is, else NVRTC from its pip wheel."""
 import os
 import ctypes
 import importlib
@@ -40,14 +40,10 @@ def nvrtc() -> Path | None:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
+def source():
     """All kernels in float and double as one CUDA text."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", cupy_stand_in.module(tmp_path_factory.mktemp("unused")))
-        patch.delitem(sys.modules, "rnncore.kernels.cuda", raising=False)
-        importlib.import_module("rnncore.kernels.cuda")
-        sys.modules.pop("rnncore.kernels.cuda")
-        vars(kernels).pop("cuda", None)
+    with cupy_stand_in.installed():
+        pass
     made = cupy_stand_in.ElementwiseKernel.made
     preambles = dict.fromkeys(part for kernel in made for part in [kernel.preamble] if part)
     parts = [HEADER, *preambles]

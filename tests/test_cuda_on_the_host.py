@@ -1,4 +1,4 @@
-"""kernels/cuda.py driven end to end without a GPU, over the stand-in of cupy_stand_in.py, against the NumPy engine."""
+"""kernels/cuda/ops.py driven end to end without a GPU, over the stand-in of cupy_stand_in.py, against the NumPy engine."""
 import ast
 import shutil
 from pathlib import Path
@@ -10,12 +10,12 @@ import rnncore
 from rnncore import kernels
 from rnncore.nn.dropout import Dropout
 from rnncore.measure.gradcheck import check_gradients, random_case
-from rnncore.kernels import cpu
+from rnncore.kernels.cpu import ops as cpu
 from rnncore.nn.lstm import State
 from rnncore.optim import OPTIMIZERS, clip_scale, global_norm
 from rnncore.nn.stepper import Stepper
 
-KERNELS = Path(cpu.__file__).parent
+KERNELS = Path(kernels.__file__).parent
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")
 
 
@@ -126,12 +126,12 @@ def signatures(path: Path) -> dict[str, list[str]]:
 
 
 def test_both_modules_have_the_same_functions_with_the_same_arguments():
-    for name in ("", "_updates"):
-        assert signatures(KERNELS / f"cuda{name}.py") == signatures(KERNELS / f"cpu{name}.py")
+    for name in ("ops.py", "updates.py"):
+        assert signatures(KERNELS / "cuda" / name) == signatures(KERNELS / "cpu" / name)
 
 
 def test_the_two_files_stay_small():
-    assert sum(len((KERNELS / name).read_text().splitlines()) for name in ("cuda.py", "gates.cuh")) < 350
+    assert sum(len((KERNELS / name).read_text().splitlines()) for name in ("cuda/ops.py", "gates.cuh")) < 350
 
 
 def test_state_is_a_pair(on_cuda):

@@ -191,7 +191,7 @@ def test_weights_that_overflow_are_refused(good, place):
 
 LIMITED = """
 import resource, sys
-from rnncore.checkpoint import ModelFileError, load
+from rnncore.runs.checkpoint import ModelFileError, load
 from rnncore import kernels, memory
 load(sys.argv[1], "cpu")
 with open("/proc/self/statm") as file:

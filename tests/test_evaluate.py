@@ -15,7 +15,7 @@ from rnncore.config import ConfigError
 from rnncore.data.batches import Batches
 from rnncore.data.vocab import UnknownSymbolError, Vocab
 from rnncore.measure.evaluate import CHUNK, Validation, losses, score, window_losses
-from rnncore.kernels import native
+from rnncore.kernels.cpu import native
 from rnncore.model import CharLM
 from rnncore.nn.stepper import Stepper
 from rnncore.train import TrainConfig, fit

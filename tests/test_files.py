@@ -21,7 +21,7 @@ from rnncore.runs.folder import RunFolder
 SAVER = """
 import os, pathlib, sys
 import rnncore
-from rnncore import checkpoint, files
+from rnncore.runs import checkpoint, files
 how, path = sys.argv[1:]
 first = rnncore.load(f"{path}-a", "cpu")
 data = [open(f"{path}-{name}", "rb").read() for name in "ba"]

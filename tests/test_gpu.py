@@ -12,8 +12,8 @@ from rnncore import kernels, speed
 from rnncore.config import SampleConfig
 from rnncore.nn.dropout import Dropout
 from rnncore.measure.gradcheck import TOLERANCE, check_gradients, random_case
-from rnncore.kernels import cpu
-from rnncore.kernels.writer import Writer
+from rnncore.kernels.cpu import ops as cpu
+from rnncore.kernels.cuda.writer import Writer
 from rnncore.optim import Adam, clip_scale, global_norm
 from rnncore.sample import generate_ids
 from rnncore.nn.stepper import Stepper

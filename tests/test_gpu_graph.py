@@ -1,4 +1,4 @@
-"""kernels/graph.py on a real GPU: what is recorded is replayed in order, and what cannot be recorded is refused. Skips
+"""kernels/cuda/graph.py on a real GPU: what is recorded is replayed in order, and what cannot be recorded is refused. Skips
 where no card works."""
 import importlib
 
@@ -18,7 +18,7 @@ def xp():
 
 @pytest.fixture
 def graphs(xp):
-    return importlib.import_module("rnncore.kernels.graph")
+    return importlib.import_module("rnncore.kernels.cuda.graph")
 
 
 def test_a_graph_is_what_its_function_does_as_often(xp, graphs):

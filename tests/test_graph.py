@@ -1,4 +1,4 @@
-"""kernels/graph.py over the stand-in for CuPy: what is recorded, replayed and refused, and how streams wait."""
+"""kernels/cuda/graph.py over the stand-in for CuPy: what is recorded, replayed and refused, and how streams wait."""
 import contextlib
 import gc
 import importlib
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ comp
 
 @pytest.fixture
 def Graph(on_cuda):
-    return importlib.import_module("rnncore.kernels.graph").Graph
+    return importlib.import_module("rnncore.kernels.cuda.graph").Graph
 
 
 @pytest.fixture

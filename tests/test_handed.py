@@ -10,7 +10,7 @@ from stand_in import lanes, pinned
 
 from rnncore import sample, trial
 from rnncore.config import SampleConfig
-from rnncore.kernels import writer
+from rnncore.kernels.cuda import writer
 from rnncore.sample import generate_ids
 from rnncore.nn.stepper import Stepper
 from rnncore.trial import CASES, Task

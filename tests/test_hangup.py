@@ -79,7 +79,8 @@ def test_a_signal_while_a_corpus_is_read_leaves_nothing(tmp_path, number):
 
 SLOW_COUNTING = """
 import sys, time
-from rnncore import ngram, runs
+from rnncore.measure import ngram
+from rnncore.runs import folder as runs
 from rnncore.cli import main, report
 def slow(*args, **kwargs):
     print("asleep", file=sys.stderr, flush=True)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnncore import kernels
-from rnncore.kernels import cpu_updates, devices, host
+from rnncore.kernels import devices, host
+from rnncore.kernels.cpu import updates as cpu_updates
 from rnncore.random import Purpose, counter, key
 
 quick = settings(derandomize=True, deadline=None)

@@ -28,7 +28,7 @@ class Mutant(NamedTuple):
     wrong: str
 
 
-CPU, LSTM, HEAD, STACK = "kernels/cpu.py", "rnncore/nn/lstm.py", "rnncore/nn/head.py", "rnncore/nn/stack.py"
+CPU, LSTM, HEAD, STACK = "kernels/cpu/ops.py", "rnncore/nn/lstm.py", "rnncore/nn/head.py", "rnncore/nn/stack.py"
 EMBEDDING, MODEL, DROPOUT = "rnncore/nn/embedding.py", "rnncore/model.py", "rnncore/nn/dropout.py"
 MUTANTS = [
     Mutant("tanh'(c) lacks its square", CPU, "np.subtract(o, t, out=t)", "np.subtract(o, b, out=t)"),
@@ -119,7 +119,7 @@ sys.path.insert(0, tests)
 def found(tree):
     import rnncore
     from conftest import batch, build
-    from rnncore.dropout import Dropout
+    from rnncore.nn.dropout import Dropout
     from rnncore.kernels import cpu
     from test_gradients import stack_errors, step_errors
     from test_masks import KINDS, mask_error

@@ -1,4 +1,4 @@
-"""The compiled loops (kernels/host.cpp over gates.cuh) against those of rnncore/nn/lstm.py; which of them are trusted."""
+"""The compiled loops (kernels/cpu/host.cpp over gates.cuh) against those of rnncore/nn/lstm.py; which of them are trusted."""
 import os
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import pytest
 import rnncore
 from rnncore.nn import lstm
 from rnncore.nn.dropout import Dropout
-from rnncore.kernels import agreement, native
+from rnncore.kernels.cpu import agreement, native
 from rnncore.nn.lstm import Scratch
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler (c++, g++, clang++) here")
@@ -187,7 +187,7 @@ def test_the_first_steps_of_longer_arrays(compiled):
 
 def about(**environment) -> str:
     """What another process says of its recurrence, after one step of training and a few characters of a text."""
-    code = ("import numpy as np, rnncore; from rnncore.kernels import native\n"
+    code = ("import numpy as np, rnncore; from rnncore.kernels.cpu import native\n"
             "m = rnncore.CharLM(rnncore.ModelConfig(3, 4, 5, 1), rnncore.Vocab.from_text('abc'), 'cpu')\n"
             "x = np.zeros((4, 2), int); assert np.isfinite(m.loss_and_grads(x, x)[0])\n"
             "assert len(''.join(rnncore.generate(m, length=9))) == 9; print(native.about())")
@@ -295,13 +295,15 @@ def test_an_error_planted_in_the_loop_of_one_column_is_seen(right, wrong, tmp_pa
 
 def with_an_error(right, wrong, tmp_path, monkeypatch) -> native.Recurrence:
     """What is compiled of a copy of host.cpp that has `wrong` in place of `right`: it must not be taken."""
+    folder = tmp_path / "cpu"
+    folder.mkdir()
     for name in native.SOURCES:
         text = (native.HERE / name).read_text(encoding="utf-8")
         if name == "host.cpp":
             assert text.count(right) == 1, f"host.cpp no longer has just once: {right}"
             text = text.replace(right, wrong)
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    monkeypatch.setattr(native, "HERE", tmp_path)
+        (folder / name).write_text(text, encoding="utf-8")
+    monkeypatch.setattr(native, "HERE", folder)
     monkeypatch.setattr(native, "FLAGS", ("-std=c++17", "-O1", "-fPIC", "-shared"))
     return native.Recurrence(native._compile(native.compiler(), "wrong", tmp_path), "float32")
 
@@ -322,7 +324,7 @@ def test_what_the_loops_point_to_lives_as_long_as_they_run():
 
 @needs_compiler
 def test_memory_that_is_not_there_is_pythons_error():
-    code = ("import numpy as np, resource, rnncore; from rnncore.kernels import native\n"
+    code = ("import numpy as np, resource, rnncore; from rnncore.kernels.cpu import native\n"
             "from rnncore.nn.lstm import Weights\n"
             "f = native.Recurrence(native.build(), 'float32'); H = 1500; z = np.zeros\n"
             "w = Weights(z((4*H, H), 'f'), z((4*H, H), 'f'), z(4*H, 'f'))\n"

@@ -55,7 +55,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     names = [name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")]
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"rnncore"} and len(tops) == 2
-    wanted = {"py.typed", "kernels/cpu.py", "kernels/gates.cuh", "kernels/host.cpp", "data/text.py", "cli/main.py"}
+    wanted = {"py.typed", "kernels/cpu/ops.py", "kernels/gates.cuh", "kernels/cpu/host.cpp", "data/text.py", "cli/main.py"}
     assert {f"rnncore/{name}" for name in wanted} <= set(names)
     assert {name for name in names if name.startswith("rnncore/")} == set(sources())
     with zipfile.ZipFile(wheel) as archive:
@@ -65,14 +65,14 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
 def test_the_installed_wheel_trains_outside_the_checkout(site, tmp_path):
     done = run(*TRAIN, cwd=tmp_path, PYTHONPATH=str(site))
     assert done.returncode == 0 and (tmp_path / "runs/python-docs/best.safetensors").is_file(), done.stderr
-    where = run("-c", "import rnncore.kernels.cpu as c; print(c.__file__)", cwd=tmp_path, PYTHONPATH=str(site))
+    where = run("-c", "import rnncore.kernels.cpu.ops as c; print(c.__file__)", cwd=tmp_path, PYTHONPATH=str(site))
     assert Path(where.stdout.strip()).is_relative_to(site)
 
 
 def test_the_checkout_works_without_an_install(tmp_path):
     code = (f"import sys; sys.path[:0] = [{str(ROOT)!r}]; sys.meta_path[:] = "
             "[f for f in sys.meta_path if 'editable' not in getattr(f, '__module__', getattr(f, '__name__', ''))]\n"
-            "import rnncore.kernels.cpu, rnncore.data.text; print(rnncore.kernels.cpu.__file__)")
+            "import rnncore.kernels.cpu.ops, rnncore.data.text; print(rnncore.kernels.cpu.ops.__file__)")
     done = run("-c", code, cwd=tmp_path)
     assert done.stdout.strip() == str(ROOT / "kernels" / "cpu.py"), done.stderr
 

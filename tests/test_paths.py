@@ -13,7 +13,8 @@ from cli_helpers import ENVIRONMENT
 from rnncore import config
 from rnncore.cli.card_contest import DTYPES
 from rnncore.config import ModelConfig
-from rnncore.kernels import cpu, paths
+from rnncore.kernels import paths
+from rnncore.kernels.cpu import ops as cpu
 from rnncore.kernels.paths import MEASURED, price
 
 CLASSES = "float64", "float32", "tf32", "bf16", "fp16"
@@ -156,7 +157,7 @@ def test_the_host_s_loop_in_the_writer_s_place_is_said_once(on_cuda, play, afres
 
 
 def test_time_loops_that_are_not_the_path_s_are_said_once(with_cublas, afresh, recwarn):
-    fast = importlib.import_module("rnncore.kernels.fast")
+    fast = importlib.import_module("rnncore.kernels.cuda.paths")
     path, sizes = fast.FastPath("persistent", "tf32"), ModelConfig(11, 5, 512, 1)
     assert type(path.loops(sizes, 2, 100)).__name__ == "Persistent" and not len(recwarn)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""kernels/persistent.cu and .py under the emulator, against a time loop in float64 that shares no code with the engine."""
+"""kernels/cuda/persistent.cu and .py under the emulator, against a time loop in float64 that shares no code with the engine."""
 import contextlib
 import importlib
 import shutil
@@ -29,23 +29,16 @@ class RawKernel:
 
 
 @contextlib.contextmanager
-def imported(folder):
-    """kernels/persistent.py over NumPy arrays."""
-    fake = cupy_stand_in.module(folder)
-    fake.RawKernel, fake.zeros = RawKernel, np.zeros
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", fake)
-        for name in ("cuda", "persistent"):
-            patch.delitem(sys.modules, f"rnncore.kernels.{name}", raising=False)
-        yield importlib.import_module("rnncore.kernels.persistent")
-        for name in ("cuda", "persistent"):
-            sys.modules.pop(f"rnncore.kernels.{name}")
-            vars(kernels).pop(name, None)
+def imported():
+    """kernels/cuda/persistent.py over NumPy arrays."""
+    with cupy_stand_in.installed() as card:
+        card.xp.RawKernel, card.xp.zeros = RawKernel, np.zeros
+        yield importlib.import_module("rnncore.kernels.cuda.persistent")
 
 
 @pytest.fixture(scope="module")
-def persistent(tmp_path_factory):
-    with imported(tmp_path_factory.mktemp("unused")) as module:
+def persistent():
+    with imported() as module:
         yield module
 
 

@@ -16,8 +16,8 @@ HIDDEN = range(64, 1025, 64)
 
 
 @pytest.fixture(scope="module")
-def persistent(tmp_path_factory):
-    with imported(tmp_path_factory.mktemp("unused")) as module:
+def persistent():
+    with imported() as module:
         yield module
 
 

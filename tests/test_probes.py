@@ -99,7 +99,7 @@ def strings_and_comments(source: str) -> np.ndarray:
 
 
 @pytest.mark.skipif(hasattr(tokenize, "FSTRING_START"), reason="an f-string is many tokens from Python 3.12 on")
-@pytest.mark.parametrize("path", ["kernels/cuda.py", "rnncore/sample.py", "tests/test_probes.py", "tests/test_cli_levels.py"])
+@pytest.mark.parametrize("path", ["kernels/cuda/ops.py", "rnncore/sample.py", "tests/test_probes.py", "tests/test_cli_levels.py"])
 def test_python_files_as_its_tokenizer_reads_them(path):
     source = (ROOT / path).read_text(encoding="utf-8") if (ROOT / path).is_file() else pytest.skip("no checkout")
     quotes, comment = PROBES["inside quotes"](source), PROBES["inside a comment"](source)
@@ -152,7 +152,7 @@ def test_every_probe_says_in_a_line_what_it_is():
 
 
 @pytest.mark.parametrize("path, wanted", [
-    ("kernels/cuda.py", "python"), ("rnncore/model.py", "python"), ("data/samples/numpy.txt", "python"), ("kernels/host.cpp", "c"),
+    ("kernels/cuda/ops.py", "python"), ("rnncore/model.py", "python"), ("data/samples/numpy.txt", "python"), ("kernels/cpu/host.cpp", "c"),
     ("kernels/gates.cuh", "c"), ("tests/cuda_emulator.hpp", "c"), ("data/samples/shakespeare.txt", "prose"),
     ("data/samples/hugo.txt", "prose"), ("LICENSE", "prose")])
 def test_languages(path, wanted):

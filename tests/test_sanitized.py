@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rnncore.kernels import native
+from rnncore.kernels.cpu import native
 
 HERE = Path(__file__).parent
 FLAGS = ("-std=c++17", "-O1", "-g1", "-fno-omit-frame-pointer", "-march=native", "-fopenmp-simd", "-fPIC", "-shared",
@@ -29,15 +29,17 @@ pytestmark = pytest.mark.skipif(runtime() is None, reason="no compiler with Addr
 
 def sanitized(tmp_path, *arguments: str, planted: tuple[str, str] = ("", "")) -> subprocess.CompletedProcess:
     """pytest with such a build of host.cpp, which has one text in place of another."""
+    folder = tmp_path / "cpu"
+    folder.mkdir()
     for name in native.SOURCES:
         text = (native.HERE / name).read_text(encoding="utf-8")
         if name == "host.cpp" and planted[0]:
             assert text.count(planted[0]) == 1, f"host.cpp no longer has just once: {planted[0]}"
             text = text.replace(*planted)
-        (tmp_path / name).write_text(text, encoding="utf-8")
+        (folder / name).write_text(text, encoding="utf-8")
     (tmp_path / "sanitize.py").write_text(
-        f"from pathlib import Path\nfrom rnncore.kernels import native\nnative.FLAGS = {FLAGS}\n"
-        f"native.HERE = Path({str(tmp_path)!r})\n")
+        f"from pathlib import Path\nfrom rnncore.kernels.cpu import native\nnative.FLAGS = {FLAGS}\n"
+        f"native.HERE = Path({str(folder)!r})\n")
     environment = {**os.environ, "LD_PRELOAD": runtime(), "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1",
                    "OPENBLAS_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path), "PYTHONMALLOC": "malloc",
                    "PYTHONPATH": os.pathsep.join([str(tmp_path), str(HERE), str(HERE.parent)])}

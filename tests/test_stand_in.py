@@ -188,7 +188,7 @@ def test_a_raw_kernel_runs_is_recorded_and_is_given_no_python_numbers(xp):
             twice(grid, (8,), args)
     with pytest.raises(cupy_stand_in.CUDARuntimeError, match="max_dynamic_shared_size_bytes"):
         twice((1,), (8,), (x, y, np.int32(5)), shared_mem=60000)
-    graphs = importlib.import_module("rnncore.kernels.graph")
+    graphs = importlib.import_module("rnncore.kernels.cuda.graph")
     graph = graphs.Graph(lambda: twice((1,), (8,), (x, y, np.int32(4))), warm_up=False)
     assert cupy_stand_in.recorded(graph._graph, x=x, y=y) == [("twice", {"x", "y"}, {"y"})]
     x += 1

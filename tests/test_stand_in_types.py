@@ -8,7 +8,7 @@ from conftest import planted_in
 from test_captured import training
 from test_cuda_on_the_host import model
 
-from rnncore.kernels import writer
+from rnncore.kernels.cuda import writer
 from rnncore.nn.stepper import Stepper
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")
@@ -77,7 +77,7 @@ def test_a_raw_kernel_s_arguments(xp, label, captured):
     args = list(right)
     for place, value in WRONG[label].items():
         args[place] = xp.ones(3, value) if isinstance(value, str) else value
-    graphs = importlib.import_module("rnncore.kernels.graph")
+    graphs = importlib.import_module("rnncore.kernels.cuda.graph")
     with pytest.raises(TypeError):
         if captured:
             graphs.Graph(lambda: kernel((1,), (4,), tuple(args)), warm_up=False)
@@ -112,7 +112,7 @@ STEERING = {
 
 @pytest.mark.parametrize("label", STEERING)
 def test_types_planted_in_a_captured_step_are_seen(with_cublas, label, monkeypatch):
-    fast, steering = (importlib.import_module(f"rnncore.kernels.{name}") for name in ("fast", "steering"))
+    fast, steering = (importlib.import_module(f"rnncore.kernels.cuda.{name}") for name in ("paths", "step_control"))
     monkeypatch.setattr(fast, "Steering", planted_in(steering, *STEERING[label]).Steering)
     run = training("graph", steps=2)
     with pytest.raises(TypeError):

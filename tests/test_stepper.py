@@ -10,7 +10,7 @@ from conftest import build
 
 from rnncore import kernels
 from rnncore.config import SampleConfig
-from rnncore.kernels import native
+from rnncore.kernels.cpu import native
 from rnncore.nn.lstm import State
 from rnncore.sample import TURN, generate_ids, samples
 from rnncore.nn.stepper import Stepper

@@ -1,4 +1,4 @@
-"""kernels/stepwise.py over the stand-ins, against the loops of rnncore/nn/lstm.py on NumPy arrays."""
+"""kernels/cuda/stepwise.py over the stand-ins, against the loops of rnncore/nn/lstm.py on NumPy arrays."""
 import ctypes
 import importlib
 import re
@@ -18,8 +18,8 @@ H, LONGEST = 5, 9
 
 @pytest.fixture
 def modules(with_cublas):
-    """(kernels/cublas.py, kernels/stepwise.py, the card's kernels/cuda.py)."""
-    return *(importlib.import_module(f"rnncore.kernels.{name}") for name in ("cublas", "stepwise")), with_cublas
+    """(kernels/cuda/cublas.py, kernels/cuda/stepwise.py, the card's kernels/cuda/ops.py)."""
+    return *(importlib.import_module(f"rnncore.kernels.cuda.{name}") for name in ("cublas", "stepwise")), with_cublas
 
 
 class Layer:
@@ -84,7 +84,7 @@ def test_the_precisions(modules, precision, bound):
 
 def test_a_graph_holds_two_pieces_of_work_a_step(modules):
     cublas, stepwise, cuda = modules
-    layer, graph = Layer(4, 3, True), importlib.import_module("rnncore.kernels.graph")
+    layer, graph = Layer(4, 3, True), importlib.import_module("rnncore.kernels.cuda.graph")
     loops, mine = stepwise.Stepwise(cublas.Cublas("float64"), H, 3, "float64"), dict(map(on(cuda), layer.whole.items()))
     recorded = graph.Graph(lambda: layer.run(mine, loops.forward, loops.backward), warm_up=False)
     names = [name for name, _, _ in cupy_stand_in.recorded(recorded._graph)]

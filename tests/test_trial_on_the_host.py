@@ -1,4 +1,4 @@
-"""The trial of the real paths of kernels/fast.py, over the stand-ins for CuPy and cuBLAS: it passes them as they are,
+"""The trial of the real paths of kernels/cuda/paths.py, over the stand-ins for CuPy and cuBLAS: it passes them as they are,
 and fails one that was tampered with."""
 import importlib
 import shutil
@@ -42,7 +42,7 @@ def test_eight_steps_are_taken_at_once_and_then_one_by_one(verdict, monkeypatch)
 
 
 def test_a_path_whose_sums_are_a_thousandth_off_fails(verdict, monkeypatch):
-    fast = importlib.import_module("rnncore.kernels.fast")  # that over the stand-ins
+    fast = importlib.import_module("rnncore.kernels.cuda.paths")  # that over the stand-ins
     row_sums = fast.Products.row_sums
 
     def off(self, a, out):
@@ -54,7 +54,7 @@ def test_a_path_whose_sums_are_a_thousandth_off_fails(verdict, monkeypatch):
 
 
 def test_a_path_that_forgets_documents_fails(verdict, monkeypatch):
-    fast = importlib.import_module("rnncore.kernels.fast")
+    fast = importlib.import_module("rnncore.kernels.cuda.paths")
     forward = fast.Stepwise.forward
     monkeypatch.setattr(fast.Stepwise, "forward", lambda self, *arrays: forward(self, *arrays[:-1], None))
     assert verdict(TASK)["cause"].startswith("training on documents: ")

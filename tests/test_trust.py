@@ -1,15 +1,18 @@
 """A GPU's fast paths are taken by the rule and on evidence: what is tried, what is remembered, what is fallen back on, and
 what the user hears of it. The card, its kernels and the outcomes of the trials are played here."""
 import json
+import shutil
 import threading
 import time
 import types
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from rnncore import evidence, kernels, trust
-from rnncore.kernels import cpu, paths
+from rnncore.kernels import paths
+from rnncore.kernels.cpu import ops as cpu
 from rnncore.trial import Task
 from rnncore.trust import Choice, Unable, choose
 
@@ -208,10 +211,18 @@ def test_evidence_is_of_one_version_and_source(card, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr(evidence, "__version__", "0.2.0")
         assert untried("graph", TASK)
-    (tmp_path / "gates.cuh").write_text("another")
-    monkeypatch.setattr(kernels, "__file__", str(tmp_path / "__init__.py"))
-    evidence.texts.cache_clear()
-    assert untried("graph", TASK)
+    here = Path(kernels.__file__).parent
+    for name in ("gates.cuh", "cuda/steps.cu", "cuda/ops.py"):
+        folder = tmp_path / name.replace("/", "-")
+        shutil.copytree(here, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        with monkeypatch.context() as patch:
+            patch.setattr(kernels, "__file__", str(folder / "__init__.py"))
+            evidence.texts.cache_clear()
+            assert not untried("graph", TASK)  # a copy is the same text
+            with open(folder / name, "a") as file:
+                file.write("\n")
+            evidence.texts.cache_clear()
+            assert untried("graph", TASK)
     evidence.texts.cache_clear()
 
 

@@ -1,4 +1,4 @@
-"""kernels/wavefront.py over the stand-ins, against the engine's layers one after the other on NumPy arrays."""
+"""kernels/cuda/wavefront.py over the stand-ins, against the engine's layers one after the other on NumPy arrays."""
 import importlib
 import shutil
 
@@ -14,8 +14,8 @@ H, E, LONGEST = 5, 3, 7
 
 @pytest.fixture
 def modules(with_cublas):
-    """(kernels/cublas.py, kernels/wavefront.py, the card's kernels/cuda.py)."""
-    return *(importlib.import_module(f"rnncore.kernels.{name}") for name in ("cublas", "wavefront")), with_cublas
+    """(kernels/cuda/cublas.py, kernels/cuda/wavefront.py, the card's kernels/cuda/ops.py)."""
+    return *(importlib.import_module(f"rnncore.kernels.cuda.{name}") for name in ("cublas", "wavefront")), with_cublas
 
 
 class Stack:
@@ -132,7 +132,7 @@ def test_the_precisions(modules, precision, bound):
 @pytest.mark.parametrize("offset", [0, 1])  # the second copies the weights to where they are aligned
 def test_a_graph_holds_two_pieces_of_work_a_diagonal(modules, offset):
     cublas, wavefront, cuda = modules
-    stack, graph = Stack(3, 4, 3, keep=True, masks="steps", offset=offset), importlib.import_module("rnncore.kernels.graph")
+    stack, graph = Stack(3, 4, 3, keep=True, masks="steps", offset=offset), importlib.import_module("rnncore.kernels.cuda.graph")
     loops, mine = wavefront.Wavefront(cublas.Cublas("float64"), 3, H, 3, "float64"), card_s(cuda, stack)
     recorded = graph.Graph(lambda: stack.run(mine, loops))
     names = [name for name, _, _ in cupy_stand_in.recorded(recorded._graph)]
@@ -172,7 +172,7 @@ def test_arrays_of_another_shape_or_layout(modules):
     ("dz + 4 * k * size", "dz + 4 * (k ? k - 1 : 0) * size"),
 ])
 def test_planted_errors_are_caught(modules, right, wrong, monkeypatch):
-    stepwise = importlib.import_module("rnncore.kernels.stepwise")
+    stepwise = importlib.import_module("rnncore.kernels.cuda.stepwise")
     assert stepwise.TEXT.count(right) == 1
     monkeypatch.setattr(stepwise, "TEXT", stepwise.TEXT.replace(right, wrong))
     stepwise.kernel.cache_clear()

@@ -1,4 +1,4 @@
-"""kernels/writer.cu under the emulator: symbols, states and logits of the host's Stepper and draw, whatever the shape."""
+"""kernels/cuda/writer.cu under the emulator: symbols, states and logits of the host's Stepper and draw, whatever the shape."""
 import functools
 import itertools
 import shutil
@@ -10,8 +10,9 @@ from conftest import build
 
 from rnncore import sample
 from rnncore.config import SampleConfig
-from rnncore.kernels import host, writer
-from rnncore.kernels.writer import Card, Sizes, Writer, shape, why_not
+from rnncore.kernels import host
+from rnncore.kernels.cuda import writer
+from rnncore.kernels.cuda.writer import Card, Sizes, Writer, shape, why_not
 from rnncore.random import Purpose, counter, key, uniform
 from rnncore.sample import LAUNCH, draw, generate, generate_ids, samples
 from rnncore.nn.stepper import Stepper

@@ -1,4 +1,4 @@
-"""kernels/writer.cu compiled for real cards, without one: nvcc shows that nothing spills; NVRTC, as CuPy would, from its pip wheel."""
+"""kernels/cuda/writer.cu compiled for real cards, without one: nvcc shows that nothing spills; NVRTC, as CuPy would, from its pip wheel."""
 import ctypes
 import re
 import shutil
@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from test_cuda_compiles import CARDS, nvrtc
 
-from rnncore.kernels import writer
-from rnncore.kernels.writer import Card, Sizes, options, shape
+from rnncore.kernels.cuda import writer
+from rnncore.kernels.cuda.writer import Card, Sizes, options, shape
 
 H200, T4 = Card(132, 232_448), Card(40, 65_536)
 SHAPES = {  # the model, the columns, the card whose shape it is

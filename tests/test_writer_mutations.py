@@ -7,7 +7,7 @@ import pytest
 from test_writer import CUT, Handed, agree, loop, over, started, write
 
 from rnncore.config import SampleConfig
-from rnncore.kernels import writer
+from rnncore.kernels.cuda import writer
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
 PLANTED = {

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from . import native, paths
-from .cpu_updates import adam, muon_apply, muon_momentum  # noqa: F401
+from .. import paths
+from . import native
+from .updates import adam, muon_apply, muon_momentum  # noqa: F401
 
 name = "cpu"
 xp = np

@@ -4,19 +4,14 @@ The launch is cooperative, so that all its blocks run at once: they wait for eac
 """
 import functools
 import itertools
-from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from . import devices
-from .cpu import IDS
+from .. import devices
+from ..cpu.ops import IDS
+from .text import TANH, source
 
-HERE = Path(__file__).parent
-TANH = """
-__device__ inline float tanh_of(float z) { return tanhf(z); }
-__device__ inline double tanh_of(double z) { return tanh(z); }
-"""
 TYPES = {"float32": "float", "float64": "double"}
 WARPS = 16           # of a block at most
 TOGETHER = {4: 8, 8: 4}  # columns that a block works on at a time, at most, by the bytes of a number
@@ -126,8 +121,7 @@ def card() -> Card:
 
 def text() -> str:
     """The CUDA C++ of the kernel `writer`, but for its options."""
-    return TANH + "".join((HERE / name).read_text(encoding="utf-8")
-                          for name in ("ptx.cuh", "gates.cuh", "philox.cuh", "draw.cuh", "product.cuh", "writer.cu"))
+    return TANH + source("ptx.cuh", "gates.cuh", "philox.cuh", "draw.cuh", "product.cuh", "writer.cu")
 
 
 def options(sizes: Sizes, found: Shape) -> tuple[str, ...]:

@@ -6,16 +6,15 @@ rows begin at multiples of 16 bytes: there tensor cores read fastest. The first 
 capture.
 """
 import functools
-from pathlib import Path
 from typing import Any
 
 import cupy
 import numpy as np
 
 from .cublas import ALIGNMENT
-from .cuda import GATES
+from .text import GATES, source
 
-TEXT = GATES + (Path(__file__).parent / "steps.cu").read_text(encoding="utf-8")
+TEXT = GATES + source("steps.cu")
 REALS = {"float32": "float", "float64": "double"}
 BLOCK = 128  # threads
 

@@ -4,17 +4,14 @@ The kernels are persistent.cu. W_hh stays in the registers of a group of blocks 
 takes chunks of sequences. The blocks of all groups must be on the card together, one to a multiprocessor, or they
 would wait for each other for ever.
 """
-from pathlib import Path
 from typing import NamedTuple
 
 import cupy
 import numpy as np
 
-from .cuda import GATES
+from .text import GATES, source
 
-HERE = Path(__file__).parent
-PTX, LOOPS = ((HERE / name).read_text(encoding="utf-8") for name in ("ptx.cuh", "persistent.cu"))
-CODE = PTX + GATES + LOOPS
+CODE = source("ptx.cuh") + GATES + source("persistent.cu")
 THREADS = 256
 LARGEST = 1024         # of hidden: above it W_hh does not fit into registers
 STATE = 8 << 10        # bytes of shared memory for c or dc; the kernels' own arrays take up to 40 KB of the 48

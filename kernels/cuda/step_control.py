@@ -4,17 +4,15 @@ The host fills a ring, a slot a step, and launches; each step reads the slot of 
 gradient is no finite number halts the run: it and all steps queued behind it change nothing until the host has
 looked. So nothing is synchronised in between, and yet what follows a bad step is as if every step had been looked at.
 """
-from pathlib import Path
-
 import cupy
 import numpy as np
 from cupy import ElementwiseKernel
 
-from .cpu import IDS
-from .cuda import ids_to_device
+from ..cpu.ops import IDS, ids_to_device
+from .text import source
 
 THREADS, PARTS, EACH = 256, 256, 16  # of the sums: threads a block, blocks at most, and numbers a thread at least
-SOURCE = (Path(__file__).parent / "steering.cu").read_text(encoding="utf-8")
+SOURCE = source("step_control.cu")
 
 FETCH = ElementwiseKernel(
     "raw int64 windows, raw int64 control, int64 ring, int64 size", "int64 id",
@@ -67,7 +65,7 @@ class Steering:
         for here, some in ((slot, slice(0, self.ring - slot)), (0, slice(self.ring - slot, None))):  # it may wrap
             if len(numbers[some]):
                 there = slice(here, here + len(numbers[some]))
-                self.windows[there, :windows.shape[1]] = ids_to_device(windows[some])
+                self.windows[there, :windows.shape[1]] = cupy.asarray(ids_to_device(windows[some]))
                 self.slots[there] = cupy.asarray(numbers[some])
 
     def go(self, step: int, halted: bool = False) -> None:

@@ -10,12 +10,12 @@ A whole training step on them allocates nothing after its first time, so it can 
 """
 import cupy
 
-from . import paths
+from .. import paths
 from .cublas import Cublas
 from .graph import Graph
 from .persistent import Persistent
 from .persistent import why_not as why_not_persistent
-from .steering import Steering
+from .step_control import Steering
 from .stepwise import Stepwise
 from .wavefront import Wavefront
 

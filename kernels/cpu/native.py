@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_info
 from . import agreement
 
 HERE = Path(__file__).parent
-SOURCES = "gates.cuh", "product.hpp", "host.cpp"
+SOURCES = "../gates.cuh", "product.hpp", "host.cpp"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-fPIC",
          "-shared")
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_long

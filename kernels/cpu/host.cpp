@@ -29,7 +29,7 @@ static inline float tanh_of(float z) {
 }
 static inline double tanh_of(double z) { return std::tanh(z); }
 
-#include "gates.cuh"
+#include "../gates.cuh"
 
 enum { LINE = 64, SOON = 4 };
 

@@ -4,22 +4,22 @@ The gate arithmetic is gates.cuh. Kernels are made when they are first called, s
 In the kernels' text `i` counts the elements of the arrays that are not raw, and `_ind.size()` is how many there are.
 """
 import contextlib
-from pathlib import Path
 
 import cupy
 import numpy as np
 from cupy import ElementwiseKernel
 
-from . import cpu, paths
-from .cuda_updates import adam, muon_apply, muon_momentum  # noqa: F401
-from .writer import TANH, Sizes, Writer, card, sizes_of
+from .. import paths
+from . import paths as fast
+from ..cpu import ops as cpu
+from .text import GATES, PHILOX
+from .updates import adam, muon_apply, muon_momentum  # noqa: F401
+from .writer import Sizes, Writer, card, sizes_of
 from .writer import why_not as why_not_written
 
 name = "cuda"
 xp = cupy
 
-GATES = TANH + (Path(__file__).parent / "gates.cuh").read_text(encoding="utf-8")
-PHILOX = (Path(__file__).parent / "philox.cuh").read_text(encoding="utf-8")
 
 
 def recurrence(dtype) -> None:
@@ -31,7 +31,6 @@ def path(name: str, precision: str, config=None):
     """The path of that name for a model of these sizes; arguments as in cpu.py."""
     if (name, precision) in (("eager", "float32"), ("eager", "float64")):
         return paths.Path()
-    from . import fast  # which builds on this module
     reason = why_not(name, precision, config)
     if reason:
         raise ValueError(reason)
@@ -40,7 +39,6 @@ def path(name: str, precision: str, config=None):
 
 def why_not(name: str, precision: str, config=None, n: int = 1) -> str | None:
     """None where a model of these sizes can take the path on the current card; arguments as in cpu.py."""
-    from . import fast
     return fast.why_not(name, precision, config, n)
 
 
