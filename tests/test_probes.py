@@ -152,9 +152,9 @@ def test_every_probe_says_in_a_line_what_it_is():
 
 
 @pytest.mark.parametrize("path, wanted", [
-    ("kernels/cuda/ops.py", "python"), ("rnncore/model.py", "python"), ("data/samples/numpy.txt", "python"), ("kernels/cpu/host.cpp", "c"),
-    ("kernels/gates.cuh", "c"), ("tests/cuda_emulator.hpp", "c"), ("data/samples/shakespeare.txt", "prose"),
-    ("data/samples/hugo.txt", "prose"), ("LICENSE", "prose")])
+    ("kernels/cuda/ops.py", "python"), ("rnncore/model.py", "python"), ("data/pretrained/samples/numpy.txt", "python"), ("kernels/cpu/host.cpp", "c"),
+    ("kernels/gates.cuh", "c"), ("tests/cuda_emulator.hpp", "c"), ("data/pretrained/samples/tinyshakespeare.txt", "prose"),
+    ("data/pretrained/samples/hugo.txt", "prose"), ("LICENSE", "prose")])
 def test_languages(path, wanted):
     text = (ROOT / path).read_text(encoding="utf-8") if (ROOT / path).is_file() else pytest.skip("no checkout")
     assert {language(text), language(text[:3000])} == {wanted}

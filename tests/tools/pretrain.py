@@ -1,4 +1,4 @@
-"""Makes the pretrained models in data/models/ and their samples in data/samples/.
+"""Makes the pretrained models in data/pretrained/models/ and their samples in data/pretrained/samples/.
 
     python tests/tools/pretrain.py --corpora FOLDER [--names tinyshakespeare hugo numpy] [--runs FOLDER]
 
@@ -21,7 +21,7 @@ from rnncore.data.batches import split
 from rnncore.data.text import read
 from rnncore.sample import samples
 
-DATA = Path(__file__).resolve().parents[2] / "data"
+DATA = Path(__file__).resolve().parents[2] / "data" / "pretrained"
 MODELS = {
     "tinyshakespeare": ("tinyshakespeare.txt", "--epochs 30 --dropout .3 --weight-drop .3"),
     "hugo": ("hugo-les-miserables-1-4.txt", "--epochs 8 --dropout .1 --weight-drop .1"),
