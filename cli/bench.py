@@ -68,7 +68,7 @@ def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype,
                           torch_device)
         first, words, last = headline, lines, None
     else:
-        from . import card
+        from ..bench import card
         found["machine"] |= card.machine(device, rival)
         measured = card.measure_all(setting, given, device, dtype, cuda_path, rounds, bool(rival), torch_device)
         first, words, last = card.headline, card.lines, card.summary
@@ -100,9 +100,10 @@ def refuse_card(settings, dtype: str | None) -> None:
 
 def on_cpu(settings, given: dict, device: str, dtype: str, *how):
     """The figures of each setting, as they are made."""
-    from rnncore import kernels, speed
+    from rnncore import kernels
+    from rnncore.bench import speed
 
-    from .contest import measure
+    from ..bench.compare import measure
     from .prepare import check_memory
     for name in dict.fromkeys(settings):
         asked = {"embed": ModelConfig.embed} | BENCH[name] | given
@@ -115,7 +116,7 @@ def load_rival(device: str):
     """The module for torch. Raises ClickException where it cannot do the work."""
     if words := requirements.missing("torch"):
         raise click.ClickException(f"--against torch needs {words}")
-    from . import rival
+    from ..bench import torch_cpu as rival
     why_not = rival.why_not(device)
     if why_not:
         raise click.ClickException(why_not)

@@ -3,7 +3,7 @@ import contextlib
 
 import pytest
 
-from rnncore.cli.task import Task
+from rnncore.bench.task import Task
 
 SIZES = {"layers": 2, "hidden": 8, "embed": 5, "vocab_size": 7, "batch": 6, "seq": 9}
 WORK = {"training": {}, "writing": {"streams": 3}, "forward": {"layers": 1}, "forward and backward": {"layers": 1}}
@@ -28,7 +28,7 @@ def torch_side():
     Without oneDNN, whose LSTM has no bfloat16 on many a CPU.
     """
     torch = pytest.importorskip("torch", reason="the contest with torch needs `pip install torch`")
-    from rnncore.cli import graphed
+    from rnncore.bench import torch_card as graphed
     threads, tf32 = torch.get_num_threads(), (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     torch.set_num_threads(1)
     onednn = torch.backends.mkldnn.set_flags(False)

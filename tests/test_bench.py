@@ -8,7 +8,8 @@ import pytest
 from cli_helpers import call, refused
 
 import rnncore
-from rnncore import cli, kernels, memory, speed
+from rnncore import cli, kernels
+from rnncore.bench import memory, speed
 from rnncore.config import BENCH, ModelConfig, SampleConfig, TrainConfig
 from rnncore.sample import generate_ids
 
@@ -26,7 +27,7 @@ def short(monkeypatch):
 @pytest.fixture
 def rival(monkeypatch):
     torch = pytest.importorskip("torch", reason="the comparison with torch needs `pip install torch`")
-    from rnncore.cli import rival
+    from rnncore.bench import torch_cpu as rival
     threads, tf32 = torch.get_num_threads(), (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     torch.set_num_threads(1)
     yield rival
@@ -171,17 +172,17 @@ def test_writing_many_is_that_of_samples(monkeypatch):
 # Memory
 
 def test_memory_grows_with_the_model_and_not_with_this_process():
-    small = memory.above_numpy("rnncore.speed:steps", *speed.arguments(SIZES, CONFIG, "cpu", "float32", 1))
+    small = memory.above_numpy("rnncore.bench.speed:steps", *speed.arguments(SIZES, CONFIG, "cpu", "float32", 1))
     here = np.ones(40_000_000)  # 320 MB
     wide = ModelConfig(7, 5, 512, 1)
-    large = memory.above_numpy("rnncore.speed:steps", *speed.arguments(wide, CONFIG, "cpu", "float32", 1))
+    large = memory.above_numpy("rnncore.bench.speed:steps", *speed.arguments(wide, CONFIG, "cpu", "float32", 1))
     moments_and_all = 4 * 4 * (4 * 512 * 517)
     assert 0 < small < 60e6 and moments_and_all < large - small < 8 * moments_and_all and here[0] == 1
 
 
 def test_work_that_fails_says_why():
     with pytest.raises(RuntimeError, match="no_such_function"):
-        memory.above_numpy("rnncore.speed:no_such_function")
+        memory.above_numpy("rnncore.bench.speed:no_such_function")
 
 
 # The command
@@ -235,7 +236,7 @@ def test_usage_errors(capsys, args):
 
 def test_without_torch_one_line_names_the_cure(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "rnncore.cli.rival", raising=False)
+    monkeypatch.delitem(sys.modules, "rnncore.bench.torch_cpu", raising=False)
     monkeypatch.delattr(cli, "rival", raising=False)
     line = refused(call(capsys, "bench", "--against", "torch", "--device", "cpu"))
     assert "--against torch needs torch" in line and "install --upgrade 'torch>=2.4.0'`" in line
@@ -317,7 +318,7 @@ def test_against_torch(rival, computes, capsys, monkeypatch):
             assert work["threads"] == 1 and math.isclose(
                 work["characters_per_s"] * work["ms"], engines["rnncore"]["work"][what]["ms"]
                 * engines["rnncore"]["work"][what]["characters_per_s"])
-    assert [work for work, *_ in asked] == ["rnncore.speed:steps", *2 * ["rnncore.cli.rival:steps"]]
+    assert [work for work, *_ in asked] == ["rnncore.bench.speed:steps", *2 * ["rnncore.bench.torch_cpu:steps"]]
     for _, *arguments in asked[1:]:
         rival.steps(*json.loads(json.dumps(arguments)))
     words = call(capsys, *args, "--dtype", "float64").out

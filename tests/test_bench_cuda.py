@@ -13,9 +13,11 @@ import pytest
 from card_helpers import WORK, task, torch_side
 from cli_helpers import call, refused
 
-from rnncore import kernels, speed
-from rnncore.cli import bench, card, card_contest, card_table, ours
-from rnncore.cli.task import STEPS
+from rnncore import kernels
+from rnncore.bench import speed
+from rnncore.bench import card, compare_card as card_contest, ours
+from rnncore.cli import bench, card_table
+from rnncore.bench.task import STEPS
 from rnncore.config import BENCH_CARD
 from rnncore.kernels.cpu import ops as cpu
 from rnncore.model import CharLM

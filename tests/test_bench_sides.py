@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 from card_helpers import swap_gates, task, torch_side
 
-from rnncore import speed
-from rnncore.cli import card_contest, ours
-from rnncore.cli import task as task_module
-from rnncore.cli.task import PIECE, REGULAR, STEPS, Task
+from rnncore.bench import speed
+from rnncore.bench import compare_card as card_contest, ours
+from rnncore.bench import task as task_module
+from rnncore.bench.task import PIECE, REGULAR, STEPS, Task
 from rnncore.config import BENCH_CARD
 
 

@@ -76,7 +76,7 @@ class Cuda:
 @pytest.fixture
 def fake(graphed, monkeypatch):
     """A function that puts a Cuda in torch.cuda's place, and the module capture in a fresh process's state."""
-    from rnncore.cli import capture
+    from rnncore.bench import torch_graph as capture
 
     def put(failures: int = 0) -> Cuda:
         cuda = Cuda(failures)
@@ -91,12 +91,12 @@ def fake(graphed, monkeypatch):
 
 def capturing(name: str) -> list[str]:
     """The log of one capture: all on one stream."""
-    from rnncore.cli import capture
+    from rnncore.bench import torch_graph as capture
     return ["side 1 waits for main", *capture.WARM_UP * [f"{name} on side 1"], "capture on side 1", f"{name} on side 1"]
 
 
 def test_a_capture_and_its_warm_up_have_one_stream_and_the_first_of_a_process_is_thrown_away(graphed, fake):
-    from rnncore.cli import capture
+    from rnncore.bench import torch_graph as capture
     cuda, card = fake(), graphed.torch.device("cuda")
     replay = capture.captured(cuda.work("work"), card)
     tiny, real = (capturing(name) + ["captured", "main waits for side 1"] for name in ("tiny work", "work"))
@@ -108,14 +108,14 @@ def test_a_capture_and_its_warm_up_have_one_stream_and_the_first_of_a_process_is
 
 
 def test_a_first_capture_that_fails_is_the_thrown_away_one(graphed, fake):
-    from rnncore.cli import capture
+    from rnncore.bench import torch_graph as capture
     cuda = fake(failures=1)
     capture.captured(cuda.work("work"), graphed.torch.device("cuda"))
     assert cuda.log == capturing("tiny work") + capturing("work") + ["captured", "main waits for side 1"]
 
 
 def test_a_capture_that_fails_leaves_the_current_stream(graphed, fake):
-    from rnncore.cli import capture
+    from rnncore.bench import torch_graph as capture
     cuda = fake(failures=2)
     with pytest.raises(RuntimeError, match="Invalidated"):
         capture.captured(cuda.work("work"), graphed.torch.device("cuda"))
@@ -123,7 +123,7 @@ def test_a_capture_that_fails_leaves_the_current_stream(graphed, fake):
 
 
 def test_the_first_work_is_a_whole_backward_pass_even_while_gradients_are_off(graphed, fake, monkeypatch):
-    from rnncore.cli import capture
+    from rnncore.bench import torch_graph as capture
     real, found = capture.tiny_work, []
     cuda = fake()
 
@@ -160,7 +160,7 @@ def held(graphed, fake):
 @pytest.mark.parametrize("kind", ["float32", "bf16 weights"])
 def test_nothing_holds_a_grad_fn_where_a_capture_begins(graphed, held, work, kind, monkeypatch):
     """Of the work itself, of the copies kept meanwhile, and of the same work done eagerly before."""
-    from rnncore.cli import capture
+    from rnncore.bench import torch_graph as capture
     sides = [graphed.WORK[work](task(work), "cpu", kind, False)]
     begun = []
 
@@ -174,7 +174,7 @@ def test_nothing_holds_a_grad_fn_where_a_capture_begins(graphed, held, work, kin
 
 
 def test_a_loss_that_is_held_is_seen_and_one_in_a_reference_cycle_is_freed(graphed, held):
-    from rnncore.cli import capture
+    from rnncore.bench import torch_graph as capture
     weight, kept = graphed.torch.ones(3, requires_grad=True), {}
 
     def in_a_cycle():

@@ -278,7 +278,7 @@ def test_the_table():
 
 
 def test_the_table_takes_the_rows_that_bench_makes(monkeypatch):
-    from rnncore.cli import card_contest
+    from rnncore.bench import compare_card as card_contest
     monkeypatch.setattr(card_contest, "TURN", 1e-3)
     with torch_side() as graphed:
         found = card_contest.measure("row", task(), "float32", "cpu", 2, ("eager",), graphed, "cpu")

@@ -192,7 +192,8 @@ def test_weights_that_overflow_are_refused(good, place):
 LIMITED = """
 import resource, sys
 from rnncore.runs.checkpoint import ModelFileError, load
-from rnncore import kernels, memory
+from rnncore import kernels
+from rnncore.bench import memory
 load(sys.argv[1], "cpu")
 with open("/proc/self/statm") as file:
     used = int(file.read().split()[0]) * resource.getpagesize()

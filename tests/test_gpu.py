@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import rnncore
-from rnncore import kernels, speed
+from rnncore import kernels
+from rnncore.bench import speed
 from rnncore.config import SampleConfig
 from rnncore.nn.dropout import Dropout
 from rnncore.measure.gradcheck import TOLERANCE, check_gradients, random_case

@@ -172,7 +172,7 @@ def test_names_beyond_those_of_the_layers_are_counted_before_any_is_looked_at(tm
 
 
 def test_a_million_symbols_are_read_in_little_memory(tmp_path):
-    from rnncore import memory
+    from rnncore.bench import memory
     symbols = [point for point in range(1_002_048) if not 0xD800 <= point < 0xE000]
     config = {"vocab_size": len(symbols), "embed": 1, "hidden": 1, "layers": 1}
     document = {"schema": 1, "config": config, "vocab": symbols, "card": {}}

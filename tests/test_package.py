@@ -74,7 +74,7 @@ def test_the_checkout_works_without_an_install(tmp_path):
             "[f for f in sys.meta_path if 'editable' not in getattr(f, '__module__', getattr(f, '__name__', ''))]\n"
             "import rnncore.kernels.cpu.ops, rnncore.data.text; print(rnncore.kernels.cpu.ops.__file__)")
     done = run("-c", code, cwd=tmp_path)
-    assert done.stdout.strip() == str(ROOT / "kernels" / "cpu.py"), done.stderr
+    assert done.stdout.strip() == str(ROOT / "kernels/cpu/ops.py"), done.stderr
 
 
 def test_the_metadata_names_the_extras_and_the_command(site):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from card_helpers import WORK, swap_gates, task, torch_side
 
-from rnncore.cli import card_contest, card_table, ours, parity
-from rnncore.cli.task import STEPS
+from rnncore.bench import compare_card as card_contest, ours, parity
+from rnncore.cli import card_table
+from rnncore.bench.task import STEPS
 from rnncore.model import CharLM
 
 CLASSES = tuple(parity.TOLERANCES)

@@ -99,7 +99,7 @@ def test_an_unknown_name_lists_those_that_are_there(folder, capsys):
 def test_the_package_takes_them_along():
     """A wheel holds what setup.cfg names."""
     data = (ROOT / "setup.cfg").read_text() if (ROOT / "setup.cfg").is_file() else pytest.skip("no checkout")
-    assert "rnncore.data = models/*.safetensors" in data
+    assert "rnncore.data.pretrained = models/*.safetensors" in data
 
 
 @pytest.mark.parametrize("name", pretrained.names())

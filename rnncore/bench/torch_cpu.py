@@ -1,4 +1,4 @@
-"""torch.nn.LSTM at the work of rnncore.speed.Subject, from the same weights.
+"""torch.nn.LSTM at the work of rnncore.bench.speed.Subject, from the same weights.
 
 Only `rnncore bench --against torch` loads this module. Adam has the same settings and is fused; bias_hh is frozen at
 zero, for two trained biases would step twice.
@@ -8,10 +8,10 @@ import functools
 
 import torch
 
-from rnncore import speed
-from rnncore.config import ModelConfig, SampleConfig, TrainConfig
-from rnncore.optim import Adam
-from rnncore.speed import Entrant
+from . import speed
+from ..config import ModelConfig, SampleConfig, TrainConfig
+from ..optim import Adam
+from .speed import Entrant
 
 
 class Net(torch.nn.Module):

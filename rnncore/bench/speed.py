@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from .captured import MANY as LAUNCH
-from .captured import Captured, Slot
-from .config import ModelConfig, SampleConfig, TrainConfig
-from .data.vocab import Vocab
-from .nn.embedding import folded
-from .model import CharLM
-from .optim import OPTIMIZERS, clip_scale, global_norm
-from .sample import generate_ids, samples
+from ..captured import MANY as LAUNCH
+from ..captured import Captured, Slot
+from ..config import ModelConfig, SampleConfig, TrainConfig
+from ..data.vocab import Vocab
+from ..nn.embedding import folded
+from ..model import CharLM
+from ..optim import OPTIMIZERS, clip_scale, global_norm
+from ..sample import generate_ids, samples
 
 TURN = 0.2      # seconds that a turn lasts, or one unit of work where that takes longer
 TRIES = 3       # turns with each number of threads before the rounds

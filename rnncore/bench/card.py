@@ -2,11 +2,11 @@
 import gc
 from pathlib import Path
 
-from rnncore import kernels
-from rnncore.config import BENCH, BENCH_CARD, PATHS
+from .. import kernels
+from ..config import BENCH, BENCH_CARD, PATHS
 
-from .card_contest import measure
-from .card_table import headline, lines, summary
+from .compare_card import measure
+from ..cli.card_table import headline, lines, summary
 from .task import Task
 
 __all__ = ["headline", "lines", "machine", "measure_all", "summary"]
@@ -22,7 +22,7 @@ def measure_all(settings, given: dict, device: str, dtype: str | None, path: str
     """
     rival = None
     if against_torch:
-        from . import graphed as rival
+        from . import torch_card as rival
     for name in dict.fromkeys(settings or BENCH_CARD):
         work, sizes, classes = BENCH_CARD.get(name) or ("training", BENCH[name], ("float32", "tf32", "bf16"))
         if name.startswith("layer"):

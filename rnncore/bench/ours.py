@@ -8,13 +8,13 @@ from itertools import islice
 
 import numpy as np
 
-from rnncore import speed
-from rnncore.nn import lstm, stack
-from rnncore.config import PATHS, SampleConfig
-from rnncore.data.vocab import Vocab
-from rnncore.model import CharLM
-from rnncore.sample import generate_ids
-from rnncore.speed import Entrant
+from . import speed
+from ..nn import lstm, stack
+from ..config import PATHS, SampleConfig
+from ..data.vocab import Vocab
+from ..model import CharLM
+from ..sample import generate_ids
+from .speed import Entrant
 
 from .task import PIECE, STEPS, Task
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.config import PATHS
-from rnncore.speed import Entrant
+from ..config import PATHS
+from .speed import Entrant
 
-from . import contest, ours, parity
+from . import compare as contest, ours, parity
 from .parity import tolerance
-from .progress import tell
+from ..cli.progress import tell
 from .task import STEPS, Task
 
 TURN = 0.08  # seconds that a turn lasts, about: above 0.05 where a unit is shorter

@@ -3,10 +3,10 @@ import time
 
 import numpy as np
 
-from rnncore import memory, speed
-from rnncore.speed import Entrant
+from . import memory, speed
+from .speed import Entrant
 
-from .progress import EVERY, tell
+from ..cli.progress import EVERY, tell
 
 
 def measure(asked: dict, device: str, dtype: str, threads: int | None, rounds: int, rival=None,
@@ -21,13 +21,13 @@ def measure(asked: dict, device: str, dtype: str, threads: int | None, rounds: i
     subject = speed.Subject(sizes, config, device, dtype)
     engines = {"rnncore": subject.jobs(threads)}
     training = engines["rnncore"]["training"]
-    works = {"rnncore": ("rnncore.speed:steps", device, dtype)}
+    works = {"rnncore": ("rnncore.bench.speed:steps", device, dtype)}
     left_out = rival.why_not_bfloat16(torch_device) if rival and dtype == "float32" else None
     for kind in ([dtype] if left_out or dtype != "float32" else [dtype, "bfloat16"]) if rival else []:
         tell(f"warming up: torch, {kind}")
         engines[f"torch {kind}"] = rival.Rival(sizes, config, torch_device, kind, subject.model.tensors()).jobs(
             threads or subject.kernel.cores())
-        works[f"torch {kind}"] = "rnncore.cli.rival:steps", torch_device, kind
+        works[f"torch {kind}"] = "rnncore.bench.torch_cpu:steps", torch_device, kind
     products = subject.products(training.threads)
     times = run({(name, what): entrant for name, jobs in engines.items() for what, entrant in jobs.items()}
                 | {name: entrant for name, (entrant, _) in products.items()}, rounds)

@@ -10,14 +10,14 @@ import gc
 import numpy as np
 import torch
 
-from rnncore import speed
-from rnncore.config import SampleConfig
-from rnncore.optim import Adam
-from rnncore.speed import Entrant
+from . import speed
+from ..config import SampleConfig
+from ..optim import Adam
+from .speed import Entrant
 
-from .capture import captured, events
-from .kinds import KINDS, cudnn_algorithm, kinds
-from .rival import Net
+from .torch_graph import captured, events
+from .torch_precision import KINDS, cudnn_algorithm, kinds
+from .torch_cpu import Net
 from .task import PIECE, STEPS, Task
 
 __all__ = ["KINDS", "WORK", "cudnn_algorithm", "kinds", "reference", "release"]
