@@ -12,7 +12,7 @@ import pytest
 from rnncore import requirements
 from rnncore.kernels import cards
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 COMPUTING = [("train", "numpy"), ("generate", "numpy"), ("score", "numpy", "numpy"), ("report", "numpy"),
              ("neurons", "numpy", "numpy"), ("corpus", "list"), ("gradcheck",), ("bench",), ("info", "numpy"),
              ("doctor", "--try", "char-rnn")]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rnncore.report import probes
 from rnncore.report.probes import PROBES, language, measure
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PROSE = "It was late when they came home, and nobody spoke.\n"
 PYTHON = "import os\nx = 1\ny = f(x)\n"
 C = "int main(void) {\n  x = f(1);\n}\n"
@@ -99,7 +99,7 @@ def strings_and_comments(source: str) -> np.ndarray:
 
 
 @pytest.mark.skipif(hasattr(tokenize, "FSTRING_START"), reason="an f-string is many tokens from Python 3.12 on")
-@pytest.mark.parametrize("path", ["kernels/cuda/ops.py", "rnncore/sample.py", "tests/test_probes.py", "tests/test_cli_levels.py"])
+@pytest.mark.parametrize("path", ["kernels/cuda/ops.py", "rnncore/sample.py", "tests/report/test_probes.py", "tests/data/test_cli_levels.py"])
 def test_python_files_as_its_tokenizer_reads_them(path):
     source = (ROOT / path).read_text(encoding="utf-8") if (ROOT / path).is_file() else pytest.skip("no checkout")
     quotes, comment = PROBES["inside quotes"](source), PROBES["inside a comment"](source)
@@ -153,7 +153,7 @@ def test_every_probe_says_in_a_line_what_it_is():
 
 @pytest.mark.parametrize("path, wanted", [
     ("kernels/cuda/ops.py", "python"), ("rnncore/model.py", "python"), ("data/pretrained/samples/numpy.txt", "python"), ("kernels/cpu/host.cpp", "c"),
-    ("kernels/gates.cuh", "c"), ("tests/cuda_emulator.hpp", "c"), ("data/pretrained/samples/tinyshakespeare.txt", "prose"),
+    ("kernels/gates.cuh", "c"), ("tests/fakes/cuda_emulator.hpp", "c"), ("data/pretrained/samples/tinyshakespeare.txt", "prose"),
     ("data/pretrained/samples/hugo.txt", "prose"), ("LICENSE", "prose")])
 def test_languages(path, wanted):
     text = (ROOT / path).read_text(encoding="utf-8") if (ROOT / path).is_file() else pytest.skip("no checkout")

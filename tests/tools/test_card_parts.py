@@ -13,7 +13,7 @@ from card_helpers import task, torch_side
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-TOOLS = Path(__file__).resolve().parent / "tools"
+TOOLS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TOOLS))
 import card  # noqa: E402
 import card_parts  # noqa: E402

@@ -8,7 +8,7 @@ import pytest
 
 from rnncore.kernels.cpu import native
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ("-std=c++17", "-O1", "-g1", "-fno-omit-frame-pointer", "-march=native", "-fopenmp-simd", "-fPIC", "-shared",
          "-fsanitize=address,undefined", "-fno-sanitize=alignment", "-fno-sanitize-recover=all")
 LOOPS = "equal_the_loops or columns or longer_arrays or tanh or refused"  # of test_native.py
@@ -42,14 +42,14 @@ def sanitized(tmp_path, *arguments: str, planted: tuple[str, str] = ("", "")) ->
         f"native.HERE = Path({str(folder)!r})\n")
     environment = {**os.environ, "LD_PRELOAD": runtime(), "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1",
                    "OPENBLAS_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path), "PYTHONMALLOC": "malloc",
-                   "PYTHONPATH": os.pathsep.join([str(tmp_path), str(HERE), str(HERE.parent)])}
+                   "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "sanitize", "-p", "no:cacheprovider", "-p", "no:xdist", "-s", *arguments]
-    return subprocess.run(command, cwd=HERE.parent, env=environment, capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 def test_the_loops_stay_inside_their_arrays(tmp_path):
     """Takes over 10 s: the loops are compiled with checks, and Python's memory is guarded too."""
-    done = sanitized(tmp_path, "tests/test_native.py", "tests/test_stepper.py", "-k", f"{LOOPS} or {STEPS}")
+    done = sanitized(tmp_path, "tests/maths/test_native.py", "tests/maths/test_stepper.py", "-k", f"{LOOPS} or {STEPS}")
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-2000:] + done.stderr[-4000:]
 
 
@@ -57,5 +57,5 @@ def test_the_loops_stay_inside_their_arrays(tmp_path):
     ("for (long k = 0; k < hidden; k++) h[k][t + 1]", "for (long k = 0; k <= hidden; k++) h[k][t + 1]"),
     ("keep ? keep + n * t : ones, dy.at(t, n)", "keep ? keep + n * (t + 1) : ones, dy.at(t, n)")])
 def test_a_read_or_write_outside_is_seen(right, wrong, tmp_path):
-    done = sanitized(tmp_path, "tests/test_native.py", "-k", "equal_the_loops", "-x", planted=(right, wrong))
+    done = sanitized(tmp_path, "tests/maths/test_native.py", "-k", "equal_the_loops", "-x", planted=(right, wrong))
     assert "AddressSanitizer: heap-buffer-overflow" in done.stderr and "host.cpp" in done.stderr, done.stderr[-2000:]

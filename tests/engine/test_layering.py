@@ -10,7 +10,7 @@ import pytest
 
 import rnncore
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(not (ROOT / "setup.cfg").is_file(), reason="the source stands beside tests/ in a checkout only")
 
 FOLDERS = {  # folder: the folders of ours and the packages of others that it may import

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ["-m", "rnncore", "train", "python-docs", "--steps", "5", "--hidden", "16", "--batch", "8"]
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 from test_gradients import BOUND
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(not (ROOT / "setup.cfg").is_file(), reason="the source stands beside tests/ in a checkout only")
 WORKERS = 2
 
@@ -113,7 +113,7 @@ PROBE = """
 import json, sys
 
 tests, *trees = sys.argv[1:]
-sys.path.insert(0, tests)
+sys.path[:0] = [tests, f"{tests}/maths", f"{tests}/fakes"]
 
 
 def found(tree):

@@ -57,7 +57,7 @@ class Hostile:
         try:
             return call(self.capsys, *args)
         finally:
-            own = (str(self.home / "run"), os.path.dirname(os.__file__), str(Path(__file__).parent.parent))
+            own = (str(self.home / "run"), os.path.dirname(os.__file__), str(Path(__file__).parents[2]))
             self.opened = [path for path in OPENED if not path.startswith(own) and "site-packages" not in path
                            and not path.startswith(("/tmp/rnncore", "/proc", "/var/tmp", str(Path.home() / ".cache")))]
             OPENED = None

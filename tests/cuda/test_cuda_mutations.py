@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")
 
 PLANTED = [
@@ -33,7 +33,7 @@ PLANTED = [
 
 def outcome(folder: Path) -> int:
     """The exit code of the host tests of the tree in `folder`: 0 where all pass, 1 where one fails."""
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/test_cuda_on_the_host.py",
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/cuda/test_cuda_on_the_host.py",
                            "-k", "steps_equal or random_numbers or scatter"], cwd=folder, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(folder), "OPENBLAS_NUM_THREADS": "1"})
     assert done.returncode in (0, 1), done.stdout + done.stderr
@@ -43,10 +43,10 @@ def outcome(folder: Path) -> int:
 def copy(folder: Path) -> Path:
     for name in ("rnncore", "kernels", "data", "cli"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "tests").mkdir()
-    for name in ("test_cuda_on_the_host.py", "cupy_stand_in.py", "cublas_stand_in.py", "conftest.py"):
-        shutil.copy(ROOT / "tests" / name, folder / "tests")
-    shutil.copytree(ROOT / "tests" / "stand_in", folder / "tests" / "stand_in", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("cuda/test_cuda_on_the_host.py", "conftest.py"):
+        (folder / "tests" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "tests" / name, folder / "tests" / name)
+    shutil.copytree(ROOT / "tests/fakes", folder / "tests/fakes", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "setup.cfg", folder)
     return folder
 

@@ -65,7 +65,7 @@ def test_load_by_name_is_load_of_the_file(folder):
 
 
 def test_what_lies_at_the_path_goes_first(folder):
-    """Where it holds a model; tests/test_names.py has the whole rule."""
+    """Where it holds a model; tests/runs/test_names.py has the whole rule."""
     own = build(dtype="float32")
     checkpoint.save(own, "one")
     with pytest.warns(Ambiguous):

@@ -1,4 +1,4 @@
-"""cupy.RawKernel over host memory: CUDA C++ run by the emulator of tests/emulate.py, launched by CuPy's rules."""
+"""cupy.RawKernel over host memory: CUDA C++ run by the emulator of tests/fakes/emulate.py, launched by CuPy's rules."""
 import importlib
 import re
 

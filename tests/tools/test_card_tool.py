@@ -16,7 +16,7 @@ import pytest
 
 from rnncore.config import BENCH_CARD
 
-TOOLS = Path(__file__).resolve().parent / "tools"
+TOOLS = Path(__file__).resolve().parent
 pytestmark = pytest.mark.skipif(not (TOOLS.parents[1] / "setup.cfg").is_file(), reason="card.sh is a checkout's")
 PARTS = ["tests", "resume", "bench", "model2018", "memcheck", "racecheck"]
 DOCTOR = {"cuda": "ok", "card": "NVIDIA H100 80GB HBM3", "cuda runtime": "13.2", "cupy": "14.2.0", "rnncore": "0.1.0"}

@@ -4,14 +4,14 @@ import ast
 import re
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 def written() -> set[str]:
     """The names of all tests, read from the source."""
     return {
         node.name
-        for path in HERE.glob("test_*.py")
+        for path in HERE.rglob("test_*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     }

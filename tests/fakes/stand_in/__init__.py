@@ -1,0 +1,1 @@
+"""What tests/fakes/cupy_stand_in.py is put together from: memory, streams, arrays, and two kinds of kernels."""

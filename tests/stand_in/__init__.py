@@ -1,1 +1,0 @@
-"""What tests/cupy_stand_in.py is put together from: memory, streams, arrays, and two kinds of kernels."""
