@@ -8,7 +8,7 @@ from rnncore import requirements
 from rnncore.config import BENCH, BENCH_CARD, LAYERS, OPTIMIZERS, PATHS, ModelConfig
 
 from . import options
-from .table import aligned, digits
+from .terminal.table import aligned, digits
 
 CLASSES = "float32", "float64", "tf32", "bf16", "fp16"
 

@@ -1,5 +1,5 @@
 """The figures of the contest on a card in words: a table a row, and one line each at the end."""
-from .table import aligned, digits
+from .terminal.table import aligned, digits
 
 
 def headline(machine: dict) -> str:

@@ -14,7 +14,7 @@ from rnncore.data.decode import CorpusError
 from rnncore.data.download import Patience, host
 
 from . import options
-from .progress import tell
+from .terminal.progress import tell
 
 NAME = click.Choice(list(corpora.NAMES))
 PATIENCE = Patience()

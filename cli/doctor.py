@@ -10,8 +10,8 @@ from rnncore import requirements
 from rnncore.config import BENCH, PATHS, ModelConfig, TrainConfig
 
 from . import options
-from .called import said
-from .progress import printable, tell
+from .terminal.called import said
+from .terminal.progress import printable, tell
 
 
 class Doctor(options.Command):

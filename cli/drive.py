@@ -2,7 +2,7 @@
 import time
 
 from .ending import already_finished, farewell, without_a_step
-from .progress import display
+from .terminal.progress import display
 
 SAVE = 60      # seconds between saves, at most, unless --save-every says otherwise
 SAMPLE = 200   # characters of a sample on the way

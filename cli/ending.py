@@ -9,9 +9,9 @@ from click.core import ParameterSource
 from rnncore import plan
 from rnncore.runs import headline, names
 
-from . import called
+from .terminal import called
 from .options import flag
-from .progress import tell
+from .terminal.progress import tell
 
 LATE = 0.7         # of the steps: a best model from before was followed by worse ones for long
 FAR_TOO_HIGH = 10  # times the usual rate: a model that is worse than counting wants a lower one, not more steps

@@ -12,7 +12,7 @@ import click
 from rnncore.config import SampleConfig
 
 from . import options
-from .progress import tell
+from .terminal.progress import tell
 
 LENGTH = 1000    # characters
 TURN = 200       # characters, where it is one of many
@@ -102,7 +102,7 @@ def command(run, prime, prime_file, length, stop, count, separator, out, interac
         from .interactive import Loop
         Loop(model, config, length, stop, on_unknown, prime, clamp).run()
         return
-    from .written import Stop, write
+    from .terminal.written import Stop, write
 
     with Stop() as stopped:
         texts = made(model, prime, length, count, config, stop, on_unknown, clamp, stopped)

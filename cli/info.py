@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from . import options
-from .progress import printable, tell
+from .terminal.progress import printable, tell
 
 SETTINGS = {  # fields of a TrainConfig, in words
     "optimizer": "{}", "lr": "rate {}", "batch": "batch {}", "seq": "window {}", "dropout": "dropout {}",

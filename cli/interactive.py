@@ -16,9 +16,9 @@ from rnncore.data.vocab import UnknownSymbolError
 from rnncore.dialogue import Dialogue, Mark
 from rnncore.sample import ends, until
 
-from . import meant
-from .progress import printable, tell, unheard
-from .written import output, separated, stream
+from .terminal import meant
+from .terminal.progress import printable, tell, unheard
+from .terminal.written import output, separated, stream
 
 PROMPT = "> "
 TURNS = 100  # that can be taken back

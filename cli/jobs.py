@@ -20,7 +20,7 @@ from rnncore.train import Clock, Training
 
 from . import options, prepare, tensorboard
 from .corpus import bring
-from .progress import describe_floor
+from .terminal.progress import describe_floor
 
 SAVING = {field.name for field in fields(SaveConfig)}
 

@@ -15,12 +15,12 @@ import click
 
 from rnncore import __version__, requirements
 
-from . import limits
-from .called import called, said
-from .meant import HelpfulGroup
-from .progress import shown
-from .signals import Stopped
-from .streams import CLOSED, open_streams, say_error
+from .terminal import limits
+from .terminal.called import called, said
+from .terminal.meant import HelpfulGroup
+from .terminal.progress import shown
+from .terminal.signals import Stopped
+from .terminal.streams import CLOSED, open_streams, say_error
 
 COMMANDS = {
     "train": "Learn a corpus: files, folders, - or a named corpus.",

@@ -4,7 +4,7 @@ import json
 import click
 
 from . import options, texts
-from .progress import tell
+from .terminal.progress import tell
 
 LENGTH = 20_000  # symbols that are read by default: a minute at most on a CPU
 BESIDE = 48      # columns of the table beside the excerpt

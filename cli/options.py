@@ -7,10 +7,10 @@ import click
 from rnncore import config, requirements
 from rnncore.config import MOST, ON_GPUS, PATHS, PRECISIONS
 
-from . import limits
-from .called import said
-from .meant import SUBCOMMANDS, Helpful, HelpfulGroup, nearest, question
-from .progress import tell
+from .terminal import limits
+from .terminal.called import said
+from .terminal.meant import SUBCOMMANDS, Helpful, HelpfulGroup, nearest, question
+from .terminal.progress import tell
 
 DEVICE = click.option("--device", default="auto", metavar="auto|cpu|cuda|cuda:K",
                       callback=lambda ctx, _, value: _device(value), show_default=True,

@@ -21,7 +21,8 @@ from rnncore.model import CharLM
 from rnncore.runs.folder import RunError
 from rnncore.train import total_steps
 
-from . import called, options
+from . import options
+from .terminal import called
 
 MIN_VALIDATION = 100  # characters; fewer say nothing
 COUNTING = 0.1        # the share of a budget of minutes that counting n-grams may take

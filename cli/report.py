@@ -8,9 +8,10 @@ import click
 
 from rnncore import requirements
 
-from . import called, options, texts
-from .progress import tell
-from .signals import Stopped, by
+from . import options, texts
+from .terminal import called
+from .terminal.progress import tell
+from .terminal.signals import Stopped, by
 
 NAME = "report.html"
 PASSAGE = "passage.txt"  # in a run folder: the validation text that its report reads

@@ -13,7 +13,7 @@ from rnncore.runs.files import new_file
 
 from . import known, options, texts
 from .floor import KNOWN, beside
-from .progress import describe_floor, tell
+from .terminal.progress import describe_floor, tell
 
 
 def _of(name: str, text: str, **settings) -> tuple:

@@ -8,8 +8,8 @@ from click.core import ParameterSource
 from rnncore.config import OPTIMIZERS, PRESETS, ModelConfig, SaveConfig, TrainConfig
 
 from . import options
-from .progress import tell
-from .signals import Signals
+from .terminal.progress import tell
+from .terminal.signals import Signals
 
 NO_REPORT = "RNNCORE_NO_REPORT"  # in the environment: no run here makes a report
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rnncore import kernels
-from rnncore.cli import called
+from rnncore.cli.terminal import called
 from rnncore.config import ModelConfig
 from rnncore.data.vocab import Vocab
 from rnncore.kernels import cards

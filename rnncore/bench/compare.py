@@ -6,7 +6,7 @@ import numpy as np
 from . import memory, speed
 from .speed import Entrant
 
-from ..cli.progress import EVERY, tell
+from ..cli.terminal.progress import EVERY, tell
 
 
 def measure(asked: dict, device: str, dtype: str, threads: int | None, rounds: int, rival=None,

@@ -15,7 +15,7 @@ from .speed import Entrant
 
 from . import compare as contest, ours, parity
 from .parity import tolerance
-from ..cli.progress import tell
+from ..cli.terminal.progress import tell
 from .task import STEPS, Task
 
 TURN = 0.08  # seconds that a turn lasts, about: above 0.05 where a unit is shorter

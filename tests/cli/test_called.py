@@ -7,7 +7,7 @@ import sys
 import pytest
 from cli_helpers import ENVIRONMENT, ROOT, SMALL, corpus
 
-from rnncore.cli import called
+from rnncore.cli.terminal import called
 
 PROGRAM = "import sys; from rnncore.cli import main; main()"
 

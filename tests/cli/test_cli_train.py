@@ -16,7 +16,7 @@ from cli_helpers import COMMAND, ENVIRONMENT, SMALL, TEXT, Result, call, corpus,
 import rnncore
 from rnncore import kernels
 from rnncore.runs import checkpoint, folder as runs
-from rnncore.cli.progress import LiveDisplay, PlainDisplay, clock, display, printable
+from rnncore.cli.terminal.progress import LiveDisplay, PlainDisplay, clock, display, printable
 from rnncore.data.batches import Batches
 
 KEYS = ["step", "chars", "seconds", "chars_per_s", "loss", "val_loss", "lr", "grad_norm"]

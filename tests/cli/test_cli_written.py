@@ -13,7 +13,7 @@ from cli_helpers import COMMAND, ENVIRONMENT, call, refused, run, terminal
 
 import rnncore
 from rnncore import CharLM, ModelConfig, Vocab
-from rnncore.cli.written import ASLEEP, Stop, laid_out
+from rnncore.cli.terminal.written import ASLEEP, Stop, laid_out
 from rnncore.data.endings import END, documents
 from rnncore.data.records import written
 

@@ -4,7 +4,7 @@ from importlib import import_module
 import pytest
 from cli_helpers import call, refused
 
-from rnncore.cli import meant
+from rnncore.cli.terminal import meant
 
 cli = import_module("rnncore.cli.main")
 

@@ -14,7 +14,7 @@ import pytest
 from cli_helpers import COMMAND, ENVIRONMENT, SMALL, call, corpus, rows, run
 
 from rnncore.cli import drive
-from rnncore.cli.signals import Signals, Stopped
+from rnncore.cli.terminal.signals import Signals, Stopped
 from rnncore.runs.folder import RunFolder, read_last
 
 QUIET = ("--sample-every", 10 ** 6, "--eval-every", 10 ** 6)

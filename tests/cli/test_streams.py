@@ -5,7 +5,7 @@ import pytest
 from cli_helpers import COMMAND, ENVIRONMENT, SMALL, corpus, finished_run, refused, run
 
 from rnncore import CharLM, ModelConfig, Vocab, save
-from rnncore.cli import limits, streams
+from rnncore.cli.terminal import limits, streams
 
 CLOSED = "rnncore: stdout is closed: send it to a file, to a pipe, or to /dev/null\n"
 

@@ -14,7 +14,7 @@ from rnncore.runs import checkpoint
 from rnncore.captured import Captured, Slot
 from rnncore.cli.drive import drive
 from rnncore.cli.jobs import Job
-from rnncore.cli.signals import Signals
+from rnncore.cli.terminal.signals import Signals
 from rnncore.data.batches import Batches
 from rnncore.kernels.paths import Slower
 from rnncore.launch import Launcher

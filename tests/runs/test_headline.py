@@ -13,7 +13,7 @@ import rnncore
 from rnncore import requirements
 from rnncore.runs import checkpoint, headline
 from rnncore.cli import report
-from rnncore.cli.progress import describe
+from rnncore.cli.terminal.progress import describe
 from rnncore.config import TrainConfig
 from rnncore.data.batches import Batches
 from rnncore.measure.evaluate import Validation
