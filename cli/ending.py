@@ -9,8 +9,8 @@ from click.core import ParameterSource
 from rnncore import plan
 from rnncore.runs import headline, names
 
-from .terminal import called
 from .options import flag
+from .terminal import called
 from .terminal.progress import tell
 
 LATE = 0.7         # of the steps: a best model from before was followed by worse ones for long

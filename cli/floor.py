@@ -31,8 +31,8 @@ def corpus_of(card: dict, file: Path) -> tuple:
     file: the model's.
     """
     from rnncore.data.decode import CorpusError
-    from rnncore.runs.places import text_of
     from rnncore.runs.folder import trained
+    from rnncore.runs.places import text_of
 
     if not trained(card):
         return None, None

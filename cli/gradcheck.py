@@ -35,9 +35,9 @@ def command(layers, hidden, embed, vocab, seq, batch, dropout, weight_drop, vari
     from rnncore import kernels
     from rnncore.config import ModelConfig, TrainConfig
     from rnncore.data.vocab import Vocab
-    from rnncore.nn.dropout import Dropout
     from rnncore.measure.gradcheck import EPS, TOLERANCE, check_gradients, random_case
     from rnncore.model import CharLM
+    from rnncore.nn.dropout import Dropout
 
     from .prepare import check_memory
     sizes = ModelConfig(vocab, embed, hidden, layers)

@@ -51,9 +51,9 @@ def verdicts(place: Path, as_json: bool) -> int:
 def show(path: Path, as_json: bool) -> None:
     """What a model file holds, in words or as JSON."""
     from rnncore import params
+    from rnncore.config import ModelConfig
     from rnncore.runs import checkpoint
     from rnncore.runs.metadata import vocabulary
-    from rnncore.config import ModelConfig
 
     document, tensors = checkpoint.read(path)
     config, text = ModelConfig(**document["config"]), asdict(vocabulary(document))

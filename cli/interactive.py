@@ -47,7 +47,7 @@ class Loop:
         self.stop = ends(self.vocab, stop)
         self.past: deque[Mark] = deque(maxlen=TURNS)
         self.binary = self.vocab.level == "byte"
-        self.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115, it is open as long as the process is
+        self.stdin = sys.stdin or open(os.devnull)  # open as long as the process is
         as_it_is = self.binary or "\r" in self.vocab  # a corpus that kept its line ends
         self.stdin.reconfigure(errors="surrogateescape", newline="\n" if as_it_is else None)
         self.typed, self.shown = self.stdin.isatty(), sys.stdout.isatty()

@@ -7,14 +7,15 @@ import click
 import numpy as np
 
 from rnncore import kernels, params, plan
-from rnncore.runs import lock, places, folder as runs
 from rnncore.config import SampleConfig, SaveConfig, TrainConfig
 from rnncore.data.batches import Batches
 from rnncore.data.text import Corpus, read
-from rnncore.runs.metadata import ModelFileError
 from rnncore.measure.evaluate import Validation
 from rnncore.model import CharLM
+from rnncore.runs import folder as runs
+from rnncore.runs import lock, places
 from rnncore.runs.folder import RunFolder
+from rnncore.runs.metadata import ModelFileError
 from rnncore.sample import samples
 from rnncore.train import Clock, Training
 

@@ -135,12 +135,12 @@ def _cause(error: Exception) -> tuple[int, str]:
     if isinstance(error, OSError) and error.errno == errno.EBADF and not error.filename:
         return 1, CLOSED
 
-    from rnncore.runs.checkpoint import ModelFileError
     from rnncore.config import ConfigError
     from rnncore.data.text import CorpusError, CorpusNotFoundError, UnknownEncodingError
     from rnncore.data.vocab import UnknownSymbolError
     from rnncore.kernels import DeviceError
     from rnncore.recovery import Diverged
+    from rnncore.runs.checkpoint import ModelFileError
     from rnncore.runs.folder import RunError
 
     if isinstance(error, (ConfigError, CorpusNotFoundError, UnknownEncodingError)):

@@ -8,16 +8,16 @@ import click
 import numpy as np
 
 from rnncore import params, plan
-from rnncore.runs import checkpoint
-from rnncore.measure import ngram
 from rnncore.config import PRESETS, ModelConfig, TrainConfig
 from rnncore.data.batches import Batches, shrink, split
 from rnncore.data.shuffle import whole
 from rnncore.data.text import Corpus, Reading
 from rnncore.data.vocab import UNKNOWN, Vocab
-from rnncore.runs.extend import extend
 from rnncore.kernels.paths import storage
+from rnncore.measure import ngram
 from rnncore.model import CharLM
+from rnncore.runs import checkpoint
+from rnncore.runs.extend import extend
 from rnncore.runs.folder import RunError
 from rnncore.train import total_steps
 

@@ -86,10 +86,10 @@ def after(job, device: str, stop: int | None = None) -> None:
 def write(found, target: Path, device: str, text: str | None = None, cells: int = 3,
           how: dict | None = None) -> list[str]:
     """Make the report of a names.Found, write it to target, return what is to be said. how: texts.NAMES, of text."""
-    from rnncore.runs import checkpoint
-    from rnncore.runs.files import write_whole
     from rnncore.report import page
     from rnncore.report.atlas import FEW
+    from rnncore.runs import checkpoint
+    from rnncore.runs.files import write_whole
 
 
     folder = found.folder
@@ -144,8 +144,8 @@ def headline(model, card: dict, floor: float | None) -> list[tuple[str, str]]:
     from math import log
 
     from rnncore import params
-    from rnncore.runs.headline import of as of_validation
     from rnncore.plan import about
+    from rnncore.runs.headline import of as of_validation
 
     config = model.config
     found = [("model", f"{config.layers} × {config.hidden} LSTM, {params.count(config):,} parameters")]

@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from rnncore import kernels, plan
-from rnncore.runs import checkpoint, metadata, lock, names, places, folder as runs
 from rnncore.config import SaveConfig, TrainConfig
 from rnncore.data.recorded import GONE, LongerError, Lost, LostError, short
 from rnncore.data.sources import current
 from rnncore.data.text import Corpus, CorpusError, CorpusNotFoundError, Reading, read
 from rnncore.model import CharLM
+from rnncore.runs import checkpoint, lock, metadata, names, places
+from rnncore.runs import folder as runs
 from rnncore.runs.folder import RunError, RunFolder
 from rnncore.train import Training
 

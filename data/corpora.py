@@ -142,8 +142,11 @@ def addresses(name: str) -> list[str]:
     return [mirror.rstrip("/") + "/" for mirror in mirrors] or list(NAMES[name].addresses)
 
 
+PATIENCE = Patience()
+
+
 def fetch(
-    name: str, patience: Patience = Patience(), say: Callable[[str], None] = lambda line: None,
+    name: str, patience: Patience = PATIENCE, say: Callable[[str], None] = lambda line: None,
     moved: Callable[[File, int], None] = lambda file, done: None,
 ) -> list[Path]:
     """Download what is missing of the corpus called `name`; returns its files.

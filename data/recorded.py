@@ -68,7 +68,7 @@ class LongerError(CorpusError):
 class Remembered(Sources):
     """As Sources, the files that the record lists."""
 
-    record: Record = Record()  # noqa: RUF009, it never changes
+    record: Record = Record()  # it never changes
 
     def opened(self) -> Iterator[File]:
         """The files. Raises LostError before the first is opened where one cannot be."""

@@ -86,7 +86,7 @@ class Sources:
 
     def _open(self, path: str) -> BinaryIO:
         """Open a file that the user named, of any kind."""
-        file = open(path, "rb")  # noqa: SIM115
+        file = open(path, "rb")
         found = os.fstat(file.fileno())
         self._seen = [absolute(path), found.st_size] if stat.S_ISREG(found.st_mode) else None
         return file

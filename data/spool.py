@@ -25,7 +25,7 @@ class Spool:
     def __init__(self, dtype):
         self.dtype, self.length = np.dtype(dtype), 0
         with _room():
-            self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=folder())  # noqa: SIM115, gone with the spool
+            self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=folder())  # gone with the spool
         self._array: np.ndarray | None = None
 
     def append(self, ids: np.ndarray) -> None:

@@ -17,8 +17,7 @@ import numpy as np
 
 from . import recorded
 from . import sources as sources_
-from .decode import (ERRORS, CorpusError, CorpusNotFoundError, Outcome, UnknownEncodingError, codec, decoded,
-                     one_line)
+from .decode import ERRORS, CorpusError, CorpusNotFoundError, Outcome, UnknownEncodingError, codec, decoded, one_line
 from .endings import END, KINDS, documents
 from .folders import listed
 from .shuffle import shuffled
@@ -79,7 +78,7 @@ class Corpus:
     notes: tuple[str, ...]  # a line each, to be said once: what was dropped, skipped or normalised
     sha256: str  # hex, of the text in UTF-8, or of the bytes
     left_out: tuple[str, ...] = ()  # those of the notes that say what of the sources was not read
-    record: recorded.Record = recorded.Record()  # noqa: RUF009, it never changes; the files that were read
+    record: recorded.Record = recorded.Record()  # it never changes; the files that were read
 
     @property
     def ids(self) -> np.ndarray:

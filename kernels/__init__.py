@@ -24,8 +24,8 @@
 
 Functions write into the arrays that they are given; nothing in a time loop allocates.
 """
-from .cpu import ops as host  # text, files and drawn symbols live on the host, whatever the device
 from .cards import describe, why_no_cuda
+from .cpu import ops as host  # text, files and drawn symbols live on the host, whatever the device
 from .devices import DeviceError, load, of
 
 __all__ = ["DeviceError", "describe", "host", "load", "of", "why_no_cuda"]

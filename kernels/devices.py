@@ -2,8 +2,8 @@
 import importlib
 import re
 
-from .cpu import ops as cpu
 from .cards import why_no_cuda
+from .cpu import ops as cpu
 
 
 class DeviceError(RuntimeError):

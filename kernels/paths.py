@@ -1,7 +1,7 @@
 """A path is how the work of a model is done on its device: what makes the products, what runs the time loops.
 
-`Path` itself is the eager one, which every device has: rnncore/nn/lstm.py's loops, a call of the array library a step, or
-the processor's compiled ones. The others are a GPU's (fast.py). `rule` says which of them a GPU takes.
+`Path` itself is the eager one, which every device has: rnncore/nn/lstm.py's loops, a call of the array library a step,
+or the processor's compiled ones. The others are a GPU's (cuda/paths.py). `rule` says which of them a GPU takes.
 """
 import contextlib
 import functools

@@ -8,8 +8,8 @@ import math
 import numpy as np
 
 from .data import batches
-from .nn.dropout import Dropout
 from .kernels import host
+from .nn.dropout import Dropout
 from .nn.lstm import State
 
 REAL = "biuf"  # kinds of dtypes that are real numbers

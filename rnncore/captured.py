@@ -3,8 +3,8 @@
     window -> embedding, layers, head -> loss -> back-propagation -> norm, clipping -> optimiser -> state carried on
 
 What differs from step to step (the window, the rate, the dropout masks' counter) lies on the card, in the slots of a
-ring that the host fills ahead (kernels/cuda/step_control.py). The gradient is that of the summed loss; what the optimiser
-multiplies it with makes the mean of it.
+ring that the host fills ahead (kernels/cuda/step_control.py). The gradient is that of the summed loss; what the
+optimiser multiplies it with makes the mean of it.
 """
 from typing import NamedTuple
 

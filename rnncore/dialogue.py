@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .config import SampleConfig
+from .nn.stepper import Stepper
 from .random import Purpose, uniform
 from .sample import COINS, PERIOD, draw, prompt_ids
-from .nn.stepper import Stepper
 
 
 class Mark(NamedTuple):

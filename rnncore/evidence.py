@@ -16,11 +16,11 @@ from dataclasses import fields
 from pathlib import Path
 
 from . import __version__, kernels
-from .runs import metadata
 from .config import OPTIMIZERS, PATHS, PRECISIONS
-from .runs.metadata import FLAG, POSITIVE, SECONDS, TEXT, Kind, Maybe
 from .nn.embedding import folded
+from .runs import metadata
 from .runs.files import write_whole
+from .runs.metadata import FLAG, POSITIVE, SECONDS, TEXT, Kind, Maybe
 from .trial import Task
 
 NAME = "paths.json"  # in the folder of native.cache

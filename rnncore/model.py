@@ -14,11 +14,11 @@ from operator import add
 import numpy as np
 
 from . import arguments, kernels, params
-from .nn import stack
 from .config import ModelConfig
 from .data.vocab import Vocab
-from .nn.dropout import Dropout, WeightDrop
 from .kernels import paths
+from .nn import stack
+from .nn.dropout import Dropout, WeightDrop
 from .nn.lstm import State
 from .nn.stack import Workspace
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from . import arguments
 from .config import SampleConfig
-from .random import Purpose, counter, key, uniform
 from .nn.stepper import Stepper, checked
+from .random import Purpose, counter, key, uniform
 
 COINS = 256  # random numbers made at a time
 SHARE = 16   # samples that make a thread of their own worth while

@@ -14,11 +14,11 @@ from . import arguments
 from .config import TrainConfig
 from .data.batches import Batches
 from .divergence import Course, diverged
-from .nn.dropout import Dropout
-from .measure.evaluate import Validation
 from .launch import MILESTONES, Launcher
-from .nn.lstm import State
+from .measure.evaluate import Validation
 from .model import CharLM
+from .nn.dropout import Dropout
+from .nn.lstm import State
 from .optim import OPTIMIZERS, clip_scale, global_norm, rate
 from .random import Purpose, uniform
 from .recovery import Recovery

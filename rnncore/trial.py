@@ -30,10 +30,10 @@ from .data.decode import one_line
 from .data.endings import END
 from .data.vocab import Vocab
 from .model import CharLM
+from .nn.stepper import Stepper
 from .params import Parameters
 from .random import Purpose, uniform
 from .sample import draw, generate_ids
-from .nn.stepper import Stepper
 from .train import Training
 
 STEPS, RATE = 10, 0.002  # training steps of each case, and their learning rate

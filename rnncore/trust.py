@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from . import evidence, kernels
-from .runs import metadata
 from .config import PATHS
-from .runs.metadata import SECONDS, TEXT, Maybe
 from .kernels import paths
+from .runs import metadata
+from .runs.metadata import SECONDS, TEXT, Maybe
 from .trial import Task, sizes
 
 SILENCE = 120.0  # seconds without a message after which a trial is ended: a kernel may take one to be compiled

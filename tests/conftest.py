@@ -17,10 +17,9 @@ from rnncore.cli.terminal import called
 from rnncore.config import ModelConfig
 from rnncore.data.vocab import Vocab
 from rnncore.kernels import cards
-from rnncore.nn.lstm import State
 from rnncore.model import CharLM
+from rnncore.nn.lstm import State
 from rnncore.runs.folder import RunFolder
-
 
 NOWHERE = "http://127.0.0.1:9"  # for the processes that tests start: a proxy that is not there, but for this machine
 os.environ |= {name: NOWHERE for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy")}

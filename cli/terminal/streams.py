@@ -44,7 +44,7 @@ def open_streams() -> None:
     elif not isinstance(sys.stdout, Closed):
         sys.stdout.reconfigure(errors=LOST)
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, it is open as long as the process is
+        sys.stderr = open(os.devnull, "w")  # open as long as the process is
     sys.stderr.reconfigure(errors="replace" if is_utf8(sys.stderr.encoding) else LOST)
 
 

@@ -1,9 +1,9 @@
 """One layer's recurrence compiled by this machine's own C++ compiler, where it has one: host.cpp over gates.cuh.
 
-It is the time loop of rnncore/nn/lstm.py without the interpreter, and the step of rnncore/nn/stepper.py: a call releases its
-lock, so threads do not wait for each other. Compiled once, on first use, into the user's private cache folder under a
-key of source, compiler, flags and processor. Only float32 runs on it, and only after its results agreed with the
-formulas'; without a compiler, or with RNNCORE_NATIVE=0 in the environment, NumPy does the work.
+It is the time loop of rnncore/nn/lstm.py without the interpreter, and the step of rnncore/nn/stepper.py: a call
+releases its lock, so threads do not wait for each other. Compiled once, on first use, into the user's private cache
+folder under a key of source, compiler, flags and processor. Only float32 runs on it, and only after its results agreed
+with the formulas'; without a compiler, or with RNNCORE_NATIVE=0 in the environment, NumPy does the work.
 """
 import ctypes
 import functools

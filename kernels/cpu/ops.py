@@ -15,7 +15,9 @@ from threadpoolctl import ThreadpoolController
 
 from .. import paths
 from . import native
-from .updates import adam, muon_apply, muon_momentum  # noqa: F401
+from .updates import adam as adam
+from .updates import muon_apply as muon_apply
+from .updates import muon_momentum as muon_momentum
 
 name = "cpu"
 xp = np
@@ -24,7 +26,7 @@ BLOCK = 1 << 16  # numbers that a pass of several operations takes at a time: sm
 
 
 def recurrence(dtype: np.dtype) -> native.Recurrence | None:
-    """The loops of rnncore/nn/lstm.py and stepper.py compiled for arrays of dtype, or None where NumPy does the work."""
+    """The loops of rnncore/nn compiled for arrays of dtype, or None where NumPy does the work."""
     return native.recurrence(dtype)
 
 

@@ -10,10 +10,12 @@ import numpy as np
 from cupy import ElementwiseKernel
 
 from .. import paths
-from . import paths as fast
 from ..cpu import ops as cpu
+from . import paths as fast
 from .text import GATES, PHILOX
-from .updates import adam, muon_apply, muon_momentum  # noqa: F401
+from .updates import adam as adam
+from .updates import muon_apply as muon_apply
+from .updates import muon_momentum as muon_momentum
 from .writer import Sizes, Writer, card, sizes_of
 from .writer import why_not as why_not_written
 

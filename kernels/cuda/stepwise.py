@@ -1,9 +1,9 @@
 """One layer's time loops on a card as a cuBLAS product and one kernel a step: nothing else, so a graph can hold them.
 
-They do what loop_forward and loop_backward of rnncore/nn/lstm.py do, in place on arrays (rows, T, N), with the kernels of
-steps.cu. What a product multiplies is written by the kernel of the step before, as a contiguous matrix of its own whose
-rows begin at multiples of 16 bytes: there tensor cores read fastest. The first call compiles, so it must not be in a
-capture.
+They do what loop_forward and loop_backward of rnncore/nn/lstm.py do, in place on arrays (rows, T, N), with the kernels
+of steps.cu. What a product multiplies is written by the kernel of the step before, as a contiguous matrix of its own
+whose rows begin at multiples of 16 bytes: there tensor cores read fastest. The first call compiles, so it must not be
+in a capture.
 """
 import functools
 from typing import Any

@@ -3,10 +3,9 @@ import gc
 from pathlib import Path
 
 from .. import kernels
-from ..config import BENCH, BENCH_CARD, PATHS
-
-from .compare_card import measure
 from ..cli.card_table import headline, lines, summary
+from ..config import BENCH, BENCH_CARD, PATHS
+from .compare_card import measure
 from .task import Task
 
 __all__ = ["headline", "lines", "machine", "measure_all", "summary"]

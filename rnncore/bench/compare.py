@@ -3,10 +3,9 @@ import time
 
 import numpy as np
 
+from ..cli.terminal.progress import EVERY, tell
 from . import memory, speed
 from .speed import Entrant
-
-from ..cli.terminal.progress import EVERY, tell
 
 
 def measure(asked: dict, device: str, dtype: str, threads: int | None, rounds: int, rival=None,

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ..config import PATHS
-from .speed import Entrant
-
-from . import compare as contest, ours, parity
-from .parity import tolerance
 from ..cli.terminal.progress import tell
+from ..config import PATHS
+from . import compare as contest
+from . import ours, parity
+from .parity import tolerance
+from .speed import Entrant
 from .task import STEPS, Task
 
 TURN = 0.08  # seconds that a turn lasts, about: above 0.05 where a unit is shorter

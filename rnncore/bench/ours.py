@@ -8,14 +8,13 @@ from itertools import islice
 
 import numpy as np
 
-from . import speed
-from ..nn import lstm, stack
 from ..config import PATHS, SampleConfig
 from ..data.vocab import Vocab
 from ..model import CharLM
+from ..nn import lstm, stack
 from ..sample import generate_ids
+from . import speed
 from .speed import Entrant
-
 from .task import PIECE, STEPS, Task
 
 

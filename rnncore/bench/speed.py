@@ -22,8 +22,8 @@ from ..captured import MANY as LAUNCH
 from ..captured import Captured, Slot
 from ..config import ModelConfig, SampleConfig, TrainConfig
 from ..data.vocab import Vocab
-from ..nn.embedding import folded
 from ..model import CharLM
+from ..nn.embedding import folded
 from ..optim import OPTIMIZERS, clip_scale, global_norm
 from ..sample import generate_ids, samples
 

@@ -4,11 +4,11 @@ from functools import cached_property
 
 import numpy as np
 
-from . import speed
 from ..config import ModelConfig, SampleConfig, TrainConfig
 from ..data.vocab import Vocab
 from ..model import CharLM
 from ..sample import generate_ids
+from . import speed
 
 STEPS = 24     # training steps whose losses are compared before anything is timed: whole launches
 PIECE = 64     # characters of each text that are one call's work, and that are compared

@@ -10,15 +10,14 @@ import gc
 import numpy as np
 import torch
 
-from . import speed
 from ..config import SampleConfig
 from ..optim import Adam
+from . import speed
 from .speed import Entrant
-
+from .task import PIECE, STEPS, Task
+from .torch_cpu import Net
 from .torch_graph import captured, events
 from .torch_precision import KINDS, cudnn_algorithm, kinds
-from .torch_cpu import Net
-from .task import PIECE, STEPS, Task
 
 __all__ = ["KINDS", "WORK", "cudnn_algorithm", "kinds", "reference", "release"]
 

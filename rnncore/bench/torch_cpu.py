@@ -8,9 +8,9 @@ import functools
 
 import torch
 
-from . import speed
 from ..config import ModelConfig, SampleConfig, TrainConfig
 from ..optim import Adam
+from . import speed
 from .speed import Entrant
 
 

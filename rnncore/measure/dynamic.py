@@ -11,8 +11,8 @@ from math import isfinite
 import numpy as np
 
 from .. import arguments
-from ..nn import stack
 from ..config import DynamicConfig
+from ..nn import stack
 
 
 def losses(model, ids, config: DynamicConfig | None = None) -> Iterator[np.ndarray]:

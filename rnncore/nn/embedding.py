@@ -8,8 +8,8 @@ id; backward adds dz into the columns of that small table. Otherwise x is made a
 """
 from typing import NamedTuple
 
-from . import lstm
 from .. import kernels
+from . import lstm
 from .lstm import Array
 
 

@@ -5,11 +5,11 @@ lstm.py; V symbols. The products over time wait until all shares are through: `g
 """
 from typing import NamedTuple
 
+from .. import kernels
+from ..kernels.paths import Path
 from . import dropout as dropout_
 from . import embedding, head, lstm
-from .. import kernels
 from .dropout import Dropout
-from ..kernels.paths import Path
 from .lstm import Array, Cache, Scratch, State
 
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from . import embedding, head, lstm
 from .. import kernels
 from ..config import ConfigError, ModelConfig
+from . import embedding, head, lstm
 
 LARGEST = float(np.finfo(np.float32).max)
 

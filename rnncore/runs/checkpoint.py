@@ -17,13 +17,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from .. import kernels
-from . import metadata, mistaken, names
 from ..config import ModelConfig
-from .metadata import KEY, SCHEMA, ModelFileError
-from .schema import plain
-from .files import write_whole
 from ..model import CharLM
 from ..params import count, shapes
+from . import metadata, mistaken, names
+from .files import write_whole
+from .metadata import KEY, SCHEMA, ModelFileError
+from .schema import plain
 
 DTYPES = {"F16": "float32", "F32": "float32", "F64": "float64"}  # of the file: of the model
 FLOATS = "float16", "float32", "float64"

@@ -19,15 +19,15 @@ from pathlib import Path
 import numpy as np
 
 from .. import __version__
+from ..nn.lstm import State
+from ..train import Progress, Training
 from . import checkpoint, metadata
-from .metadata import ModelFileError
 from .files import append, write_whole
 from .lock import NAME as LOCK
 from .lock import RunError
-from ..nn.lstm import State
+from .metadata import ModelFileError
 from .names import RUNS
 from .places import passed_on
-from ..train import Progress, Training
 
 HEAD = re.compile(r"^--- step (\d{1,15})\n", re.MULTILINE)  # of a sample
 MEASURED = "val_chars", "val_loss_of_all", "val_chars_of_all"  # of a row: there after an evaluation alone

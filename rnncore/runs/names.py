@@ -11,10 +11,10 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from . import metadata, mistaken
 from ..data import pretrained
-from .metadata import ModelFileError
+from . import metadata, mistaken
 from .lock import RunError
+from .metadata import ModelFileError
 
 RUNS = Path("runs")
 PRETRAINED = "pretrained"  # the folder that stands before the name of a pretrained model

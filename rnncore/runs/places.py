@@ -5,10 +5,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from . import consistency, metadata
 from ..data.decode import CorpusError
 from ..data.recorded import Record
 from ..data.text import Corpus, Reading, read
+from . import consistency, metadata
 
 FILES = "files"  # in a run's settings: the single files that its sources stood for; null where they were too many
 

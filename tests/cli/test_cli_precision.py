@@ -10,10 +10,10 @@ from damage import changed, sealed
 
 import rnncore
 from rnncore import config, evidence, kernels, trust
-from rnncore.runs import checkpoint
 from rnncore.cli import prepare
 from rnncore.kernels import paths
 from rnncore.kernels.cpu import ops as cpu
+from rnncore.runs import checkpoint
 from rnncore.trial import Task
 
 FORCED = [path for path in config.PATHS if path != "eager"]

@@ -10,8 +10,8 @@ from cli_helpers import TEXT, call, corpus, files, refused, run
 
 import rnncore
 from rnncore import ModelConfig, Vocab
-from rnncore.measure import dynamic, evaluate, ngram
 from rnncore.cli import score as module
+from rnncore.measure import dynamic, evaluate, ngram
 from rnncore.model import CharLM
 
 PART = TEXT[1000:1600]

@@ -2,9 +2,7 @@
 
 The engine on the CPU stands in for the card, torch on the CPU for the rival, the wall's clock for events.
 """
-import importlib
 import json
-import sys
 import types
 
 import cupy_stand_in
@@ -14,10 +12,10 @@ from card_helpers import WORK, task, torch_side
 from cli_helpers import call, refused
 
 from rnncore import kernels
-from rnncore.bench import speed
-from rnncore.bench import card, compare_card as card_contest, ours
-from rnncore.cli import bench, card_table
+from rnncore.bench import card, ours, speed
+from rnncore.bench import compare_card as card_contest
 from rnncore.bench.task import STEPS
+from rnncore.cli import bench, card_table
 from rnncore.config import BENCH_CARD
 from rnncore.kernels.cpu import ops as cpu
 from rnncore.model import CharLM

@@ -10,7 +10,6 @@ import pytest
 
 import rnncore
 from rnncore import kernels, recovery
-from rnncore.runs import checkpoint
 from rnncore.captured import Captured, Slot
 from rnncore.cli.drive import drive
 from rnncore.cli.jobs import Job
@@ -20,6 +19,7 @@ from rnncore.kernels.paths import Slower
 from rnncore.launch import Launcher
 from rnncore.nn.lstm import State
 from rnncore.optim import Pace
+from rnncore.runs import checkpoint
 from rnncore.runs.folder import RunFolder
 from rnncore.train import Training
 

@@ -1,18 +1,15 @@
 """Every kernel of kernels/cuda/ops.py compiled for real cards, without one: nvcc where it is, else NVRTC from its pip wheel."""
-import os
 import ctypes
 import importlib
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import cupy_stand_in
 import pytest
-
-from rnncore import kernels
 
 EVERY_CARD = os.environ.get("RNNCORE_EVERY_CARD") == "1"  # takes minutes
 CARDS = (75, 80, 86, 90, 100) if EVERY_CARD else (75, 90)

@@ -8,12 +8,12 @@ import pytest
 
 import rnncore
 from rnncore import kernels
-from rnncore.nn.dropout import Dropout
-from rnncore.measure.gradcheck import check_gradients, random_case
 from rnncore.kernels.cpu import ops as cpu
+from rnncore.measure.gradcheck import check_gradients, random_case
+from rnncore.nn.dropout import Dropout
 from rnncore.nn.lstm import State
-from rnncore.optim import OPTIMIZERS, clip_scale, global_norm
 from rnncore.nn.stepper import Stepper
+from rnncore.optim import OPTIMIZERS, clip_scale, global_norm
 
 KERNELS = Path(kernels.__file__).parent
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")

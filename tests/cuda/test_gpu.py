@@ -11,13 +11,13 @@ import rnncore
 from rnncore import kernels
 from rnncore.bench import speed
 from rnncore.config import SampleConfig
-from rnncore.nn.dropout import Dropout
-from rnncore.measure.gradcheck import TOLERANCE, check_gradients, random_case
 from rnncore.kernels.cpu import ops as cpu
 from rnncore.kernels.cuda.writer import Writer
+from rnncore.measure.gradcheck import TOLERANCE, check_gradients, random_case
+from rnncore.nn.dropout import Dropout
+from rnncore.nn.stepper import Stepper
 from rnncore.optim import Adam, clip_scale, global_norm
 from rnncore.sample import generate_ids
-from rnncore.nn.stepper import Stepper
 
 REASON = kernels.why_no_cuda()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=f"no GPU: {REASON}")]

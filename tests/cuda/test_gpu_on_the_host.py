@@ -7,8 +7,8 @@ import test_gpu
 from conftest import planted_in
 
 from rnncore import sample
-from rnncore.nn import stepper
 from rnncore.config import SampleConfig
+from rnncore.nn import stepper
 
 pytestmark = [pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine"),
               pytest.mark.usefixtures("with_cublas")]

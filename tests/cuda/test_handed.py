@@ -11,8 +11,8 @@ from stand_in import lanes, pinned
 from rnncore import sample, trial
 from rnncore.config import SampleConfig
 from rnncore.kernels.cuda import writer
-from rnncore.sample import generate_ids
 from rnncore.nn.stepper import Stepper
+from rnncore.sample import generate_ids
 from rnncore.trial import CASES, Task
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")

@@ -2,14 +2,11 @@
 import contextlib
 import importlib
 import shutil
-import sys
 
 import cupy_stand_in
 import emulate
 import numpy as np
 import pytest
-
-from rnncore import kernels
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
 BOUND = {"tf32": 1e-3, "bf16": 1e-2}  # against the formulas, of an array's largest number

@@ -13,9 +13,9 @@ from rnncore.config import SampleConfig
 from rnncore.kernels import host
 from rnncore.kernels.cuda import writer
 from rnncore.kernels.cuda.writer import Card, Sizes, Writer, shape, why_not
+from rnncore.nn.stepper import Stepper
 from rnncore.random import Purpose, counter, key, uniform
 from rnncore.sample import LAUNCH, draw, generate, generate_ids, samples
-from rnncore.nn.stepper import Stepper
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
 PLAIN = SampleConfig(1.0)

@@ -26,7 +26,7 @@ def test_an_epoch_visits_each_stream_in_order_and_each_target_once(size):
     n, columns, steps = size
     batches = Batches(np.arange(n), columns, steps)  # each character is its own place in the text
     windows = [batches.window(k) for k in range(batches.windows)]
-    x, y = (np.concatenate(parts) for parts in zip(*windows))
+    x, y = (np.concatenate(parts) for parts in zip(*windows, strict=True))
     stream = (n - 1) // columns
     assert (y == x + 1).all()  # the next character, and nothing wraps
     assert x.T.ravel().tolist() == list(range(columns * stream))  # column after column, the text without a gap
@@ -42,7 +42,7 @@ def test_a_rotation_begins_elsewhere_and_wraps(size, rotation):
     ids = np.random.default_rng(0).integers(0, 256, n).astype(np.uint8)
     batches, turned = Batches(ids, columns, steps), Batches(np.roll(ids, -rotation), columns, steps)
     for k in range(batches.windows):
-        for mine, theirs in zip(batches.window(k, rotation), turned.window(k)):
+        for mine, theirs in zip(batches.window(k, rotation), turned.window(k), strict=True):
             assert (mine == theirs).all()
 
 
@@ -68,7 +68,7 @@ def test_a_memory_map_serves(tmp_path):
     ids = np.arange(1000, dtype=np.uint16)
     ids.tofile(tmp_path / "ids")
     mapped = Batches(np.memmap(tmp_path / "ids", np.uint16, "r"), 7, 20)
-    for mine, theirs in zip(mapped.window(3, 500), Batches(ids, 7, 20).window(3, 500)):
+    for mine, theirs in zip(mapped.window(3, 500), Batches(ids, 7, 20).window(3, 500), strict=True):
         assert (mine == theirs).all() and type(mine) is np.ndarray
 
 

@@ -9,11 +9,11 @@ from cli_helpers import SMALL, call, refused
 from damage import changed, sealed
 
 import rnncore
-from rnncore.runs import checkpoint
 from rnncore.config import SampleConfig
 from rnncore.data.endings import END, documents
 from rnncore.data.text import CorpusError, read
 from rnncore.data.vocab import Vocab
+from rnncore.runs import checkpoint
 from rnncore.sample import samples
 
 ROWS = "".join(json.dumps({"id": k, "body": body}) + "\n" for k, body in enumerate(["Ab\ncd", "", "é\u2028!", "x" * 70_000, "z"]))

@@ -16,6 +16,7 @@ from rnncore.data.download import DownloadError, Patience
 
 pytest.importorskip("pooch", reason="downloads want pooch: pip install pooch")
 TEXT = "".join(f"line {k} of a play\n" for k in range(2000)).encode()
+LENGTH = len(TEXT)
 SHA256 = hashlib.sha256(TEXT).hexdigest()
 QUICK = Patience(tries=3, pause=0.01, silence=0.3, slowest=500)
 
@@ -29,7 +30,7 @@ def server():
 @pytest.fixture
 def fetch(tmp_path, server):
     """download() of a.txt into a folder that is not there yet; what it said is in fetch.said."""
-    def call(*urls, sha256=SHA256, size=len(TEXT), patience=QUICK):
+    def call(*urls, sha256=SHA256, size=LENGTH, patience=QUICK):
         call.said, call.moves = [], []
         return download.download(urls or [server.url + "a.txt"], call.path, sha256, size, patience,
                                  call.said.append, call.moves.append)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from cli_helpers import SMALL, call, refused, run
 
-from rnncore.runs import checkpoint
 from rnncore.data import content
 from rnncore.data.decode import HEAD
 from rnncore.data.text import CorpusError, read
+from rnncore.runs import checkpoint
 
 FRENCH = "Il était une fois à l'école une élève très douée.\n" * 30
 QUOTED = "L’œuvre « inouïe » d’une élève.\n" * 30

@@ -9,8 +9,8 @@ from cli_helpers import ROOT, call, corpus, refused
 from conftest import build
 
 import rnncore
-from rnncore.runs import checkpoint
 from rnncore.data import pretrained
+from rnncore.runs import checkpoint
 from rnncore.runs.names import Ambiguous
 
 # sha256 over the names and float16 tensors of each model: the weights that were trained, whatever its card says

@@ -13,12 +13,12 @@ from cli_helpers import COMMAND, ENVIRONMENT, TEXT, corpus, finished_run, refuse
 from damage import changed, sealed
 from hostile import Hostile
 
-from rnncore.runs import metadata, places
-from rnncore.runs.checkpoint import read as read_model
 from rnncore.cli import corpus as downloader
 from rnncore.data import corpora, recorded
 from rnncore.data.recorded import Record
 from rnncore.data.text import CorpusError, read
+from rnncore.runs import metadata, places
+from rnncore.runs.checkpoint import read as read_model
 from rnncore.runs.folder import read_last
 
 NAME_IT = "`rnncore train PATH --resume -o run`"
@@ -172,7 +172,7 @@ def test_stdin_beside_files_is_not_read_by_score_and_waited_for_by_none(hostile,
     assert hostile.why() == "it came from stdin" and hostile.opened == [f"{hostile.home}/other.txt"]
     assert "'/dev/zero' was no regular file" in refused(hostile.resume("--steps", 5))
     hostile.write(["-"], of=[None])
-    monkeypatch.setattr("sys.stdin", open("/dev/null"))  # noqa: SIM115
+    monkeypatch.setattr("sys.stdin", open("/dev/null"))
     line = refused(hostile.resume("--steps", 5))
     assert "stdin is empty" in line and "pipe the text in again" in line and NAME_IT in line
 
@@ -233,7 +233,7 @@ def test_a_report_reads_no_more_than_score(hostile):
 # The list
 
 def test_a_list_that_would_be_too_long_is_left_out_and_the_text_is_asked_for(hostile, made, monkeypatch):
-    monkeypatch.setattr(documents, "LISTED", 60)
+    monkeypatch.setattr(metadata, "LISTED", 60)
     corpus(hostile.home, TEXT[:1500])
     assert hostile("train", "corpus.txt", "--steps", 2, "--layers", 1, "--hidden", 8, "-o", "long").code == 0
     assert read_last(Path("long"))[0]["training"]["settings"]["files"] is None

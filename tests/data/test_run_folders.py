@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from cli_helpers import SMALL, TEXT, call, refused, rows
 
-from rnncore.runs import checkpoint
 from rnncore.data.text import CorpusError, read
+from rnncore.runs import checkpoint
 
 STEPS = (*SMALL, "--steps", 12, "--sample-every", 4)
 OURS = {"metrics.jsonl", "samples.txt", "passage.txt", "report.html"}

@@ -10,12 +10,12 @@ from cli_helpers import SMALL, call, corpus, refused, rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnncore.runs import checkpoint
 from rnncore.cli import prepare
 from rnncore.data import shuffle, spool
 from rnncore.data.endings import END
 from rnncore.data.shuffle import order, whole
 from rnncore.data.text import read
+from rnncore.runs import checkpoint
 
 A_TO_H = "abcdefgh"
 NAMES = [a + b + c for a in A_TO_H for b in A_TO_H for c in ("an", "en", "in", "on")]  # 256, sorted

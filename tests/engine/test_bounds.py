@@ -7,8 +7,7 @@ from cli_helpers import SMALL, TEXT, call, corpus, refused
 
 import rnncore
 from rnncore import model, params
-from rnncore.config import (LAYERS, MOST, ConfigError, DynamicConfig, ModelConfig, SampleConfig, SaveConfig,
-                            TrainConfig)
+from rnncore.config import LAYERS, MOST, ConfigError, DynamicConfig, ModelConfig, SampleConfig, SaveConfig, TrainConfig
 from rnncore.runs.metadata import TRAINING, fault
 
 NAN, INF = float("nan"), float("inf")

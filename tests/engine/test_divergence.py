@@ -9,10 +9,10 @@ from test_train import IDS, LEARNABLE, training
 
 import rnncore
 from rnncore import ModelConfig, TrainConfig, plan
-from rnncore.runs import checkpoint
-from rnncore.measure import ngram
 from rnncore.cli import ending
 from rnncore.divergence import KEPT, MARGIN, Course, diverged
+from rnncore.measure import ngram
+from rnncore.runs import checkpoint
 from rnncore.runs.folder import Path, read_last
 
 ODDS = math.log(65)

@@ -6,8 +6,8 @@ import pytest
 import reference
 from conftest import build
 
-from rnncore.measure import dynamic, evaluate
 from rnncore.config import ConfigError
+from rnncore.measure import dynamic, evaluate
 from rnncore.measure.dynamic import DynamicConfig
 
 RNG = np.random.default_rng(5)

@@ -10,12 +10,12 @@ from conftest import build
 
 import rnncore
 from rnncore import kernels
-from rnncore.measure import evaluate
 from rnncore.config import ConfigError
 from rnncore.data.batches import Batches
 from rnncore.data.vocab import UnknownSymbolError, Vocab
-from rnncore.measure.evaluate import CHUNK, Validation, losses, score, window_losses
 from rnncore.kernels.cpu import native
+from rnncore.measure import evaluate
+from rnncore.measure.evaluate import CHUNK, Validation, losses, score, window_losses
 from rnncore.model import CharLM
 from rnncore.nn.stepper import Stepper
 from rnncore.train import TrainConfig, fit

@@ -7,10 +7,10 @@ from cli_helpers import SMALL, TEXT, call, corpus, rows
 from test_train import IDS, training
 
 from rnncore import Vocab
-from rnncore.runs import checkpoint
-from rnncore.measure import ngram
 from rnncore.cli import jobs, prepare
 from rnncore.cli.ending import verdict
+from rnncore.measure import ngram
+from rnncore.runs import checkpoint
 from rnncore.runs.folder import Path, RunFolder, read_last
 
 REAL = ngram.floor

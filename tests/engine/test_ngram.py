@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rnncore.measure import ngram
 from rnncore.data import corpora
 from rnncore.data.batches import split
 from rnncore.data.text import CorpusError
 from rnncore.data.vocab import Vocab
+from rnncore.measure import ngram
 
 CORPORA = os.environ.get("RNNCORE_CORPORA")
 EXACT = {"rel": 1e-12, "abs": 1e-12}

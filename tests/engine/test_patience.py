@@ -5,8 +5,8 @@ import pytest
 from cli_helpers import SMALL, TEXT, corpus, refused, rows, stoppable
 from test_train import IDS, LEARNABLE, training
 
-from rnncore.runs import checkpoint
 from rnncore import train as train_module
+from rnncore.runs import checkpoint
 from rnncore.runs.folder import Path, read_last
 
 

@@ -11,10 +11,11 @@ from test_resume import training as resumable
 from test_train import IDS, LEARNABLE, training
 
 from rnncore import recovery
-from rnncore.runs import checkpoint, folder as runs
-from rnncore.runs.checkpoint import ModelFileError
 from rnncore.model import CharLM
 from rnncore.recovery import Diverged, worst
+from rnncore.runs import checkpoint
+from rnncore.runs import folder as runs
+from rnncore.runs.checkpoint import ModelFileError
 from rnncore.runs.folder import RunFolder, read_last
 
 NAN, INF = float("nan"), float("inf")

@@ -9,8 +9,8 @@ import rnncore
 from rnncore import ModelConfig, TrainConfig, Vocab
 from rnncore import train as train_module
 from rnncore.data.batches import Batches
-from rnncore.nn.dropout import Dropout
 from rnncore.measure.evaluate import Validation
+from rnncore.nn.dropout import Dropout
 from rnncore.train import Training, fit, rotation, total_steps
 
 IDS = np.random.default_rng(0).integers(0, 7, 331).astype(np.uint8)

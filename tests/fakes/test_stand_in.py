@@ -49,9 +49,9 @@ def test_the_arrays_of_numpy_and_of_the_card_do_not_mix(xp):
 
 def test_what_cupy_has_not_is_not_there(xp):
     with pytest.raises(AttributeError, match="'cupy' has no attribute 'errstate'"):
-        xp.errstate
+        _ = xp.errstate
     with pytest.raises(AttributeError):
-        xp.there_is_no_such_function
+        _ = xp.there_is_no_such_function
 
 
 def test_results_are_arrays_of_the_card_and_a_single_element_is_a_view(xp):

@@ -11,9 +11,9 @@ from conftest import batch, build
 
 import rnncore
 from rnncore import Batches, ModelConfig, TrainConfig, Vocab
-from rnncore.nn.dropout import Dropout
 from rnncore.measure.evaluate import Validation
 from rnncore.model import CharLM
+from rnncore.nn.dropout import Dropout
 from rnncore.nn.stepper import Stepper
 
 COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda thing: pickle.loads(pickle.dumps(thing)),

@@ -11,10 +11,10 @@ import pytest
 from conftest import Case, batch, build
 
 from rnncore import kernels
+from rnncore.kernels.cpu import native
 from rnncore.measure import gradcheck
 from rnncore.nn import embedding, head, lstm, stack
 from rnncore.nn.dropout import Dropout
-from rnncore.kernels.cpu import native
 
 EPS = 1e-5
 BOUND = 1e-7   # the largest error measured in this file is 1.5e-8; a wrong gradient's is 1e-2 to 1

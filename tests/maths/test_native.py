@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import rnncore
+from rnncore.kernels.cpu import agreement, native
 from rnncore.nn import lstm
 from rnncore.nn.dropout import Dropout
-from rnncore.kernels.cpu import agreement, native
 from rnncore.nn.lstm import Scratch
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler (c++, g++, clang++) here")

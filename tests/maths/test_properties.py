@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 import rnncore
 from rnncore import arguments
-from rnncore.measure import dynamic, evaluate, gradcheck
 from rnncore.data import batches
+from rnncore.measure import dynamic, evaluate, gradcheck
 from rnncore.sample import generate_ids, samples
 
 DRAWS = int(os.environ.get("RNNCORE_DRAWS", 60))

@@ -1,5 +1,6 @@
 """The engine against the naive reference, which is itself checked by finite differences; and against itself in pieces."""
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
@@ -287,8 +288,9 @@ def test_the_time_loop_allocates_nothing(dtype, documents):
         weights, dy = lstm.layer(model.params, 0), np.ones((64, steps, 32), dtype)
         work.caches[0].gates[...] = 0.1
         work.caches[0].h[:, 0] = work.caches[0].c[:, 0] = 0
-        peaks += [peak(lambda: lstm.forward(weights, None, work.caches[0], case.keep, work.scratch)),
-                  peak(lambda: lstm.backward(weights, work.caches[0], dy, (0, 0), case.keep, work.scratch))]
+        cache, keep, scratch = work.caches[0], case.keep, work.scratch
+        peaks += [peak(partial(lstm.forward, weights, None, cache, keep, scratch)),
+                  peak(partial(lstm.backward, weights, cache, dy, (0, 0), keep, scratch))]
     forward, backward, forward_longer, backward_longer = peaks
     assert forward < 80_000 and forward_longer < forward + 4_000, peaks
     # gates_factors takes BLOCK numbers at a time; two such arrays, and what NumPy itself buffers

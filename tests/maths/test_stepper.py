@@ -12,8 +12,8 @@ from rnncore import kernels
 from rnncore.config import SampleConfig
 from rnncore.kernels.cpu import native
 from rnncore.nn.lstm import State
-from rnncore.sample import TURN, generate_ids, samples
 from rnncore.nn.stepper import Stepper
+from rnncore.sample import TURN, generate_ids, samples
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler (c++, g++, clang++) here")
 BOUND = {"float32": 1e-5, "float64": 1e-12}  # largest error seen, relative to the largest value: 4e-7 and 8e-16

@@ -4,8 +4,8 @@ import pytest
 from conftest import batch, build
 
 import rnncore
-from rnncore.nn import stack
 from rnncore.config import TrainConfig
+from rnncore.nn import stack
 from rnncore.nn.lstm import State
 from rnncore.optim import Adam, clip_scale, global_norm
 

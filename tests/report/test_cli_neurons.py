@@ -7,7 +7,6 @@ import pytest
 import reference
 from cli_helpers import ROOT, call, corpus, refused
 from conftest import build
-
 from rich.cells import cell_len
 
 import rnncore
@@ -15,11 +14,11 @@ from rnncore import ModelConfig, Vocab, kernels
 from rnncore.config import ConfigError, SampleConfig
 from rnncore.data.endings import END
 from rnncore.model import CharLM
+from rnncore.nn.stepper import Stepper
 from rnncore.report.atlas import atlas
 from rnncore.report.glyphs import glyph
 from rnncore.report.probes import PROBES
 from rnncore.sample import generate_ids, samples
-from rnncore.nn.stepper import Stepper
 
 TEXT = 'The (Old) "cat, a dog"\n  sees 12 [rivers] and "takes"\nred (House)s: a1.\n' * 5
 HELD = {(0, 3): 1.5, (1, 0): -2.0, (1, 5): 0.0}

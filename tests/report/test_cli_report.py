@@ -11,9 +11,9 @@ from cli_helpers import SMALL, TEXT, call, corpus, refused
 
 import rnncore
 from rnncore import requirements
-from rnncore.runs import checkpoint
 from rnncore.cli import report
 from rnncore.config import SampleConfig
+from rnncore.runs import checkpoint
 
 for needed in report.NEEDED:
     pytest.importorskip(needed, reason=f"the report needs {needed}: pip install -e '.[report]'")

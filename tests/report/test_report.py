@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from conftest import build
 
-from rnncore.measure import evaluate
 from rnncore.cli import report
 from rnncore.data.vocab import Vocab
+from rnncore.measure import evaluate
 from rnncore.report.atlas import Atlas
 from rnncore.report.glyphs import glyph, visible
 from rnncore.report.reading import read

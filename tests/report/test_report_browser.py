@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from cli_helpers import SMALL, TEXT, corpus, run
 
-from rnncore.runs import checkpoint
 from rnncore.cli import report
+from rnncore.runs import checkpoint
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "

@@ -8,8 +8,8 @@ from test_extend import ABC, logits_of, model_over
 
 import rnncore
 from rnncore import ModelConfig, Vocab
-from rnncore.runs import checkpoint
 from rnncore.data.endings import END
+from rnncore.runs import checkpoint
 from rnncore.runs.extend import extend
 from rnncore.runs.folder import Path, read_last
 

@@ -11,12 +11,12 @@ from conftest import build
 
 import rnncore
 from rnncore import requirements
-from rnncore.runs import checkpoint, headline
 from rnncore.cli import report
 from rnncore.cli.terminal.progress import describe
 from rnncore.config import TrainConfig
 from rnncore.data.batches import Batches
 from rnncore.measure.evaluate import Validation
+from rnncore.runs import checkpoint, headline
 from rnncore.runs.folder import RunFolder, trained
 from rnncore.train import Progress, Training
 

@@ -8,10 +8,10 @@ import pytest
 from cli_helpers import call, corpus, files, finished_run, refused
 from damage import changed, packed, sealed
 
-from rnncore.runs import checkpoint, consistency, metadata
 from rnncore.config import LAYERS, TrainConfig
-from rnncore.runs.metadata import KEY, ModelFileError
+from rnncore.runs import checkpoint, consistency, metadata
 from rnncore.runs.folder import read_last
+from rnncore.runs.metadata import KEY, ModelFileError
 
 LAST = "run/last.safetensors"
 P, S = ("progress",), ("settings",)

@@ -15,8 +15,9 @@ from test_resume import same_run, step_of
 from test_signals import start, wait_for
 
 from rnncore import kernels
-from rnncore.runs import checkpoint, lock, folder as runs
 from rnncore.model import CharLM
+from rnncore.runs import checkpoint, lock
+from rnncore.runs import folder as runs
 from rnncore.runs.folder import RunFolder, read_last, steps_kept
 
 ENDLESS = ("train", "corpus.txt", "--steps", 10 ** 6, *SMALL)

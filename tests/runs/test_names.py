@@ -10,9 +10,9 @@ from cli_helpers import SMALL, TEXT, call, corpus, files, refused, run
 from conftest import build
 
 import rnncore
-from rnncore.runs import checkpoint, names
 from rnncore.data import pretrained
 from rnncore.data.vocab import Vocab
+from rnncore.runs import checkpoint, names
 from rnncore.runs.metadata import ModelFileError
 
 LETTERS = "ab cd\n"

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 import rnncore
 from rnncore import ModelConfig, TrainConfig, Vocab
-from rnncore.runs import checkpoint, folder as runs
 from rnncore.data.batches import Batches
 from rnncore.measure.evaluate import Validation
+from rnncore.runs import checkpoint
+from rnncore.runs import folder as runs
 from rnncore.runs.folder import RunFolder, read_last
 from rnncore.train import Training
 

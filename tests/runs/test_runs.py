@@ -10,12 +10,13 @@ from cli_helpers import rows
 from conftest import build
 
 from rnncore import TrainConfig
-from rnncore.runs import checkpoint, folder as runs
-from rnncore.runs.checkpoint import ModelFileError
 from rnncore.data.batches import Batches
 from rnncore.measure.evaluate import Validation
-from rnncore.runs.names import newest
+from rnncore.runs import checkpoint
+from rnncore.runs import folder as runs
+from rnncore.runs.checkpoint import ModelFileError
 from rnncore.runs.folder import RunError, RunFolder, fresh, read_last, restore
+from rnncore.runs.names import newest
 from rnncore.train import Progress, Training
 
 SETTINGS = {"corpus": {"name": "x", "sha256": "0"}, "split": {"train": 300}}

@@ -10,9 +10,9 @@ from cli_helpers import SMALL, call, corpus, files
 
 import rnncore
 from rnncore import ModelConfig, Vocab, optim
+from rnncore.data.magic import MODEL_FILE, kind_of
 from rnncore.runs import checkpoint
 from rnncore.runs.checkpoint import ModelFileError, load, read, save
-from rnncore.data.magic import MODEL_FILE, kind_of
 from rnncore.runs.folder import read_last
 
 VOCAB = Vocab.from_text("ab\nö☃")

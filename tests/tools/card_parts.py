@@ -16,7 +16,7 @@ from card_process import PYTHON, ROOT, TOOLS, Part, ending, read_json, result
 from card_table import cut
 
 sys.path.insert(0, str(ROOT))  # the checkout, wherever this was started
-from rnncore.config import BENCH_CARD  # noqa: E402
+from rnncore.config import BENCH_CARD
 
 ROW_LIMIT = 60.0    # seconds that one row of bench may take: one that hangs leaves time for the others
 LATE = "h160", "h192"  # rows that are measured last: they show the borders of cuDNN's choice, not its speed

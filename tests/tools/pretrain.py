@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rnncore.runs import checkpoint
-from rnncore.measure import dynamic, evaluate, ngram
 from rnncore.config import SampleConfig
 from rnncore.data.batches import split
 from rnncore.data.text import read
+from rnncore.measure import dynamic, evaluate, ngram
+from rnncore.runs import checkpoint
 from rnncore.sample import samples
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "pretrained"

@@ -15,11 +15,11 @@ from safetensors.numpy import save_file
 
 TOOLS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TOOLS))
-import card  # noqa: E402
-import card_parts  # noqa: E402
-import card_resume  # noqa: E402
-import card_table  # noqa: E402
-from card_process import Options, Part  # noqa: E402
+import card
+import card_parts
+import card_resume
+import card_table
+from card_process import Options, Part
 
 pytestmark = pytest.mark.skipif(not (TOOLS.parents[1] / "setup.cfg").is_file(), reason="card.sh is a checkout's")
 

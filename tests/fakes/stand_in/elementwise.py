@@ -72,7 +72,7 @@ class ElementwiseKernel:
         outputs = args[len(self.inputs):]
         self._check_overlaps(args, outputs)
         hosts = []
-        for (raw, _, label), type_, arg in zip(self.params, types_, args, strict=True):
+        for (_, _, label), type_, arg in zip(self.params, types_, args, strict=True):
             host = arg._host if type(arg) is ndarray else self._number(label, arg, type_)
             if host.dtype != type_:
                 raise TypeError(f"{self.name}: {label} is {host.dtype}, not {type_}")
@@ -153,7 +153,7 @@ class ElementwiseKernel:
     def declarations(self, types_) -> str:
         """The arguments as the kernel's text sees them, from arrays a0, a1, ..."""
         lines = []
-        for k, ((raw, _, label), type_) in enumerate(zip(self.params, types_, strict=True)):
+        for k, ((raw, _, label), _) in enumerate(zip(self.params, types_, strict=True)):
             constant = "const " if k < len(self.inputs) else ""
             if raw:
                 lines.append(f"const Array<{constant}T{k}> {label} = a{k};")
