@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import arguments, kernels
+from ..kernels.arrays import Array
 from ..nn import stack
 from ..nn.dropout import Dropout, WeightDrop
-from ..nn.lstm import Array, State
+from ..nn.lstm import State
 from ..random import Purpose, uniform
 
 EPS = 1e-3

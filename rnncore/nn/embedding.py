@@ -9,8 +9,8 @@ id; backward adds dz into the columns of that small table. Otherwise x is made a
 from typing import NamedTuple
 
 from .. import kernels
+from ..kernels.arrays import Array
 from . import lstm
-from .lstm import Array
 
 
 class Room(NamedTuple):

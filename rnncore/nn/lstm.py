@@ -19,8 +19,7 @@ the model takes on a card has its own (`Scratch.loops`), those run.
 from typing import Any, NamedTuple
 
 from .. import kernels
-
-Array = Any  # of numpy or cupy: whichever the kernel module of its device works on
+from ..kernels.arrays import Array
 
 
 class State(NamedTuple):

@@ -6,11 +6,12 @@ lstm.py; V symbols. The products over time wait until all shares are through: `g
 from typing import NamedTuple
 
 from .. import kernels
+from ..kernels.arrays import Array
 from ..kernels.paths import Path
 from . import dropout as dropout_
 from . import embedding, head, lstm
 from .dropout import Dropout
-from .lstm import Array, Cache, Scratch, State
+from .lstm import Cache, Scratch, State
 
 
 class Workspace:
