@@ -19,7 +19,7 @@ from rnncore.model import CharLM
 from rnncore.runs import checkpoint
 from rnncore.runs.extend import extend
 from rnncore.runs.folder import RunError
-from rnncore.train import total_steps
+from rnncore.steps import total_steps
 
 from . import options
 from .terminal import called

@@ -8,20 +8,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-import numpy as np
-
 from . import arguments
+from .capture import CapturedSteps
 from .config import TrainConfig
 from .data.batches import Batches
 from .divergence import Course, diverged
-from .launch import MILESTONES, Launcher
 from .measure.evaluate import Validation
 from .model import CharLM
-from .nn.dropout import Dropout
 from .nn.lstm import State
-from .optim import OPTIMIZERS, clip_scale, global_norm, rate
-from .random import Purpose, uniform
+from .optim import OPTIMIZERS
 from .recovery import Recovery
+from .steps import MILESTONES, EagerSteps, Schedule, Steps
 
 VALIDATE = 0.03    # the share of a run that evaluations in mid-run may take
 FINAL = 0.03       # the share that the last one may take
@@ -97,13 +94,12 @@ class Training:
         self.final_loss: float | None = None      # over the first final_windows, when the run is finished
         self.final_windows = 0
         self.spent = 0.0                          # done() after the last step
-        self.total = total_steps(config, batches)
-        self.stops: tuple = ()                    # step numbers, or None: the caller wants to act at their multiples
-        self._launcher: Launcher | None = None
+        self.schedule = Schedule(config, batches)
+        self._steps: Steps | None = None
 
     def __getstate__(self) -> dict:
-        """Return what a copy is made of: all but the launcher, whose graphs are this one's."""
-        return vars(self) | {"_launcher": None}
+        """Return what a copy is made of: all but what takes the steps, which may have graphs of this one's arrays."""
+        return vars(self) | {"_steps": None}
 
     def __iter__(self) -> Iterator[Progress]:
         self.clock = Clock(self.clock.now(), self.clock.training, time.perf_counter())
@@ -120,8 +116,8 @@ class Training:
         return 1.0 if self.given_up() else self._budget_done()
 
     def _budget_done(self) -> float:
-        if self.total is not None:
-            return min(1.0, self.step / self.total)
+        if self.schedule.total is not None:
+            return min(1.0, self.step / self.schedule.total)
         step_time = self.clock.training / max(1, self.step)
         return min(1.0, (self.clock.now() + step_time / 2) / self._training_time())
 
@@ -151,26 +147,20 @@ class Training:
         speed = self.chars / self.clock.training
         return budget - min(FINAL * budget, FORWARD * self.validation.chars(self.validation.windows) / speed)
 
-    def window(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """x, y (T, N) of step `step`, from 0: what it reads and what it predicts."""
-        epoch, window = divmod(step, self.batches.windows)
-        return self.batches.window(window, rotation(self.config.seed, epoch, len(self.batches.ids)))
-
-    def done_before(self, step: int) -> float:
-        """The share of the budget at which step `step` stands in the schedule."""
-        return min(1.0, step / self.total) + 0.5 / self.total if self.total is not None else self.done()
-
     def _advance(self) -> Progress:
         """Take a step, or on a card several, and evaluate where that is due."""
         begun = time.perf_counter()
         self.final_loss, self.final_windows = None, 0  # of a run that was at its end before and goes on
-        if self.model.device_path.captured:
-            self._launcher = self._launcher or Launcher(self)
-            steps, chars, loss, lr, norm = self._launcher.take()
-        else:
-            steps, chars, loss, lr, norm = self._take()
+        if self._steps is None:
+            kind = CapturedSteps if self.model.device_path.captured else EagerSteps
+            self._steps = kind(self.model, self.optimizer, self.recovery, self.schedule)
+        self.schedule.spent = self.done()
+        taken = self._steps.take(self.step, self.state)
+        for loss in taken.losses:
+            self.course.add(loss, taken.chars)
+        self.state, steps = taken.state, len(taken.losses)
         epoch = (self.step + steps - 1) // self.batches.windows
-        self.step, self.chars = self.step + steps, self.chars + chars
+        self.step, self.chars = self.step + steps, self.chars + steps * taken.chars
         self.clock.training += time.perf_counter() - begun
         done = self.done()
         milestone = done >= 1 or self._due(self.spent, done)  # what the caller did since the last step counts
@@ -180,32 +170,8 @@ class Training:
         notes, self.recovery.notes = tuple(self.recovery.notes), []
         chars = self.val_chars() if val_loss is not None else {"best": None, "all": None}
         return Progress(self.step, epoch, done, self.chars, self.clock.now(), self.chars / self.clock.training,
-                        loss, lr, norm, val_loss, milestone, done >= 1, notes, chars["best"],
+                        taken.losses[-1], taken.lr, taken.norm, val_loss, milestone, done >= 1, notes, chars["best"],
                         chars["best"] != chars["all"], self.final_loss, chars.get("end"))
-
-    def _take(self) -> tuple[int, int, float, float, float]:
-        """One step: (1, its characters, loss, rate, norm)."""
-        config, (x, y) = self.config, self.window(self.step)
-        if self.step % self.batches.windows == 0:
-            self.state = None
-        dropout = Dropout(config.dropout or 0.0, config.seed, self.step, config.variational, config.weight_drop or 0.0)
-        loss, grads, state = self.model.loss_and_grads(x, y, self.state, dropout=dropout)
-        self.course.add(loss, x.size)
-        norm = global_norm(grads)
-        lr = rate(config, self.done_before(self.step)) * self.recovery.rate
-        self.state = self._update(loss, grads, norm, lr, state)
-        return 1, x.size, loss, lr, norm
-
-    def _update(self, loss: float, grads, norm: float, lr: float, state: State) -> State:
-        """Update the parameters, unless a number is not finite; returns the state to carry on."""
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            self.recovery.skip(self.step + 1, loss, grads)
-            return State(*map(self.model.kernel.xp.zeros_like, state))
-        self.recovery.passed(self.step)
-        taken = self.step + 1 - self.recovery.uncounted
-        self.optimizer.update(self.model.params, grads, self.optimizer.pace(lr, taken),
-                              clip_scale(norm, self.config.clip))
-        return state
 
     def _due(self, before: float, done: float) -> bool:
         if self.config.eval_every:
@@ -247,8 +213,8 @@ class Training:
 
     def _all_chars(self) -> float:
         """Characters that the whole run will train on."""
-        if self.total is not None:
-            return self.total * self.chars / self.step
+        if self.schedule.total is not None:
+            return self.schedule.total * self.chars / self.step
         return self.chars / self.clock.training * 60 * self.config.minutes
 
     def _affordable(self, share: float) -> int:
@@ -292,17 +258,3 @@ def fit(model, batches, config: TrainConfig, validation: Validation | None = Non
     config.lr and one of steps, epochs, minutes must be given. Raises recovery.Diverged where recovery does not help.
     """
     return iter(Training(model, batches, config, validation))
-
-
-def total_steps(config: TrainConfig, batches) -> int | None:
-    """Steps in the budget; None for minutes. Raises ValueError without a rate or a budget."""
-    if config.lr is None or (config.steps, config.epochs, config.minutes) == (None, None, None):
-        raise ValueError("a run needs lr and one of steps, epochs and minutes")
-    if config.epochs is not None:
-        return max(1, round(config.epochs * batches.windows))
-    return config.steps
-
-
-def rotation(seed: int, epoch: int, length: int) -> int:
-    """Where the text begins in this epoch: at its start in the first, then at random."""
-    return int(uniform(seed, Purpose.ROTATE, 1, step=epoch)[0] * length) if epoch else 0

@@ -37,7 +37,7 @@ from .sample import draw, generate_ids
 from .train import Training
 
 STEPS, RATE = 10, 0.002  # training steps of each case, and their learning rate
-TOGETHER = 8             # steps that a path may take at once: of one launch in captured.py
+TOGETHER = 8             # steps that a path may take at once: of one launch in capture.py
 BLOCK, ROUNDS = 16, 5    # steps between two looks at the clock, and how often it is looked at
 WRITTEN = 64             # symbols of each text
 PR_SET_PDEATHSIG = 1     # of prctl(2)
@@ -141,7 +141,7 @@ def record(model: CharLM, task: Task, case: Case) -> Record:
     """What STEPS steps of the case leave; a path that takes several at once takes TOGETHER first."""
     host = model.kernel.to_host
     before, training = np.array(host(model.params.flat)), train(model, task, case, TOGETHER + 0.2, 10 * TOGETHER)
-    training.stops, steps = (STEPS,), {}
+    training.schedule.stops, steps = (STEPS,), {}
     for progress in training:
         steps[progress.step] = progress
         if progress.step >= STEPS:

@@ -6,7 +6,7 @@
     persistent  persistent.py: one kernel a layer                       tf32, bf16
 
 A whole training step on them allocates nothing after its first time, so it can be captured in a CUDA graph
-(rnncore/captured.py). "eager" in tf32 or bf16 is rnncore/nn/lstm.py's loops with such products.
+(rnncore/capture.py). "eager" in tf32 or bf16 is rnncore/nn/lstm.py's loops with such products.
 """
 import cupy
 

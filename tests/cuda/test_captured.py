@@ -10,13 +10,12 @@ import pytest
 
 import rnncore
 from rnncore import kernels, recovery
-from rnncore.captured import Captured, Slot
+from rnncore.capture import Captured, CapturedSteps, Slot
 from rnncore.cli.drive import drive
 from rnncore.cli.jobs import Job
 from rnncore.cli.terminal.signals import Signals
 from rnncore.data.batches import Batches
 from rnncore.kernels.paths import Slower
-from rnncore.launch import Launcher
 from rnncore.nn.lstm import State
 from rnncore.optim import Pace
 from rnncore.runs import checkpoint
@@ -74,7 +73,7 @@ def test_a_run_is_the_processors(with_cublas, kind, path):
 
 
 def test_a_ring_that_is_smaller_than_the_run(with_cublas, monkeypatch):
-    monkeypatch.setattr("rnncore.captured.RING", 3)
+    monkeypatch.setattr("rnncore.capture.RING", 3)
     assert_same(results(training("graph")), results(training("cpu")))
 
 
@@ -101,10 +100,10 @@ def launches(run: Training, monkeypatch) -> list:
 
 
 def test_steps_are_taken_together_up_to_what_is_due(with_cublas, monkeypatch):
-    monkeypatch.setattr(Launcher, "_in_time", lambda self: 1000)
-    monkeypatch.setattr("rnncore.launch.MILESTONES", 1)
+    monkeypatch.setattr(CapturedSteps, "_in_time", lambda self: 1000)
+    monkeypatch.setattr("rnncore.capture.MILESTONES", 1)
     run = training("graph", text=4 * 7 * 30 + 4 * 3 + 1, steps=70, eval_every=25)  # 30 windows of 7 and one of 3
-    run.stops = (None, 40)
+    run.schedule.stops = (None, 40)
     made = launches(run, monkeypatch)
     shown = [p.step for p in run]
     assert made == [(25, 7), (5, 7), (1, 3), (9, 7), (10, 7), (11, 7), (1, 3), (8, 7)]
@@ -114,7 +113,7 @@ def test_steps_are_taken_together_up_to_what_is_due(with_cublas, monkeypatch):
 def test_what_comes_out_does_not_depend_on_how_many_are_taken_together(with_cublas, monkeypatch):
     found = []
     for count in (1, 5, 1000):
-        monkeypatch.setattr(Launcher, "_in_time", lambda self, count=count: count)
+        monkeypatch.setattr(CapturedSteps, "_in_time", lambda self, count=count: count)
         found.append(results(training("graph", dropout=0.3)))
     for mine in found[1:]:
         assert all((a == b).all() for a, b in zip(mine, found[0], strict=True))
@@ -135,7 +134,7 @@ def test_a_resumed_run_goes_on_with_the_same_bits(with_cublas):
 def test_the_course_of_the_losses_has_every_step_however_many_are_taken_together(with_cublas, monkeypatch):
     found = []
     for path, count in (("cpu", 1), ("graph", 1), ("graph", 5), ("graph", 1000)):
-        monkeypatch.setattr(Launcher, "_in_time", lambda self, count=count: count)
+        monkeypatch.setattr(CapturedSteps, "_in_time", lambda self, count=count: count)
         run = training(path)
         list(run)
         found.append(run.course)
@@ -145,17 +144,17 @@ def test_the_course_of_the_losses_has_every_step_however_many_are_taken_together
 
 def test_a_save_or_a_stop_that_is_asked_for_comes_between_two_launches(with_cublas, monkeypatch, tmp_path):
     """Steps are launched together, 5 and 6, 13 and 14: a signal that comes meanwhile is acted on behind the last."""
-    monkeypatch.setattr(Launcher, "_in_time", lambda self: 4)
-    saved, save, take = [], RunFolder.save, Launcher.take
+    monkeypatch.setattr(CapturedSteps, "_in_time", lambda self: 4)
+    saved, save, take = [], RunFolder.save, CapturedSteps.take
     monkeypatch.setattr(RunFolder, "save", lambda self, run, best: (saved.append(run.step), save(self, run, best)))
     came = {4: signal.SIGUSR1, 12: signal.SIGHUP}
 
-    def taking(self):
-        if self.training.step in came:
-            os.kill(os.getpid(), came[self.training.step])
-        return take(self)
+    def taking(self, step, state):
+        if step in came:
+            os.kill(os.getpid(), came[step])
+        return take(self, step, state)
 
-    monkeypatch.setattr(Launcher, "take", taking)
+    monkeypatch.setattr(CapturedSteps, "take", taking)
     job = Job(training("graph", eval_every=1000), RunFolder(tmp_path, {"corpus": {"sources": ["x"]}}), [])
     with Signals() as signals, signals.waiting():
         assert drive(job, signals) == 129
@@ -201,7 +200,7 @@ def poisoned(path: str, windows: set, **config) -> Training:
 @pytest.mark.parametrize("windows", [{4}, {0, 9, 10}, {19}, {11, 12, 13}])
 def test_bad_steps_are_skipped_as_eager_ones_are(with_cublas, windows, together, monkeypatch):
     monkeypatch.setattr(recovery, "EVERY", 4)
-    monkeypatch.setattr(Launcher, "_in_time", lambda self: together)
+    monkeypatch.setattr(CapturedSteps, "_in_time", lambda self: together)
     mine, theirs = (poisoned(path, windows) for path in ("graph", "cpu"))
     notes, wanted = ([note for p in run for note in p.notes] for run in (mine, theirs))
     assert [note.split(" in ")[0] for note in notes] == [note.split(" in ")[0] for note in wanted] and len(notes) == len(windows)
@@ -215,7 +214,7 @@ def test_what_is_queued_behind_a_bad_step_changes_nothing(with_cublas):
     run = poisoned("graph", {2})
     captured = Captured(run.model, run.optimizer, run.config, 7, 4)
     captured.begin(0, None)
-    windows = [np.concatenate((x, y[-1:])) for x, y in map(run.window, range(8))]
+    windows = [np.concatenate((x, y[-1:])) for x, y in map(run.schedule.window, range(8))]
     captured.fill(0, [Slot(window, run.optimizer.pace(0.02, k + 1), k == 0) for k, window in enumerate(windows)])
     captured.launch(2, 7)
     before = [host(run.model.params.flat).copy(), *(host(part).copy() for part in captured.state)]
@@ -230,7 +229,7 @@ def test_a_step_is_recorded_in_order_and_its_memory_lives(with_cublas):
     run = training("graph", optimizer="adam")
     captured = Captured(run.model, run.optimizer, run.config, 7, 4)
     captured.begin(0, None)
-    x, y = run.window(0)
+    x, y = run.schedule.window(0)
     captured.fill(0, 3 * [Slot(np.concatenate((x, y[-1:])), Pace(0.01, 0.01, 1.0), False)])
     captured.launch(1, 7)
     names = [node.name for node in captured._graphs[1]._graph.nodes]
@@ -288,8 +287,8 @@ def test_gradients_of_a_captured_model_are_those_of_loss_and_grads(with_cublas):
     found = []
     for path in ("cpu", *PATHS):
         run = training(path)
-        loss, grads, state = run.model.loss_and_grads(*run.window(0))
-        losses, end = run.model.losses(*run.window(1), None, run.model.workspace(7, 4))
+        loss, grads, state = run.model.loss_and_grads(*run.schedule.window(0))
+        losses, end = run.model.losses(*run.schedule.window(1), None, run.model.workspace(7, 4))
         found.append([np.array(loss), *map(host, (grads.flat, *state, losses, *map(run.model.kernel.xp.stack, end)))])
     for mine in found[1:]:
         assert_same(mine, found[0])

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from rnncore import captured, trial
+from rnncore import capture, trial
 from rnncore.trial import Task, attempt
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")
@@ -34,11 +34,11 @@ def test_the_times_of_a_path(verdict):
 
 
 def test_eight_steps_are_taken_at_once_and_then_one_by_one(verdict, monkeypatch):
-    counts, launch = [], captured.Captured.launch
-    monkeypatch.setattr(captured.Captured, "launch",
+    counts, launch = [], capture.Captured.launch
+    monkeypatch.setattr(capture.Captured, "launch",
                         lambda self, count, steps: (counts.append((count, steps)), launch(self, count, steps)))
     assert verdict(TASK)["cause"] is None
-    assert counts == 3 * [(8, 5), (1, 1), (1, 5)] and captured.MANY == trial.TOGETHER
+    assert counts == 3 * [(8, 5), (1, 1), (1, 5)] and capture.MANY == trial.TOGETHER
 
 
 def test_a_path_whose_sums_are_a_thousandth_off_fails(verdict, monkeypatch):

@@ -11,7 +11,8 @@ from rnncore import train as train_module
 from rnncore.data.batches import Batches
 from rnncore.measure.evaluate import Validation
 from rnncore.nn.dropout import Dropout
-from rnncore.train import Training, fit, rotation, total_steps
+from rnncore.steps import rotation, total_steps
+from rnncore.train import Training, fit
 
 IDS = np.random.default_rng(0).integers(0, 7, 331).astype(np.uint8)
 LEARNABLE = np.arange(400, dtype=np.uint8) % 7

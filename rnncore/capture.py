@@ -6,24 +6,33 @@ What differs from step to step (the window, the rate, the dropout masks' counter
 ring that the host fills ahead (kernels/cuda/step_control.py). The gradient is that of the summed loss; what the
 optimiser multiplies it with makes the mean of it.
 """
+import time
+from math import ceil, inf
 from typing import NamedTuple
 
 import numpy as np
 
+from . import recovery
+from .config import TrainConfig
+from .kernels.arrays import Array, Ids
+from .model import CharLM
 from .nn import stack
 from .nn.dropout import Dropout
 from .nn.lstm import State
-from .optim import Pace
+from .optim import Adam, Pace
+from .recovery import Recovery
+from .steps import MILESTONES, Schedule, StepResult
 
 RING = 256      # steps that may be launched before the host looks, at most,
 IDS = 1 << 22   # and ids in their windows
 MANY = 8        # steps of one launch
+TURN = 0.2      # seconds that the steps of one take last, about
 
 
 class Slot(NamedTuple):
     """What a step goes by: the window (T+1, N) of ids, optim.Pace, and whether the state begins at zero."""
     window: np.ndarray
-    pace: tuple
+    pace: Pace
     fresh: bool
 
 
@@ -44,7 +53,7 @@ class Captured:
     optimizer: of its parameters; config: a TrainConfig. Only one at a time may train a model.
     """
 
-    def __init__(self, model, optimizer, config, steps: int, n: int):
+    def __init__(self, model: CharLM, optimizer: Adam, config: TrainConfig, steps: int, n: int):
         self.model, self.optimizer, self.config, self.steps, self.n = model, optimizer, config, steps, n
         self.path = model.device_path
         self.grads = model.params.like()
@@ -115,7 +124,97 @@ class Captured:
         optimizer.update(model.params, self.grads, Pace(*steering.pace), steering.scale)
         steering.carry(last, self.state)
 
-    def _kept(self, x):
+    def _kept(self, x: Ids) -> Array | None:
         """0 where a document ends, as CharLM.keep."""
         end = self.model.vocab.end
         return None if end is None else self.model.kernel.xp.not_equal(x, end, out=self._keep[:len(x)])
+
+
+class CapturedSteps:
+    """Takes the steps of a run several at a time, up to the next at which something is due.
+
+    What becomes of the parameters does not depend on how many are taken together: each step has the window, the rate
+    and the masks of its number, and one whose loss or gradient is not finite stops those behind it.
+    """
+
+    def __init__(self, model: CharLM, optimizer: Adam, recovery: Recovery, schedule: Schedule):
+        self.model, self.optimizer, self.recovery, self.schedule = model, optimizer, recovery, schedule
+        batches = schedule.batches
+        self.captured = Captured(model, optimizer, schedule.config, batches.steps, batches.columns)
+        self._held: State | None = None  # the state behind the last step, as the caller was given it
+        self._begun = False
+        self._seconds = inf              # a step
+        self._windows: dict[int, Ids] = {}  # by step: cut ahead, while the card works
+
+    def take(self, step: int, state: State | None) -> StepResult:
+        """Take step `step` and those behind it that are taken together, from that state; None: zeros."""
+        captured, columns = self.captured, self.schedule.batches.columns
+        if not self._begun or state is not self._held:
+            captured.begin(step, state)
+            self._begun = True
+        steps, count = self._together(step)
+        rates = [self.schedule.rate(step + k) * self.recovery.rate for k in range(count)]
+        captured.fill(step, [self._slot(step + k, lr) for k, lr in enumerate(rates)])
+        copy = self.model.params.flat.copy() if self.recovery.due(step) else None
+        begun = time.perf_counter()
+        captured.launch(count, steps)
+        self._cut_ahead(step + count, count)
+        outcome = captured.wait()
+        self._seconds = min(self._seconds, (time.perf_counter() - begun) / count)  # the first ones compile and record
+        taken = outcome.step - step
+        if taken:
+            self.recovery.passed(step, copy)
+        else:
+            taken = self._skip(step, outcome)
+        self._held = captured.state
+        slots = [(step + k) % captured.ring for k in range(taken)]
+        return StepResult(tuple(float(outcome.losses[slot]) for slot in slots), steps * columns, rates[taken - 1],
+                          float(outcome.norms[slots[-1]]), captured.state)
+
+    def _skip(self, step: int, outcome: Outcome) -> int:
+        """Skip a step that is not finite: it counts, but changes nothing, and the state begins anew. Returns 1."""
+        captured = self.captured
+        captured.grads.flat /= self.schedule.batches.columns * self._steps(step)
+        self.recovery.skip(step + 1, float(outcome.losses[step % captured.ring]), captured.grads)
+        captured.begin(step + 1, None)
+        return 1
+
+    def _slot(self, step: int, lr: float) -> Slot:
+        """What step `step` goes by."""
+        pace = self.optimizer.pace(lr, step + 1 - self.recovery.uncounted)
+        return Slot(self._window(step), pace, step % self.schedule.batches.windows == 0)
+
+    def _window(self, step: int) -> Ids:
+        """The ids (T+1, N) of step `step`: all but the last row are read, all but the first predicted."""
+        if step in self._windows:
+            return self._windows.pop(step)
+        x, y = self.schedule.window(step)
+        return np.concatenate((x, y[-1:]))
+
+    def _cut_ahead(self, step: int, count: int) -> None:
+        self._windows = {k: self._window(k) for k in range(step, step + count)}
+
+    def _steps(self, step: int) -> int:
+        """T of that step's window: the last of an epoch may be shorter."""
+        batches = self.schedule.batches
+        return min(batches.steps, batches.stream - step % batches.windows * batches.steps)
+
+    def _together(self, step: int) -> tuple[int, int]:
+        """(T of their windows, how many steps) are taken together."""
+        schedule, batches, total = self.schedule, self.schedule.batches, self.schedule.total
+        steps, ends = self._steps(step), [self.captured.ring, self._in_time()]
+        if total is not None:
+            ends.append(total - step)
+            ends += [ceil(total * k / MILESTONES) - step for k in range(1, MILESTONES + 1)]
+        ends += [every - step % every for every in (schedule.config.eval_every, *schedule.stops) if every]
+        since = step if self.recovery.due(step) else self.recovery.since
+        ends.append(since + recovery.EVERY - step)
+        rest = batches.windows - step % batches.windows  # of the epoch
+        whole = self._steps(step + rest - 1) == batches.steps
+        if not whole:
+            ends.append(1 if rest == 1 else rest - 1)
+        return steps, max(1, min(end for end in ends if end > 0))
+
+    def _in_time(self) -> int:
+        """How many steps take about as long as one turn, at the best speed so far."""
+        return MANY if self._seconds == inf else max(1, int(TURN / self._seconds))
