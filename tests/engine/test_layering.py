@@ -3,6 +3,7 @@ import ast
 import os
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -13,43 +14,54 @@ import rnncore
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(not (ROOT / "setup.cfg").is_file(), reason="the source stands beside tests/ in a checkout only")
 
+TORCH = sorted(path.stem.removeprefix("torch_") for path in (ROOT / "rnncore/bench").glob("torch_*.py"))
 FOLDERS = {  # folder: the folders of ours and the packages of others that it may import
-    "kernels": (set(), {"numpy", "cupy", "threadpoolctl"}),
+    "kernels": (set(), {"numpy", "threadpoolctl"}),
     "data": (set(), {"numpy", "pooch"}),
     "rnncore": ({"kernels", "data"}, {"numpy", "safetensors"}),
-    "report": ({"kernels", "data", "rnncore"}, {"numpy"}),
-    "cli": ({"kernels", "data", "rnncore", "report"}, {"click", "rich", "numpy"}),
+    "cli": ({"kernels", "data", "rnncore"}, {"click", "rich", "numpy"}),
 }
-WHERE = {"report": "rnncore/report"}  # the others stand at the root
-ALONE = {  # what some modules of a folder may import beside: they are imported lazily
-    **{("cli", name): {"torch"} for name in ("rival", "graphed", "capture", "kinds")},
-    ("report", "charts"): {"matplotlib"}, ("report", "page"): {"jinja2"}, ("cli", "tensorboard"): {"tensorboardX"},
+ALONE = {  # room or module: what it may import beside, most of it lazily
+    "rnncore.kernels.cuda": {"cupy"}, "rnncore.report.charts": {"matplotlib"}, "rnncore.report.page": {"jinja2"},
+    "rnncore.cli.tensorboard": {"tensorboardX"},
+    **{f"rnncore.bench.torch_{name}": {"torch"} for name in TORCH},
 }
 BELOW_ALL = "requirements"  # of rnncore/: it imports nothing of ours
-LEVELS = [  # of the modules in rnncore/: each imports only from levels above its own in this list
+LEVELS = [  # of rooms and modules in rnncore/: each imports only from levels above its own in this list, and from its room
     {BELOW_ALL},
-    {"config", "random", "ngram", "memory", "files", "lock", "divergence", "headline", "mistaken"},
-    {"params", "lstm", "dropout", "fields", "consistency"},
-    {"documents"},
-    {"arguments", "embedding", "head", "names", "places"},
-    {"stack", "stepper"},
+    {"config", "random", "divergence"},
+    {"params"},
+    {"nn"},
+    {"arguments", "optim", "recovery", "plan"},
     {"model"},
-    {"optim", "sample", "checkpoint", "gradcheck", "evaluate", "dynamic", "plan", "extend", "recovery"},
-    {"captured", "dialogue"},
-    {"launch"},
-    {"train", "speed"},
+    {"sample", "measure"},
+    {"steps", "dialogue"},
+    {"capture"},
+    {"train"},
     {"runs", "trial"},
-    {"verify", "evidence"},
+    {"bench", "report", "evidence"},
     {"trust"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 PINNED = {"alloc_pinned_memory", "PinnedMemoryPool", "set_pinned_memory_allocator", "copy_to_host_async",
-          "copy_from_host_async"}  # who asks for it must hold it until its copy has been made: kernels/cuda/writer.py does
+          "copy_from_host_async"}  # who asks for it must hold it until its copy has been made: the writer does
+WRITER = "rnncore.kernels.cuda.writer"
 NEVER = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}
 
 
-def imported(source: str, package: list[str]):
-    """Every module that source imports by any statement at any depth, as absolute names; package: where it stands."""
+def module_of(path: Path) -> str:
+    """The name that a file of the checkout has once it is imported."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts if parts[0] == "rnncore" else ("rnncore", *parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_of(path): path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))}
+
+
+def imported(module: str, source: str):
+    """Every module, or name in one, that source imports by any statement at any depth, as absolute names."""
+    package = module.split(".") if module in FILES and FILES[module].stem == "__init__" else module.split(".")[:-1]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -59,27 +71,33 @@ def imported(source: str, package: list[str]):
             yield from (f"{stem}.{alias.name}" for alias in node.names)
 
 
-def faults(folder: str, module: str, source: str) -> list[str]:
-    """What is out of place in a module of one of our folders."""
+def place(name: str) -> tuple[str, str]:
+    """(folder, room or module in it) of something of ours: ("rnncore", "nn"), ("rnncore", "train"), ("cli", "main")."""
+    first, *rest = [*name.split(".")[1:], ""]
+    return (first, rest[0] if rest else "") if first in FOLDERS and first != "rnncore" else ("rnncore", first)
+
+
+def faults(module: str, source: str) -> list[str]:
+    """What is out of place in the source of a module of ours."""
+    (folder, here), found = place(module), []
     ours, others = FOLDERS[folder]
-    package = ["rnncore"] if folder == "rnncore" else ["rnncore", folder]
-    found = []
-    for name in imported(source, package):
-        root, *rest = name.split(".")
+    alone = set().union(*(packages for name, packages in ALONE.items() if f"{module}.".startswith(f"{name}.")))
+    for name in imported(module, source):
+        root = name.split(".")[0]
         if root in NEVER:
             found.append(f"{name}: nothing is unpickled")
         elif root in FOLDERS and root != "rnncore":
             found.append(f"{name}: a bare import would be a second copy")
         elif root == "rnncore":
-            if module == BELOW_ALL:
-                found.append(f"{name}: {module} imports nothing of ours")
-            there = rest[0] if rest and rest[0] in FOLDERS else "rnncore"
-            if there != folder and there not in ours and (folder, module) != ("rnncore", "__main__"):
+            there, room = place(name)
+            if here == BELOW_ALL and folder == "rnncore":
+                found.append(f"{name}: {here} imports nothing of ours")
+            if there != folder and there not in ours and module != "rnncore.__main__":
                 found.append(f"{name}: {folder} stands below {there}")
-            if folder == there == "rnncore" and rest and rest[0] in LEVEL and LEVEL[rest[0]] >= LEVEL.get(module, len(LEVELS)):
-                found.append(f"{name}: {module} does not stand above it")
-        elif root not in others | ALONE.get((folder, module), set()) and root not in sys.stdlib_module_names:
-            found.append(f"{name}: not a package that {folder}/ may import")
+            if folder == there == "rnncore" and room in LEVEL and room != here and LEVEL[room] >= LEVEL.get(here, 99):
+                found.append(f"{name}: {here} does not stand above it")
+        elif root not in others | alone and root not in sys.stdlib_module_names:
+            found.append(f"{name}: not a package that {module} may import")
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             if node.func.id == "print" and folder != "cli":
@@ -88,59 +106,78 @@ def faults(folder: str, module: str, source: str) -> list[str]:
                 found.append(node.func.id)
         copies = isinstance(node, ast.Call) and getattr(node.func, "attr", None) in ("get", "asnumpy")
         unwaited = copies and any(keyword.arg == "blocking" for keyword in node.keywords)
-        if (unwaited or getattr(node, "attr", None) in PINNED) and (folder, module) != ("kernels", "writer"):
-            found.append("a copy that the host does not wait for, outside kernels/cuda/writer.py")
+        if (unwaited or getattr(node, "attr", None) in PINNED) and module != WRITER:
+            found.append("a copy that the host does not wait for, outside the writer")
     return found
 
 
-def sources():
-    inside = [ROOT / place for place in WHERE.values()]
-    return [(folder, path) for folder in FOLDERS for path in sorted((ROOT / WHERE.get(folder, folder)).rglob("*.py"))
-            if folder in WHERE or path.parent not in inside]
+def circle(sources: dict[str, str]) -> list[str] | None:
+    """Modules of ours that import each other in a circle, imports inside functions included, or None."""
+    graph = {}
+    for module, source in sources.items():
+        targets = {name if name in sources else name.rpartition(".")[0] for name in imported(module, source)}
+        graph[module] = (targets & sources.keys()) - {module, "rnncore"}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return None
 
 
-@pytest.mark.parametrize("folder, path", sources(), ids=lambda value: value.stem if isinstance(value, Path) else value)
-def test_everything_stands_in_its_place(folder, path):
-    assert faults(folder, path.stem, path.read_text(encoding="utf-8")) == []
+@pytest.mark.parametrize("module", FILES)
+def test_everything_stands_in_its_place(module):
+    assert faults(module, FILES[module].read_text(encoding="utf-8")) == []
 
 
-def test_every_module_of_the_engine_has_a_level():
+def test_no_module_imports_itself_by_way_of_others():
+    sources = {module: path.read_text(encoding="utf-8") for module, path in FILES.items()}
+    assert circle(sources) is None
+    for module, late in (("rnncore.nn.lstm", "def f():\n    from ..train import fit"),
+                         ("rnncore.kernels.cpu.native", "def f():\n    from .. import devices"),
+                         ("rnncore.steps", "if TYPE_CHECKING:\n    from . import train")):
+        assert module in circle(sources | {module: f"{sources[module]}\n{late}\n"})
+
+
+def test_every_room_and_module_of_the_engine_has_a_level():
     """A new one: say above in LEVELS where it stands."""
-    assert {path.stem for path in (ROOT / "rnncore").glob("*.py")} - {"__init__", "__main__"} == set(LEVEL)
+    assert {place(module)[1] for module in FILES if place(module)[0] == "rnncore"} - {"", "__main__"} == set(LEVEL)
 
 
-@pytest.mark.parametrize("folder, module, source", [
-    ("rnncore", "lstm", "from . import stack"), ("rnncore", "lstm", "from .stack import Workspace"),
-    ("rnncore", "model", "import rnncore.train"), ("rnncore", "model", "def f():\n    from . import runs"),
-    ("rnncore", "head", "from . import embedding"), ("rnncore", "config", "from .cli import main"),
-    ("rnncore", "train", "from rnncore.cli import options"), ("rnncore", "model", "import cupy"),
-    ("rnncore", "model", "import torch"), ("cli", "bench", "import torch"), ("rnncore", "rival", "import torch"),
-    ("cli", "rival", "import cupy"), ("rnncore", "model", "from rich import print"), ("rnncore", "model", "import click"),
-    ("rnncore", "model", "import kernels"), ("rnncore", "model", "from kernels.cpu import adam"),
-    ("cli", "train", "from data.text import read"), ("cli", "train", "import cupy as np"), ("kernels", "cpu", "from .. import lstm"),
-    ("kernels", "cpu", "from ..data import vocab"), ("data", "text", "from ..kernels import host"),
-    ("data", "text", "import rnncore"), ("rnncore", "checkpoint", "import pickle"), ("cli", "info", "from joblib import load"),
-    ("rnncore", "requirements", "from .config import PATHS"), ("rnncore", "requirements", "from .kernels import host"),
-    ("rnncore", "train", "from .report import atlas"), ("report", "atlas", "from ..cli import options"),
-    ("report", "atlas", "import matplotlib"), ("report", "atlas", "from data.endings import END"),
-    ("rnncore", "model", "print('x')"), ("kernels", "cpu", "def f():\n    print(1)"), ("rnncore", "config", "exec('1')"),
-    ("kernels", "steering", "def f(a, b):\n    a.get(out=b, blocking=False)"),
-    ("kernels", "cuda", "import cupy\nx = cupy.cuda.alloc_pinned_memory(1)"),
+@pytest.mark.parametrize("module, source", [
+    ("nn.lstm", "from .. import model"), ("nn.lstm", "from ..model import CharLM"), ("nn.head", "from ..optim import Adam"),
+    ("model", "import rnncore.train"), ("model", "def f():\n    from . import runs"),
+    ("model", "def f():\n    from .runs import checkpoint"), ("steps", "from .train import Training"),
+    ("config", "from .cli import main"), ("train", "from rnncore.cli import options"), ("model", "import cupy"),
+    ("measure.evaluate", "from ..runs.folder import RunFolder"), ("runs.folder", "from ..bench import speed"),
+    ("model", "import torch"), ("cli.bench", "import torch"), ("bench.ours", "import torch"),
+    (f"bench.torch_{TORCH[0]}", "import cupy"), ("model", "from rich import print"), ("model", "import click"),
+    ("model", "import kernels"), ("model", "from kernels.cpu import ops"), ("cli.train", "from data.text import read"),
+    ("cli.train", "import cupy as np"), ("kernels.cpu.ops", "from ...nn import lstm"), ("kernels.cards", "import cupy"),
+    ("kernels.cpu.ops", "from ...data import vocab"), ("data.text", "from ..kernels import host"),
+    ("kernels.cpu.ops", "import cupy"), ("data.text", "import rnncore"), ("runs.checkpoint", "import pickle"),
+    ("cli.info", "from joblib import load"), ("requirements", "from .config import PATHS"),
+    ("requirements", "from .kernels import host"), ("train", "from .report import atlas"),
+    ("report.atlas", "from ..cli import options"), ("report.atlas", "import matplotlib"),
+    ("report.atlas", "from data.endings import END"), ("model", "print('x')"),
+    ("kernels.cpu.ops", "def f():\n    print(1)"), ("config", "exec('1')"),
+    ("kernels.cuda.step_control", "def f(a, b):\n    a.get(out=b, blocking=False)"),
+    ("kernels.cuda.ops", "import cupy\nx = cupy.cuda.alloc_pinned_memory(1)"),
 ])
-def test_what_is_out_of_place_is_seen(folder, module, source):
-    assert faults(folder, module, source)
+def test_what_is_out_of_place_is_seen(module, source):
+    assert faults(f"rnncore.{module}", source)
 
 
-@pytest.mark.parametrize("folder, module, source", [
-    ("rnncore", "model", "from . import kernels, params, stack"), ("rnncore", "runs", "from . import __version__, checkpoint"),
-    ("rnncore", "checkpoint", "from .data.vocab import Vocab\nimport json"), ("kernels", "cuda", "import cupy"),
-    ("kernels", "cuda", "from . import cpu"), ("cli", "train", "from rnncore.train import fit\nfrom . import options"),
-    ("report", "atlas", "from ..evaluate import CHUNK\nfrom .probes import measure"),
-    ("cli", "neurons", "from rnncore.report.atlas import atlas"),
-    ("cli", "rival", "import torch"), ("cli", "train", "print(1)"), ("rnncore", "__main__", "from .cli import main"),
+@pytest.mark.parametrize("module, source", [
+    ("model", "from . import kernels, params\nfrom .nn import stack"), ("nn.stack", "from . import lstm"),
+    ("runs.folder", "from .. import __version__\nfrom . import checkpoint"),
+    ("runs.checkpoint", "from ..data.vocab import Vocab\nimport json"), ("kernels.cuda.ops", "import cupy"),
+    ("kernels.cuda.ops", "from ..cpu import ops"), ("cli.train", "from rnncore.train import fit\nfrom . import options"),
+    ("report.atlas", "from ..measure.evaluate import CHUNK\nfrom .probes import measure"),
+    ("cli.neurons", "from rnncore.report.atlas import atlas"), ("cli.terminal.progress", "import rich"),
+    (f"bench.torch_{TORCH[0]}", "import torch"), ("cli.train", "print(1)"), ("__main__", "from .cli import main"),
 ])
-def test_what_is_in_place_is_left_alone(folder, module, source):
-    assert faults(folder, module, source) == []
+def test_what_is_in_place_is_left_alone(module, source):
+    assert faults(f"rnncore.{module}", source) == []
 
 
 def python(code: str) -> str:
@@ -167,7 +204,7 @@ def test_every_public_name_is_found():
 
 
 def test_no_module_bears_the_name_of_something_public():
-    assert not set(rnncore._HOME) & (set(LEVEL) | set(FOLDERS))
+    assert not set(rnncore._HOME) & {place(module)[1] for module in FILES if place(module)[0] == "rnncore"}
 
 
 def test_the_folders_are_found_from_a_checkout_and_each_module_once():
