@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from . import __version__, kernels
 from .config import OPTIMIZERS, PATHS, PRECISIONS
@@ -23,6 +24,7 @@ from .runs.files import write_whole
 from .runs.metadata import FLAG, POSITIVE, SECONDS, TEXT, Kind, Maybe
 from .trial import Task
 
+Evidence: TypeAlias = dict[str, Any]  # a record, as RECORD has it
 NAME = "paths.json"  # in the folder of native.cache
 MOST = 1000          # records that are kept, the newest
 SIZE = 1 << 22       # bytes that so many do not take
@@ -36,7 +38,7 @@ RECORD = {**dict.fromkeys(PLACE, TEXT),
           "cause": Maybe(TEXT), "ms": Maybe(SECONDS), "eager_ms": Maybe(SECONDS)}
 
 
-def key(task: Task) -> dict:
+def key(task: Task) -> Evidence:
     """What a record has to say of the task's path.
 
     Of symbols, training asks only whether the embedding is folded (embedding.py), and E may be another.
@@ -46,13 +48,13 @@ def key(task: Task) -> dict:
     return place(task.device) | {name: about[name] for name in (*names, "folds" if task.optimizer else "vocab")}
 
 
-def described(task: Task) -> dict:
+def described(task: Task) -> Evidence:
     """The fields of a record that are the task's."""
     about = {field.name: getattr(task, field.name) for field in fields(task) if field.name != "device"}
     return about | {"folds": folded(task.vocab, task.seq * task.columns)}
 
 
-def place(device: str) -> dict:
+def place(device: str) -> Evidence:
     """The card, its driver and libraries, and our own text."""
     about = kernels.describe(int(device.partition(":")[2] or 0))
     found = (about["card"], about["capability"], about["driver supports"], about["cuda runtime"], about["cupy"])
@@ -69,30 +71,30 @@ def texts() -> str:
     return digest.hexdigest()[:24]
 
 
-def find(task: Task) -> dict | None:
+def find(task: Task) -> Evidence | None:
     """The record for the task's path on its card, or None."""
     wanted = key(task).items()
     return next((record for record in read() if wanted <= record.items()), None)
 
 
-def on(device: str) -> list[dict]:
+def on(device: str) -> list[Evidence]:
     """All records of a card as it is now, the newest first."""
     here = place(device).items()
     return [record for record in read() if here <= record.items()]
 
 
-def task_of(record: dict, device: str) -> Task:
+def task_of(record: Evidence, device: str) -> Task:
     """The task that a record is of."""
     return Task(device=device, **{field.name: record[field.name] for field in fields(Task) if field.name != "device"})
 
 
-def made(task: Task, cause: str | None, ms: float | None = None, eager_ms: float | None = None) -> dict:
+def made(task: Task, cause: str | None, ms: float | None = None, eager_ms: float | None = None) -> Evidence:
     """A new record: how the task's path did on its card."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return place(task.device) | described(task) | {"cause": cause, "ms": ms, "eager_ms": eager_ms, "date": now}
 
 
-def read() -> list[dict]:
+def read() -> list[Evidence]:
     """All records, the newest first; none where the file is missing or not as it should be."""
     try:
         path = kernels.host.native.cache() / NAME
@@ -104,7 +106,7 @@ def read() -> list[dict]:
     return found if whole else []
 
 
-def remember(record: dict, task: Task) -> None:
+def remember(record: Evidence, task: Task) -> None:
     """Put the record in the place of those that it renews. Where the file cannot be written, nothing is remembered."""
     wanted = key(task).items()
     others = [other for other in read() if not wanted <= other.items()]

@@ -5,8 +5,11 @@ A budget of minutes is spent by the clock instead: the share of it that is gone 
 """
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
 
 from . import arguments
 from .capture import CapturedSteps
@@ -63,7 +66,7 @@ class Clock:
     def now(self) -> float:
         return self.before + (time.perf_counter() - self.started if self.started is not None else 0.0)
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made of: it stands still until it is iterated, and has its own beginning then."""
         return {"before": self.now(), "training": self.training, "started": None}
 
@@ -78,7 +81,7 @@ class Training:
     validation: an evaluate.Validation or None. `step`, `state`, `optimizer` and `summary()` are what resuming needs.
     """
 
-    def __init__(self, model, batches, config: TrainConfig, validation: Validation | None = None):
+    def __init__(self, model: CharLM, batches: Batches, config: TrainConfig, validation: Validation | None = None):
         arguments.of("model", model, CharLM), arguments.of("batches", batches, Batches)
         arguments.of("config", config, TrainConfig)
         if validation is not None:
@@ -97,7 +100,7 @@ class Training:
         self.schedule = Schedule(config, batches)
         self._steps: Steps | None = None
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made of: all but what takes the steps, which may have graphs of this one's arrays."""
         return vars(self) | {"_steps": None}
 
@@ -141,7 +144,7 @@ class Training:
 
     def _training_time(self) -> float:
         """Seconds of a budget of minutes, less what the last evaluation will take."""
-        budget = 60 * self.config.minutes
+        budget = 60 * (self.config.minutes or 0)
         if not (self.validation and self.clock.training):
             return budget
         speed = self.chars / self.clock.training
@@ -165,7 +168,7 @@ class Training:
         done = self.done()
         milestone = done >= 1 or self._due(self.spent, done)  # what the caller did since the last step counts
         self.spent = done
-        val_loss = self._validate(done >= 1) if milestone and self.validation else None
+        val_loss = self._validate(self.validation, done >= 1) if milestone and self.validation else None
         done = 1.0 if self.given_up() else done
         notes, self.recovery.notes = tuple(self.recovery.notes), []
         chars = self.val_chars() if val_loss is not None else {"best": None, "all": None}
@@ -178,35 +181,37 @@ class Training:
             return self.step % self.config.eval_every == 0
         return int(MILESTONES * before) < int(MILESTONES * done)
 
-    def _validate(self, last: bool) -> float:
+    def _validate(self, validation: Validation, last: bool) -> float:
         """The validation loss on the sample; at the end, of the patience too, also on as much as the time allows."""
         if self.val_windows is None:
-            evaluations = MILESTONES
+            evaluations: float = MILESTONES
             if self.config.eval_every:
                 batch = self.batches.columns * self.batches.steps
                 evaluations = max(1, self._all_chars() / (self.config.eval_every * batch))
-            self.val_windows = self._affordable(VALIDATE / evaluations)
-        sample = self._measure(last)
+            self.val_windows = self._affordable(validation, VALIDATE / evaluations)
+        sample = self._measure(validation, self.val_windows, last)
         self.stale += 1
         if self.best is None or sample < self.best[0]:
             self.best, self.stale = (sample, self.step), 0
         if self.given_up() and not last:
-            self._measure(last=True)
+            self._measure(validation, self.val_windows, last=True)
         return sample
 
-    def _measure(self, last: bool) -> float:
-        """The loss on the sample; final_loss as well where this is the last."""
-        windows = max(self.val_windows, self._affordable(FINAL)) if last else self.val_windows
-        whole, sample = self.validation.loss(self.model, windows, prefix=self.val_windows)
+    def _measure(self, validation: Validation, few: int, last: bool) -> float:
+        """The loss on a sample of so few windows; final_loss as well where this is the last."""
+        windows = max(few, self._affordable(validation, FINAL)) if last else few
+        whole, sample = validation.loss(self.model, windows, prefix=few)
         while not math.isfinite(whole):
             self.recovery.go_back(self.step, f"step {self.step}: the validation loss is {whole:.4g}")
-            whole, sample = self.validation.loss(self.model, windows, prefix=self.val_windows)
+            whole, sample = validation.loss(self.model, windows, prefix=few)
         if last:
             self.final_loss, self.final_windows = whole, windows
         return sample
 
     def val_chars(self) -> dict[str, int | None]:
         """How many characters validation losses are over: `best` in mid-run, `end` at the end, and `all` there are."""
+        if self.validation is None:
+            return dict.fromkeys(("best", "end", "all"))
         count = self.validation.chars
         windows = {"best": self.val_windows, "end": self.final_windows, "all": self.validation.windows}
         return {name: count(number) if number else None for name, number in windows.items()}
@@ -215,14 +220,14 @@ class Training:
         """Characters that the whole run will train on."""
         if self.schedule.total is not None:
             return self.schedule.total * self.chars / self.step
-        return self.chars / self.clock.training * 60 * self.config.minutes
+        return self.chars / self.clock.training * 60 * (self.config.minutes or 0)
 
-    def _affordable(self, share: float) -> int:
+    def _affordable(self, validation: Validation, share: float) -> int:
         """How many windows of validation cost at most that share of the run; at least one."""
-        window = self.validation.batches.columns * self.validation.batches.steps
-        return min(self.validation.windows, max(1, int(share * self._all_chars() / FORWARD / window)))
+        window = validation.batches.columns * validation.batches.steps
+        return min(validation.windows, max(1, int(share * self._all_chars() / FORWARD / window)))
 
-    def summary(self) -> dict:
+    def summary(self) -> dict[str, Any]:
         """The numbers that resuming needs, beside the parameters, the optimiser's moments and the state."""
         return {"step": self.step, "chars": self.chars, "seconds": self.clock.now(),
                 "training_seconds": self.clock.training, "val_windows": self.val_windows,
@@ -236,7 +241,8 @@ class Training:
         self.final_loss, self.final_windows = None, 0
         self.course = Course()
 
-    def restore(self, summary: dict, moments: dict, state: State | None, good=None) -> None:
+    def restore(self, summary: dict[str, Any], moments: Mapping[str, np.ndarray], state: State | None,
+                good: np.ndarray | None = None) -> None:
         """Go on from what `summary`, `optimizer.moments`, `state` and `recovery.good` were."""
         self.step, self.chars = summary["step"], summary["chars"]
         self.clock = Clock(summary["seconds"], summary["training_seconds"])
@@ -252,7 +258,8 @@ class Training:
         self.recovery.restore(summary.get("recovery", {}), good)
 
 
-def fit(model, batches, config: TrainConfig, validation: Validation | None = None) -> Iterator[Progress]:
+def fit(model: CharLM, batches: Batches, config: TrainConfig,
+        validation: Validation | None = None) -> Iterator[Progress]:
     """Train model in place on batches (data.batches.Batches) until the budget of config is spent, a Progress a step.
 
     config.lr and one of steps, epochs, minutes must be given. Raises recovery.Diverged where recovery does not help.

@@ -19,7 +19,7 @@ from itertools import islice
 from math import ceil, inf
 from statistics import median
 from time import perf_counter
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -132,8 +132,8 @@ def train(model: CharLM, task: Task, case: Case, windows: float, steps: int) -> 
     ids = rng.integers(0, task.vocab, task.columns * stream + 1)
     if case.documents:
         ids[rng.random(len(ids)) < 0.05] = model.vocab.end
-    config = TrainConfig(task.seq, task.columns, task.optimizer, lr=RATE, warmup=0.0, clip=case.clip, steps=steps,
-                         dropout=case.dropout, weight_drop=case.weight_drop, variational=case.variational)
+    config = TrainConfig(task.seq, task.columns, task.optimizer or "adam", lr=RATE, warmup=0.0, clip=case.clip,
+                         steps=steps, dropout=case.dropout, weight_drop=case.weight_drop, variational=case.variational)
     return Training(model, Batches(ids, task.columns, task.seq), config)
 
 
@@ -148,7 +148,8 @@ def record(model: CharLM, task: Task, case: Case) -> Record:
             break
     buffers = {name: np.array(host(moment)) for name, moment in training.optimizer.moments.items()}
     return Record({k: p.loss for k, p in steps.items()}, {k: p.grad_norm for k, p in steps.items()},
-                  buffers | {"update": host(model.params.flat) - before}, [np.array(host(a)) for a in training.state])
+                  buffers | {"update": host(model.params.flat) - before},
+                  [np.array(host(a)) for a in training.state or ()])
 
 
 def errors(found: Record, wanted: Record, shape: ModelConfig) -> Iterator[tuple[str, str, float]]:
@@ -158,16 +159,16 @@ def errors(found: Record, wanted: Record, shape: ModelConfig) -> Iterator[tuple[
         for step, a in mine.items():
             yield field, f"the {what} of step {step}", abs(a - right[step]) / right[step] if step in right else inf
     for name, flat in wanted.buffers.items():
-        mine = Parameters(shape, found.buffers[name])
-        for parameter, right in Parameters(shape, flat).items():
+        others = Parameters(shape, found.buffers[name])
+        for parameter, values in Parameters(shape, flat).items():
             if name == "update":
-                yield "update", f"the update of {parameter}", distance(mine[parameter][None], right[None])
+                yield "update", f"the update of {parameter}", distance(others[parameter][None], values[None])
             else:
                 gates = 4 if parameter.startswith("lstm.") else 1
-                blocks = zip(np.split(mine[parameter], gates), np.split(right, gates), strict=True)
-                yield "moments", f"{name} of {parameter}", max(distance(a, b) for a, b in blocks)
-    for name, a, b in zip("hc", found.state, wanted.state, strict=True):
-        rows = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
+                blocks = zip(np.split(others[parameter], gates), np.split(values, gates), strict=True)
+                yield "moments", f"{name} of {parameter}", max(distance(*block) for block in blocks)
+    for name, *pair in zip("hc", found.state, wanted.state, strict=True):
+        rows = [state.reshape(-1, state.shape[-1]) for state in pair]
         yield "state", f"a unit's {name}", distance(*rows)
         yield "state", f"a sequence's {name}", distance(rows[0].T, rows[1].T)
 
@@ -235,7 +236,7 @@ def symbol_ms(model: CharLM, task: Task) -> float:
     return 1e3 * median(times[2:])
 
 
-def attempt(task: Task, make: Callable[..., CharLM] = build, timed: bool = False) -> Iterator[dict]:
+def attempt(task: Task, make: Callable[..., CharLM] = build, timed: bool = False) -> Iterator[dict[str, Any]]:
     """Yield {"stage"} for each part of the trial that begins, at last {"cause"}: None where the path passed.
 
     make(task, path, precision, documents) is `build`. timed: {"ms", "eager_ms"} come with the verdict on a path that
@@ -267,7 +268,7 @@ def attempt(task: Task, make: Callable[..., CharLM] = build, timed: bool = False
     yield {"cause": None, "ms": times[1], "eager_ms": times[0]}
 
 
-def tell(out: IO[str], message: dict) -> None:
+def tell(out: IO[str], message: dict[str, Any]) -> None:
     """Write a line of JSON, at once."""
     out.write(json.dumps(message) + "\n")
     out.flush()

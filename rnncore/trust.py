@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from . import evidence, kernels
 from .config import PATHS
+from .evidence import Evidence
 from .kernels import paths
 from .runs import metadata
 from .runs.metadata import SECONDS, TEXT, Maybe
@@ -65,7 +66,8 @@ def choose(asked: str, task: Task, trying: bool = True, begin: Callable[[str], N
     kernel = kernels.load(task.device)
     if kernel.name == "cpu" or asked == "eager":
         return Choice("eager", None)
-    misses, new, able, ended = [], False, trying or asked != "auto", False
+    misses: list[Miss] = []
+    new, able, ended = False, trying or asked != "auto", False
     for path, reason in order(asked, task, kernel).items():
         if path == "eager":
             break
@@ -84,7 +86,7 @@ def choose(asked: str, task: Task, trying: bool = True, begin: Callable[[str], N
     return Choice("eager", _note(asked, task, "eager", misses, new))
 
 
-def _miss(task: Task, reason: str | None, record: dict | None, name: str) -> Miss:
+def _miss(task: Task, reason: str | None, record: Evidence | None, name: str) -> Miss:
     """The miss of the task's path: it does not fit for a reason, or by its record, or has none."""
     training = task.optimizer is not None
     what = f"the {task.path} path" if training else "the writing kernel"
@@ -120,7 +122,7 @@ def _note(asked: str, task: Task, path: str, misses: list[Miss], new: bool) -> s
     return f"path {path}: {words}; {path} is {price}{cures}"
 
 
-def outcome(record: dict) -> str:
+def outcome(record: Evidence) -> str:
     """How a trial ended, in words."""
     if record["cause"] is not None:
         return record["cause"] if "unable" in record else f"failed ({record['cause']})"
@@ -159,7 +161,7 @@ def why_not(path: str, task: Task, kernel) -> str | None:
     return kernel.why_not(path, task.precision, sizes(task), task.columns)
 
 
-def try_out(task: Task, again: bool = True) -> dict:
+def try_out(task: Task, again: bool = True) -> Evidence:
     """Return the record of a trial of the task's path that is made now, with times; it is remembered.
 
     again=False: without times, and where somebody has made one meanwhile, that. A trial that could not be made is not
@@ -185,7 +187,7 @@ def run(task: Task, timed: bool = False) -> tuple[str | None, float | None, floa
     with tempfile.TemporaryFile() as errors:
         process, stage, found = _start(task, timed, errors), "the start", {}
         try:
-            for message in _messages(process.stdout):
+            for message in _messages(process.stdout or errors):
                 stage, found = message.get("stage", stage), message
                 if "stage" not in message:
                     break
@@ -216,7 +218,7 @@ def _start(task: Task, timed: bool, errors: IO[bytes]) -> subprocess.Popen:
         raise Unable(f"no process can be started: {error.strerror}") from None
 
 
-def _messages(pipe: IO[bytes]) -> Iterator[dict]:
+def _messages(pipe: IO[bytes]) -> Iterator[dict[str, Any]]:
     """What a trial says, line by line; no line of another kind is heard. Raises queue.Empty after SILENCE."""
     lines: queue.Queue[bytes | None] = queue.Queue()
 
