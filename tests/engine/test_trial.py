@@ -11,7 +11,7 @@ import pytest
 
 from rnncore import trial, trust
 from rnncore.nn.stepper import Stepper
-from rnncore.train import Training
+from rnncore.steps import EagerSteps
 from rnncore.trial import Task, attempt, build
 from rnncore.trust import Unable
 
@@ -148,8 +148,8 @@ def test_times_come_where_they_are_asked_for(optimizer):
     ("adam", False, 30, 548), ("adam", True, 142, 548), (None, False, 0, 548), (None, True, 0, 1444)])
 def test_a_trial_takes_no_more_eager_work_than_it_compares(monkeypatch, optimizer, timed, eager_steps, characters):
     """Eager steps by kind; of the characters, 252 are the played path's own, where there is a writing kernel on a card."""
-    steps, stepped, take, step = [], [], Training._take, Stepper.step
-    monkeypatch.setattr(Training, "_take", lambda self: steps.append(self.model.played) or take(self))
+    steps, stepped, take, step = [], [], EagerSteps.take, Stepper.step
+    monkeypatch.setattr(EagerSteps, "take", lambda self, *where: steps.append(self.model.played) or take(self, *where))
     monkeypatch.setattr(Stepper, "step", lambda self, ids: stepped.append(ids) or step(self, ids))
 
     def make(task, path, precision, documents=False):
