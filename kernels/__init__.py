@@ -18,7 +18,7 @@
     recurrence(dtype)                          the time loops over those and a stack's step, compiled, or None
     writer(...)                                what writes text in a few launches, or None
     softmax_cross_entropy                      loss and its gradient at the logits
-    gather, scatter_add, scatter_room          columns of a table by id, and the sum of columns back into it
+    gather, scatter_add, scatter_workspace     columns of a table by id, and the sum of columns back into it
     adam, muon_momentum, muon_apply            updates of parameters
     philox, dropout_mask                       the counter-based generator, and a mask made of it
 

@@ -237,16 +237,16 @@ def gather(table, ids, out) -> None:
     np.take(table, ids, axis=1, out=out, mode="clip")  # "raise" would buffer the output
 
 
-def scatter_room(symbols: int, positions: int, dtype) -> None:
-    """None: `scatter_add` needs no room here."""
+def scatter_workspace(symbols: int, positions: int, dtype) -> None:
+    """None: `scatter_add` needs no workspace here."""
     return None
 
 
-def scatter_add(table, ids, columns, room=None) -> None:
+def scatter_add(table, ids, columns, workspace=None) -> None:
     """table[:, ids[t, n]] += columns[:, t N + n]: table (R, V), ids (T, N), columns (R, T N); always in one order.
 
-    room: of `scatter_room(V, T N, dtype)`, overwritten. For few symbols a product with a one-hot matrix is the faster
-    way, for many the sums over columns sorted by id.
+    workspace: of `scatter_workspace(V, T N, dtype)`, overwritten. For few symbols a product with a one-hot matrix is
+    the faster way, for many the sums over columns sorted by id.
     """
     flat, symbols = ids.reshape(-1), table.shape[1]
     if symbols <= 128:

@@ -238,27 +238,27 @@ def gather(table, ids, out) -> None:
     GATHER(table, ids, table.shape[1], ids.size, out)
 
 
-ROOM = 1 << 24  # numbers in a one-hot matrix
+WORKSPACE = 1 << 24  # numbers in a one-hot matrix, at most
 ONE_HOT = ElementwiseKernel(
     "raw int64 ids, int64 first, int64 positions", "T onehot", """
     onehot = ids[first + i % positions] == i / positions;  // onehot is (V, positions)
     """, "one_hot_kernel")
 
 
-def scatter_room(symbols: int, positions: int, dtype):
-    """Room for `scatter_add`: a one-hot matrix of as many positions as are taken at a time."""
-    return xp.empty((symbols, max(1, min(positions, ROOM // symbols))), dtype)
+def scatter_workspace(symbols: int, positions: int, dtype):
+    """Return a workspace for `scatter_add`: a one-hot matrix of as many positions as are taken at a time."""
+    return xp.empty((symbols, max(1, min(positions, WORKSPACE // symbols))), dtype)
 
 
-def scatter_add(table, ids, columns, room=None) -> None:
+def scatter_add(table, ids, columns, workspace=None) -> None:
     """table[:, ids[t, n]] += columns[:, t N + n]; arguments as in cpu.py.
 
     Products with one-hot matrices, so without atomics: always in one order.
     """
     _check_ids("ids", ids)
-    room = scatter_room(table.shape[1], ids.size, table.dtype) if room is None else room
-    for first in range(0, ids.size, room.shape[1]):
-        onehot = room[:, :ids.size - first]
+    workspace = scatter_workspace(table.shape[1], ids.size, table.dtype) if workspace is None else workspace
+    for first in range(0, ids.size, workspace.shape[1]):
+        onehot = workspace[:, :ids.size - first]
         ONE_HOT(ids, first, onehot.shape[1], onehot)
         product(columns[:, first:first + onehot.shape[1]], onehot.T, table, add=True)
 

@@ -15,7 +15,7 @@ from .cublas import Cublas
 from .graph import Graph
 from .persistent import Persistent
 from .persistent import why_not as why_not_persistent
-from .step_control import Steering
+from .step_control import StepControl
 from .stepwise import Stepwise
 from .wavefront import Wavefront
 
@@ -64,9 +64,9 @@ class FastPath(paths.Path):
             return None
         return Wavefront(self.products.cublas, config.layers, config.hidden, n, self.dtype)
 
-    def steering(self, ring: int, steps: int, n: int, clip: float) -> Steering:
-        """What captured steps over (T, N) go by."""
-        return Steering(ring, steps, n, clip, self.dtype)
+    def step_control(self, ring: int, steps: int, n: int, clip: float) -> StepControl:
+        """Return the counters and rings by which captured steps over (T, N) go."""
+        return StepControl(ring, steps, n, clip, self.dtype)
 
     def record(self, function, repeats: int) -> Graph:
         """So many calls of function(), which was called before, as one launch."""

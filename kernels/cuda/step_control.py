@@ -33,8 +33,10 @@ CARRY = ElementwiseKernel(
     "T h_last, T c_last, float64 scale", "T h, T c", "if (scale == scale) h = h_last, c = c_last;", "carry_kernel")
 
 
-class Steering:
-    """Of steps over (T, N) symbols of a model kept in dtype, whose gradients are clipped at the norm `clip`.
+class StepControl:
+    """Counters and rings on the card by which captured steps over (T, N) symbols go.
+
+    dtype: of the model's arrays; clip: the norm at which gradients are clipped.
 
     ids (T+1, N): the window of the step; pace: rate, size, correction (optim.Pace) and scale: arrays () of float64, of
     which scale is what the summed gradient is to be multiplied with, or NaN; words: the step's number as two uint32.

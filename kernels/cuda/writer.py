@@ -95,10 +95,10 @@ def _bytes(sizes: Sizes, found: Shape, share: int) -> int:
     return sizes.number * numbers + at_once * (20 * sizes.symbols + 8) + 4 * share
 
 
-def _most(sizes: Sizes, found: Shape, room: int) -> int:
-    """The most columns of a group for which the room suffices."""
+def _most(sizes: Sizes, found: Shape, shared: int) -> int:
+    """The most columns of a group for which so many bytes of shared memory suffice."""
     share = 0
-    while share < found.share and _bytes(sizes, found, share + 1) <= room:
+    while share < found.share and _bytes(sizes, found, share + 1) <= shared:
         share += 1
     return share
 
@@ -213,9 +213,9 @@ def pack(xp, layers, head, table, found: Shape):
     """The weights as writer.cu wants them: (blocks, numbers), what a block owns in one piece, in its order."""
     def blocks(units, each: int):
         """units (U, ..., K), a row of numbers each: (blocks, `each` units of a block with K filled up to fours)."""
-        room = xp.zeros((found.blocks * each, *units.shape[1:-1], 4 * -(-units.shape[-1] // 4)), units.dtype)
-        room[:len(units), ..., :units.shape[-1]] = units
-        return room.reshape(found.blocks, -1)
+        filled = xp.zeros((found.blocks * each, *units.shape[1:-1], 4 * -(-units.shape[-1] // 4)), units.dtype)
+        filled[:len(units), ..., :units.shape[-1]] = units
+        return filled.reshape(found.blocks, -1)
 
     def gates(matrix):
         """(4H, K) -> (H, 4, K)."""
@@ -223,9 +223,9 @@ def pack(xp, layers, head, table, found: Shape):
 
     def fours(rows):
         """(V, K) -> (V / 4, 4, K), filled up."""
-        room = xp.zeros((-(-len(rows) // 4) * 4, rows.shape[1]), rows.dtype)
-        room[:len(rows)] = rows
-        return room.reshape(-1, 4, rows.shape[1])
+        filled = xp.zeros((-(-len(rows) // 4) * 4, rows.shape[1]), rows.dtype)
+        filled[:len(rows)] = rows
+        return filled.reshape(-1, 4, rows.shape[1])
 
     symbols, units = table.shape[1], found.units
     columns = blocks(gates(table).swapaxes(1, 2).reshape(-1, 4 * symbols), units)       # (blocks, units V 4)
