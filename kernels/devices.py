@@ -1,5 +1,4 @@
 """A device is a name ("cpu", "cuda", "cuda:1", "auto") that becomes a kernel module here, and only here."""
-import importlib
 import re
 
 from .cards import why_no_cuda
@@ -22,7 +21,7 @@ def load(device: str = "auto"):
         raise ValueError(f"unknown device {device!r}: auto, cpu, cuda or cuda:K")
     reason = why_no_cuda(int(device[5:] or 0) if device != "auto" else 0)
     if reason is None:
-        return importlib.import_module(".cuda.ops", __package__)
+        return _cuda()
     if device == "auto":
         return cpu
     raise DeviceError(f"device {device} cannot be used: {reason}")
@@ -30,4 +29,10 @@ def load(device: str = "auto"):
 
 def of(array):
     """The kernel module that `array` belongs to."""
-    return cpu if isinstance(array, cpu.xp.ndarray) else importlib.import_module(".cuda.ops", __package__)
+    return cpu if isinstance(array, cpu.xp.ndarray) else _cuda()
+
+
+def _cuda():
+    """The kernel module of GPUs, imported where one is used: CuPy may be missing."""
+    from .cuda import ops
+    return ops

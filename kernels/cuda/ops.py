@@ -65,7 +65,7 @@ def writer(layers, head, table, h, c, logits) -> Writer | None:
     on = card()
     reason = why_not_written(sizes_of(h, logits), on)
     if reason is None:
-        return Writer(layers, head, table, h, c, logits, on)
+        return Writer(xp, layers, head, table, h, c, logits, on)
     paths.warn(f"{reason}: text is drawn on the host, {paths.price('graph', 'eager', str(h.dtype), h.shape[-1])}")
     return None
 

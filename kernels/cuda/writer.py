@@ -8,7 +8,6 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from .. import devices
 from ..cpu.ops import IDS
 from .text import TANH, source
 
@@ -173,16 +172,16 @@ class Handed:
 class Writer:
     """Text from a stack's weights and its state h, c (L, H, N) and logits (V, N), which goes on in place.
 
-    layers: w_ih, w_hh, bias of each; head: weight, bias; table (4H, V): the first layer's W_ih embedding^T + b.
+    xp: the library of these arrays; layers: w_ih, w_hh, bias of each; head: weight, bias; table (4H, V): the first
+    layer's W_ih embedding^T + b.
     """
 
-    def __init__(self, layers, head, table, h, c, logits, on: Card):
+    def __init__(self, xp, layers, head, table, h, c, logits, on: Card):
         (count, hidden, n), (symbols, _), number = h.shape, logits.shape, h.dtype.itemsize
         self.sizes = sizes_of(h, logits)
         self.shape = shape(self.sizes, n, on)
         self._kernel = compiled(options(self.sizes, self.shape), self.shape.bytes)
-        self._xp = devices.of(h).xp
-        self._weights = pack(self._xp, layers, head, table, self.shape)
+        self._xp, self._weights = xp, pack(xp, layers, head, table, self.shape)
         self._words = self._xp.zeros((2, n, (count * hidden + symbols) * number // 4), np.uint64)
         self._state, self._tag = (h, c, logits), 1
 

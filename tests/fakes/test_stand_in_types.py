@@ -96,7 +96,7 @@ WRITER = {
 @pytest.mark.parametrize("label", WRITER)
 def test_types_planted_in_the_writer_are_seen(on_cuda, label):
     s, broken = Stepper(model("cuda").params), planted_in(writer, *WRITER[label])
-    made = broken.Writer(s.layers, s._head(), s.table, s.h, s.c, s.logits, broken.card())
+    made = broken.Writer(on_cuda.xp, s.layers, s._head(), s.table, s.h, s.c, s.logits, broken.card())
     with pytest.raises(TypeError):
         made.write(3, 1.0, 0, 1.0, (1, 2), 4 << 16, 0, 0)
 
