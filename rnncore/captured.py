@@ -111,7 +111,7 @@ class Captured:
         stack.backward(weights, share)
         stack.gradients(weights, self.grads, [share])
         model.mask_gradients(weights, self.grads)
-        control.judge(loss, self.grads.flat)
+        control.check(loss, self.grads.flat)
         optimizer.update(model.params, self.grads, Pace(*control.pace), control.scale)
         control.carry(last, self.state)
 

@@ -4,10 +4,13 @@ The launch is cooperative, so that all its blocks run at once: they wait for eac
 """
 import functools
 import itertools
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from ..arrays import Array, CudaArray, HeadWeights, Ids, Key, LayerWeights
 from ..cpu.ops import IDS
 from .text import TANH, source
 
@@ -130,7 +133,7 @@ def options(sizes: Sizes, found: Shape) -> tuple[str, ...]:
     return "-std=c++17", *(f"-D{name}={value}" for name, value in names.items())
 
 
-def compiled(options: tuple[str, ...], shared: int):
+def compiled(options: tuple[str, ...], shared: int) -> Callable[..., None]:
     """The kernel as a function of grid, block and arguments; CuPy compiles it once."""
     import cupy
     kernel = cupy.RawKernel(text(), "writer", options, enable_cooperative_groups=True)
@@ -148,7 +151,7 @@ class Handed:
     """
     _under_way: ClassVar[dict] = {}  # event after a copy: the memory that it reads, and that it writes
 
-    def __init__(self, ids):
+    def __init__(self, ids: CudaArray):
         import cupy
         for event in list(Handed._under_way):
             if event.done:
@@ -162,7 +165,7 @@ class Handed:
             self._there.record()
             Handed._under_way[self._there] = ids, pinned
 
-    def ids(self) -> np.ndarray:
+    def ids(self) -> Ids:
         """Return the ids in an array of its own, in ordinary memory."""
         self._there.synchronize()
         Handed._under_way.pop(self._there, None)
@@ -173,19 +176,22 @@ class Writer:
     """Text from a stack's weights and its state h, c (L, H, N) and logits (V, N), which goes on in place.
 
     xp: the library of these arrays; layers: w_ih, w_hh, bias of each; head: weight, bias; table (4H, V): the first
-    layer's W_ih embedding^T + b.
+    layer's W_ih embedding^T + b. Raises ValueError where `why_not` has a reason.
     """
 
-    def __init__(self, xp, layers, head, table, h, c, logits, on: Card):
+    def __init__(self, xp: ModuleType, layers: Sequence[LayerWeights], head: HeadWeights, table: Array, h: Array,
+                 c: Array, logits: Array, on: Card):
         (count, hidden, n), (symbols, _), number = h.shape, logits.shape, h.dtype.itemsize
         self.sizes = sizes_of(h, logits)
-        self.shape = shape(self.sizes, n, on)
-        self._kernel = compiled(options(self.sizes, self.shape), self.shape.bytes)
-        self._xp, self._weights = xp, pack(xp, layers, head, table, self.shape)
+        found = shape(self.sizes, n, on)
+        if found is None:
+            raise ValueError(why_not(self.sizes, on))
+        self.shape, self._kernel = found, compiled(options(self.sizes, found), found.bytes)
+        self._xp, self._weights = xp, pack(xp, layers, head, table, found)
         self._words = self._xp.zeros((2, n, (count * hidden + symbols) * number // 4), np.uint64)
         self._state, self._tag = (h, c, logits), 1
 
-    def write(self, characters: int, temperature: float, top_k: int, top_p: float, key: tuple[int, int], purpose: int,
+    def write(self, characters: int, temperature: float, top_k: int, top_p: float, key: Key, purpose: int,
               sample: int, start: int) -> Handed:
         """The next `characters` ids of every column, drawn as rnncore/sample.py does; the state goes on.
 
@@ -204,23 +210,23 @@ class Writer:
         return Handed(ids)
 
 
-def sizes_of(h, logits) -> Sizes:
+def sizes_of(h: Array, logits: Array) -> Sizes:
     return Sizes(len(h), h.shape[1], len(logits), h.dtype.itemsize)
 
 
-def pack(xp, layers, head, table, found: Shape):
+def pack(xp: ModuleType, layers: Sequence[LayerWeights], head: HeadWeights, table: Array, found: Shape) -> Array:
     """The weights as writer.cu wants them: (blocks, numbers), what a block owns in one piece, in its order."""
-    def blocks(units, each: int):
+    def blocks(units: Array, each: int) -> Array:
         """units (U, ..., K), a row of numbers each: (blocks, `each` units of a block with K filled up to fours)."""
         filled = xp.zeros((found.blocks * each, *units.shape[1:-1], 4 * -(-units.shape[-1] // 4)), units.dtype)
         filled[:len(units), ..., :units.shape[-1]] = units
         return filled.reshape(found.blocks, -1)
 
-    def gates(matrix):
+    def gates(matrix: Array) -> Array:
         """(4H, K) -> (H, 4, K)."""
         return matrix.reshape(4, -1, matrix.shape[-1]).swapaxes(0, 1)
 
-    def fours(rows):
+    def fours(rows: Array) -> Array:
         """(V, K) -> (V / 4, 4, K), filled up."""
         filled = xp.zeros((-(-len(rows) // 4) * 4, rows.shape[1]), rows.dtype)
         filled[:len(rows)] = rows
