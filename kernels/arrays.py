@@ -2,9 +2,22 @@
 
 Shapes stand in comments and docstrings; T, N, E, H, V, L are those of README.md.
 """
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 Array: TypeAlias = np.ndarray  # real numbers of the model's dtype, on the model's device
 Ids: TypeAlias = np.ndarray    # ids of symbols, whole numbers from 0 below V: on the host, or on the model's device
+CudaArray: TypeAlias = Any     # a cupy.ndarray, where its address on the card is read: CuPy has no types for mypy
+
+Number: TypeAlias = float | Array  # a number, or an array () of float64 on the device
+Word: TypeAlias = int | Array      # of 32 bits: a number below 2^32, or an array of uint32
+Key: TypeAlias = tuple[int, int]   # of the random numbers: two words
+Argument: TypeAlias = CudaArray | np.generic  # of a kernel: an array, or a number of the very type that it takes
+
+LayerWeights: TypeAlias = tuple[Array, Array, Array]  # w_ih (4H, E), w_hh (4H, H), bias (4H,) of a layer
+HeadWeights: TypeAlias = tuple[Array, Array]          # weight (V, H), bias (V,)
+LayerCache: TypeAlias = tuple[Array, Array, Array]    # gates (4H, T, N), h and c (H, T+1, N) of a layer
+Layers: TypeAlias = Array | Sequence[Array]           # h or c of a stack: (L, H, N), or L arrays (H, N)
+StackState: TypeAlias = tuple[Layers, Layers]         # h and c

@@ -6,6 +6,7 @@ import os
 import stat
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
 OLDEST_CUPY = 14  # the major version; the only one that has been tried
 MISSING = "nvrtc", "cublas", "libcu", "cannot open source file", "could not open source", "headers", "cuda_path"
@@ -47,7 +48,7 @@ def why_no_cuda(index: int = 0) -> str | None:
     return None
 
 
-def _tiny_kernel(cupy) -> None:
+def _tiny_kernel(cupy: ModuleType) -> None:
     """Compile a kernel and a product, run both and look at the results."""
     double = cupy.ElementwiseKernel("float32 x", "float32 y", "y = 2 * x", "rnncore_try_out")
     ones = cupy.ones((2, 2), "float32")
@@ -95,8 +96,8 @@ def give_cupy_a_cache() -> None:
         os.environ["CUPY_CACHE_DIR"] = str(mine) if private else tempfile.mkdtemp(prefix="rnncore-cupy-")
 
 
-def describe(index: int = 0) -> dict:
-    """What `rnncore doctor` says of a card that works: name, compute capability, memory, driver, versions."""
+def describe(index: int = 0) -> dict[str, str]:
+    """Return what `rnncore doctor` says of a card that works: name, compute capability, memory, driver, versions."""
     cupy = importlib.import_module("cupy")
     about = cupy.cuda.runtime.getDeviceProperties(index)
     free, total = cupy.cuda.Device(index).mem_info

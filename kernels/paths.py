@@ -1,13 +1,17 @@
 """A path is how the work of a model is done on its device: what makes the products, what runs the time loops.
 
-`Path` itself is the eager one, which every device has: rnncore/nn/lstm.py's loops, a call of the array library a step,
-or the processor's compiled ones. The others are a GPU's (cuda/paths.py). `rule` says which of them a GPU takes.
+`interface.Path` itself is the eager one, which every device has: rnncore/nn/lstm.py's loops, a call of the array
+library a step, or the processor's compiled ones. The others are a GPU's (cuda/paths.py). `rule` says which of them a
+GPU takes.
 """
 import contextlib
 import functools
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+from .interface import ModelSizes, Products
+from .interface import Path as Path
 
 NAMES = "eager", "graph", "wavefront", "persistent"      # the slowest first
 PRECISIONS = "float64", "float32", "tf32", "bf16"        # of products; numbers are kept as float64 or float32
@@ -31,11 +35,12 @@ MEASURED = {
 }
 
 
-def rule(precision: str, config, why_not: Callable[[str], str | None], writing: bool = False) -> dict[str, str | None]:
+def rule(precision: str, config: ModelSizes, why_not: Callable[[str], str | None],
+         writing: bool = False) -> dict[str, str | None]:
     """Return the paths for a model of these sizes, the fastest first, each with what `why_not(path)` says of it.
 
     The path to take is the first that fits (None). Where that fails on the card, it is the next that fits, and so on
-    to eager. config: ModelConfig. writing: the work is writing text, for which a card has one kernel: `graph` means it.
+    to eager. writing: the work is writing text, for which a card has one kernel: `graph` means it.
     """
     named = []
     if precision not in ("float64", "float32") and not writing:
@@ -79,37 +84,16 @@ def storage(precision: str) -> str:
 _thread = threading.local()
 
 
-def products():
+def products() -> Products | None:
     """What makes the products on this thread, within `computing`; None: the array library itself."""
     return getattr(_thread, "products", None)
 
 
 @contextlib.contextmanager
-def computing(makes):
-    """Within, on this thread, makes.product and makes.row_sums do what kernels.product and row_sums are called for."""
+def computing(makes: Products) -> Iterator[None]:
+    """Inside this context, calls to kernels.product and row_sums on this thread are served by `makes`."""
     before, _thread.products = products(), makes
     try:
         yield
     finally:
         _thread.products = before
-
-
-class Path:
-    """The eager path."""
-    name = "eager"
-    captured = False  # are whole training steps recorded once and replayed?
-
-    def computing(self) -> contextlib.AbstractContextManager:
-        """Within, on this thread, products are made as the path says."""
-        return contextlib.nullcontext()
-
-    def loops(self, config, steps: int, n: int):
-        """What runs one layer's time loops over at most (T, N), in place, or None: rnncore/nn/lstm.py does.
-
-        forward(w_hh, gates, h, c, keep) and backward(w_hh, gates, c, keep, dy, dh, dc), as there. config: ModelConfig.
-        """
-        return None
-
-    def wavefront(self, config, steps: int, n: int):
-        """What runs all layers at once (wavefront.py), or None."""
-        return None

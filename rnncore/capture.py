@@ -58,7 +58,7 @@ class Captured:
         self.path = model.device_path
         self.grads = model.params.like()
         self.ring = max(1, min(RING, IDS // ((steps + 1) * n)))
-        self.steering = self.path.steering(self.ring, steps, n, config.clip)
+        self.control = self.path.step_control(self.ring, steps, n, config.clip)
         self.work = stack.Workspace(model.params, steps, n, path=self.path)
         sizes = model.config.layers, model.config.hidden, n
         self.state = State(*(model.kernel.xp.zeros(sizes, model.dtype) for _ in "hc"))  # before the next step
@@ -72,12 +72,12 @@ class Captured:
         """Step `step` is the next, from that state; None: zeros."""
         for mine, given in zip(self.state, state or (0, 0), strict=True):
             mine[...] = given
-        self.steering.go(step)
+        self.control.go(step)
 
     def fill(self, step: int, slots: list[Slot]) -> None:
         """What the steps from `step` on go by, of windows of one length; at most `ring` steps ahead of the next."""
         numbers = np.array([[*slot.pace, slot.fresh] for slot in slots], np.float64)
-        self.steering.fill(step, np.stack([slot.window for slot in slots]), numbers)
+        self.control.fill(step, np.stack([slot.window for slot in slots]), numbers)
 
     def launch(self, count: int, steps: int) -> None:
         """Enqueue the next `count` steps, all of windows of `steps` characters; the host does not wait."""
@@ -97,22 +97,22 @@ class Captured:
 
     def wait(self) -> Outcome:
         """Wait for what was launched."""
-        return Outcome(*self.steering.read())
+        return Outcome(*self.control.read())
 
     def _try(self, steps: int) -> None:
         """Run a halted step, which changes nothing: kernels are compiled and buffers made before a capture."""
         step = self.wait().step
-        self.steering.go(step, halted=True)
+        self.control.go(step, halted=True)
         self._step(steps)
-        self.steering.go(step)
+        self.control.go(step)
         self._tried.add(steps)
 
     def _step(self, steps: int) -> None:
-        model, work, steering, optimizer = self.model, self.work, self.steering, self.optimizer
+        model, work, control, optimizer = self.model, self.work, self.control, self.optimizer
         first, last = (State(work.h[:, :, t], work.c[:, :, t]) for t in (0, steps))
-        steering.begin(self.state, first)
-        x, y, loss = steering.ids[:steps], steering.ids[1:steps + 1], work.loss[:steps]
-        dropout = Dropout(self.config.dropout or 0.0, self.config.seed, steering.words, self.config.variational,
+        control.begin(self.state, first)
+        x, y, loss = control.ids[:steps], control.ids[1:steps + 1], work.loss[:steps]
+        dropout = Dropout(self.config.dropout or 0.0, self.config.seed, control.words, self.config.variational,
                           self.config.weight_drop or 0.0)
         weights, share = model.weights(dropout), stack.Pass(x, work, self._kept(x), dropout)
         logits = stack.forward_on(weights, share)
@@ -120,9 +120,9 @@ class Captured:
         stack.backward(weights, share)
         stack.gradients(weights, self.grads, [share])
         model.mask_gradients(weights, self.grads)
-        steering.judge(loss, self.grads.flat)
-        optimizer.update(model.params, self.grads, Pace(*steering.pace), steering.scale)
-        steering.carry(last, self.state)
+        control.check(loss, self.grads.flat)
+        optimizer.update(model.params, self.grads, Pace(*control.pace), control.scale)
+        control.carry(last, self.state)
 
     def _kept(self, x: Ids) -> Array | None:
         """0 where a document ends, as CharLM.keep."""

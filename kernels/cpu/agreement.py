@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..interface import CompiledLoops
+
 
 class Weights(NamedTuple):
     """One layer's parameters, as in rnncore/nn/lstm.py: w_ih (4H, E), w_hh (4H, H), bias (4H,)."""
@@ -14,12 +16,12 @@ class Weights(NamedTuple):
     bias: np.ndarray
 
 
-def loops(found) -> bool:
+def loops(found: CompiledLoops) -> bool:
     """Do the loops agree with the formulas for tiles of each width, in whole and in part?"""
     return all(_loops(found, n) for n in (1, 5, 32, 41, 49))
 
 
-def _loops(found, n: int) -> bool:
+def _loops(found: CompiledLoops, n: int) -> bool:
     """Do three steps with a mask give the states, and back the gradients, that the formulas of lstm.py give?"""
     steps, inputs, hidden = 3, 4, 6
     draw = np.random.default_rng(0).standard_normal
@@ -48,18 +50,19 @@ def _loops(found, n: int) -> bool:
     return all(np.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs)
 
 
-def step(found) -> bool:
+def step(found: CompiledLoops) -> bool:
     """Do two steps of two layers give the states and the logits of the formulas, for one column and for five?"""
     count, hidden, symbols = 2, 19, 7
     draw = np.random.default_rng(1).standard_normal
     table, head = draw((4 * hidden, symbols)), (draw((symbols, hidden)), draw(symbols))
     layers = [(*0.3 * draw((2, 4 * hidden, hidden)), draw(4 * hidden)) for _ in range(count)]
-    pairs = []
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []
+    single = ([Weights(*(a.astype(np.float32) for a in w)) for w in layers],
+              (head[0].astype(np.float32), head[1].astype(np.float32)), table.astype(np.float32))
     for n in (1, 5, 49):
         h, c = draw((2, count, hidden, n))
-        mine = [np.float32(a) for a in (h, c, np.zeros((symbols, n)))]
-        advance = found.stepper([[np.float32(a) for a in w] for w in layers], [np.float32(a) for a in head],
-                             np.float32(table), *mine)
+        mine = [a.astype(np.float32) for a in (h, c, np.zeros((symbols, n)))]
+        advance = found.stepper(*single, *mine)
         for ids in (np.arange(n) % 5 + 2, 6 - np.arange(n) % 7):
             advance(ids)
             for k, (w_ih, w_hh, bias) in enumerate(layers):

@@ -14,11 +14,13 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from ..arrays import Array, HeadWeights, Ids, LayerWeights
 from . import agreement
 
 HERE = Path(__file__).parent
@@ -116,37 +118,41 @@ class Recurrence:
         for name, function in self._functions.items():
             function.argtypes, function.restype = ARGUMENTS[name], None if name in ("step", "pack") else _LONG
 
-    def forward(self, w, x, gates, h, c, keep) -> None:
-        """Writes h[:, 1:], c[:, 1:] (H, T+1, N) and the activations, gates (4H, T, N); w: a layer's Weights.
+    def forward(self, w: LayerWeights, x: Array | None, gates: Array, h: Array, c: Array, keep: Array | None) -> None:
+        """Write h[:, 1:], c[:, 1:] (H, T+1, N) and the activations, gates (4H, T, N).
 
         x (E, T, N), or None where gates arrives as W_ih x + b. Raises ValueError for arrays of another shape or dtype.
         """
-        (_, steps, n), (_, inputs), hidden, dtype = gates.shape, w.w_ih.shape, len(h), gates.dtype
+        w_ih, w_hh, bias = w
+        (_, steps, n), (_, inputs), hidden, dtype = gates.shape, w_ih.shape, len(h), gates.dtype
         ones = np.ones(n, dtype)  # held by its name until the call is over
-        weights = pointers(dtype, w_ih=(w.w_ih, (4 * hidden, inputs)), bias=(w.bias, (4 * hidden,)),
-                           w_hh=(w.w_hh, (4 * hidden, hidden)), keep=(keep, (steps, n)), ones=(ones, (n,)))
+        weights = pointers(dtype, w_ih=(w_ih, (4 * hidden, inputs)), bias=(bias, (4 * hidden,)),
+                           w_hh=(w_hh, (4 * hidden, hidden)), keep=(keep, (steps, n)), ones=(ones, (n,)))
         states = hidden, steps + 1, n
         lines = rows(dtype, x=(x, (inputs, steps, n)), gates=(gates, (4 * hidden, steps, n)), h=(h, states),
                      c=(c, states))
         if self._functions["forward"](*weights, *lines, steps, inputs, hidden, n):
             raise MemoryError
 
-    def backward(self, w, gates, c, keep, dy, dh, dc, dx) -> None:
+    def backward(self, w: LayerWeights, gates: Array, c: Array, keep: Array | None, dy: Array, dh: Array, dc: Array,
+                 dx: Array | None) -> None:
         """gates (4H, T, N) arrives as the activations and leaves as dL/dz; dy (H, T, N), c (H, T+1, N).
 
         dh and dc (H, N) arrive as the gradient at the last state and leave as that at the initial one; dx (E, T, N), or
         None where it is not wanted, is written; it may be dy. Raises as `forward`.
         """
-        (_, steps, n), (_, inputs), hidden, dtype = gates.shape, w.w_ih.shape, len(c), gates.dtype
+        w_ih, w_hh, _ = w
+        (_, steps, n), (_, inputs), hidden, dtype = gates.shape, w_ih.shape, len(c), gates.dtype
         ones = np.ones(n, dtype)
-        weights = pointers(dtype, w_ih=(w.w_ih, (4 * hidden, inputs)), w_hh=(w.w_hh, (4 * hidden, hidden)),
+        weights = pointers(dtype, w_ih=(w_ih, (4 * hidden, inputs)), w_hh=(w_hh, (4 * hidden, hidden)),
                            keep=(keep, (steps, n)), ones=(ones, (n,)), dh=(dh, (hidden, n)), dc=(dc, (hidden, n)))
         lines = rows(dtype, gates=(gates, (4 * hidden, steps, n)), c=(c, (hidden, steps + 1, n)),
                      dy=(dy, (hidden, steps, n)), dx=(dx, (inputs, steps, n)))
         if self._functions["backward"](*weights, *lines, steps, inputs, hidden, n):
             raise MemoryError
 
-    def stepper(self, layers, head, table, h, c, logits) -> "Step":
+    def stepper(self, layers: Sequence[LayerWeights], head: HeadWeights, table: Array, h: Array, c: Array,
+                logits: Array) -> "Step":
         """The step of a whole stack over these arrays, which stay where they are; see Step."""
         return Step(self._functions, layers, head, table, h, c, logits)
 
@@ -157,7 +163,8 @@ class Step:
     layers: w_ih, w_hh, bias of each; head: weight, bias; table (4H, V): the first layer's W_ih embedding^T + b.
     """
 
-    def __init__(self, functions, layers, head, table, h, c, logits):
+    def __init__(self, functions: Mapping[str, Callable[..., int]], layers: Sequence[LayerWeights], head: HeadWeights,
+                 table: Array, h: Array, c: Array, logits: Array):
         (count, hidden, n), (symbols, _), dtype = h.shape, logits.shape, h.dtype
         states, square = (count, hidden, n), (4 * hidden, hidden)
         self._ids, ones, z = np.zeros(n, np.int64), np.ones(hidden * n, dtype), np.empty((4 * hidden, n), dtype)
@@ -179,7 +186,7 @@ class Step:
         self._held = weights, addresses, table, ones, h, c, z, tiles, logits  # what the call points to
 
     @staticmethod
-    def _together(matrices, n: int, functions) -> np.ndarray:
+    def _together(matrices: list[Array], n: int, functions: Mapping[str, Callable[..., int]]) -> np.ndarray:
         """Matrices (R, K) as `product` in host.cpp takes them: one after the other, for several columns packed."""
         if n == 1:
             return matrices[0] if len(matrices) == 1 else np.concatenate([m.reshape(-1) for m in matrices])
@@ -190,7 +197,7 @@ class Step:
             first += matrix.shape[1]
         return panels
 
-    def __call__(self, ids) -> None:
+    def __call__(self, ids: Ids) -> None:
         self._ids[...] = ids
         self._call()
 
@@ -201,7 +208,7 @@ def aligned(array: np.ndarray) -> np.ndarray:
     return array[skip:]
 
 
-def pointers(dtype: np.dtype, **arrays: tuple) -> list[int | None]:
+def pointers(dtype: np.dtype, **arrays: tuple[Array | None, tuple[int, ...]]) -> list[int | None]:
     """The address of each array, which is given with its shape: name=(array, shape); None stays None.
 
     Raises ValueError for one that has another shape or dtype, or gaps: the compiled loops look at nothing.
@@ -213,7 +220,7 @@ def pointers(dtype: np.dtype, **arrays: tuple) -> list[int | None]:
     return [None if array is None else array.ctypes.data for array, _ in arrays.values()]
 
 
-def rows(dtype: np.dtype, **arrays: tuple) -> list[int | None]:
+def rows(dtype: np.dtype, **arrays: tuple[Array | None, tuple[int, ...]]) -> list[int | None]:
     """The addresses of arrays (rows, T, N), then how many numbers their rows are apart. Raises ValueError as above."""
     for name, (array, shape) in arrays.items():
         if array is not None and not (array.shape == shape and array.dtype == dtype and array.flags.aligned

@@ -7,6 +7,7 @@ import contextlib
 import math
 import os
 import time
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from .. import paths
+from ..arrays import Array, HeadWeights, Ids, Key, LayerWeights, Word
+from ..interface import ModelSizes
 from . import native
 from .updates import adam as adam
 from .updates import muon_apply as muon_apply
@@ -30,27 +33,26 @@ def recurrence(dtype: np.dtype) -> native.Recurrence | None:
     return native.recurrence(dtype)
 
 
-def path(name: str, precision: str, config=None) -> paths.Path:
+def path(name: str, precision: str, config: ModelSizes | None = None) -> paths.Path:
     """The path of that name: eager alone. Raises ValueError for what is a GPU's."""
-    reason = why_not(name, precision)
-    if reason:
+    if reason := why_not(name, precision):
         raise ValueError(reason)
     return paths.Path()
 
 
-def why_not(name: str, precision: str, config=None, n: int = 1) -> str | None:
+def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int = 1) -> str | None:
     """None where this path can be taken in this precision, else the cause and the cure in one line."""
     if precision in ("tf32", "bf16"):
         return f"{precision} is a precision of GPUs: take float32"
     return None if name == "eager" else f"{name} is a path of GPUs: the processor knows eager alone"
 
 
-def rule(precision: str, config, n: int = 1, writing: bool = False) -> dict[str, str | None]:
-    """The paths for a model of these sizes: eager alone; arguments as in cuda.py."""
+def rule(precision: str, config: ModelSizes, n: int = 1, writing: bool = False) -> dict[str, str | None]:
+    """The paths for a model of these sizes: eager alone; arguments as in cuda/ops.py."""
     return {"eager": why_not("eager", precision)}
 
 
-def writer(layers, head, table, h, c, logits) -> None:
+def writer(layers: Sequence[LayerWeights], head: HeadWeights, table: Array, h: Array, c: Array, logits: Array) -> None:
     """None: the loop over characters is that of rnncore/sample.py."""
     return None
 
@@ -81,15 +83,15 @@ def memory() -> int:
     return there if bound == "max" else min(there, int(bound))
 
 
-def to_device(array: np.ndarray) -> np.ndarray:
+def to_device(array: Array) -> Array:
     return array
 
 
-def to_host(array: np.ndarray) -> np.ndarray:
+def to_host(array: Array) -> Array:
     return array
 
 
-def ids_to_device(ids: np.ndarray) -> np.ndarray:
+def ids_to_device(ids: Ids) -> Ids:
     """Return symbols' ids, an array of whole numbers on the host, as one of IDS without gaps on the device.
 
     Raises TypeError for a type of numbers that are not whole.
@@ -113,7 +115,7 @@ def synchronize() -> None:
     """Nothing to wait for: NumPy has done its work when it returns."""
 
 
-def product(a, b, out, add=False) -> None:
+def product(a: Array, b: Array, out: Array, add: bool = False) -> None:
     """out = a @ b, or with add out += a @ b; also of stacks (B, R, M) @ (B, M, C)."""
     if add:
         out += a @ b
@@ -121,33 +123,34 @@ def product(a, b, out, add=False) -> None:
         np.matmul(a, b, out=out)
 
 
-def row_sums(a, out) -> None:
+def row_sums(a: Array, out: Array) -> None:
     """out (R,) = the sum of each row of a (R, M): the same bits wherever the rows lie, unlike a product with ones."""
     a.sum(axis=1, out=out)
 
 
 @contextlib.contextmanager
-def timer():
+def timer() -> Iterator[list[float]]:
     """A context that yields a list, to which its end adds the seconds that what ran inside took."""
-    begun, seconds = time.perf_counter(), []
+    begun = time.perf_counter()
+    seconds: list[float] = []
     yield seconds
     seconds.append(time.perf_counter() - begun)
 
 
-def products(w, x, out) -> None:
+def products(w: Array, x: Array, out: Array) -> None:
     """out[k] = w @ x[k]: w (R, M), x (K, M, N), out (K, R, N)."""
     np.matmul(w, x, out=out)
 
 
 @lru_cache(maxsize=8)
-def _sigmoid_as_tanh(hidden: int, n: int, dtype) -> tuple:
+def _sigmoid_as_tanh(hidden: int, n: int, dtype: np.dtype) -> tuple[Array, Array]:
     """scale and shift (4H, N) with which one tanh makes all four gates: sigmoid(z) = tanh(z / 2) / 2 + 1 / 2."""
     scale, shift = np.full((4, hidden, n), 0.5, dtype), np.full((4, hidden, n), 0.5, dtype)
     scale[2], shift[2] = 1, 0
     return scale.reshape(4 * hidden, n), shift.reshape(4 * hidden, n)
 
 
-def gates_forward(gates, recurrent, c_prev, keep, c, h) -> None:
+def gates_forward(gates: Array, recurrent: Array, c_prev: Array, keep: Array | None, c: Array, h: Array) -> None:
     """One step of the LSTM cell (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000).
 
     gates (4H, N) arrives as W_ih x + b and leaves as the activations i f g o; recurrent (4H, N) is W_hh h_prev;
@@ -169,8 +172,8 @@ def gates_forward(gates, recurrent, c_prev, keep, c, h) -> None:
     h *= o
 
 
-def gates_factors(gates, c, keep, through, carry) -> None:
-    """What of the cell's gradient does not wait for later steps, for all steps at once.
+def gates_factors(gates: Array, c: Array, keep: Array | None, through: Array, carry: Array) -> None:
+    """Compute, for all steps at once, the gradient factors that do not depend on later steps.
 
     gates (T, 4H, N) arrives as the activations and leaves as the factors that make dz of dc (i f g) and of dh (o):
         g i (1 - i)    keep c_prev f (1 - f)    i (1 - g^2)    tanh(c) o (1 - o)
@@ -202,7 +205,7 @@ def gates_factors(gates, c, keep, through, carry) -> None:
         f *= c[now]                        # c_prev keep f (1 - f)
 
 
-def gates_backward(gates, through, carry, dh, dc) -> None:
+def gates_backward(gates: Array, through: Array, carry: Array, dh: Array, dc: Array) -> None:
     """The gradient of `gates_forward` for one step, from its factors.
 
     gates (4H, N) arrives as `gates_factors` left it and leaves as dL/d(pre-activation); through and carry (H, N) as
@@ -217,7 +220,7 @@ def gates_backward(gates, through, carry, dh, dc) -> None:
     dc *= carry
 
 
-def softmax_cross_entropy(logits, targets, loss) -> None:
+def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array) -> None:
     """Write -log softmax(logits)[target] into loss (T, N), in nats; targets (T, N) are ids.
 
     logits (V, T, N), softmax over axis 0, leaves as the gradient of the summed loss: p - onehot(target).
@@ -232,21 +235,20 @@ def softmax_cross_entropy(logits, targets, loss) -> None:
     np.put_along_axis(logits, targets, np.take_along_axis(logits, targets, axis=0) - 1, axis=0)
 
 
-def gather(table, ids, out) -> None:
+def gather(table: Array, ids: Ids, out: Array) -> None:
     """out[:, t, n] = table[:, ids[t, n]]: table (R, V), ids (T, N), out (R, T, N)."""
     np.take(table, ids, axis=1, out=out, mode="clip")  # "raise" would buffer the output
 
 
-def scatter_room(symbols: int, positions: int, dtype) -> None:
-    """None: `scatter_add` needs no room here."""
+def scatter_workspace(symbols: int, positions: int, dtype: np.dtype) -> None:
+    """None: `scatter_add` needs no workspace here."""
     return None
 
 
-def scatter_add(table, ids, columns, room=None) -> None:
+def scatter_add(table: Array, ids: Ids, columns: Array, workspace: Array | None = None) -> None:
     """table[:, ids[t, n]] += columns[:, t N + n]: table (R, V), ids (T, N), columns (R, T N); always in one order.
 
-    room: of `scatter_room(V, T N, dtype)`, overwritten. For few symbols a product with a one-hot matrix is the faster
-    way, for many the sums over columns sorted by id.
+    Few symbols: a product with a one-hot matrix; many: sums over columns sorted by id. workspace: not used here.
     """
     flat, symbols = ids.reshape(-1), table.shape[1]
     if symbols <= 128:
@@ -263,7 +265,7 @@ PHILOX_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 PHILOX_WEYL = 0x9E3779B9, 0xBB67AE85
 
 
-def philox(counter, key) -> tuple:
+def philox(counter: Sequence[Word], key: Key) -> tuple[Array, Array, Array, Array]:
     """Philox4x32-10 (Salmon et al. 2011): four uint32 arrays, a pure function of counter and key.
 
     counter: four arrays of uint32 (or numbers), of shapes that broadcast together; key: two numbers below 2^32.
@@ -280,7 +282,7 @@ def philox(counter, key) -> tuple:
     return x0, x1, x2, x3
 
 
-def dropout_mask(out, rate, counter, key, first, columns) -> None:
+def dropout_mask(out: Array, rate: float, counter: Sequence[Word], key: Key, first: int, columns: int) -> None:
     """Fill out (H, T, N) with 0 at probability `rate`, else 1 / (1 - rate) (inverted dropout, Srivastava et al. 2014).
 
     out is columns first .. first + N of a batch of `columns`: whatever the shares of a batch, its mask is the same.

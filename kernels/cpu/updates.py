@@ -1,10 +1,13 @@
 """What an optimiser does to NumPy arrays, written in place: the arithmetic of Adam, and Muon's but its products."""
 import numpy as np
 
+from ..arrays import Array, Number
+
 BLOCK = 1 << 16  # numbers that a pass of several operations takes at a time: small enough to stay in the cache
 
 
-def adam(param, grad, m, v, size, correction, beta1, beta2, eps, scale) -> None:
+def adam(param: Array, grad: Array, m: Array, v: Array, size: Number, correction: Number, beta1: float, beta2: float,
+         eps: float, scale: Number) -> None:
     """One step of Adam (Kingma & Ba 2015, algorithm 1) on flat buffers (P,), in place.
 
     The gradient is `scale * grad`; param, m (first moment) and v (second moment) are updated. At step t from 1
@@ -31,7 +34,7 @@ def adam(param, grad, m, v, size, correction, beta1, beta2, eps, scale) -> None:
         p -= a
 
 
-def muon_momentum(momentum, grad, scale, mu, block) -> None:
+def muon_momentum(momentum: Array, grad: Array, scale: Number, mu: float, block: Array) -> None:
     """momentum = mu momentum + (1 - mu) scale grad, in place; block = mu momentum + (1 - mu) scale grad."""
     gradient = grad * scale
     gradient *= 1 - mu
@@ -41,7 +44,7 @@ def muon_momentum(momentum, grad, scale, mu, block) -> None:
     block += gradient
 
 
-def muon_apply(weight, change, rate, side, decay, scale) -> None:
+def muon_apply(weight: Array, change: Array, rate: Number, side: float, decay: float, scale: Number) -> None:
     """weight = (1 - rate decay) weight - rate side change, in place, whatever the gradient's scale."""
     weight *= 1 - rate * decay
     weight -= side * rate * change

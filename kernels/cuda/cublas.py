@@ -14,10 +14,13 @@ A precision says how products are computed, not how numbers are stored, which is
 import ctypes
 import functools
 import weakref
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import cupy
 import numpy as np
+
+from ..arrays import Array, CudaArray
 
 COMPUTE_TYPES = {"float64": 70, "float32": 68, "tf32": 77, "bf16": 75}  # cublasComputeType_t
 COMPUTE_32F_FAST_16F = 74
@@ -56,7 +59,7 @@ class CublasError(RuntimeError):
 
 
 @functools.cache
-def library() -> Any:
+def library() -> ctypes.CDLL:
     """The libcublas that CuPy has in this process: dlopen finds a loaded library by its name. Raises Unavailable."""
     try:
         cupy.cuda.get_cublas_handle()
@@ -102,7 +105,7 @@ class Cublas:
         self._call("cublasSetMathMode", self._handle, DEFAULT_MATH)
         self._call("cublasSetPointerMode_v2", self._handle, ON_THE_HOST)
 
-    def product(self, a, b, out, add: bool = False) -> None:
+    def product(self, a: Array, b: Array, out: Array, add: bool = False) -> None:
         """out (M, N) = a (M, K) b (K, N), or += with `add`; or a batch of them, (B, M, K), (B, K, N) and (B, M, N).
 
         Each is an array or a view of self.dtype whose rows or columns are contiguous. Raises ValueError for what cuBLAS
@@ -125,7 +128,7 @@ class Cublas:
         function = "cublasGemmStridedBatchedEx" if batch else "cublasGemmEx"
         self._gemm(function, operations, (m, n, k), matrices, add, batch)
 
-    def pointers(self, arrays) -> Any:
+    def pointers(self, arrays: Sequence[CudaArray]) -> CudaArray:
         """The addresses of arrays on the card, themselves an array on the card, for `batched`: not during a capture.
 
         Whoever calls holds the arrays. Raises ValueError where one does not begin at a multiple of 16 bytes: on the
@@ -136,8 +139,8 @@ class Cublas:
             raise ValueError(f"batched products need {self.dtype} arrays that begin at multiples of {ALIGNMENT} bytes")
         return cupy.asarray(addresses)
 
-    def batched(self, a, b, out, m: int, n: int, k: int, lda: int, ldb: int, ldout: int,
-                transposed_a: bool = False, transposed_b: bool = False, add: bool = False) -> None:
+    def batched(self, a: CudaArray, b: CudaArray, out: CudaArray, m: int, n: int, k: int, lda: int, ldb: int,
+                ldout: int, transposed_a: bool = False, transposed_b: bool = False, add: bool = False) -> None:
         """out[j] (M, N) = a[j] (M, K) b[j] (K, N), or += with `add`, for arrays of addresses from `pointers`.
 
         Rows are contiguous and lie apart by lda, ldb, ldout; what is transposed is stored as (K, M) or (N, K).
@@ -148,7 +151,7 @@ class Cublas:
         matrices = [(array.data.ptr, self._type, ld) for array, ld in ((b, ldb), (a, lda), (out, ldout))]
         self._gemm("cublasGemmBatchedEx", (int(transposed_b), int(transposed_a)), (n, m, k), matrices, add, [len(out)])
 
-    def _check(self, a, b, out) -> None:
+    def _check(self, a: Array, b: Array, out: Array) -> None:
         """Raises ValueError for arrays of the wrong dtype or shape."""
         if any(array.dtype != self.dtype for array in (a, b, out)):
             raise ValueError(f"a product in {self.precision} is of {self.dtype}, not {a.dtype}, {b.dtype}, {out.dtype}")
@@ -156,7 +159,8 @@ class Cublas:
         if out.ndim not in (2, 3) or b.shape != (*batch, k, n) or out.shape != (*batch, m, n):
             raise ValueError(f"{a.shape} times {b.shape} does not make {out.shape}")
 
-    def _gemm(self, function: str, operations, shape, matrices, add: bool, batch) -> None:
+    def _gemm(self, function: str, operations: Sequence[int], shape: tuple[int, int, int],
+              matrices: Sequence[tuple[int, ...]], add: bool, batch: Sequence[int]) -> None:
         left, right, into = matrices
         self._call("cublasSetStream_v2", self._handle, cupy.cuda.get_current_stream().ptr)
         self._call("cublasSetWorkspace_v2", self._handle, self._workspace.data.ptr, WORKSPACE)  # a new stream resets it
@@ -164,7 +168,7 @@ class Cublas:
         self._call(function, self._handle, *operations, *shape, self._one, *left, *right, scale, *into, *batch,
                    self._compute, DEFAULT_ALGORITHM)
 
-    def _call(self, function: str, *arguments) -> None:
+    def _call(self, function: str, *arguments: int | None) -> None:
         status = getattr(self._library, function)(*arguments)
         if status:
             raise CublasError(f"{function}: {self._library.cublasGetStatusName(status).decode()}")
@@ -179,7 +183,7 @@ class Layout(NamedTuple):
     stride: int    # from one matrix of a batch to the next
 
 
-def lay_out(array) -> Layout:
+def lay_out(array: CudaArray) -> Layout:
     """The layout of an array (R, C) or (B, R, C), none of them 0. Raises ValueError for one that cuBLAS cannot take."""
     batch, rows, columns = array.shape if array.ndim == 3 else (1, *array.shape)
     *_, down, along = steps = [step // array.itemsize for step in array.strides]

@@ -8,6 +8,7 @@ every other array that the function works on must outlive the graph.
 import contextlib
 import gc
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import cupy
 
@@ -52,7 +53,7 @@ class Graph:
             self._after.record(self.stream)
             caller.wait_event(self._after)
 
-    def _capture(self, function: Callable[[], object], repeats: int):
+    def _capture(self, function: Callable[[], object], repeats: int) -> "cupy.cuda.Graph":
         """The recorded graph. No garbage is collected meanwhile: to free what the driver holds may spoil a capture."""
         collects = gc.isenabled()
         gc.disable()
@@ -72,5 +73,5 @@ class Graph:
                 gc.enable()
 
 
-def _refuse(size: int):
+def _refuse(size: int) -> NoReturn:
     raise Allocation(f"{size} bytes of the card's memory are wanted during a capture: make every buffer before")

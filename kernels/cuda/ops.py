@@ -1,16 +1,19 @@
-"""The engine's fused operations on CuPy arrays: cpu.py's functions, names and arguments, a kernel of our own each.
+"""The engine's fused operations on CuPy arrays: the functions of cpu/ops.py, a kernel of our own each.
 
 The gate arithmetic is gates.cuh. Kernels are made when they are first called, so this module imports without a driver.
 In the kernels' text `i` counts the elements of the arrays that are not raw, and `_ind.size()` is how many there are.
 """
 import contextlib
+from collections.abc import Iterator, Sequence
 
 import cupy
 import numpy as np
 from cupy import ElementwiseKernel
 
 from .. import paths
+from ..arrays import Array, CudaArray, HeadWeights, Ids, Key, LayerWeights, Word
 from ..cpu import ops as cpu
+from ..interface import ModelSizes
 from . import paths as fast
 from .text import GATES, PHILOX
 from .updates import adam as adam
@@ -23,28 +26,26 @@ name = "cuda"
 xp = cupy
 
 
-
-def recurrence(dtype) -> None:
+def recurrence(dtype: np.dtype) -> None:
     """None: a GPU runs the loops of rnncore/nn/lstm.py and stepper.py, a kernel a step."""
     return None
 
 
-def path(name: str, precision: str, config=None):
-    """The path of that name for a model of these sizes; arguments as in cpu.py."""
+def path(name: str, precision: str, config: ModelSizes | None = None) -> paths.Path:
+    """The path of that name for a model of these sizes; arguments as in cpu/ops.py."""
     if (name, precision) in (("eager", "float32"), ("eager", "float64")):
         return paths.Path()
-    reason = why_not(name, precision, config)
-    if reason:
+    if reason := why_not(name, precision, config):
         raise ValueError(reason)
     return fast.FastPath(name, precision)
 
 
-def why_not(name: str, precision: str, config=None, n: int = 1) -> str | None:
-    """None where a model of these sizes can take the path on the current card; arguments as in cpu.py."""
+def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int = 1) -> str | None:
+    """None where a model of these sizes can take the path on the current card; arguments as in cpu/ops.py."""
     return fast.why_not(name, precision, config, n)
 
 
-def rule(precision: str, config, n: int = 1, writing: bool = False) -> dict[str, str | None]:
+def rule(precision: str, config: ModelSizes, n: int = 1, writing: bool = False) -> dict[str, str | None]:
     """The paths for a model of these sizes on the current card, as `paths.rule` orders them; n columns."""
     def reason(name: str) -> str | None:
         found = why_not(name, precision, config, n)
@@ -56,16 +57,16 @@ def rule(precision: str, config, n: int = 1, writing: bool = False) -> dict[str,
     return paths.rule(precision, config, reason, writing)
 
 
-def writer(layers, head, table, h, c, logits) -> Writer | None:
+def writer(layers: Sequence[LayerWeights], head: HeadWeights, table: Array, h: Array, c: Array,
+           logits: Array) -> Writer | None:
     """A Writer from a stack's weights and state, as Stepper has them, or None where the card has no room for it.
 
     None comes with a warning (paths.Slower): every symbol is then drawn on the host. A run that trains sees it too: its
     samples are short, but a text that is written later is not.
     """
     on = card()
-    reason = why_not_written(sizes_of(h, logits), on)
-    if reason is None:
-        return Writer(layers, head, table, h, c, logits, on)
+    if (reason := why_not_written(sizes_of(h, logits), on)) is None:
+        return Writer(xp, layers, head, table, h, c, logits, on)
     paths.warn(f"{reason}: text is drawn on the host, {paths.price('graph', 'eager', str(h.dtype), h.shape[-1])}")
     return None
 
@@ -90,16 +91,16 @@ def memory() -> int:
     return cupy.cuda.Device().mem_info[1]
 
 
-def to_device(array):
+def to_device(array: Array) -> Array:
     return cupy.asarray(array)
 
 
-def to_host(array) -> np.ndarray:
+def to_host(array: Array) -> Array:
     return cupy.asnumpy(array)
 
 
-def ids_to_device(ids):
-    """Return symbols' ids as an array of cpu.IDS on the card; arguments as in cpu.py."""
+def ids_to_device(ids: Ids) -> Ids:
+    """Return symbols' ids as an array of cpu.IDS on the card; arguments as in cpu/ops.py."""
     return to_device(cpu.ids_to_device(ids))
 
 
@@ -113,28 +114,29 @@ def synchronize() -> None:
     cupy.cuda.get_current_stream().synchronize()
 
 
-def product(a, b, out, add=False) -> None:
-    """out = a @ b, or with add out += a @ b; arguments as in cpu.py."""
-    if paths.products():
-        paths.products().product(a, b, out, add)
+def product(a: Array, b: Array, out: Array, add: bool = False) -> None:
+    """out = a @ b, or with add out += a @ b; arguments as in cpu/ops.py."""
+    if makes := paths.products():
+        makes.product(a, b, out, add)
     elif add:
         out += a @ b
     else:
         xp.matmul(a, b, out=out)
 
 
-def row_sums(a, out) -> None:
-    """out (R,) = the sum of each row of a (R, M); arguments as in cpu.py."""
-    if paths.products():
-        paths.products().row_sums(a, out)
+def row_sums(a: Array, out: Array) -> None:
+    """out (R,) = the sum of each row of a (R, M); arguments as in cpu/ops.py."""
+    if makes := paths.products():
+        makes.row_sums(a, out)
     else:
         a.sum(axis=1, out=out)
 
 
 @contextlib.contextmanager
-def timer():
+def timer() -> Iterator[list[float]]:
     """As in cpu.py, between two events on the current stream: the card's own clock."""
-    begun, ended, seconds = cupy.cuda.Event(), cupy.cuda.Event(), []
+    begun, ended = cupy.cuda.Event(), cupy.cuda.Event()
+    seconds: list[float] = []
     begun.record()
     yield seconds
     ended.record()
@@ -142,8 +144,8 @@ def timer():
     seconds.append(cupy.cuda.get_elapsed_time(begun, ended) / 1e3)
 
 
-def products(w, x, out) -> None:
-    """out[k] = w @ x[k], a launch each; arguments as in cpu.py."""
+def products(w: Array, x: Array, out: Array) -> None:
+    """out[k] = w @ x[k], a launch each; arguments as in cpu/ops.py."""
     for x_k, out_k in zip(x, out, strict=True):
         xp.matmul(w, x_k, out=out_k)
 
@@ -158,8 +160,8 @@ GATES_FORWARD = ElementwiseKernel(
     """, "gates_forward_kernel", preamble=GATES)
 
 
-def gates_forward(gates, recurrent, c_prev, keep, c, h) -> None:
-    """One step of the LSTM cell; arguments as in cpu.py."""
+def gates_forward(gates: Array, recurrent: Array, c_prev: Array, keep: Array | None, c: Array, h: Array) -> None:
+    """One step of the LSTM cell; arguments as in cpu/ops.py."""
     GATES_FORWARD(recurrent, c_prev, _mask(keep, c), gates, c, h)
 
 
@@ -172,8 +174,8 @@ GATES_FACTORS = ElementwiseKernel(
     """, "gates_factors_kernel", preamble=GATES)
 
 
-def gates_factors(gates, c, keep, through, carry) -> None:
-    """What of the cell's gradient does not wait for later steps; arguments as in cpu.py."""
+def gates_factors(gates: Array, c: Array, keep: Array | None, through: Array, carry: Array) -> None:
+    """Compute the gradient factors that do not depend on later steps; arguments as in cpu/ops.py."""
     mask = _mask(None if keep is None else keep[:, None], c)
     GATES_FACTORS(c[:-1], c[1:], mask, through[0].size, gates, through, carry)
 
@@ -187,17 +189,17 @@ GATES_BACKWARD = ElementwiseKernel(
     """, "gates_backward_kernel", preamble=GATES)
 
 
-def gates_backward(gates, through, carry, dh, dc) -> None:
-    """The gradient of `gates_forward` for one step; arguments as in cpu.py, dh is left as it is."""
+def gates_backward(gates: Array, through: Array, carry: Array, dh: Array, dc: Array) -> None:
+    """The gradient of `gates_forward` for one step; arguments as in cpu/ops.py, dh is left as it is."""
     GATES_BACKWARD(through, carry, dh, gates, dc)
 
 
-def _mask(keep, like):
+def _mask(keep: Array | None, like: Array) -> Array | np.generic:
     """keep, or where there is none a number that keeps everything."""
     return like.dtype.type(1) if keep is None else keep
 
 
-def _check_ids(name: str, ids) -> None:
+def _check_ids(name: str, ids: Ids) -> None:
     """Raise TypeError for ids of another type than the kernels read."""
     if ids.dtype != cpu.IDS:
         raise TypeError(f"{name} must be an array of {cpu.IDS}, not of {ids.dtype}: use ids_to_device")
@@ -220,8 +222,8 @@ SOFTMAX_CROSS_ENTROPY = ElementwiseKernel(
     """, "softmax_cross_entropy_kernel")
 
 
-def softmax_cross_entropy(logits, targets, loss) -> None:
-    """Loss, and its gradient at the logits; arguments as in cpu.py."""
+def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array) -> None:
+    """Loss, and its gradient at the logits; arguments as in cpu/ops.py."""
     _check_ids("targets", targets)
     SOFTMAX_CROSS_ENTROPY(targets, len(logits), logits, loss)
 
@@ -232,33 +234,33 @@ GATHER = ElementwiseKernel(
     """, "gather_kernel")
 
 
-def gather(table, ids, out) -> None:
-    """out[:, t, n] = table[:, ids[t, n]]; arguments as in cpu.py."""
+def gather(table: Array, ids: Ids, out: Array) -> None:
+    """out[:, t, n] = table[:, ids[t, n]]; arguments as in cpu/ops.py."""
     _check_ids("ids", ids)
     GATHER(table, ids, table.shape[1], ids.size, out)
 
 
-ROOM = 1 << 24  # numbers in a one-hot matrix
+WORKSPACE = 1 << 24  # numbers in a one-hot matrix, at most
 ONE_HOT = ElementwiseKernel(
     "raw int64 ids, int64 first, int64 positions", "T onehot", """
     onehot = ids[first + i % positions] == i / positions;  // onehot is (V, positions)
     """, "one_hot_kernel")
 
 
-def scatter_room(symbols: int, positions: int, dtype):
-    """Room for `scatter_add`: a one-hot matrix of as many positions as are taken at a time."""
-    return xp.empty((symbols, max(1, min(positions, ROOM // symbols))), dtype)
+def scatter_workspace(symbols: int, positions: int, dtype: np.dtype) -> CudaArray:
+    """Return a workspace for `scatter_add`: a one-hot matrix of as many positions as are taken at a time."""
+    return xp.empty((symbols, max(1, min(positions, WORKSPACE // symbols))), dtype)
 
 
-def scatter_add(table, ids, columns, room=None) -> None:
-    """table[:, ids[t, n]] += columns[:, t N + n]; arguments as in cpu.py.
+def scatter_add(table: Array, ids: Ids, columns: Array, workspace: Array | None = None) -> None:
+    """table[:, ids[t, n]] += columns[:, t N + n]; arguments as in cpu/ops.py.
 
-    Products with one-hot matrices, so without atomics: always in one order.
+    Products with one-hot matrices in `workspace` (see `scatter_workspace`), without atomics: always in one order.
     """
     _check_ids("ids", ids)
-    room = scatter_room(table.shape[1], ids.size, table.dtype) if room is None else room
-    for first in range(0, ids.size, room.shape[1]):
-        onehot = room[:, :ids.size - first]
+    workspace = scatter_workspace(table.shape[1], ids.size, table.dtype) if workspace is None else workspace
+    for first in range(0, ids.size, workspace.shape[1]):
+        onehot = workspace[:, :ids.size - first]
         ONE_HOT(ids, first, onehot.shape[1], onehot)
         product(columns[:, first:first + onehot.shape[1]], onehot.T, table, add=True)
 
@@ -272,8 +274,8 @@ PHILOX_KERNEL = ElementwiseKernel(
     """, "philox_kernel", preamble=PHILOX)
 
 
-def philox(counter, key) -> tuple:
-    """Philox4x32-10; arguments as in cpu.py."""
+def philox(counter: Sequence[Word], key: Key) -> tuple[Array, Array, Array, Array]:
+    """Philox4x32-10; arguments as in cpu/ops.py."""
     return PHILOX_KERNEL(*(xp.asarray(word, np.uint32) for word in counter), *map(np.uint32, key))
 
 
@@ -288,8 +290,8 @@ DROPOUT_MASK = ElementwiseKernel(
     """, "dropout_mask_kernel", preamble=PHILOX)
 
 
-def dropout_mask(out, rate, counter, key, first, columns) -> None:
-    """Fill out (H, T, N) with 0 at probability `rate`, else 1 / (1 - rate); arguments as in cpu.py.
+def dropout_mask(out: Array, rate: float, counter: Sequence[Word], key: Key, first: int, columns: int) -> None:
+    """Fill out (H, T, N) with 0 at probability `rate`, else 1 / (1 - rate); arguments as in cpu/ops.py.
 
     The counter's words may lie on the device: arrays () of uint32.
     """

@@ -8,20 +8,25 @@
 A whole training step on them allocates nothing after its first time, so it can be captured in a CUDA graph
 (rnncore/capture.py). "eager" in tf32 or bf16 is rnncore/nn/lstm.py's loops with such products.
 """
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import cupy
 
 from .. import paths
+from ..arrays import Array, CudaArray
+from ..interface import ModelSizes
 from .cublas import Cublas
 from .graph import Graph
 from .persistent import Persistent
 from .persistent import why_not as why_not_persistent
-from .step_control import Steering
+from .step_control import StepControl
 from .stepwise import Stepwise
 from .wavefront import Wavefront
 
 
-def why_not(name: str, precision: str, config=None, n: int = 1) -> str | None:
-    """None where a model of these sizes (a ModelConfig, or None: any) can take the path on the current card."""
+def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int = 1) -> str | None:
+    """None where a model of these sizes (None: any) can take the path on the current card."""
     card = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
     capability = 10 * card["major"] + card["minor"]
     if precision == "bf16" and capability < 80:
@@ -44,10 +49,10 @@ class FastPath(paths.Path):
         self.captured = name != "eager"
         self.products = Products(precision, self.dtype)
 
-    def computing(self):
+    def computing(self) -> AbstractContextManager[None]:
         return paths.computing(self.products)
 
-    def loops(self, config, steps: int, n: int):
+    def loops(self, config: ModelSizes, steps: int, n: int) -> Persistent | Stepwise | None:
         if self.name not in ("graph", "persistent"):
             return None
         if self.name == "persistent":
@@ -59,16 +64,16 @@ class FastPath(paths.Path):
             paths.warn(f"{reason}: their time loops go by graph, {paths.price('persistent', 'graph', self.precision)}")
         return Stepwise(self.products.cublas, config.hidden, n, self.dtype)
 
-    def wavefront(self, config, steps: int, n: int):
+    def wavefront(self, config: ModelSizes, steps: int, n: int) -> Wavefront | None:
         if self.name != "wavefront":
             return None
         return Wavefront(self.products.cublas, config.layers, config.hidden, n, self.dtype)
 
-    def steering(self, ring: int, steps: int, n: int, clip: float) -> Steering:
-        """What captured steps over (T, N) go by."""
-        return Steering(ring, steps, n, clip, self.dtype)
+    def step_control(self, ring: int, steps: int, n: int, clip: float) -> StepControl:
+        """Return the counters and rings by which captured steps over (T, N) go."""
+        return StepControl(ring, steps, n, clip, self.dtype)
 
-    def record(self, function, repeats: int) -> Graph:
+    def record(self, function: Callable[[], object], repeats: int) -> Graph:
         """So many calls of function(), which was called before, as one launch."""
         return Graph(function, repeats, warm_up=False)
 
@@ -78,13 +83,13 @@ class Products:
 
     def __init__(self, precision: str, dtype: str):
         self.cublas, self.exact, self.dtype = Cublas(precision), Cublas(dtype), dtype
-        self.ones: dict = {}  # by length: a graph may hold each
+        self.ones: dict[int, CudaArray] = {}  # by length: a graph may hold each
 
-    def product(self, a, b, out, add: bool) -> None:
+    def product(self, a: Array, b: Array, out: Array, add: bool) -> None:
         """out (R, C) = a @ b, or out += a @ b."""
         self.cublas.product(a, b, out, add)
 
-    def row_sums(self, a, out) -> None:
+    def row_sums(self, a: Array, out: Array) -> None:
         """out (R,) = the sum of each row of a (R, M)."""
         size = a.shape[1]
         if size not in self.ones:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import cupy
 import numpy as np
 
+from ..arrays import Argument, Array, CudaArray
 from .text import GATES, source
 
 CODE = source("ptx.cuh") + GATES + source("persistent.cu")
@@ -91,14 +92,15 @@ class Persistent:
         slots = 2 * chunks * 4 * hidden * columns if members > 1 else 1
         self._exchange, self._flags = cupy.zeros(slots, np.uint16), cupy.zeros(chunks * members, np.uint32)
 
-    def forward(self, w_hh, gates, h, c, keep) -> None:
+    def forward(self, w_hh: Array, gates: Array, h: Array, c: Array, keep: Array | None) -> None:
         """gates (4H, T, N) enters as W_ih x + b and leaves as the activations; h and c (H, T+1, N).
 
         h[:, 1:] and c[:, 1:] are written. w_hh (4H, H); keep (T, N) or None. All are float32; rows may lie apart.
         """
         self._launch(self._forward, gates, contiguous(w_hh), *rows(gates), *rows(h), *rows(c), contiguous(keep))
 
-    def backward(self, w_hh, gates, c, keep, dy, dh, dc) -> None:
+    def backward(self, w_hh: Array, gates: Array, c: Array, keep: Array | None, dy: Array, dh: Array,
+                 dc: Array) -> None:
         """gates (4H, T, N) enters as the activations and leaves as dL/dz; dy (H, T, N).
 
         dh and dc (H, N) enter as the gradient at the last state and leave as that at the initial one.
@@ -106,7 +108,7 @@ class Persistent:
         self._launch(self._backward, gates, contiguous(w_hh), *rows(gates), *rows(c), contiguous(keep), *rows(dy),
                      contiguous(dh), contiguous(dc))
 
-    def _launch(self, kernel, gates, *args) -> None:
+    def _launch(self, kernel: "cupy.RawKernel", gates: Array, *args: Argument) -> None:
         _, steps, n = gates.shape
         if len(gates) != 4 * self.hidden or steps > self.steps or n != self.n:
             raise ValueError(f"gates are {gates.shape}, made for (4 * {self.hidden}, up to {self.steps}, {self.n})")
@@ -118,7 +120,7 @@ class Persistent:
                shared_mem=shape.state)
 
 
-def contiguous(array):
+def contiguous(array: Array | None) -> Argument:
     """The array, or a null pointer for None, as a kernel takes it. Raises ValueError for one that has gaps."""
     if array is None:
         return np.uintp(0)
@@ -127,7 +129,7 @@ def contiguous(array):
     return array
 
 
-def rows(array) -> tuple:
+def rows(array: Array) -> tuple[CudaArray, np.uint32]:
     """An array (R, T, N) and how many numbers its rows are apart, both as a kernel takes them. Raises ValueError."""
     apart = array.strides[0] // array.itemsize
     if array.dtype != np.float32 or not array[0].flags.c_contiguous or len(array) * apart >= 2 ** 32:

@@ -8,6 +8,7 @@ import cupy
 import numpy as np
 from cupy import ElementwiseKernel
 
+from ..arrays import Array, StackState
 from ..cpu.ops import IDS, ids_to_device
 from .text import source
 
@@ -33,14 +34,16 @@ CARRY = ElementwiseKernel(
     "T h_last, T c_last, float64 scale", "T h, T c", "if (scale == scale) h = h_last, c = c_last;", "carry_kernel")
 
 
-class Steering:
-    """Of steps over (T, N) symbols of a model kept in dtype, whose gradients are clipped at the norm `clip`.
+class StepControl:
+    """Counters and rings on the card by which captured steps over (T, N) symbols go.
+
+    dtype: of the model's arrays; clip: the norm at which gradients are clipped.
 
     ids (T+1, N): the window of the step; pace: rate, size, correction (optim.Pace) and scale: arrays () of float64, of
     which scale is what the summed gradient is to be multiplied with, or NaN; words: the step's number as two uint32.
     """
 
-    def __init__(self, ring: int, steps: int, n: int, clip: float, dtype):
+    def __init__(self, ring: int, steps: int, n: int, clip: float, dtype: str | np.dtype):
         self.ring, self.clip = ring, clip
         self.windows = cupy.zeros((ring, steps + 1, n), IDS)
         self.slots = cupy.zeros((ring, 4))  # of each step: the pace, and whether it begins at a state of zeros
@@ -77,18 +80,18 @@ class Steering:
         step, halted = map(int, cupy.asnumpy(self.control))
         return step, bool(halted), cupy.asnumpy(self.losses), cupy.asnumpy(self.norms)
 
-    def begin(self, state, first) -> None:
+    def begin(self, state: StackState, first: StackState) -> None:
         """Within a step, at first: fetch what is in its slot; state (h, c: (L, H, N)) -> first, or zeros if fresh."""
         FETCH(self.windows, self.control, self.ring, self.ids.size, self.ids)
         BEGIN(*state, self.slots, self.control, self.ring, *first, self._now, self._words)
 
-    def judge(self, loss, grads) -> None:
+    def check(self, loss: Array, grads: Array) -> None:
         """From loss (T, N) and the gradient (P,) of its sum: scale, the rings, and the counter."""
         parts = min(PARTS, -(-grads.size // (THREADS * EACH)))
         self._sums((parts, 2), (THREADS,), (loss, np.int64(loss.size), grads, np.int64(grads.size), self._partials))
         self._judge((1,), (THREADS,), (self._partials, np.int32(parts), self.control, self.losses, self.norms,
                                        self._scale, np.int32(self.ring), np.float64(loss.size), np.float64(self.clip)))
 
-    def carry(self, last, state) -> None:
+    def carry(self, last: StackState, state: StackState) -> None:
         """Within a step, at last: last -> state, unless the run has halted."""
         CARRY(*last, self.scale, *state)

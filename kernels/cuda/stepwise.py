@@ -6,12 +6,12 @@ whose rows begin at multiples of 16 bytes: there tensor cores read fastest. The 
 in a capture.
 """
 import functools
-from typing import Any
 
 import cupy
 import numpy as np
 
-from .cublas import ALIGNMENT
+from ..arrays import Argument, Array, CudaArray
+from .cublas import ALIGNMENT, Cublas
 from .text import GATES, source
 
 TEXT = GATES + source("steps.cu")
@@ -20,7 +20,7 @@ BLOCK = 128  # threads
 
 
 @functools.cache
-def kernel(name: str, dtype: str) -> Any:
+def kernel(name: str, dtype: str) -> "cupy.RawKernel":
     """A kernel of steps.cu for float32 or float64."""
     return cupy.RawKernel(TEXT, name, options=(f"-DREAL={REALS[dtype]}",))
 
@@ -31,14 +31,14 @@ def width(n: int, dtype: np.dtype) -> int:
     return -(-n // unit) * unit
 
 
-def whole(array, shape: tuple, dtype) -> Any:
+def whole(array: Array, shape: tuple[int, ...], dtype: np.dtype) -> CudaArray:
     """The contiguous array itself. Raises ValueError for one of another shape or dtype, or a view with gaps."""
     if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
         raise ValueError(f"a contiguous array {shape} of {dtype} is wanted, not {array.shape} of {array.dtype}")
     return array
 
 
-def ld(array, shape: tuple, dtype) -> np.int64:
+def ld(array: Array, shape: tuple[int, ...], dtype: np.dtype) -> np.int64:
     """How many numbers the rows of an array (rows, T, N) are apart. Raises ValueError as above."""
     whole(array[0], shape[1:], dtype)
     if len(array) != shape[0]:
@@ -46,7 +46,7 @@ def ld(array, shape: tuple, dtype) -> np.int64:
     return np.int64(array.strides[0] // array.itemsize)
 
 
-def documents(keep, steps: int, nothing) -> tuple:
+def documents(keep: Array | None, steps: int, nothing: CudaArray) -> tuple[CudaArray, np.int32]:
     """What kernels are given for keep (T, N) or None: an array and 1, or `nothing` (1, N) and 0. Raises ValueError."""
     if keep is None:
         return nothing, np.int32(0)
@@ -56,7 +56,7 @@ def documents(keep, steps: int, nothing) -> tuple:
 class Stepwise:
     """The time loops for H units and N sequences, any number of steps; layers that follow each other may share one."""
 
-    def __init__(self, cublas, hidden: int, n: int, dtype):
+    def __init__(self, cublas: Cublas, hidden: int, n: int, dtype: str | np.dtype):
         self.cublas, self.hidden, self.n, self.dtype = cublas, hidden, n, np.dtype(dtype)
         if cublas.dtype != self.dtype:
             raise ValueError(f"products of {cublas.dtype} do not go with arrays of {self.dtype}")
@@ -67,7 +67,7 @@ class Stepwise:
         self._sizes = np.int32(hidden), np.int32(n)
         self._width, self._grid = np.int32(columns), (-(-hidden * n // BLOCK),)
 
-    def forward(self, w_hh, gates, h, c, keep) -> None:
+    def forward(self, w_hh: Array, gates: Array, h: Array, c: Array, keep: Array | None) -> None:
         """gates (4H, T, N) arrives as W_ih x + b and leaves as the activations; h[:, 1:] and c[:, 1:] (H, T+1, N) are
         written. keep (T, N) or None. Raises ValueError for arrays of another shape, dtype or layout."""
         steps = gates.shape[1]
@@ -80,7 +80,8 @@ class Stepwise:
             self._launch("step_forward", gates, h, c, self._gates, self._unit, mask, *lds, ends, np.int32(t),
                          np.int32(steps), *self._sizes, self._width)
 
-    def backward(self, w_hh, gates, c, keep, dy, dh, dc) -> None:
+    def backward(self, w_hh: Array, gates: Array, c: Array, keep: Array | None, dy: Array, dh: Array,
+                 dc: Array) -> None:
         """gates (4H, T, N) arrives as the activations and leaves as dL/dz; dy (H, T, N), c (H, T+1, N), keep as above.
 
         dh and dc (H, N) arrive as the gradient at the last state and leave as that at the initial one.
@@ -98,5 +99,5 @@ class Stepwise:
             later, later_ld = self._unit, np.int64(self._width)
         self._launch("keep_rows", self._unit, dh, mask, later_ld, np.int64(self.n), ends, *self._sizes)
 
-    def _launch(self, name: str, *arguments) -> None:
+    def _launch(self, name: str, *arguments: Argument) -> None:
         kernel(name, self.dtype.name)(self._grid, (BLOCK,), arguments)

@@ -1,8 +1,10 @@
-"""cpu_updates.py's functions on CuPy arrays, names and arguments too; a gradient's scale that is NaN makes them idle.
+"""The functions of kernels/cpu/updates.py on CuPy arrays; where a gradient's scale is NaN they do nothing.
 
 Numbers that differ from step to step (size, correction, rate, scale) may be arrays () of float64 on the device.
 """
 from cupy import ElementwiseKernel
+
+from ..arrays import Array, Number
 
 ADAM = ElementwiseKernel(
     "T grad, float64 size, float64 correction, float64 beta1, float64 beta2, float64 eps, float64 scale",
@@ -16,7 +18,8 @@ ADAM = ElementwiseKernel(
     """, "adam_kernel")
 
 
-def adam(param, grad, m, v, size, correction, beta1, beta2, eps, scale) -> None:
+def adam(param: Array, grad: Array, m: Array, v: Array, size: Number, correction: Number, beta1: float, beta2: float,
+         eps: float, scale: Number) -> None:
     """One step of Adam on flat buffers."""
     ADAM(grad, size, correction, beta1, beta2, eps, scale, param, m, v)
 
@@ -31,7 +34,7 @@ MUON_MOMENTUM = ElementwiseKernel(
     """, "muon_momentum_kernel")
 
 
-def muon_momentum(momentum, grad, scale, mu, block) -> None:
+def muon_momentum(momentum: Array, grad: Array, scale: Number, mu: float, block: Array) -> None:
     """Muon's momentum, and a look ahead."""
     MUON_MOMENTUM(grad, scale, mu, momentum, block)
 
@@ -42,6 +45,6 @@ MUON_APPLY = ElementwiseKernel(
     """, "muon_apply_kernel")
 
 
-def muon_apply(weight, change, rate, side, decay, scale) -> None:
+def muon_apply(weight: Array, change: Array, rate: Number, side: float, decay: float, scale: Number) -> None:
     """Muon's step."""
     MUON_APPLY(change, rate, side, decay, scale, weight)

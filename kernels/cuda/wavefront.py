@@ -5,10 +5,13 @@ T + L - 1 steps that wait for each other instead of T L (Appleyard, Kocisky & Bl
 Recurrent Neural Networks on GPUs"). The products are numbered 2k for W_hh and 2k - 1 for W_ih of layer k: those on a
 diagonal follow each other.
 """
+from collections.abc import Sequence
+
 import cupy
 import numpy as np
 
-from .cublas import ALIGNMENT
+from ..arrays import Argument, Array, CudaArray, LayerCache, LayerWeights, StackState
+from .cublas import ALIGNMENT, Cublas
 from .stepwise import BLOCK, documents, kernel, ld, whole, width
 
 
@@ -19,7 +22,7 @@ class Wavefront:
     kept as long as this object, which must outlive the graphs made with it.
     """
 
-    def __init__(self, cublas, layers: int, hidden: int, n: int, dtype):
+    def __init__(self, cublas: Cublas, layers: int, hidden: int, n: int, dtype: str | np.dtype):
         self.cublas, self.layers, self.hidden, self.n, self.dtype = cublas, layers, hidden, n, np.dtype(dtype)
         if cublas.dtype != self.dtype:
             raise ValueError(f"products of {cublas.dtype} do not go with arrays of {self.dtype}")
@@ -29,19 +32,20 @@ class Wavefront:
         self._nothing = cupy.zeros((1, n), self.dtype)
         self._unit_pointers, self._gate_pointers = cublas.pointers(self._units), cublas.pointers(self._gates)
         self._dz_pointers = cublas.pointers([self._gates[(number + 1) // 2] for number in range(count)])
-        self._aligned = None
+        self._aligned: CudaArray | None = None
         self._weight_pointers: dict[tuple, cupy.ndarray] = {}
         self._tables: dict[tuple, cupy.ndarray] = {}
         self._sizes, self._blocks = tuple(map(np.int32, (hidden, n, self._columns))), -(-hidden * n // BLOCK)
 
-    def forward(self, weights, caches, keep, masks=None, dropped=None) -> None:
-        """Run the stack: weights and caches are lists of L lstm.Weights and lstm.Cache, which are written.
+    def forward(self, weights: Sequence[LayerWeights], caches: Sequence[LayerCache], keep: Array | None,
+                masks: Sequence[Array] | None = None, dropped: Sequence[Array] | None = None) -> None:
+        """Run the stack: weights and caches have an entry for each of L layers; the caches are written.
 
-        caches[0].gates arrives as W_ih x + b, slot 0 of each h and c is the initial state; keep (T, N) or None. Layer k
-        hands on h, or h masks[k] with masks (H, T, N) or (H, 1, N): then dropped[k] (H, T, N) is written.
+        The first layer's gates arrive as W_ih x + b, slot 0 of each h and c is the initial state; keep (T, N) or None.
+        Layer k hands on h, or h masks[k] with masks (H, T, N) or (H, 1, N): then dropped[k] (H, T, N) is written.
         Raises ValueError for arrays of another shape, dtype or layout.
         """
-        steps = caches[0].gates.shape[1]
+        steps = caches[0][0].shape[1]  # gates (4H, T, N)
         table, matrices = self._table(caches, weights, masks, dropped), self._matrices(weights)
         mask, ends = documents(keep, steps, self._nothing)
         self._launch("stack_begin", self.layers, table, self._units, mask, ends)
@@ -51,13 +55,15 @@ class Wavefront:
             self._launch("diagonal_forward", highest - lowest + 1, table, self._gates, self._units, mask, ends,
                          *map(np.int32, (diagonal, lowest, self.layers, steps)))
 
-    def backward(self, weights, caches, dy, dstate, keep, masks, initial) -> None:
+    def backward(self, weights: Sequence[LayerWeights], caches: Sequence[LayerCache], dy: Array,
+                 dstate: StackState | None, keep: Array | None, masks: Sequence[Array] | None,
+                 initial: StackState) -> None:
         """The gates of each cache arrive as the activations and leave as dL/dz; weights, keep, masks as in forward.
 
         dy (H, T, N) is the gradient of what the last layer handed on; dstate is (h, c), lists of L arrays (H, N): what
         arrives at the last state, or None; the gradient at the initial state is written to initial, of the same kind.
         """
-        steps = caches[0].gates.shape[1]
+        steps = caches[0][0].shape[1]  # gates (4H, T, N)
         table, matrices = self._table(caches, None, masks, None, dstate, initial), self._matrices(weights)
         mask, ends = documents(keep, steps, self._nothing)
         dy_ld = ld(dy, (self.hidden, steps, self.n), self.dtype)
@@ -69,28 +75,30 @@ class Wavefront:
                                 transposed_a=True)
         self._launch("stack_end", self.layers, table, self._units, mask, ends)
 
-    def _diagonals(self, steps: int) -> list[tuple]:
+    def _diagonals(self, steps: int) -> list[tuple[int, int, int, slice]]:
         """(k + t, lowest and highest layer on it, which products) in the order of the forward."""
         found = [(d, max(0, d - steps + 1), min(d, self.layers - 1)) for d in range(steps + self.layers - 1)]
         return [(d, low, high, slice(max(0, 2 * low - 1), 2 * high + 1)) for d, low, high in found]
 
-    def _matrices(self, weights):
+    def _matrices(self, weights: Sequence[LayerWeights]) -> CudaArray:
         """The addresses of the weights on the card; weights that do not begin at multiples of 16 bytes are copied."""
-        matrices = [weights[0].w_hh, *(matrix for w in weights[1:] for matrix in (w.w_ih, w.w_hh))]
+        matrices = [matrix for w_ih, w_hh, _ in weights for matrix in (w_ih, w_hh)][1:]
         for matrix in matrices:
             whole(matrix, (4 * self.hidden, self.hidden), self.dtype)
-        if any(matrix.data.ptr % ALIGNMENT for matrix in matrices):
+        if any(_address(matrix) % ALIGNMENT for matrix in matrices):
             if self._aligned is None:
                 self._aligned = cupy.empty((len(matrices), 4 * self.hidden, self.hidden), self.dtype)
             for matrix, copy in zip(matrices, self._aligned, strict=True):
                 copy[...] = matrix
             matrices = list(self._aligned)
-        key = tuple(matrix.data.ptr for matrix in matrices)
+        key = tuple(map(_address, matrices))
         if key not in self._weight_pointers:
             self._weight_pointers[key] = self.cublas.pointers(matrices)
         return self._weight_pointers[key]
 
-    def _table(self, caches, weights, masks, dropped, dstate=None, initial=None):
+    def _table(self, caches: Sequence[LayerCache], weights: Sequence[LayerWeights] | None,
+               masks: Sequence[Array] | None, dropped: Sequence[Array] | None, dstate: StackState | None = None,
+               initial: StackState | None = None) -> CudaArray:
         """An array on the card of struct Layer in steps.cu, one a layer."""
         none = self.layers * [None]
         lists = (caches, weights or none, masks or none, dropped or none, *(dstate or (none, none)),
@@ -100,24 +108,25 @@ class Wavefront:
             self._tables[key] = cupy.asarray(np.array(key, np.int64).reshape(self.layers, -1))
         return self._tables[key]
 
-    def _words(self, cache, weights, mask, dropped, *states) -> list[int]:
+    def _words(self, cache: LayerCache, weights: LayerWeights | None, mask: Array | None, dropped: Array | None,
+               *states: Array | None) -> list[int]:
         """One layer as that struct has it."""
-        steps, once = cache.gates.shape[1], mask is not None and mask.shape[1] == 1
-        bias = None if weights is None else weights.bias
+        (gates, h, c), once = cache, mask is not None and mask.shape[1] == 1
+        steps, bias = gates.shape[1], None if weights is None else weights[2]
         for array, shape in ((bias, (4 * self.hidden,)), *((state, (self.hidden, self.n)) for state in states)):
             if array is not None:
                 whole(array, shape, self.dtype)
-        lds = [self._ld(cache.gates, 4 * self.hidden, steps), *(self._ld(a, self.hidden, steps + 1) for a in cache[1:])]
+        lds = [self._ld(gates, 4 * self.hidden, steps), *(self._ld(a, self.hidden, steps + 1) for a in (h, c))]
         mask_ld, dropped_ld = self._ld(mask, self.hidden, 1 if once else steps), self._ld(dropped, self.hidden, steps)
         return [*map(_address, cache), *lds, *map(_address, (bias, mask, dropped)), mask_ld, 0 if once else self.n,
                 dropped_ld, *map(_address, states)]
 
-    def _ld(self, array, rows: int, steps: int) -> int:
+    def _ld(self, array: Array | None, rows: int, steps: int) -> int:
         return 0 if array is None else int(ld(array, (rows, steps, self.n), self.dtype))
 
-    def _launch(self, name: str, layers: int, *arguments) -> None:
+    def _launch(self, name: str, layers: int, *arguments: Argument) -> None:
         kernel(name, self.dtype.name)((self._blocks, layers), (BLOCK,), (*arguments, *self._sizes))
 
 
-def _address(array) -> int:
+def _address(array: CudaArray | None) -> int:
     return 0 if array is None else array.data.ptr

@@ -4,11 +4,13 @@ The launch is cooperative, so that all its blocks run at once: they wait for eac
 """
 import functools
 import itertools
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from .. import devices
+from ..arrays import Array, CudaArray, HeadWeights, Ids, Key, LayerWeights
 from ..cpu.ops import IDS
 from .text import TANH, source
 
@@ -95,10 +97,10 @@ def _bytes(sizes: Sizes, found: Shape, share: int) -> int:
     return sizes.number * numbers + at_once * (20 * sizes.symbols + 8) + 4 * share
 
 
-def _most(sizes: Sizes, found: Shape, room: int) -> int:
-    """The most columns of a group for which the room suffices."""
+def _most(sizes: Sizes, found: Shape, shared: int) -> int:
+    """The most columns of a group for which so many bytes of shared memory suffice."""
     share = 0
-    while share < found.share and _bytes(sizes, found, share + 1) <= room:
+    while share < found.share and _bytes(sizes, found, share + 1) <= shared:
         share += 1
     return share
 
@@ -131,7 +133,7 @@ def options(sizes: Sizes, found: Shape) -> tuple[str, ...]:
     return "-std=c++17", *(f"-D{name}={value}" for name, value in names.items())
 
 
-def compiled(options: tuple[str, ...], shared: int):
+def compiled(options: tuple[str, ...], shared: int) -> Callable[..., None]:
     """The kernel as a function of grid, block and arguments; CuPy compiles it once."""
     import cupy
     kernel = cupy.RawKernel(text(), "writer", options, enable_cooperative_groups=True)
@@ -149,7 +151,7 @@ class Handed:
     """
     _under_way: ClassVar[dict] = {}  # event after a copy: the memory that it reads, and that it writes
 
-    def __init__(self, ids):
+    def __init__(self, ids: CudaArray):
         import cupy
         for event in list(Handed._under_way):
             if event.done:
@@ -163,7 +165,7 @@ class Handed:
             self._there.record()
             Handed._under_way[self._there] = ids, pinned
 
-    def ids(self) -> np.ndarray:
+    def ids(self) -> Ids:
         """Return the ids in an array of its own, in ordinary memory."""
         self._there.synchronize()
         Handed._under_way.pop(self._there, None)
@@ -173,20 +175,23 @@ class Handed:
 class Writer:
     """Text from a stack's weights and its state h, c (L, H, N) and logits (V, N), which goes on in place.
 
-    layers: w_ih, w_hh, bias of each; head: weight, bias; table (4H, V): the first layer's W_ih embedding^T + b.
+    xp: the library of these arrays; layers: w_ih, w_hh, bias of each; head: weight, bias; table (4H, V): the first
+    layer's W_ih embedding^T + b. Raises ValueError where `why_not` has a reason.
     """
 
-    def __init__(self, layers, head, table, h, c, logits, on: Card):
+    def __init__(self, xp: ModuleType, layers: Sequence[LayerWeights], head: HeadWeights, table: Array, h: Array,
+                 c: Array, logits: Array, on: Card):
         (count, hidden, n), (symbols, _), number = h.shape, logits.shape, h.dtype.itemsize
         self.sizes = sizes_of(h, logits)
-        self.shape = shape(self.sizes, n, on)
-        self._kernel = compiled(options(self.sizes, self.shape), self.shape.bytes)
-        self._xp = devices.of(h).xp
-        self._weights = pack(self._xp, layers, head, table, self.shape)
+        found = shape(self.sizes, n, on)
+        if found is None:
+            raise ValueError(why_not(self.sizes, on))
+        self.shape, self._kernel = found, compiled(options(self.sizes, found), found.bytes)
+        self._xp, self._weights = xp, pack(xp, layers, head, table, found)
         self._words = self._xp.zeros((2, n, (count * hidden + symbols) * number // 4), np.uint64)
         self._state, self._tag = (h, c, logits), 1
 
-    def write(self, characters: int, temperature: float, top_k: int, top_p: float, key: tuple[int, int], purpose: int,
+    def write(self, characters: int, temperature: float, top_k: int, top_p: float, key: Key, purpose: int,
               sample: int, start: int) -> Handed:
         """The next `characters` ids of every column, drawn as rnncore/sample.py does; the state goes on.
 
@@ -205,27 +210,27 @@ class Writer:
         return Handed(ids)
 
 
-def sizes_of(h, logits) -> Sizes:
+def sizes_of(h: Array, logits: Array) -> Sizes:
     return Sizes(len(h), h.shape[1], len(logits), h.dtype.itemsize)
 
 
-def pack(xp, layers, head, table, found: Shape):
+def pack(xp: ModuleType, layers: Sequence[LayerWeights], head: HeadWeights, table: Array, found: Shape) -> Array:
     """The weights as writer.cu wants them: (blocks, numbers), what a block owns in one piece, in its order."""
-    def blocks(units, each: int):
+    def blocks(units: Array, each: int) -> Array:
         """units (U, ..., K), a row of numbers each: (blocks, `each` units of a block with K filled up to fours)."""
-        room = xp.zeros((found.blocks * each, *units.shape[1:-1], 4 * -(-units.shape[-1] // 4)), units.dtype)
-        room[:len(units), ..., :units.shape[-1]] = units
-        return room.reshape(found.blocks, -1)
+        filled = xp.zeros((found.blocks * each, *units.shape[1:-1], 4 * -(-units.shape[-1] // 4)), units.dtype)
+        filled[:len(units), ..., :units.shape[-1]] = units
+        return filled.reshape(found.blocks, -1)
 
-    def gates(matrix):
+    def gates(matrix: Array) -> Array:
         """(4H, K) -> (H, 4, K)."""
         return matrix.reshape(4, -1, matrix.shape[-1]).swapaxes(0, 1)
 
-    def fours(rows):
+    def fours(rows: Array) -> Array:
         """(V, K) -> (V / 4, 4, K), filled up."""
-        room = xp.zeros((-(-len(rows) // 4) * 4, rows.shape[1]), rows.dtype)
-        room[:len(rows)] = rows
-        return room.reshape(-1, 4, rows.shape[1])
+        filled = xp.zeros((-(-len(rows) // 4) * 4, rows.shape[1]), rows.dtype)
+        filled[:len(rows)] = rows
+        return filled.reshape(-1, 4, rows.shape[1])
 
     symbols, units = table.shape[1], found.units
     columns = blocks(gates(table).swapaxes(1, 2).reshape(-1, 4 * symbols), units)       # (blocks, units V 4)

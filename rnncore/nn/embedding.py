@@ -32,7 +32,7 @@ def room(config, steps: int, n: int, positions: int, kernel, dtype, training: bo
     table = kernel.xp.empty((4 * config.hidden, config.vocab_size), dtype) \
         if folded(config.vocab_size, positions) else None
     return Room(kernel.xp.empty((config.embed, steps, n), dtype), table,
-                kernel.scatter_room(config.vocab_size, steps * n, dtype) if training else None)
+                kernel.scatter_workspace(config.vocab_size, steps * n, dtype) if training else None)
 
 
 def folded(symbols: int, positions: int) -> bool:

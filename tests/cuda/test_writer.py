@@ -64,7 +64,7 @@ def write(made: Writer, config: SampleConfig, steps: int, first: int = 0, start:
 
 
 def over(stepper: Stepper, card: Card = SMALL) -> Writer:
-    return Writer(stepper.layers, stepper._head(), stepper.table, stepper.h, stepper.c, stepper.logits, card)
+    return Writer(np, stepper.layers, stepper._head(), stepper.table, stepper.h, stepper.c, stepper.logits, card)
 
 
 def loop(stepper: Stepper, config: SampleConfig, steps: int, first: int = 0, start: int = 0) -> np.ndarray:
@@ -220,7 +220,7 @@ def device(on_host, monkeypatch):
         def write(self, characters, *args):
             asked.append((characters, args[-1]))
             return super().write(characters, *args)
-    monkeypatch.setattr(host, "writer", lambda *args: Noted(*args, SMALL))
+    monkeypatch.setattr(host, "writer", lambda *args: Noted(np, *args, SMALL))
     monkeypatch.setattr(sample, "_looped", lambda model: False)
     return asked
 

@@ -96,12 +96,12 @@ WRITER = {
 @pytest.mark.parametrize("label", WRITER)
 def test_types_planted_in_the_writer_are_seen(on_cuda, label):
     s, broken = Stepper(model("cuda").params), planted_in(writer, *WRITER[label])
-    made = broken.Writer(s.layers, s._head(), s.table, s.h, s.c, s.logits, broken.card())
+    made = broken.Writer(on_cuda.xp, s.layers, s._head(), s.table, s.h, s.c, s.logits, broken.card())
     with pytest.raises(TypeError):
         made.write(3, 1.0, 0, 1.0, (1, 2), 4 << 16, 0, 0)
 
 
-STEERING = {
+CONTROL = {
     "windows of another type": ("(ring, steps + 1, n), IDS)", "(ring, steps + 1, n), np.int32)"),
     "ids of another type": ("(steps + 1, n), IDS)\n        self._now", "(steps + 1, n), np.uint32)\n        self._now"),
     "a size of another type": ("np.int64(grads.size)", "np.int32(grads.size)"),
@@ -110,10 +110,10 @@ STEERING = {
 }
 
 
-@pytest.mark.parametrize("label", STEERING)
+@pytest.mark.parametrize("label", CONTROL)
 def test_types_planted_in_a_captured_step_are_seen(with_cublas, label, monkeypatch):
-    fast, steering = (importlib.import_module(f"rnncore.kernels.cuda.{name}") for name in ("paths", "step_control"))
-    monkeypatch.setattr(fast, "Steering", planted_in(steering, *STEERING[label]).Steering)
+    fast, step_control = (importlib.import_module(f"rnncore.kernels.cuda.{name}") for name in ("paths", "step_control"))
+    monkeypatch.setattr(fast, "StepControl", planted_in(step_control, *CONTROL[label]).StepControl)
     run = training("graph", steps=2)
     with pytest.raises(TypeError):
         next(iter(run))

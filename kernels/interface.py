@@ -1,0 +1,252 @@
+"""The interface of a kernel module, which cpu/ops.py and cuda/ops.py implement, and of what a module makes.
+
+Functions write into the arrays that they are given; nothing in a time loop allocates. Shapes, formulas and sources
+stand at the functions of cpu/ops.py. mypy compares the two modules with `Kernel` where devices.py returns them.
+"""
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
+from typing import Protocol
+
+import numpy as np
+
+from .arrays import Array, HeadWeights, Ids, Key, LayerCache, LayerWeights, Number, StackState, Word
+
+
+class ModelSizes(Protocol):
+    """The sizes of a model on which its path depends; rnncore's ModelConfig has them."""
+
+    @property
+    def layers(self) -> int:
+        """The number of layers L."""
+
+    @property
+    def hidden(self) -> int:
+        """The number of units H of a layer."""
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of symbols V."""
+
+
+class Loops(Protocol):
+    """The time loops of one layer, in place on arrays (rows, T, N), as in rnncore/nn/lstm.py."""
+
+    def forward(self, w_hh: Array, gates: Array, h: Array, c: Array, keep: Array | None) -> None:
+        """Run the loop: gates arrives as W_ih x + b and leaves as the activations."""
+
+    def backward(self, w_hh: Array, gates: Array, c: Array, keep: Array | None, dy: Array, dh: Array,
+                 dc: Array) -> None:
+        """Run the loop backwards: gates leaves as dL/dz."""
+
+
+class StackLoops(Protocol):
+    """The time loops of all L layers at once; lists have an entry a layer."""
+
+    def forward(self, weights: Sequence[LayerWeights], caches: Sequence[LayerCache], keep: Array | None,
+                masks: Sequence[Array] | None = None, dropped: Sequence[Array] | None = None) -> None:
+        """Run all layers; with dropout's masks, what each hands on is written to `dropped`."""
+
+    def backward(self, weights: Sequence[LayerWeights], caches: Sequence[LayerCache], dy: Array,
+                 dstate: StackState | None, keep: Array | None, masks: Sequence[Array] | None,
+                 initial: StackState) -> None:
+        """Run all layers backwards: the gradient at the initial state is written to `initial`."""
+
+
+class CompiledLoops(Protocol):
+    """The time loops of one layer, and the step of a whole stack, compiled: cpu/native.py has the arguments."""
+
+    def forward(self, w: LayerWeights, x: Array | None, gates: Array, h: Array, c: Array, keep: Array | None) -> None:
+        """Run the layer on x (E, T, N), or on gates that hold the input's share."""
+
+    def backward(self, w: LayerWeights, gates: Array, c: Array, keep: Array | None, dy: Array, dh: Array, dc: Array,
+                 dx: Array | None) -> None:
+        """Run the layer backwards: gates leaves as dL/dz, and dx is written where it is given."""
+
+    def stepper(self, layers: Sequence[LayerWeights], head: HeadWeights, table: Array, h: Array, c: Array,
+                logits: Array) -> Callable[[Ids], None]:
+        """Return a function of ids (N,) that advances h, c and logits in place by a symbol."""
+
+
+class Products(Protocol):
+    """Matrix products in one precision class."""
+
+    def product(self, a: Array, b: Array, out: Array, add: bool) -> None:
+        """Compute what kernels.product is called for."""
+
+    def row_sums(self, a: Array, out: Array) -> None:
+        """Compute what kernels.row_sums is called for."""
+
+
+class StepControl(Protocol):
+    """Counters and rings by which captured steps go: cuda/step_control.py has the shapes."""
+    ids: Ids
+    pace: tuple[Array, ...]
+    scale: Array
+    words: tuple[Array, ...]
+
+    def fill(self, step: int, windows: Ids, numbers: np.ndarray) -> None:
+        """Write the windows and numbers of the steps from `step` on."""
+
+    def go(self, step: int, halted: bool = False) -> None:
+        """Make `step` the next; a halted one changes nothing."""
+
+    def read(self) -> tuple[int, bool, np.ndarray, np.ndarray]:
+        """Wait for what was launched, and return the next step, whether it halted there, losses and norms."""
+
+    def begin(self, state: StackState, first: StackState) -> None:
+        """Begin a step: fetch its window and numbers; state -> first, or zeros."""
+
+    def check(self, loss: Array, grads: Array) -> None:
+        """Find the gradient's scale; count the step, or halt the run where loss or gradient is not finite."""
+
+    def carry(self, last: StackState, state: StackState) -> None:
+        """End a step: last -> state, unless the run has halted."""
+
+
+class Recording(Protocol):
+    """Work that was recorded once."""
+
+    def launch(self) -> None:
+        """Enqueue all of it; the host does not wait."""
+
+
+class Written(Protocol):
+    """Ids that a device is writing."""
+
+    def ids(self) -> Ids:
+        """Wait for the ids (characters, N) and return them on the host."""
+
+
+class Writer(Protocol):
+    """Text written by a device in a few launches."""
+
+    def write(self, characters: int, temperature: float, top_k: int, top_p: float, key: Key, purpose: int,
+              sample: int, start: int) -> Written:
+        """Draw the next `characters` ids of every column, as rnncore/sample.py does."""
+
+
+class Path:
+    """The eager path."""
+    name: str = "eager"
+    captured = False  # are whole training steps recorded once and replayed?
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Return a context in which products on this thread are made as the path says."""
+        return nullcontext()
+
+    def loops(self, config: ModelSizes, steps: int, n: int) -> Loops | None:
+        """Return the time loops of one layer over at most (T, N), or None: rnncore/nn/lstm.py runs its own."""
+        return None
+
+    def wavefront(self, config: ModelSizes, steps: int, n: int) -> StackLoops | None:
+        """Return the time loops of all layers over at most (T, N), or None: layers run one after the other."""
+        return None
+
+    def step_control(self, ring: int, steps: int, n: int, clip: float) -> StepControl:
+        """Return that of captured steps over (T, N). Raises ValueError for a path whose steps are not captured."""
+        raise ValueError(f"steps on the path {self.name} are not captured")
+
+    def record(self, function: Callable[[], object], repeats: int) -> Recording:
+        """Return so many calls of a function, which was called before, as one launch. Raises ValueError as above."""
+        raise ValueError(f"steps on the path {self.name} are not captured")
+
+
+class Kernel(Protocol):
+    """The functions of a kernel module: each is the same on every device, for arrays of that device."""
+    xp: ModuleType  # the array library itself: numpy or cupy
+    name: str       # cpu or cuda
+
+    def to_device(self, array: Array) -> Array:
+        """Return a NumPy array on the device."""
+
+    def to_host(self, array: Array) -> Array:
+        """Return an array of the device as NumPy's."""
+
+    def ids_to_device(self, ids: Ids) -> Ids:
+        """Return ids of symbols on the device, in the one type that they have there."""
+
+    def cores(self) -> int:
+        """Return how many shares of a batch are worth making."""
+
+    def shares(self, threads: int) -> int:
+        """Return how many shares of a batch are made where so many threads are wanted."""
+
+    def memory(self) -> int:
+        """Return the bytes of memory that there are."""
+
+    def speed(self) -> float:
+        """Return about how many parameters times characters a second a share trains."""
+
+    def single_threaded(self) -> AbstractContextManager[object]:
+        """Return a context in which a matrix product uses one thread of this process."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was given."""
+
+    def timer(self) -> AbstractContextManager[list[float]]:
+        """Return a context that times what runs inside by the device's own clock: its list gets the seconds."""
+
+    def path(self, name: str, precision: str, config: ModelSizes | None = None) -> Path:
+        """Return the path of that name (paths.py). Raises ValueError where `why_not` has a reason."""
+
+    def why_not(self, name: str, precision: str, config: ModelSizes | None = None, n: int = 1) -> str | None:
+        """Return why a model cannot take the path with n columns, in one line, or None."""
+
+    def rule(self, precision: str, config: ModelSizes, n: int = 1, writing: bool = False) -> dict[str, str | None]:
+        """Return the paths for a model, the fastest first, each with why it does not fit, or None."""
+
+    def recurrence(self, dtype: np.dtype) -> CompiledLoops | None:
+        """Return the compiled time loops for arrays of dtype, or None."""
+
+    def writer(self, layers: Sequence[LayerWeights], head: HeadWeights, table: Array, h: Array, c: Array,
+               logits: Array) -> Writer | None:
+        """Return what writes text from this state on the device, or None."""
+
+    def product(self, a: Array, b: Array, out: Array, add: bool = False) -> None:
+        """Compute a matrix product, or add one to `out`, as the path makes it."""
+
+    def row_sums(self, a: Array, out: Array) -> None:
+        """Compute the sum of each row, as the path makes it."""
+
+    def products(self, w: Array, x: Array, out: Array) -> None:
+        """Compute a run of matrix products, one after the other."""
+
+    def gates_forward(self, gates: Array, recurrent: Array, c_prev: Array, keep: Array | None, c: Array,
+                      h: Array) -> None:
+        """Compute one time step of the LSTM cell, all four gates."""
+
+    def gates_factors(self, gates: Array, c: Array, keep: Array | None, through: Array, carry: Array) -> None:
+        """Compute, for all steps at once, the gradient factors that do not depend on later steps."""
+
+    def gates_backward(self, gates: Array, through: Array, carry: Array, dh: Array, dc: Array) -> None:
+        """Compute the gradient of `gates_forward` for one time step, from its factors."""
+
+    def softmax_cross_entropy(self, logits: Array, targets: Ids, loss: Array) -> None:
+        """Compute the loss, and its gradient at the logits."""
+
+    def gather(self, table: Array, ids: Ids, out: Array) -> None:
+        """Copy columns of a table by id."""
+
+    def scatter_add(self, table: Array, ids: Ids, columns: Array, workspace: Array | None = None) -> None:
+        """Add columns into those of a table by id, always in one order."""
+
+    def scatter_workspace(self, symbols: int, positions: int, dtype: np.dtype) -> Array | None:
+        """Return a workspace for `scatter_add`, or None where it needs none."""
+
+    def adam(self, param: Array, grad: Array, m: Array, v: Array, size: Number, correction: Number, beta1: float,
+             beta2: float, eps: float, scale: Number) -> None:
+        """Update parameters by a step of Adam."""
+
+    def muon_momentum(self, momentum: Array, grad: Array, scale: Number, mu: float, block: Array) -> None:
+        """Update Muon's momentum, and write the look ahead that is to be made orthogonal."""
+
+    def muon_apply(self, weight: Array, change: Array, rate: Number, side: float, decay: float, scale: Number) -> None:
+        """Update parameters by a step of Muon."""
+
+    def philox(self, counter: Sequence[Word], key: Key) -> tuple[Array, Array, Array, Array]:
+        """Return what the counter-based random generator makes of a counter and a key."""
+
+    def dropout_mask(self, out: Array, rate: float, counter: Sequence[Word], key: Key, first: int,
+                     columns: int) -> None:
+        """Fill a mask of dropout, made of that generator's numbers."""
