@@ -95,7 +95,7 @@ def download(name: str, patience: Patience) -> None:
 def announced(name: str, missing: Sequence[corpora.File]) -> str:
     """What will be downloaded, in one line."""
     sizes = [file.size for file in missing]
-    amount = size_of(None if None in sizes else sum(sizes))
+    amount = size_of(None if None in sizes else sum(filter(None, sizes)))
     count = f"{len(missing)} file{'s' * (len(missing) > 1)}, "
     own = f"; write ./{name} for the file or folder of that name" if os.path.exists(name) else ""
     where = ", else ".join(map(host, corpora.addresses(name)))

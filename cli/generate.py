@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import astuple
+from dataclasses import asdict
 
 import click
 
@@ -23,10 +23,10 @@ def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
     """A callback: LAYER.CELL=VALUE, of each cell once, as (layer, cell) -> value."""
     clamp: dict[tuple[int, int], float] = {}
     for text in values:
-        found = re.fullmatch(r"([0-9]{1,9})\.([0-9]{1,9})=(.+)", text)
         try:
-            cell, value = (int(found[1]), int(found[2])), float(found[3])
-        except (TypeError, ValueError):
+            (layer, number, held), = re.findall(r"\A([0-9]{1,9})\.([0-9]{1,9})=(.+)\Z", text)
+            cell, value = (int(layer), int(number)), float(held)
+        except ValueError:
             raise click.BadParameter(f"{text!r} is not of the form LAYER.CELL=VALUE, as 1.73=2.5") from None
         if cell in clamp:
             raise click.BadParameter(f"cell {cell[0]}.{cell[1]} is given twice")
@@ -123,7 +123,8 @@ def made(model, prime, length: int | None, count: int, config, stop, on_unknown,
         return ([*shown, text] for text in stopped.whole(whole))
 
     def text(number: int) -> Iterator[str]:
-        written = sample.symbols(model, prime, length, *astuple(config), stop, on_unknown, clamp, number)
+        written = sample.symbols(model, prime, length, **asdict(config), stop=stop, on_unknown=on_unknown, clamp=clamp,
+                                 first=number)
         return itertools.chain(shown, written)
 
     first = text(0)

@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from rnncore.config import MOST, ConfigError, SampleConfig, shown
 from rnncore.data.vocab import UnknownSymbolError
@@ -18,6 +19,7 @@ from rnncore.sample import ends, until
 
 from .terminal import meant
 from .terminal.progress import printable, tell, unheard
+from .terminal.streams import wrapper
 from .terminal.written import output, separated, stream
 
 PROMPT = "> "
@@ -49,7 +51,7 @@ class Loop:
         self.binary = self.vocab.level == "byte"
         self.stdin = sys.stdin or open(os.devnull)  # open as long as the process is
         as_it_is = self.binary or "\r" in self.vocab  # a corpus that kept its line ends
-        self.stdin.reconfigure(errors="surrogateescape", newline="\n" if as_it_is else None)
+        wrapper(self.stdin).reconfigure(errors="surrogateescape", newline="\n" if as_it_is else None)
         self.typed, self.shown = self.stdin.isatty(), sys.stdout.isatty()
         self.raw = self.binary and not self.shown  # bytes as they come, no line is ended
         if prime:
@@ -152,12 +154,13 @@ class Loop:
     def change(self, name: str, value: float) -> None:
         """Give a setting a value. Raises ConfigError."""
         if name != "length":
-            self.dialogue.config = replace(self.dialogue.config, **{name.replace("-", "_"): value})
+            setting: dict[str, Any] = {name.replace("-", "_"): value}
+            self.dialogue.config = replace(self.dialogue.config, **setting)
         elif not -1 <= value <= MOST:
             raise ConfigError("length must be at least 0, or -1 for a text until Ctrl-C, and at most "
                               f"{MOST:,}, not {shown(value)}")
         else:
-            self.length = value if value >= 0 else None
+            self.length = int(value) if value >= 0 else None
         if name == "seed":
             self.dialogue.rewind()
 

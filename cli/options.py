@@ -162,7 +162,7 @@ def default_of(kind, name: str) -> dict:
 def _device(value: str) -> str:
     import re
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
-        number = re.search(r":?(\d*)$", value)[1]
+        number = re.findall(r":?(\d*)$", value)[0]
         gpu = ["cuda" + f":{number}" * bool(number)] if value.lower().startswith(("gpu", "cuda", "nvidia")) else \
             nearest(value.lower(), {"auto": "auto", "cpu": "cpu"})
         raise click.BadParameter(f"{value!r} is none of auto, cpu, cuda, cuda:K" + question(gpu))

@@ -98,15 +98,15 @@ def write(found, target: Path, device: str, text: str | None = None, cells: int 
     rows, samples, notes = (*history(folder), []) if folder else ([], [], [
         "This is of a model file alone, without its run folder: there are no curves and no samples."])
     said: list[str] = []
-    passage = asked_for(model, text, how, notes, said) if text else \
+    passage = asked_for(model, text, how or {}, notes, said) if text else \
         stretch(model, card, found.file, folder and folder / PASSAGE, notes)
     ids, source = passage[0][:CHARACTERS], passage[1]
     if len(ids) < FEW:
         notes.append(f"It read {len(ids)} {'bytes' if model.vocab.level == 'byte' else 'characters'}: over so few, "
                      "correlations mean little.")
-    story = tell_story(model, card, ids, cells)
+    told = tell_story(model, card, ids, cells)
     name = folder.resolve().name if folder else found.file.stem
-    story = page.Story(name=name, source=source, rows=rows, samples=samples, notes=notes, **story)
+    story = page.Story(name=name, source=source, rows=rows, samples=samples, notes=notes, **told)
     write_whole(target, page.render(story).encode(errors="replace"))
     return said + notes
 
@@ -230,7 +230,7 @@ def written(model):
     return np.concatenate(list(islice(ids, CHARACTERS)))
 
 
-def asked_for(model, text: str, how: dict | None, notes: list[str], said: list[str]) -> tuple:
+def asked_for(model, text: str, how: dict, notes: list[str], said: list[str]) -> tuple:
     """(ids (n,), where they are from) of a text that the user named; said: what its reading has to say is added."""
     from rnncore.measure.evaluate import encode
 

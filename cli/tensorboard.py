@@ -43,7 +43,7 @@ class Events:
         """Add what the run has logged since the last time. Raises OSError; it is added with the next then."""
         for record in self._news():  # one by one: what came before an error is not read again
             self._unwritten += record
-        if self._unwritten:
+        if self._unwritten and self._file:
             self._file.parent.mkdir(exist_ok=True)
             append(self._file, bytes(self._unwritten))
             self._unwritten.clear()

@@ -121,7 +121,7 @@ def command(**given):
 def _check_kinds(given: dict) -> None:
     """Refuse settings that no run can have, a resumed one either. Raises ConfigError."""
     for config, needed in ((ModelConfig, {"vocab_size": 2}), (TrainConfig, {})):
-        config(**needed, **{field.name: given[field.name] for field in fields(config) if field.name in given})
+        config(**needed | {field.name: given[field.name] for field in fields(config) if field.name in given})
 
 
 def run(given: dict, explicit: set[str], signals: Signals, quiet: bool) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def shrink(n: int, columns: int, steps: int) -> tuple[int, int]:
     return columns, steps
 
 
-def whole(name: str, value) -> int:
+def whole(name: str, value: SupportsIndex) -> int:
     """The value, if it is a whole number; else TypeError."""
     try:
         if isinstance(value, (bool, np.bool_)):
@@ -56,7 +57,7 @@ class Batches:
     columns: int  # N
     steps: int  # T
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.ids, np.ndarray):
             raise TypeError(f"ids are an array (n,) of integers, not {type(self.ids).__name__}")
         for name in ("columns", "steps"):

@@ -7,7 +7,7 @@ import io
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, TypeAlias, cast
 
 from .decode import CorpusError, CorpusNotFoundError
 from .magic import GZIP
@@ -15,14 +15,23 @@ from .magic import GZIP
 CHUNK = 1 << 20  # bytes read at a time
 
 
-def of_file(path: str, binary: bool, opens: Callable) -> Iterator[bytes]:
+class Readable(Protocol):
+    """A stream of bytes that is read from its start to its end."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+Opens: TypeAlias = Callable[[str], contextlib.AbstractContextManager[Readable]]  # a function that opens a file
+
+
+def of_file(path: str, binary: bool, opens: Opens) -> Iterator[bytes]:
     """The bytes of a file in chunks: CHUNK bytes each, but for the last. binary: as `unpacked`.
 
     opens: a function that opens the file at a path.
     """
     with readable(path):
-        file = opens(path)
-    with file:
+        opened = opens(path)
+    with opened as file:
         yield from unpacked(path, chunks(path, file), path.lower().endswith(".gz"), binary)
 
 
@@ -34,7 +43,7 @@ def of_stdin(stdin: BinaryIO | None, binary: bool) -> Iterator[bytes]:
     yield from unpacked("stdin", chunks("stdin", stream), False, binary)
 
 
-def chunks(where: str, file: BinaryIO, cure: str = "take another copy") -> Iterator[bytes]:
+def chunks(where: str, file: Readable, cure: str = "take another copy") -> Iterator[bytes]:
     """All that there is to read, in chunks. Raises CorpusError, which calls the file `where`."""
     while True:
         with readable(where, cure):
@@ -55,7 +64,8 @@ def unpacked(where: str, packed: Iterator[bytes], named: bool, binary: bool) -> 
         yield from with_first(first, packed)
         return
     cure = "take another copy" + ", or drop the .gz from its name if it is none" * named
-    with gzip.GzipFile(fileobj=_Stream(first, packed), mode="rb") as file:
+    stream = cast(BinaryIO, _Stream(first, packed))  # for what is read from start to end, `read` is enough
+    with gzip.GzipFile(fileobj=stream, mode="rb") as file:
         yield from chunks(where, file, cure)
 
 

@@ -9,8 +9,11 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -76,7 +79,7 @@ NAMES = {
 def text(name: str) -> str:
     """The text of the corpus called `name`, one of NAMES; CorpusError where it is not here."""
     if name == "python-docs":
-        topics = _topics()
+        topics = _topics().topics
         return "\n".join(topics[key] for key in sorted(topics))
     return join(decode(path.read_bytes(), "utf-8", str(path)) for path in files(name))
 
@@ -91,8 +94,7 @@ def files(name: str) -> list[Path]:
     if name == "numpy":
         return _numpy()
     if name == "python-docs":
-        _topics()
-        return [Path(find_spec("pydoc_data.topics").origin)]
+        return [Path(str(_topics().__file__))]
     states = {file: _state(file) for file in NAMES[name].files}
     for file, state in states.items():
         if state == "changed":
@@ -122,7 +124,7 @@ def size(name: str) -> int | None:
     if NAMES[name].files:
         sizes = [file.size or (place(file).stat().st_size if place(file).is_file() else None)
                  for file in NAMES[name].files]
-        return None if None in sizes else sum(sizes)
+        return None if None in sizes else sum(filter(None, sizes))
     if state(name) == "absent":
         return None
     return len(text(name).encode()) if name == "python-docs" else sum(path.stat().st_size for path in files(name))
@@ -163,7 +165,7 @@ def fetch(
         urls = [base + quote(file.name if mirrored else file.path) for base in bases]
         try:
             used = download(urls, path, file.sha256 or _recorded(file), file.size, patience, say,
-                            lambda done, file=file: moved(file, done))
+                            partial(moved, file))
         except DownloadError as error:
             raise _cure(name, file, error) from None
         bases.sort(key=lambda base: not used.startswith(base))  # the one that works goes first from now on
@@ -239,12 +241,11 @@ def _numpy() -> list[Path]:
     return sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix())
 
 
-def _topics() -> dict[str, str]:
-    """The topics of `pydoc` by their keys."""
+def _topics() -> ModuleType:
+    """Return the module whose `topics` are those of `pydoc`, by their keys."""
     try:
-        from pydoc_data.topics import topics
+        return import_module("pydoc_data.topics")
     except ImportError:
         raise CorpusError(
             "the corpus python-docs is not here: this Python came without pydoc_data; use the corpus numpy or a file"
         ) from None
-    return topics

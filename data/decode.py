@@ -5,7 +5,7 @@ import codecs
 import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from .guess import HEAD, is_noise, likely, share
@@ -98,7 +98,7 @@ def decoded(chunks: Iterable[bytes], encoding: str, name: str, errors: str = "st
         found, raw = _found(raw, chunks)
         outcome.found = None if found in (None, "utf-8") else found
         errors = errors if found else "strict"  # what looks like nothing known is more than an odd byte
-        encoding = {None: "utf-8", "latin-1": "cp1252"}.get(found, found)  # which has what Latin-1 has, and more
+        encoding = "cp1252" if found == "latin-1" else found or "utf-8"  # cp1252 has what Latin-1 has, and more
     decoder, seen = _decoder(encoding, raw, errors), _Seen(encoding, name, raw, alone, outcome)
     while True:
         seen.add(raw)
@@ -127,7 +127,7 @@ def _decoder(encoding: str, head: bytes, errors: str) -> codecs.IncrementalDecod
     return codecs.getincrementaldecoder(name)(ERRORS[errors])
 
 
-def _handler(instead: str):
+def _handler(instead: str) -> Callable[[UnicodeError], tuple[str, int]]:
     """A handler of errors that puts `instead` in the place of bytes and counts them."""
     def mend(error: UnicodeError) -> tuple[str, int]:
         if not isinstance(error, UnicodeDecodeError):
@@ -184,12 +184,12 @@ class _Seen:
         if outcome.found == "latin-1" and re.search(rb"[\x80-\x9f]", raw):
             outcome.found = "cp1252"
         if self.utf8:
-            self._compare(raw)
+            self._compare(self.utf8, raw)
 
-    def _compare(self, raw: bytes) -> None:
+    def _compare(self, utf8: codecs.IncrementalDecoder, raw: bytes) -> None:
         """Note a symbol that UTF-8 reads where the encoding reads another, as long as all is valid UTF-8."""
         try:
-            text = self.utf8.decode(raw, final=not raw)
+            text = utf8.decode(raw, final=not raw)
         except UnicodeDecodeError:
             self.utf8 = self.outcome.mistaken = None
             return

@@ -8,9 +8,11 @@ import contextlib
 import http
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from .decode import CorpusError
@@ -66,7 +68,8 @@ def download(
     round that failed, `moved` the bytes that the transfer under way has brought. CorpusError where every address
     failed, the folder cannot be written, or pooch is not installed.
     """
-    left, troubles = list(urls), {}
+    left = list(urls)
+    troubles: dict[str, Broken] = {}
     for turn in range(patience.tries):
         if turn:
             wait = turn * patience.pause
@@ -111,7 +114,7 @@ def _transfer(url: str, path: Path, sha256: str | None, transfer: Transfer) -> N
         raise Broken("it serves another file (its sha256 is wrong; nothing was kept)", True, True) from None
 
 
-def library():
+def library() -> ModuleType:
     """The package pooch."""
     try:
         import pooch
@@ -136,14 +139,21 @@ def _unwritable(folder: Path, error: OSError) -> CorpusError:
                        "make room and make it writable, or name another folder for caches in XDG_CACHE_HOME")
 
 
+class Response(Protocol):
+    """A response of requests, as far as it is read here."""
+
+    status_code: int
+    headers: Mapping[str, str]
+
+
 class Transfer:
     """A downloader for pooch, and the file that it writes to: counts, and gives up what is too slow, long or short."""
 
     def __init__(self, size: int | None, patience: Patience, moved: Callable[[int], None]):
         self.size, self.patience, self.moved = size, patience, moved
-        self.done, self.total = 0, None
+        self.done = self.total = 0  # bytes; total 0: not known
 
-    def __call__(self, url: str, output_file: str, _) -> None:
+    def __call__(self, url: str, output_file: str, _: None) -> None:
         """Fetch url into the temporary file of that name; what the network does wrong is Broken."""
         fetch = library().HTTPDownloader(
             timeout=(self.patience.silence / 2, self.patience.silence), hooks={"response": self.heard},
@@ -154,10 +164,10 @@ class Transfer:
                 fetch(url, self, None)
             except OSError as error:
                 raise _broken(error) from None
-        if self.done < (wanted := self.size or self.total or 0):
+        if self.done < (wanted := self.size or self.total):
             raise Broken(f"the connection broke off after {self.done:,} of {wanted:,} bytes")
 
-    def heard(self, response, **_) -> None:
+    def heard(self, response: Response, **_: object) -> None:
         """The answer's head has come."""
         kind = response.headers.get("content-type", "")
         if response.status_code == 200 and "html" in kind:

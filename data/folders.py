@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
 
 from .guess import HEAD
 from .magic import MODEL_FILE, kind_of
@@ -102,7 +103,7 @@ def _head(folder: str, name: str) -> bytes:
 
 def files(folder: Path, runs: Runs) -> list[Path]:
     """The folder's files, recursively, none hidden and none of a run folder, sorted by their path inside it."""
-    def stop(error: OSError):
+    def stop(error: OSError) -> NoReturn:
         raise error  # os.walk would pass over a folder that it cannot list
 
     found, top = [], str(folder)

@@ -123,7 +123,8 @@ class Remembered(Sources):
 
     def note(self, path: str, size: int | None) -> None:
         """Note a file of the source that is being read."""
-        self.files[-1].append([absolute(path), os.stat(path).st_size if size is None else size])
+        if (listed := self.files[-1]) is not None:
+            listed.append([absolute(path), os.stat(path).st_size if size is None else size])
 
 
 def short(path: str) -> str:
@@ -171,7 +172,7 @@ class Regular:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self._file.close()
 
 

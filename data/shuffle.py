@@ -67,7 +67,7 @@ def _documents(spool: Spool, vocab: Vocab) -> tuple[np.ndarray, np.ndarray]:
     return ends, keys
 
 
-def _hash(text: str):
+def _hash(text: str) -> blake2b:
     """The hash of a document's text, which more text may be added to."""
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, person=KEY)
 

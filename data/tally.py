@@ -49,14 +49,16 @@ class Tally:
         mended = [outcome for outcome in self.foreign if outcome.mended]
         done, by = ("skipped", "") if errors == "skip" else ("replaced", " by U+FFFD")
 
+        def used(outcome: Outcome) -> str:
+            return outcome.found or ("utf-8" if encoding == AUTO else encoding)
+
         def of_bytes(outcome: Outcome) -> str:
-            used = outcome.found or ("utf-8" if encoding == AUTO else encoding)
-            hint = _other(outcome, used)
+            hint = _other(outcome, used(outcome))
             return (f"{'warning: ' * bool(hint)}{outcome.name}: {done} {_bytes(outcome.mended)} that "
-                    f"{'is' if outcome.mended == 1 else 'are'} not {label(used)}{by}{hint}")
+                    f"{'is' if outcome.mended == 1 else 'are'} not {label(used(outcome))}{by}{hint}")
 
         return [
-            *_lines(found, lambda outcome: f"{outcome.name} is not UTF-8: read as {label(outcome.found)}",
+            *_lines(found, lambda outcome: f"{outcome.name} is not UTF-8: read as {label(used(outcome))}",
                     lambda rest: f"{len(rest):,} more files are not UTF-8: read as they look, too"),
             *_lines(mended, of_bytes,
                     lambda rest: f"{len(rest):,} more files: {done} {_bytes(sum(o.mended for o in rest))}{by}"),
@@ -64,14 +66,14 @@ class Tally:
 
     def _mistaken(self, encoding: str) -> list[str]:
         """A warning where files that are valid UTF-8 were read otherwise; which are none, where only some are."""
-        right = [outcome for outcome in self.foreign if outcome.compared and not outcome.mistaken]
-        wrong = [outcome for outcome in self.foreign if outcome.mistaken and not outcome.mended]
+        right = [outcome.name for outcome in self.foreign if outcome.compared and not outcome.mistaken]
+        wrong = [(each.name, each.mistaken) for each in self.foreign if each.mistaken and not each.mended]
         if not wrong:
             return []
-        symbol, made = wrong[0].mistaken
-        which = f"{wrong[0].name} is" if len(wrong) == 1 else f"{len(wrong):,} files, as {wrong[0].name}, are"
+        name, (symbol, made) = wrong[0]
+        which = f"{name} is" if len(wrong) == 1 else f"{len(wrong):,} files, as {name}, are"
         cure = "leave --encoding out" if not right else (
-            f"{listed(outcome.name for outcome in right)} {'is' if len(right) == 1 else 'are'} not; --encoding {AUTO} "
+            f"{listed(right)} {'is' if len(right) == 1 else 'are'} not; --encoding {AUTO} "
             "reads each file in its own encoding")
         read = f"read as {label(encoding)}, which makes {made!r} of {symbol!r}"
         return [f"warning: {which} valid UTF-8, and {read}: {cure}"]

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class Reading:
     encoding_errors: str = "strict"  # what becomes of bytes that the encoding does not have: one of decode.ERRORS
     shuffle: bool = False    # documents: in an order by chance, shuffle.py's
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.newline not in ("lf", "keep"):
             raise ValueError(f"newline is 'lf' or 'keep', not {self.newline!r}")
         if self.level not in LEVELS:
@@ -62,7 +62,7 @@ class Reading:
         codec(self.encoding)  # an unknown one is refused before anything is read
 
     @staticmethod
-    def kept(about: Mapping) -> dict:
+    def kept(about: Mapping[str, Any]) -> dict[str, Any]:
         """Those of its fields that an object has, as a run keeps them among others of its corpus."""
         return {each.name: about[each.name] for each in fields(Reading) if each.name in about}
 
@@ -131,7 +131,7 @@ class Corpus:
 
 
 def read(sources: Sequence[str], stdin: BinaryIO | None = None, distinct: int = 2, apart: str | None = None,
-         record: recorded.Record | None = None, **how) -> Corpus:
+         record: recorded.Record | None = None, **how: Any) -> Corpus:
     """Read files, folders, patterns, "-" (stdin) and named corpora, in that order, into one corpus; how: a Reading's.
 
     A folder stands for its text files, recursively, sorted by path: without the hidden ones, those that are no text (by
@@ -148,7 +148,8 @@ def read(sources: Sequence[str], stdin: BinaryIO | None = None, distinct: int = 
     read, is no text or not in that encoding, is empty, or has one distinct symbol where `distinct` asks for two;
     recorded.LostError where files of the record cannot be opened.
     """
-    reading, notes, tally = Reading(**how), [], Tally([0] * len(sources))
+    reading, tally = Reading(**how), Tally([0] * len(sources))
+    notes: list[str] = []
     binary = reading.level == "byte"
     given = sources, reading.encoding, binary, stdin, notes, apart
     files = sources_.Sources(*given) if record is None else recorded.Remembered(*given, record=record)
@@ -172,9 +173,8 @@ def read(sources: Sequence[str], stdin: BinaryIO | None = None, distinct: int = 
         notes.append(
             f"{count:,} documents, shuffled by a key that is always the same (--no-shuffle keeps their order)"
             if count > 1 else f"warning: nothing parts this text by --documents {reading.documents}: it is one")
-    notes = tuple(map(one_line, notes))
-    return Corpus(sources_.name(sources[0]), vocab, spool, tuple(sources), notes, digest.hexdigest(), left_out,
-                  recorded.Record(files.files, files.below))
+    return Corpus(sources_.name(sources[0]), vocab, spool, tuple(sources), tuple(map(one_line, notes)),
+                  digest.hexdigest(), left_out, recorded.Record(files.files, files.below))
 
 
 # Every step takes the pieces of one file and yields the pieces that they become: another goes where it belongs in here.
@@ -253,7 +253,7 @@ def concatenated(texts: Iterable[Iterable[str]]) -> Iterator[str]:
 class Encoder:
     """Ids by the order in which symbols are first met, as the text comes; at its end, by their code points."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.spool = Spool(np.uint8)
         self._points = np.empty(0, np.uint32)             # (V,) of the symbols met so far
         self._table = np.full(0x110000, -1, np.int32)     # id by code point, -1 for what was not met

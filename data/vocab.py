@@ -2,9 +2,10 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class Vocab:
     documents: str = "none"
     field: str = "text"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.symbols, str):
             raise TypeError(f"symbols are a str, not {type(self.symbols).__name__}")
         points = points_of(self.symbols)
@@ -89,7 +90,7 @@ class Vocab:
                 raise ValueError(f"not a code point: {point!r}")
         return cls("".join(map(chr, points)), level, lower, min_count, documents, field)
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made of: the fields, without the look-up table."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
@@ -99,7 +100,7 @@ class Vocab:
         return list(map(ord, self.symbols))
 
     @property
-    def settings(self) -> dict:
+    def settings(self) -> dict[str, Any]:
         """What differs from a plain vocabulary of characters, as a model file keeps it: level, lower and so on."""
         return {f.name: getattr(self, f.name) for f in fields(self)[1:] if getattr(self, f.name) != f.default}
 
@@ -148,9 +149,10 @@ class Vocab:
     def spelled(self, text: str | bytes) -> str:
         """The symbols that stand for a text: in lower case, or bytes, where these are what the vocabulary has."""
         self._check(text)
+        if isinstance(text, bytes):
+            return text.decode("latin-1")
         if self.level == "byte":
-            raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-            return raw.decode("latin-1")
+            return text.encode("utf-8", "surrogatepass").decode("latin-1")
         return text.lower() if self.lower else text
 
     def typed(self, text: str | bytes) -> str | bytes:
@@ -159,7 +161,7 @@ class Vocab:
         A vocabulary with the mark or a CR is of a corpus that kept them, so they stay.
         """
         self._check(text)
-        if self.level == "byte":
+        if self.level == "byte" or isinstance(text, bytes):
             return text
         text = text if MARK in self.symbols else text.replace(MARK, "")
         return text if "\r" in self.symbols else text.replace("\r\n", "\n").replace("\r", "\n")
@@ -167,9 +169,11 @@ class Vocab:
     def begun(self, text: str | bytes) -> str | bytes:
         """Return `typed` of a text to go on from; where a line is a document, without the line end that ends it."""
         text = self.typed(text)
-        return text.removesuffix("\n") if self.end is not None and "\n" not in self else text
+        if isinstance(text, str) and self.end is not None and "\n" not in self:
+            return text.removesuffix("\n")
+        return text
 
-    def _check(self, text) -> None:
+    def _check(self, text: str | bytes) -> None:
         """Raise TypeError for what is no text of these symbols: a str, or at the level byte bytes too."""
         if not isinstance(text, str) and (self.level == "char" or not isinstance(text, bytes)):
             cure = ": decode it" if isinstance(text, (bytes, bytearray)) else ""
@@ -195,7 +199,7 @@ class Vocab:
         """The id (n,) of each of these symbols, -1 for one that is unknown."""
         return self._table.take(points_of(symbols), mode="clip").astype(np.int64)
 
-    def decode(self, ids) -> str:
+    def decode(self, ids: np.ndarray | Sequence[int]) -> str:
         """The text of ids (n,), any integers in 0..V-1; ValueError for others."""
         ids = np.asarray(ids)
         if ids.ndim != 1 or ids.size and ids.dtype.kind not in "iu":
@@ -241,7 +245,7 @@ class Vocab:
     def __len__(self) -> int:
         return len(self.symbols)
 
-    def __contains__(self, symbol: object) -> bool:
+    def __contains__(self, symbol: str) -> bool:
         return isinstance(symbol, str) and len(symbol) == 1 and symbol in self.symbols
 
     def __repr__(self) -> str:

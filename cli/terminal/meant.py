@@ -86,7 +86,8 @@ class Helpful(click.Command):
         except click.NoSuchOption as error:
             raise click.UsageError(self._unknown(ctx, error.option_name, typed), ctx) from None
         except click.BadParameter as error:
-            error.message = value(error.message or "", error.param) or error.message
+            if words := value(error.message or "", error.param):
+                raise click.BadParameter(words, error.ctx, error.param, error.param_hint) from None
             raise
         for param in self.get_params(ctx):
             given = ctx.params.get(param.name)
@@ -175,7 +176,7 @@ def nearest(word: str, names: dict[str, str], most: int = 2) -> list[str]:
 
 def distance(a: str, b: str) -> int:
     """How many letters to add, drop, change or swap with the next make a of b (Damerau 1964; no letter twice)."""
-    before, row = [], list(range(len(b) + 1))
+    before = row = list(range(len(b) + 1))
     for i, letter in enumerate(a, 1):
         earlier, before, row = before, row, [i]
         for j, other in enumerate(b, 1):

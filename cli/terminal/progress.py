@@ -72,7 +72,7 @@ def wrapped(line: str) -> str:
         return line
     import textwrap
     whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", STUCK), line)
-    parts = textwrap.wrap(whole, width - 1, break_long_words=False, break_on_hyphens=False)
+    parts = textwrap.wrap(whole, int(width) - 1, break_long_words=False, break_on_hyphens=False)
     return "\n".join(parts).replace(STUCK, " ")
 
 

@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import sys
+from typing import TextIO, cast
 
 LOST = "rnncore.lost"  # the name of the codecs' error handler `lost`
 CLOSED = "stdout is closed: send it to a file, to a pipe, or to /dev/null"
@@ -42,10 +43,15 @@ def open_streams() -> None:
     if sys.stdout is None:
         sys.stdout = Closed()
     elif not isinstance(sys.stdout, Closed):
-        sys.stdout.reconfigure(errors=LOST)
+        wrapper(sys.stdout).reconfigure(errors=LOST)
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # open as long as the process is
-    sys.stderr.reconfigure(errors="replace" if is_utf8(sys.stderr.encoding) else LOST)
+    wrapper(sys.stderr).reconfigure(errors="replace" if is_utf8(sys.stderr.encoding) else LOST)
+
+
+def wrapper(stream: TextIO) -> io.TextIOWrapper:
+    """Return a standard stream as what Python makes it: its errors and line ends can be set."""
+    return cast(io.TextIOWrapper, stream)
 
 
 def is_utf8(encoding: str) -> bool:
@@ -72,5 +78,5 @@ def lost(error: UnicodeError) -> tuple[str, int]:
 def say_error(text: str) -> None:
     """A line on stderr that says why a command ends; one that nobody can read changes no exit code."""
     with contextlib.suppress(OSError):
-        sys.stderr.reconfigure(errors="backslashreplace")
+        wrapper(sys.stderr).reconfigure(errors="backslashreplace")
         print(text, file=sys.stderr, flush=True)

@@ -1,7 +1,8 @@
 """A table for people: rows of words, aligned."""
+from collections.abc import Sequence
 
 
-def aligned(rows: list[tuple[str, ...]]) -> list[str]:
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Lines: the first column to the left, the others to the right; without those that have a head alone."""
     columns = [column for place, column in enumerate(zip(*rows, strict=True)) if place == 0 or any(column[1:])]
     rows = list(zip(*columns, strict=True))
