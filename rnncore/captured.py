@@ -55,8 +55,7 @@ class Captured:
         self.state = State(*(model.kernel.xp.zeros(sizes, model.dtype) for _ in "hc"))  # before the next step
         self._keep = model.kernel.xp.empty((steps, n), model.dtype)
         self._graphs: dict = {}  # number of steps -> the graph
-        if hasattr(optimizer, "rooms"):
-            optimizer.rooms = {}
+        optimizer.workspaces = {}  # to be kept from step to step
         self._tried: set[int] = set()  # numbers of time steps that have run once: their buffers are made
 
     def begin(self, step: int, state: State | None) -> None:
