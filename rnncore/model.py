@@ -180,7 +180,7 @@ class CharLM:
         logits = stack.forward(self.params, stack.Pass(ids, held.single, self.keep(ids)), state)
         return logits[:, 0].copy(), State(*(array.copy() for array in held.single.state(1)))
 
-    def tensors(self) -> dict[str, np.ndarray]:
+    def tensors(self) -> params.Tensors:
         """Copies of the parameters on the host under PyTorch's names, with a bias_hh of zeros a layer.
 
         `load_state_dict` of a module with `embedding`, `lstm` and `head` takes them as they are.

@@ -15,6 +15,7 @@ from .config import ModelConfig
 from .kernels.arrays import Array
 from .random import Purpose, normal, uniform
 
+Tensors: TypeAlias = dict[str, np.ndarray]  # parameters, and what else a model file holds, by PyTorch's names
 Each: TypeAlias = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # map, or CharLM.each: on its threads
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -41,8 +42,8 @@ class Parameters(Mapping[str, Array]):
         layout = shapes(config)
         if flat.shape != (count(config),):
             raise ValueError(f"{count(config)} parameters wanted, a buffer of shape {flat.shape} given")
-        self.config, self.flat, start = config, flat, 0
-        self._views: dict[str, Array] = {}
+        self.config, self.flat = config, flat
+        self._views, start = dict[str, Array](), 0
         for name, shape in layout.items():
             self._views[name] = flat[start:start + prod(shape)].reshape(shape)
             start += prod(shape)

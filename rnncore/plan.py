@@ -48,8 +48,7 @@ def fill(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int,
 
     tuned: the model was trained before, and goes on at a lower rate.
     """
-    chosen: dict[str, Any] = {}
-    reasons: list[str] = []
+    chosen, reasons = dict[str, Any](), list[str]()
     if config.lr is None:
         chosen["lr"] = usual_rate(model, config.optimizer, tuned)
         reasons.append(f"lr {chosen['lr']:.3g}: {config.optimizer}, {model.layers} x {model.hidden}"

@@ -11,7 +11,7 @@ from .config import SampleConfig
 from .data.vocab import Vocab
 from .kernels.arrays import Ids
 from .model import CharLM
-from .nn.stepper import Clamp, Stepper, checked
+from .nn.stepper import Clamp, Stepper, Writer, checked
 from .random import Purpose, counter, key, uniform
 
 COINS = 256  # random numbers made at a time
@@ -94,7 +94,7 @@ def _loop(stepper: Stepper, config: SampleConfig, first: int) -> Iterator[Ids]:
             logits = stepper.step(ids)
 
 
-def _launches(writer, config: SampleConfig, first: int) -> Iterator[np.ndarray]:
+def _launches(writer: Writer, config: SampleConfig, first: int) -> Iterator[np.ndarray]:
     """The same, written on the device: one launch ahead of what was taken, never two."""
     chance = config.temperature, config.top_k, config.top_p, key(config.seed), counter(Purpose.COIN)[2], first
     coming = writer.write(LAUNCH, *chance, 0)

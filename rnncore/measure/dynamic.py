@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from math import isfinite
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from .. import arguments
 from ..config import DynamicConfig
@@ -20,7 +19,7 @@ from ..nn.lstm import State
 from ..params import Parameters
 
 
-def losses(model: CharLM, ids: ArrayLike, config: DynamicConfig | None = None) -> Iterator[np.ndarray]:
+def losses(model: CharLM, ids: Ids, config: DynamicConfig | None = None) -> Iterator[np.ndarray]:
     """Yield (T,) float64 arrays, one a segment: -log p of each symbol of ids (n,) after the first.
 
     ids: of model.vocab.encode. The model's parameters move from one array to the next and are put back, to the bit,
@@ -35,9 +34,8 @@ def losses(model: CharLM, ids: ArrayLike, config: DynamicConfig | None = None) -
 
 def _losses(model: CharLM, ids: Ids, config: DynamicConfig) -> Iterator[np.ndarray]:
     predictions = len(ids) - 1
-    state: State | None = None
     with model.moving():
-        pull = config.decay * model.params.flat
+        pull, state = config.decay * model.params.flat, None
         work = stack.Workspace(model.params, min(config.segment, max(1, predictions)), 1)
         grads = model.params.like()
         for start in range(0, predictions, config.segment):

@@ -4,7 +4,6 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from .. import arguments
 from ..config import ConfigError
@@ -20,7 +19,7 @@ STEPS = 32         # steps that it takes at a time
 NUMBERS = 1 << 24  # of its arrays, about: with fewer columns for larger models, bounds its memory
 
 
-def losses(model: CharLM, ids: ArrayLike) -> Iterator[np.ndarray]:
+def losses(model: CharLM, ids: Ids) -> Iterator[np.ndarray]:
     """Yield (T,) float64 arrays: -log p of each symbol of ids (n,) after the first, the state carried over all.
 
     Raises ValueError at once for what is no array (n,) of whole numbers, later for one that is no id.
@@ -36,7 +35,7 @@ def _losses(model: CharLM, ids: Ids) -> Iterator[np.ndarray]:
         yield model.kernel.to_host(loss)[:, 0].astype(np.float64)
 
 
-def window_losses(model: CharLM, ids: ArrayLike, window: int) -> Iterator[np.ndarray]:
+def window_losses(model: CharLM, ids: Ids, window: int) -> Iterator[np.ndarray]:
     """Yield (T,) float64 arrays: -log p of each symbol of ids (n,) after the first, in order, each predicted once.
 
     The state starts from zero every `window` predictions, as a model of a fixed context would see the text; the last
@@ -102,7 +101,7 @@ class Validation:
     k windows of `steps` characters of every stream, an even sample of the text.
     """
 
-    def __init__(self, ids: ArrayLike, columns: int, steps: int):
+    def __init__(self, ids: Ids, columns: int, steps: int):
         ids = arguments.symbols("ids", ids)
         columns, steps = arguments.whole("columns", columns, 1), arguments.whole("steps", steps, 1)
         columns = max(1, min(columns, (len(ids) - 1) // steps))

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ..data.text import CorpusError
 
@@ -66,7 +65,7 @@ def floor(train: np.ndarray, validation: np.ndarray, vocab_size: int, orders: It
     return Floor(best, by_order[best], by_order, len(symbols))
 
 
-def checked(ids: ArrayLike, vocab_size: int) -> np.ndarray:
+def checked(ids: np.ndarray, vocab_size: int) -> np.ndarray:
     """The ids (n,) as int32; ValueError where one is not in 0..vocab_size-1."""
     ids = np.asarray(ids)
     if ids.size and not 0 <= ids.min() <= ids.max() < vocab_size:

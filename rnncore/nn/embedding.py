@@ -6,10 +6,7 @@
 Where V is well below T N, the product with every row of the embedding is made once and its columns are gathered by
 id; backward adds dz into the columns of that small table. Otherwise x is made and the layer projects it.
 """
-from types import ModuleType as Kernel
 from typing import NamedTuple
-
-import numpy as np
 
 from .. import kernels
 from ..config import ModelConfig
@@ -31,9 +28,9 @@ class Share(NamedTuple):
     room: Room
 
 
-def room(config: ModelConfig, steps: int, n: int, positions: int, kernel: Kernel, dtype: np.dtype,
-         training: bool) -> Room:
-    """For (T, N) symbols out of a batch of `positions`."""
+def room(config: ModelConfig, steps: int, n: int, positions: int, like: Array, training: bool) -> Room:
+    """For (T, N) symbols out of a batch of `positions`, of the dtype and on the device of an array."""
+    kernel, dtype = kernels.of(like), like.dtype
     symbols = config.vocab_size if folded(config.vocab_size, positions) else 0
     return Room(kernel.xp.empty((config.embed, steps, n), dtype), kernel.xp.empty((4 * config.hidden, symbols), dtype),
                 kernel.scatter_room(config.vocab_size, steps * n, dtype) if training else None)

@@ -29,7 +29,7 @@ class Workspace:
         self.offset, self.columns = offset, columns or n
         self.h, self.c = (empty((config.layers, hidden, steps + 1, n), dtype) for _ in "hc")
         self.caches = [Cache(empty((4 * hidden, steps, n), dtype), h, c) for h, c in zip(self.h, self.c, strict=True)]
-        self.room = embedding.room(config, steps, n, steps * self.columns, kernel, dtype, training)
+        self.room = embedding.room(config, steps, n, steps * self.columns, params.flat, training)
         self.logits = empty((config.vocab_size, steps, n), dtype)
         self.loss = empty((steps, n), dtype)
         self.masks: list[Array] = []    # (H, T, N) a layer, made by the first pass with dropout; variational: (H, 1, N)

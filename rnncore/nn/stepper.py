@@ -19,6 +19,7 @@ from ..kernels.arrays import Array, Ids
 from ..params import Parameters
 from . import embedding, head, lstm
 
+Writer: TypeAlias = Any  # what a kernel module's writer() makes
 Clamp: TypeAlias = Mapping[tuple[int, int], float]  # (layer, cell), from 0 -> the number at which its c is held
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -74,7 +75,7 @@ class Stepper:
     def _head(self) -> tuple[Array, Array]:
         return self.params["head.weight"], self.params["head.bias"]
 
-    def writer(self):
+    def writer(self) -> Writer | None:
         """What writes text from here in a few launches, h, c and logits in place; None where `step` is the way.
 
         `step` is the way where cells are held, which no such kernel does: the caller tells the user what that costs.

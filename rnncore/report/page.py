@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ..data.endings import END
 from ..data.vocab import Vocab
@@ -124,7 +123,7 @@ def data(story: Story) -> dict[str, Any]:
                       **cells(story.atlas, story.best)}}
 
 
-def packed(array: ArrayLike, dtype: str) -> str:
+def packed(array: np.ndarray | list[int], dtype: str) -> str:
     """An array as base64."""
     return base64.b64encode(np.ascontiguousarray(array, dtype).tobytes()).decode()
 

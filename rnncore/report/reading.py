@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ..kernels.arrays import Array, Ids
 from ..measure.evaluate import CHUNK
@@ -28,7 +27,7 @@ class Reading:
     saturation: list[dict[str, tuple[float, float]]]  # a layer: gate -> (share below LOW, share above HIGH)
 
 
-def read(model: CharLM, ids: ArrayLike) -> Reading:
+def read(model: CharLM, ids: Ids) -> Reading:
     """The reading of ids (n,), n at least 2, in one column from a zero state, which is carried over all.
 
     Raises FloatingPointError for cells that are no numbers.

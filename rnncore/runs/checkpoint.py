@@ -21,7 +21,7 @@ from safetensors.numpy import save as to_bytes
 from .. import kernels
 from ..config import ModelConfig
 from ..model import CharLM
-from ..params import count, shapes
+from ..params import Tensors, count, shapes
 from . import metadata, mistaken, names
 from .files import write_whole
 from .metadata import KEY, SCHEMA, ModelFileError
@@ -31,9 +31,8 @@ DTYPES = {"F16": "float32", "F32": "float32", "F64": "float64"}  # of the file: 
 FLOATS = "float16", "float32", "float64"
 
 
-def save(model: CharLM, path: str | os.PathLike[str], card: Card | None = None,
-         extra: dict[str, np.ndarray] | None = None, training: dict[str, Any] | None = None,
-         half: bool = False) -> None:
+def save(model: CharLM, path: str | os.PathLike[str], card: Card | None = None, extra: Tensors | None = None,
+         training: dict[str, Any] | None = None, half: bool = False) -> None:
     """Write model to `path`. card: what is said of its training; extra tensors and a `training` text: for resuming.
 
     card and training are JSON: a tuple comes back as a list, a key that is a number as a text. half: in float16, a file
@@ -62,7 +61,7 @@ def save(model: CharLM, path: str | os.PathLike[str], card: Card | None = None,
     write_whole(path, to_bytes(tensors, {KEY: json.dumps(document)}), check)
 
 
-def _with_extra(tensors: dict[str, np.ndarray], extra: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+def _with_extra(tensors: Tensors, extra: Tensors, path: Path) -> Tensors:
     """The model's tensors and those beside them, which have other names. Raises TypeError, ValueError."""
     for name, value in extra.items():
         if not isinstance(name, str) or not isinstance(value, np.ndarray) or value.dtype.name not in FLOATS:
@@ -95,7 +94,7 @@ def load(name: str | Path, device: str = "auto", dtype: str | None = None) -> Ch
     return to_model(*read(found.file), device, dtype)
 
 
-def to_model(document: Metadata, tensors: dict[str, np.ndarray], device: str, dtype: str | None = None) -> CharLM:
+def to_model(document: Metadata, tensors: Tensors, device: str, dtype: str | None = None) -> CharLM:
     """The model that `read` found."""
     stored = tensors["head.bias"].dtype
     model = CharLM(metadata.sizes(document), metadata.vocabulary(document), device,
@@ -113,11 +112,11 @@ def model_file(name: str | Path) -> Path:
     return names.find(name).file
 
 
-def read(path: Path) -> tuple[Metadata, dict[str, np.ndarray]]:
+def read(path: Path) -> tuple[Metadata, Tensors]:
     """(document, tensors) of a model file, checked: names, shapes, dtypes, finite numbers, sha256."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such model file or run folder")
-    tensors: dict[str, np.ndarray] = {}
+    tensors: Tensors = {}
     return _check(path, tensors.__setitem__), tensors
 
 
@@ -163,8 +162,7 @@ def _check_layout(path: Path, document: Metadata, file: safe_open) -> None:
         wanted |= _resuming_shapes(config, names)
     for name in sorted(names ^ set(wanted)):
         raise metadata.damaged(path, f"tensor {name:.80} is {'not expected' if name in names else 'missing'}")
-    dtypes: set[str] = set()
-    numbers = 0
+    dtypes, numbers = set[str](), 0
     for name, shape in wanted.items():
         found = file.get_slice(name)
         has = tuple(found.get_shape())
@@ -192,7 +190,7 @@ def file_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return layout | {name.replace("bias_ih", "bias_hh"): shape for name, shape in layout.items() if "bias_ih" in name}
 
 
-def _digest(document: Metadata, tensors: dict[str, np.ndarray]) -> str:
+def _digest(document: Metadata, tensors: Tensors) -> str:
     """The sha256 of a file of these parts."""
     return _sha256(document, ((name, tensors[name]) for name in sorted(tensors)))
 

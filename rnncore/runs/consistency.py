@@ -3,13 +3,11 @@
 Every bound here holds in all runs that this engine has written, older ones too. None needs the corpus.
 """
 from math import ceil
-from typing import Any
-
-import numpy as np
 
 from ..config import SHARE, SaveConfig, TrainConfig, number, whole
 from ..data.batches import split
 from ..kernels.paths import storage
+from ..params import Tensors
 from .schema import Progress, Settings
 
 # The tensors beside a training text; a name that ends in ? may be missing.
@@ -19,7 +17,7 @@ FASTEST = 10 ** 6  # steps a second that no machine reaches
 CHANGED = {"lr": number(above=True), "dropout": SHARE, "weight_drop": SHARE, "threads": whole(0)}  # options of a change
 
 
-def contradiction(text: dict[str, Any], config: TrainConfig, tensors: dict[str, np.ndarray]) -> str | None:
+def contradiction(text: dict[str, Settings | Progress], config: TrainConfig, tensors: Tensors) -> str | None:
     """What cannot be right in a training text whose fields are each of their kind, in words; None where all fits."""
     progress, settings = text["progress"], text["settings"]
     return (_tensors(config, tensors, progress.get("recovery", {})) or _steps(progress, config, settings["split"])
@@ -27,7 +25,7 @@ def contradiction(text: dict[str, Any], config: TrainConfig, tensors: dict[str, 
             or files(settings) or _settings(settings, progress["step"], str(tensors["head.bias"].dtype)))
 
 
-def _tensors(config: TrainConfig, tensors: dict[str, np.ndarray], recovery: dict[str, Any]) -> str | None:
+def _tensors(config: TrainConfig, tensors: Tensors, recovery: dict[str, float]) -> str | None:
     there = {name for name in tensors if name.startswith(("optimizer.", "state."))}
     known, needed = {name.rstrip("?") for name in RESUMING}, {name for name in RESUMING if not name.endswith("?")}
     for name in sorted(there - known | needed - there):
@@ -42,7 +40,7 @@ def _tensors(config: TrainConfig, tensors: dict[str, np.ndarray], recovery: dict
     return None
 
 
-def _steps(progress: Progress, config: TrainConfig, parts: dict[str, Any]) -> str | None:
+def _steps(progress: Progress, config: TrainConfig, parts: dict[str, int]) -> str | None:
     step, chars, most = progress["step"], progress["chars"], config.steps
     if config.lr is None or (config.steps, config.epochs, config.minutes) == (None, None, None):
         return "training.config has no lr or no budget"
@@ -77,7 +75,7 @@ def _recovery(progress: Progress) -> str | None:
     return None
 
 
-def _losses(progress: Progress, parts: dict[str, Any]) -> str | None:
+def _losses(progress: Progress, parts: dict[str, int]) -> str | None:
     """Of the evaluations: each needs a validation part, and is at a step of its own."""
     step, best, stale = progress["step"], progress["best"], progress.get("stale", 0)
     if best and best[1] > step:

@@ -21,6 +21,7 @@ import numpy as np
 
 from .. import __version__
 from ..nn.lstm import State
+from ..params import Tensors
 from ..train import Progress, Training
 from . import checkpoint, metadata
 from .files import append, write_whole
@@ -167,7 +168,7 @@ class RunFolder:
                 "versions": {"rnncore": __version__, "numpy": np.__version__, "python": platform.python_version()}}
 
 
-def restore(training: Training, document: Metadata, tensors: dict[str, np.ndarray]) -> None:
+def restore(training: Training, document: Metadata, tensors: Tensors) -> None:
     """Put a new Training where the one that wrote `last.safetensors` was; document, tensors: checkpoint.read's."""
     sizes = training.model.config
     wanted = {f"optimizer.{name}": moment.shape for name, moment in training.optimizer.moments.items()}
@@ -228,7 +229,7 @@ def steps_kept(path: Path) -> list[Path]:
     return [found[step] for step in sorted(found, reverse=True)]
 
 
-def read_last(path: Path) -> tuple[Metadata, dict[str, np.ndarray]]:
+def read_last(path: Path) -> tuple[Metadata, Tensors]:
     """(document, tensors) of last.safetensors in the run folder `path`. Raises RunError, ModelFileError."""
     last = path / "last.safetensors"
     if not last.is_file():
@@ -236,7 +237,7 @@ def read_last(path: Path) -> tuple[Metadata, dict[str, np.ndarray]]:
     return _read_training(last)
 
 
-def read_newest(path: Path) -> tuple[Metadata, dict[str, np.ndarray], list[str]]:
+def read_newest(path: Path) -> tuple[Metadata, Tensors, list[str]]:
     """(document, tensors, warnings) of the newest file to go on with: last, or where that is damaged a kept step.
 
     Raises RunError, ModelFileError.
@@ -258,13 +259,13 @@ def read_newest(path: Path) -> tuple[Metadata, dict[str, np.ndarray], list[str]]
     raise damage
 
 
-def _checked(path: Path, found: tuple[Metadata, dict[str, np.ndarray]]) -> tuple[Metadata, dict[str, np.ndarray]]:
+def _checked(path: Path, found: tuple[Metadata, Tensors]) -> tuple[Metadata, Tensors]:
     """A document and its tensors, if resuming can go by them. Raises ModelFileError."""
     metadata.check_training(path, *found)
     return found
 
 
-def _read_training(path: Path) -> tuple[Metadata, dict[str, np.ndarray]]:
+def _read_training(path: Path) -> tuple[Metadata, Tensors]:
     document, tensors = checkpoint.read(path)
     if "training" not in document:
         raise ModelFileError(f"{path} holds a model but not what resuming needs: start a new run")

@@ -8,8 +8,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .. import __version__
 from ..config import (
     COUNT,
@@ -30,6 +28,7 @@ from ..data.decode import ERRORS, UnknownEncodingError, codec, one_line
 from ..data.endings import KINDS
 from ..data.text import Reading
 from ..data.vocab import LEVELS, Vocab
+from ..params import Tensors
 from .consistency import contradiction
 from .schema import (
     BEST,
@@ -212,7 +211,7 @@ def vocabulary(document: Metadata) -> Vocab:
     return Vocab.from_code_points(document["vocab"], **document.get("text", {}))
 
 
-def check_training(path: Path, document: Metadata, tensors: dict[str, np.ndarray]) -> None:
+def check_training(path: Path, document: Metadata, tensors: Tensors) -> None:
     """Refuse a `training` text, or tensors beside it, that resuming cannot go by."""
     text: Any = document.get("training")
     found = fault(text, TRAINING, "training") or _train_config(text["config"])

@@ -88,7 +88,7 @@ def fault(value: Json, spec: Spec, name: str) -> str | None:
     return None
 
 
-def plain(value: dict[Any, Any], name: str, path: Path) -> dict[str, Any]:
+def plain(value: dict[Any, Any], name: str, path: Path) -> Json:
     """An object that was made here as JSON gives it back: tuples as lists, keys that are numbers as texts.
 
     Raises TypeError and ValueError for what JSON has not, in a line with the file `path` that it is for and the field.
@@ -96,20 +96,9 @@ def plain(value: dict[Any, Any], name: str, path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TypeError(f"{path} is not saved: {name} is {type(value).__name__}, not a dict")
     try:
-        return _object(value, name, 0)
+        return _plain(value, name, 0)
     except (TypeError, ValueError) as error:
         raise type(error)(one_line(f"{path} is not saved: {error}")) from None
-
-
-def _object(value: dict[Any, Any], name: str, depth: int) -> dict[str, Json]:
-    """One object of it."""
-    found: dict[str, Json] = {}
-    for key, inner in value.items():
-        text = _key(key, name)
-        if text in found:
-            raise ValueError(f"{name[:80]} has the key {shown(text)} twice, as a text and as a number")
-        found[text] = _plain(inner, f"{name}.{text}", depth + 1)
-    return found
 
 
 def _plain(value: Json | tuple[Any, ...], name: str, depth: int) -> Json:
@@ -117,7 +106,13 @@ def _plain(value: Json | tuple[Any, ...], name: str, depth: int) -> Json:
     if depth > DEPTH:
         raise ValueError(f"{name[:80]} is nested deeper than {DEPTH}")
     if isinstance(value, dict):
-        return _object(value, name, depth)
+        found: dict[str, Any] = {}
+        for key, inner in value.items():
+            text = _key(key, name)
+            if text in found:
+                raise ValueError(f"{name[:80]} has the key {shown(text)} twice, as a text and as a number")
+            found[text] = _plain(inner, f"{name}.{text}", depth + 1)
+        return found
     if isinstance(value, (list, tuple)):
         return [_plain(inner, name, depth + 1) for inner in value]
     if fault := _unfit(value):
