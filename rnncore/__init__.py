@@ -3,8 +3,10 @@
 The public names below are handed on lazily (PEP 562), so `import rnncore` and `rnncore --help` load no NumPy. With
 libraries that are too old to compute right, `import rnncore` raises ImportError (requirements.py).
 """
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 _root = Path(__file__).resolve().parent.parent  # a checkout that was not installed: find its kernels/, data/ and cli/
 if (_root / "setup.cfg").is_file() and (_root / "kernels" / "__init__.py").is_file():
@@ -28,7 +30,7 @@ _HOME = {
 __all__ = sorted([*_HOME, "__version__"])
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Callable[..., Any]:
     if name not in _HOME:
         raise AttributeError(f"module 'rnncore' has no attribute {name!r}")
     value = getattr(import_module(f"rnncore.{_HOME[name]}"), name)

@@ -19,7 +19,7 @@ from .model import CharLM
 from .nn import stack
 from .nn.dropout import Dropout
 from .nn.lstm import State
-from .optim import Adam, Pace
+from .optim import Optimizer, Pace
 from .recovery import Recovery
 from .steps import MILESTONES, Schedule, StepResult
 
@@ -53,7 +53,7 @@ class Captured:
     optimizer: of its parameters; config: a TrainConfig. Only one at a time may train a model.
     """
 
-    def __init__(self, model: CharLM, optimizer: Adam, config: TrainConfig, steps: int, n: int):
+    def __init__(self, model: CharLM, optimizer: Optimizer, config: TrainConfig, steps: int, n: int):
         self.model, self.optimizer, self.config, self.steps, self.n = model, optimizer, config, steps, n
         self.path = model.device_path
         self.grads = model.params.like()
@@ -64,8 +64,7 @@ class Captured:
         self.state = State(*(model.kernel.xp.zeros(sizes, model.dtype) for _ in "hc"))  # before the next step
         self._keep = model.kernel.xp.empty((steps, n), model.dtype)
         self._graphs: dict = {}  # number of steps -> the graph
-        if hasattr(optimizer, "rooms"):
-            optimizer.rooms = {}
+        optimizer.workspaces = {}  # to be kept from step to step
         self._tried: set[int] = set()  # numbers of time steps that have run once: their buffers are made
 
     def begin(self, step: int, state: State | None) -> None:
@@ -137,7 +136,7 @@ class CapturedSteps:
     and the masks of its number, and one whose loss or gradient is not finite stops those behind it.
     """
 
-    def __init__(self, model: CharLM, optimizer: Adam, recovery: Recovery, schedule: Schedule):
+    def __init__(self, model: CharLM, optimizer: Optimizer, recovery: Recovery, schedule: Schedule):
         self.model, self.optimizer, self.recovery, self.schedule = model, optimizer, recovery, schedule
         batches = schedule.batches
         self.captured = Captured(model, optimizer, schedule.config, batches.steps, batches.columns)

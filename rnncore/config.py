@@ -2,8 +2,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeGuard, TypeVar
 
+T = TypeVar("T")
+Json: TypeAlias = None | bool | int | float | str | list[Any] | dict[str, Any]  # a value of a JSON text, or a setting
 OPTIONAL = None     # a default that depends on the corpus or the machine: chosen when the run starts, and printed
 MOST = 2 ** 53      # of whole numbers and budgets that nothing else bounds: up to it a float holds each
 LARGEST = 10 ** 308  # of whole numbers that stand for a float
@@ -33,12 +35,16 @@ def number(least: float = 0, below: float = math.inf, most: float | None = None,
     words = f"{'above' if above else 'of at least'} {least:g}"
     words += f" and at most {most:,}" if most is not None else f" and below {below:,}" if below < math.inf else ""
 
-    def holds(value) -> bool:
-        if not (abs(value) < LARGEST if type(value) is int else isinstance(value, float) and math.isfinite(value)):
-            return False
-        return least <= value < below and (most is None or value <= most) and not (above and value == least)
+    def holds(value: Json) -> bool:
+        return _finite(value) and least <= value < below and (most is None or value <= most) and not (
+            above and value == least)
 
     return Kind(f"a number {words}", holds)
+
+
+def _finite(value: Json) -> TypeGuard[float]:
+    """Return whether this is a number, of Python's own type, that a float holds."""
+    return abs(value) < LARGEST if type(value) is int else isinstance(value, float) and math.isfinite(value)
 
 
 def one_of(*values: str) -> Kind:
@@ -52,22 +58,23 @@ BUDGET = number(most=MOST, above=True)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 
 
-def shown(value) -> str:
+def shown(value: Json) -> str:
     """A value's beginning; a long one is not written out."""
     if type(value) is int and abs(value) >= 10 ** 40:
         return f"a whole number of {value.bit_length():,} bits"
     return f"{value!r:.40}" if isinstance(value, (str, int, float, type(None))) else type(value).__name__
 
 
-def _of(kind: Kind, **default):
+def _of(kind: Kind, default: T) -> T:
     """A field of that kind; None goes too where it is the default."""
-    return field(metadata={"kind": kind}, **default)
+    return field(default=default, metadata={"kind": kind})
 
 
+@dataclass(frozen=True)
 class Checked:
     """A config whose fields are of their kinds; a NumPy number becomes Python's. Raises ConfigError with the field."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
             if getattr(value, "shape", None) == () and hasattr(value, "item"):
@@ -86,7 +93,7 @@ def _check(condition: bool, message: str) -> None:
 @dataclass(frozen=True)
 class ModelConfig(Checked):
     """The sizes of a model: V symbols, E embedding, H hidden, L layers."""
-    vocab_size: int = _of(POSITIVE)
+    vocab_size: int = field(metadata={"kind": POSITIVE})
     embed: int = _of(POSITIVE, default=64)
     hidden: int = _of(POSITIVE, default=128)
     layers: int = _of(whole(1, LAYERS), default=2)
@@ -127,10 +134,17 @@ class TrainConfig(Checked):
     seed: int = _of(SEED, default=0)
     threads: int | None = _of(POSITIVE, default=OPTIONAL)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         _check(sum(b is not None for b in (self.steps, self.epochs, self.minutes)) <= 1,
                "give one of steps, epochs and minutes")
+
+    @property
+    def peak(self) -> float:
+        """The peak rate of a run, which is lr once a plan has filled it in. Raises ConfigError before that."""
+        if self.lr is None:
+            raise ConfigError("a run needs lr")
+        return self.lr
 
 
 PRECISIONS = "float64", "float32", "tf32", "bf16"    # as kernels/paths.py has them, whose import would load NumPy
@@ -150,7 +164,8 @@ class SaveConfig(Checked):
     report: bool = _of(FLAG, default=True)
 
 
-PRESETS = {  # fields of ModelConfig and TrainConfig; what a preset leaves open, and the plan with it, is chosen later
+# Fields of ModelConfig and TrainConfig; what a preset leaves open, and the plan with it, is chosen later.
+PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"layers": 1, "hidden": 64, "embed": 32},
     "short": {"layers": 1, "hidden": 256},  # for a short text
     "small": {"layers": 2, "hidden": 128},
@@ -160,7 +175,7 @@ PRESETS = {  # fields of ModelConfig and TrainConfig; what a preset leaves open,
                  "weight_drop": 0.0, "variational": False},  # Char_RNN (2018)
 }
 
-BENCH = {  # fields of ModelConfig and TrainConfig: what `rnncore bench` measures
+BENCH: dict[str, dict[str, Any]] = {  # fields of ModelConfig and TrainConfig: what `rnncore bench` measures
     "char-rnn": {"layers": 2, "hidden": 128, "vocab_size": 65, "seq": 50, "batch": 50},
     "original": {"layers": 3, "hidden": 512, "vocab_size": 96, "seq": 50, "batch": 100},
     "medium": {"layers": 2, "hidden": 256, "vocab_size": 65, "seq": 64, "batch": 64},

@@ -3,23 +3,25 @@
 So a text is read once, however many turns follow it. What is drawn is read at once: between two symbols the state is
 that after all that was read and written so far.
 """
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import count
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from .config import SampleConfig
-from .nn.stepper import Stepper
+from .kernels.arrays import Array
+from .model import CharLM
+from .nn.stepper import Clamp, Stepper
 from .random import Purpose, uniform
 from .sample import COINS, PERIOD, draw, prompt_ids
 
 
 class Mark(NamedTuple):
     """Where a dialogue was: h, c (L, H, 1), logits (V, 1), whether anything had been read, and Dialogue.cut."""
-    h: Any
-    c: Any
-    logits: Any
+    h: Array
+    c: Array
+    logits: Array
     begun: bool
     cut: bool
 
@@ -31,7 +33,7 @@ class Dialogue:
     (stepper.py). Raises ConfigError for one that is not there.
     """
 
-    def __init__(self, model, config: SampleConfig, clamp: Mapping[tuple[int, int], float] | None = None):
+    def __init__(self, model: CharLM, config: SampleConfig, clamp: Clamp | None = None):
         self.vocab, self.config = model.vocab, config
         self._stepper = Stepper(model.params, clamp)
         self._begun = self.cut = False

@@ -6,21 +6,27 @@ some rows of every gradient, summed over the shares in a fixed order. The same n
 import contextlib
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from operator import add
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import arguments, kernels, params
 from .config import ModelConfig
 from .data.vocab import Vocab
 from .kernels import paths
+from .kernels.arrays import Array, Ids
 from .nn import stack
 from .nn.dropout import Dropout, WeightDrop
 from .nn.lstm import State
 from .nn.stack import Workspace
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Held(threading.local):
@@ -29,7 +35,7 @@ class Held(threading.local):
     So several threads may work with one model at once, and what a call gave to one stays right until it calls again.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.shares: list[Workspace] = []
         self.grads: params.Parameters | None = None
         self.pool: ThreadPoolExecutor | None = None
@@ -51,7 +57,7 @@ class CharLM:
     It can be copied (copy.deepcopy) and sent to another process as multiprocessing does, on the device that it is on.
     """
 
-    def __init__(self, config: ModelConfig, vocab, device: str = "auto", dtype: str = "float32",
+    def __init__(self, config: ModelConfig, vocab: Vocab, device: str = "auto", dtype: str = "float32",
                  seed: int | None = 0):
         for name, value, kind in (("config", config, ModelConfig), ("vocab", vocab, Vocab), ("device", device, str)):
             arguments.of(name, value, kind)
@@ -67,12 +73,12 @@ class CharLM:
         self._moving = threading.Lock()
         self._held = Held()
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made of: all but the kernel module, which is the parameters', and what is made anew."""
         anew = {"kernel", "_path", "_held", "_moving"}
         return {name: value for name, value in vars(self).items() if name not in anew} | {"path": self.path}
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         path = state.pop("path")
         vars(self).update(state)
         self.kernel = kernels.of(self.params.flat)
@@ -102,11 +108,12 @@ class CharLM:
         """The path itself."""
         return self._path
 
-    def computing(self):
+    def computing(self) -> contextlib.AbstractContextManager[None]:
         """A context in which products on this thread are made as path and precision say."""
         return self._path.computing()
 
-    def loss_and_grads(self, x, y, state: State | None = None, *, keep=None, dropout: Dropout | None = None):
+    def loss_and_grads(self, x: ArrayLike, y: ArrayLike, state: State | None = None, *, keep: ArrayLike | None = None,
+                       dropout: Dropout | None = None) -> tuple[float, params.Parameters, State]:
         """Forward, loss and back-propagation through T steps: (loss, grads, state).
 
         x, y (T, N): ids and their targets, the symbols one later. state: h and c, each (L, H, N), before x; None:
@@ -124,7 +131,7 @@ class CharLM:
         end = State(*self.kernel.xp.empty((2, self.config.layers, self.config.hidden, n), self.dtype))
         weights = self.weights(dropout)
 
-        def run(work: Workspace):
+        def run(work: Workspace) -> tuple[Array, stack.Pass]:
             mine = slice(work.offset, work.offset + work.n)
             begin = None if state is None else State(state.h[:, :, mine], state.c[:, :, mine])
             keep_mine = None if keep is None else self.kernel.xp.ascontiguousarray(keep[:, mine], self.dtype)
@@ -133,8 +140,7 @@ class CharLM:
             self.kernel.softmax_cross_entropy(logits, y[:, mine], loss)
             logits /= steps * n
             stack.backward(weights, share)
-            for k, (h, c) in enumerate(zip(*work.state(steps), strict=True)):
-                end.h[k, :, mine], end.c[k, :, mine] = h, c
+            end.h[:, :, mine], end.c[:, :, mine] = work.state(steps)
             return loss.sum(), share
 
         with self.computing():
@@ -143,17 +149,17 @@ class CharLM:
         self.mask_gradients(weights, held.grads)
         return float(reduce(add, losses)) / (steps * n), held.grads, end  # sum() begins with an int: another type
 
-    def keep(self, ids):
+    def keep(self, ids: Ids) -> Array | None:
         """Of ids (T, N) on the device: 0 at a document's END, where the state begins anew; None without such."""
         end = self.vocab.end
         return None if end is None else (ids != end).astype(self.dtype)
 
-    def each(self, function, items) -> list:
+    def each(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """function of every item, in order, on the model's threads."""
         pool = self._held.pool
         return list(pool.map(function, items)) if pool else list(map(function, items))
 
-    def losses(self, x, y, state: State | None, work: Workspace):
+    def losses(self, x: ArrayLike, y: ArrayLike, state: State | None, work: Workspace) -> tuple[Array, State]:
         """Forward alone: (loss (T, N) in nats, state); both are views of the workspace, which holds at least (T, N)."""
         x = self.ids(x)
         y, state = self.ids(y, x.shape, "y"), self._state(state, x.shape[1])
@@ -165,17 +171,16 @@ class CharLM:
         self.kernel.softmax_cross_entropy(logits, y, loss)
         return loss, work.state(len(x))
 
-    def step(self, ids, state: State | None):
+    def step(self, ids: ArrayLike, state: State | None) -> tuple[Array, State]:
         """One symbol a column: ids (N,) -> logits (V, N) and the state after it; both are copies."""
         ids, held = self.ids(ids, ("N",), "ids")[None], self._held
         state = self._state(state, ids.shape[1])
         if held.single is None or held.single.n != ids.shape[1]:
             held.single = Workspace(self.params, 1, ids.shape[1], training=False)
         logits = stack.forward(self.params, stack.Pass(ids, held.single, self.keep(ids)), state)
-        stacked = self.kernel.xp.stack
-        return logits[:, 0].copy(), State(*map(stacked, held.single.state(1)))
+        return logits[:, 0].copy(), State(*(array.copy() for array in held.single.state(1)))
 
-    def tensors(self) -> dict[str, np.ndarray]:
+    def tensors(self) -> params.Tensors:
         """Copies of the parameters on the host under PyTorch's names, with a bias_hh of zeros a layer.
 
         `load_state_dict` of a module with `embedding`, `lstm` and `head` takes them as they are.
@@ -184,14 +189,14 @@ class CharLM:
         return tensors | {name.replace("bias_ih", "bias_hh"): np.zeros_like(bias)
                           for name, bias in tensors.items() if "bias_ih" in name}
 
-    def assign(self, tensors) -> None:
+    def assign(self, tensors: Mapping[str, ArrayLike]) -> None:
         """Set every parameter from a mapping with PyTorch's names; a layer's two biases are added.
 
         Raises ValueError for a missing name or another shape, TypeError for what is no number; the model is then as it
         was.
         """
         arguments.of("tensors", tensors, Mapping)
-        def found(name: str, shape: tuple) -> np.ndarray:
+        def found(name: str, shape: tuple[int, ...]) -> np.ndarray:
             if name not in tensors:
                 raise ValueError(f"no tensor {name}")
             tensor = np.asarray(tensors[name])
@@ -211,7 +216,7 @@ class CharLM:
             self.params[name][...] = self.kernel.to_device(value)
 
     @contextlib.contextmanager
-    def moving(self):
+    def moving(self) -> Iterator[None]:
         """A context that may move the parameters: at its end they are as before, to the bit.
 
         Raises RuntimeError where there is another such context of this model, which would take moved ones for them.
@@ -227,15 +232,15 @@ class CharLM:
             self._moving.release()
 
     def workspace(self, steps: int, n: int) -> Workspace:
-        """Room for `losses` over (T, N)."""
+        """A workspace for `losses` over (T, N)."""
         return Workspace(self.params, steps, n, training=False, path=self._path)
 
-    def mask_gradients(self, weights, grads) -> None:
+    def mask_gradients(self, weights: Mapping[str, Array], grads: params.Parameters) -> None:
         """Turn the gradients at what `weights` gave into those at the parameters."""
-        if weights is not self.params:
+        if self._held.weight_drop and weights is not self.params:
             self._held.weight_drop.backward(grads)
 
-    def weights(self, dropout: Dropout | None):
+    def weights(self, dropout: Dropout | None) -> Mapping[str, Array]:
         """The parameters as this step sees them: every W_hh masked where there is weight-drop."""
         if dropout is None or not dropout.weight_rate:
             return self.params
@@ -243,13 +248,14 @@ class CharLM:
             self._held.weight_drop = WeightDrop(self.params)
         return self._held.weight_drop.forward(self.params, dropout, self.each)
 
-    def ids(self, ids, shape: tuple = ("T", "N"), name: str = "x"):
+    def ids(self, ids: ArrayLike, shape: arguments.Shape = ("T", "N"), name: str = "x") -> Ids:
         """ids on the device. Raises ValueError for what is no id here, and for another shape (arguments.ids)."""
         return arguments.ids(name, ids, self.config.vocab_size, self.kernel, shape)
 
     def _state(self, state: State | None, n: int) -> State | None:
         """The state of n columns on the device."""
-        return arguments.state(state, (self.config.layers, self.config.hidden, n), self.kernel, self.dtype)
+        sizes = self.config.layers, self.config.hidden, n
+        return None if state is None else arguments.state(state, sizes, self.kernel, self.dtype)
 
     def _workspaces(self, steps: int, n: int) -> list[Workspace]:
         """The shares of n columns, made anew only where those at hand are of other sizes."""

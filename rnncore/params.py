@@ -3,15 +3,20 @@
 So clipping, an optimiser, saving and a sum over threads are each one operation on one array. `shapes` is the only
 place that knows the layout; names, shapes and gate order (i f g o) are PyTorch's, with one bias a layer.
 """
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod, sqrt
+from types import ModuleType as Kernel
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from . import kernels
 from .config import ModelConfig
+from .kernels.arrays import Array
 from .random import Purpose, normal, uniform
 
+Tensors: TypeAlias = dict[str, np.ndarray]  # parameters, and what else a model file holds, by PyTorch's names
+Each: TypeAlias = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # map, or CharLM.each: on its threads
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape, in the order of the flat buffer."""
@@ -25,10 +30,10 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return layout
 
 
-class Parameters(Mapping):
+class Parameters(Mapping[str, Array]):
     """Named views of one flat buffer `flat` (P,); write through a view (`p[name][...] = `), never rebind it."""
 
-    def __init__(self, config: ModelConfig, flat):
+    def __init__(self, config: ModelConfig, flat: Array):
         if not isinstance(config, ModelConfig):
             raise TypeError(f"config is a ModelConfig, not {type(config).__name__}")
         if getattr(getattr(flat, "dtype", None), "kind", "") != "f" or not flat.flags.c_contiguous:
@@ -38,12 +43,12 @@ class Parameters(Mapping):
         if flat.shape != (count(config),):
             raise ValueError(f"{count(config)} parameters wanted, a buffer of shape {flat.shape} given")
         self.config, self.flat = config, flat
-        self._views, start = {}, 0
+        self._views, start = dict[str, Array](), 0
         for name, shape in layout.items():
             self._views[name] = flat[start:start + prod(shape)].reshape(shape)
             start += prod(shape)
 
-    def __getitem__(self, name: str):
+    def __getitem__(self, name: str) -> Array:
         return self._views[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -52,7 +57,7 @@ class Parameters(Mapping):
     def __len__(self) -> int:
         return len(self._views)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type["Parameters"], tuple[ModelConfig, Array]]:
         """Copy and serialise the buffer alone: the views are made anew, so they are views of the copy."""
         return type(self), (self.config, self.flat)
 
@@ -75,7 +80,7 @@ def count(config: ModelConfig) -> int:
     return v * e + 4 * h * (e + h + 1) + (config.layers - 1) * 4 * h * (2 * h + 1) + v * (h + 1)
 
 
-def initial(config: ModelConfig, kernel, dtype, seed: int | None) -> Parameters:
+def initial(config: ModelConfig, kernel: Kernel, dtype: np.dtype, seed: int | None) -> Parameters:
     """Fresh parameters: weights uniform in +-1/sqrt(H), biases 0, embedding N(0, 1); the same on every device.
 
     seed None: all are zero, for a model that is to be read from a file. Raises MemoryError before any are made.

@@ -1,8 +1,9 @@
 """A plan fills in what the user left open in a ModelConfig and a TrainConfig, and says in words why it chose so."""
 from dataclasses import fields, replace
+from typing import Any
 
 from . import params
-from .config import PRESETS, ModelConfig, TrainConfig
+from .config import PRESETS, ConfigError, ModelConfig, TrainConfig
 
 CHARACTERS = 4_000_000   # a run without a budget trains on so many, as far as MOST_EPOCHS allow; ten times on a GPU
 MOST_EPOCHS = 20
@@ -26,11 +27,11 @@ def preset(config: TrainConfig, train_chars: int, cores: int, speed: float) -> t
         " of 2 x 256 in the time" if config.minutes else " to train on")
 
 
-def with_preset(name: str, given: dict) -> tuple[dict, dict]:
+def with_preset(name: str, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Keyword arguments for (ModelConfig, TrainConfig): those of `given` that are not None, else the preset's."""
     merged = PRESETS[name] | {key: value for key, value in given.items() if value is not None}
 
-    def of(kind) -> dict:
+    def of(kind: type[ModelConfig | TrainConfig]) -> dict[str, Any]:
         return {field.name: merged[field.name] for field in fields(kind) if field.name in merged}
 
     return of(ModelConfig), of(TrainConfig)
@@ -47,7 +48,7 @@ def fill(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int,
 
     tuned: the model was trained before, and goes on at a lower rate.
     """
-    chosen, reasons = {}, []
+    chosen, reasons = dict[str, Any](), list[str]()
     if config.lr is None:
         chosen["lr"] = usual_rate(model, config.optimizer, tuned)
         reasons.append(f"lr {chosen['lr']:.3g}: {config.optimizer}, {model.layers} x {model.hidden}"
@@ -69,7 +70,7 @@ def fill(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int,
     return replace(config, **chosen), reasons
 
 
-def default_budget(config: TrainConfig, train_chars: int, speed: float) -> dict | None:
+def default_budget(config: TrainConfig, train_chars: int, speed: float) -> dict[str, Any] | None:
     """The epochs of a run without a budget; None where it has one."""
     if (config.steps, config.epochs, config.minutes) != (None, None, None):
         return None
@@ -82,7 +83,8 @@ def threads(config: TrainConfig, cores: int) -> int:
     return config.threads or max(1, min(cores, config.batch // SHARE))
 
 
-def dropout(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int, speed: float) -> tuple[dict, str]:
+def dropout(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int,
+            speed: float) -> tuple[dict[str, float], str]:
     """Rates that grow with epochs x parameters / characters; none for a text that is read once."""
     epochs = budget(config, model, train_chars, cores, speed) / train_chars
     pressure = epochs * params.count(model) / train_chars if epochs > 1 else 0.0
@@ -97,6 +99,8 @@ def budget(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int
         return config.epochs * train_chars
     if config.steps is not None:
         return config.steps * config.batch * config.seq
+    if config.minutes is None:
+        raise ConfigError("a run needs one of steps, epochs and minutes")
     return 60 * config.minutes * threads(config, cores) * speed / params.count(model)
 
 
@@ -133,7 +137,7 @@ def lower_rate(config: TrainConfig, model: ModelConfig, tuned: bool, factor: flo
 
     factor: what recovery.py had made of the run's rate at its end.
     """
-    return min(usual_rate(model, config.optimizer, tuned), config.lr * factor / 3)
+    return min(usual_rate(model, config.optimizer, tuned), config.peak * factor / 3)
 
 
 def rate(model: ModelConfig, optimizer: str) -> float:

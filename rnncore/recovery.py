@@ -10,8 +10,11 @@ made depends on the step alone, not on when a file was written, and it is saved 
 anywhere, between two bad steps too, goes back to the same bits. The check reads two numbers that the step has anyway.
 """
 import math
+from typing import Any
 
 from . import kernels
+from .kernels.arrays import Array
+from .params import Parameters
 
 LIMIT = 3    # bad steps in a row that are the parameters' fault
 EVERY = 100  # steps between copies
@@ -31,16 +34,17 @@ class Recovery:
     returned: whether it was given back since; notes: a line on each thing done, for the caller to take and clear.
     """
 
-    def __init__(self, params, moments: dict):
+    def __init__(self, params: Parameters, moments: dict[str, Array]):
         self.params, self.moments = params, moments
         self.rate, self.row, self.uncounted, self.since, self.returned = 1.0, 0, 0, 0, False
-        self.good, self.notes = None, []
+        self.good: Array | None = None
+        self.notes: list[str] = []
 
     def due(self, step: int) -> bool:
         """Is a copy of the parameters after `step` steps to be made, if they are good?"""
         return self.good is None or step >= self.since + EVERY
 
-    def passed(self, step: int, copy=None) -> None:
+    def passed(self, step: int, copy: Array | None = None) -> None:
         """The loss and the gradient of the parameters after `step` steps are finite.
 
         Called before they are updated, or with a copy from then.
@@ -49,7 +53,7 @@ class Recovery:
         if self.due(step):
             self.good, self.since, self.returned = self.params.flat.copy() if copy is None else copy, step, False
 
-    def skip(self, step: int, loss: float, grads) -> None:
+    def skip(self, step: int, loss: float, grads: Parameters) -> None:
         """Step `step`, from 1, is a bad one, and nothing is updated by it. Raises Diverged."""
         size, place = worst(grads)
         what = f"step {step}: loss {loss:.4g}, gradient {size:.4g} in {place}"
@@ -77,18 +81,18 @@ class Recovery:
         """Forget what the rate was multiplied with, and why: the run goes on at another peak rate."""
         self.rate, self.row, self.returned = 1.0, 0, False
 
-    def summary(self) -> dict:
+    def summary(self) -> dict[str, Any]:
         """The numbers that resuming needs, beside `good`."""
         return {name: getattr(self, name) for name in STORED}
 
-    def restore(self, summary: dict, good) -> None:
+    def restore(self, summary: dict[str, Any], good: Array | None) -> None:
         """Go on from what `summary` and `good` were; {} and None for a run from before there was recovery."""
         for name in STORED:
             setattr(self, name, summary.get(name, getattr(self, name)))
         self.good = good
 
 
-def worst(grads) -> tuple[float, str]:
+def worst(grads: Parameters) -> tuple[float, str]:
     """(size, place): the first gradient on the way back from the loss that is not finite, else the largest.
 
     The place is in words, as "lstm layer 1, forget gate, weight_hh"; layers count from 0, as in the tensors' names.
@@ -105,6 +109,6 @@ def worst(grads) -> tuple[float, str]:
     return sizes[worst_[0]], f"lstm layer {layer}, {gates}, {kind}"
 
 
-def _blocks(grads, name: str) -> list:
+def _blocks(grads: Parameters, name: str) -> list[Array]:
     """A parameter's gradient; of an LSTM's the four blocks of its gates."""
     return kernels.of(grads.flat).xp.split(grads[name], 4) if name.startswith("lstm.") else [grads[name]]

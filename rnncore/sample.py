@@ -1,14 +1,17 @@
 """The sampler draws symbol after symbol from what the model predicts; its chance comes in as an argument."""
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count as count_up
-from itertools import islice
+from itertools import islice, repeat
 
 import numpy as np
 
 from . import arguments
 from .config import SampleConfig
-from .nn.stepper import Stepper, checked
+from .data.vocab import Vocab
+from .kernels.arrays import Ids
+from .model import CharLM
+from .nn.stepper import Clamp, Stepper, Writer, checked
 from .random import Purpose, counter, key, uniform
 
 COINS = 256  # random numbers made at a time
@@ -20,7 +23,7 @@ ABREAST = 1024     # samples written at a time, at most
 PERIOD = 2 ** 32   # coins of a sample; then they come again, though what they decide is another text
 
 
-def draw(logits: np.ndarray, config: SampleConfig, coin: np.ndarray) -> np.ndarray:
+def draw(logits: np.ndarray, config: SampleConfig, coin: np.ndarray) -> Ids:
     """One symbol a column: logits (V, N), coin (N,) in [0, 1) -> ids (N,).
 
     p = softmax(logits / temperature) in float64; top_k keeps the k likeliest, then top_p the fewest likeliest whose
@@ -50,8 +53,8 @@ def draw(logits: np.ndarray, config: SampleConfig, coin: np.ndarray) -> np.ndarr
     return place if order is None else np.take_along_axis(order, place[None], axis=0)[0]
 
 
-def generate_ids(model, prompt: np.ndarray, config: SampleConfig, count: int = 1,
-                 clamp: Mapping[tuple[int, int], float] | None = None, first: int = 0) -> Iterator[np.ndarray]:
+def generate_ids(model: CharLM, prompt: Ids, config: SampleConfig, count: int = 1,
+                 clamp: Clamp | None = None, first: int = 0) -> Iterator[Ids]:
     """Endless ids (count,), a symbol for each of `count` samples that go on from the ids `prompt` (n,), n at least 1.
 
     They are the samples first, first + 1, ...: sample k draws the same coins whatever the count. The parameters count
@@ -60,7 +63,7 @@ def generate_ids(model, prompt: np.ndarray, config: SampleConfig, count: int = 1
     yield from _write(_read(model, prompt, clamp), config, count, first, looped=_looped(model))
 
 
-def _read(model, prompt: np.ndarray, clamp: Mapping[tuple[int, int], float] | None) -> Stepper:
+def _read(model: CharLM, prompt: Ids, clamp: Clamp | None) -> Stepper:
     prompt = model.kernel.to_host(model.ids(prompt, ("n",), "prompt"))
     with model.kernel.single_threaded():
         stepper = Stepper(model.params, clamp)
@@ -69,20 +72,20 @@ def _read(model, prompt: np.ndarray, clamp: Mapping[tuple[int, int], float] | No
     return stepper
 
 
-def _looped(model) -> bool:
+def _looped(model: CharLM) -> bool:
     """Is every symbol drawn on the host, whatever the device offers?"""
     return model.path == "eager"
 
 
 def _write(stepper: Stepper, config: SampleConfig, count: int, first: int = 0,
-           looped: bool = False) -> Iterator[np.ndarray]:
+           looped: bool = False) -> Iterator[Ids]:
     """Samples first .. first + count, each from where the one column of the stepper is."""
     stepper = stepper.repeat(count)
     writer = None if looped else stepper.writer()
     return _loop(stepper, config, first) if writer is None else _launches(writer, config, first)
 
 
-def _loop(stepper: Stepper, config: SampleConfig, first: int) -> Iterator[np.ndarray]:
+def _loop(stepper: Stepper, config: SampleConfig, first: int) -> Iterator[Ids]:
     samples_, logits = np.arange(first, first + stepper.h.shape[-1])[:, None], stepper.logits
     for start in count_up(0, COINS):
         for coin in uniform(config.seed, Purpose.COIN, COINS, step=samples_, start=start % PERIOD).T:
@@ -91,7 +94,7 @@ def _loop(stepper: Stepper, config: SampleConfig, first: int) -> Iterator[np.nda
             logits = stepper.step(ids)
 
 
-def _launches(writer, config: SampleConfig, first: int) -> Iterator[np.ndarray]:
+def _launches(writer: Writer, config: SampleConfig, first: int) -> Iterator[np.ndarray]:
     """The same, written on the device: one launch ahead of what was taken, never two."""
     chance = config.temperature, config.top_k, config.top_p, key(config.seed), counter(Purpose.COIN)[2], first
     coming = writer.write(LAUNCH, *chance, 0)
@@ -104,10 +107,10 @@ def _launches(writer, config: SampleConfig, first: int) -> Iterator[np.ndarray]:
             raise FloatingPointError(f"what the model predicts is no number: {TOO_LARGE}")
 
 
-def generate(model, prompt: str | bytes = "", length: int | None = None, temperature: float = SampleConfig.temperature,
-             top_k: int = SampleConfig.top_k, top_p: float = SampleConfig.top_p, seed: int = SampleConfig.seed,
-             stop: str | Sequence[str] = (), on_unknown: str = "error",
-             clamp: Mapping[tuple[int, int], float] | None = None) -> Iterator[str]:
+def generate(model: CharLM, prompt: str | bytes = "", length: int | None = None,
+             temperature: float = SampleConfig.temperature, top_k: int = SampleConfig.top_k,
+             top_p: float = SampleConfig.top_p, seed: int = SampleConfig.seed, stop: str | Sequence[str] = (),
+             on_unknown: str = "error", clamp: Clamp | None = None) -> Iterator[str]:
     """An iterator over what the model writes after `prompt`: new characters only, at most `length` (None: without end).
 
     Without a prompt it starts as after a newline; a prompt's line ends are made LF and its byte order marks dropped, as
@@ -122,9 +125,9 @@ def generate(model, prompt: str | bytes = "", length: int | None = None, tempera
                                          clamp))
 
 
-def symbols(model, prompt: str | bytes, length: int | None, temperature: float, top_k: int, top_p: float, seed: int,
-            stop: str | Sequence[str] = (), on_unknown: str = "error",
-            clamp: Mapping[tuple[int, int], float] | None = None, first: int = 0) -> Iterator[str]:
+def symbols(model: CharLM, prompt: str | bytes, length: int | None, temperature: float, top_k: int, top_p: float,
+            seed: int, stop: str | Sequence[str] = (), on_unknown: str = "error", clamp: Clamp | None = None,
+            first: int = 0) -> Iterator[str]:
     """As `generate`, but the symbols as the vocabulary has them: a byte is the code point of the same number.
 
     first: which sample it is (0, 1, ...), by whose coins it is drawn.
@@ -136,8 +139,8 @@ def symbols(model, prompt: str | bytes, length: int | None, temperature: float, 
     return until(_characters(model.vocab, ids, length), ends(model.vocab, stop))
 
 
-def samples(model, count: int, prompt: str | bytes, length: int, config: SampleConfig, stop: str | Sequence[str] = (),
-            on_unknown: str = "error", clamp: Mapping[tuple[int, int], float] | None = None) -> list[str]:
+def samples(model: CharLM, count: int, prompt: str | bytes, length: int, config: SampleConfig,
+            stop: str | Sequence[str] = (), on_unknown: str = "error", clamp: Clamp | None = None) -> list[str]:
     """`count` texts, each of at most `length` new symbols; the first is what `symbols` yields.
 
     On a CPU the model's threads share them; sample k draws the same coins whatever their number and the count.
@@ -145,8 +148,8 @@ def samples(model, count: int, prompt: str | bytes, length: int, config: SampleC
     return list(texts(model, count, prompt, length, config, stop, on_unknown, clamp))
 
 
-def texts(model, count: int, prompt: str | bytes, length: int, config: SampleConfig, stop: str | Sequence[str] = (),
-          on_unknown: str = "error", clamp: Mapping[tuple[int, int], float] | None = None) -> Iterator[str]:
+def texts(model: CharLM, count: int, prompt: str | bytes, length: int, config: SampleConfig,
+          stop: str | Sequence[str] = (), on_unknown: str = "error", clamp: Clamp | None = None) -> Iterator[str]:
     """The same as they are written, ABREAST at a time. What is wrong with the arguments is raised at once."""
     count, length = arguments.whole("count", count), arguments.whole("length", length)
     arguments.whole("threads", model.threads, 1)
@@ -155,7 +158,7 @@ def texts(model, count: int, prompt: str | bytes, length: int, config: SampleCon
             for text in _abreast(model, stepper, first, min(ABREAST, count - first), length, config, stops))
 
 
-def _abreast(model, stepper: Stepper, first: int, count: int, length: int, config: SampleConfig,
+def _abreast(model: CharLM, stepper: Stepper, first: int, count: int, length: int, config: SampleConfig,
              stop: list[str]) -> Iterator[str]:
     """The samples first .. first + count at once, each from where the one column of the stepper is."""
     threads = max(1, min(model.kernel.shares(model.threads), count // SHARE))
@@ -167,7 +170,7 @@ def _abreast(model, stepper: Stepper, first: int, count: int, length: int, confi
         each = pool.map if threads > 1 else map
         for start in range(0, length, TURN):  # so that an interrupt need not wait for the end
             turn = min(TURN, length - start)
-            rows.append(np.concatenate(list(each(lambda s, n=turn: np.stack(list(islice(s, n)), axis=1), streams))))
+            rows.append(np.concatenate(list(each(_taken, streams, repeat(turn)))))
             if model.vocab.end is not None:
                 ended |= (rows[-1] == model.vocab.end).any(axis=1)
                 if ended.all():
@@ -176,7 +179,12 @@ def _abreast(model, stepper: Stepper, first: int, count: int, length: int, confi
         yield "".join(until(_characters(model.vocab, iter(row[:, None]), len(row)), stop))
 
 
-def prompt_ids(vocab, prompt: str | bytes, on_unknown: str) -> np.ndarray:
+def _taken(stream: Iterator[Ids], count: int) -> Ids:
+    """The next so many symbols of each sample of a stream: (N, count)."""
+    return np.stack(list(islice(stream, count)), axis=1)
+
+
+def prompt_ids(vocab: Vocab, prompt: str | bytes, on_unknown: str) -> Ids:
     """The ids that a sample starts from: those of the prompt, else of a newline, else the first symbol's.
 
     The prompt's line ends and marks are made those of the corpus. Where texts are documents, a new one begins: END
@@ -189,14 +197,14 @@ def prompt_ids(vocab, prompt: str | bytes, on_unknown: str) -> np.ndarray:
     return ids if len(ids) else np.array([vocab.symbols.index("\n") if "\n" in vocab else 0])
 
 
-def ends(vocab, stop: str | bytes | Iterable[str]) -> list[str]:
+def ends(vocab: Vocab, stop: str | bytes | Iterable[str]) -> list[str]:
     """The symbols of the texts before which a sample ends: of one text, or of several."""
     if not isinstance(stop, (str, bytes, Iterable)):
         raise TypeError(f"stop is a text or several, not {stop!r}")
     return [vocab.spelled(vocab.typed(text)) for text in ([stop] if isinstance(stop, (str, bytes)) else stop)]
 
 
-def _characters(vocab, steps: Iterator[np.ndarray], length: int | None) -> Iterator[str]:
+def _characters(vocab: Vocab, steps: Iterator[Ids], length: int | None) -> Iterator[str]:
     made = 0
     while length is None or made < length:
         symbol = next(steps)[0]

@@ -13,7 +13,7 @@ from .kernels.arrays import Ids
 from .model import CharLM
 from .nn.dropout import Dropout
 from .nn.lstm import State
-from .optim import Adam, clip_scale, global_norm, rate
+from .optim import Optimizer, clip_scale, global_norm, rate
 from .params import Parameters
 from .random import Purpose, uniform
 from .recovery import Recovery
@@ -71,7 +71,7 @@ class Schedule:
 class EagerSteps:
     """Takes one step at a time: what is computed is back on the host before the next."""
     model: CharLM
-    optimizer: Adam
+    optimizer: Optimizer
     recovery: Recovery
     schedule: Schedule
 

@@ -12,10 +12,14 @@ import numpy as np
 
 from .. import arguments
 from ..config import DynamicConfig
+from ..kernels.arrays import Array, Ids
+from ..model import CharLM
 from ..nn import stack
+from ..nn.lstm import State
+from ..params import Parameters
 
 
-def losses(model, ids, config: DynamicConfig | None = None) -> Iterator[np.ndarray]:
+def losses(model: CharLM, ids: Ids, config: DynamicConfig | None = None) -> Iterator[np.ndarray]:
     """Yield (T,) float64 arrays, one a segment: -log p of each symbol of ids (n,) after the first.
 
     ids: of model.vocab.encode. The model's parameters move from one array to the next and are put back, to the bit,
@@ -28,7 +32,7 @@ def losses(model, ids, config: DynamicConfig | None = None) -> Iterator[np.ndarr
     return _losses(model, arguments.symbols("ids", ids), config or DynamicConfig())
 
 
-def _losses(model, ids, config: DynamicConfig):
+def _losses(model: CharLM, ids: Ids, config: DynamicConfig) -> Iterator[np.ndarray]:
     predictions = len(ids) - 1
     with model.moving():
         pull, state = config.decay * model.params.flat, None
@@ -43,7 +47,8 @@ def _losses(model, ids, config: DynamicConfig):
             yield found
 
 
-def _step(model, piece, state, config: DynamicConfig, pull, work, grads):
+def _step(model: CharLM, piece: Ids, state: State | None, config: DynamicConfig, pull: Array, work: stack.Workspace,
+          grads: Parameters) -> tuple[np.ndarray, State]:
     """Losses (T,) on the host for ids piece (T + 1, 1), and the state after them; pull (P,) is decay p0."""
     flat, steps, run = model.params.flat, len(piece) - 1, stack.Pass(piece[:-1], work, model.keep(piece[:-1]))
     loss = work.loss[:steps]

@@ -1,6 +1,7 @@
 """How well a model predicts a text, in nats per character: `score` in one pass, Validation in many columns."""
 from collections.abc import Iterator
 from math import ceil
+from typing import Any
 
 import numpy as np
 
@@ -8,6 +9,9 @@ from .. import arguments
 from ..config import ConfigError
 from ..data.batches import Batches
 from ..data.text import CorpusError
+from ..kernels.arrays import Ids
+from ..model import CharLM
+from ..nn.stack import Workspace
 
 CHUNK = 256      # steps that `losses` takes at a time: bounds its memory
 GROUP = 1 << 14    # predictions that `window_losses` makes side by side: 64 windows of 256
@@ -15,7 +19,7 @@ STEPS = 32         # steps that it takes at a time
 NUMBERS = 1 << 24  # of its arrays, about: with fewer columns for larger models, bounds its memory
 
 
-def losses(model, ids) -> Iterator[np.ndarray]:
+def losses(model: CharLM, ids: Ids) -> Iterator[np.ndarray]:
     """Yield (T,) float64 arrays: -log p of each symbol of ids (n,) after the first, the state carried over all.
 
     Raises ValueError at once for what is no array (n,) of whole numbers, later for one that is no id.
@@ -23,7 +27,7 @@ def losses(model, ids) -> Iterator[np.ndarray]:
     return _losses(model, arguments.symbols("ids", ids))
 
 
-def _losses(model, ids):
+def _losses(model: CharLM, ids: Ids) -> Iterator[np.ndarray]:
     work, state = model.workspace(CHUNK, 1), None
     for start in range(0, len(ids) - 1, CHUNK):
         piece = np.asarray(ids[start:start + CHUNK + 1])[:, None]
@@ -31,7 +35,7 @@ def _losses(model, ids):
         yield model.kernel.to_host(loss)[:, 0].astype(np.float64)
 
 
-def window_losses(model, ids, window: int) -> Iterator[np.ndarray]:
+def window_losses(model: CharLM, ids: Ids, window: int) -> Iterator[np.ndarray]:
     """Yield (T,) float64 arrays: -log p of each symbol of ids (n,) after the first, in order, each predicted once.
 
     The state starts from zero every `window` predictions, as a model of a fixed context would see the text; the last
@@ -42,7 +46,7 @@ def window_losses(model, ids, window: int) -> Iterator[np.ndarray]:
     return _window_losses(model, arguments.symbols("ids", ids), int(window))
 
 
-def _window_losses(model, ids, window: int):
+def _window_losses(model: CharLM, ids: Ids, window: int) -> Iterator[np.ndarray]:
     predictions = len(ids) - 1
     c = model.config
     a_column = min(STEPS, window) * (c.vocab_size + c.embed + 6 * c.layers * c.hidden)
@@ -64,7 +68,7 @@ def _window_losses(model, ids, window: int):
         yield found.T.reshape(-1)[:len(piece) - 1]
 
 
-def encode(model, text: str, on_unknown: str = "error") -> np.ndarray:
+def encode(model: CharLM, text: str | bytes, on_unknown: str = "error") -> np.ndarray:
     """The ids (n,) of a text that is to be scored.
 
     on_unknown: error (raises data.vocab.UnknownSymbolError), skip or replace. Raises CorpusError, a ValueError, for
@@ -80,7 +84,7 @@ def at_least_two(ids: np.ndarray) -> np.ndarray:
     return ids
 
 
-def score(model, text: str, on_unknown: str = "error") -> float:
+def score(model: CharLM, text: str | bytes, on_unknown: str = "error") -> float:
     """Nats per character: the mean over the n - 1 predictions in text, the state carried from its first symbol on.
 
     on_unknown and what is raised: as `encode`.
@@ -97,14 +101,14 @@ class Validation:
     k windows of `steps` characters of every stream, an even sample of the text.
     """
 
-    def __init__(self, ids, columns: int, steps: int):
+    def __init__(self, ids: Ids, columns: int, steps: int):
         ids = arguments.symbols("ids", ids)
         columns, steps = arguments.whole("columns", columns, 1), arguments.whole("steps", steps, 1)
         columns = max(1, min(columns, (len(ids) - 1) // steps))
         self.batches = Batches(ids, columns, min(steps, len(ids) - 1))
-        self._held = None
+        self._held: tuple[CharLM, Workspace] | None = None
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made of: all but the workspace."""
         return vars(self) | {"_held": None}
 
@@ -116,7 +120,7 @@ class Validation:
         """How many predictions the first `windows` hold."""
         return self.batches.columns * min(windows * self.batches.steps, self.batches.stream)
 
-    def loss(self, model, windows: int | None = None, prefix: int | None = None) -> tuple[float, float]:
+    def loss(self, model: CharLM, windows: int | None = None, prefix: int | None = None) -> tuple[float, float]:
         """Nats per character over the first `windows` (None: all), and over the first `prefix` of those."""
         batches = self.batches
         if self._held is None or self._held[0] is not model:

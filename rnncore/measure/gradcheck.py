@@ -6,13 +6,14 @@
 Four points make the quotient exact to the fourth order, so eps can be large enough that rounding does not matter: in
 float64 a right gradient has an error below 1e-8, also where it is small; one past `TOLERANCE` is wrong.
 """
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from .. import arguments, kernels
-from ..kernels.arrays import Array
+from ..kernels.arrays import Array, Ids
+from ..model import CharLM
 from ..nn import stack
 from ..nn.dropout import Dropout, WeightDrop
 from ..nn.lstm import State
@@ -32,17 +33,17 @@ class Row(NamedTuple):
 
 class Case(NamedTuple):
     """What the loss depends on beside the parameters: ids x, y (T, N), the state before them, dropout, keep (T, N)."""
-    x: Array
-    y: Array
+    x: Ids
+    y: Ids
     state: State
     dropout: Dropout | None = None
-    keep: Array = None
+    keep: Array | None = None
 
 
-def random_case(model, steps: int, n: int, dropout: Dropout | None = None, documents: bool = False,
+def random_case(model: CharLM, steps: int, n: int, dropout: Dropout | None = None, documents: bool = False,
                 seed: int = 0) -> Case:
     """A batch of random symbols and a random state; documents: with a keep mask of random boundaries."""
-    def numbers(size, layer):
+    def numbers(size: int, layer: int) -> np.ndarray:
         return uniform(seed, Purpose.CHECK, size, layer=layer)
 
     steps, n = arguments.whole("steps", steps, 1), arguments.whole("n", n, 1)
@@ -55,7 +56,7 @@ def random_case(model, steps: int, n: int, dropout: Dropout | None = None, docum
                 None if keep is None else to_device(keep))
 
 
-def check_gradients(model, case: Case, most: int = 200) -> Iterator[Row]:
+def check_gradients(model: CharLM, case: Case, most: int = 200) -> Iterator[Row]:
     """A Row for every parameter and for the initial states h0 and c0; at most `most` entries of each, spread evenly.
 
     model: a CharLM, whose parameters are moved and put back. Only float64 is precise enough to judge by. Raises
@@ -64,7 +65,7 @@ def check_gradients(model, case: Case, most: int = 200) -> Iterator[Row]:
     return _checks(model, checked(model, case), arguments.whole("most", most, 1))
 
 
-def checked(model, case: Case) -> Case:
+def checked(model: CharLM, case: Case) -> Case:
     """The case as the engine works with it, on the model's device. Raises as `check_gradients`."""
     kernel, config, dtype = model.kernel, model.config, model.dtype
     x = model.ids(case.x)
@@ -76,7 +77,7 @@ def checked(model, case: Case) -> Case:
                 arguments.dropout(case.dropout), arguments.keep(case.keep, x.shape, kernel, dtype))
 
 
-def _checks(model, case: Case, most: int) -> Iterator[Row]:
+def _checks(model: CharLM, case: Case, most: int) -> Iterator[Row]:
     with model.moving():
         work, grads = stack.Workspace(model.params, *case.x.shape), model.params.like()
         loss_of(model, case, work)
@@ -92,14 +93,14 @@ def _checks(model, case: Case, most: int) -> Iterator[Row]:
             yield compare(name, view, kernels.of(view).to_host(grad / case.x.size), model, case, work, most)
 
 
-def loss_of(model, case: Case, work) -> float:
+def loss_of(model: CharLM, case: Case, work: stack.Workspace) -> float:
     """The mean loss of the case; leaves its gradient at the logits in the workspace."""
     logits = stack.forward(dropped(model, case)[0], stack.Pass(case.x, work, case.keep, case.dropout), case.state)
     model.kernel.softmax_cross_entropy(logits, case.y, work.loss)
     return float(work.loss.sum()) / case.x.size
 
 
-def dropped(model, case: Case) -> tuple:
+def dropped(model: CharLM, case: Case) -> tuple[Mapping[str, Array], WeightDrop | None]:
     """(the parameters as the case sees them, the WeightDrop that masked them or None)."""
     if case.dropout is None or not case.dropout.weight_rate:
         return model.params, None
@@ -107,7 +108,8 @@ def dropped(model, case: Case) -> tuple:
     return weight_drop.forward(model.params, case.dropout), weight_drop
 
 
-def compare(name: str, view, analytic: np.ndarray, model, case: Case, work, most: int) -> Row:
+def compare(name: str, view: Array, analytic: np.ndarray, model: CharLM, case: Case, work: stack.Workspace,
+            most: int) -> Row:
     """Move entries of view one at a time and compare; view is part of what the loss reads, analytic its gradient."""
     flat, places = view.reshape(-1), np.unique(np.linspace(0, view.size - 1, min(most, view.size)).astype(int))
     numerical = np.empty(len(places))

@@ -37,8 +37,8 @@ class Level(NamedTuple):
     distinct: np.ndarray  # (C,) int32, u
 
 
-def floor(train, validation, vocab_size: int, orders: Iterable[int] = range(7), escape: float = 2.0,
-          most: int = MOST) -> Floor:
+def floor(train: np.ndarray, validation: np.ndarray, vocab_size: int, orders: Iterable[int] = range(7),
+          escape: float = 2.0, most: int = MOST) -> Floor:
     """Count the first `most` ids of train, predict every id of validation, and average over all n of these.
 
     train (m,), validation (n,): integers in 0..vocab_size-1; m may be 0. Validation goes on where train ends: its first
@@ -61,11 +61,11 @@ def floor(train, validation, vocab_size: int, orders: Iterable[int] = range(7), 
         if order in orders:
             parts = (-np.log(p[start:start + CHUNK]).sum() for start in range(len(before), len(text), CHUNK))
             by_order[order] = float(sum(parts)) / len(validation)
-    best = min(by_order, key=by_order.get)
+    best = min(by_order, key=by_order.__getitem__)
     return Floor(best, by_order[best], by_order, len(symbols))
 
 
-def checked(ids, vocab_size: int) -> np.ndarray:
+def checked(ids: np.ndarray, vocab_size: int) -> np.ndarray:
     """The ids (n,) as int32; ValueError where one is not in 0..vocab_size-1."""
     ids = np.asarray(ids)
     if ids.size and not 0 <= ids.min() <= ids.max() < vocab_size:
@@ -73,7 +73,8 @@ def checked(ids, vocab_size: int) -> np.ndarray:
     return ids.astype(np.int32)
 
 
-def probabilities(symbols, text, vocab_size: int, longest: int, escape: float) -> Iterator[np.ndarray]:
+def probabilities(symbols: np.ndarray, text: np.ndarray, vocab_size: int, longest: int,
+                  escape: float) -> Iterator[np.ndarray]:
     """Yield p_0, .., p_longest of text (n,) int32, all in one (n,) float64, having counted symbols (m,) int32."""
     context, contexts = np.zeros(len(symbols), np.int32), 1  # the one before each symbol, and how many there are
     reached = np.zeros(len(text), np.int32)                  # the one before each symbol of text, or UNSEEN
@@ -90,7 +91,7 @@ def probabilities(symbols, text, vocab_size: int, longest: int, escape: float) -
         del level, ranks  # before the next are made
 
 
-def count(context, symbols, vocab_size: int, contexts: int) -> tuple[Level, np.ndarray]:
+def count(context: np.ndarray, symbols: np.ndarray, vocab_size: int, contexts: int) -> tuple[Level, np.ndarray]:
     """The level of contexts (m,) int32 in 0..contexts-1 and the symbols after them, and each pair's rank (m,) int32."""
     pairs = context.astype(np.int64)
     pairs *= vocab_size
@@ -109,7 +110,7 @@ def count(context, symbols, vocab_size: int, contexts: int) -> tuple[Level, np.n
     return Level(pairs, counts, seen, distinct), ranks
 
 
-def ordered(pairs, end: int) -> tuple[np.ndarray, np.ndarray]:
+def ordered(pairs: np.ndarray, end: int) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (m,) int64 in 0..end-1 in ascending order, and where each stood; the array may be overwritten.
 
     Each carries its place in its lower bits, where 63 hold both: one array is then sorted, in half of argsort's time.
@@ -126,7 +127,8 @@ def ordered(pairs, end: int) -> tuple[np.ndarray, np.ndarray]:
     return pairs, places
 
 
-def refine(level: Level, context, symbols, p, vocab_size: int, escape: float) -> None:
+def refine(level: Level, context: np.ndarray, symbols: np.ndarray, p: np.ndarray, vocab_size: int,
+           escape: float) -> None:
     """All (n,): p arrives as p_{k-1} and leaves as p_k; context leaves as the one that it and the symbol make."""
     known = np.flatnonzero(context != UNSEEN)
     known = known[level.seen[context[known]] > 0]  # nothing may come after the symbols that end the training text

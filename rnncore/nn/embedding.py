@@ -9,29 +9,30 @@ id; backward adds dz into the columns of that small table. Otherwise x is made a
 from typing import NamedTuple
 
 from .. import kernels
-from ..kernels.arrays import Array
+from ..config import ModelConfig
+from ..kernels.arrays import Array, Ids
 from . import lstm
 
 
 class Room(NamedTuple):
     """Arrays for a pass over at most (T, N) symbols of a batch of so many positions, made once."""
-    x: Array       # (E, T, N)
-    table: Array   # (4H, V): the table and then its gradient; None where the batch is too small to fold
-    onehot: Array  # what kernels.scatter_add works in
+    x: Array              # (E, T, N)
+    table: Array          # (4H, V): the table and then its gradient; (4H, 0) where the batch is too small to fold
+    onehot: Array | None  # what kernels.scatter_add works in, if anything
 
 
 class Share(NamedTuple):
     """What the backward of one share of a batch goes by: ids (T, N) and dz (4H, T N)."""
-    ids: Array
+    ids: Ids
     dz: Array
     room: Room
 
 
-def room(config, steps: int, n: int, positions: int, kernel, dtype, training: bool) -> Room:
-    """For (T, N) symbols out of a batch of `positions`."""
-    table = kernel.xp.empty((4 * config.hidden, config.vocab_size), dtype) \
-        if folded(config.vocab_size, positions) else None
-    return Room(kernel.xp.empty((config.embed, steps, n), dtype), table,
+def room(config: ModelConfig, steps: int, n: int, positions: int, like: Array, training: bool) -> Room:
+    """For (T, N) symbols out of a batch of `positions`, of the dtype and on the device of an array."""
+    kernel, dtype = kernels.of(like), like.dtype
+    symbols = config.vocab_size if folded(config.vocab_size, positions) else 0
+    return Room(kernel.xp.empty((config.embed, steps, n), dtype), kernel.xp.empty((4 * config.hidden, symbols), dtype),
                 kernel.scatter_workspace(config.vocab_size, steps * n, dtype) if training else None)
 
 
@@ -40,14 +41,14 @@ def folded(symbols: int, positions: int) -> bool:
     return 2 * symbols <= positions
 
 
-def table(embedding, w: lstm.Weights, out):
+def table(embedding: Array, w: lstm.Weights, out: Array) -> Array:
     """Write the first layer's input share for every symbol: out (4H, V), which is returned."""
     kernels.of(out).product(w.w_ih, embedding.T, out)
     out += w.bias[:, None]
     return out
 
 
-def forward(embedding, w: lstm.Weights, ids, fold: bool, gates, room: Room):
+def forward(embedding: Array, w: lstm.Weights, ids: Ids, fold: bool, gates: Array, room: Room) -> Array | None:
     """The first layer's input: x (E, T, N); to fold, None, and gates (4H, T, N) holds the input's share."""
     k = kernels.of(gates)
     if fold:
@@ -58,7 +59,7 @@ def forward(embedding, w: lstm.Weights, ids, fold: bool, gates, room: Room):
     return x
 
 
-def scatter_rows(embedding, dtable, grads: lstm.Weights, rows: slice, shares: list[Share]) -> None:
+def scatter_rows(embedding: Array, dtable: Array, grads: lstm.Weights, rows: slice, shares: list[Share]) -> None:
     """Rows of the table's gradient, dtable (4H, V), of dW_ih and of db, from all shares of the batch."""
     k = kernels.of(dtable)
     dtable[rows] = 0
@@ -68,7 +69,7 @@ def scatter_rows(embedding, dtable, grads: lstm.Weights, rows: slice, shares: li
     k.row_sums(dtable[rows], grads.bias[rows])
 
 
-def backward(dembedding, w: lstm.Weights, dtable, shares: list[Share]) -> None:
+def backward(dembedding: Array, w: lstm.Weights, dtable: Array | None, shares: list[Share]) -> None:
     """Write dembedding (V, E), from dtable where that is given, else from the shares, whose x is used up."""
     k = kernels.of(dembedding)
     if dtable is not None:

@@ -4,20 +4,21 @@
     loss[t, n] = -log softmax(logits[:, t, n])[target[t, n]]
 """
 from .. import kernels
-from .lstm import columns
+from ..kernels.arrays import Array
+from .lstm import Sum, columns
 
 
-def forward(weight, bias, y, logits) -> None:
+def forward(weight: Array, bias: Array, y: Array, logits: Array) -> None:
     """Write logits (V, T, N)."""
     kernels.of(y).product(weight, columns(y), columns(logits))
     logits += bias[:, None, None]
 
 
-def backward(weight, dlogits, dy) -> None:
+def backward(weight: Array, dlogits: Array, dy: Array) -> None:
     """Write dy (H, T, N) from dlogits (V, T, N)."""
     kernels.of(dy).product(weight.T, columns(dlogits), columns(dy))
 
 
-def sums(dweight, dbias, y, dlogits) -> list[tuple]:
+def sums(dweight: Array, dbias: Array, y: Array, dlogits: Array) -> list[Sum]:
     """The gradients as in lstm.py: dweight (V, H), dbias (V,)."""
     return [(dweight, columns(dlogits), columns(y)), (dbias, columns(dlogits), None)]

@@ -16,11 +16,13 @@ keeps everything.
 The time loops stand here, for every device; where the kernel module has them compiled (`recurrence`), or the path that
 the model takes on a card has its own (`Scratch.loops`), those run.
 """
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 from .. import kernels
 from ..kernels.arrays import Array
 
+Sum: TypeAlias = tuple[Array, Array, Array | None]  # (gradient, a, b): it is a b^T, or where b is None the sum of a
 
 class State(NamedTuple):
     """The state of a whole stack at one time: h and c, each (L, H, N)."""
@@ -47,7 +49,7 @@ class Cache(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Room for intermediate results that nothing reads later; the layers of a stack share it."""
+    """Buffers for intermediate results that nothing reads later; the layers of a stack share them."""
     recurrent: Array  # (4H, N)
     state: Array      # (H, N)
     dh: Array         # (H, N)
@@ -60,23 +62,23 @@ class Scratch(NamedTuple):
     loops: Any = None  # what runs the time loops instead of those below (kernels/paths.py), or None
 
 
-def layer(params, k: int) -> Weights:
+def layer(params: Mapping[str, Array], k: int) -> Weights:
     """Layer k of a mapping with PyTorch's names."""
     return Weights(params[f"lstm.weight_ih_l{k}"], params[f"lstm.weight_hh_l{k}"], params[f"lstm.bias_ih_l{k}"])
 
 
-def columns(a):
+def columns(a: Array) -> Array:
     """a (F, T, N) as (F, T N), a view: each step of each sequence is a column."""
     return a.reshape(len(a), -1)
 
 
-def project(w: Weights, x, gates) -> None:
+def project(w: Weights, x: Array, gates: Array) -> None:
     """The input's share of every step at once: gates[t] = W_ih x[t] + b; x (E, T, N), gates (4H, T, N)."""
     kernels.of(x).product(w.w_ih, columns(x), columns(gates))
     gates += w.bias[:, None, None]
 
 
-def forward(w: Weights, x, cache: Cache, keep, scratch: Scratch):
+def forward(w: Weights, x: Array | None, cache: Cache, keep: Array | None, scratch: Scratch) -> Array:
     """Run the layer on x (E, T, N), or on None: then cache.gates holds the input's share. cache.h[0], c[0]: initial.
 
     Returns y (H, T, N), a view of cache.h; the last state is cache.h[T], cache.c[T].
@@ -94,7 +96,7 @@ def forward(w: Weights, x, cache: Cache, keep, scratch: Scratch):
     return cache.h[:, 1:]
 
 
-def loop_forward(w_hh, gates, h, c, keep, scratch: Scratch) -> None:
+def loop_forward(w_hh: Array, gates: Array, h: Array, c: Array, keep: Array | None, scratch: Scratch) -> None:
     """The time loop: gates (4H, T, N) leaves as the activations, h[1:] and c[1:] are written.
 
     It works on copies with the steps first: a small operation on rows that lie apart costs more than to move them.
@@ -111,7 +113,8 @@ def loop_forward(w_hh, gates, h, c, keep, scratch: Scratch) -> None:
         out[...] = inside.swapaxes(0, 1)
 
 
-def backward(w: Weights, cache: Cache, dy, dstate, keep, scratch: Scratch, dx=None):
+def backward(w: Weights, cache: Cache, dy: Array, dstate: tuple[Array | int, Array | int], keep: Array | None,
+             scratch: Scratch, dx: Array | None = None) -> tuple[Array, Array]:
     """Back-propagation through time (Werbos 1990): cache.gates leaves as dL/dz, of which `sums` makes the gradients.
 
     dy (H, T, N) is dL/dy from above; dstate is (dh, dc), each (H, N): what arrives at the last state from later steps.
@@ -133,7 +136,8 @@ def backward(w: Weights, cache: Cache, dy, dstate, keep, scratch: Scratch, dx=No
     return dh, dc
 
 
-def loop_backward(w_hh, gates, c, keep, dy, dh, dc, scratch: Scratch) -> None:
+def loop_backward(w_hh: Array, gates: Array, c: Array, keep: Array | None, dy: Array, dh: Array, dc: Array,
+                  scratch: Scratch) -> None:
     """The time loop backwards: gates (4H, T, N) leaves as dL/dz.
 
     dh and dc (H, N) arrive as the gradient at the last state and leave as that at the initial one. Copies as above.
@@ -152,14 +156,14 @@ def loop_backward(w_hh, gates, c, keep, dy, dh, dc, scratch: Scratch) -> None:
     gates[...] = z.swapaxes(0, 1)
 
 
-def sums(grads: Weights, x, cache: Cache, h_prev) -> list[tuple]:
-    """The gradients that are sums over time and sequences, as (gradient, a, b): a b^T, or where b is None the sum of a.
+def sums(grads: Weights, x: Array | None, cache: Cache, h_prev: Array) -> list[Sum]:
+    """The gradients that are sums over time and sequences.
 
     cache.gates is dL/dz; h_prev (H, T, N): the states that W_hh saw; x (E, T, N): what the layer ran on; None where
     embedding.py sees to dW_ih and db.
     """
     dz = columns(cache.gates)
-    found = [(grads.w_hh, dz, columns(h_prev))]
+    found: list[Sum] = [(grads.w_hh, dz, columns(h_prev))]
     if x is not None:
         found += [(grads.w_ih, dz, columns(x)), (grads.bias, dz, None)]
     return found

@@ -3,11 +3,13 @@
 `forward`, `backward` and `gradients` are pure but for the Workspace that the caller made and passes in. Notation as in
 lstm.py; V symbols. The products over time wait until all shares are through: `gradients` sums them over the shares too.
 """
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from .. import kernels
-from ..kernels.arrays import Array
+from ..kernels.arrays import Array, Ids
 from ..kernels.paths import Path
+from ..params import Each, Parameters
 from . import dropout as dropout_
 from . import embedding, head, lstm
 from .dropout import Dropout
@@ -20,14 +22,14 @@ class Workspace:
     offset and columns place the N columns in a batch of `columns`, so that dropout's masks do not depend on the share.
     """
 
-    def __init__(self, params, steps: int, n: int, training: bool = True, offset: int = 0, columns: int | None = None,
-                 path: Path | None = None):
+    def __init__(self, params: Parameters, steps: int, n: int, training: bool = True, offset: int = 0,
+                 columns: int | None = None, path: Path | None = None):
         config, kernel, dtype, path = params.config, kernels.of(params.flat), params.flat.dtype, path or Path()
         empty, hidden, self.steps, self.n = kernel.xp.empty, config.hidden, steps, n
         self.offset, self.columns = offset, columns or n
         self.h, self.c = (empty((config.layers, hidden, steps + 1, n), dtype) for _ in "hc")
         self.caches = [Cache(empty((4 * hidden, steps, n), dtype), h, c) for h, c in zip(self.h, self.c, strict=True)]
-        self.room = embedding.room(config, steps, n, steps * self.columns, kernel, dtype, training)
+        self.room = embedding.room(config, steps, n, steps * self.columns, params.flat, training)
         self.logits = empty((config.vocab_size, steps, n), dtype)
         self.loss = empty((steps, n), dtype)
         self.masks: list[Array] = []    # (H, T, N) a layer, made by the first pass with dropout; variational: (H, 1, N)
@@ -39,11 +41,11 @@ class Workspace:
         loops = path.loops(config, steps, n)
         self.wavefront = path.wavefront(config, steps, n)
         steps, back = (0, 0) if loops else (steps, back)  # such loops work in place
-        self.scratch = Scratch(*(empty((*shape, n), dtype) for shape in (
+        self.scratch = Scratch._make([*(empty((*shape, n), dtype) for shape in (
             (4 * hidden,), (hidden,), (hidden,), (hidden,), (steps, 4 * hidden), (steps + 1, hidden),
-            (steps + 1, hidden), (back, hidden), (back, hidden))), loops)
+            (steps + 1, hidden), (back, hidden), (back, hidden))), loops])
 
-    def first(self, steps: int) -> tuple:
+    def first(self, steps: int) -> tuple[list[Cache], Array, Array]:
         """(caches, logits, loss) for a run of `steps`, at most T."""
         if steps > self.steps:
             raise ValueError(f"a workspace of {self.steps} steps cannot hold {steps}")
@@ -51,13 +53,13 @@ class Workspace:
         return caches, self.logits[:, :steps], self.loss[:steps]
 
     def begin(self, state: State | None) -> None:
-        """The initial state of the next pass: h and c of L arrays (H, N) each, or None: zeros."""
+        """The initial state of the next pass, or None: zeros."""
         for k, cache in enumerate(self.caches):
             cache.h[:, 0], cache.c[:, 0] = (0, 0) if state is None else (state.h[k], state.c[k])
 
     def state(self, steps: int) -> State:
-        """The state after `steps` as it lies in the caches: two lists of L arrays (H, N), views."""
-        return State([cache.h[:, steps] for cache in self.caches], [cache.c[:, steps] for cache in self.caches])
+        """The state after `steps` as it lies in the caches: views."""
+        return State(self.h[:, :, steps], self.c[:, :, steps])
 
 
 class Pass(NamedTuple):
@@ -65,14 +67,15 @@ class Pass(NamedTuple):
 
     Of the dropout's rates only that of units is applied here: weight-drop is a matter of the params that are given.
     """
-    ids: Array
+    ids: Ids
     work: Workspace
-    keep: Array = None
+    keep: Array | None = None
     dropout: Dropout | None = None
 
     @property
-    def drops(self) -> bool:
-        return self.dropout is not None and self.dropout.rate > 0
+    def drops(self) -> Dropout | None:
+        """The dropout where it drops units, else None."""
+        return self.dropout if self.dropout and self.dropout.rate > 0 else None
 
     def folds(self, symbols: int) -> bool:
         """Is the embedding folded (embedding.py)? The batch decides, so all its shares do the same."""
@@ -96,51 +99,51 @@ class Pass(NamedTuple):
         return [xp.multiply(h, self.keep, out=kept[:, :steps]) for h, kept in zip(states, work.kept, strict=True)]
 
 
-def forward(params, run: Pass, state: State | None):
+def forward(params: Mapping[str, Array], run: Pass, state: State | None) -> Array:
     """Logits (V, T, N), a view of the workspace; state as in `Workspace.begin`. The last state is `work.state(T)`."""
     run.work.begin(state)
     return forward_on(params, run)
 
 
-def forward_on(params, run: Pass):
+def forward_on(params: Mapping[str, Array], run: Pass) -> Array:
     """As `forward`, from the initial state that lies in the workspace."""
-    ids, work, keep, dropout = run
+    (ids, work, keep, _), dropout = run, run.drops
     caches, logits, _ = work.first(len(ids))
     layers, table = [lstm.layer(params, k) for k in range(len(caches))], params["embedding.weight"]
-    y = embedding.forward(table, layers[0], ids, run.folds(len(table)), caches[0].gates, work.room)
+    x = embedding.forward(table, layers[0], ids, run.folds(len(table)), caches[0].gates, work.room)
     if work.wavefront:
-        if y is not None:
-            lstm.project(layers[0], y, caches[0].gates)
-        masks = [_mask(k, len(ids), dropout, work) for k in range(len(caches))] if run.drops else None
-        work.wavefront.forward(layers, caches, keep, masks, run.outputs() if run.drops else None)
+        if x is not None:
+            lstm.project(layers[0], x, caches[0].gates)
+        masks = [_mask(k, len(ids), dropout, work) for k in range(len(caches))] if dropout else None
+        work.wavefront.forward(layers, caches, keep, masks, run.outputs() if dropout else None)
         y = run.outputs()[-1]
     else:
         for k, (weights, cache) in enumerate(zip(layers, caches, strict=True)):
-            y = lstm.forward(weights, y, cache, keep, work.scratch)
-            if run.drops:
+            x = y = lstm.forward(weights, x, cache, keep, work.scratch)
+            if dropout:
                 mask = _mask(k, len(ids), dropout, work)
-                y = kernels.of(y).xp.multiply(y, mask, out=work.dropped[k][:, :len(ids)])
+                x = y = kernels.of(y).xp.multiply(y, mask, out=work.dropped[k][:, :len(ids)])
     head.forward(params["head.weight"], params["head.bias"], y, logits)
     return logits
 
 
-def backward(params, run: Pass, dstate: State | None = None) -> State:
+def backward(params: Mapping[str, Array], run: Pass, dstate: State | None = None) -> State:
     """Back through head and layers, from dlogits (V, T, N) in work.logits: what `gradients` needs stays in run.work.
 
-    dstate: the gradient that arrives at the last state (L arrays (H, N) each for h and c), or None for truncated BPTT.
-    Returns the gradient at the initial state, h and c (L, H, N), which the next call overwrites.
+    dstate: the gradient that arrives at the last state, or None for truncated BPTT. Returns the gradient at the initial
+    state, which the next call overwrites.
     """
-    ids, work, keep, dropout = run
+    (ids, work, keep, _), dropout = run, run.drops
     caches, dlogits, _ = work.first(len(ids))
     dy, initial = work.dy[:, :len(ids)], work.initial
     head.backward(params["head.weight"], dlogits, dy)
     if work.wavefront:
-        masks = [mask[:, :dropout.rows(len(ids))] for mask in work.masks] if run.drops else None
+        masks = [mask[:, :dropout.rows(len(ids))] for mask in work.masks] if dropout else None
         layers = [lstm.layer(params, k) for k in range(len(caches))]
         work.wavefront.backward(layers, caches, dy, dstate, keep, masks, initial)
         return initial
     for k in reversed(range(len(caches))):
-        if run.drops:
+        if dropout:
             dy *= work.masks[k][:, :dropout.rows(len(ids))]
         last = (0, 0) if dstate is None else (dstate.h[k], dstate.c[k])
         initial.h[k], initial.c[k] = lstm.backward(lstm.layer(params, k), caches[k], dy, last, keep, work.scratch,
@@ -148,7 +151,7 @@ def backward(params, run: Pass, dstate: State | None = None) -> State:
     return initial
 
 
-def gradients(params, grads, shares: list[Pass], each=map) -> None:
+def gradients(params: Mapping[str, Array], grads: Parameters, shares: Sequence[Pass], each: Each = map) -> None:
     """Write every gradient into grads, the sums over time and sequences of all shares of a batch, in their order.
 
     `each(function, items)` may use a thread an item: each makes the same rows of every gradient.
@@ -169,7 +172,7 @@ def gradients(params, grads, shares: list[Pass], each=map) -> None:
     embedding.backward(grads["embedding.weight"], lstm.layer(params, 0), dtable, scattered)
 
 
-def _sums(grads, share: Pass) -> list[tuple]:
+def _sums(grads: Parameters, share: Pass) -> list[lstm.Sum]:
     """(gradient, a (R, T N), b (C, T N) or None) of each gradient, as in lstm.py."""
     caches, dlogits, _ = share.work.first(len(share.ids))
     outputs, before = share.outputs(), share.before()
@@ -180,7 +183,7 @@ def _sums(grads, share: Pass) -> list[tuple]:
     return found
 
 
-def _sum_products(same: tuple, k: int, parts: int) -> None:
+def _sum_products(same: Sequence[lstm.Sum], k: int, parts: int) -> None:
     """The k-th of so many parts of the rows of a gradient, from its (gradient, a, b) of each share."""
     for number, (gradient, a, b) in enumerate(same):
         kernel, rows = kernels.of(a), _rows(gradient, k, parts)
@@ -192,11 +195,11 @@ def _sum_products(same: tuple, k: int, parts: int) -> None:
             kernel.row_sums(a[rows], gradient[rows])
 
 
-def _rows(array, k: int, parts: int) -> slice:
+def _rows(array: Array, k: int, parts: int) -> slice:
     return slice(len(array) * k // parts, len(array) * (k + 1) // parts)
 
 
-def _mask(k: int, steps: int, dropout: Dropout, work: Workspace):
+def _mask(k: int, steps: int, dropout: Dropout, work: Workspace) -> Array:
     """The mask (H, T or 1, N) of what layer k hands on; there is room for its product in work.dropped[k]."""
     like, rows = work.caches[k].h[:, 1:], dropout.rows(work.steps)
     xp = kernels.of(like).xp

@@ -9,13 +9,18 @@ A step allocates nothing. Where the kernel module has its loops compiled, the st
 import copy
 import math
 from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from .. import kernels
 from ..config import ConfigError, ModelConfig
+from ..kernels.arrays import Array, Ids
+from ..params import Parameters
 from . import embedding, head, lstm
 
+Writer: TypeAlias = Any  # what a kernel module's writer() makes
+Clamp: TypeAlias = Mapping[tuple[int, int], float]  # (layer, cell), from 0 -> the number at which its c is held
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -27,7 +32,7 @@ class Stepper:
     Raises ConfigError for a cell that is not there and for what is no finite number.
     """
 
-    def __init__(self, params, clamp: Mapping[tuple[int, int], float] | None = None):
+    def __init__(self, params: Parameters, clamp: Clamp | None = None):
         self.kernel, config = kernels.of(params.flat), params.config
         self.clamp = checked(clamp, config)
         self.params = params.like()
@@ -36,7 +41,8 @@ class Stepper:
         zeros, dtype = self.kernel.xp.zeros, params.flat.dtype
         self.table = embedding.table(self.params["embedding.weight"], self.layers[0],
                                      zeros((4 * config.hidden, config.vocab_size), dtype))
-        self._hold(*zeros((2, config.layers, config.hidden, 1), dtype), zeros((config.vocab_size, 1), dtype))
+        h, c = zeros((2, config.layers, config.hidden, 1), dtype)
+        self._hold(h, c, zeros((config.vocab_size, 1), dtype))
 
     def repeat(self, count: int) -> "Stepper":
         """Another with the same parameters, and `count` columns for each of this one's."""
@@ -44,7 +50,7 @@ class Stepper:
         other._hold(*(self.kernel.xp.repeat(a, count, axis=-1) for a in (self.h, self.c, self.logits)))
         return other
 
-    def _hold(self, h, c, logits) -> None:
+    def _hold(self, h: Array, c: Array, logits: Array) -> None:
         self.h, self.c, self.logits = h, c, logits
         empty, dtype, (_, hidden, n) = self.kernel.xp.empty, h.dtype, h.shape
         self._gates = empty((4 * hidden, 1, n), dtype)
@@ -54,22 +60,22 @@ class Stepper:
         compiled = not self.clamp and self.kernel.recurrence(dtype)
         self._compiled = compiled and compiled.stepper(self.layers, self._head(), self.table, h, c, logits)
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made of: all but what works on these very arrays, which is made anew."""
         return {name: vars(self)[name] for name in ("clamp", "params", "table", "h", "c", "logits")}
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self.kernel, self.layers = kernels.of(self.h), self._layers()
         self._hold(self.h, self.c, self.logits)
 
-    def _layers(self) -> list:
+    def _layers(self) -> list[lstm.Weights]:
         return [lstm.layer(self.params, k) for k in range(self.params.config.layers)]
 
-    def _head(self) -> tuple:
+    def _head(self) -> tuple[Array, Array]:
         return self.params["head.weight"], self.params["head.bias"]
 
-    def writer(self):
+    def writer(self) -> Writer | None:
         """What writes text from here in a few launches, h, c and logits in place; None where `step` is the way.
 
         `step` is the way where cells are held, which no such kernel does: the caller tells the user what that costs.
@@ -77,7 +83,7 @@ class Stepper:
         return None if self.clamp else self.kernel.writer(self.layers, self._head(), self.table, self.h, self.c,
                                                           self.logits)
 
-    def step(self, ids):
+    def step(self, ids: Ids) -> Array:
         """ids (N,), whole numbers on the host -> logits (V, N), which the next step overwrites."""
         if self._compiled:
             self._compiled(ids)
@@ -86,13 +92,13 @@ class Stepper:
                 self._loop(self.kernel.ids_to_device(ids)[None])
         return self.logits
 
-    def _loop(self, ids) -> None:
-        k, gates, below = self.kernel, self._gates, None
+    def _loop(self, ids: Ids) -> None:
+        k, gates = self.kernel, self._gates
         for layer, (w, h, c) in enumerate(self._cells):
-            if below is None:
-                k.gather(self.table, ids, self._gates)
+            if layer:
+                lstm.project(w, self.h[layer - 1], gates)
             else:
-                lstm.project(w, below, gates)
+                k.gather(self.table, ids, gates)
             k.product(w.w_hh, h, self._recurrent)
             self._c_prev[...] = c
             k.gates_forward(gates[:, 0], self._recurrent, self._c_prev, None, c, h)
@@ -100,11 +106,10 @@ class Stepper:
                 if where == layer:
                     c[cell] = value
                     h[cell] = gates[3 * len(h) + cell, 0] * math.tanh(value)
-            below = h
-        head.forward(*self._head(), below, self.logits[:, None])
+        head.forward(*self._head(), self.h[-1], self.logits[:, None])
 
 
-def checked(clamp: Mapping[tuple[int, int], float] | None, config: ModelConfig) -> Mapping[tuple[int, int], float]:
+def checked(clamp: Clamp | None, config: ModelConfig) -> Clamp:
     """The clamp, if the model has its cells and its values are finite; else ConfigError."""
     if not isinstance(clamp, Mapping | None):
         raise TypeError(f"clamp maps (layer, cell) to a number, not {clamp!r:.60}")

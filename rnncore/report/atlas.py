@@ -3,7 +3,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..data.vocab import Vocab
 from ..measure.evaluate import encode
+from ..model import CharLM
 from .probes import measure
 from .reading import Reading, read
 
@@ -21,7 +23,7 @@ class Atlas:
     saturation: list[dict[str, tuple[float, float]]]  # a layer: gate -> (share below .1, share above .9)
 
 
-def atlas(model, text: str | bytes, most: int = MOST, on_unknown: str = "error") -> Atlas:
+def atlas(model: CharLM, text: str | bytes, most: int = MOST, on_unknown: str = "error") -> Atlas:
     """The atlas of a CharLM over a text, read from a zero state; of the ranking the first `most` cells a probe.
 
     At the level of bytes a symbol of Atlas.text is the code point of the same number as the byte, and the probes are
@@ -32,7 +34,7 @@ def atlas(model, text: str | bytes, most: int = MOST, on_unknown: str = "error")
     return of(read(model, encode(model, text, on_unknown)), model.vocab, most)
 
 
-def of(reading: Reading, vocab, most: int = MOST) -> Atlas:
+def of(reading: Reading, vocab: Vocab, most: int = MOST) -> Atlas:
     """The atlas of what has been read, for symbols of this vocabulary."""
     symbols = "".join(map(vocab.symbols.__getitem__, reading.ids.tolist()))
     probes = probes_of_bytes(symbols) if vocab.level == "byte" else measure(symbols)

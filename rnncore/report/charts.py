@@ -3,11 +3,18 @@ import io
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeAlias
 from xml.etree import ElementTree
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Row: TypeAlias = dict[str, Any]                  # of metrics.jsonl
+Line: TypeAlias = tuple[np.ndarray, np.ndarray]  # steps, values
 POINTS = 400   # of a line: more are averaged
 ROWS = 12      # of a table
 KEPT = 0.97    # share of the training losses that the axis shows: the first steps would flatten the rest
@@ -30,7 +37,7 @@ class Chart:
     narrow: str
 
 
-def charts(rows: list[dict], floor: float | None, unit: str = "character", there: int | None = None) -> list[Chart]:
+def charts(rows: list[Row], floor: float | None, unit: str = "character", there: int | None = None) -> list[Chart]:
     """The charts of the rows of metrics.jsonl: loss, rate and gradient norm, those that have two points to draw.
 
     floor: the nats per character that counting alone reaches, or None; unit: what a symbol is called; there: how many
@@ -47,37 +54,37 @@ def charts(rows: list[dict], floor: float | None, unit: str = "character", there
                                             ("norm", "Gradient norm", norm, "The norm of the gradient", "log")):
         if len(drawn[0]) > 1 and (scale == "linear" or drawn[1].min() > 0):
             found.append(_chart(name, title, _range(noun, drawn),
-                                lambda axes, d=drawn, s=scale: _draw_line(axes, d, s), (SMALL, SMALL)))
+                                partial(_draw_line, drawn=drawn, scale=scale), (SMALL, SMALL)))
     return found
 
 
-def measured(rows: list[dict], there: int | None, unit: str = "character") -> tuple[str, str]:
+def measured(rows: list[Row], there: int | None, unit: str = "character") -> tuple[str, str]:
     """What mid-run evaluations are over, and what the one at the end gave, in words; "" where that is not known.
 
     Words on the first where it is a sample: of what there is, or of what the evaluation at the end is over.
     """
-    row: dict = next((row for row in reversed(rows) if "val_loss" in row), {})
+    row: Row = next((row for row in reversed(rows) if "val_loss" in row), {})
     few, many, loss = (row.get(name) for name in ("val_chars", "val_chars_of_all", "val_loss_of_all"))
     sampled = few is not None and few < max(there or 0, many or 0)
     end = f"over {many:,} {unit}s it is {loss:.3f} at the end" if sampled and None not in (many, loss) else ""
     return (f"on a sample of {few:,} {unit}s" if sampled else ""), end
 
 
-def line(rows: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
+def line(rows: list[Row], name: str) -> Line:
     """(steps, values) of the rows that have a number there."""
     found = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
     steps, values = np.array(found, np.float64).reshape(-1, 2).T
     return steps, values
 
 
-def thinned(drawn: tuple[np.ndarray, np.ndarray], most: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
+def thinned(drawn: Line, most: int = POINTS) -> Line:
     """The line in at most so many points, each the mean of its neighbours."""
     edges = np.linspace(0, len(drawn[0]), min(most, len(drawn[0])) + 1).astype(int)
     steps, values = (np.array([part[a:b].mean() for a, b in pairwise(edges)]) for part in drawn)
     return steps, values
 
 
-def table(rows: list[dict]) -> list[tuple[int, float | None, float, float, float]]:
+def table(rows: list[Row]) -> list[tuple[int, float | None, float, float, float]]:
     """(step, training loss, validation loss, rate, gradient norm) at evaluations, some where they are many.
 
     The first, the last and the best are among them.
@@ -91,7 +98,7 @@ def table(rows: list[dict]) -> list[tuple[int, float | None, float, float, float
             for k in sorted(places)]
 
 
-def _losses(train, validation, floor: float | None, on: str, end: str) -> str:
+def _losses(train: Line, validation: Line, floor: float | None, on: str, end: str) -> str:
     words = [f"The training loss goes from {train[1][0]:.3f} at step {train[0][0]:,.0f} "
              f"to {train[1][-1]:.3f} at step {train[0][-1]:,.0f}"]
     if len(validation[0]):
@@ -107,18 +114,18 @@ def _losses(train, validation, floor: float | None, on: str, end: str) -> str:
     return "; ".join(words) + "."
 
 
-def _range(noun: str, drawn) -> str:
+def _range(noun: str, drawn: Line) -> str:
     steps, values = drawn
     return (f"{noun} goes from {values[0]:.3g} to {values[-1]:.3g}; it is {values.max():.3g} at most, "
             f"at step {steps[values.argmax()]:,.0f}, and {values.min():.3g} at least.")
 
 
-def _top(train, validation, floor: float | None) -> float:
+def _top(train: Line, validation: Line, floor: float | None) -> float:
     """Where the axis of the losses ends."""
     return max([np.quantile(train[1], KEPT), *validation[1], *([floor] if floor else [])])
 
 
-def _draw_loss(axes, train, validation, floor: float | None) -> None:
+def _draw_loss(axes: "Axes", train: Line, validation: Line, floor: float | None) -> None:
     top = _top(train, validation, floor)
     axes.plot(*thinned(train), color=TRAIN, linewidth=1, label="training")
     if len(validation[0]):
@@ -132,7 +139,7 @@ def _draw_loss(axes, train, validation, floor: float | None) -> None:
                 borderpad=0, columnspacing=1.4)
 
 
-def _draw_line(axes, drawn, scale: str) -> None:
+def _draw_line(axes: "Axes", drawn: Line, scale: str) -> None:
     from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     axes.plot(*thinned(drawn), color=TRAIN, linewidth=1.2)
@@ -142,13 +149,14 @@ def _draw_line(axes, drawn, scale: str) -> None:
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
-def _chart(name: str, title: str, summary: str, draw: Callable, sizes: tuple) -> Chart:
+def _chart(name: str, title: str, summary: str, draw: Callable[["Axes"], None],
+           sizes: tuple[tuple[float, float], tuple[float, float]]) -> Chart:
     wide = _svg(f"{name}-wide", title, summary, draw, sizes[0])
     narrow = wide if sizes[0] == sizes[1] else _svg(f"{name}-narrow", title, summary, draw, sizes[1])
     return Chart(name, title, summary, wide, narrow)
 
 
-def _svg(name: str, title: str, summary: str, draw: Callable, size: tuple[float, float]) -> str:
+def _svg(name: str, title: str, summary: str, draw: Callable[["Axes"], None], size: tuple[float, float]) -> str:
     """What `draw` puts on axes, as an SVG element; the same input gives the same text."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its notes on its own caches say nothing to a reader
     import matplotlib
@@ -196,7 +204,7 @@ def _own(svg: bytes, name: str, title: str, summary: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _attributes(found: dict, links: set[str]) -> dict:
+def _attributes(found: dict[str, str], links: set[str]) -> dict[str, str]:
     """An element's attributes: styles become attributes, links are local, and ids that nothing links to are left."""
     kept = {key: value for key, value in found.items() if key not in ("style", "clip-path", LINK, "id")}
     if LINK in found:

@@ -6,6 +6,7 @@ import re
 from bisect import bisect
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from .glyphs import glyph, visible
 from .probes import PROBES
 from .reading import Reading
 
+T = TypeVar("T")
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = "text.js", "atlas.js", "page.js"
 SAMPLES = 8          # shown of those made on the way
@@ -38,7 +40,7 @@ class Story:
     passage: Reading
     source: str                                   # where the passage is from, in words
     atlas: Atlas                                  # over the passage's beginning
-    rows: list[dict] = field(default_factory=list)                 # of metrics.jsonl
+    rows: list[charts.Row] = field(default_factory=list)                 # of metrics.jsonl
     samples: list[tuple[int, str]] = field(default_factory=list)   # step and text
     floor: float | None = None                    # nats per character that counting alone reaches
     there: int | None = None                      # characters of the whole validation text, where that is known
@@ -72,7 +74,7 @@ def render(story: Story) -> str:
         script=safe(script), style=safe(style), hashes={"script": digest(script), "style": digest(style)})
 
 
-def _clean(value):
+def _clean(value: str | float | None) -> str | float | None:
     """What a template prints: texts without what would harm a page; markup of ours as it is."""
     return visible(value) if type(value) is str else value
 
@@ -85,7 +87,7 @@ def indented(markup: str) -> str:
     return re.sub(r"(?m)^([^\S\n]+)(\S+)", r'\1<span class="first">\2</span>', markup)
 
 
-def some(samples: list, most: int = SAMPLES) -> list:
+def some(samples: list[T], most: int = SAMPLES) -> list[T]:
     """At most so many, evenly spread, the first and the last among them."""
     return [samples[k] for k in np.linspace(0, len(samples) - 1, most).round().astype(int)] \
         if len(samples) > most else samples
@@ -96,7 +98,7 @@ def digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def embedded(found: dict) -> str:
+def embedded(found: dict[str, Any]) -> str:
     """JSON that may stand inside a script element: it has no <, > or &, and nothing but ASCII."""
     text = json.dumps(found, separators=(",", ":"))
     for character in "<>&":
@@ -104,7 +106,7 @@ def embedded(found: dict) -> str:
     return text
 
 
-def data(story: Story) -> dict:
+def data(story: Story) -> dict[str, Any]:
     """What the scripts draw: symbols once, and arrays as base64 of little-endian numbers."""
     passage = story.passage
     predicted = (story.vocab.symbols[k] for k in np.unique(np.concatenate([passage.ids, passage.likely.ravel()])))
@@ -121,7 +123,7 @@ def data(story: Story) -> dict:
                       **cells(story.atlas, story.best)}}
 
 
-def packed(array, dtype: str) -> str:
+def packed(array: np.ndarray | list[int], dtype: str) -> str:
     """An array as base64."""
     return base64.b64encode(np.ascontiguousarray(array, dtype).tobytes()).decode()
 
@@ -144,14 +146,15 @@ def kept(atlas: Atlas) -> list[tuple[int, int]]:
     return sorted(list(wanted)[:most])
 
 
-def cells(atlas: Atlas, best: int) -> dict:
+def cells(atlas: Atlas, best: int) -> dict[str, Any]:
     """The cells as 127 tanh(c), which of them there are, and the pictures: a probe, its best cells, an excerpt."""
     wanted, symbols = kept(atlas), shown(atlas)
     values = np.stack([atlas.cells[layer, cell, :symbols] for layer, cell in wanted])
     place = {pair: k for k, pair in enumerate(wanted)}
-    probes = [{"name": name, "about": about(name), "excerpt": excerpt(atlas.probes[name][:symbols], atlas.text),
-               "best": [[place[layer, cell], round(r, 3)] for layer, cell, r in pairs[:best] if (layer, cell) in place]}
-              for name, pairs in atlas.ranking.items()]
+    probes: list[dict[str, Any]] = [
+        {"name": name, "about": about(name), "excerpt": excerpt(atlas.probes[name][:symbols], atlas.text),
+         "best": [[place[layer, cell], round(r, 3)] for layer, cell, r in pairs[:best] if (layer, cell) in place]}
+        for name, pairs in atlas.ranking.items()]
     probes.sort(key=lambda probe: -abs(probe["best"][0][1]) if probe["best"] else 0)
     return {"cells": wanted, "shown": symbols, "values": packed((127 * values).round(), "<i1"), "probes": probes}
 

@@ -71,8 +71,7 @@ def spans(text: str) -> Iterator[tuple[str, int, int]]:
     closing = {mark: re.compile(f"(?:{escape if what == 'quotes' else ''}.)*?(?:({close})|\\Z)", re.S)
                for mark, (what, close) in marks.items()}
     place = 0
-    while found := opening.search(text, place):
-        ended = closing[found[0]].match(text, found.end())
+    while (found := opening.search(text, place)) and (ended := closing[found[0]].match(text, found.end())):
         if kind != "prose" and marks[found[0]][0] == "quotes" and ended[1] == "":
             place = found.end()
             continue

@@ -5,7 +5,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from ..kernels.arrays import Array, Ids
 from ..measure.evaluate import CHUNK
+from ..model import CharLM
+from ..nn.lstm import Cache
 from ..sample import TOO_LARGE
 
 RUNNERS = 5                                     # likeliest symbols that are kept of each prediction
@@ -24,7 +27,7 @@ class Reading:
     saturation: list[dict[str, tuple[float, float]]]  # a layer: gate -> (share below LOW, share above HIGH)
 
 
-def read(model, ids) -> Reading:
+def read(model: CharLM, ids: Ids) -> Reading:
     """The reading of ids (n,), n at least 2, in one column from a zero state, which is carried over all.
 
     Raises FloatingPointError for cells that are no numbers.
@@ -45,12 +48,13 @@ def read(model, ids) -> Reading:
     if not np.isfinite(cells).all():
         raise FloatingPointError(f"the cells hold no numbers: {TOO_LARGE}")
     shares = counts / (config.hidden * len(ids))
-    return Reading(ids, *map(np.concatenate, zip(*parts, strict=True)), cells,
+    bits, likely, odds = map(np.concatenate, zip(*parts, strict=True))
+    return Reading(ids, bits, likely, odds, cells,
                    [{gate: (float(layer[place, 0]), float(layer[place, 1])) for gate, place in GATES.items()}
                     for layer in shares])
 
 
-def chunks(model, ids: np.ndarray) -> Iterator[tuple]:
+def chunks(model: CharLM, ids: Ids) -> Iterator[tuple[slice, Ids, Array, Array, list[Cache]]]:
     """(where, targets (t,), loss, logits, caches) of every few symbols; the next overwrites the arrays.
 
     The last symbol is read alone: nothing follows it, so it has no target.

@@ -6,11 +6,13 @@ same folder, flushes it to the disk and renames it, so a file under its own name
 """
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -19,18 +21,18 @@ from safetensors.numpy import save as to_bytes
 from .. import kernels
 from ..config import ModelConfig
 from ..model import CharLM
-from ..params import count, shapes
+from ..params import Tensors, count, shapes
 from . import metadata, mistaken, names
 from .files import write_whole
 from .metadata import KEY, SCHEMA, ModelFileError
-from .schema import plain
+from .schema import Card, Metadata, plain
 
 DTYPES = {"F16": "float32", "F32": "float32", "F64": "float64"}  # of the file: of the model
 FLOATS = "float16", "float32", "float64"
 
 
-def save(model: CharLM, path, card: dict | None = None, extra: dict | None = None,
-         training: dict | None = None, half: bool = False) -> None:
+def save(model: CharLM, path: str | os.PathLike[str], card: Card | None = None, extra: Tensors | None = None,
+         training: dict[str, Any] | None = None, half: bool = False) -> None:
     """Write model to `path`. card: what is said of its training; extra tensors and a `training` text: for resuming.
 
     card and training are JSON: a tuple comes back as a list, a key that is a number as a text. half: in float16, a file
@@ -39,7 +41,7 @@ def save(model: CharLM, path, card: dict | None = None, extra: dict | None = Non
     what loading would refuse; the file that stood there is whole until the new one is.
     """
     path = Path(path)
-    document = {"schema": SCHEMA, "config": asdict(model.config), "vocab": model.vocab.code_points,
+    document: Metadata = {"schema": SCHEMA, "config": asdict(model.config), "vocab": model.vocab.code_points,
                 "card": plain({} if card is None else card, "card", path)}
     if model.vocab.settings:
         document["text"] = model.vocab.settings
@@ -59,7 +61,7 @@ def save(model: CharLM, path, card: dict | None = None, extra: dict | None = Non
     write_whole(path, to_bytes(tensors, {KEY: json.dumps(document)}), check)
 
 
-def _with_extra(tensors: dict[str, np.ndarray], extra: dict, path: Path) -> dict[str, np.ndarray]:
+def _with_extra(tensors: Tensors, extra: Tensors, path: Path) -> Tensors:
     """The model's tensors and those beside them, which have other names. Raises TypeError, ValueError."""
     for name, value in extra.items():
         if not isinstance(name, str) or not isinstance(value, np.ndarray) or value.dtype.name not in FLOATS:
@@ -92,7 +94,7 @@ def load(name: str | Path, device: str = "auto", dtype: str | None = None) -> Ch
     return to_model(*read(found.file), device, dtype)
 
 
-def to_model(document: dict, tensors: dict, device: str, dtype: str | None = None) -> CharLM:
+def to_model(document: Metadata, tensors: Tensors, device: str, dtype: str | None = None) -> CharLM:
     """The model that `read` found."""
     stored = tensors["head.bias"].dtype
     model = CharLM(metadata.sizes(document), metadata.vocabulary(document), device,
@@ -110,15 +112,15 @@ def model_file(name: str | Path) -> Path:
     return names.find(name).file
 
 
-def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+def read(path: Path) -> tuple[Metadata, Tensors]:
     """(document, tensors) of a model file, checked: names, shapes, dtypes, finite numbers, sha256."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such model file or run folder")
-    tensors: dict[str, np.ndarray] = {}
+    tensors: Tensors = {}
     return _check(path, tensors.__setitem__), tensors
 
 
-def _check(path: Path, take: Callable[[str, np.ndarray], None] | None = None) -> dict:
+def _check(path: Path, take: Callable[[str, np.ndarray], None] | None = None) -> Metadata:
     """The document of a model file after all of `read`'s checks; `take` is given every tensor by its name."""
     if words := mistaken.file(path):
         raise ModelFileError(words, f"it {words.removeprefix(str(path)).strip()}")
@@ -138,7 +140,8 @@ def _check(path: Path, take: Callable[[str, np.ndarray], None] | None = None) ->
     return document
 
 
-def _finite(path: Path, file, take: Callable[[str, np.ndarray], None] | None) -> Iterator[tuple[str, np.ndarray]]:
+def _finite(path: Path, file: safe_open,
+            take: Callable[[str, np.ndarray], None] | None) -> Iterator[tuple[str, np.ndarray]]:
     """The tensors of an open file in sorted order, each checked and handed to `take`; one at a time is in memory."""
     for name in sorted(file.keys()):
         tensor = file.get_tensor(name)
@@ -149,17 +152,17 @@ def _finite(path: Path, file, take: Callable[[str, np.ndarray], None] | None) ->
         yield name, tensor
 
 
-def _check_layout(path: Path, document: dict, file) -> None:
+def _check_layout(path: Path, document: Metadata, file: safe_open) -> None:
     """Names, shapes and dtypes, before anything is read."""
     config, names = metadata.sizes(document), set(file.keys())
     if config.layers > len(names):
         raise metadata.damaged(path, f"{len(names)} tensors are too few for {config.layers} layers")
-    wanted: dict[str, tuple] = {**file_shapes(config)}
+    wanted: dict[str, tuple[int | None, ...]] = {**file_shapes(config)}
     if "training" in document:
         wanted |= _resuming_shapes(config, names)
     for name in sorted(names ^ set(wanted)):
         raise metadata.damaged(path, f"tensor {name:.80} is {'not expected' if name in names else 'missing'}")
-    dtypes, numbers = set(), 0
+    dtypes, numbers = set[str](), 0
     for name, shape in wanted.items():
         found = file.get_slice(name)
         has = tuple(found.get_shape())
@@ -174,7 +177,7 @@ def _check_layout(path: Path, document: dict, file) -> None:
         raise metadata.damaged(path, f"the tensors hold {numbers:,} numbers, more than this machine has memory for")
 
 
-def _resuming_shapes(config: ModelConfig, names: set[str]) -> dict[str, tuple]:
+def _resuming_shapes(config: ModelConfig, names: set[str]) -> dict[str, tuple[int | None, ...]]:
     """The tensors for resuming, among `names`: states (L, H, N), here with None for any N, and buffers (P,)."""
     state, flat = (config.layers, config.hidden, None), (count(config),)
     return {name: state if name in ("state.h", "state.c") else flat
@@ -187,12 +190,12 @@ def file_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return layout | {name.replace("bias_ih", "bias_hh"): shape for name, shape in layout.items() if "bias_ih" in name}
 
 
-def _digest(document: dict, tensors: dict[str, np.ndarray]) -> str:
+def _digest(document: Metadata, tensors: Tensors) -> str:
     """The sha256 of a file of these parts."""
     return _sha256(document, ((name, tensors[name]) for name in sorted(tensors)))
 
 
-def _sha256(document: dict, tensors: Iterable[tuple[str, np.ndarray]]) -> str:
+def _sha256(document: Metadata, tensors: Iterable[tuple[str, np.ndarray]]) -> str:
     """sha256 over the JSON text and every tensor in sorted order: name, dtype, shape, bytes."""
     digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode())
     for name, tensor in tensors:

@@ -7,6 +7,8 @@ from math import ceil
 from ..config import SHARE, SaveConfig, TrainConfig, number, whole
 from ..data.batches import split
 from ..kernels.paths import storage
+from ..params import Tensors
+from .schema import Progress, Settings
 
 # The tensors beside a training text; a name that ends in ? may be missing.
 RESUMING = {"optimizer.m", "optimizer.v", "state.h", "state.c", "state.good?"}
@@ -15,7 +17,7 @@ FASTEST = 10 ** 6  # steps a second that no machine reaches
 CHANGED = {"lr": number(above=True), "dropout": SHARE, "weight_drop": SHARE, "threads": whole(0)}  # options of a change
 
 
-def contradiction(text: dict, config: TrainConfig, tensors: dict) -> str | None:
+def contradiction(text: dict[str, Settings | Progress], config: TrainConfig, tensors: Tensors) -> str | None:
     """What cannot be right in a training text whose fields are each of their kind, in words; None where all fits."""
     progress, settings = text["progress"], text["settings"]
     return (_tensors(config, tensors, progress.get("recovery", {})) or _steps(progress, config, settings["split"])
@@ -23,7 +25,7 @@ def contradiction(text: dict, config: TrainConfig, tensors: dict) -> str | None:
             or files(settings) or _settings(settings, progress["step"], str(tensors["head.bias"].dtype)))
 
 
-def _tensors(config: TrainConfig, tensors: dict, recovery: dict) -> str | None:
+def _tensors(config: TrainConfig, tensors: Tensors, recovery: dict[str, float]) -> str | None:
     there = {name for name in tensors if name.startswith(("optimizer.", "state."))}
     known, needed = {name.rstrip("?") for name in RESUMING}, {name for name in RESUMING if not name.endswith("?")}
     for name in sorted(there - known | needed - there):
@@ -38,7 +40,7 @@ def _tensors(config: TrainConfig, tensors: dict, recovery: dict) -> str | None:
     return None
 
 
-def _steps(progress: dict, config: TrainConfig, parts: dict) -> str | None:
+def _steps(progress: Progress, config: TrainConfig, parts: dict[str, int]) -> str | None:
     step, chars, most = progress["step"], progress["chars"], config.steps
     if config.lr is None or (config.steps, config.epochs, config.minutes) == (None, None, None):
         return "training.config has no lr or no budget"
@@ -58,7 +60,7 @@ def _steps(progress: dict, config: TrainConfig, parts: dict) -> str | None:
     return None
 
 
-def _recovery(progress: dict) -> str | None:
+def _recovery(progress: Progress) -> str | None:
     found, step = progress.get("recovery", {}), progress["step"]
     for name in ("uncounted", "since"):
         if found and found[name] > step:
@@ -73,7 +75,7 @@ def _recovery(progress: dict) -> str | None:
     return None
 
 
-def _losses(progress: dict, parts: dict) -> str | None:
+def _losses(progress: Progress, parts: dict[str, int]) -> str | None:
     """Of the evaluations: each needs a validation part, and is at a step of its own."""
     step, best, stale = progress["step"], progress["best"], progress.get("stale", 0)
     if best and best[1] > step:
@@ -91,7 +93,7 @@ def _losses(progress: dict, parts: dict) -> str | None:
     return None
 
 
-def _split(settings: dict) -> str | None:
+def _split(settings: Settings) -> str | None:
     about, kept, floor = settings["corpus"], settings["split"], settings.get("floor")
     asked, characters, symbols = kept["asked"], about["characters"], sum(kept[part] for part in PARTS)
     if asked["val"] + asked["test"] >= 1:
@@ -110,7 +112,7 @@ def _split(settings: dict) -> str | None:
     return None
 
 
-def files(settings: dict) -> str | None:
+def files(settings: Settings) -> str | None:
     """Where the list of a text's files is of another number of sources than the text has, in words."""
     listed, sources = settings.get("files"), len(settings["corpus"]["sources"])
     if listed is None or len(listed["of"]) == sources:
@@ -119,7 +121,7 @@ def files(settings: dict) -> str | None:
             f"{sources}")
 
 
-def _settings(settings: dict, step: int, dtype: str) -> str | None:
+def _settings(settings: Settings, step: int, dtype: str) -> str | None:
     before = 0
     for change in settings.get("changes", []):
         if not before <= change["step"] <= step:

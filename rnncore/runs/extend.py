@@ -5,10 +5,11 @@ embedding is the mean of the trained ones, its row of the head is zero, its bias
 """
 from dataclasses import replace
 
+from ..data.vocab import Vocab
 from ..model import CharLM
 
 
-def extend(model: CharLM, vocab, device: str | None = None) -> CharLM:
+def extend(model: CharLM, vocab: Vocab, device: str | None = None) -> CharLM:
     """A new model over `vocab` (data.vocab.Vocab) with model's parameters, in its precision.
 
     device: as CharLM's; None: the CPU or the first GPU, as model is on one or the other. Raises ValueError where vocab

@@ -15,11 +15,13 @@ import re
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .. import __version__
 from ..nn.lstm import State
+from ..params import Tensors
 from ..train import Progress, Training
 from . import checkpoint, metadata
 from .files import append, write_whole
@@ -28,6 +30,7 @@ from .lock import RunError
 from .metadata import ModelFileError
 from .names import RUNS
 from .places import passed_on
+from .schema import Card, Metadata, Settings
 
 HEAD = re.compile(r"^--- step (\d{1,15})\n", re.MULTILINE)  # of a sample
 MEASURED = "val_chars", "val_loss_of_all", "val_chars_of_all"  # of a row: there after an evaluation alone
@@ -43,10 +46,10 @@ class RunFolder:
     to be written into the next row of the metrics. lock.held says whose the folder is.
     """
 
-    def __init__(self, path: Path, settings: dict, keep: int = 0):
+    def __init__(self, path: Path, settings: Settings, keep: int = 0):
         self.path, self.settings, self.keep = path, settings, keep
         self.kept: tuple[float, int] | None = None
-        self.changed: dict[str, list] = {}
+        self.changed: dict[str, list[Any]] = {}
         self._logged, self._row = float("-inf"), 0
 
     @property
@@ -148,7 +151,7 @@ class RunFolder:
         for stale in self.path.glob(".*.tmp"):
             stale.unlink(missing_ok=True)
 
-    def card(self, training: Training) -> dict:
+    def card(self, training: Training) -> Card:
         """The training card: corpus, split, losses, versions."""
         best = training.best
         settings = passed_on(self.settings)
@@ -165,7 +168,7 @@ class RunFolder:
                 "versions": {"rnncore": __version__, "numpy": np.__version__, "python": platform.python_version()}}
 
 
-def restore(training: Training, document: dict, tensors: dict[str, np.ndarray]) -> None:
+def restore(training: Training, document: Metadata, tensors: Tensors) -> None:
     """Put a new Training where the one that wrote `last.safetensors` was; document, tensors: checkpoint.read's."""
     sizes = training.model.config
     wanted = {f"optimizer.{name}": moment.shape for name, moment in training.optimizer.moments.items()}
@@ -182,7 +185,7 @@ def restore(training: Training, document: dict, tensors: dict[str, np.ndarray]) 
     training.restore(document["training"]["progress"], moments, state, good)
 
 
-def trained(card: dict) -> bool:
+def trained(card: Card) -> bool:
     """Whether a card is one that `RunFolder.card` made: a model that was saved from Python may have any."""
     return metadata.fault(card, metadata.CARD, "card") is None
 
@@ -226,7 +229,7 @@ def steps_kept(path: Path) -> list[Path]:
     return [found[step] for step in sorted(found, reverse=True)]
 
 
-def read_last(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+def read_last(path: Path) -> tuple[Metadata, Tensors]:
     """(document, tensors) of last.safetensors in the run folder `path`. Raises RunError, ModelFileError."""
     last = path / "last.safetensors"
     if not last.is_file():
@@ -234,7 +237,7 @@ def read_last(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     return _read_training(last)
 
 
-def read_newest(path: Path) -> tuple[dict, dict[str, np.ndarray], list[str]]:
+def read_newest(path: Path) -> tuple[Metadata, Tensors, list[str]]:
     """(document, tensors, warnings) of the newest file to go on with: last, or where that is damaged a kept step.
 
     Raises RunError, ModelFileError.
@@ -256,13 +259,13 @@ def read_newest(path: Path) -> tuple[dict, dict[str, np.ndarray], list[str]]:
     raise damage
 
 
-def _checked(path: Path, found: tuple[dict, dict]) -> tuple[dict, dict]:
+def _checked(path: Path, found: tuple[Metadata, Tensors]) -> tuple[Metadata, Tensors]:
     """A document and its tensors, if resuming can go by them. Raises ModelFileError."""
     metadata.check_training(path, *found)
     return found
 
 
-def _read_training(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+def _read_training(path: Path) -> tuple[Metadata, Tensors]:
     document, tensors = checkpoint.read(path)
     if "training" not in document:
         raise ModelFileError(f"{path} holds a model but not what resuming needs: start a new run")
@@ -276,7 +279,7 @@ def _remains(path: Path) -> bool:
     return path.name in NO_MODEL or path.name == LOCK or path.match(".*.tmp")
 
 
-def _row(line: str) -> dict | None:
+def _row(line: str) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
     except ValueError:

@@ -6,6 +6,8 @@ is marked as that of a sample.
 """
 from typing import NamedTuple
 
+from .schema import Card
+
 
 class Loss(NamedTuple):
     """Nats per character of the model of `step`, over so many characters; None: an older file does not say.
@@ -37,7 +39,7 @@ class Validation(NamedTuple):
         return f"{self.best.nats:.4f} nats/char {self.best.over}{end}"
 
 
-def validation(best: tuple[float, int], step: int, whole: float | None, chars: dict) -> Validation:
+def validation(best: tuple[float, int], step: int, whole: float | None, chars: dict[str, int]) -> Validation:
     """Return what is shown of a run after `step` steps.
 
     best: the lowest loss in mid-run, and its step; whole: the loss of the evaluation at the end, None before it; chars:
@@ -52,7 +54,7 @@ def validation(best: tuple[float, int], step: int, whole: float | None, chars: d
     return Validation(Loss(nats, best_step, known, sampled), end)
 
 
-def of(card: dict) -> Validation | None:
+def of(card: Card) -> Validation | None:
     """Return what is shown of the model with a training card (runs.trained); None where nothing was measured."""
     if card["val_loss"] is None or card["best_step"] is None:
         return None

@@ -16,6 +16,7 @@ from ..config import (
     POSITIVE,
     PRECISIONS,
     SHARE,
+    Json,
     Kind,
     ModelConfig,
     TrainConfig,
@@ -27,6 +28,7 @@ from ..data.decode import ERRORS, UnknownEncodingError, codec, one_line
 from ..data.endings import KINDS
 from ..data.text import Reading
 from ..data.vocab import LEVELS, Vocab
+from ..params import Tensors
 from .consistency import contradiction
 from .schema import (
     BEST,
@@ -41,12 +43,14 @@ from .schema import (
     SHA256,
     TEXT,
     TEXTS,
+    Fields,
     Maybe,
+    Metadata,
     fault,
 )
 
 SCHEMA = 1           # of the files that are written
-READS: dict[int, Callable[[dict], dict]] = {1: lambda document: document}  # schema of a file -> its document of SCHEMA
+READS: dict[int, Callable[[Metadata], Metadata]] = {1: lambda document: document}  # schema of a file -> that of SCHEMA
 KEY = "rnncore"      # where in the metadata the text is
 LONGEST = 1 << 24    # bytes of a header without that list: a vocabulary of all 1,114,112 code points takes 10 million
 LISTED = 1 << 23     # bytes of the header that the list of the files of a text may take
@@ -71,13 +75,13 @@ def damaged(path: Path, cause: str, cure: str = "take another copy") -> ModelFil
     return ModelFileError(f"{path}: {cause}: {cure}", cause)
 
 
-def torn(path: Path, why) -> ModelFileError:
+def torn(path: Path, why: Exception | str) -> ModelFileError:
     """The error for a file whose bytes are none of a model file."""
     cause = f"is not a whole model file ({why})"
     return ModelFileError(f"{path} {cause}: take another copy", f"it {cause}")
 
 
-def _is_encoding(value) -> bool:
+def _is_encoding(value: Json) -> bool:
     try:
         return isinstance(value, str) and bool(codec(value))
     except UnknownEncodingError:
@@ -87,21 +91,22 @@ def _is_encoding(value) -> bool:
 LEVEL, PARTS, PRECISION = one_of(*LEVELS), one_of(*KINDS), one_of(*PRECISIONS)
 
 # A name that ends in ? may be missing; others than those named here may stand beside them.
-CORPUS = {"name": TEXT, "sources": NAMES, "encoding": Kind("an encoding", _is_encoding),
-          "newline": one_of("lf", "keep"), "characters": COUNT, "sha256": SHA256,
-          "lower?": FLAG, "level?": LEVEL, "documents?": PARTS, "field?": TEXT, "shuffle?": FLAG,
-          "encoding_errors?": one_of(*ERRORS)}
-SPLIT = {"train": COUNT, "validation": COUNT, "test": COUNT}
-FLOOR = {"nats": LOSS, "order": COUNT, "counted": COUNT}
-CARD = {"corpus": CORPUS, "split": SPLIT, "train": {}, "step": COUNT, "chars": COUNT, "seconds": NUMBER, "made": TEXT,
-        "val_loss": Maybe(LOSS), "best_step": Maybe(COUNT), "val_loss_of_all": Maybe(LOSS), "versions": TEXTS,
-        "val_chars?": Maybe(dict.fromkeys(("best?", "end?", "all?"), Maybe(COUNT))),
-        **dict.fromkeys(("init_from?", "origin?", "about?", "no_floor?"), Maybe(TEXT)), "floor?": Maybe(FLOOR),
-        "losses?": NUMBERS, "precision?": Maybe(PRECISION), "changes?": CHANGES}
-DOCUMENT = {"config": dict.fromkeys(("vocab_size", "embed", "hidden", "layers"), POSITIVE),
-            "vocab": Kind("a list", lambda value: isinstance(value, list)), "card": {},
-            "text?": {"level?": LEVEL, "lower?": FLAG, "min_count?": POSITIVE, "documents?": PARTS, "field?": TEXT}}
-TRAINING = {
+CORPUS: Fields = {"name": TEXT, "sources": NAMES, "encoding": Kind("an encoding", _is_encoding),
+                  "newline": one_of("lf", "keep"), "characters": COUNT, "sha256": SHA256,
+                  "lower?": FLAG, "level?": LEVEL, "documents?": PARTS, "field?": TEXT, "shuffle?": FLAG,
+                  "encoding_errors?": one_of(*ERRORS)}
+SPLIT: Fields = {"train": COUNT, "validation": COUNT, "test": COUNT}
+FLOOR: Fields = {"nats": LOSS, "order": COUNT, "counted": COUNT}
+CARD: Fields = {"corpus": CORPUS, "split": SPLIT, "train": {}, "step": COUNT, "chars": COUNT, "seconds": NUMBER,
+                "made": TEXT, "val_loss": Maybe(LOSS), "best_step": Maybe(COUNT), "val_loss_of_all": Maybe(LOSS),
+                "versions": TEXTS, "val_chars?": Maybe(dict.fromkeys(("best?", "end?", "all?"), Maybe(COUNT))),
+                **dict.fromkeys(("init_from?", "origin?", "about?", "no_floor?"), Maybe(TEXT)), "floor?": Maybe(FLOOR),
+                "losses?": NUMBERS, "precision?": Maybe(PRECISION), "changes?": CHANGES}
+DOCUMENT: Fields = {
+    "config": dict.fromkeys(("vocab_size", "embed", "hidden", "layers"), POSITIVE),
+    "vocab": Kind("a list", lambda value: isinstance(value, list)), "card": {},
+    "text?": {"level?": LEVEL, "lower?": FLAG, "min_count?": POSITIVE, "documents?": PARTS, "field?": TEXT}}
+TRAINING: Fields = {
     "settings": {"corpus": CORPUS, "split": SPLIT | {"asked": {"val": SHARE, "test": SHARE}}, "preset?": Maybe(TEXT),
                  "asked": dict.fromkeys(("batch?", "seq?", "threads?"), Maybe(POSITIVE)),
                  **dict.fromkeys(("init_from?", "origin?", "no_floor?"), Maybe(TEXT)), "extend_vocab?": FLAG,
@@ -117,9 +122,9 @@ TRAINING = {
     "config": {}}
 
 
-def strict(path: Path, text: str | bytes, what: str):
+def strict(path: Path, text: str | bytes, what: str) -> Json:
     """The value of a JSON text in which no name stands twice; what: how an error calls it."""
-    def once(pairs: list[tuple[str, Any]]) -> dict:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, value in pairs:
             if name in found:
@@ -146,23 +151,24 @@ def check_header(path: Path) -> None:
         if not 0 < length <= there:
             raise torn(path, f"header length {length:,} of {max(0, there):,} bytes")
         header = strict(path, file.read(length), "the header") if length <= HEADER else {}
-    if length > LONGEST and length - _listed(path, header) > LONGEST:
+    if length > LONGEST and length - (_listed(path, header) if isinstance(header, dict) else 0) > LONGEST:
         raise damaged(path, f"header length {length:,} is above {LONGEST:,} bytes, the most that is read: its card or "
                             "another text is too long")
     if isinstance(header, dict) and len(header) > MOST_TENSORS:
         raise damaged(path, f"its header names {len(header) - 1:,} tensors, more than any model of ours has")
 
 
-def _listed(path: Path, header) -> int:
+def _listed(path: Path, header: dict[str, Any]) -> int:
     """How many bytes of a header are the list of the files of a text."""
     try:
-        files = strict(path, header["__metadata__"][KEY], f"the `{KEY}` text")["training"]["settings"]["files"]
+        text: Any = strict(path, header["__metadata__"][KEY], f"the `{KEY}` text")
+        files = text["training"]["settings"]["files"]
     except (KeyError, TypeError, IndexError, ModelFileError):
         return 0
     return min(LISTED, len(json.dumps(json.dumps(files))))
 
 
-def stored(path: Path, metadata: dict | None) -> dict:
+def stored(path: Path, metadata: dict[str, str] | None) -> Metadata:
     """The document as it stands in the file, of a schema that is read."""
     text = (metadata or {}).get(KEY)
     if text is None:
@@ -177,7 +183,7 @@ def stored(path: Path, metadata: dict | None) -> dict:
     return document
 
 
-def current(path: Path, document: dict) -> dict:
+def current(path: Path, document: Metadata) -> Metadata:
     """A stored document as one of today's schema, every field of it checked but `training`; without the sha256."""
     if found := fault(document, {"sha256": SHA256}, "document"):
         raise damaged(path, found.removeprefix("document."))
@@ -195,19 +201,19 @@ def current(path: Path, document: dict) -> dict:
     return document
 
 
-def sizes(document: dict) -> ModelConfig:
+def sizes(document: Metadata) -> ModelConfig:
     """The sizes of the model. Raises TypeError, ValueError."""
     return ModelConfig(**document["config"])
 
 
-def vocabulary(document: dict) -> Vocab:
+def vocabulary(document: Metadata) -> Vocab:
     """The model's vocabulary; `text` is there where it is no plain one of characters. Raises TypeError, ValueError."""
     return Vocab.from_code_points(document["vocab"], **document.get("text", {}))
 
 
-def check_training(path: Path, document: dict, tensors: dict) -> None:
+def check_training(path: Path, document: Metadata, tensors: Tensors) -> None:
     """Refuse a `training` text, or tensors beside it, that resuming cannot go by."""
-    text = document.get("training")
+    text: Any = document.get("training")
     found = fault(text, TRAINING, "training") or _train_config(text["config"])
     found = found or _reading(text["settings"]["corpus"], vocabulary(document)) or \
         contradiction(text, TrainConfig(**text["config"]), tensors)
@@ -215,7 +221,7 @@ def check_training(path: Path, document: dict, tensors: dict) -> None:
         raise damaged(path, found, "start a new run, or take another copy")
 
 
-def check_split(path: Path, kept: dict, found: dict) -> None:
+def check_split(path: Path, kept: dict[str, Any], found: dict[str, int]) -> None:
     """Refuse a split that is not what its shares make of the corpus now."""
     for part in SPLIT:
         if kept[part] != found[part]:
@@ -223,7 +229,7 @@ def check_split(path: Path, kept: dict, found: dict) -> None:
                                  f"into {found[part]:,}: start a new run")
 
 
-def _reading(about: dict, vocab: Vocab) -> str | None:
+def _reading(about: dict[str, Any], vocab: Vocab) -> str | None:
     """Where the corpus is read otherwise than what the model learnt, or in a way that there is none."""
     how = Reading.kept(about)
     for name in ("level", "lower", "documents", "field"):
@@ -237,7 +243,7 @@ def _reading(about: dict, vocab: Vocab) -> str | None:
     return None
 
 
-def _train_config(config: dict) -> str | None:
+def _train_config(config: dict[str, Any]) -> str | None:
     """What is wrong with a stored TrainConfig; fields with a default may be missing, as in files of older versions."""
     known = {field.name for field in fields(TrainConfig)}
     for name in config:

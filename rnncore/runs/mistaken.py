@@ -36,7 +36,7 @@ def name(text: str) -> str | None:
     return address(text)
 
 
-def order(text) -> str:
+def order(text: str | Path) -> str:
     """How a text is given to a command."""
     quoted = shlex.quote(str(text))
     return f"a model goes before a text, as in `rnncore score RUN {quoted}`, and `rnncore train {quoted}` learns it"

@@ -69,12 +69,12 @@ def find(name: str | Path) -> Found:
     current = named and pretrained.current(named[1])
     if named and not current and not os.path.lexists(text):
         raise FileNotFoundError(f"{text}: no such model; the pretrained ones are {_models() or 'not here'}")
-    if not (named and current):
+    if not (named and current and (file := pretrained.path(current))):
         return at(Path(text), text)
     notes = _renamed(named[1], current)
     if holds_model(path := Path(text)):
         notes += (Ambiguous(f"{text}: taking the pretrained model; write ./{path} for the model here"),)
-    return Found(pretrained.path(current), None, f"{PRETRAINED}/{current}", notes)
+    return Found(file, None, f"{PRETRAINED}/{current}", notes)
 
 
 def stands_for(name: str, exact: str | None) -> bool:
@@ -122,13 +122,13 @@ def _of_a_name(name: str) -> Found:
     """Return what a NAME without a folder stands for."""
     places = [Place(f"./{name}", HERE, Path(name)), Place(str(RUNS / name), RUN, RUNS / name)]
     current = pretrained.current(name)
-    if current:
-        places.append(Place(f"{PRETRAINED}/{current}", CAME, pretrained.path(current)))
+    if current and (file := pretrained.path(current)):
+        places.append(Place(f"{PRETRAINED}/{current}", CAME, file))
     there = [place for place in places if holds_model(place.path)]
     if not there:
         raise _none(name)
     taken, found = there[0], at(there[0].path, there[0].name)
-    notes = _renamed(name, current) if taken.kind == CAME else ()
+    notes = _renamed(name, current) if current and taken.kind == CAME else ()
     others = [place for place in there[1:] if not at(place.path, place.name).file.samefile(found.file)]
     if others:
         words = ", ".join(f"{place.name} for {place.kind}" for place in others)

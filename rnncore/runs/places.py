@@ -2,6 +2,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -9,11 +10,12 @@ from ..data.decode import CorpusError
 from ..data.recorded import Record
 from ..data.text import Corpus, Reading, read
 from . import consistency, metadata
+from .schema import Card, Settings
 
 FILES = "files"  # in a run's settings: the single files that its sources stood for; null where they were too many
 
 
-def passed_on(settings: dict) -> dict:
+def passed_on(settings: Settings) -> Settings:
     """Return a run's settings as files that are passed on have them: without the folders of this machine."""
     found = {name: value for name, value in settings.items() if name != FILES}
     corpus = found.get("corpus", {})
@@ -27,7 +29,7 @@ def nameless(source: str) -> str:
     return os.path.basename(source.rstrip(os.sep)) or source if os.path.isabs(source) else source
 
 
-def keep(settings: dict, corpus: Corpus) -> None:
+def keep(settings: Settings, corpus: Corpus) -> None:
     """Write into a run's settings which files its corpus was read from, where they are not too many."""
     settings.pop("paths", None)  # which stood in the list's place in runs of a few days
     files = {"below": corpus.record.below, "of": corpus.record.of}
@@ -35,7 +37,7 @@ def keep(settings: dict, corpus: Corpus) -> None:
     settings[FILES] = None if too_long else files
 
 
-def record(settings: dict, changed: bool = False) -> Record:
+def record(settings: Settings, changed: bool = False) -> Record:
     """Return what the settings of a run say of the files of its text. changed: the text may be another than it was.
 
     Raises CorpusError where the files were too many to be kept.
@@ -48,7 +50,7 @@ def record(settings: dict, changed: bool = False) -> Record:
     return Record(settings[FILES]["of"], settings[FILES]["below"], most)
 
 
-def text_of(card: dict, file: Path) -> Corpus:
+def text_of(card: Card, file: Path) -> Corpus:
     """Return the text that a model was trained on, as it stands in its training card (metadata.CARD).
 
     file: the model's. The files are those that last.safetensors beside it lists; where there is none, or it is of
@@ -70,7 +72,7 @@ def text_of(card: dict, file: Path) -> Corpus:
     raise why or CorpusError("no text is named")
 
 
-def _as_it_was(about: dict, sources: list[str], listed: Record) -> Corpus:
+def _as_it_was(about: dict[str, Any], sources: list[str], listed: Record) -> Corpus:
     """Read the text that a card is about from these sources. Raises CorpusError."""
     if "-" in sources:
         raise CorpusError("it came from stdin")
@@ -85,7 +87,7 @@ def _as_it_was(about: dict, sources: list[str], listed: Record) -> Corpus:
     return corpus
 
 
-def _settings(last: Path) -> dict | None:
+def _settings(last: Path) -> Settings | None:
     """Return the settings of the run in a last.safetensors; None where there is none. Raises CorpusError."""
     if not last.is_file():
         return None

@@ -3,32 +3,41 @@ import json
 import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-from ..config import COUNT, MOST, POSITIVE, Kind, number, shown
+from ..config import COUNT, MOST, POSITIVE, Json, Kind, number, shown
 from ..data.decode import one_line
 
+Metadata: TypeAlias = dict[str, Any]  # the JSON text of a model file (metadata.DOCUMENT)
+Card: TypeAlias = dict[str, Any]      # its training card (metadata.CARD)
+Settings: TypeAlias = dict[str, Any]  # what a run goes by, as resuming needs it (metadata.TRAINING["settings"])
+Progress: TypeAlias = dict[str, Any]  # how far a run has come (metadata.TRAINING["progress"])
 DEPTH = 100  # objects and lists inside each other in a text that is written
 
 
 class Maybe(NamedTuple):
     """What a field may be where it is not null."""
-    spec: Any
+    spec: "Spec"
 
 
-def _is_text(value) -> bool:
+Spec: TypeAlias = Kind | Maybe | Mapping[str, "Spec"]  # of a field: its kind, or the specs of an object's fields
+Fields: TypeAlias = dict[str, Spec]                    # of an object; a name that ends in ? may be missing
+
+
+def _is_text(value: Json) -> bool:
     try:
         return isinstance(value, str) and b"\0" not in os.fsencode(value)
     except UnicodeEncodeError:
         return False
 
 
-def _is_loss(value) -> bool:
+def _is_loss(value: Json) -> bool:
     return number().holds(value)  # a run that diverged has large ones
 
 
-def _is_number(value) -> bool:
+def _is_number(value: Json) -> bool:
     return number(-math.inf).holds(value)
 
 
@@ -48,11 +57,11 @@ BEST = Kind("[loss, step]", lambda value: isinstance(value, list) and len(value)
             and POSITIVE.holds(value[1]))
 
 
-def _is_file(value) -> bool:
+def _is_file(value: Json) -> bool:
     return isinstance(value, list) and len(value) == 2 and FOLDER.holds(value[0]) and COUNT.holds(value[1])
 
 
-def _are_changes(value) -> bool:
+def _are_changes(value: Json) -> bool:
     return isinstance(value, list) and all(isinstance(change, dict) and POSITIVE.holds(change.get("step")) and all(
         name == "step" or isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair))
         for name, pair in change.items()) for change in value)
@@ -61,7 +70,7 @@ def _are_changes(value) -> bool:
 CHANGES = Kind("a list of objects with a step and [before, after] of options", _are_changes)
 
 
-def fault(value, spec, name: str) -> str | None:
+def fault(value: Json, spec: Spec, name: str) -> str | None:
     """What is wrong with the field `name`, in words; None where value is what spec says."""
     if isinstance(spec, Maybe):
         return None if value is None else fault(value, spec.spec, name)
@@ -79,7 +88,7 @@ def fault(value, spec, name: str) -> str | None:
     return None
 
 
-def plain(value, name: str, path: Path) -> dict:
+def plain(value: dict[Any, Any], name: str, path: Path) -> Json:
     """An object that was made here as JSON gives it back: tuples as lists, keys that are numbers as texts.
 
     Raises TypeError and ValueError for what JSON has not, in a line with the file `path` that it is for and the field.
@@ -92,7 +101,7 @@ def plain(value, name: str, path: Path) -> dict:
         raise type(error)(one_line(f"{path} is not saved: {error}")) from None
 
 
-def _plain(value, name: str, depth: int):
+def _plain(value: Json | tuple[Any, ...], name: str, depth: int) -> Json:
     """One value of it."""
     if depth > DEPTH:
         raise ValueError(f"{name[:80]} is nested deeper than {DEPTH}")
@@ -111,14 +120,14 @@ def _plain(value, name: str, depth: int):
     return value
 
 
-def _key(key, name: str) -> str:
+def _key(key: str | float | None, name: str) -> str:
     """The text that a key of an object is in JSON."""
     if fault := (TypeError, type(key).__name__) if key is None else _unfit(key):
         raise fault[0](f"{name[:80]} has a key that is {fault[1]}")
     return key if isinstance(key, str) else json.dumps(key)
 
 
-def _unfit(value) -> tuple[type[Exception], str] | None:
+def _unfit(value: Json) -> tuple[type[Exception], str] | None:
     """The error for a value that JSON does not hold, or that comes back from it as another, in words."""
     if isinstance(value, str):
         try:

@@ -1,6 +1,6 @@
 """A check of what lies on the disk: every byte of a model file, or of all files of a run folder."""
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,7 +66,7 @@ def samples_fault(text: str) -> str | None:
     return f"the last line is torn, it has no end: {AGAIN}" if text and not text.endswith("\n") else None
 
 
-def _read(path: Path, fault) -> str | None:
+def _read(path: Path, fault: Callable[[str], str | None]) -> str | None:
     """fault of the text of a file in UTF-8, or why it is none."""
     try:
         return fault(path.read_bytes().decode("utf-8"))

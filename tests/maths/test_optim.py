@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnncore.config import TrainConfig
-from rnncore.optim import OPTIMIZERS, Adam, Muon, Room, clip_scale, global_norm, orthogonal, rate
+from rnncore.optim import OPTIMIZERS, Adam, Muon, Workspace, clip_scale, global_norm, orthogonal, rate
 
 quick = settings(derandomize=True, deadline=None)
 
@@ -54,7 +54,7 @@ def test_muon_follows_the_formulas(embed, hidden):
 
 
 def orthogonalised(blocks):
-    room = Room.of(*blocks.shape, blocks)
+    room = Workspace.of(*blocks.shape, blocks)
     room.blocks[...] = blocks
     for share in room.shares(2):
         orthogonal(share)
