@@ -83,7 +83,7 @@ class StepControl(Protocol):
     ids: Ids
     pace: tuple[Array, ...]
     scale: Array
-    words: tuple[Array, ...]
+    words: tuple[Array, Array]
 
     def fill(self, step: int, windows: Ids, numbers: np.ndarray) -> None:
         """Write the windows and numbers of the steps from `step` on."""

@@ -4,7 +4,6 @@ Each check returns the argument as the engine works with it. It raises TypeError
 another shape or value, in a line that names the argument, what it is and what is wanted.
 """
 import math
-from types import ModuleType as Kernel
 from typing import SupportsIndex, TypeAlias, TypeVar
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import ArrayLike
 from .data import batches
 from .kernels import host
 from .kernels.arrays import Array, Ids
+from .kernels.interface import Kernel
 from .nn.dropout import Dropout
 from .nn.lstm import State
 

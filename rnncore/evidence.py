@@ -22,6 +22,7 @@ from .nn.embedding import folded
 from .runs import metadata
 from .runs.files import write_whole
 from .runs.metadata import FLAG, POSITIVE, SECONDS, TEXT, Kind, Maybe
+from .runs.schema import Fields
 from .trial import Task
 
 Evidence: TypeAlias = dict[str, Any]  # a record, as RECORD has it
@@ -30,12 +31,12 @@ MOST = 1000          # records that are kept, the newest
 SIZE = 1 << 22       # bytes that so many do not take
 TEXTS = "*.py", "*.cu", "*.cuh", "*.cpp", "*.hpp"
 PLACE = "card", "capability", "driver", "runtime", "cupy", "rnncore", "texts"
-RECORD = {**dict.fromkeys(PLACE, TEXT),
-          **dict.fromkeys(("vocab", "embed", "hidden", "layers", "columns", "seq"), POSITIVE),
-          "path": Kind("a path", PATHS.__contains__), "folds": FLAG, "date": TEXT,
-          "precision": Kind("a precision", PRECISIONS.__contains__),
-          "optimizer": Maybe(Kind("an optimiser", OPTIMIZERS.__contains__)),
-          "cause": Maybe(TEXT), "ms": Maybe(SECONDS), "eager_ms": Maybe(SECONDS)}
+RECORD: Fields = {
+    **dict.fromkeys(PLACE, TEXT), **dict.fromkeys(("vocab", "embed", "hidden", "layers", "columns", "seq"), POSITIVE),
+    "path": Kind("a path", PATHS.__contains__), "folds": FLAG, "date": TEXT,
+    "precision": Kind("a precision", PRECISIONS.__contains__),
+    "optimizer": Maybe(Kind("an optimiser", OPTIMIZERS.__contains__)),
+    "cause": Maybe(TEXT), "ms": Maybe(SECONDS), "eager_ms": Maybe(SECONDS)}
 
 
 def key(task: Task) -> Evidence:
@@ -99,7 +100,7 @@ def read() -> list[Evidence]:
     try:
         path = kernels.host.native.cache() / NAME
         with open(path, "rb") as file:
-            found = metadata.strict(path, file.read(SIZE), NAME)
+            found: Any = metadata.strict(path, file.read(SIZE), NAME)
     except (OSError, metadata.ModelFileError):
         return []
     whole = isinstance(found, list) and all(metadata.fault(record, RECORD, "") is None for record in found)

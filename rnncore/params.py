@@ -5,7 +5,6 @@ place that knows the layout; names, shapes and gate order (i f g o) are PyTorch'
 """
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod, sqrt
-from types import ModuleType as Kernel
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from . import kernels
 from .config import ModelConfig
 from .kernels.arrays import Array
+from .kernels.interface import Kernel
 from .random import Purpose, normal, uniform
 
 Tensors: TypeAlias = dict[str, np.ndarray]  # parameters, and what else a model file holds, by PyTorch's names

@@ -130,7 +130,7 @@ def train(model: CharLM, task: Task, case: Case, windows: float, steps: int) -> 
     """Training on random symbols in epochs of so many windows; of documents, every twentieth symbol is an END."""
     rng, stream = np.random.default_rng(2), ceil(windows * task.seq)
     ids = rng.integers(0, task.vocab, task.columns * stream + 1)
-    if case.documents:
+    if model.vocab.end is not None:
         ids[rng.random(len(ids)) < 0.05] = model.vocab.end
     config = TrainConfig(task.seq, task.columns, task.optimizer or "adam", lr=RATE, warmup=0.0, clip=case.clip,
                          steps=steps, dropout=case.dropout, weight_drop=case.weight_drop, variational=case.variational)

@@ -21,8 +21,10 @@ from . import evidence, kernels
 from .config import PATHS
 from .evidence import Evidence
 from .kernels import paths
+from .kernels.interface import Kernel
 from .runs import metadata
 from .runs.metadata import SECONDS, TEXT, Maybe
+from .runs.schema import Fields
 from .trial import Task, sizes
 
 SILENCE = 120.0  # seconds without a message after which a trial is ended: a kernel may take one to be compiled
@@ -30,7 +32,7 @@ END = 10.0       # seconds that a process may take to go
 LINE = 200       # characters of a cause
 CHILD = "from rnncore.trial import child; child()"
 ROOT = Path(__file__).resolve().parent.parent
-MESSAGE = {"stage?": TEXT, "cause?": Maybe(TEXT), "unable?": TEXT, "ms?": SECONDS, "eager_ms?": SECONDS}
+MESSAGE: Fields = {"stage?": TEXT, "cause?": Maybe(TEXT), "unable?": TEXT, "ms?": SECONDS, "eager_ms?": SECONDS}
 
 
 class Choice(NamedTuple):
@@ -132,7 +134,7 @@ def outcome(record: Evidence) -> str:
     return f"{record['ms']:.3g} ms a {unit}, eager {record['eager_ms']:.3g}"
 
 
-def order(asked: str, task: Task, kernel) -> dict[str, str | None]:
+def order(asked: str, task: Task, kernel: Kernel) -> dict[str, str | None]:
     """Return the paths to take for a task, the first first, each with the reason why it does not fit, or None.
 
     asked "auto": those of the rule. One of PATHS: that, then those of the rule that are below it.
@@ -144,7 +146,7 @@ def order(asked: str, task: Task, kernel) -> dict[str, str | None]:
     return {asked: why_not(asked, task, kernel)} | below
 
 
-def named(task: Task, kernel) -> str:
+def named(task: Task, kernel: Kernel) -> str:
     """Return the path that the rule names for a task: the first that fits."""
     return next((path for path, reason in order("auto", task, kernel).items() if reason is None), "eager")
 
@@ -154,7 +156,7 @@ def candidates(task: Task) -> tuple[str, ...]:
     return PATHS[1:] if task.optimizer else PATHS[1:2]
 
 
-def why_not(path: str, task: Task, kernel) -> str | None:
+def why_not(path: str, task: Task, kernel: Kernel) -> str | None:
     """Why the path cannot be for the task's shape on this card, in one line, or None."""
     if task.optimizer is None:
         return order("auto", task, kernel)[path]

@@ -1,4 +1,4 @@
-// The sums by which a captured step decides, and the decision: steering.py launches both.
+// The sums by which a captured step decides, and the decision: step_control.py launches both.
 
 // partials (2, parts): of the losses, and of the gradient's squares, a part of each a block; grid (parts, 2).
 extern "C" __global__ void sums(const REAL* loss, long long losses, const REAL* grads, long long count,

@@ -52,7 +52,7 @@ class StepControl:
         self._now, self._scale, self._words = cupy.zeros(3), cupy.zeros(1), cupy.zeros(2, np.uint32)
         self.pace = tuple(self._now[k:k + 1].reshape(()) for k in range(3))
         self.scale = self._scale.reshape(())
-        self.words = tuple(self._words[k:k + 1].reshape(()) for k in range(2))
+        self.words = self._words[:1].reshape(()), self._words[1:].reshape(())
         self.losses, self.norms = cupy.zeros(ring), cupy.zeros(ring)
         self._partials = cupy.zeros((2, PARTS))
         options = f"-DREAL={'double' if np.dtype(dtype) == np.float64 else 'float'}", f"-DTHREADS={THREADS}"
