@@ -12,8 +12,7 @@ from rnncore.data.batches import Batches
 from rnncore.data.text import Corpus, read
 from rnncore.measure.evaluate import Validation
 from rnncore.model import CharLM
-from rnncore.runs import folder as runs
-from rnncore.runs import lock, places
+from rnncore.runs import folder as runs, lock, places
 from rnncore.runs.folder import RunFolder
 from rnncore.runs.metadata import ModelFileError
 from rnncore.sample import samples

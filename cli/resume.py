@@ -12,8 +12,7 @@ from rnncore.data.recorded import GONE, LongerError, Lost, LostError, short
 from rnncore.data.sources import current
 from rnncore.data.text import Corpus, CorpusError, CorpusNotFoundError, Reading, read
 from rnncore.model import CharLM
-from rnncore.runs import checkpoint, lock, metadata, names, places
-from rnncore.runs import folder as runs
+from rnncore.runs import checkpoint, folder as runs, lock, metadata, names, places
 from rnncore.runs.folder import RunError, RunFolder
 from rnncore.train import Training
 

@@ -15,8 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from . import recorded
-from . import sources as sources_
+from . import recorded, sources as sources_
 from .decode import ERRORS, CorpusError, CorpusNotFoundError, Outcome, UnknownEncodingError, codec, decoded, one_line
 from .endings import END, KINDS, documents
 from .folders import listed

@@ -1,8 +1,7 @@
 """The sampler draws symbol after symbol from what the model predicts; its chance comes in as an argument."""
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count as count_up
-from itertools import islice, repeat
+from itertools import count as count_up, islice, repeat
 
 import numpy as np
 

@@ -19,8 +19,7 @@ from .text import GATES, PHILOX
 from .updates import adam as adam
 from .updates import muon_apply as muon_apply
 from .updates import muon_momentum as muon_momentum
-from .writer import Sizes, Writer, card, sizes_of
-from .writer import why_not as why_not_written
+from .writer import Sizes, Writer, card, sizes_of, why_not as why_not_written
 
 name = "cuda"
 xp = cupy

@@ -18,8 +18,7 @@ from ..arrays import Array, CudaArray
 from ..interface import ModelSizes
 from .cublas import Cublas
 from .graph import Graph
-from .persistent import Persistent
-from .persistent import why_not as why_not_persistent
+from .persistent import Persistent, why_not as why_not_persistent
 from .step_control import StepControl
 from .stepwise import Stepwise
 from .wavefront import Wavefront

@@ -12,8 +12,7 @@ import numpy as np
 
 from ..cli.terminal.progress import tell
 from ..config import PATHS
-from . import compare as contest
-from . import ours, parity
+from . import compare as contest, ours, parity
 from .parity import tolerance
 from .speed import Entrant
 from .task import STEPS, Task

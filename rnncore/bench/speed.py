@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..capture import MANY as LAUNCH
-from ..capture import Captured, Slot
+from ..capture import MANY as LAUNCH, Captured, Slot
 from ..config import ModelConfig, SampleConfig, TrainConfig
 from ..data.vocab import Vocab
 from ..model import CharLM

@@ -10,8 +10,7 @@ from .. import kernels
 from ..kernels.arrays import Array, Ids
 from ..kernels.paths import Path
 from ..params import Each, Parameters
-from . import dropout as dropout_
-from . import embedding, head, lstm
+from . import dropout as dropout_, embedding, head, lstm
 from .dropout import Dropout
 from .lstm import Cache, Scratch, State
 

@@ -25,8 +25,7 @@ from ..params import Tensors
 from ..train import Progress, Training
 from . import checkpoint, metadata
 from .files import append, write_whole
-from .lock import NAME as LOCK
-from .lock import RunError
+from .lock import NAME as LOCK, RunError
 from .metadata import ModelFileError
 from .names import RUNS
 from .places import passed_on

@@ -9,45 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..config import (
-    COUNT,
-    FLAG,
-    LAYERS,
-    POSITIVE,
-    PRECISIONS,
-    SHARE,
-    Json,
-    Kind,
-    ModelConfig,
-    TrainConfig,
-    number,
-    one_of,
-    shown,
-)
+from ..config import (COUNT, FLAG, LAYERS, POSITIVE, PRECISIONS, SHARE, Json, Kind, ModelConfig, TrainConfig, number,
+                      one_of, shown)
 from ..data.decode import ERRORS, UnknownEncodingError, codec, one_line
 from ..data.endings import KINDS
 from ..data.text import Reading
 from ..data.vocab import LEVELS, Vocab
 from ..params import Tensors
 from .consistency import contradiction
-from .schema import (
-    BEST,
-    CHANGES,
-    FILES,
-    FOLDER,
-    LOSS,
-    NAMES,
-    NUMBER,
-    NUMBERS,
-    SECONDS,
-    SHA256,
-    TEXT,
-    TEXTS,
-    Fields,
-    Maybe,
-    Metadata,
-    fault,
-)
+from .schema import (BEST, CHANGES, FILES, FOLDER, LOSS, NAMES, NUMBER, NUMBERS, SECONDS, SHA256, TEXT, TEXTS, Fields,
+                     Maybe, Metadata, fault)
 
 SCHEMA = 1           # of the files that are written
 READS: dict[int, Callable[[Metadata], Metadata]] = {1: lambda document: document}  # schema of a file -> that of SCHEMA

@@ -17,8 +17,7 @@ import rnncore
 from rnncore import kernels
 from rnncore.cli.terminal.progress import LiveDisplay, PlainDisplay, clock, display, printable
 from rnncore.data.batches import Batches
-from rnncore.runs import checkpoint
-from rnncore.runs import folder as runs
+from rnncore.runs import checkpoint, folder as runs
 
 KEYS = ["step", "chars", "seconds", "chars_per_s", "loss", "val_loss", "lr", "grad_norm"]
 MEASURED = ["val_chars", "val_loss_of_all", "val_chars_of_all"]  # after an evaluation, and after the last

@@ -8,8 +8,7 @@ import pytest
 from cli_helpers import SMALL, TEXT, call, corpus, refused, rows, run
 
 from rnncore.cli import tensorboard
-from rnncore.runs import checkpoint
-from rnncore.runs import folder as runs
+from rnncore.runs import checkpoint, folder as runs
 from rnncore.runs.files import append
 
 for needed in ("tensorboardX", "tensorboard"):

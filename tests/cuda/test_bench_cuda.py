@@ -12,8 +12,7 @@ from card_helpers import WORK, task, torch_side
 from cli_helpers import call, refused
 
 from rnncore import kernels
-from rnncore.bench import card, ours, speed
-from rnncore.bench import compare_card as card_contest
+from rnncore.bench import card, compare_card as card_contest, ours, speed
 from rnncore.bench.task import STEPS
 from rnncore.cli import bench, card_table
 from rnncore.config import BENCH_CARD

@@ -1,8 +1,7 @@
 """Batches: every stream in order, every target exactly once, nothing wrapped that was not rotated."""
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from rnncore.data.batches import Batches, shrink, split
 from rnncore.data.text import CorpusError

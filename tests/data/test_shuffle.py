@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_helpers import SMALL, call, corpus, refused, rows
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from rnncore.cli import prepare
 from rnncore.data import shuffle, spool

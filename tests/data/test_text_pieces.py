@@ -5,8 +5,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from rnncore.data import content, sources, spool, text
 from rnncore.data.decode import HEAD, CorpusError, decoded

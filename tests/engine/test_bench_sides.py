@@ -3,9 +3,7 @@ import numpy as np
 import pytest
 from card_helpers import swap_gates, task, torch_side
 
-from rnncore.bench import compare_card as card_contest
-from rnncore.bench import ours, speed
-from rnncore.bench import task as task_module
+from rnncore.bench import compare_card as card_contest, ours, speed, task as task_module
 from rnncore.bench.task import PIECE, REGULAR, STEPS, Task
 from rnncore.config import BENCH_CARD
 

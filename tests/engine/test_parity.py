@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from card_helpers import WORK, swap_gates, task, torch_side
 
-from rnncore.bench import compare_card as card_contest
-from rnncore.bench import ours, parity
+from rnncore.bench import compare_card as card_contest, ours, parity
 from rnncore.bench.task import STEPS
 from rnncore.cli import card_table
 from rnncore.model import CharLM

@@ -6,15 +6,13 @@ from functools import cache
 import numpy as np
 import pytest
 from cli_helpers import SMALL, corpus, files, rows, stoppable
-from test_resume import fresh_model, outcome
-from test_resume import training as resumable
+from test_resume import fresh_model, outcome, training as resumable
 from test_train import IDS, LEARNABLE, training
 
 from rnncore import recovery
 from rnncore.model import CharLM
 from rnncore.recovery import Diverged, worst
-from rnncore.runs import checkpoint
-from rnncore.runs import folder as runs
+from rnncore.runs import checkpoint, folder as runs
 from rnncore.runs.checkpoint import ModelFileError
 from rnncore.runs.folder import RunFolder, read_last
 

@@ -5,8 +5,7 @@ import warnings
 import numpy as np
 import pytest
 from conftest import build
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 import rnncore
 from rnncore.config import ConfigError, ModelConfig, SampleConfig

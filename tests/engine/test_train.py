@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import rnncore
-from rnncore import ModelConfig, TrainConfig, Vocab
-from rnncore import train as train_module
+from rnncore import ModelConfig, TrainConfig, Vocab, train as train_module
 from rnncore.data.batches import Batches
 from rnncore.measure.evaluate import Validation
 from rnncore.nn.dropout import Dropout

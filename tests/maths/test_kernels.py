@@ -4,8 +4,7 @@ import contextlib
 import numpy as np
 import pytest
 import reference
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from rnncore import kernels
 from rnncore.kernels import devices, host

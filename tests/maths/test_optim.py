@@ -3,8 +3,7 @@ import numpy as np
 import pytest
 import reference
 from conftest import batch, build
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from rnncore.config import TrainConfig
 from rnncore.optim import OPTIMIZERS, Adam, Muon, Workspace, clip_scale, global_norm, orthogonal, rate

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import reference
 from drawn_calls import BOUND, MODELS, SPOILERS, Call, call, calls, right
-from hypothesis import HealthCheck, given, seed, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, seed, settings, strategies as st
 
 import rnncore
 from rnncore import arguments

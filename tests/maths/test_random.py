@@ -1,8 +1,7 @@
 """Chance: the published test vectors, and numbers that depend on seed, purpose, step, layer and index alone."""
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from reference import philox4x32
 
 from rnncore.kernels import host

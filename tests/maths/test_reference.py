@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import reference
 from conftest import batch, build
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from rnncore import kernels
 from rnncore.nn import lstm, stack

@@ -8,8 +8,7 @@ from cli_helpers import SMALL, call, corpus, files, refused, rows, stoppable
 from damage import changed, sealed
 
 from rnncore import plan
-from rnncore.runs import checkpoint
-from rnncore.runs import folder as runs
+from rnncore.runs import checkpoint, folder as runs
 from rnncore.runs.folder import Path, read_last
 
 BEFORE = {"--lr": 0.02, "--dropout": 0.1, "--weight-drop": 0.1, "--threads": 1}

@@ -8,8 +8,7 @@ from cli_helpers import TEXT, corpus, files, refused, rows, stoppable
 import rnncore
 from rnncore import ModelConfig, Vocab, plan
 from rnncore.data import pretrained
-from rnncore.runs import checkpoint
-from rnncore.runs import folder as runs
+from rnncore.runs import checkpoint, folder as runs
 from rnncore.runs.extend import extend
 from rnncore.runs.folder import read_last
 

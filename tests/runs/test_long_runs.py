@@ -16,8 +16,7 @@ from test_signals import start, wait_for
 
 from rnncore import kernels
 from rnncore.model import CharLM
-from rnncore.runs import checkpoint, lock
-from rnncore.runs import folder as runs
+from rnncore.runs import checkpoint, folder as runs, lock
 from rnncore.runs.folder import RunFolder, read_last, steps_kept
 
 ENDLESS = ("train", "corpus.txt", "--steps", 10 ** 6, *SMALL)

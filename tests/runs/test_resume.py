@@ -7,15 +7,13 @@ from functools import cache
 import numpy as np
 import pytest
 from cli_helpers import COMMAND, ENVIRONMENT, SMALL, TEXT, call, corpus, files, refused, rows, run, stoppable
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import rnncore
 from rnncore import ModelConfig, TrainConfig, Vocab
 from rnncore.data.batches import Batches
 from rnncore.measure.evaluate import Validation
-from rnncore.runs import checkpoint
-from rnncore.runs import folder as runs
+from rnncore.runs import checkpoint, folder as runs
 from rnncore.runs.folder import RunFolder, read_last
 from rnncore.train import Training
 

@@ -12,8 +12,7 @@ from conftest import build
 from rnncore import TrainConfig
 from rnncore.data.batches import Batches
 from rnncore.measure.evaluate import Validation
-from rnncore.runs import checkpoint
-from rnncore.runs import folder as runs
+from rnncore.runs import checkpoint, folder as runs
 from rnncore.runs.checkpoint import ModelFileError
 from rnncore.runs.folder import RunError, RunFolder, fresh, read_last, restore
 from rnncore.runs.names import newest
