@@ -7,8 +7,8 @@ import click
 from rnncore import requirements
 from rnncore.config import BENCH, BENCH_CARD, LAYERS, OPTIMIZERS, PATHS, ModelConfig
 
-from . import options
-from .terminal.table import aligned, digits
+from . import bench_table, options
+from .terminal.progress import EVERY, tell
 
 CLASSES = "float32", "float64", "tf32", "bf16", "fp16"
 
@@ -55,23 +55,25 @@ def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype,
     if against and optimizer != "adam":
         raise click.UsageError(f"--against torch compares with Adam: leave --optimizer {optimizer} out")
     from rnncore import kernels
+    from rnncore.bench import card
+    from rnncore.bench.speed import Options
     kernel = kernels.load(device)
-    torch_device = name_for_torch(kernel, device)
-    rival = load_rival(torch_device) if against else None
+    torch_device = name_for_torch(kernel, device) if against else None
+    if torch_device:
+        check_torch(torch_device)
+    how = Options(device, torch_device, rounds, tell, EVERY)
     given = {"layers": layers, "hidden": hidden, "embed": embed, "vocab_size": vocab, "batch": batch, "seq": seq}
     given = {name: value for name, value in given.items() if value is not None} | {"optimizer": optimizer}
-    found = {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "machine": machine(rival),
-             "rounds": rounds, "settings": []}
+    found = {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+             "machine": machine(bool(against)), "rounds": rounds, "settings": []}
     if kernel.name == "cpu":
         refuse_card(setting, dtype)
-        measured = on_cpu(setting or ["char-rnn"], given, device, dtype or "float32", threads, rounds, rival,
-                          torch_device)
-        first, words, last = headline, lines, None
+        measured = on_cpu(setting or ["char-rnn"], given, dtype or "float32", threads, how)
+        first, words, last = bench_table.cpu_headline, bench_table.cpu_lines, None
     else:
-        from ..bench import card
-        found["machine"] |= card.machine(device, rival)
-        measured = card.measure_all(setting, given, device, dtype, cuda_path, rounds, bool(rival), torch_device)
-        first, words, last = card.headline, card.lines, card.summary
+        found["machine"] |= card.machine(device, bool(against))
+        measured = card.measure_all(setting, given, dtype, cuda_path, how)
+        first, words, last = bench_table.card_headline, bench_table.card_lines, bench_table.card_summary
     if not as_json:
         click.echo(first(found["machine"]))
     for figures in measured:
@@ -85,7 +87,7 @@ def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype,
 
 
 def name_for_torch(kernel, device: str) -> str:
-    """The device that `device` is here, as torch calls it."""
+    """Return torch's name of the device that `device` is here."""
     return kernel.name if device == "auto" else device
 
 
@@ -98,69 +100,33 @@ def refuse_card(settings, dtype: str | None) -> None:
         raise click.UsageError(f"--dtype {dtype} is a GPU's: --device cuda")
 
 
-def on_cpu(settings, given: dict, device: str, dtype: str, *how):
-    """The figures of each setting, as they are made."""
+def on_cpu(settings, given: dict, dtype: str, threads: int | None, how):
+    """Yield the figures of each setting, as they are made."""
     from rnncore import kernels
-    from rnncore.bench import speed
+    from rnncore.bench import cpu, task
 
-    from ..bench.compare import measure
     from .prepare import check_memory
     for name in dict.fromkeys(settings):
         asked = {"embed": ModelConfig.embed} | BENCH[name] | given
-        sizes, config = speed.configs(asked)
+        sizes, config = task.configs(asked)
         check_memory(config, sizes, 8 if dtype == "float64" else 4, kernels.host.memory())
-        yield {"setting": name} | measure(asked, device, dtype, *how)
+        yield {"setting": name} | cpu.measure(asked, dtype, threads, how)
 
 
-def load_rival(device: str):
-    """The module for torch. Raises ClickException where it cannot do the work."""
+def check_torch(device: str) -> None:
+    """Raise ClickException where torch is missing or cannot do the work."""
     if words := requirements.missing("torch"):
         raise click.ClickException(f"--against torch needs {words}")
-    from ..bench import torch_cpu as rival
-    why_not = rival.why_not(device)
-    if why_not:
+    from rnncore.bench import torch_cpu
+    if why_not := torch_cpu.why_not(device):
         raise click.ClickException(why_not)
-    return rival
 
 
-def machine(rival) -> dict:
-    """What the figures are measured on and with."""
+def machine(against_torch: bool) -> dict:
+    """Return what the figures are measured on and with, but for a card."""
     from .doctor import findings, libraries
-    return libraries() | findings() | ({"torch": rival.torch.__version__} if rival else {})
-
-
-def headline(found: dict) -> str:
-    """The machine in one line."""
-    return (f"{found['processor']}, {found['cores']} cores, {found['memory']}; rnncore {found['rnncore']}, Python "
-            f"{found['python']}, NumPy {found['numpy']} ({found['blas']})"
-            + (f", torch {found['torch']}" if "torch" in found else "") + f"; recurrence {found['recurrence']}")
-
-
-def lines(found: dict) -> list[str]:
-    """The figures of one setting as an aligned table, and what bounds them."""
-    products, ours = found["products"], found["engines"]["rnncore"]
-    head = (f"{found['setting']}: {found['layers']} x {found['hidden']} LSTM, embedding {found['embed']}, "
-            f"{found['vocab_size']} symbols, N = {found['batch']}, T = {found['seq']}, {found['optimizer']}, "
-            f"{found['dtype']} on {found['device']}")
-    rows = [("", "ms a step", "quartiles", "characters/s", "GF/s", "threads", "times ours")]
-    for what in ours["work"]:
-        for name, engine in found["engines"].items():
-            rows.append((f"{what}, {name}", *cells(engine["work"][what])))
-    for name, product in products.items():
-        shape = " x ".join(map(str, product["shape"]))
-        rows.append((f"{name} product, {shape}", "", "", "", digits(product["gflops"]), str(product["threads"]), ""))
-    table = aligned(rows)
-    shares = " and ".join(f"{100 * product['share']:.0f}% of the {name} product's"
-                          for name, product in products.items())
-    peaks = ", ".join(f"{name} {engine['memory_mb']:.0f} MB" for name, engine in found["engines"].items())
-    return [head, *table, f"speed of a training step's products: {shares}",
-            f"peak memory of training above Python with NumPy: {peaks}",
-            *([f"without torch bfloat16: {found['left_out']}"] if found["left_out"] else [])]
-
-
-def cells(work: dict) -> tuple[str, ...]:
-    """Time, speed, threads and ratio in words."""
-    ratio = work.get("times_ours")
-    return (digits(work["ms"]), " to ".join(map(digits, work["quartiles_ms"])), f"{work['characters_per_s']:,.0f}",
-            digits(work["gflops"]) if "gflops" in work else "", str(work["threads"] or ""),
-            f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else "")
+    found = libraries() | findings()
+    if against_torch:
+        from rnncore.bench import torch_cpu
+        found |= torch_cpu.versions()
+    return found

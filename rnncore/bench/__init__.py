@@ -1,15 +1,17 @@
 """bench measures the speed of training and writing, the engine's and torch's side by side from the same weights.
 
-    speed.py            the engine's work on a processor, and how entries take turns
-    memory.py           peak memory of a few training steps, in a process of its own
-    task.py             a row of the benchmark of a card: the work, its sizes, weights and numbers
-    compare.py          one setting on a processor: all entries take turns
-    compare_card.py     one row on a card: every path, every class
-    card.py             all rows of a card, and what it is
-    parity.py           how far an entry may be from the float64 reference
-    ours.py             the engine's side on a card
+    cpu.py              one setting on a processor: figures of the engine, of matrix products and of torch
+    card.py             the rows of a card: every path of ours and every kind of torch's, by precision class
+    ours.py             the engine's side, on both
     torch_cpu.py        torch's side on a processor
-    torch_card.py       torch's side on a card, eager and in a CUDA graph
-    torch_precision.py  the precisions of torch, by class
+    torch_card.py       torch's side on a card, and the float64 reference
+    torch_precision.py  torch's kinds: the precisions of each class
     torch_graph.py      torch's work captured in a CUDA graph
+    task.py             the work: sizes, weights, symbols, and how many operations that takes
+    speed.py            entries take turns
+    memory.py           peak memory of a few training steps, in a process of its own
+    attempt.py          one way to do a row's work on a card: its result and entry, or why it is not timed
+    parity.py           how far a result may be from the float64 reference's
+
+cpu.py and card.py return figures as JSON can carry them; cli/bench.py prints them.
 """

@@ -1,28 +1,37 @@
-"""`rnncore bench` on a GPU: which rows, in which classes, on which machine; card_contest.py measures each."""
+"""The rows of a card: all paths of ours and torch's work, eager and in a CUDA graph, each precision class apart.
+
+In a row and class all compute the same from the same weights. An attempt whose result differs from the float64
+reference by more than its class allows is not timed (parity.py). The others then take turns by the card's own clock.
+The ratio is that of the fastest of torch's to the fastest of ours.
+"""
 import gc
+from collections.abc import Collection, Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
 
 from .. import kernels
-from ..cli.card_table import headline, lines, summary
 from ..config import BENCH, BENCH_CARD, PATHS
-from .compare_card import measure
-from .task import Task
+from . import ours, parity, speed
+from .attempt import Attempt, Reference, reason
+from .speed import Figures, Options
+from .task import STEPS, Task
 
-__all__ = ["headline", "lines", "machine", "measure_all", "summary"]
+SIDES = "ours", "torch"
 DRIVER = Path("/proc/driver/nvidia/version")
 
 
-def measure_all(settings, given: dict, device: str, dtype: str | None, path: str, rounds: int, against_torch: bool,
-                torch_device: str):
-    """The figures of every row in each of its classes, as they are made.
+def measure_all(rows: Iterable[str], given: dict[str, Any], dtype: str | None, path: str,
+                options: Options) -> Iterator[Figures]:
+    """Yield the figures of every row in each of its classes, as they are made.
 
-    settings: names of rows, none for all; given: fields that go before the row's; dtype: one class, None for the row's;
-    path: one of PATHS, or all.
+    rows: names, none for all; given: fields that go before the row's; dtype: one class, None for the row's; path: one
+    of PATHS, or all.
     """
-    rival = None
-    if against_torch:
-        from . import torch_card as rival
-    for name in dict.fromkeys(settings or BENCH_CARD):
+    for name in dict.fromkeys(rows or BENCH_CARD):
         work, sizes, classes = BENCH_CARD.get(name) or ("training", BENCH[name], ("float32", "tf32", "bf16"))
         if name.startswith("layer"):
             sizes = sizes | {key: value for key, value in given.items() if key != "vocab_size"}
@@ -30,25 +39,136 @@ def measure_all(settings, given: dict, device: str, dtype: str | None, path: str
             sizes = sizes | given
         task = Task.of(work, sizes)
         for precision in [dtype] if dtype else classes:
-            yield measure(name, task, precision, device, rounds,
-                          PATHS if path == "all" else (path,), rival, torch_device)
+            yield measure(name, task, precision, options, PATHS if path == "all" else (path,))
         gc.collect()  # what a row held on the card goes before the next
-        if rival:
-            rival.release()
+        if options.torch_device:
+            from . import torch_card
+            torch_card.release()
 
 
-def machine(device: str, rival) -> dict:
-    """The card, and what is installed for it."""
-    index = int(device.partition(":")[2] or 0)
-    found = kernels.describe(index)
+def measure(row: str, task: Task, precision: str, options: Options, paths: Collection[str] = PATHS) -> Figures:
+    """Return all figures of one row in one precision class."""
+    options.say(f"{row}, {precision}: making ready")
+    reference, about = make_reference(task, options.torch_device) if options.torch_device else (None, None)
+    work, tolerated = ours.WORK[task.work], parity.tolerance(task, precision)
+    attempts = {
+        "ours": {path: Attempt.of(partial(work, task, options.device, ours.DTYPES[precision], path))
+                 for path in work.paths if path in paths},
+        "torch": torch_attempts(task, precision, options.torch_device) if options.torch_device else {}}
+    allowed = parity.compare(attempts["ours"], attempts["torch"], reference, tolerated) if reference else None
+    named = {(side, name): attempt for side, made in attempts.items() for name, attempt in made.items()}
+    for attempt in named.values():
+        attempt.result = {}
+    if options.torch_device:
+        from . import torch_card
+        del reference  # what it has on the card is not needed while the others take turns
+        torch_card.release()
+    timed = {name: attempt for name, attempt in named.items() if attempt.runs}
+    options.say(f"{row}, {precision}: {len(timed)} take turns")
+    times = turns(timed, options)
+    found = {"row": row, "class": precision, **described(task), "tolerance": tolerated, "reference": about,
+             "allowed": allowed, **{side: {name: figures(attempt, times.get((side, name)))
+                                           for name, attempt in made.items()} for side, made in attempts.items()}}
+    if options.torch_device:
+        found["cudnn_expected"] = {kind: torch_card.cudnn_algorithm(task, kind)
+                                   for kind in torch_card.kinds(task, precision)}
+    return found | outcome(times, found)
+
+
+def make_reference(task: Task, device: str) -> tuple[Reference | None, Figures]:
+    """Return the float64 reference, None if it could not run, and figures about it. No attempt is excluded without."""
+    from . import torch_card
+    kind, begun = {"kind": "torch float64 eager"}, perf_counter()
+    try:
+        reference = torch_card.reference(task, device)
+    except Exception as error:
+        return None, kind | {"why_not": reason(error)}
+    return reference, kind | {"ready_s": perf_counter() - begun}
+
+
+def torch_attempts(task: Task, precision: str, device: str) -> dict[str, Attempt]:
+    """Return name -> attempt for each of torch's kinds in the class, eager and in a CUDA graph."""
+    from . import torch_card
+    work = torch_card.WORK[task.work]
+    return {f"{kind} {'graphed' if graphed else 'eager'}":
+            Attempt.of(partial(work, task, device, kind, graphed))
+            for kind in torch_card.kinds(task, precision) for graphed in (False, True)}
+
+
+def turns(timed: dict[tuple[str, str], Attempt], options: Options) -> dict[tuple[str, str], list[float]]:
+    """Return the name of each -> its seconds a unit, a number a round. After an error on the card there are none."""
+    entries = {name: attempt.entry for name, attempt in timed.items() if attempt.entry}
+    try:
+        for entry in entries.values():
+            for _ in range(2):  # the first is still short where the first call of all was long
+                entry.settle()
+        return speed.run(entries, options)
+    except Exception as error:
+        for attempt in timed.values():
+            attempt.why_not = f"the turns ended with {reason(error)}"
+        return {}
+
+
+def described(task: Task) -> Figures:
+    """Return the sizes of the row and what else it is."""
+    sizes, config = task.sizes, task.config
+    about = {"work": task.work, "layers": sizes.layers, "hidden": sizes.hidden, "embed": sizes.embed}
+    if task.work == "writing":
+        return about | {"vocab_size": sizes.vocab_size, "streams": task.streams}
+    about |= {"batch": config.batch, "seq": config.seq}
+    return about | ({"vocab_size": sizes.vocab_size, "optimizer": config.optimizer, "parity_steps": STEPS}
+                    if task.work == "training" else {})
+
+
+def figures(attempt: Attempt, times: list[float] | None) -> Figures:
+    """Return the figures of one attempt: ms a step, a pass, or a character of each text."""
+    found: Figures = {}
+    if attempt.difference is not None:
+        found["difference"] = attempt.difference if np.isfinite(attempt.difference) else None
+    if not times or not attempt.entry:
+        return found | {"why_not": attempt.why_not}
+    low, middle, high = (1e3 * np.quantile(times, [0.1, 0.5, 0.9])).tolist()
+    entry = attempt.entry
+    return found | {"ms": middle, "p10_ms": low, "p90_ms": high, "characters_per_s": 1e3 * entry.chars / middle,
+                    "ready_s": attempt.ready, "units_a_call": entry.units, "calls_a_turn": entry.count}
+
+
+def outcome(times: dict[tuple[str, str], list[float]], found: Figures) -> Figures:
+    """Return which path of ours is chosen and why, which of torch's it is compared with, and the ratio or why none."""
+    timed = {side: {name: each["ms"] for name, each in found[side].items() if "ms" in each} for side in SIDES}
+    rest = {side: {name: each["why_not"] for name, each in found[side].items() if "ms" not in each} for side in SIDES}
+    words = {side: "; ".join(f"{name}: {why_not}" for name, why_not in rest[side].items()) for side in SIDES}
+    mine, other = (min(timed[side], default=None, key=timed[side].__getitem__) for side in SIDES)
+    measured = ", ".join(f"{name} {ms:.4g} ms" for name, ms in timed["ours"].items())
+    made: Figures = {"chosen": mine and {"path": mine, "why": f"the fastest measured: {measured}"},
+                     "against": other, "ratio": None, "verdict": None}
+    if not found["torch"]:
+        return made | {"verdict": "torch was not asked for"}
+    no_reference = (found.get("reference") or {}).get("why_not")
+    if no_reference:
+        return made | {"verdict": f"the float64 reference could not run: {no_reference}"}
+    if not mine:
+        no_parity = any(why_not.startswith(parity.NO) for why_not in rest["ours"].values())
+        return made | {"verdict": parity.NO if no_parity else "nothing of ours ran: "
+                       + (words["ours"] or "there is no such path for this work")}
+    if not other:
+        return made | {"verdict": f"nothing of torch's was timed: {words['torch']}"}
+    return made | {"ratio": speed.ratio(times["torch", other], times["ours", mine]),
+                   "verdict": f"without torch {', '.join(rest['torch'])}, not timed" if rest["torch"] else None}
+
+
+def machine(device: str, against_torch: bool) -> Figures:
+    """Return what the card is, and what is installed for it."""
+    found = kernels.describe(int(device.partition(":")[2] or 0))
     if DRIVER.is_file():
         found["driver"] = driver(DRIVER.read_text(encoding="utf-8", errors="replace"))
-    if rival:
-        found |= {"torch cuda": rival.torch.version.cuda, "cudnn": rival.torch.backends.cudnn.version()}
+    if against_torch:
+        from . import torch_card
+        found |= torch_card.versions()
     return found
 
 
 def driver(text: str) -> str:
-    """The version in the first line of the driver's own account: the first word of digits and dots."""
+    """Return the version in the first line of the driver's own account: the first word of digits and dots."""
     words = text.splitlines()[0].split() if text else []
     return next((word for word in words if word.replace(".", "").isdecimal() and "." in word), "unknown")

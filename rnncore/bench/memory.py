@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def peak() -> int:
-    """Bytes that this process has held at most.
+    """Return the bytes that this process has held at most.
 
     Linux's VmHWM; ru_maxrss, for elsewhere, would count there what the parent held when it started this process.
     """
@@ -23,8 +24,8 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def above_numpy(work: str, *arguments) -> int:
-    """Bytes at the peak of work, "module:function", called with arguments that JSON can carry.
+def above_numpy(work: str, *arguments: str | dict[str, Any]) -> int:
+    """Return the bytes at the peak of work, "module:function", called with arguments that JSON can carry.
 
     Raises RuntimeError with the last line that the work wrote on stderr where it fails.
     """
@@ -38,7 +39,7 @@ def above_numpy(work: str, *arguments) -> int:
 
 
 def child() -> None:
-    """What the fresh interpreter runs."""
+    """Run the work in the fresh interpreter: memory.above_numpy reads what this writes."""
     importlib.import_module("numpy")
     before, (module, function) = peak(), sys.argv[1].split(":")
     getattr(importlib.import_module(module), function)(*json.loads(sys.argv[2]))

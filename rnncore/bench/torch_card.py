@@ -1,46 +1,70 @@
-"""torch's side of the contest on a card: the classes of ours.py in torch.nn.LSTM, each eager and in a CUDA graph.
+"""torch's side of the benchmark on a card: the classes of ours.py in torch.nn.LSTM, each eager and in a CUDA graph.
 
-In float64 it is the reference: `difference(evidence)` is how far another's result is from its own. Only
-`rnncore bench --against torch` loads this module. Adam is fused and capturable, bias_hh frozen at zero as in rival.py.
-A call is LAUNCH whole steps, or PIECE characters, in both: nothing in it waits for the card.
+In float64 it is the reference: `difference(result)` is how far another's result is from its own. Only
+`rnncore bench --against torch` loads this module. Adam is fused and capturable, bias_hh frozen at zero as in
+torch_cpu.py. A call is LAUNCH whole steps, or PIECE characters, in both: nothing in it waits for the card.
 """
 import contextlib
 import gc
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 
 from ..config import SampleConfig
-from ..optim import Adam
-from . import speed
-from .speed import Entrant
+from .ours import LAUNCH
+from .speed import Entry, Figures
 from .task import PIECE, STEPS, Task
-from .torch_cpu import Net
+from .torch_cpu import Net, adam
 from .torch_graph import captured, events
 from .torch_precision import KINDS, cudnn_algorithm, kinds
 
-__all__ = ["KINDS", "WORK", "cudnn_algorithm", "kinds", "reference", "release"]
+__all__ = ["KINDS", "WORK", "cudnn_algorithm", "kinds", "reference", "release", "versions"]
+Result = TypeVar("Result")
 
 
-class Side:
-    """What all kinds of work share: the device, how numbers are multiplied, the graph, the entrant."""
+class TorchWork(ABC, Generic[Result]):
+    """A kind of work: how numbers are multiplied, the graph, the result, the entry."""
     units = 1
 
     def __init__(self, task: Task, device: str, kind: str, graphed: bool):
         self.task, self.device, self.kind = task, torch.device(device), KINDS[kind]
+        self.net = self.make_net()
         self.prepare()
         with self.around():
             self.call = self.record(self.work) if graphed else self.work
             self.own = self.compute()
 
-    def evidence(self):
-        """What this side computes, from the task's weights on: made once, before anything is timed."""
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make the tensors that the work goes by and leaves its results in."""
+
+    @abstractmethod
+    def work(self) -> None:
+        """Do what one call does."""
+
+    @abstractmethod
+    def compute(self) -> Result:
+        """Return the result of the work from the task's weights on."""
+
+    @abstractmethod
+    def difference(self, result: Result) -> float:
+        """Return how far another's result is from this one's."""
+
+    def held(self) -> list[torch.Tensor]:
+        """Return the tensors that the work changes and goes on from."""
+        return []
+
+    def result(self) -> Result:
+        """Return the result from the task's weights on: it was made once, before anything is timed."""
         return self.own
 
-    def record(self, work):
+    def record(self, work: Callable[[], None]) -> Callable[[], object]:
         """Return a function that replays `work` from a CUDA graph (on a CPU: `work`); the numbers held are as before.
 
-        The copies are made without gradients: a copy with a grad_fn would stand in the capture's way (capture.py).
+        The copies are made without gradients: a copy with a grad_fn would stand in the capture's way (torch_graph.py).
         """
         with torch.no_grad():
             kept = [tensor.clone() for tensor in self.held()]
@@ -51,20 +75,20 @@ class Side:
         return replay
 
     @contextlib.contextmanager
-    def around(self):
+    def around(self) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.kind.tf32
         yield
 
-    def autocast(self):
+    def autocast(self) -> torch.autocast:
         low = self.kind.autocast
         return torch.autocast(self.device.type, low, enabled=low is not None)
 
     def tensor(self, array: np.ndarray) -> torch.Tensor:
-        """On the device; numbers in the weights' dtype."""
+        """Return an array on the device; numbers in the weights' dtype."""
         tensor = torch.from_numpy(array).to(self.device)
         return tensor.to(self.kind.weights) if tensor.is_floating_point() else tensor
 
-    def net(self) -> Net:
+    def make_net(self) -> Net:
         net = Net(self.task.sizes).to(self.device, self.kind.weights)
         net.load_state_dict({name: torch.from_numpy(array) for name, array in self.task.tensors.items()})
         for name, parameter in net.named_parameters():
@@ -72,11 +96,11 @@ class Side:
         return net
 
     def full(self, logits: torch.Tensor) -> torch.Tensor:
-        """In float32 where they are in less."""
+        """Return logits in float32 where they are in less."""
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def state(self, columns: int) -> list[torch.Tensor]:
-        """h and c (L, N, H) of zeros."""
+        """Return h and c (L, N, H) of zeros."""
         shape = self.task.sizes.layers, columns, self.task.sizes.hidden
         return [torch.zeros(shape, dtype=self.kind.computed, device=self.device) for _ in range(2)]
 
@@ -84,28 +108,25 @@ class Side:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def entrant(self) -> Entrant:
-        return Entrant(self.call, self.synchronize, self.around, self.task.chars, units=self.units,
-                       timer=events if self.device.type == "cuda" else None)
+    def entry(self) -> Entry:
+        return Entry(self.call, self.synchronize, self.around, self.task.chars, units=self.units,
+                     timer=events if self.device.type == "cuda" else None)
 
 
-class Training(Side):
+class Training(TorchWork[np.ndarray]):
     """Whole steps with carried state: forward, loss, backward, clipping, Adam on float32 weights."""
-    units = speed.LAUNCH
+    units = LAUNCH
 
     def prepare(self) -> None:
-        config, scale = self.task.config, self.kind.scale
-        self.net_ = self.net()
-        self.weights = [parameter for parameter in self.net_.parameters() if parameter.requires_grad]
+        config = self.task.config
+        self.weights: list[torch.Tensor] = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
         self.masters = self.weights
         if self.kind.weights in (torch.float16, torch.bfloat16):
             self.masters = [torch.from_numpy(self.task.tensors[name].copy()).to(self.device)
-                            for name, parameter in self.net_.named_parameters() if parameter.requires_grad]
+                            for name, parameter in self.net.named_parameters() if parameter.requires_grad]
             for master in self.masters:
                 master.grad = torch.zeros_like(master)
-        beta2 = Adam.BETA2 if config.beta2 is None else config.beta2
-        self.adam = torch.optim.Adam(self.masters, config.lr, (config.beta1, beta2), config.eps * scale, fused=True,
-                                     capturable=self.device.type == "cuda")
+        self.adam = adam(self.masters, config, self.kind.scale, self.device.type == "cuda")
         self.windows = self.tensor(self.task.windows)
         self.carried = self.state(config.batch)
         self.losses = torch.zeros(len(self.windows), dtype=torch.float64, device=self.device)
@@ -116,7 +137,7 @@ class Training(Side):
                 self.adam.state[master] = {"step": torch.zeros((), device=self.device), **{
                     name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}}
         moments = [tensor for state in self.adam.state.values() for tensor in state.values()]
-        return [*self.net_.parameters(), *self.masters, *self.carried, *moments]
+        return [*self.net.parameters(), *self.masters, *self.carried, *moments]
 
     def work(self) -> None:
         """A step on each window; the losses stay on the device."""
@@ -126,15 +147,18 @@ class Training(Side):
         for mine, last in zip(self.carried, state, strict=True):
             mine.copy_(last)
 
-    def step(self, x, y, state, out):
+    def step(self, x: torch.Tensor, y: torch.Tensor, state: Sequence[torch.Tensor],
+             out: torch.Tensor) -> list[torch.Tensor]:
+        """Take a step on a window from a state; put the loss into `out`. Return the state after it."""
         for parameter in self.weights:
             parameter.grad = None
         with self.autocast():
-            logits, state = self.net_(x, tuple(state))
+            logits, state = self.net(x, tuple(state))
         loss = torch.nn.functional.cross_entropy(self.full(logits).flatten(0, 1), y.flatten())
         (loss * self.kind.scale).backward()
         if self.masters is not self.weights:
-            torch._foreach_copy_([master.grad for master in self.masters], [weight.grad for weight in self.weights])
+            torch._foreach_copy_([master.grad for master in self.masters],
+                                 [weight.grad for weight in self.weights if weight.grad is not None])
         if self.task.config.clip:
             torch.nn.utils.clip_grad_norm_(self.masters, self.task.config.clip * self.kind.scale)
         self.adam.step()  # gradients and eps are both `scale` times as large: the step is the same
@@ -150,17 +174,17 @@ class Training(Side):
             losses += self.losses.tolist()
         return np.array(losses)
 
-    def difference(self, evidence: np.ndarray) -> float:
-        """The largest of the losses' differences, in nats."""
-        return float(np.abs(evidence - self.own).max())
+    def difference(self, result: np.ndarray) -> float:
+        """Return the largest of the losses' differences, in nats."""
+        return float(np.abs(result - self.own).max())
 
 
-class Writing(Side):
+class Writing(TorchWork[np.ndarray]):
     """Some texts at once, a symbol of each drawn on the device, PIECE of them a call, then on the host."""
     units = PIECE
 
     def prepare(self) -> None:
-        self.net_, self.carried = self.net(), self.state(self.task.streams)
+        self.carried = self.state(self.task.streams)
         self.ids = torch.zeros(1, self.task.streams, dtype=torch.long, device=self.device)
         self.text = torch.zeros(PIECE, self.task.streams, dtype=torch.long, device=self.device)
         self.greedy = False
@@ -169,14 +193,14 @@ class Writing(Side):
         return [self.ids, *self.carried]
 
     @contextlib.contextmanager
-    def around(self):
+    def around(self) -> Iterator[None]:
         with super().around(), torch.inference_mode():
             yield
 
     def work(self) -> None:
         ids, state = self.ids, self.carried
         for k in range(PIECE):
-            logits, state = self.net_(ids, tuple(state))
+            logits, state = self.net(ids, tuple(state))
             scores = self.full(logits[0]) / SampleConfig.temperature
             if not self.greedy:  # p / e with e from the exponential distribution is largest with probability p;
                 scores = torch.softmax(scores, dim=1)  # multinomial does the same, but waits for the card
@@ -187,7 +211,7 @@ class Writing(Side):
             mine.copy_(last)
 
     def compute(self) -> np.ndarray:
-        """As in ours.py, by a graph of its own where the work has one; the state is then as before."""
+        """Return the likeliest symbols, by a graph of its own where the work has one; the state is then as before."""
         self.greedy, kept = True, [tensor.clone() for tensor in self.held()]
         (self.work if self.call == self.work else self.record(self.work))()
         found, self.greedy = self.text.cpu().numpy().copy(), False
@@ -195,62 +219,59 @@ class Writing(Side):
             tensor.copy_(before)
         return found
 
-    def difference(self, evidence: np.ndarray) -> float:
-        """By how many nats a chosen symbol is less likely here than the likeliest, at most."""
+    def difference(self, result: np.ndarray) -> float:
+        """Return how many nats a chosen symbol is less likely here than the likeliest, at most."""
         with self.around():
-            text = torch.from_numpy(np.concatenate([np.zeros_like(evidence[:1]), evidence])).to(self.device)
-            logits = torch.log_softmax(self.full(self.net_(text[:-1])[0]), dim=2)
+            text = torch.from_numpy(np.concatenate([np.zeros_like(result[:1]), result])).to(self.device)
+            logits = torch.log_softmax(self.full(self.net(text[:-1])[0]), dim=2)
             chosen = logits.gather(2, text[1:, :, None])[..., 0]
             return float((logits.amax(dim=2) - chosen).max())
 
-    def entrant(self) -> Entrant:
-        entrant, call = super().entrant(), self.call
+    def entry(self) -> Entry:
+        entry, call = super().entry(), self.call
 
-        def work():
+        def work() -> torch.Tensor:
             call()
             return self.text.cpu()
-        entrant.work = work
-        return entrant
+        entry.work = work
+        return entry
 
 
-class Layer(Side):
+class Layer(TorchWork[dict[str, np.ndarray]]):
     """One LSTM layer and nothing else: forward as for training, and where the task says so backward."""
+    y: torch.Tensor                  # (T, N, H), of the last call
+    gradients: tuple[torch.Tensor, ...]  # of the input and the weights, too
 
     def prepare(self) -> None:
-        self.net_ = self.net()
         self.x, self.dy = (self.tensor(np.ascontiguousarray(array.transpose(1, 2, 0))) for array in self.task.inputs)
         self.x.requires_grad_()
-        self.trained = [weight for weight in self.net_.lstm.parameters() if weight.requires_grad]
-        self.y, self.found = None, ()
-
-    def held(self) -> list[torch.Tensor]:
-        return []
+        self.trained = [weight for weight in self.net.lstm.parameters() if weight.requires_grad]
 
     def work(self) -> None:
         with self.autocast():
-            y, _ = self.net_.lstm(self.x)
+            y, _ = self.net.lstm(self.x)
         self.y = y.detach()
         if self.task.backward:
-            self.found = torch.autograd.grad(y, [self.x, *self.trained], self.dy.to(y.dtype))
+            self.gradients = torch.autograd.grad(y, [self.x, *self.trained], self.dy.to(y.dtype))
 
     def compute(self) -> dict[str, np.ndarray]:
         self.call()
         found = {"y": self.y.permute(2, 0, 1)}
         if self.task.backward:
-            dx, w_ih, w_hh, bias = self.found
+            dx, w_ih, w_hh, bias = self.gradients
             found |= {"dx": dx.permute(2, 0, 1), "w_ih": w_ih, "w_hh": w_hh, "bias": bias}
         return {name: tensor.double().cpu().numpy() for name, tensor in found.items()}
 
-    def difference(self, evidence: dict[str, np.ndarray]) -> float:
-        """The largest difference in any array, as a share of the largest number in it."""
-        return float(np.max([np.abs(evidence[name] - own).max() / np.abs(own).max() for name, own in self.own.items()]))
+    def difference(self, result: dict[str, np.ndarray]) -> float:
+        """Return the largest difference in any array, as a share of the largest number in it."""
+        return float(np.max([np.abs(result[name] - own).max() / np.abs(own).max() for name, own in self.own.items()]))
 
 
-def reference(task: Task, device: str) -> Side:
-    """Return the work of a task done in float64, eager: what all entries are compared with. It is not timed."""
-    side = WORK[task.work](task, device, "float64", False)
+def reference(task: Task, device: str) -> TorchWork[Any]:
+    """Return the work of a task done in float64, eager: all results are compared with its own. It is not timed."""
+    made = WORK[task.work](task, device, "float64", False)
     release()
-    return side
+    return made
 
 
 def release() -> None:
@@ -259,4 +280,10 @@ def release() -> None:
     torch.cuda.empty_cache()
 
 
-WORK = {"training": Training, "writing": Writing, "forward": Layer, "forward and backward": Layer}
+def versions() -> Figures:
+    """Return the versions of torch's CUDA and cuDNN."""
+    return {"torch cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+
+
+WORK: dict[str, type[TorchWork[Any]]] = {
+    "training": Training, "writing": Writing, "forward": Layer, "forward and backward": Layer}

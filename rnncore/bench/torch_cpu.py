@@ -1,17 +1,23 @@
-"""torch.nn.LSTM at the work of rnncore.bench.speed.Subject, from the same weights.
+"""torch's side of the benchmark on a processor: torch.nn.LSTM at the work of ours.Engine, from the same weights.
 
 Only `rnncore bench --against torch` loads this module. Adam has the same settings and is fused; bias_hh is frozen at
 zero, for two trained biases would step twice.
 """
 import contextlib
 import functools
+from collections.abc import Iterable, Iterator
+from typing import Any
 
+import numpy as np
 import torch
 
+from .. import optim
 from ..config import ModelConfig, SampleConfig, TrainConfig
-from ..optim import Adam
 from . import speed
-from .speed import Entrant
+from .speed import Entry
+from .task import MEASURED, STREAMS, windows
+
+State = tuple[torch.Tensor, torch.Tensor]  # h and c, each (L, N, H)
 
 
 class Net(torch.nn.Module):
@@ -23,19 +29,29 @@ class Net(torch.nn.Module):
         self.lstm = torch.nn.LSTM(sizes.embed, sizes.hidden, sizes.layers)
         self.head = torch.nn.Linear(sizes.hidden, sizes.vocab_size)
 
-    def forward(self, ids, state=None):
+    def forward(self, ids: torch.Tensor, state: State | None = None) -> tuple[torch.Tensor, State]:
         """ids (T, N) -> logits (T, N, V), and h and c, each (L, N, H)."""
         y, state = self.lstm(self.embedding(ids), state)
         return self.head(y), state
 
 
-class Rival:
-    """What takes turns with a Subject. dtype: float32 or float64, or bfloat16 for float32 under autocast.
+def adam(parameters: Iterable[torch.Tensor], config: TrainConfig, scale: float = 1.0,
+         capturable: bool = False) -> torch.optim.Adam:
+    """Return Adam with the settings that ours has, for gradients that are `scale` times as large."""
+    assert config.lr is not None  # task.py's configs sets it
+    beta2 = optim.Adam.BETA2 if config.beta2 is None else config.beta2
+    return torch.optim.Adam(parameters, config.lr, (config.beta1, beta2), config.eps * scale, fused=True,
+                            capturable=capturable)
+
+
+class TorchBaseline:
+    """The baseline that takes turns with an Engine. dtype: float32 or float64, or bfloat16 for float32 under autocast.
 
     tensors: the weights under torch's names, or None for torch's own.
     """
 
-    def __init__(self, sizes: ModelConfig, config: TrainConfig, device: str, dtype: str, tensors=None):
+    def __init__(self, sizes: ModelConfig, config: TrainConfig, device: str, dtype: str,
+                 tensors: dict[str, np.ndarray] | None = None):
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         self.config, self.device, self.low = config, torch.device(device), dtype == "bfloat16"
         self.net = Net(sizes).to(self.device, torch.float64 if dtype == "float64" else torch.float32)
@@ -45,18 +61,19 @@ class Rival:
             if "bias_hh" in name:
                 parameter.requires_grad_(False).zero_()
         self.trained = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
-        beta2 = Adam.BETA2 if config.beta2 is None else config.beta2
-        self.adam = torch.optim.Adam(self.trained, config.lr, (config.beta1, beta2), config.eps, fused=True)
-        self.windows = torch.from_numpy(speed.windows(sizes, config)).to(self.device)
-        self.state, self.count = None, 0
+        self.adam = adam(self.trained, config)
+        self.windows = torch.from_numpy(windows(sizes, config)).to(self.device)
+        self.state: State | None = None
+        self.count = 0
 
-    def train(self):
-        """A whole step; returns the loss, a tensor."""
+    def train(self) -> torch.Tensor:
+        """Take a whole step. Return the loss ()."""
         x, y = self.windows[self.count % len(self.windows)]
         self.count += 1
         with self._autocast():
             logits, state = self.net(x, self.state)
-        self.state = tuple(part.detach() for part in state)
+        h, c = state
+        self.state = h.detach(), c.detach()
         loss = torch.nn.functional.cross_entropy(self._full(logits).flatten(0, 1), y.flatten())
         self.adam.zero_grad()
         loss.backward()
@@ -65,20 +82,20 @@ class Rival:
         self.adam.step()
         return loss.detach()
 
-    def jobs(self, threads: int) -> dict[str, Entrant]:
-        """What there is to do -> its entrant, each with as many threads as are fastest, at most so many."""
+    def entries(self, threads: int) -> dict[str, Entry]:
+        """Return kind of work -> its entry, each with as many threads as are fastest, at most so many."""
         numbers = [1] if self.device.type == "cuda" else speed.numbers_of_threads(threads)
         return {"training": speed.fastest(self.training, numbers)} | {
             f"writing {streams}": speed.fastest(functools.partial(self.writing, streams), numbers)
-            for streams in speed.STREAMS}
+            for streams in STREAMS}
 
-    def training(self, threads: int) -> Entrant:
-        """Training steps on so many threads."""
-        return Entrant(self.train, self._synchronize, lambda: self._threads(threads), self.windows[0, 0].numel(),
-                       threads=threads)
+    def training(self, threads: int) -> Entry:
+        """Return an entry of training steps on so many threads."""
+        return Entry(self.train, self._synchronize, lambda: self._threads(threads), self.windows[0, 0].numel(),
+                     threads=threads)
 
-    def writing(self, streams: int, threads: int) -> Entrant:
-        """A character of each of so many texts, drawn as SampleConfig says, on so many threads."""
+    def writing(self, streams: int, threads: int) -> Entry:
+        """Return an entry of a character of each of so many texts, drawn as SampleConfig says, on so many threads."""
         ids, state = torch.zeros(1, streams, dtype=torch.long, device=self.device), None
         temperature = SampleConfig().temperature
 
@@ -89,15 +106,15 @@ class Rival:
             return ids[0].tolist()
 
         @contextlib.contextmanager
-        def around():  # for the whole turn: so autocast converts the weights once
+        def around() -> Iterator[None]:  # for the whole turn: so autocast converts the weights once
             with self._threads(threads), torch.inference_mode(), self._autocast():
                 yield
-        return Entrant(write, self._synchronize, around, streams, threads=threads)
+        return Entry(write, self._synchronize, around, streams, threads=threads)
 
-    def _autocast(self):
+    def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.low)
 
-    def _full(self, logits):
+    def _full(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.float() if self.low else logits
 
     def _synchronize(self) -> None:
@@ -105,13 +122,13 @@ class Rival:
             torch.cuda.synchronize(self.device)
 
     @contextlib.contextmanager
-    def _threads(self, number: int):
+    def _threads(self, number: int) -> Iterator[None]:
         torch.set_num_threads(number)
         yield
 
 
 def why_not(device: str) -> str | None:
-    """None where this torch computes on the device, else the cause and the cure in one line."""
+    """Return None where this torch computes on the device, else the cause and the cure in one line."""
     if device.startswith("cuda") and not torch.cuda.is_available():
         return (f"--against torch: torch {torch.__version__} finds no GPU: `pip install torch` in a build for CUDA "
                 "(pytorch.org names it), or measure with --device cpu")
@@ -132,9 +149,14 @@ def why_not_bfloat16(device: str) -> str | None:
     return None
 
 
-def steps(sizes: dict, config: dict, device: str, dtype: str) -> None:
-    """A few training steps and nothing else: what memory is measured of."""
-    rival = Rival(ModelConfig(**sizes), TrainConfig(**config), device, dtype)
+def versions() -> dict[str, str]:
+    """Return the version of torch."""
+    return {"torch": torch.__version__}
+
+
+def steps(sizes: dict[str, Any], config: dict[str, Any], device: str, dtype: str) -> None:
+    """Take a few training steps and do nothing else: their memory is measured."""
+    baseline = TorchBaseline(ModelConfig(**sizes), TrainConfig(**config), device, dtype)
     torch.set_num_threads(config["threads"])
-    for _ in range(speed.STEPS):
-        float(rival.train())
+    for _ in range(MEASURED):
+        float(baseline.train())

@@ -1,17 +1,21 @@
 """A capture is torch's work in a CUDA graph, which replays it; and a timer, torch's twin of a kernel module's.
 
-Only graphed.py imports this module.
+Only torch_card.py imports this module.
 """
 import contextlib
 import functools
 import gc
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import torch
+
+Work: TypeAlias = Callable[[], object]
 
 WARM_UP = 3  # calls of the work before it is captured
 
 
-def captured(work, device: torch.device):
+def captured(work: Work, device: torch.device) -> Work:
     """Capture `work` in a CUDA graph and return a function that replays it; on a CPU return `work`. Both warm it up.
 
     The caller holds no tensor with a grad_fn meanwhile. Such a tensor keeps the AccumulateGrad nodes of its parameters,
@@ -36,17 +40,17 @@ def side_stream(device: torch.device) -> torch.cuda.Stream:
     return stream
 
 
-def tiny_work(device: torch.device):
+def tiny_work(device: torch.device) -> Work:
     """Return the work of the first capture: a product forward and backward, into a parameter of its own."""
     weight = torch.ones(8, 8, device=device, requires_grad=True)
 
-    def work():
+    def work() -> None:
         weight.grad = None
         (weight @ weight).sum().backward()
     return work
 
 
-def record(work, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+def record(work: Work, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
     """Warm `work` up and capture it, both on `stream`; the current stream waits for it and is the current one again."""
     current = torch.cuda.current_stream(stream.device)
     stream.wait_stream(current)
@@ -62,9 +66,10 @@ def record(work, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
 
 
 @contextlib.contextmanager
-def events():
-    """A context that yields a list, to which its end adds the seconds between two events on the current stream."""
-    begun, ended, seconds = (*(torch.cuda.Event(enable_timing=True) for _ in range(2)), [])
+def events() -> Iterator[list[float]]:
+    """Yield a list, to which the context's end adds the seconds between two events on the current stream."""
+    begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    seconds: list[float] = []
     begun.record()
     yield seconds
     ended.record()

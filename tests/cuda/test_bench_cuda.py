@@ -1,6 +1,6 @@
 """`rnncore bench` on a GPU, on a CPU: both sides' work, parity before time, rows that say why; no time is tested.
 
-The engine on the CPU stands in for the card, torch on the CPU for the rival, the wall's clock for events.
+The engine on the CPU stands in for the card, torch on the CPU for torch on a card, the wall's clock for events.
 """
 import json
 import types
@@ -8,13 +8,13 @@ import types
 import cupy_stand_in
 import numpy as np
 import pytest
-from card_helpers import WORK, task, torch_side
+from card_helpers import WORK, options, task, torch_side
 from cli_helpers import call, refused
 
 from rnncore import kernels
-from rnncore.bench import card, compare_card as card_contest, ours, speed
+from rnncore.bench import attempt, card, ours, speed
 from rnncore.bench.task import STEPS
-from rnncore.cli import bench, card_table
+from rnncore.cli import bench, bench_table
 from rnncore.config import BENCH_CARD
 from rnncore.kernels.cpu import ops as cpu
 from rnncore.model import CharLM
@@ -25,8 +25,8 @@ HALF = {"bf16": "float32", "tf32": "float32", "fp16": "float32"}  # a CPU of our
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(card_contest, "TURN", 1e-3)
-    monkeypatch.setattr(card_contest, "DTYPES", card_contest.DTYPES | HALF)
+    monkeypatch.setattr(attempt, "TURN", 1e-3)
+    monkeypatch.setattr(ours, "DTYPES", ours.DTYPES | HALF)
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def graphed():
         yield module
 
 
-def measure(rival, work: str = "training", precision: str = "float64", device: str = "cpu", **options) -> dict:
-    return card_contest.measure("row", task(work), precision, device, 3, rival=rival, torch_device="cpu", **options)
+def measure(baseline, work: str = "training", precision: str = "float64", device: str = "cpu", **paths) -> dict:
+    return card.measure("row", task(work), precision, options(baseline is not None, device), **paths)
 
 
 # Parity
@@ -66,12 +66,12 @@ def test_a_wrong_weight_is_no_parity_and_has_no_ratio(graphed, work, monkeypatch
     assert found["verdict"] == "no parity" and found["ratio"] is None and found["chosen"] is None
     entry = found["ours"]["eager"]
     assert "no parity" in entry["why_not"] and entry["difference"] > found["tolerance"] and "ms" not in entry
-    assert "no ratio: no parity" in card_table.lines(found)[-1]
+    assert "no ratio: no parity" in bench_table.card_lines(found)[-1]
 
 
 def test_nan_is_no_parity_and_no_json_number(graphed, monkeypatch):
-    monkeypatch.setattr(ours.Training, "evidence", lambda self: np.full(STEPS, np.nan))
-    monkeypatch.setattr(ours.Layer, "evidence", lambda self: {"y": np.full((8, 9, 6), np.nan)})
+    monkeypatch.setattr(ours.Training, "result", lambda self: np.full(STEPS, np.nan))
+    monkeypatch.setattr(ours.Layer, "result", lambda self: {"y": np.full((8, 9, 6), np.nan)})
     assert measure(graphed, "forward")["verdict"] == "no parity"
     found = measure(graphed)
     assert found["verdict"] == "no parity" and found["ours"]["eager"]["difference"] is None
@@ -88,7 +88,7 @@ def test_every_path_of_a_card_computes_the_same(graphed, work, with_cublas):
     assert list(found["ours"]) == list(paths) and not [entry for entry in found["ours"].values() if "why_not" in entry]
     assert all(entry["difference"] < 1e-6 for entry in found["ours"].values())
     if work == "training":
-        assert found["ours"]["graph"]["units_a_call"] == speed.LAUNCH
+        assert found["ours"]["graph"]["units_a_call"] == ours.LAUNCH
     assert found["chosen"]["path"] == min(found["ours"], key=lambda name: found["ours"][name]["ms"])
 
 
@@ -97,7 +97,7 @@ def test_a_path_that_cannot_run_says_why(work):
     found = measure(None, work)
     for path in set(ours.WORK[work].paths) - {"eager"}:
         assert found["ours"][path]["why_not"].startswith("ValueError") and "ms" not in found["ours"][path]
-        assert any(line.startswith(f"rnncore {path}: not timed (ValueError") for line in card_table.lines(found))
+        assert any(line.startswith(f"rnncore {path}: not timed (ValueError") for line in bench_table.card_lines(found))
     assert found["ours"]["eager"]["ms"] > 0 and found["verdict"] == "torch was not asked for"
 
 
@@ -118,35 +118,35 @@ def test_where_nothing_runs_the_row_stays(graphed, monkeypatch):
     monkeypatch.setattr(ours, "WORK", {"training": type("Fails", (), {"paths": ("eager",), "__init__": fails})})
     found = measure(graphed)
     assert found["ratio"] is None and found["verdict"] == "nothing of ours ran: eager: MemoryError: out of memory"
-    assert "torch float64 eager" in "\n".join(card_table.lines(found))
-    assert card_table.summary([found])[1].startswith("row, float64")
+    assert "torch float64 eager" in "\n".join(bench_table.card_lines(found))
+    assert bench_table.card_summary([found])[1].startswith("row, float64")
 
 
 def test_an_error_while_the_turns_are_taken_leaves_a_row(graphed, monkeypatch):
     def fails(self):
         raise RuntimeError("an illegal memory access")
-    monkeypatch.setattr(speed.Entrant, "settle", fails)
+    monkeypatch.setattr(speed.Entry, "settle", fails)
     found = measure(graphed, paths=("eager",))
     assert found["ratio"] is None
-    assert "the turns ended with RuntimeError: an illegal" in "\n".join(card_table.lines(found))
+    assert "the turns ended with RuntimeError: an illegal" in "\n".join(bench_table.card_lines(found))
     assert found["verdict"].startswith("nothing of ours ran: eager: the turns ended with")
 
 
 def test_a_path_that_the_work_does_not_have():
     assert measure(None, "writing", paths=("wavefront",))["ours"] == {}
-    assert "no such path" in card_contest.outcome({}, {"ours": {}, "torch": {"float32 eager": {"ms": 1}}})["verdict"]
+    assert "no such path" in card.outcome({}, {"ours": {}, "torch": {"float32 eager": {"ms": 1}}})["verdict"]
 
 
 def test_quantiles_and_ratio_by_hand(graphed, monkeypatch):
-    def turns(entrants, rounds):
+    def run(entries, how):
         times = {"eager": 1.0, "float64 eager": 3.0, "float64 graphed": 2.0}
-        return {(who, name): [0.5 * times[name], *9 * [times[name]], 4 * times[name]] for who, name in entrants}
-    monkeypatch.setattr(card_contest.contest, "run", turns)
+        return {(side, name): [0.5 * times[name], *9 * [times[name]], 4 * times[name]] for side, name in entries}
+    monkeypatch.setattr(speed, "run", run)
     found = measure(graphed, paths=("eager",))
     mine = found["ours"]["eager"]
     assert (mine["p10_ms"], mine["ms"], mine["p90_ms"]) == (1000, 1000, 1000) and mine["characters_per_s"] == 54
     assert found["against"] == "float64 graphed" and found["ratio"] == {"median": 2, "low": 2, "high": 2}
-    assert "eager is 2.00 times as fast as torch float64 graphed (2.00 to 2.00)" in card_table.lines(found)
+    assert "eager is 2.00 times as fast as torch float64 graphed (2.00 to 2.00)" in bench_table.card_lines(found)
 
 
 # Clocks
@@ -158,11 +158,11 @@ def test_a_turn_takes_its_seconds_from_the_timer_and_lasts_as_long_as_is_asked()
 
         def __exit__(self, *exception):
             return None
-    entrant = speed.Entrant(lambda: None, lambda: None, timer=Timer, units=2, count=3)
-    assert entrant.turn() == 1.0
-    entrant = speed.Entrant(lambda: None, lambda: None, timer=cpu.timer, least=0.01)
-    entrant.settle()
-    assert entrant.count > 100
+    entry = speed.Entry(lambda: None, lambda: None, timer=Timer, units=2, count=3)
+    assert entry.turn() == 1.0
+    entry = speed.Entry(lambda: None, lambda: None, timer=cpu.timer, least=0.01)
+    entry.settle()
+    assert entry.count > 100
 
 
 def test_the_card_s_clock_is_read_between_two_events(tmp_path, monkeypatch):
@@ -247,10 +247,10 @@ def test_the_driver_s_version(text, wanted):
 @pytest.mark.parametrize("work", WORK)
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_a_row_on_a_real_card(work, precision, graphed, monkeypatch):
-    monkeypatch.setitem(card_contest.DTYPES, "bf16", "bf16")
+    monkeypatch.setitem(ours.DTYPES, "bf16", "bf16")
     if not graphed.torch.cuda.is_available():
         pytest.skip("this torch finds no GPU")
     small = task(work, hidden=128, embed=128, batch=8, **({"layers": 1} if "forward" in work else {}))
-    found = card_contest.measure("row", small, precision, "cuda", 3, rival=graphed)
+    found = card.measure("row", small, precision, options(True, "cuda", "cuda"))
     assert found["ratio"], found
     assert all("ms" in entry for entry in found["torch"].values()), found["torch"]

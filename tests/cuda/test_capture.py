@@ -25,7 +25,7 @@ def graphed():
 
 
 class Cuda:
-    """The names of torch.cuda that capture.py calls. failures: how many captures fail, from the first on."""
+    """The names of torch.cuda that torch_graph.py calls. failures: how many captures fail, from the first on."""
 
     def __init__(self, failures: int = 0):
         self.log, self.current, self.failures, self.made = [], self.new("main"), failures, 0
@@ -75,7 +75,7 @@ class Cuda:
 
 @pytest.fixture
 def fake(graphed, monkeypatch):
-    """A function that puts a Cuda in torch.cuda's place, and the module capture in a fresh process's state."""
+    """A function that puts a Cuda in torch.cuda's place, and the module torch_graph in a fresh process's state."""
     from rnncore.bench import torch_graph as capture
 
     def put(failures: int = 0) -> Cuda:
@@ -199,7 +199,8 @@ FIRST = """
 import sys
 import torch
 from card_helpers import task
-from rnncore.cli import capture, graphed
+from rnncore.bench import torch_card as graphed
+from rnncore.bench import torch_graph as capture
 device, work, kind, how = sys.argv[1:]
 if how == "alone":
     capture.side_stream = torch.cuda.Stream

@@ -9,7 +9,7 @@ import pytest
 
 import rnncore
 from rnncore import kernels
-from rnncore.bench import speed
+from rnncore.bench import ours, task
 from rnncore.config import SampleConfig
 from rnncore.kernels.cpu import ops as cpu
 from rnncore.kernels.cuda.writer import Writer
@@ -131,12 +131,12 @@ def test_the_writer_s_state_equals_the_host_s_loop_in_float32(symbols, hidden, l
 
 
 def test_what_bench_measures_runs():
-    sizes, config = speed.configs({"vocab_size": 7, "embed": 5, "hidden": 32, "layers": 2, "seq": 9, "batch": 6})
-    subject = speed.Subject(sizes, config, "cuda", "float32")
-    losses = [subject.train() for _ in range(50 * speed.WINDOWS)]
-    assert np.mean(losses[-speed.WINDOWS:]) < np.mean(losses[:speed.WINDOWS])
-    products = [entrant for entrant, _ in subject.products(1).values()]
-    assert all(entrant.turn() > 0 for entrant in (subject.training(1), subject.writing(3), *products))
+    sizes, config = task.configs({"vocab_size": 7, "embed": 5, "hidden": 32, "layers": 2, "seq": 9, "batch": 6})
+    engine = ours.Engine(sizes, config, "cuda", "float32")
+    losses = [engine.train() for _ in range(50 * task.WINDOWS)]
+    assert np.mean(losses[-task.WINDOWS:]) < np.mean(losses[:task.WINDOWS])
+    products = [entry for entry, _ in engine.products(1).values()]
+    assert all(entry.turn() > 0 for entry in (engine.training(1), engine.writing(3), *products))
 
 
 def test_the_commands_work_on_the_gpu_and_a_run_moves_to_the_cpu(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from cli_helpers import ENVIRONMENT
 
 from rnncore import config
-from rnncore.bench.compare_card import DTYPES
+from rnncore.bench.ours import DTYPES
 from rnncore.config import ModelConfig
 from rnncore.kernels import paths
 from rnncore.kernels.cpu import ops as cpu

@@ -8,8 +8,8 @@ import pytest
 from cli_helpers import call, refused
 
 import rnncore
-from rnncore import cli, kernels
-from rnncore.bench import memory, speed
+from rnncore import bench, kernels
+from rnncore.bench import memory, ours, speed, task
 from rnncore.config import BENCH, ModelConfig, SampleConfig, TrainConfig
 from rnncore.sample import generate_ids
 
@@ -21,22 +21,22 @@ SIZES, CONFIG = ModelConfig(7, 5, 8, 2), TrainConfig(seq=9, batch=6, optimizer="
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setattr(speed, "TURN", 1e-3)
-    monkeypatch.setattr(speed, "SQUARE", 16)
+    monkeypatch.setattr(ours, "SQUARE", 16)
 
 
 @pytest.fixture
-def rival(monkeypatch):
+def torch_cpu(monkeypatch):
     torch = pytest.importorskip("torch", reason="the comparison with torch needs `pip install torch`")
-    from rnncore.bench import torch_cpu as rival
+    from rnncore.bench import torch_cpu
     threads, tf32 = torch.get_num_threads(), (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     torch.set_num_threads(1)
-    yield rival
+    yield torch_cpu
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
 
 
-def subject(dtype: str = "float64", config: TrainConfig = CONFIG) -> speed.Subject:
-    return speed.Subject(SIZES, config, "cpu", dtype)
+def subject(dtype: str = "float64", config: TrainConfig = CONFIG) -> ours.Engine:
+    return ours.Engine(SIZES, config, "cpu", dtype)
 
 
 # Work
@@ -49,7 +49,7 @@ def subject(dtype: str = "float64", config: TrainConfig = CONFIG) -> speed.Subje
     ((5, 3, 2, 2), 3, 4, 3 * 2 * (12 * 58 + 120)),
 ])
 def test_operations_against_a_count_by_hand(sizes, seq, batch, wanted):
-    assert speed.flops(ModelConfig(*sizes), TrainConfig(seq=seq, batch=batch)) == wanted
+    assert task.flops(ModelConfig(*sizes), TrainConfig(seq=seq, batch=batch)) == wanted
 
 
 def test_operations_are_those_of_the_products_that_the_engine_makes(monkeypatch):
@@ -63,11 +63,11 @@ def test_operations_are_those_of_the_products_that_the_engine_makes(monkeypatch)
     one = subject(config=TrainConfig(seq=2, batch=6, optimizer="adam", lr=0.05))  # 12 positions: not folded
     monkeypatch.setattr(kernels.host, "product", product)
     one.train()
-    assert sum(made) == speed.flops(SIZES, one.config)
+    assert sum(made) == task.flops(SIZES, one.config)
 
 
 def test_the_settings_and_numbers_of_threads():
-    counts = {name: speed.flops(*speed.configs(given)) for name, given in BENCH.items()}
+    counts = {name: task.flops(*task.configs(given)) for name, given in BENCH.items()}
     assert counts["char-rnn"] == 6 * (2500 * (3 * 512 * 128 + 65 * 128) + 65 * 512 * 64)
     assert counts["char-rnn"] < counts["medium"] < counts["original"]
     assert [speed.numbers_of_threads(cores) for cores in (1, 3, 4, 16)] == [[1], [1, 2, 3], [1, 2, 4], [1, 2, 4, 8, 16]]
@@ -75,8 +75,8 @@ def test_the_settings_and_numbers_of_threads():
 
 # Turns
 
-def entrant(log: list, name: str) -> speed.Entrant:
-    return speed.Entrant(lambda: log.append(name), lambda: log.append("wait"))
+def entry(log: list, name: str) -> speed.Entry:
+    return speed.Entry(lambda: log.append(name), lambda: log.append("wait"))
 
 
 @pytest.mark.parametrize("turn, wanted", [(60, "awaitaawaitbwaitbwait"), (0, "waitaawaitwaitbwait")])
@@ -84,7 +84,7 @@ def test_entrants_take_turns_with_the_device_idle_at_both_ends(monkeypatch, turn
     """Short units have one untimed before them."""
     monkeypatch.setattr(speed, "TURN", turn)
     log = []
-    first, second = entrant(log, "a"), entrant(log, "b")
+    first, second = entry(log, "a"), entry(log, "b")
     first.count = 2
     rows = list(speed.take_turns({"a": first, "b": second}, 2))
     assert "".join(log) == 2 * wanted and [list(row) for row in rows] == 2 * [["a", "b"]]
@@ -93,17 +93,17 @@ def test_entrants_take_turns_with_the_device_idle_at_both_ends(monkeypatch, turn
 
 def test_the_fastest_number_of_threads_is_taken(monkeypatch):
     times = iter([3.0, 1.0, 2.0] * speed.TRIES)
-    monkeypatch.setattr(speed.Entrant, "settle", lambda self: None)
-    monkeypatch.setattr(speed.Entrant, "turn", lambda self: next(times))
-    best = speed.fastest(lambda number: speed.Entrant(print, print, threads=number), [1, 2, 4])
+    monkeypatch.setattr(speed.Entry, "settle", lambda self: None)
+    monkeypatch.setattr(speed.Entry, "turn", lambda self: next(times))
+    best = speed.fastest(lambda number: speed.Entry(print, print, threads=number), [1, 2, 4])
     assert best.threads == 2 and best.tried == {1: 3.0, 2: 1.0, 4: 2.0}
-    only = speed.Entrant(print, print)
+    only = speed.Entry(print, print)
     assert speed.fastest(lambda number: only, [3]) is only and only.tried == {}
 
 
 def test_a_turn_is_filled(monkeypatch):
     monkeypatch.setattr(speed, "TURN", 0.02)
-    quick = speed.Entrant(lambda: None, lambda: None)
+    quick = speed.Entry(lambda: None, lambda: None)
     quick.settle()
     assert quick.count > 100
 
@@ -113,8 +113,8 @@ def test_a_turn_is_filled(monkeypatch):
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_our_training_learns(optimizer):
     one = subject("float32", TrainConfig(seq=9, batch=6, optimizer=optimizer, lr=0.05))
-    losses = [one.train() for _ in range(25 * speed.WINDOWS)]
-    assert np.mean(losses[-speed.WINDOWS:]) < np.mean(losses[:speed.WINDOWS]) - 0.3
+    losses = [one.train() for _ in range(25 * task.WINDOWS)]
+    assert np.mean(losses[-task.WINDOWS:]) < np.mean(losses[:task.WINDOWS]) - 0.3
 
 
 def test_training_is_that_of_fit():
@@ -137,13 +137,13 @@ def test_threads_are_those_asked_for_and_blas_has_one():
         assert len(one.model._held.shares) == 2
         assert all(library["num_threads"] == 1 for library in kernels.host.native.threadpool_info()
                    if library["user_api"] == "blas")
-    assert one.jobs(50)["training"].threads == CONFIG.batch  # a column is the least share
+    assert one.entries(50)["training"].threads == CONFIG.batch  # a column is the least share
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_products_have_the_shapes_of_training(threads):
     made = subject().products(threads)
-    assert {name: (shape, entrant.flops, entrant.threads) for name, (entrant, shape) in made.items()} == {
+    assert {name: (shape, entry.flops, entry.threads) for name, (entry, shape) in made.items()} == {
         "recurrent": ((32, 8, 6), 2 * 32 * 8 * 6 * 9, threads), "square": (3 * (16,), threads * 2 * 16 ** 3, threads)}
 
 
@@ -162,27 +162,27 @@ def test_writing_is_that_of_generate():
 
 def test_writing_many_is_that_of_samples(monkeypatch):
     seen, one = [], subject()
-    monkeypatch.setattr(speed, "samples", lambda *args: seen.append(args))
+    monkeypatch.setattr(ours, "samples", lambda *args: seen.append(args))
     writing = one.writing(3)
     writing.work()
-    assert (writing.chars, writing.units) == (3, speed.PIECE)
-    assert seen == [(one.model, 3, "", speed.PIECE, SampleConfig())] and one.model.threads == kernels.host.cores()
+    assert (writing.chars, writing.units) == (3, task.PIECE)
+    assert seen == [(one.model, 3, "", task.PIECE, SampleConfig())] and one.model.threads == kernels.host.cores()
 
 
 # Memory
 
 def test_memory_grows_with_the_model_and_not_with_this_process():
-    small = memory.above_numpy("rnncore.bench.speed:steps", *speed.arguments(SIZES, CONFIG, "cpu", "float32", 1))
+    small = memory.above_numpy("rnncore.bench.ours:steps", *task.arguments(SIZES, CONFIG, "cpu", "float32", 1))
     here = np.ones(40_000_000)  # 320 MB
     wide = ModelConfig(7, 5, 512, 1)
-    large = memory.above_numpy("rnncore.bench.speed:steps", *speed.arguments(wide, CONFIG, "cpu", "float32", 1))
+    large = memory.above_numpy("rnncore.bench.ours:steps", *task.arguments(wide, CONFIG, "cpu", "float32", 1))
     moments_and_all = 4 * 4 * (4 * 512 * 517)
     assert 0 < small < 60e6 and moments_and_all < large - small < 8 * moments_and_all and here[0] == 1
 
 
 def test_work_that_fails_says_why():
     with pytest.raises(RuntimeError, match="no_such_function"):
-        memory.above_numpy("rnncore.bench.speed:no_such_function")
+        memory.above_numpy("rnncore.bench.ours:no_such_function")
 
 
 # The command
@@ -197,7 +197,7 @@ def test_the_figures_fit_together(capsys):
     assert setting["setting"] == "char-rnn" and [setting[name] for name in (
         "layers", "hidden", "embed", "vocab_size", "batch", "seq", "optimizer", "dtype", "device")] == [
         2, 8, 5, 7, 6, 9, "adam", "float32", "cpu"]
-    assert setting["flops_a_step"] == speed.flops(SIZES, CONFIG)
+    assert setting["flops_a_step"] == task.flops(SIZES, CONFIG)
     ours, products = setting["engines"]["rnncore"], setting["products"]
     training = ours["work"]["training"]
     assert math.isclose(training["characters_per_s"] * training["ms"] / 1e3, 6 * 9)
@@ -237,7 +237,7 @@ def test_usage_errors(capsys, args):
 def test_without_torch_one_line_names_the_cure(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "rnncore.bench.torch_cpu", raising=False)
-    monkeypatch.delattr(cli, "rival", raising=False)
+    monkeypatch.delattr(bench, "torch_cpu", raising=False)
     line = refused(call(capsys, "bench", "--against", "torch", "--device", "cpu"))
     assert "--against torch needs torch" in line and "install --upgrade 'torch>=2.4.0'`" in line
 
@@ -245,10 +245,10 @@ def test_without_torch_one_line_names_the_cure(capsys, monkeypatch):
 # Against torch
 
 @pytest.mark.parametrize("dtype, bound", [("float64", 1e-6), ("float32", 1e-5)])
-def test_both_do_the_same_work(rival, dtype, bound):
+def test_both_do_the_same_work(torch_cpu, dtype, bound):
     """Losses and weights after three steps from the same weights; clip_grad_norm_ adds 1e-6 to the norm."""
     one = subject(dtype, TrainConfig(seq=9, batch=6, optimizer="adam", lr=0.01, clip=0.1))
-    other = rival.Rival(SIZES, one.config, "cpu", dtype, one.model.tensors())
+    other = torch_cpu.TorchBaseline(SIZES, one.config, "cpu", dtype, one.model.tensors())
     for _ in range(3):
         assert abs(one.train() - float(other.train())) < bound
     theirs = other.net.state_dict()
@@ -257,50 +257,50 @@ def test_both_do_the_same_work(rival, dtype, bound):
 
 
 @pytest.fixture
-def computes(rival):
+def computes(torch_cpu):
     """A function that skips where this torch has no LSTM of a dtype for this processor."""
     def check(dtype: str) -> None:
-        if dtype == "bfloat16" and rival.why_not_bfloat16("cpu"):
-            pytest.skip(rival.why_not_bfloat16("cpu"))
+        if dtype == "bfloat16" and torch_cpu.why_not_bfloat16("cpu"):
+            pytest.skip(torch_cpu.why_not_bfloat16("cpu"))
     return check
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_torch_s_training_learns(rival, computes, dtype):
+def test_torch_s_training_learns(torch_cpu, computes, dtype):
     computes(dtype)
-    one = rival.Rival(SIZES, CONFIG, "cpu", dtype)
-    losses = [float(one.train()) for _ in range(25 * speed.WINDOWS)]
-    assert np.mean(losses[-speed.WINDOWS:]) < np.mean(losses[:speed.WINDOWS]) - 0.3
+    one = torch_cpu.TorchBaseline(SIZES, CONFIG, "cpu", dtype)
+    losses = [float(one.train()) for _ in range(25 * task.WINDOWS)]
+    assert np.mean(losses[-task.WINDOWS:]) < np.mean(losses[:task.WINDOWS]) - 0.3
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_torch_s_text_follows_its_own_predictions(rival, computes, dtype):
+def test_torch_s_text_follows_its_own_predictions(torch_cpu, computes, dtype):
     """With a head that is sure of symbol 3, that is what both streams write."""
     computes(dtype)
-    one = rival.Rival(SIZES, CONFIG, "cpu", dtype)
+    one = torch_cpu.TorchBaseline(SIZES, CONFIG, "cpu", dtype)
     one.net.head.bias.data[3] = 100
     writing = one.writing(2, 1)
     with writing.around():
         assert [writing.work() for _ in range(3)] == 3 * [[3, 3]] and writing.chars == 2
 
 
-def test_bfloat16_is_left_out_where_torch_has_none(rival, capsys, monkeypatch):
+def test_bfloat16_is_left_out_where_torch_has_none(torch_cpu, capsys, monkeypatch):
     """Its float32 is measured all the same, and a line says why the other is missing."""
     monkeypatch.setattr(memory, "above_numpy", lambda *args: 2e6)
 
     def fails(*args):
         raise RuntimeError("could not create a primitive descriptor. Run workload with ONEDNN_VERBOSE=all")
     with monkeypatch.context() as patch:
-        patch.setattr(rival.torch.nn.LSTM, "forward", fails)
-        rival.why_not_bfloat16.cache_clear()
-        words = rival.why_not_bfloat16("cpu")
+        patch.setattr(torch_cpu.torch.nn.LSTM, "forward", fails)
+        torch_cpu.why_not_bfloat16.cache_clear()
+        words = torch_cpu.why_not_bfloat16("cpu")
     result = call(capsys, "bench", *TINY[:-1], 1, "--against", "torch", "--threads", 1)
-    rival.why_not_bfloat16.cache_clear()
+    torch_cpu.why_not_bfloat16.cache_clear()
     assert "primitive descriptor" in words and "ONEDNN" not in words and result.code == 0
     assert f"without torch bfloat16: {words}" in result.out and "training, torch float32" in result.out
 
 
-def test_against_torch(rival, computes, capsys, monkeypatch):
+def test_against_torch(torch_cpu, computes, capsys, monkeypatch):
     computes("bfloat16")
     asked = []
     monkeypatch.setattr(memory, "above_numpy", lambda *args: asked.append(args) or 2e6)
@@ -309,7 +309,7 @@ def test_against_torch(rival, computes, capsys, monkeypatch):
     assert result.code == 0
     found = json.loads(result.out)
     engines = found["settings"][0]["engines"]
-    assert found["machine"]["torch"] == rival.torch.__version__
+    assert found["machine"]["torch"] == torch_cpu.torch.__version__
     assert list(engines) == ["rnncore", "torch float32", "torch bfloat16"]
     for name in list(engines)[1:]:
         assert engines[name]["work"].keys() == engines["rnncore"]["work"].keys() and engines[name]["memory_mb"] == 2
@@ -318,13 +318,13 @@ def test_against_torch(rival, computes, capsys, monkeypatch):
             assert work["threads"] == 1 and math.isclose(
                 work["characters_per_s"] * work["ms"], engines["rnncore"]["work"][what]["ms"]
                 * engines["rnncore"]["work"][what]["characters_per_s"])
-    assert [work for work, *_ in asked] == ["rnncore.bench.speed:steps", *2 * ["rnncore.bench.torch_cpu:steps"]]
+    assert [work for work, *_ in asked] == ["rnncore.bench.ours:steps", *2 * ["rnncore.bench.torch_cpu:steps"]]
     for _, *arguments in asked[1:]:
-        rival.steps(*json.loads(json.dumps(arguments)))
+        torch_cpu.steps(*json.loads(json.dumps(arguments)))
     words = call(capsys, *args, "--dtype", "float64").out
     assert "training, torch float64" in words and "bfloat16" not in words and "times ours" in words
 
 
-def test_a_torch_without_a_gpu_is_refused(rival, monkeypatch):
-    monkeypatch.setattr(rival.torch.cuda, "is_available", lambda: False)
-    assert "--device cpu" in rival.why_not("cuda:1") and rival.why_not("cpu") is None
+def test_a_torch_without_a_gpu_is_refused(torch_cpu, monkeypatch):
+    monkeypatch.setattr(torch_cpu.torch.cuda, "is_available", lambda: False)
+    assert "--device cpu" in torch_cpu.why_not("cuda:1") and torch_cpu.why_not("cpu") is None

@@ -1,9 +1,9 @@
-"""What both sides of the contest on a card are given, and torch's side of it, on a CPU."""
+"""The work that both sides are given on a card, and torch's side of it, on a CPU."""
 import numpy as np
 import pytest
 from card_helpers import swap_gates, task, torch_side
 
-from rnncore.bench import compare_card as card_contest, ours, speed, task as task_module
+from rnncore.bench import ours, parity, task as task_module
 from rnncore.bench.task import PIECE, REGULAR, STEPS, Task
 from rnncore.config import BENCH_CARD
 
@@ -17,7 +17,7 @@ def graphed():
 def test_the_text_goes_on_from_window_to_window_and_can_be_learnt():
     windows = task(vocab_size=50, batch=40).windows
     x, y = windows[:, 0].reshape(-1, 40), windows[:, 1].reshape(-1, 40)
-    assert windows.shape == (speed.WINDOWS, 2, 9, 40) and (y[:-1] == x[1:]).all()
+    assert windows.shape == (task_module.WINDOWS, 2, 9, 40) and (y[:-1] == x[1:]).all()
     x, y = x[9:], y[9:]  # the model itself wrote the first window
     after = {}
     for symbol, follower in zip(x.ravel().tolist(), y.ravel().tolist(), strict=True):
@@ -31,7 +31,7 @@ def test_the_first_text_is_the_model_s_own_and_surprises_a_network_with_two_gate
     right, wrong = task(batch=200), task(batch=200)
     assert (right.windows == wrong.windows).all()
     swap_gates(wrong.tensors)
-    first, other = (ours.Training(made, "cpu", "float64", "eager").subject.train() for made in (right, wrong))
+    first, other = (ours.Training(made, "cpu", "float64", "eager").engine.train() for made in (right, wrong))
     assert first < 1.8 and other > first + 0.2
 
 
@@ -39,12 +39,12 @@ def test_every_row_of_the_card_is_of_a_kind_that_both_sides_know(graphed):
     for name, (work, sizes, classes) in BENCH_CARD.items():
         made = Task.of(work, sizes)
         assert work in ours.WORK and work in graphed.WORK, name
-        assert all(graphed.kinds(made, precision) and card_contest.tolerance(made, precision) for precision in classes)
+        assert all(graphed.kinds(made, precision) and parity.tolerance(made, precision) for precision in classes)
     assert {"float32", "tf32", "bf16"} == set(BENCH_CARD["char-rnn"][2]) and "fp16" in BENCH_CARD["wide"][2]
 
 
 def test_losses_fall_over_the_steps_that_are_compared(graphed):
-    losses = graphed.Training(task(hidden=32), "cpu", "float32", True).evidence()
+    losses = graphed.Training(task(hidden=32), "cpu", "float32", True).result()
     assert losses.shape == (STEPS,) and losses[-4:].mean() < losses[:4].mean() - 0.05
 
 
@@ -52,12 +52,12 @@ def test_losses_fall_over_the_steps_that_are_compared(graphed):
 def test_torch_s_drawn_text_has_the_model_s_odds(graphed, streams):
     writing = graphed.Writing(task("writing", streams=streams), "cpu", "float32", True)
     odds = np.arange(1, 8) / 28
-    writing.net_.head.weight.data.zero_()
-    writing.net_.head.bias.data[:] = graphed.torch.from_numpy(0.8 * np.log(odds))
-    entrant = writing.entrant()
-    with entrant.around():
-        text = np.concatenate([entrant.work().numpy().copy() for _ in range(40)])
-    assert text.shape == (40 * PIECE, streams) and entrant.units == PIECE and entrant.chars == streams
+    writing.net.head.weight.data.zero_()
+    writing.net.head.bias.data[:] = graphed.torch.from_numpy(0.8 * np.log(odds))
+    entry = writing.entry()
+    with entry.around():
+        text = np.concatenate([entry.work().numpy().copy() for _ in range(40)])
+    assert text.shape == (40 * PIECE, streams) and entry.units == PIECE and entry.chars == streams
     counts, n = np.bincount(text.ravel(), minlength=7), text.size
     assert (abs(counts - n * odds) < 5 * np.sqrt(n * odds * (1 - odds))).all()
 

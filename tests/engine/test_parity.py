@@ -9,11 +9,11 @@ import weakref
 
 import numpy as np
 import pytest
-from card_helpers import WORK, swap_gates, task, torch_side
+from card_helpers import WORK, options, swap_gates, task, torch_side
 
-from rnncore.bench import compare_card as card_contest, ours, parity
+from rnncore.bench import attempt, card, ours, parity
 from rnncore.bench.task import STEPS
-from rnncore.cli import card_table
+from rnncore.cli import bench_table
 from rnncore.model import CharLM
 
 CLASSES = tuple(parity.TOLERANCES)
@@ -22,8 +22,8 @@ EXACT = np.linspace(3, 2, STEPS)  # losses that a faked float64 reference has
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(card_contest, "TURN", 1e-3)
-    monkeypatch.setattr(card_contest, "DTYPES", dict.fromkeys(CLASSES, "float32") | {"float64": "float64"})
+    monkeypatch.setattr(attempt, "TURN", 1e-3)
+    monkeypatch.setattr(ours, "DTYPES", dict.fromkeys(CLASSES, "float32") | {"float64": "float64"})
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def graphed():
         yield module
 
 
-def measure(rival, precision: str = "bf16") -> dict:
-    return card_contest.measure("row", task(), precision, "cpu", 3, paths=("eager",), rival=rival, torch_device="cpu")
+def measure(baseline, precision: str = "bf16") -> dict:
+    return card.measure("row", task(), precision, options(baseline is not None), ("eager",))
 
 
 # Errors planted in ours
@@ -55,7 +55,7 @@ def side(graphed, work: str, kind: str):
 def compared(graphed, work: str, precision: str, plant=None):
     """Our entry in a class after it was compared beside torch's, with an error planted in its weights."""
     def entry(made):
-        return card_contest.Contestant(evidence=made.evidence())
+        return attempt.Attempt(result=made.result())
 
     with pytest.MonkeyPatch.context() as patch:
         assign = CharLM.assign
@@ -65,7 +65,7 @@ def compared(graphed, work: str, precision: str, plant=None):
             plant(self.params)
         if plant:
             patch.setattr(CharLM, "assign", wrong)
-        mine = entry(ours.WORK[work](task(work), "cpu", card_contest.DTYPES[precision], "eager"))
+        mine = entry(ours.WORK[work](task(work), "cpu", ours.DTYPES[precision], "eager"))
     theirs = {kind: entry(side(graphed, work, kind)) for kind in graphed.kinds(task(work), precision)}
     parity.compare({"eager": mine}, theirs, side(graphed, work, "float64"), parity.tolerance(task(work), precision))
     assert all(other.runs for other in theirs.values()), theirs
@@ -91,8 +91,8 @@ def test_a_weight_that_is_a_hundredth_off_is_seen_in_full_precision(graphed, wor
 def test_in_writing_a_symbol_that_is_less_likely_in_float64_counts(graphed):
     """With odds of 1 : 2 : ... : 7, symbol 2 in place of symbol 6 is log(7 / 3) nats less likely."""
     writing = graphed.Writing(task("writing"), "cpu", "float64", False)
-    writing.net_.head.weight.data.zero_()
-    writing.net_.head.bias.data[:] = graphed.torch.log(graphed.torch.arange(1.0, 8.0))
+    writing.net.head.weight.data.zero_()
+    writing.net.head.bias.data[:] = graphed.torch.log(graphed.torch.arange(1.0, 8.0))
     text = np.full((64, 3), 6)
     assert writing.difference(text) == 0
     text[40, 1] = 2
@@ -108,7 +108,7 @@ def off(graphed, monkeypatch):
         autocast, weights = kinds.get("autocast", 0.001), kinds.get("weights", 0.001)
         far = {graphed.KINDS["bf16 autocast"]: autocast, graphed.KINDS["bf16 weights"]: weights}
         monkeypatch.setattr(graphed.Training, "compute", lambda self: EXACT + far.get(self.kind, 0))
-        monkeypatch.setattr(ours.Training, "evidence", lambda self: EXACT - mine)
+        monkeypatch.setattr(ours.Training, "result", lambda self: EXACT - mine)
     return put
 
 
@@ -119,7 +119,7 @@ def test_ours_may_be_as_far_from_float64_as_torch_s_farthest_kind(graphed, off):
     assert found["ours"]["eager"]["difference"] == pytest.approx(0.04)
     assert [entry["difference"] for entry in found["torch"].values()] == pytest.approx([0.05, 0.05, 0.001, 0.001])
     assert found["allowed"] == {"ours": pytest.approx(0.05), "torch": pytest.approx(0.1), "by": "bf16 autocast eager"}
-    lines = card_table.lines(found)
+    lines = bench_table.card_lines(found)
     assert "rnncore may be as far from float64 as torch bf16 autocast eager is" in lines
     assert "from float64  allowed" in lines[1]
     assert [line.split()[-3:-1] for line in lines[2:4]] == [["0.04", "0.05"], ["0.05", "0.1"]]
@@ -147,7 +147,7 @@ def test_a_broken_kind_of_torch_s_is_not_timed_and_allows_ours_nothing(graphed, 
     found = measure(graphed)
     assert found["ratio"] and found["against"].startswith("bf16 weights")
     assert found["verdict"] == "without torch bf16 autocast eager, bf16 autocast graphed, not timed"
-    assert any(line.startswith("torch bf16 autocast eager: not timed (no parity: ") for line in card_table.lines(found))
+    assert any(line.startswith("torch bf16 autocast eager: not timed (no parity: ") for line in bench_table.card_lines(found))
 
 
 def test_where_all_of_torch_s_are_broken_ours_is_timed_without_a_ratio(graphed, off):
@@ -160,17 +160,17 @@ def test_where_all_of_torch_s_are_broken_ours_is_timed_without_a_ratio(graphed, 
 # The reference
 
 def test_the_reference_is_made_first_in_float64_and_is_gone_before_the_turns(graphed, monkeypatch):
-    made, real, turns = [], graphed.Training.__init__, card_contest.turns
+    made, real, turns = [], graphed.Training.__init__, card.turns
 
     def note(self, task, device, *how):
         made.append((how, weakref.ref(self)))
         real(self, task, device, *how)
 
-    def late(timed, rounds):
+    def late(timed, how):
         assert made[0][1]() is None and len(timed) == 3
-        return turns(timed, rounds)
+        return turns(timed, how)
     monkeypatch.setattr(graphed.Training, "__init__", note)
-    monkeypatch.setattr(card_contest, "turns", late)
+    monkeypatch.setattr(card, "turns", late)
     found = measure(graphed, "float32")
     assert [how for how, _ in made] == [("float64", False), ("float32", False), ("float32", True)]
     assert found["reference"]["kind"] == "torch float64 eager" and found["reference"]["ready_s"] > 0
@@ -187,12 +187,12 @@ def test_without_a_reference_all_are_timed_and_there_is_no_ratio(graphed, monkey
     assert found["reference"] == {"kind": "torch float64 eager", "why_not": "MemoryError: CUDA out of memory"}
     for entry in (found["ours"]["eager"], *found["torch"].values()):
         assert entry["ms"] > 0 and "difference" not in entry
-    assert card_table.lines(found)[-1] == f"no ratio: {words}"
+    assert bench_table.card_lines(found)[-1] == f"no ratio: {words}"
     json.dumps(found, allow_nan=False)
 
 
 def test_a_result_that_cannot_be_compared_is_not_timed(graphed, monkeypatch):
-    monkeypatch.setattr(ours.Training, "evidence", lambda self: EXACT[:5])
+    monkeypatch.setattr(ours.Training, "result", lambda self: EXACT[:5])
     found = measure(graphed, "float32")
     assert found["ours"]["eager"]["why_not"].startswith("not compared with the float64 reference: ValueError: ")
     assert found["verdict"].startswith("nothing of ours ran: eager: not compared") and found["ratio"] is None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from card_helpers import task, torch_side
+from card_helpers import options, task, torch_side
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -278,9 +278,9 @@ def test_the_table():
 
 
 def test_the_table_takes_the_rows_that_bench_makes(monkeypatch):
-    from rnncore.bench import compare_card as card_contest
-    monkeypatch.setattr(card_contest, "TURN", 1e-3)
-    with torch_side() as graphed:
-        found = card_contest.measure("row", task(), "float32", "cpu", 2, ("eager",), graphed, "cpu")
+    from rnncore.bench import attempt, card as bench_card
+    monkeypatch.setattr(attempt, "TURN", 1e-3)
+    with torch_side():
+        found = bench_card.measure("row", task(), "float32", options(rounds=2), ("eager",))
     table = card_table.bench_table([json.loads(json.dumps(found))], {})
     assert "| row | float32 | eager | " in table.replace("**", "") and found["against"] in table

@@ -1,0 +1,107 @@
+"""The figures of `rnncore bench` in words: cpu_... for settings on a processor, card_... for rows of a card."""
+from .terminal.table import aligned, digits
+
+
+def cpu_headline(found: dict) -> str:
+    """Return the machine in one line."""
+    return (f"{found['processor']}, {found['cores']} cores, {found['memory']}; rnncore {found['rnncore']}, Python "
+            f"{found['python']}, NumPy {found['numpy']} ({found['blas']})"
+            + (f", torch {found['torch']}" if "torch" in found else "") + f"; recurrence {found['recurrence']}")
+
+
+def cpu_lines(found: dict) -> list[str]:
+    """Return the figures of one setting as an aligned table, and what bounds them."""
+    products, ours = found["products"], found["engines"]["rnncore"]
+    head = (f"{found['setting']}: {found['layers']} x {found['hidden']} LSTM, embedding {found['embed']}, "
+            f"{found['vocab_size']} symbols, N = {found['batch']}, T = {found['seq']}, {found['optimizer']}, "
+            f"{found['dtype']} on {found['device']}")
+    rows: list[tuple[str, ...]] = [("", "ms a step", "quartiles", "characters/s", "GF/s", "threads", "times ours")]
+    for what in ours["work"]:
+        for name, engine in found["engines"].items():
+            rows.append((f"{what}, {name}", *cells(engine["work"][what])))
+    for name, product in products.items():
+        shape = " x ".join(map(str, product["shape"]))
+        rows.append((f"{name} product, {shape}", "", "", "", digits(product["gflops"]), str(product["threads"]), ""))
+    table = aligned(rows)
+    shares = " and ".join(f"{100 * product['share']:.0f}% of the {name} product's"
+                          for name, product in products.items())
+    peaks = ", ".join(f"{name} {engine['memory_mb']:.0f} MB" for name, engine in found["engines"].items())
+    return [head, *table, f"speed of a training step's products: {shares}",
+            f"peak memory of training above Python with NumPy: {peaks}",
+            *([f"without torch bfloat16: {found['left_out']}"] if found["left_out"] else [])]
+
+
+def cells(work: dict) -> tuple[str, ...]:
+    """Return time, speed, threads and ratio in words."""
+    ratio = work.get("times_ours")
+    return (digits(work["ms"]), " to ".join(map(digits, work["quartiles_ms"])), f"{work['characters_per_s']:,.0f}",
+            digits(work["gflops"]) if "gflops" in work else "", str(work["threads"] or ""),
+            f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else "")
+
+
+def card_headline(machine: dict) -> str:
+    """Return card and versions in one line."""
+    named = {"compute capability": "capability", "driver": "driver", "CUDA runtime": "cuda runtime", "CuPy": "cupy",
+             "rnncore": "rnncore"}
+    words = [machine["card"], *(f"{label} {machine.get(key, 'unknown')}" for label, key in named.items())]
+    if "torch" in machine:
+        words.append(f"torch {machine['torch']} (CUDA {machine['torch cuda']}, cuDNN {machine['cudnn']})")
+    return ", ".join(words)
+
+
+def card_lines(found: dict) -> list[str]:
+    """Return one row in one class: every attempt with its times, or the words why it has none."""
+    scale, unit = (1e3, "us a character") if found["work"] == "writing" else (1.0, "ms")
+    allowed = found["allowed"] or {}
+    rows: list[tuple[str, ...]] = [("", unit, "p10 to p90", "characters/s", "from float64", "allowed", "ready s")]
+    silent = []
+    for side, label in (("ours", "rnncore"), ("torch", "torch")):
+        for name, entry in found[side].items():
+            if "ms" not in entry:
+                silent.append(f"{label} {name}: not timed ({entry['why_not']})")
+                continue
+            mark = " *" if found["chosen"] and (side, name) == ("ours", found["chosen"]["path"]) else ""
+            rows.append((f"{label} {name}{mark}", digits(scale * entry["ms"]),
+                         f"{digits(scale * entry['p10_ms'])} to {digits(scale * entry['p90_ms'])}",
+                         f"{entry['characters_per_s']:,.0f}",
+                         digits(entry["difference"]) if "difference" in entry else "",
+                         digits(allowed[side]) if allowed else "", f"{entry['ready_s']:.1f}"))
+    expected = "; ".join(f"{kind}: {name}" for kind, name in found.get("cudnn_expected", {}).items())
+    wide = [f"rnncore may be as far from float64 as torch {allowed['by']} is"] if allowed.get("by") else []
+    return [heading(found), *(aligned(rows) if len(rows) > 1 else []), *silent, *wide,
+            *([f"cuDNN's algorithm, expected: {expected}"] if expected else []), verdict(found)]
+
+
+def heading(found: dict) -> str:
+    """Return the row, its class and its sizes in one line."""
+    name, hidden, embed = f"{found['row']}, {found['class']}", found["hidden"], found["embed"]
+    if found["work"] == "writing":
+        size = f"{found['vocab_size']} symbols, {found['streams']} texts at once"
+    else:
+        size = f"N = {found['batch']}, T = {found['seq']}"
+    if found["work"].startswith("forward"):
+        return f"{name}: one layer alone, {hidden} units, input {embed}, {size}, {found['work']}"
+    if found["work"] == "training":
+        size = f"{found['vocab_size']} symbols, {size}, {found['optimizer']}"
+    return f"{name}: {found['layers']} x {hidden} LSTM, embedding {embed}, {size}"
+
+
+def verdict(found: dict) -> str:
+    """Return the ratio, or why there is none, in one line."""
+    ratio, words = found["ratio"], found["verdict"]
+    if ratio is None:
+        return f"no ratio: {words}"
+    return (f"{found['chosen']['path']} is {ratio['median']:.2f} times as fast as torch {found['against']} "
+            f"({ratio['low']:.2f} to {ratio['high']:.2f})" + (f"; {words}" if words else ""))
+
+
+def card_summary(rows: list[dict]) -> list[str]:
+    """Return all rows in one table: ours and torch's fastest."""
+    table: list[tuple[str, ...]] = [("", "ours", "ms", "torch", "ms", "ratio")]
+    for found in rows:
+        mine, other = found["chosen"] and found["chosen"]["path"], found["against"]
+        table.append((f"{found['row']}, {found['class']}",
+                      mine or "-", digits(found["ours"][mine]["ms"]) if mine else "-",
+                      other or "-", digits(found["torch"][other]["ms"]) if other else "-",
+                      f"{found['ratio']['median']:.2f}" if found["ratio"] else "-"))
+    return aligned(table)
