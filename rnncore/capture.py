@@ -15,6 +15,7 @@ import numpy as np
 from . import recovery
 from .config import TrainConfig
 from .kernels.arrays import Array, Ids
+from .kernels.interface import Recording
 from .model import CharLM
 from .nn import stack
 from .nn.dropout import Dropout
@@ -63,7 +64,7 @@ class Captured:
         sizes = model.config.layers, model.config.hidden, n
         self.state = State(*(model.kernel.xp.zeros(sizes, model.dtype) for _ in "hc"))  # before the next step
         self._keep = model.kernel.xp.empty((steps, n), model.dtype)
-        self._graphs: dict = {}  # number of steps -> the graph
+        self._graphs: dict[int, Recording] = {}  # number of steps -> the graph
         optimizer.workspaces = {}  # to be kept from step to step
         self._tried: set[int] = set()  # numbers of time steps that have run once: their buffers are made
 

@@ -15,6 +15,7 @@ import numpy as np
 from ..capture import MANY as LAUNCH, Captured, Slot
 from ..config import PATHS, ModelConfig, SampleConfig, TrainConfig
 from ..kernels.arrays import Array
+from ..kernels.interface import Recording
 from ..model import CharLM
 from ..nn import lstm, stack
 from ..nn.lstm import State
@@ -195,7 +196,8 @@ class Layer:
         self.model, self.backward = model(task, device, dtype, path), task.backward
         self.kernel, self.grads = self.model.kernel, self.model.params.like()
         self.weights, self.gradients = (lstm.layer(params, 0) for params in (self.model.params, self.grads))
-        self.path, self.graph = self.model.device_path, None
+        self.path = self.model.device_path
+        self.graph: Recording | None = None
         self.work = stack.Workspace(self.model.params, task.config.seq, task.config.batch, path=self.path)
         self.x, self.dy = (self.kernel.to_device(array.astype(self.model.dtype)) for array in task.inputs)
         self.dx = self.kernel.xp.empty_like(self.x)
