@@ -59,13 +59,12 @@ def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype,
     from rnncore.bench.speed import Options
     kernel = kernels.load(device)
     torch_device = name_for_torch(kernel, device) if against else None
-    if torch_device:
-        check_torch(torch_device)
+    versions = check_torch(torch_device) if torch_device else {}
     how = Options(device, torch_device, rounds, tell, EVERY)
     given = {"layers": layers, "hidden": hidden, "embed": embed, "vocab_size": vocab, "batch": batch, "seq": seq}
     given = {name: value for name, value in given.items() if value is not None} | {"optimizer": optimizer}
     found = {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-             "machine": machine(bool(against)), "rounds": rounds, "settings": []}
+             "machine": machine() | versions, "rounds": rounds, "settings": []}
     if kernel.name == "cpu":
         refuse_card(setting, dtype)
         measured = on_cpu(setting or ["char-rnn"], given, dtype or "float32", threads, how)
@@ -113,20 +112,17 @@ def on_cpu(settings, given: dict, dtype: str, threads: int | None, how):
         yield {"setting": name} | cpu.measure(asked, dtype, threads, how)
 
 
-def check_torch(device: str) -> None:
-    """Raise ClickException where torch is missing or cannot do the work."""
+def check_torch(device: str) -> dict[str, str]:
+    """Return the version of torch. Raise ClickException where it is missing or cannot do the work."""
     if words := requirements.missing("torch"):
         raise click.ClickException(f"--against torch needs {words}")
     from rnncore.bench import torch_cpu
     if why_not := torch_cpu.why_not(device):
         raise click.ClickException(why_not)
+    return torch_cpu.versions()
 
 
-def machine(against_torch: bool) -> dict:
-    """Return what the figures are measured on and with, but for a card."""
+def machine() -> dict:
+    """Return the processor, its memory, and what is installed."""
     from .doctor import findings, libraries
-    found = libraries() | findings()
-    if against_torch:
-        from rnncore.bench import torch_cpu
-        found |= torch_cpu.versions()
-    return found
+    return libraries() | findings()

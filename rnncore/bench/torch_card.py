@@ -17,7 +17,7 @@ from ..config import SampleConfig
 from .ours import LAUNCH
 from .speed import Entry, Figures
 from .task import PIECE, STEPS, Task
-from .torch_cpu import Net, adam
+from .torch_cpu import TorchSide, adam
 from .torch_graph import captured, events
 from .torch_precision import KINDS, cudnn_algorithm, kinds
 
@@ -25,13 +25,13 @@ __all__ = ["KINDS", "WORK", "cudnn_algorithm", "kinds", "reference", "release", 
 Result = TypeVar("Result")
 
 
-class TorchWork(ABC, Generic[Result]):
-    """A kind of work: how numbers are multiplied, the graph, the result, the entry."""
+class TorchWork(TorchSide, ABC, Generic[Result]):
+    """A kind of work: the graph, the result, the entry."""
     units = 1
 
     def __init__(self, task: Task, device: str, kind: str, graphed: bool):
-        self.task, self.device, self.kind = task, torch.device(device), KINDS[kind]
-        self.net = self.make_net()
+        super().__init__(task.sizes, device, kind, task.tensors)
+        self.task = task
         self.prepare()
         with self.around():
             self.call = self.record(self.work) if graphed else self.work
@@ -79,34 +79,15 @@ class TorchWork(ABC, Generic[Result]):
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.kind.tf32
         yield
 
-    def autocast(self) -> torch.autocast:
-        low = self.kind.autocast
-        return torch.autocast(self.device.type, low, enabled=low is not None)
-
     def tensor(self, array: np.ndarray) -> torch.Tensor:
         """Return an array on the device; numbers in the weights' dtype."""
         tensor = torch.from_numpy(array).to(self.device)
         return tensor.to(self.kind.weights) if tensor.is_floating_point() else tensor
 
-    def make_net(self) -> Net:
-        net = Net(self.task.sizes).to(self.device, self.kind.weights)
-        net.load_state_dict({name: torch.from_numpy(array) for name, array in self.task.tensors.items()})
-        for name, parameter in net.named_parameters():
-            parameter.requires_grad_("bias_hh" not in name)
-        return net
-
-    def full(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return logits in float32 where they are in less."""
-        return logits if logits.dtype == torch.float64 else logits.float()
-
     def state(self, columns: int) -> list[torch.Tensor]:
         """Return h and c (L, N, H) of zeros."""
         shape = self.task.sizes.layers, columns, self.task.sizes.hidden
         return [torch.zeros(shape, dtype=self.kind.computed, device=self.device) for _ in range(2)]
-
-    def synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
     def entry(self) -> Entry:
         return Entry(self.call, self.synchronize, self.around, self.task.chars, units=self.units,
@@ -119,7 +100,6 @@ class Training(TorchWork[np.ndarray]):
 
     def prepare(self) -> None:
         config = self.task.config
-        self.weights: list[torch.Tensor] = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
         self.masters = self.weights
         if self.kind.weights in (torch.float16, torch.bfloat16):
             self.masters = [torch.from_numpy(self.task.tensors[name].copy()).to(self.device)
@@ -157,8 +137,7 @@ class Training(TorchWork[np.ndarray]):
         loss = torch.nn.functional.cross_entropy(self.full(logits).flatten(0, 1), y.flatten())
         (loss * self.kind.scale).backward()
         if self.masters is not self.weights:
-            torch._foreach_copy_([master.grad for master in self.masters],
-                                 [weight.grad for weight in self.weights if weight.grad is not None])
+            torch._foreach_copy_(gradients(self.masters), gradients(self.weights))
         if self.task.config.clip:
             torch.nn.utils.clip_grad_norm_(self.masters, self.task.config.clip * self.kind.scale)
         self.adam.step()  # gradients and eps are both `scale` times as large: the step is the same
@@ -239,7 +218,7 @@ class Writing(TorchWork[np.ndarray]):
 
 class Layer(TorchWork[dict[str, np.ndarray]]):
     """One LSTM layer and nothing else: forward as for training, and where the task says so backward."""
-    y: torch.Tensor                  # (T, N, H), of the last call
+    y: torch.Tensor                      # (T, N, H), of the last call
     gradients: tuple[torch.Tensor, ...]  # of the input and the weights, too
 
     def prepare(self) -> None:
@@ -265,6 +244,11 @@ class Layer(TorchWork[dict[str, np.ndarray]]):
     def difference(self, result: dict[str, np.ndarray]) -> float:
         """Return the largest difference in any array, as a share of the largest number in it."""
         return float(np.max([np.abs(result[name] - own).max() / np.abs(own).max() for name, own in self.own.items()]))
+
+
+def gradients(weights: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the gradients of weights that all have one."""
+    return [weight.grad for weight in weights if weight.grad is not None]
 
 
 def reference(task: Task, device: str) -> TorchWork[Any]:

@@ -5,7 +5,7 @@ zero, for two trained biases would step twice.
 """
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..config import ModelConfig, SampleConfig, TrainConfig
 from . import speed
 from .speed import Entry
 from .task import MEASURED, STREAMS, windows
+from .torch_precision import KINDS
 
 State = tuple[torch.Tensor, torch.Tensor]  # h and c, each (L, N, H)
 
@@ -35,33 +36,52 @@ class Net(torch.nn.Module):
         return self.head(y), state
 
 
-def adam(parameters: Iterable[torch.Tensor], config: TrainConfig, scale: float = 1.0,
+def adam(weights: list[torch.Tensor], config: TrainConfig, scale: float = 1,
          capturable: bool = False) -> torch.optim.Adam:
     """Return Adam with the settings that ours has, for gradients that are `scale` times as large."""
     assert config.lr is not None  # task.py's configs sets it
     beta2 = optim.Adam.BETA2 if config.beta2 is None else config.beta2
-    return torch.optim.Adam(parameters, config.lr, (config.beta1, beta2), config.eps * scale, fused=True,
+    return torch.optim.Adam(weights, config.lr, (config.beta1, beta2), config.eps * scale, fused=True,
                             capturable=capturable)
 
 
-class TorchBaseline:
-    """The baseline that takes turns with an Engine. dtype: float32 or float64, or bfloat16 for float32 under autocast.
+class TorchSide:
+    """torch's model on a device, and how numbers are held and multiplied: one of torch_precision.KINDS.
 
     tensors: the weights under torch's names, or None for torch's own.
     """
 
-    def __init__(self, sizes: ModelConfig, config: TrainConfig, device: str, dtype: str,
-                 tensors: dict[str, np.ndarray] | None = None):
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        self.config, self.device, self.low = config, torch.device(device), dtype == "bfloat16"
-        self.net = Net(sizes).to(self.device, torch.float64 if dtype == "float64" else torch.float32)
+    def __init__(self, sizes: ModelConfig, device: str, kind: str, tensors: dict[str, np.ndarray] | None):
+        self.device, self.kind = torch.device(device), KINDS[kind]
+        self.net = Net(sizes).to(self.device, self.kind.weights)
         if tensors is not None:
             self.net.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
         for name, parameter in self.net.named_parameters():
             if "bias_hh" in name:
                 parameter.requires_grad_(False).zero_()
-        self.trained = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
-        self.adam = adam(self.trained, config)
+        self.weights: list[torch.Tensor] = [weight for weight in self.net.parameters() if weight.requires_grad]
+
+    def autocast(self) -> torch.autocast:
+        low = self.kind.autocast
+        return torch.autocast(self.device.type, low, enabled=low is not None)
+
+    def full(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return logits in float32 where they are in less."""
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+class TorchBaseline(TorchSide):
+    """The baseline beside an Engine. dtype: float32 or float64, or bfloat16 for float32 under autocast."""
+
+    def __init__(self, sizes: ModelConfig, config: TrainConfig, device: str, dtype: str,
+                 tensors: dict[str, np.ndarray] | None = None):
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        super().__init__(sizes, device, "bf16 autocast" if dtype == "bfloat16" else dtype, tensors)
+        self.config, self.adam = config, adam(self.weights, config)
         self.windows = torch.from_numpy(windows(sizes, config)).to(self.device)
         self.state: State | None = None
         self.count = 0
@@ -70,15 +90,15 @@ class TorchBaseline:
         """Take a whole step. Return the loss ()."""
         x, y = self.windows[self.count % len(self.windows)]
         self.count += 1
-        with self._autocast():
+        with self.autocast():
             logits, state = self.net(x, self.state)
         h, c = state
         self.state = h.detach(), c.detach()
-        loss = torch.nn.functional.cross_entropy(self._full(logits).flatten(0, 1), y.flatten())
+        loss = torch.nn.functional.cross_entropy(self.full(logits).flatten(0, 1), y.flatten())
         self.adam.zero_grad()
         loss.backward()
         if self.config.clip:
-            torch.nn.utils.clip_grad_norm_(self.trained, self.config.clip)
+            torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip)
         self.adam.step()
         return loss.detach()
 
@@ -91,7 +111,7 @@ class TorchBaseline:
 
     def training(self, threads: int) -> Entry:
         """Return an entry of training steps on so many threads."""
-        return Entry(self.train, self._synchronize, lambda: self._threads(threads), self.windows[0, 0].numel(),
+        return Entry(self.train, self.synchronize, lambda: self._threads(threads), self.windows[0, 0].numel(),
                      threads=threads)
 
     def writing(self, streams: int, threads: int) -> Entry:
@@ -102,24 +122,14 @@ class TorchBaseline:
         def write() -> list[int]:
             nonlocal ids, state
             logits, state = self.net(ids, state)
-            ids = torch.multinomial(torch.softmax(self._full(logits[0]) / temperature, dim=1), 1).T
+            ids = torch.multinomial(torch.softmax(self.full(logits[0]) / temperature, dim=1), 1).T
             return ids[0].tolist()
 
         @contextlib.contextmanager
         def around() -> Iterator[None]:  # for the whole turn: so autocast converts the weights once
-            with self._threads(threads), torch.inference_mode(), self._autocast():
+            with self._threads(threads), torch.inference_mode(), self.autocast():
                 yield
-        return Entry(write, self._synchronize, around, streams, threads=threads)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.low)
-
-    def _full(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits.float() if self.low else logits
-
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        return Entry(write, self.synchronize, around, streams, threads=threads)
 
     @contextlib.contextmanager
     def _threads(self, number: int) -> Iterator[None]:
