@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import COMMAND, ENVIRONMENT, SMALL, Result, call, corpus, files, refused, rows, run, stoppable
+from cli_helpers import SMALL, Result, call, corpus, files, refused, rows, run, stoppable
+from fork_server import Forked
 from test_resume import same_run, step_of
 from test_signals import start, wait_for
 
@@ -336,8 +337,7 @@ def test_twenty_kills_at_random_moments_change_no_bit(tmp_path):
     parts, moments, reached, kills = tmp_path / "parts", random.Random(0), [], 0
     while kills < 20:
         more = ("--resume",) if (parts / "last.safetensors").is_file() else ()
-        process = subprocess.Popen([*COMMAND, *map(str, args), "--save-every", "3", "--keep", "2", "-o", "parts", *more],
-                                   cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE)
+        process = Forked(*args, "--save-every", 3, "--keep", 2, "-o", "parts", *more, cwd=tmp_path, stderr=subprocess.PIPE)
         if moments.random() < 0.8:
             while process.stderr.readline()[:4] not in (b"goin", b"run "):
                 assert process.poll() is None

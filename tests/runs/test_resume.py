@@ -6,7 +6,8 @@ from functools import cache
 
 import numpy as np
 import pytest
-from cli_helpers import COMMAND, ENVIRONMENT, SMALL, TEXT, call, corpus, files, refused, rows, run, stoppable
+from cli_helpers import SMALL, TEXT, call, corpus, files, refused, rows, run, stoppable
+from fork_server import Forked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,8 +145,7 @@ def test_a_run_is_the_same_with_four_kills_in_between(tmp_path):
     parts, reached = tmp_path / "parts", 0
     for round_ in range(4):
         more = ("--resume",) if round_ else ()
-        process = subprocess.Popen([*COMMAND, *map(str, args), "-o", "parts", *more], cwd=tmp_path, env=ENVIRONMENT,
-                                   stderr=subprocess.DEVNULL)
+        process = Forked(*args, "-o", "parts", *more, cwd=tmp_path, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and process.poll() is None:
             if (parts / "last.safetensors").is_file() and step_of(parts) > reached + 20:
