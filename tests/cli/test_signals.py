@@ -44,12 +44,12 @@ def start(*args, cwd, program=COMMAND, **streams) -> subprocess.Popen:
     return process
 
 
-def wait_for(condition, process) -> None:
+def wait_for(condition, process, pause: float = 0.01) -> None:
     """Until the condition holds; the process must live as long."""
     deadline = time.monotonic() + 60
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.01)
+        time.sleep(pause)
 
 
 def has_rows(folder):
