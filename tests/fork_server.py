@@ -39,7 +39,7 @@ class Forked(subprocess.Popen):
         def _execute_child(self, args, _executable, _preexec, _close, _pass, cwd, env, _info, _flags, _shell,
                            p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *_others):
             files = [given if given >= 0 else own for own, given in enumerate((p2cread, c2pwrite, errwrite))]
-            self.pid = fork(json.dumps([args, str(cwd), dict(env)]).encode(), files)
+            self.pid = fork(json.dumps([args, os.path.abspath(cwd), dict(env)]).encode(), files)
             self._child_created = True
             self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
 

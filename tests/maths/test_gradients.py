@@ -20,6 +20,7 @@ EPS = 1e-5
 BOUND = 1e-7   # the largest error measured in this file is 1.5e-8; a wrong gradient's is 1e-2 to 1
 FEW = 150      # entries up to which all are moved, and about as many beyond
 
+pytestmark = pytest.mark.usefixtures("masks_once")
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler (c++, g++, clang++) on this machine")
 SHAPES = [
     # V, E, H, L, T, N
