@@ -16,12 +16,16 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
 import rnncore
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(rnncore.__file__).resolve().parent.parent)}  # the rnncore under test
+BYTECODE = Path(tempfile.gettempdir()) / f"rnncore-bytecode-{os.getuid()}"  # kept: each process would compile all modules
+BYTECODE.mkdir(mode=0o700, exist_ok=True)
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(rnncore.__file__).resolve().parent.parent),  # the rnncore under test
+               "PYTHONPYCACHEPREFIX": str(BYTECODE), "PYTHONDONTWRITEBYTECODE": ""}
 COMMAND = (sys.executable, "-m", "rnncore")
 SUBREAPER = 36  # prctl's PR_SET_CHILD_SUBREAPER: who takes in the child of a process that has ended
 IMPORTED = ("rich.progress", "safetensors.numpy", "rnncore.cli.jobs", "rnncore.cli.drive", "rnncore.cli.train", "rnncore.cli.generate",

@@ -340,7 +340,7 @@ def test_twenty_kills_at_random_moments_change_no_bit(tmp_path):
         process = Forked(*args, "--save-every", 3, "--keep", 2, "-o", "parts", *more, cwd=tmp_path, stderr=subprocess.DEVNULL)
         if kill % 5:
             for _ in range(moments.randrange(1, 5)):  # saves
-                wait_for(lambda: last.is_file() and last.stat().st_ino != before, process, 0.001)
+                wait_for(lambda before=before: last.is_file() and last.stat().st_ino != before, process, 0.001)
                 before = last.stat().st_ino
             time.sleep(moments.uniform(0, 0.02))
         else:
