@@ -13,7 +13,7 @@ def drive(job, signals) -> int:
     training, folder, every = job.training, job.folder, job.saving
     if training.done() >= 1:
         return already_finished(job) if training.step else without_a_step(job)
-    training.schedule.stops = every.sample_every, every.save_every
+    training.stops = every.sample_every, every.save_every
     saved, unsaved, stop, due, asked = time.monotonic(), None, None, False, False
     said: list[str | None] = [None]
     with display() as shown:

@@ -7,6 +7,7 @@ ring that the host fills ahead (kernels/cuda/step_control.py). The gradient is t
 optimiser multiplies it with makes the mean of it.
 """
 import time
+from collections.abc import Callable
 from math import ceil, inf
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from .nn.dropout import Dropout
 from .nn.lstm import State
 from .optim import Optimizer, Pace
 from .recovery import Recovery
-from .steps import MILESTONES, Schedule, StepResult
+from .steps import MILESTONES, Schedule, StepResult, Stops
 
 RING = 256      # steps that may be launched before the host looks, at most,
 IDS = 1 << 22   # and ids in their windows
@@ -137,8 +138,10 @@ class CapturedSteps:
     and the masks of its number, and one whose loss or gradient is not finite stops those behind it.
     """
 
-    def __init__(self, model: CharLM, optimizer: Optimizer, recovery: Recovery, schedule: Schedule):
+    def __init__(self, model: CharLM, optimizer: Optimizer, recovery: Recovery, schedule: Schedule,
+                 spent: Callable[[], float]):
         self.model, self.optimizer, self.recovery, self.schedule = model, optimizer, recovery, schedule
+        self.spent = spent
         batches = schedule.batches
         self.captured = Captured(model, optimizer, schedule.config, batches.steps, batches.columns)
         self._held: State | None = None  # the state behind the last step, as the caller was given it
@@ -146,14 +149,14 @@ class CapturedSteps:
         self._seconds = inf              # a step
         self._windows: dict[int, Ids] = {}  # by step: cut ahead, while the card works
 
-    def take(self, step: int, state: State | None) -> StepResult:
+    def take(self, step: int, state: State | None, stops: Stops = ()) -> StepResult:
         """Take step `step` and those behind it that are taken together, from that state; None: zeros."""
         captured, columns = self.captured, self.schedule.batches.columns
         if not self._begun or state is not self._held:
             captured.begin(step, state)
             self._begun = True
-        steps, count = self._together(step)
-        rates = [self.schedule.rate(step + k) * self.recovery.rate for k in range(count)]
+        steps, count = self._together(step, stops)
+        rates = [self.schedule.rate(step + k, self.spent) * self.recovery.rate for k in range(count)]
         captured.fill(step, [self._slot(step + k, lr) for k, lr in enumerate(rates)])
         copy = self.model.params.flat.copy() if self.recovery.due(step) else None
         begun = time.perf_counter()
@@ -199,14 +202,14 @@ class CapturedSteps:
         batches = self.schedule.batches
         return min(batches.steps, batches.stream - step % batches.windows * batches.steps)
 
-    def _together(self, step: int) -> tuple[int, int]:
+    def _together(self, step: int, stops: Stops) -> tuple[int, int]:
         """(T of their windows, how many steps) are taken together."""
         schedule, batches, total = self.schedule, self.schedule.batches, self.schedule.total
         steps, ends = self._steps(step), [self.captured.ring, self._in_time()]
         if total is not None:
             ends.append(total - step)
             ends += [ceil(total * k / MILESTONES) - step for k in range(1, MILESTONES + 1)]
-        ends += [every - step % every for every in (schedule.config.eval_every, *schedule.stops) if every]
+        ends += [every - step % every for every in (schedule.config.eval_every, *stops) if every]
         since = step if self.recovery.due(step) else self.recovery.since
         ends.append(since + recovery.EVERY - step)
         rest = batches.windows - step % batches.windows  # of the epoch

@@ -64,11 +64,11 @@ def place(device: str) -> Evidence:
 
 @functools.cache
 def texts() -> str:
-    """A sum of the text of every kernel and of the engine around them."""
-    digest = hashlib.sha256()
-    for folder in (Path(kernels.__file__).parent, Path(__file__).parent):
-        for path in sorted(path for pattern in TEXTS for path in folder.rglob(pattern)):
-            digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
+    """A sum of the text of every kernel and of the engine around them: the same in a checkout and installed."""
+    digest, here = hashlib.sha256(), Path(__file__).parent
+    for folder in (*(Path(kernels.__file__).parent / room for room in ("", "cpu", "cuda")), here, here / "nn"):
+        for path in sorted(path for pattern in TEXTS for path in folder.glob(pattern)):
+            digest.update(f"{folder.name}/{path.name}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:24]
 
 

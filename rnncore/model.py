@@ -237,7 +237,8 @@ class CharLM:
 
     def mask_gradients(self, weights: Mapping[str, Array], grads: params.Parameters) -> None:
         """Turn the gradients at what `weights` gave into those at the parameters."""
-        if self._held.weight_drop and weights is not self.params:
+        if weights is not self.params:
+            assert self._held.weight_drop is not None  # it gave these weights, on this thread
             self._held.weight_drop.backward(grads)
 
     def weights(self, dropout: Dropout | None) -> Mapping[str, Array]:

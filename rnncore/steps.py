@@ -4,8 +4,9 @@
 of the parameters does not depend on which.
 """
 import math
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeAlias
 
 from .config import TrainConfig
 from .data.batches import Batches
@@ -18,6 +19,7 @@ from .params import Parameters
 from .random import Purpose, uniform
 from .recovery import Recovery
 
+Stops: TypeAlias = tuple[int | None, ...]  # step numbers, or None: the caller wants to act at their multiples
 MILESTONES = 10  # evaluations in a run, unless eval_every says otherwise
 
 
@@ -36,35 +38,28 @@ class StepResult(NamedTuple):
 class Steps(Protocol):
     """Takes the steps of a run."""
 
-    def take(self, step: int, state: State | None) -> StepResult:
-        """Take step `step`, from 0, and perhaps some behind it, from that state; None: zeros."""
+    def take(self, step: int, state: State | None, stops: Stops = ()) -> StepResult:
+        """Take step `step`, from 0, from that state; None: zeros.
+
+        Steps behind it may be taken too, up to the next at which an evaluation is due, or of which one of `stops` is a
+        divisor.
+        """
 
 
-@dataclass
 class Schedule:
-    """The windows and the rates of a run's steps.
+    """The windows and the rates of a run's steps; total: steps in the budget, None where it is one of minutes."""
 
-    total: steps in the budget, None where it is one of minutes: then `spent` is the share of it that is gone.
-    stops: step numbers, or None: the caller wants to act at their multiples.
-    """
-    config: TrainConfig
-    batches: Batches
-    total: int | None = field(init=False)
-    spent: float = 0.0
-    stops: tuple[int | None, ...] = ()
-
-    def __post_init__(self) -> None:
-        self.total = total_steps(self.config, self.batches)
+    def __init__(self, config: TrainConfig, batches: Batches):
+        self.config, self.batches, self.total = config, batches, total_steps(config, batches)
 
     def window(self, step: int) -> tuple[Ids, Ids]:
         """x, y (T, N) of step `step`, from 0: what it reads and what it predicts."""
         epoch, window = divmod(step, self.batches.windows)
         return self.batches.window(window, rotation(self.config.seed, epoch, len(self.batches.ids)))
 
-    def rate(self, step: int) -> float:
-        """The learning rate of step `step`."""
-        done = self.spent if self.total is None else min(1.0, step / self.total) + 0.5 / self.total
-        return rate(self.config, done)
+    def rate(self, step: int, spent: Callable[[], float]) -> float:
+        """The learning rate of step `step`. spent: the share of a budget of minutes that is gone by now."""
+        return rate(self.config, min(1.0, step / self.total) + 0.5 / self.total if self.total else spent())
 
 
 @dataclass
@@ -74,8 +69,9 @@ class EagerSteps:
     optimizer: Optimizer
     recovery: Recovery
     schedule: Schedule
+    spent: Callable[[], float]
 
-    def take(self, step: int, state: State | None) -> StepResult:
+    def take(self, step: int, state: State | None, stops: Stops = ()) -> StepResult:
         """Take step `step` from that state; None: zeros."""
         config, (x, y) = self.schedule.config, self.schedule.window(step)
         if step % self.schedule.batches.windows == 0:
@@ -83,7 +79,7 @@ class EagerSteps:
         dropout = Dropout(config.dropout or 0.0, config.seed, step, config.variational, config.weight_drop or 0.0)
         loss, grads, state = self.model.loss_and_grads(x, y, state, dropout=dropout)
         norm = global_norm(grads)
-        lr = self.schedule.rate(step) * self.recovery.rate
+        lr = self.schedule.rate(step, self.spent) * self.recovery.rate
         return StepResult((loss,), x.size, lr, norm, self._update(step, loss, grads, norm, lr, state))
 
     def _update(self, step: int, loss: float, grads: Parameters, norm: float, lr: float, state: State) -> State:

@@ -21,7 +21,7 @@ from .model import CharLM
 from .nn.lstm import State
 from .optim import OPTIMIZERS
 from .recovery import Recovery
-from .steps import MILESTONES, EagerSteps, Schedule, Steps
+from .steps import MILESTONES, EagerSteps, Schedule, Steps, Stops
 
 VALIDATE = 0.03    # the share of a run that evaluations in mid-run may take
 FINAL = 0.03       # the share that the last one may take
@@ -98,6 +98,7 @@ class Training:
         self.final_windows = 0
         self.spent = 0.0                          # done() after the last step
         self.schedule = Schedule(config, batches)
+        self.stops: Stops = ()                    # step numbers, or None: the caller wants to act at their multiples
         self._steps: Steps | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -154,11 +155,10 @@ class Training:
         """Take a step, or on a card several, and evaluate where that is due."""
         begun = time.perf_counter()
         self.final_loss, self.final_windows = None, 0  # of a run that was at its end before and goes on
-        if self._steps is None:
-            kind = CapturedSteps if self.model.device_path.captured else EagerSteps
-            self._steps = kind(self.model, self.optimizer, self.recovery, self.schedule)
-        self.schedule.spent = self.done()
-        taken = self._steps.take(self.step, self.state)
+        kind = CapturedSteps if self.model.device_path.captured else EagerSteps
+        if self._steps is None or type(self._steps) is not kind:
+            self._steps = kind(self.model, self.optimizer, self.recovery, self.schedule, self.done)
+        taken = self._steps.take(self.step, self.state, self.stops)
         for loss in taken.losses:
             self.course.add(loss, taken.chars)
         self.state, steps = taken.state, len(taken.losses)

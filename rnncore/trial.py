@@ -141,7 +141,7 @@ def record(model: CharLM, task: Task, case: Case) -> Record:
     """What STEPS steps of the case leave; a path that takes several at once takes TOGETHER first."""
     host = model.kernel.to_host
     before, training = np.array(host(model.params.flat)), train(model, task, case, TOGETHER + 0.2, 10 * TOGETHER)
-    training.schedule.stops, steps = (STEPS,), {}
+    training.stops, steps = (STEPS,), {}
     for progress in training:
         steps[progress.step] = progress
         if progress.step >= STEPS:

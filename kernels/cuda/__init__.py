@@ -1,4 +1,4 @@
-"""kernels.cuda is the engine's work on CuPy arrays, and the fast paths of a card. All that imports CuPy is here.
+"""kernels.cuda is the engine's work on CuPy arrays, and the fast paths of a card. Only cards.py imports CuPy too.
 
     ops.py            the kernel module: every operation of the engine, a kernel of our own each
     updates.py        the updates of parameters by Adam and Muon

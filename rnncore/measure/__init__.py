@@ -1,4 +1,4 @@
-"""measure is what is found out about a model without training it.
+"""measure is what is found out about a model and a text.
 
     evaluate.py    loss over a text: `rnncore.score`, and the validation loss of a run
     dynamic.py     loss while the model goes on learning from what it reads (dynamic evaluation)

@@ -59,7 +59,7 @@ class Scratch(NamedTuple):
     c: Array          # (T+1, H, N)
     through: Array    # (T, H, N)
     carry: Array      # (T, H, N)
-    loops: Any = None  # what runs the time loops instead of those below (kernels/paths.py), or None
+    loops: Any = None  # what runs the time loops instead of those below (kernels/interface.py), or None
 
 
 def layer(params: Mapping[str, Array], k: int) -> Weights:

@@ -96,7 +96,7 @@ class Stepper:
         k, gates = self.kernel, self._gates
         for layer, (w, h, c) in enumerate(self._cells):
             if layer:
-                lstm.project(w, self.h[layer - 1], gates)
+                lstm.project(w, self._cells[layer - 1][1], gates)
             else:
                 k.gather(self.table, ids, gates)
             k.product(w.w_hh, h, self._recurrent)
@@ -106,7 +106,7 @@ class Stepper:
                 if where == layer:
                     c[cell] = value
                     h[cell] = gates[3 * len(h) + cell, 0] * math.tanh(value)
-        head.forward(*self._head(), self.h[-1], self.logits[:, None])
+        head.forward(*self._head(), self._cells[-1][1], self.logits[:, None])
 
 
 def checked(clamp: Clamp | None, config: ModelConfig) -> Clamp:

@@ -55,7 +55,7 @@ def validation(best: tuple[float, int], step: int, whole: float | None, chars: d
 
 
 def of(card: Card) -> Validation | None:
-    """Return what is shown of the model with a training card (runs.trained); None where nothing was measured."""
+    """Return what is shown of the model with a training card (folder.trained); None where nothing was measured."""
     if card["val_loss"] is None or card["best_step"] is None:
         return None
     if "val" in card.get("losses", {}):  # of this very file, on all of the validation text

@@ -104,7 +104,7 @@ def test_steps_are_taken_together_up_to_what_is_due(with_cublas, monkeypatch):
     monkeypatch.setattr(CapturedSteps, "_in_time", lambda self: 1000)
     monkeypatch.setattr("rnncore.capture.MILESTONES", 1)
     run = training("graph", text=4 * 7 * 30 + 4 * 3 + 1, steps=70, eval_every=25)  # 30 windows of 7 and one of 3
-    run.schedule.stops = (None, 40)
+    run.stops = (None, 40)
     made = launches(run, monkeypatch)
     shown = [p.step for p in run]
     assert made == [(25, 7), (5, 7), (1, 3), (9, 7), (10, 7), (11, 7), (1, 3), (8, 7)]
@@ -150,10 +150,10 @@ def test_a_save_or_a_stop_that_is_asked_for_comes_between_two_launches(with_cubl
     monkeypatch.setattr(RunFolder, "save", lambda self, run, best: (saved.append(run.step), save(self, run, best)))
     came = {4: signal.SIGUSR1, 12: signal.SIGHUP}
 
-    def taking(self, step, state):
+    def taking(self, step, state, stops):
         if step in came:
             os.kill(os.getpid(), came[step])
-        return take(self, step, state)
+        return take(self, step, state, stops)
 
     monkeypatch.setattr(CapturedSteps, "take", taking)
     job = Job(training("graph", eval_every=1000), RunFolder(tmp_path, {"corpus": {"sources": ["x"]}}), [])

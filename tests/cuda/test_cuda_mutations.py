@@ -1,4 +1,4 @@
-"""Errors planted in gates.cuh and cuda.py must be caught by the tests that need no GPU: a tree is copied, spoiled, run."""
+"""Errors planted in gates.cuh and kernels/cuda must be caught by the tests that need no GPU: a tree is copied, spoiled, run."""
 import os
 import shutil
 import subprocess

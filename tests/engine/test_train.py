@@ -1,5 +1,6 @@
 """The training loop: the very steps of a loop written out by hand, budgets, milestones, validation."""
 import math
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from rnncore import ModelConfig, TrainConfig, Vocab, train as train_module
 from rnncore.data.batches import Batches
 from rnncore.measure.evaluate import Validation
 from rnncore.nn.dropout import Dropout
+from rnncore.optim import rate
 from rnncore.steps import rotation, total_steps
 from rnncore.train import Training, fit
 
@@ -89,6 +91,23 @@ def test_a_budget_of_minutes_is_spent_by_the_clock(monkeypatch):
     peak = max(p.lr for p in progress)
     assert peak == pytest.approx(0.01, rel=0.05) and last.lr < 0.02 * peak
     assert sum(p.milestone for p in progress) in (10, 11)
+
+
+def test_a_rate_in_a_budget_of_minutes_is_that_of_the_moment_it_is_used_at(monkeypatch):
+    """Half a second a step: the first rate is above zero, and the last one zero."""
+    now, run = [0.0], training(minutes=0.5)
+    monkeypatch.setattr(train_module, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    once = run.model.loss_and_grads
+
+    def slow(*args, **kwargs):
+        now[0] += 0.5
+        return once(*args, **kwargs)
+
+    monkeypatch.setattr(run.model, "loss_and_grads", slow)
+    rates = [p.lr for p in run]
+    spent = [0.5 / 30, *((0.5 * k + 0.5 + 0.25) / 30 for k in range(1, len(rates)))]
+    assert len(rates) == 60 and rates == pytest.approx([rate(run.config, min(1.0, part)) for part in spent])
+    assert rates[0] > 0 and rates[-1] == 0
 
 
 def test_minutes_leave_time_for_the_last_evaluation(monkeypatch):

@@ -213,7 +213,7 @@ def test_evidence_is_of_one_version_and_source(card, monkeypatch, tmp_path):
         assert untried("graph", TASK)
     here = Path(kernels.__file__).parent
     for name in ("gates.cuh", "cuda/steps.cu", "cuda/ops.py"):
-        folder = tmp_path / name.replace("/", "-")
+        folder = tmp_path / name.replace("/", "-") / "kernels"
         shutil.copytree(here, folder, ignore=shutil.ignore_patterns("__pycache__"))
         with monkeypatch.context() as patch:
             patch.setattr(kernels, "__file__", str(folder / "__init__.py"))

@@ -1,4 +1,4 @@
-"""A stand-in for cupy over host memory: the engine runs on "cuda" on a machine without a GPU. See tests/stand_in.
+"""A stand-in for cupy over host memory: the engine runs on "cuda" on a machine without a GPU. See tests/fakes/stand_in.
 
 Arrays are of a type of their own, streams and graphs are kept in order, kernels are compiled or emulated on the host.
 What is asked of CuPy is held to CuPy's rules; what CuPy would do in silence and wrongly under stream capture raises.

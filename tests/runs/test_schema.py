@@ -1,4 +1,4 @@
-"""Every schema that was ever written is read: the files in tests/schema1 load for ever, bit for bit."""
+"""Every schema that was ever written is read: the files in tests/runs/schema1 load for ever, bit for bit."""
 
 import hashlib
 import json

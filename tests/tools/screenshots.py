@@ -1,4 +1,4 @@
-"""Make the README's pictures in tests/screenshots: the cells of the pretrained `numpy`, and the top of a run's report.
+"""Make the README's pictures in tests/report/screenshots: the cells of the pretrained `numpy`, and the top of a run's report.
 
     rnncore train tinyshakespeare --minutes 1 -o RUN && python tests/tools/screenshots.py RUN
 
@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parent.parent.parent
-FOLDER = ROOT / "tests/screenshots"
+FOLDER = ROOT / "tests/report/screenshots"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu"]
 COLOURS = 64  # of a picture: it is text and flat areas
 
