@@ -67,7 +67,7 @@ exit $code
 def machine(tmp_path, monkeypatch):
     """A machine with a card: a function that starts card.sh on it; play: what goes before PLAY."""
     fake, bin_ = tmp_path / "python", tmp_path / "bin"
-    fake.write_text(f'#!/bin/bash\nexec "{sys.executable}" -S "{TOOLS.parent}/fake_python.py" "$@"\n')
+    fake.write_text(f'#!/bin/bash\nexec "{sys.executable}" -S "{TOOLS}/fake_python.py" "$@"\n')
     bin_.mkdir()
     (bin_ / "compute-sanitizer").write_text(SANITIZER)
     for file in (fake, bin_ / "compute-sanitizer"):
