@@ -9,12 +9,12 @@ import random
 import signal
 import struct
 import subprocess
-import sys
 import termios
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from fork_server import COMMAND, ENVIRONMENT, Forked
 
 import rnncore
 from rnncore.cli import main
@@ -24,8 +24,6 @@ ROOT = Path(rnncore.__file__).resolve().parent.parent
 WORDS = "the a cat dog sees takes old red house river and is".split()
 TEXT = "".join(" ".join(random.Random(line).choices(WORDS, k=6)) + ".\n" for line in range(200))  # 5,390 characters
 SMALL = ("--layers", "1", "--hidden", "16", "--embed", "8", "--seq", "20", "--batch", "8", "--threads", "1")
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}  # the rnncore under test, wherever the command is typed
-COMMAND = (sys.executable, "-m", "rnncore")
 
 
 class Result(NamedTuple):
@@ -36,10 +34,18 @@ class Result(NamedTuple):
 
 
 def run(*args, cwd, stdin: bytes | None = None, env: dict | None = None, **options) -> Result:
-    """`rnncore ARGS` as a user types it, in the folder cwd."""
-    done = subprocess.run([*COMMAND, *map(str, args)], cwd=cwd, input=stdin, capture_output=True, timeout=120,
-                          env=ENVIRONMENT | (env or {}), **options)
-    return Result(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+    """`rnncore ARGS` as a user types it, in the folder cwd: forked, unless `options` or `env` are for an interpreter that starts."""
+    own = options or any(name.startswith(("PYTHON", "LANG", "LC_")) for name in env or ())
+    options |= {"cwd": cwd, "env": ENVIRONMENT | (env or {}), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    if stdin is not None:
+        options["stdin"] = subprocess.PIPE
+    with subprocess.Popen([*COMMAND, *map(str, args)], **options) if own else Forked(*args, **options) as process:
+        try:
+            out, err = process.communicate(stdin, timeout=120)
+        except BaseException:
+            process.kill()
+            raise
+    return Result(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
 
 
 def call(capsys, *args) -> Result:
@@ -57,8 +63,7 @@ def terminal(*args, cwd, columns: int = 80, stream: str = "stderr") -> tuple[int
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     environment = {name: value for name, value in ENVIRONMENT.items() if name != "COLUMNS"} | {"TERM": "xterm"}
     other = {"stderr": "stdout", "stdout": "stderr"}[stream]
-    child = subprocess.Popen([*COMMAND, *map(str, args)], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
-                             **{stream: theirs, other: subprocess.DEVNULL})
+    child = Forked(*args, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, **{stream: theirs, other: subprocess.DEVNULL})
     os.close(theirs)
     found = b""
     with contextlib.suppress(OSError):  # the other end has been closed

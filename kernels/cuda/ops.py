@@ -133,7 +133,7 @@ def row_sums(a: Array, out: Array) -> None:
 
 @contextlib.contextmanager
 def timer() -> Iterator[list[float]]:
-    """As in cpu.py, between two events on the current stream: the card's own clock."""
+    """Time what runs inside, as in cpu/ops.py, between two events on the current stream: the card's own clock."""
     begun, ended = cupy.cuda.Event(), cupy.cuda.Event()
     seconds: list[float] = []
     begun.record()

@@ -127,7 +127,7 @@ def test_doctor(capsys):
     assert all(name in words and str(value) in words for name, value in found.items())
 
 
-def test_gradcheck_passes_and_names_every_parameter(capsys):
+def test_gradcheck_passes_and_names_every_parameter(capsys, masks_once):
     args = ("gradcheck", "--hidden", 4, "--embed", 3, "--vocab", 5, "--seq", 3, "--batch", 2, "--dropout", 0.3,
             "--documents")
     result = call(capsys, *args)

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from cli_helpers import COMMAND, ENVIRONMENT, SMALL, TEXT, Result, call, corpus, files, refused, rows, run
+from fork_server import Forked
 
 import rnncore
 from rnncore import kernels
@@ -315,8 +316,7 @@ def test_plain_lines_where_stderr_is_no_terminal(train):
 def on_a_terminal(*args, cwd, env: dict | None = None) -> Result:
     """`rnncore ARGS` with a pseudo-terminal for stderr."""
     ours, theirs = pty.openpty()
-    with subprocess.Popen([*COMMAND, *map(str, args)], cwd=cwd, stdout=subprocess.PIPE, stderr=theirs,
-                          env=ENVIRONMENT | {"TERM": "xterm"} | (env or {})) as process:
+    with Forked(*args, cwd=cwd, stdout=subprocess.PIPE, stderr=theirs, env=ENVIRONMENT | {"TERM": "xterm"} | (env or {})) as process:
         os.close(theirs)
         seen = b""
         while chunk := read(ours):

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from cli_helpers import COMMAND, ENVIRONMENT, call, refused, run, terminal
+from fork_server import Forked
 
 import rnncore
 from rnncore import CharLM, ModelConfig, Vocab
@@ -124,8 +125,7 @@ def test_minus_one_writes_until_the_reader_leaves(models, args):
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("args", [("plain",), ("jsonl", "--count", 10 ** 9)])
 def test_a_signal_ends_a_text_without_end_and_all_of_it_is_there(models, kind, args):
-    process = subprocess.Popen([*COMMAND, "generate", *map(str, args), "-n", "-1", "-o", "out"], cwd=models, env=ENVIRONMENT,
-                               stderr=subprocess.PIPE)
+    process = Forked("generate", *args, "-n", -1, "-o", "out", cwd=models, stderr=subprocess.PIPE)
     try:
         while not ((models / "out").exists() and (models / "out").stat().st_size > 5000):
             assert process.poll() is None
@@ -153,8 +153,7 @@ def test_a_signal_in_the_middle_of_writing_is_noted_and_ends_nothing_at_once(kin
 
 
 def test_a_reader_that_sleeps_is_not_waited_for(models):
-    process = subprocess.Popen([*COMMAND, "generate", "plain", "-n", "-1"], cwd=models, env=ENVIRONMENT,
-                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = Forked("generate", "plain", "-n", -1, cwd=models, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         held, before = 0, -1
         while held != before or not held:  # until the pipe is full

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 from cli_helpers import COMMAND, ENVIRONMENT, Result, call, refused, run
+from fork_server import Forked
 
 import rnncore
 from rnncore.cli.interactive import Loop, unless
@@ -194,8 +195,8 @@ def test_options_that_make_no_sense_with_it(talk, tmp_path, args, named):
 def test_ctrl_c_in_a_pipe_ends_the_text_and_the_next_goes_on_from_all_of_it(tmp_path):
     """A pipe, for a terminal throws away what nobody has read yet when Ctrl-C is pressed."""
     model = made(tmp_path, "abcdefg")
-    process = subprocess.Popen([*COMMAND, "generate", "m", "-i", "--greedy", "-n", str(10 ** 9)], cwd=tmp_path, env=ENVIRONMENT,
-                               bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = Forked("generate", "m", "-i", "--greedy", "-n", 10 ** 9, cwd=tmp_path, bufsize=0, stdin=subprocess.PIPE,
+                     stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stderr.read(2) == b"> "
     written = ""
     for line in ("abc", "fed"):

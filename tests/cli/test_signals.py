@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from cli_helpers import COMMAND, ENVIRONMENT, SMALL, call, corpus, rows, run
+from fork_server import Forked
 
 from rnncore.cli import drive
 from rnncore.cli.terminal.signals import Signals, Stopped
@@ -36,18 +37,19 @@ main(sys.argv[1:])
 
 def start(*args, cwd, program=COMMAND, **streams) -> subprocess.Popen:
     """A process that is killed when the tests end, should it still run."""
-    process = subprocess.Popen([*program, *map(str, args)], cwd=cwd, env=ENVIRONMENT, text=True,
-                               **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams))
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | streams
+    process = Forked(*args, cwd=cwd, **streams) if program is COMMAND else \
+        subprocess.Popen([*program, *map(str, args)], cwd=cwd, env=ENVIRONMENT, **streams)
     atexit.register(process.kill)
     return process
 
 
-def wait_for(condition, process) -> None:
+def wait_for(condition, process, pause: float = 0.01) -> None:
     """Until the condition holds; the process must live as long."""
     deadline = time.monotonic() + 60
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.01)
+        time.sleep(pause)
 
 
 def has_rows(folder):

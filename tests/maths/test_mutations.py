@@ -1,11 +1,11 @@
 """Errors planted in a copy of the engine, each of which test_gradients.py's checks or test_masks.py's must see.
 
-A test that no wrong gradient can fail says nothing. Each mutant is one replaced snippet of the source, in a tree of its own;
-two fresh interpreters check all trees, most of them with few entries a tensor, and report the largest error they found.
+A test that no wrong gradient can fail says nothing. Each mutant is one replaced snippet of the source; two fresh
+interpreters fork a process for each, which imports the engine with that source, checks few entries a tensor, and reports
+the largest error it found.
 A mask that is wrong forward and backward alike has a right gradient: those are held against masks made by hand.
 """
 import json
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -110,88 +110,93 @@ MUTANTS = [
 ]
 
 PROBE = """
-import json, sys
+import json, os, sys
+from importlib.machinery import SourceFileLoader
 
-tests, *trees = sys.argv[1:]
-sys.path[:0] = [tests, f"{tests}/maths", f"{tests}/fakes"]
+root, mutants, folders = json.load(sys.stdin)
+sys.path[:0] = [root, *folders]
+codes = {}
 
 
-def found(tree):
-    import rnncore
-    from conftest import batch, build
+def get_code(loader, name):  # compiles each file once, and never as it was when somebody else compiled it
+    if loader.path not in codes:
+        codes[loader.path] = compile(loader.get_data(loader.path), loader.path, "exec", dont_inherit=True)
+    return codes[loader.path]
+
+
+def found():
+    from conftest import batch, build, draw_once
+    from rnncore.kernels import host
     from rnncore.nn.dropout import Dropout
-    from rnncore.kernels import cpu
     from test_gradients import stack_errors, step_errors
     from test_masks import KINDS, mask_error
 
-    assert rnncore.__file__.startswith(tree) and cpu.__file__.startswith(tree)
-    for vocab, dropout, documents in ((5, Dropout(0.4, 3, 2), True), (5, None, False), (16, None, True), (130, None, False),
-                                      (5, Dropout(0.4, 3, 2, True), True)):
+    host.dropout_mask = draw_once(host)
+    for vocab, dropout, documents in ((5, None, False), (16, None, True), (130, None, False)):
         model = build(vocab)
         yield max(stack_errors(model, batch(model, 4, 3, documents), dropout, few=8).values())
     model = build()
     model.threads = 2
-    yield max(step_errors(model, batch(model, 4, 3), few=6).values())
-    yield max(step_errors(model, batch(model, 4, 3), Dropout(0.4, 3, 2, True, 0.3), few=6).values())
     for dropout in KINDS.values():
         yield mask_error(model, batch(model, 4, 3), dropout)
+    for dropout in (Dropout(0.4, 3, 2), Dropout(0.4, 3, 2, True)):
+        model = build()
+        yield max(stack_errors(model, batch(model, 4, 3, True), dropout, few=8).values())
+    model.threads = 2
+    yield max(step_errors(model, batch(model, 4, 3), few=6).values())
+    yield max(step_errors(model, batch(model, 4, 3), Dropout(0.4, 3, 2, True, 0.3), few=6).values())
 
 
-for tree in trees:
-    ours = "rnncore", "conftest", "test_gradients", "test_masks"
-    for name in [name for name in sys.modules if name.split(".")[0] in ours]:
-        del sys.modules[name]
-    sys.path.insert(0, tree)
-    worst = 0.0
-    for error in found(tree):
-        worst = max(worst, float(error))
-        if worst > 1e-7:
-            break
-    sys.path.remove(tree)
-    print(json.dumps([tree, worst]), flush=True)
+SourceFileLoader.get_code = get_code
+next(found())  # what all of them import, compiled once
+for name in [name for name, module in sys.modules.items() if (getattr(module, "__file__", None) or "").startswith(root)]:
+    del sys.modules[name]
+for place, file, source in mutants:
+    sys.stdout.flush()
+    if not os.fork():  # a process for each
+        if file:
+            codes[os.path.join(root, file)] = compile(source, file, "exec", dont_inherit=True)
+        worst = 0.0
+        for error in found():
+            worst = max(worst, float(error))
+            if worst > 1e-7:
+                break
+        print(json.dumps([place, worst]), flush=True)
+        os._exit(0)
+    os.wait()
 """
 
 
-def plant(mutant: Mutant | None, tree: Path) -> str | None:
-    """Copy the package into `tree`, with the error; returns why not, if the snippet is not there exactly once."""
-    for folder in ("rnncore", "kernels", "data", "cli"):
-        if (ROOT / folder).is_dir():
-            shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "setup.cfg", tree)
-    if mutant is None:
-        return None
-    path = tree / mutant.file
-    source = path.read_text(encoding="utf-8")
+def plant(mutant: Mutant) -> str:
+    """The source of its file with the error; ValueError, if the snippet is not there exactly once."""
+    source = (ROOT / mutant.file).read_text(encoding="utf-8")
     if source.count(mutant.snippet) != 1:
-        return f"{mutant.file} has {source.count(mutant.snippet)} times, not once: {mutant.snippet!r}; plant the error anew"
-    path.write_text(source.replace(mutant.snippet, mutant.wrong), encoding="utf-8")
-    return None
+        raise ValueError(f"{mutant.file} has {source.count(mutant.snippet)} times, not once: {mutant.snippet!r}; plant the error anew")
+    return source.replace(mutant.snippet, mutant.wrong)
 
 
-def probe(trees: list[Path]) -> dict[str, object]:
-    """Tree -> the largest error found in it, or what the interpreter said when it failed there; a new one goes on."""
-    results: dict[str, object] = {}
-    while trees:
-        done = subprocess.run([sys.executable, "-B", "-c", PROBE, str(ROOT / "tests"), *map(str, trees)],
-                              capture_output=True, text=True, timeout=120)
-        results |= dict(map(json.loads, done.stdout.splitlines()))
-        trees = [tree for tree in trees if str(tree) not in results]
-        if trees:
-            results[str(trees.pop(0))] = done.stderr
-    return results
+def probe(mutants: list[tuple[int, str, str]]) -> dict[int, object]:
+    """Place -> the largest error found with that file's source in place of its own, or what the processes said if one failed."""
+    folders = [str(ROOT / "tests" / name) for name in ("", "maths", "fakes")]
+    done = subprocess.run([sys.executable, "-c", PROBE], input=json.dumps([str(ROOT), mutants, folders]), capture_output=True,
+                          text=True, timeout=300)
+    return dict.fromkeys((place for place, *_ in mutants), done.stderr) | dict(map(json.loads, done.stdout.splitlines()))
 
 
 @pytest.fixture(scope="module")
-def verdicts(tmp_path_factory) -> list[object]:
+def verdicts() -> list[object]:
     """One for each of MUTANTS, and of the engine as it is: the largest error, or in words why there is none."""
-    base = tmp_path_factory.mktemp("mutants")
-    trees = [base / f"tree{k}" for k in range(len(MUTANTS) + 1)]
-    missing = {str(tree): why for tree, mutant in zip(trees, [*MUTANTS, None], strict=True) if (why := plant(mutant, tree))}
-    planted = [tree for tree in trees if str(tree) not in missing]
+    results: dict[int, object] = {}
+    planted = [(len(MUTANTS), "", "")]
+    for place, mutant in enumerate(MUTANTS):
+        try:
+            planted.append((place, mutant.file, plant(mutant)))
+        except ValueError as error:
+            results[place] = str(error)
     with ThreadPoolExecutor(WORKERS) as pool:
-        for results in pool.map(probe, [planted[k::WORKERS] for k in range(WORKERS)]):
-            missing |= results
-    return [missing[str(tree)] for tree in trees]
+        for some in pool.map(probe, [planted[k::WORKERS] for k in range(WORKERS)]):
+            results |= some
+    return [results[place] for place in range(len(MUTANTS) + 1)]
 
 
 @pytest.mark.parametrize("place", range(len(MUTANTS)), ids=[mutant.what for mutant in MUTANTS])
@@ -205,6 +210,11 @@ def test_the_engine_as_it_is_passes(verdicts):
     assert isinstance(verdicts[-1], float) and 0 < verdicts[-1] < BOUND, verdicts[-1]
 
 
-def test_a_snippet_that_is_gone_is_named(tmp_path):
-    why = plant(Mutant("", LSTM, "no such text", ""), tmp_path / "tree")
-    assert why == "rnncore/nn/lstm.py has 0 times, not once: 'no such text'; plant the error anew"
+def test_a_snippet_that_is_gone_is_named():
+    with pytest.raises(ValueError, match="rnncore/nn/lstm.py has 0 times, not once: 'no such text'; plant the error anew"):
+        plant(Mutant("", LSTM, "no such text", ""))
+
+
+def test_an_error_that_crashes_is_not_found():
+    (crash,) = probe([(0, LSTM, "raise RuntimeError('planted')")]).values()
+    assert isinstance(crash, str) and "planted" in crash

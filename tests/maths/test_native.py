@@ -304,7 +304,7 @@ def with_an_error(right, wrong, tmp_path, monkeypatch) -> native.Recurrence:
             text = text.replace(right, wrong)
         (folder / name).write_text(text, encoding="utf-8")
     monkeypatch.setattr(native, "HERE", folder)
-    monkeypatch.setattr(native, "FLAGS", ("-std=c++17", "-O1", "-fPIC", "-shared"))
+    monkeypatch.setattr(native, "FLAGS", ("-std=c++17", "-O0", "-fPIC", "-shared"))
     return native.Recurrence(native._compile(native.compiler(), "wrong", tmp_path), "float32")
 
 

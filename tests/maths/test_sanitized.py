@@ -9,7 +9,7 @@ import pytest
 from rnncore.kernels.cpu import native
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = ("-std=c++17", "-O1", "-g1", "-fno-omit-frame-pointer", "-march=native", "-fopenmp-simd", "-fPIC", "-shared",
+FLAGS = ("-std=c++17", "-O0", "-g1", "-fno-omit-frame-pointer", "-march=native", "-fopenmp-simd", "-fPIC", "-shared",
          "-fsanitize=address,undefined", "-fno-sanitize=alignment", "-fno-sanitize-recover=all")
 LOOPS = "equal_the_loops or columns or longer_arrays or tanh or refused"  # of test_native.py
 STEPS = "equal_model_step or naive or repeated or out_of_range"           # of test_stepper.py
