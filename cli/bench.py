@@ -59,8 +59,7 @@ def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype,
     from rnncore.bench.speed import Options
     kernel = kernels.load(device)
     torch_device = name_for_torch(kernel, device) if against else None
-    versions = check_torch(torch_device) if torch_device else {}
-    how = Options(device, torch_device, rounds, tell, EVERY)
+    versions, how = check_torch(torch_device), Options(device, torch_device, rounds, tell, EVERY)
     given = {"layers": layers, "hidden": hidden, "embed": embed, "vocab_size": vocab, "batch": batch, "seq": seq}
     given = {name: value for name, value in given.items() if value is not None} | {"optimizer": optimizer}
     found = {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -112,8 +111,10 @@ def on_cpu(settings, given: dict, dtype: str, threads: int | None, how):
         yield {"setting": name} | cpu.measure(asked, dtype, threads, how)
 
 
-def check_torch(device: str) -> dict[str, str]:
-    """Return the version of torch. Raise ClickException where it is missing or cannot do the work."""
+def check_torch(device: str | None) -> dict[str, str]:
+    """Return the version of torch, if there is a device for it. Raise ClickException where it cannot do the work."""
+    if device is None:
+        return {}
     if words := requirements.missing("torch"):
         raise click.ClickException(f"--against torch needs {words}")
     from rnncore.bench import torch_cpu

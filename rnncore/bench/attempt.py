@@ -16,15 +16,18 @@ Result: TypeAlias = np.ndarray | dict[str, np.ndarray]  # losses, symbols, or a 
 class Work(Protocol):
     """One side's way to do the work; a class of ours.py or torch_card.py."""
 
-    def result(self) -> Result: ...
+    def result(self) -> Result:
+        """Return what is compared with the reference."""
 
-    def entry(self) -> Entry: ...
+    def entry(self) -> Entry:
+        """Return what takes turns."""
 
 
 class Reference(Protocol):
     """The work done in float64, with which all results are compared."""
 
-    def difference(self, result: Result) -> float: ...
+    def difference(self, result: Result) -> float:
+        """Return how far a result is from this one's."""
 
 
 @dataclass
