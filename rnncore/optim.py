@@ -1,14 +1,13 @@
 """An optimiser updates the flat parameter buffer from the flat gradient buffer; the schedule says at which rate."""
 from collections.abc import Callable
 from math import sqrt
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol
 
 from . import kernels
 from .config import TrainConfig
-from .kernels.arrays import Array
+from .kernels.arrays import Array, Number
 from .params import Each, Parameters
 
-Number: TypeAlias = float | Array  # of a captured step: an array () on the device
 NEWTON_SCHULZ = 3.4445, -4.775, 2.0315  # a quintic that takes singular values in (0, 1] to about 1 in five steps
 NEWTON_SCHULZ_STEPS = 5
 

@@ -9,8 +9,9 @@ from . import arguments
 from .config import SampleConfig
 from .data.vocab import Vocab
 from .kernels.arrays import Ids
+from .kernels.interface import Writer
 from .model import CharLM
-from .nn.stepper import Clamp, Stepper, Writer, checked
+from .nn.stepper import Clamp, Stepper, checked
 from .random import Purpose, counter, key, uniform
 
 COINS = 256  # random numbers made at a time

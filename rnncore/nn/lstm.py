@@ -17,10 +17,11 @@ The time loops stand here, for every device; where the kernel module has them co
 the model takes on a card has its own (`Scratch.loops`), those run.
 """
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from .. import kernels
 from ..kernels.arrays import Array
+from ..kernels.interface import Loops
 
 Sum: TypeAlias = tuple[Array, Array, Array | None]  # (gradient, a, b): it is a b^T, or where b is None the sum of a
 
@@ -59,7 +60,7 @@ class Scratch(NamedTuple):
     c: Array          # (T+1, H, N)
     through: Array    # (T, H, N)
     carry: Array      # (T, H, N)
-    loops: Any = None  # what runs the time loops instead of those below (kernels/interface.py), or None
+    loops: Loops | None = None  # what runs the time loops instead of those below (kernels/interface.py), or None
 
 
 def layer(params: Mapping[str, Array], k: int) -> Weights:

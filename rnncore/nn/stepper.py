@@ -16,10 +16,10 @@ import numpy as np
 from .. import kernels
 from ..config import ConfigError, ModelConfig
 from ..kernels.arrays import Array, Ids
+from ..kernels.interface import Writer
 from ..params import Parameters
 from . import embedding, head, lstm
 
-Writer: TypeAlias = Any  # what a kernel module's writer() makes
 Clamp: TypeAlias = Mapping[tuple[int, int], float]  # (layer, cell), from 0 -> the number at which its c is held
 LARGEST = float(np.finfo(np.float32).max)
 
