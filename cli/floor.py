@@ -5,6 +5,7 @@ from . import known
 
 KNOWN = "the text stands in the training text, which counting would know by heart"  # why there is no baseline
 
+
 def beside(card: dict, file: Path, model, ids, unknown: int) -> tuple[dict | None, dict | None, str | None]:
     """(what known.of_another says of ids, what counting the training text reaches on them, why it is not counted).
 

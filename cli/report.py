@@ -91,7 +91,6 @@ def write(found, target: Path, device: str, text: str | None = None, cells: int 
     from rnncore.runs import checkpoint
     from rnncore.runs.files import write_whole
 
-
     folder = found.folder
     document, tensors = checkpoint.read(found.file)
     model, card = checkpoint.to_model(document, tensors, device), document["card"]

@@ -196,6 +196,7 @@ class CharLM:
         was.
         """
         arguments.of("tensors", tensors, Mapping)
+
         def found(name: str, shape: tuple[int, ...]) -> np.ndarray:
             if name not in tensors:
                 raise ValueError(f"no tensor {name}")

@@ -18,6 +18,7 @@ from .random import Purpose, normal, uniform
 Tensors: TypeAlias = dict[str, np.ndarray]  # parameters, and what else a model file holds, by PyTorch's names
 Each: TypeAlias = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # map, or CharLM.each: on its threads
 
+
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape, in the order of the flat buffer."""
     layout: dict[str, tuple[int, ...]] = {"embedding.weight": (config.vocab_size, config.embed)}

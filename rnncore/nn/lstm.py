@@ -25,6 +25,7 @@ from ..kernels.interface import Loops
 
 Sum: TypeAlias = tuple[Array, Array, Array | None]  # (gradient, a, b): it is a b^T, or where b is None the sum of a
 
+
 class State(NamedTuple):
     """The state of a whole stack at one time: h and c, each (L, H, N)."""
     h: Array

@@ -23,6 +23,7 @@ from rnncore.runs.folder import read_last
 
 NAME_IT = "`rnncore train PATH --resume -o run`"
 
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A folder with corpus.txt and `run`."""
