@@ -353,6 +353,8 @@ def test_twenty_kills_at_random_moments_change_no_bit(tmp_path):
     assert reached == sorted(reached) and reached[-1] >= 48 and len(set(reached)) >= 16
     assert run("train", "--resume", "--save-every", 80, "-o", "parts", cwd=tmp_path).code == 0
     same_run(tmp_path / "whole", parts)
+    steps = [row["step"] for row in rows(parts)]
+    assert steps == sorted(set(steps))
     ours, theirs = (read_last(folder)[0]["training"]["progress"] for folder in (parts, tmp_path / "whole"))
     assert {k: v for k, v in ours.items() if "seconds" not in k} == {k: v for k, v in theirs.items() if "seconds" not in k}
     assert not list(parts.glob(".*")) and kept(parts) == ["step-001120.safetensors", "step-001200.safetensors"]
