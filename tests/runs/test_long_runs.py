@@ -335,12 +335,12 @@ def test_twenty_kills_at_random_moments_change_no_bit(tmp_path):
     parts, moments, reached = tmp_path / "parts", random.Random(0), []
     last = parts / "last.safetensors"
     for kill in range(20):
-        more, before = (("--resume",), last.stat().st_ino) if last.is_file() else ((), None)
+        more, before = (("--resume",), last.stat().st_mtime_ns) if last.is_file() else ((), None)
         process = Forked(*args, "--save-every", 3, "--keep", 2, "-o", "parts", *more, cwd=tmp_path, stderr=subprocess.DEVNULL)
         if kill % 5:
             for _ in range(moments.randrange(1, 5)):  # saves
-                wait_for(lambda before=before: last.is_file() and last.stat().st_ino != before, process, 0.001)
-                before = last.stat().st_ino
+                wait_for(lambda before=before: last.is_file() and last.stat().st_mtime_ns != before, process, 0.001)
+                before = last.stat().st_mtime_ns
             time.sleep(moments.uniform(0, 0.02))
         else:
             time.sleep(moments.uniform(0, 0.3))
@@ -352,6 +352,8 @@ def test_twenty_kills_at_random_moments_change_no_bit(tmp_path):
     assert reached == sorted(reached) and reached[-1] >= 48 and len(set(reached)) >= 16
     assert run("train", "--resume", "--save-every", 80, "-o", "parts", cwd=tmp_path).code == 0
     same_run(tmp_path / "whole", parts)
+    steps = [row["step"] for row in rows(parts)]
+    assert steps == sorted(set(steps))
     ours, theirs = (read_last(folder)[0]["training"]["progress"] for folder in (parts, tmp_path / "whole"))
     assert {k: v for k, v in ours.items() if "seconds" not in k} == {k: v for k, v in theirs.items() if "seconds" not in k}
     assert not list(parts.glob(".*")) and kept(parts) == ["step-001120.safetensors", "step-001200.safetensors"]
