@@ -36,6 +36,8 @@ class Result(NamedTuple):
 def run(*args, cwd, stdin: bytes | None = None, env: dict | None = None, **options) -> Result:
     """`rnncore ARGS` as a user types it, in the folder cwd: forked, unless `options` or `env` are for an interpreter that starts."""
     own = options or any(name.startswith(("PYTHON", "LANG", "LC_")) for name in env or ())
+    if "preexec_fn" in options:  # under a limit on files, compiled modules would be cut off, and others would read them
+        env = {"PYTHONDONTWRITEBYTECODE": "1"} | (env or {})
     options |= {"cwd": cwd, "env": ENVIRONMENT | (env or {}), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     if stdin is not None:
         options["stdin"] = subprocess.PIPE

@@ -4,6 +4,7 @@
 process of its own. What an interpreter reads when it starts (PYTHON..., LANG) is the server's: where a test sets that,
 or asks what is imported, it starts a real one. Where the system is not Linux, Forked starts real ones too.
 """
+import atexit
 import ctypes
 import gc
 import importlib
@@ -12,6 +13,7 @@ import json
 import os
 import random
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,10 +24,18 @@ from pathlib import Path
 
 import rnncore
 
-BYTECODE = Path(tempfile.gettempdir()) / f"rnncore-bytecode-{os.getuid()}"  # kept: each process would compile all modules
-BYTECODE.mkdir(mode=0o700, exist_ok=True)
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(rnncore.__file__).resolve().parent.parent),  # the rnncore under test
-               "PYTHONPYCACHEPREFIX": str(BYTECODE), "PYTHONDONTWRITEBYTECODE": ""}
+
+
+def bytecode() -> str:
+    """A folder for compiled modules until this process ends: else each process that it starts may compile them all."""
+    folder, mine = tempfile.mkdtemp(prefix="rnncore-bytecode-"), os.getpid()
+    atexit.register(lambda: os.getpid() == mine and shutil.rmtree(folder, ignore_errors=True))
+    return folder
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(rnncore.__file__).resolve().parent.parent)}  # the rnncore under test
+if __name__ != "__main__":
+    ENVIRONMENT |= {"PYTHONPYCACHEPREFIX": bytecode(), "PYTHONDONTWRITEBYTECODE": ""}
 COMMAND = (sys.executable, "-m", "rnncore")
 SUBREAPER = 36  # prctl's PR_SET_CHILD_SUBREAPER: who takes in the child of a process that has ended
 IMPORTED = ("rich.progress", "safetensors.numpy", "rnncore.cli.jobs", "rnncore.cli.drive", "rnncore.cli.train", "rnncore.cli.generate",
