@@ -164,23 +164,23 @@ class CapturedSteps:
         self._cut_ahead(step + count, count)
         outcome = captured.wait()
         self._seconds = min(self._seconds, (time.perf_counter() - begun) / count)  # the first ones compile and record
-        taken = outcome.step - step
-        if taken:
+        good = outcome.step - step
+        if good:
             self.recovery.passed(step, copy)
         else:
-            taken = self._skip(step, outcome)
+            self._skip(step, outcome)
+        taken = max(good, 1)
         self._held = captured.state
         slots = [(step + k) % captured.ring for k in range(taken)]
         return StepResult(tuple(float(outcome.losses[slot]) for slot in slots), steps * columns, rates[taken - 1],
                           float(outcome.norms[slots[-1]]), captured.state)
 
-    def _skip(self, step: int, outcome: Outcome) -> int:
-        """Skip a step that is not finite: it counts, but changes nothing, and the state begins anew. Returns 1."""
+    def _skip(self, step: int, outcome: Outcome) -> None:
+        """Skip a step that is not finite: it counts, but changes nothing, and the state begins anew."""
         captured = self.captured
         captured.grads.flat /= self.schedule.batches.columns * self._steps(step)
         self.recovery.skip(step + 1, float(outcome.losses[step % captured.ring]), captured.grads)
         captured.begin(step + 1, None)
-        return 1
 
     def _slot(self, step: int, lr: float) -> Slot:
         """What step `step` goes by."""

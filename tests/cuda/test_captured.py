@@ -132,6 +132,20 @@ def test_a_resumed_run_goes_on_with_the_same_bits(with_cublas):
     assert all((a == b).all() for a, b in zip(results(second), whole, strict=True))
 
 
+@pytest.mark.parametrize(("what", "value", "launched"), [("path", "eager", 5), ("state", None, 20)])
+def test_what_is_changed_between_two_steps_holds_for_the_next(with_cublas, monkeypatch, what, value, launched):
+    """By the caller, after five of twenty steps; on the processor, eager is the path anyway."""
+    monkeypatch.setattr(CapturedSteps, "_in_time", lambda self: 1)
+    runs = training("graph", **SHORT), training("cpu", **SHORT)
+    made = launches(runs[0], monkeypatch)
+    for run in runs:
+        for p in run:
+            if p.step == 5:
+                setattr(run.model if what == "path" else run, what, value)
+    assert_same(*((*map(host, (run.model.params.flat, *run.state)), np.array(run.course.recent)) for run in runs))
+    assert sum(count for count, _ in made) == launched
+
+
 def test_the_course_of_the_losses_has_every_step_however_many_are_taken_together(with_cublas, monkeypatch):
     found = []
     for path, count in (("cpu", 1), ("graph", 1), ("graph", 5), ("graph", 1000)):

@@ -211,18 +211,19 @@ def test_evidence_is_of_one_version_and_source(card, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr(evidence, "__version__", "0.2.0")
         assert untried("graph", TASK)
-    here = Path(kernels.__file__).parent
-    for name in ("gates.cuh", "cuda/steps.cu", "cuda/ops.py"):
-        folder = tmp_path / name.replace("/", "-") / "kernels"
-        shutil.copytree(here, folder, ignore=shutil.ignore_patterns("__pycache__"))
-        with monkeypatch.context() as patch:
-            patch.setattr(kernels, "__file__", str(folder / "__init__.py"))
-            evidence.texts.cache_clear()
-            assert not untried("graph", TASK)  # a copy is the same text
-            with open(folder / name, "a") as file:
-                file.write("\n")
-            evidence.texts.cache_clear()
-            assert untried("graph", TASK)
+    for module, names in ((kernels, ("gates.cuh", "cuda/steps.cu", "cuda/ops.py")), (evidence, ("model.py", "nn/lstm.py"))):
+        here = Path(module.__file__).parent
+        for name in names:
+            folder = tmp_path / name.replace("/", "-") / here.name
+            shutil.copytree(here, folder, ignore=shutil.ignore_patterns("__pycache__"))
+            with monkeypatch.context() as patch:
+                patch.setattr(module, "__file__", str(folder / Path(module.__file__).name))
+                evidence.texts.cache_clear()
+                assert not untried("graph", TASK)  # a copy is the same text
+                with open(folder / name, "a") as file:
+                    file.write("\n")
+                evidence.texts.cache_clear()
+                assert untried("graph", TASK)
     evidence.texts.cache_clear()
 
 
