@@ -79,7 +79,7 @@ NAMES = {
 def text(name: str) -> str:
     """The text of the corpus called `name`, one of NAMES; CorpusError where it is not here."""
     if name == "python-docs":
-        topics = _topics().topics
+        _, topics = _topics()
         return "\n".join(topics[key] for key in sorted(topics))
     return join(decode(path.read_bytes(), "utf-8", str(path)) for path in files(name))
 
@@ -94,7 +94,8 @@ def files(name: str) -> list[Path]:
     if name == "numpy":
         return _numpy()
     if name == "python-docs":
-        return [Path(str(_topics().__file__))]
+        module, _ = _topics()
+        return [Path(str(module.__file__))]
     states = {file: _state(file) for file in NAMES[name].files}
     for file, state in states.items():
         if state == "changed":
@@ -241,11 +242,12 @@ def _numpy() -> list[Path]:
     return sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix())
 
 
-def _topics() -> ModuleType:
-    """Return the module whose `topics` are those of `pydoc`, by their keys."""
+def _topics() -> tuple[ModuleType, dict[str, str]]:
+    """Return the module that has the topics of `pydoc`, and these by their keys."""
     try:
-        return import_module("pydoc_data.topics")
-    except ImportError:
+        module = import_module("pydoc_data.topics")
+        return module, module.topics
+    except (ImportError, AttributeError):
         raise CorpusError(
             "the corpus python-docs is not here: this Python came without pydoc_data; use the corpus numpy or a file"
         ) from None

@@ -85,8 +85,9 @@ def test_topics_in_another_order_are_the_same_corpus(monkeypatch):
     assert corpora.text("python-docs") == "one\n\ntwo\n"
 
 
-def test_a_python_without_its_topics(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+@pytest.mark.parametrize("module", [None, types.SimpleNamespace()], ids=["no module", "an empty one"])
+def test_a_python_without_its_topics(monkeypatch, module):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", module)
     with pytest.raises(CorpusError, match="this Python came without pydoc_data; use the corpus numpy") as caught:
         read(["python-docs"])
     assert "\n" not in str(caught.value)
