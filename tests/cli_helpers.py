@@ -6,9 +6,11 @@ import json
 import os
 import pty
 import random
+import shutil
 import signal
 import struct
 import subprocess
+import sys
 import termios
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +26,8 @@ ROOT = Path(rnncore.__file__).resolve().parent.parent
 WORDS = "the a cat dog sees takes old red house river and is".split()
 TEXT = "".join(" ".join(random.Random(line).choices(WORDS, k=6)) + ".\n" for line in range(200))  # 5,390 characters
 SMALL = ("--layers", "1", "--hidden", "16", "--embed", "8", "--seq", "20", "--batch", "8", "--threads", "1")
+# As commands are printed by the processes that tests start: in an activated environment `rnncore` is on PATH.
+CALLED = ["rnncore"] if shutil.which("rnncore") == str(Path(sys.executable).parent / "rnncore") else list(COMMAND)
 
 
 class Result(NamedTuple):

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from cli_helpers import COMMAND, ENVIRONMENT, SMALL, TEXT, Result, call, corpus, files, refused, rows, run
+from cli_helpers import CALLED, COMMAND, ENVIRONMENT, SMALL, TEXT, Result, call, corpus, files, refused, rows, run
 from fork_server import Forked
 
 import rnncore
@@ -67,7 +67,7 @@ def test_it_says_what_it_chose_and_what_to_type_next(tmp_path):
                   "run runs/corpus", "best model: step"):
         assert words in result.err
     command = next(line for line in result.err.splitlines() if " generate " in line)
-    assert shlex.split(command)[:-4] == list(COMMAND)  # as this process was called
+    assert shlex.split(command)[:-4] == CALLED
     written = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert written.returncode == 0 and len(written.stdout) in (400, 401) and written.stderr == ""
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cli_helpers import COMMAND, ENVIRONMENT, SMALL, call, corpus, rows, run
+from cli_helpers import CALLED, COMMAND, ENVIRONMENT, SMALL, call, corpus, rows, run
 from fork_server import Forked
 
 from rnncore.cli import drive
@@ -77,7 +77,7 @@ def test_ctrl_c_then_sigterm_then_the_end(tmp_path):
     assert code == 130 and f"stopped at step {first:,} and saved" in err
     command = next(line for line in err.splitlines() if line.startswith("  ") and " train " in line)
     seen = len(rows(folder))
-    process = start(*shlex.split(command)[len(COMMAND):], cwd=tmp_path)
+    process = start(*shlex.split(command)[len(CALLED):], cwd=tmp_path)
     wait_for(lambda: len(rows(folder)) > seen, process)
     code, err = stop(process, signal.SIGTERM)
     assert code == 143 and "and saved" in err and step_of(folder) > first
