@@ -35,7 +35,7 @@ def command(layers, hidden, embed, vocab, seq, batch, dropout, weight_drop, vari
     from rnncore import kernels
     from rnncore.config import ModelConfig, TrainConfig
     from rnncore.data.vocab import Vocab
-    from rnncore.measure.gradcheck import EPS, TOLERANCE, check_gradients, random_case
+    from rnncore.measure.gradcheck import EPS, TOLERANCE, check_forms, check_gradients, random_case
     from rnncore.model import CharLM
     from rnncore.nn.dropout import Dropout
 
@@ -56,10 +56,15 @@ def command(layers, hidden, embed, vocab, seq, batch, dropout, weight_drop, vari
         if not as_json:
             verdict = "ok" if row.error <= TOLERANCE else "WRONG"
             click.echo(f"{row.name:24} {row.size:9,} {row.checked:8,}  {row.error:8.1e}  {verdict}")
+    forms = check_forms(model, case)
     wrong = [row.name for row in rows if not row.error <= TOLERANCE]
+    wrong += [name for name, error in forms.items() if not error <= TOLERANCE]
     if as_json:
-        click.echo(json.dumps({"rows": [row._asdict() for row in rows], "tolerance": TOLERANCE, "ok": not wrong}))
+        click.echo(json.dumps({"rows": [row._asdict() for row in rows], "forms": forms, "tolerance": TOLERANCE,
+                               "ok": not wrong}))
     else:
+        for name, error in forms.items():
+            click.echo(f"{name}: the same gradients within {error:.1e}  {'ok' if error <= TOLERANCE else 'WRONG'}")
         click.echo(f"{len(rows)} gradients right, all within {TOLERANCE:g}" if not wrong else
                    f"{len(wrong)} of {len(rows)} gradients wrong: {', '.join(wrong)}")
     sys.exit(1 if wrong else 0)

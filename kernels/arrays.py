@@ -3,7 +3,7 @@
 Shapes stand in comments and docstrings; T, N, E, H, V, L are those of README.md.
 """
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -16,8 +16,14 @@ Word: TypeAlias = int | Array      # of 32 bits: a number below 2^32, or an arra
 Key: TypeAlias = tuple[int, int]   # of the random numbers: two words
 Argument: TypeAlias = CudaArray | np.generic  # of a kernel: an array, or a number of the very type that it takes
 
-LayerWeights: TypeAlias = tuple[Array, Array, Array]  # w_ih (4H, E), w_hh (4H, H), bias (4H,) of a layer
 HeadWeights: TypeAlias = tuple[Array, Array]          # weight (V, H), bias (V,)
 LayerCache: TypeAlias = tuple[Array, Array, Array]    # gates (4H, T, N), h and c (H, T+1, N) of a layer
 Layers: TypeAlias = Array | Sequence[Array]           # h or c of a stack: (L, H, N), or L arrays (H, N)
 StackState: TypeAlias = tuple[Layers, Layers]         # h and c
+
+
+class LayerWeights(NamedTuple):
+    """One layer's parameters, or their gradients: w_ih (4H, E), w_hh (4H, H), bias (4H,)."""
+    w_ih: Array
+    w_hh: Array
+    bias: Array

@@ -1,7 +1,8 @@
 """The interface of a kernel module, which cpu/ops.py and cuda/ops.py implement, and of what a module makes.
 
-Functions write into the arrays that they are given; nothing in a time loop allocates. Shapes, formulas and sources
-stand at the functions of cpu/ops.py. mypy compares the two modules with `Kernel` where devices.py returns them.
+Functions write into the arrays that they are given; in a time loop nothing else is made, but for NumPy's numbers of one
+step on the way. Shapes, formulas and sources stand at the functions of cpu/ops.py. mypy compares the two modules with
+`Kernel` where devices.py returns them.
 """
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -29,39 +30,36 @@ class ModelSizes(Protocol):
         """The number of symbols V."""
 
 
-class Loops(Protocol):
-    """The time loops of one layer, in place on arrays (rows, T, N), as in rnncore/nn/lstm.py."""
-
-    def forward(self, w_hh: Array, gates: Array, h: Array, c: Array, keep: Array | None) -> None:
-        """Run the loop: gates arrives as W_ih x + b and leaves as the activations."""
-
-    def backward(self, w_hh: Array, gates: Array, c: Array, keep: Array | None, dy: Array, dh: Array,
-                 dc: Array) -> None:
-        """Run the loop backwards: gates leaves as dL/dz."""
-
-
-class StackLoops(Protocol):
-    """The time loops of all L layers at once; lists have an entry a layer."""
-
-    def forward(self, weights: Sequence[LayerWeights], caches: Sequence[LayerCache], keep: Array | None,
-                masks: Sequence[Array] | None = None, dropped: Sequence[Array] | None = None) -> None:
-        """Run all layers; with dropout's masks, what each hands on is written to `dropped`."""
-
-    def backward(self, weights: Sequence[LayerWeights], caches: Sequence[LayerCache], dy: Array,
-                 dstate: StackState | None, keep: Array | None, masks: Sequence[Array] | None,
-                 initial: StackState) -> None:
-        """Run all layers backwards: the gradient at the initial state is written to `initial`."""
-
-
-class CompiledLoops(Protocol):
-    """The time loops of one layer, and the step of a whole stack, compiled: cpu/native.py has the arguments."""
+class Layer(Protocol):
+    """An LSTM layer over a window; rnncore/nn/lstm.py, which is one itself, has the arguments and the formulas."""
 
     def forward(self, w: LayerWeights, x: Array | None, gates: Array, h: Array, c: Array, keep: Array | None) -> None:
-        """Run the layer on x (E, T, N), or on gates that hold the input's share."""
+        """Run the layer on x (E, T, N), or where that is None on gates that hold the input's share."""
 
     def backward(self, w: LayerWeights, gates: Array, c: Array, keep: Array | None, dy: Array, dh: Array, dc: Array,
                  dx: Array | None) -> None:
         """Run the layer backwards: gates leaves as dL/dz, and dx is written where it is given."""
+
+
+class Layers(Protocol):
+    """All L layers over a window; lists have an entry a layer."""
+
+    def forward(self, weights: Sequence[LayerWeights], x: Array | None, caches: Sequence[LayerCache],
+                keep: Array | None, masks: Sequence[Array] | None = None,
+                dropped: Sequence[Array] | None = None) -> None:
+        """Run all layers, x as in Layer; with dropout's masks, what each hands on is written to `dropped`."""
+
+    def backward(self, weights: Sequence[LayerWeights], caches: Sequence[LayerCache], dy: Array,
+                 dstate: StackState | None, keep: Array | None, masks: Sequence[Array] | None,
+                 initial: StackState) -> None:
+        """Run all layers backwards from dy (H, T, N), which may be used up, at what the last one handed on.
+
+        dstate is the gradient that arrives at the last state, None for zeros; that at the initial one is written.
+        """
+
+
+class CompiledLoops(Layer, Protocol):
+    """A layer, and the step of a whole stack, compiled: cpu/native.py."""
 
     def stepper(self, layers: Sequence[LayerWeights], head: HeadWeights, table: Array, h: Array, c: Array,
                 logits: Array) -> Callable[[Ids], None]:
@@ -135,13 +133,12 @@ class Path:
         """Return a context in which products on this thread are made as the path says."""
         return nullcontext()
 
-    def loops(self, config: ModelSizes, steps: int, n: int) -> Loops | None:
-        """Return the time loops of one layer over at most (T, N), or None: rnncore/nn/lstm.py runs its own."""
-        return None
+    def layers(self, config: ModelSizes, steps: int, n: int, in_turn: Callable[[Layer | None], Layers]) -> Layers:
+        """Return what runs all layers over at most (T, N): what a path does there is chosen here and nowhere else.
 
-    def wavefront(self, config: ModelSizes, steps: int, n: int) -> StackLoops | None:
-        """Return the time loops of all layers over at most (T, N), or None: layers run one after the other."""
-        return None
+        in_turn(layer) runs them one after the other, each by `layer`, or for None by rnncore/nn/lstm.py.
+        """
+        return in_turn(None)
 
     def step_control(self, ring: int, steps: int, n: int, clip: float) -> StepControl:
         """Return that of captured steps over (T, N). Raises ValueError for a path whose steps are not captured."""
@@ -196,6 +193,9 @@ class Kernel(Protocol):
     def rule(self, precision: str, config: ModelSizes, n: int = 1, writing: bool = False) -> dict[str, str | None]:
         """Return the paths for a model, the fastest first, each with why it does not fit, or None."""
 
+    def forms(self, config: ModelSizes) -> dict[str, Path]:
+        """Return, by name, what trains such a model here beside rnncore/nn/lstm.py, each as a path in float64."""
+
     def recurrence(self, dtype: np.dtype) -> CompiledLoops | None:
         """Return the compiled time loops for arrays of dtype, or None."""
 
@@ -212,15 +212,16 @@ class Kernel(Protocol):
     def products(self, w: Array, x: Array, out: Array) -> None:
         """Compute a run of matrix products, one after the other."""
 
-    def gates_forward(self, gates: Array, recurrent: Array, c_prev: Array, keep: Array | None, c: Array,
+    def affine(self, weight: Array, bias: Array, x: Array, out: Array) -> None:
+        """Compute a matrix product and add a bias to each row, as the path makes it."""
+
+    def gates_forward(self, z: Array, recurrent: Array, c_prev: Array, keep: Array | None, gates: Array, c: Array,
                       h: Array) -> None:
         """Compute one time step of the LSTM cell, all four gates."""
 
-    def gates_factors(self, gates: Array, c: Array, keep: Array | None, through: Array, carry: Array) -> None:
-        """Compute, for all steps at once, the gradient factors that do not depend on later steps."""
-
-    def gates_backward(self, gates: Array, through: Array, carry: Array, dh: Array, dc: Array) -> None:
-        """Compute the gradient of `gates_forward` for one time step, from its factors."""
+    def gates_backward(self, gates: Array, c_prev: Array, c: Array, keep: Array | None, dh: Array, dc: Array,
+                       dz: Array) -> None:
+        """Compute the gradient of `gates_forward`."""
 
     def softmax_cross_entropy(self, logits: Array, targets: Ids, loss: Array) -> None:
         """Compute the loss, and its gradient at the logits."""

@@ -112,16 +112,13 @@ class Captured:
         model, work, control, optimizer = self.model, self.work, self.control, self.optimizer
         first, last = (State(work.h[:, :, t], work.c[:, :, t]) for t in (0, steps))
         control.begin(self.state, first)
-        x, y, loss = control.ids[:steps], control.ids[1:steps + 1], work.loss[:steps]
+        x, y = control.ids[:steps], control.ids[1:steps + 1]
         dropout = Dropout(self.config.dropout or 0.0, self.config.seed, control.words, self.config.variational,
                           self.config.weight_drop or 0.0)
-        weights, share = model.weights(dropout), stack.Pass(x, work, self._kept(x), dropout)
-        logits = stack.forward_on(weights, share)
-        model.kernel.softmax_cross_entropy(logits, y, loss)
-        stack.backward(weights, share)
-        stack.gradients(weights, self.grads, [share])
+        weights = model.weights(dropout)
+        stack.gradients(weights, self.grads, [stack.Pass(x, work, self._kept(x), dropout, y)])
         model.mask_gradients(weights, self.grads)
-        control.check(loss, self.grads.flat)
+        control.check(work.loss[:steps], self.grads.flat)
         optimizer.update(model.params, self.grads, Pace(*control.pace), control.scale)
         control.carry(last, self.state)
 

@@ -125,29 +125,22 @@ class CharLM:
         steps, n = x.shape
         y, state = self.ids(y, (steps, n), "y"), self._state(state, n)
         keep = self.keep(x) if keep is None else arguments.keep(keep, (steps, n), self.kernel, self.dtype)
-        dropout, held, shares = arguments.dropout(dropout), self._held, self._workspaces(steps, n)
+        dropout, held = arguments.dropout(dropout), self._held
         if held.grads is None:
             held.grads = self.params.like()
-        end = State(*self.kernel.xp.empty((2, self.config.layers, self.config.hidden, n), self.dtype))
-        weights = self.weights(dropout)
-
-        def run(work: Workspace) -> tuple[Array, stack.Pass]:
+        weights, passes = self.weights(dropout), []
+        for work in self._workspaces(steps, n):
             mine = slice(work.offset, work.offset + work.n)
-            begin = None if state is None else State(state.h[:, :, mine], state.c[:, :, mine])
+            work.begin(None if state is None else State(state.h[:, :, mine], state.c[:, :, mine]))
             keep_mine = None if keep is None else self.kernel.xp.ascontiguousarray(keep[:, mine], self.dtype)
-            share, loss = stack.Pass(x[:, mine], work, keep_mine, dropout), work.loss[:steps]
-            logits = stack.forward(weights, share, begin)
-            self.kernel.softmax_cross_entropy(logits, y[:, mine], loss)
-            logits /= steps * n
-            stack.backward(weights, share)
-            end.h[:, :, mine], end.c[:, :, mine] = work.state(steps)
-            return loss.sum(), share
-
+            passes.append(stack.Pass(x[:, mine], work, keep_mine, dropout, y[:, mine]))
         with self.computing():
-            losses, passes = zip(*self.each(run, shares), strict=True)
-            stack.gradients(weights, held.grads, passes, self.each)
+            stack.gradients(weights, held.grads, passes, x.size, self.each)
         self.mask_gradients(weights, held.grads)
-        return float(reduce(add, losses)) / (steps * n), held.grads, end  # sum() begins with an int: another type
+        end = State(*(self.kernel.xp.concatenate(parts, axis=2) for parts in zip(
+            *(share.work.state(steps) for share in passes), strict=True)))
+        losses = [share.work.loss[:steps].sum() for share in passes]
+        return float(reduce(add, losses)) / x.size, held.grads, end  # sum() begins with an int: another type
 
     def keep(self, ids: Ids) -> Array | None:
         """Of ids (T, N) on the device: 0 at a document's END, where the state begins anew; None without such."""
@@ -165,10 +158,9 @@ class CharLM:
         y, state = self.ids(y, x.shape, "y"), self._state(state, x.shape[1])
         if x.shape[1] != work.n or len(x) > work.steps:
             raise ValueError(f"work has room for ({work.steps}, {work.n}), x is {x.shape}")
+        work.begin(state)
         with self.computing():
-            logits = stack.forward(self.params, stack.Pass(x, work, self.keep(x)), state)
-        loss = work.loss[:len(x)]
-        self.kernel.softmax_cross_entropy(logits, y, loss)
+            loss = stack.losses(self.params, stack.Pass(x, work, self.keep(x), targets=y))
         return loss, work.state(len(x))
 
     def step(self, ids: ArrayLike, state: State | None) -> tuple[Array, State]:
@@ -177,7 +169,8 @@ class CharLM:
         state = self._state(state, ids.shape[1])
         if held.single is None or held.single.n != ids.shape[1]:
             held.single = Workspace(self.params, 1, ids.shape[1], training=False)
-        logits = stack.forward(self.params, stack.Pass(ids, held.single, self.keep(ids)), state)
+        held.single.begin(state)
+        logits = stack.forward(self.params, stack.Pass(ids, held.single, self.keep(ids)))
         return logits[:, 0].copy(), State(*(array.copy() for array in held.single.state(1)))
 
     def tensors(self) -> params.Tensors:

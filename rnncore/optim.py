@@ -147,6 +147,12 @@ def orthogonal(work: Workspace) -> None:
         x += y
 
 
+def update(optimizer: Optimizer, params: Parameters, grads: Parameters, rate: float, step: int, norm: float,
+           clip: float) -> None:
+    """Take step `step`, from 1, at a rate, in place: the gradient, of that global norm, is clipped to `clip`."""
+    optimizer.update(params, grads, optimizer.pace(rate, step), clip_scale(norm, clip))
+
+
 def global_norm(grads: Parameters) -> float:
     """The Euclidean norm over all gradients together."""
     flat = grads.flat

@@ -14,7 +14,7 @@ from .kernels.arrays import Ids
 from .model import CharLM
 from .nn.dropout import Dropout
 from .nn.lstm import State
-from .optim import Optimizer, clip_scale, global_norm, rate
+from .optim import Optimizer, global_norm, rate, update
 from .params import Parameters
 from .random import Purpose, uniform
 from .recovery import Recovery
@@ -88,9 +88,8 @@ class EagerSteps:
             self.recovery.skip(step + 1, loss, grads)
             return State(*map(self.model.kernel.xp.zeros_like, state))
         self.recovery.passed(step)
-        taken = step + 1 - self.recovery.uncounted
-        self.optimizer.update(self.model.params, grads, self.optimizer.pace(lr, taken),
-                              clip_scale(norm, self.schedule.config.clip))
+        update(self.optimizer, self.model.params, grads, lr, step + 1 - self.recovery.uncounted, norm,
+               self.schedule.config.clip)
         return state
 
 

@@ -2,18 +2,10 @@
 
 found is a native.Recurrence of float32; the formulas are written out here in float64, in NumPy's plainest words.
 """
-from typing import NamedTuple
-
 import numpy as np
 
+from ..arrays import LayerWeights as Weights
 from ..interface import CompiledLoops
-
-
-class Weights(NamedTuple):
-    """One layer's parameters, as in rnncore/nn/lstm.py: w_ih (4H, E), w_hh (4H, H), bias (4H,)."""
-    w_ih: np.ndarray
-    w_hh: np.ndarray
-    bias: np.ndarray
 
 
 def loops(found: CompiledLoops) -> bool:

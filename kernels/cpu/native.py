@@ -247,6 +247,11 @@ def recurrence(dtype: np.dtype) -> Recurrence | None:
     return _load()[0] if dtype == np.float32 else None
 
 
+def in_float64() -> Recurrence:
+    """The compiled time loops for arrays of float64, which only a gradient check runs. Raises Unavailable."""
+    return Recurrence(build(), "float64")
+
+
 def about() -> str:
     """In words: what runs the recurrence in float32, and why."""
     found, words = _load()

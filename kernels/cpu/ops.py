@@ -7,16 +7,16 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
-from functools import cache, lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from .. import paths
-from ..arrays import Array, HeadWeights, Ids, Key, LayerWeights, Word
-from ..interface import ModelSizes
+from ..arrays import Array, HeadWeights, Ids, Key, LayerWeights, Number, Word
+from ..interface import Layer, Layers, ModelSizes
 from . import native
 from .updates import adam as adam
 from .updates import muon_apply as muon_apply
@@ -25,7 +25,6 @@ from .updates import muon_momentum as muon_momentum
 name = "cpu"
 xp = np
 IDS = np.dtype(np.int64)  # the type of symbols' ids on every device: the kernels of a GPU take no other
-BLOCK = 1 << 16  # numbers that a pass of several operations takes at a time: small enough to stay in the cache
 
 
 def recurrence(dtype: np.dtype) -> native.Recurrence | None:
@@ -33,11 +32,26 @@ def recurrence(dtype: np.dtype) -> native.Recurrence | None:
     return native.recurrence(dtype)
 
 
+class Eager(paths.Path):
+    """The path of a processor: layers one after the other, each by what `layer()` gives when a workspace is made."""
+
+    def __init__(self, layer: Callable[[], Layer | None]):
+        self.layer = layer
+
+    def layers(self, config: ModelSizes, steps: int, n: int, in_turn: Callable[[Layer | None], Layers]) -> Layers:
+        return in_turn(self.layer())
+
+
 def path(name: str, precision: str, config: ModelSizes | None = None) -> paths.Path:
     """The path of that name: eager alone. Raises ValueError for what is a GPU's."""
     if reason := why_not(name, precision):
         raise ValueError(reason)
-    return paths.Path()
+    return Eager(lambda: recurrence(np.dtype(paths.storage(precision))))
+
+
+def forms(config: ModelSizes) -> dict[str, paths.Path]:
+    """What trains such a model here beside rnncore/nn/lstm.py, each as a path in float64: the compiled loops."""
+    return {"compiled loops": Eager(native.in_float64)} if recurrence(np.dtype("float32")) else {}
 
 
 def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int = 1) -> str | None:
@@ -142,82 +156,59 @@ def products(w: Array, x: Array, out: Array) -> None:
     np.matmul(w, x, out=out)
 
 
-@lru_cache(maxsize=8)
-def _sigmoid_as_tanh(hidden: int, n: int, dtype: np.dtype) -> tuple[Array, Array]:
-    """scale and shift (4H, N) with which one tanh makes all four gates: sigmoid(z) = tanh(z / 2) / 2 + 1 / 2."""
-    scale, shift = np.full((4, hidden, n), 0.5, dtype), np.full((4, hidden, n), 0.5, dtype)
-    scale[2], shift[2] = 1, 0
-    return scale.reshape(4 * hidden, n), shift.reshape(4 * hidden, n)
+def affine(weight: Array, bias: Array, x: Array, out: Array) -> None:
+    """out (R, C) = weight (R, M) @ x (M, C) + bias (R,)."""
+    product(weight, x, out)
+    out += bias[:, None]
 
 
-def gates_forward(gates: Array, recurrent: Array, c_prev: Array, keep: Array | None, c: Array, h: Array) -> None:
+def _sigmoid(z: Array) -> Array:
+    """1 / (1 + exp(-z)), which overflows nowhere."""
+    return 0.5 * np.tanh(0.5 * z) + 0.5
+
+
+def gates_forward(z: Array, recurrent: Array, c_prev: Array, keep: Number | None, gates: Array, c: Array,
+                  h: Array) -> None:
     """One step of the LSTM cell (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000).
 
-    gates (4H, N) arrives as W_ih x + b and leaves as the activations i f g o; recurrent (4H, N) is W_hh h_prev;
-    c_prev (H, N) is read; c (H, N) and h (H, N) are written: c = f keep c_prev + i g,  h = o tanh(c).
+    z (4H, N) is W_ih x + b, recurrent (4H, N) is W_hh h_prev; c_prev (H, N) is read. The activations i f g o, gates
+    (4H, N), which may be z, c, which may be c_prev, and h (H, N) are written.
     """
-    scale, shift = _sigmoid_as_tanh(*c.shape, c.dtype)
-    gates += recurrent
-    gates *= scale
-    np.tanh(gates, out=gates)
-    gates *= scale
-    gates += shift
+    keep = 1 if keep is None else keep
+    i, f, g, o = (z + recurrent).reshape(4, *c.shape)
+    i = _sigmoid(i)
+    f = _sigmoid(f)
+    g = np.tanh(g)
+    o = _sigmoid(o)
+    c[...] = f * keep * c_prev + i * g
+    h[...] = o * np.tanh(c)
+    np.stack((i, f, g, o), out=gates.reshape(4, *c.shape))
+
+
+def gates_backward(gates: Array, c_prev: Array, c: Array, keep: Number | None, dh: Array, dc: Array,
+                   dz: Array) -> None:
+    """The gradient of `gates_forward`.
+
+    gates (4H, N) are the activations; c_prev and c (H, N), those before and after the step, and dh (H, N) = dL/dh are
+    read. dc (H, N) arrives as dL/dc from the later step and leaves as dL/dc_prev; dz (4H, N), which may be gates, is
+    written.
+    """
+    keep = 1 if keep is None else keep
     i, f, g, o = gates.reshape(4, *c.shape)
-    np.multiply(f, c_prev, out=c)
-    if keep is not None:
-        c *= keep
-    np.multiply(i, g, out=h)
-    c += h
-    np.tanh(c, out=h)
-    h *= o
-
-
-def gates_factors(gates: Array, c: Array, keep: Array | None, through: Array, carry: Array) -> None:
-    """Compute, for all steps at once, the gradient factors that do not depend on later steps.
-
-    gates (T, 4H, N) arrives as the activations and leaves as the factors that make dz of dc (i f g) and of dh (o):
-        g i (1 - i)    keep c_prev f (1 - f)    i (1 - g^2)    tanh(c) o (1 - o)
-    c (T+1, H, N) is read; through (T, H, N) = o (1 - tanh(c)^2) and carry (T, H, N) = f keep are written.
-    """
-    steps, hidden, n = through.shape
-    few = max(1, BLOCK // (hidden * n))  # steps at a time: what they touch stays in the cache
-    for start in range(0, steps, few):
-        now = slice(start, min(start + few, steps))
-        i, f, g, o = gates[now].reshape(-1, 4, hidden, n).swapaxes(0, 1)
-        t, b, tanh_c = through[now], carry[now], np.tanh(c[1:][now])
-        np.multiply(o, tanh_c, out=b)      # h
-        np.multiply(b, tanh_c, out=t)
-        np.subtract(o, t, out=t)           # through = o - o tanh(c)^2
-        np.multiply(o, b, out=o)
-        np.subtract(b, o, out=o)           # h - o h = tanh(c) o (1 - o)
-        np.multiply(g, g, out=b)
-        b *= i
-        np.subtract(i, b, out=b)           # i - i g^2
-        i_g = np.multiply(i, g, out=tanh_c)
-        i *= i_g
-        np.subtract(i_g, i, out=i)         # i g - i i g = g i (1 - i)
-        g[...] = b
-        b[...] = f                         # carry = f keep
-        if keep is not None:
-            b *= keep[now, None]
-        np.subtract(1, f, out=f)
-        f *= b
-        f *= c[now]                        # c_prev keep f (1 - f)
-
-
-def gates_backward(gates: Array, through: Array, carry: Array, dh: Array, dc: Array) -> None:
-    """The gradient of `gates_forward` for one step, from its factors.
-
-    gates (4H, N) arrives as `gates_factors` left it and leaves as dL/d(pre-activation); through and carry (H, N) as
-    there; dh (H, N) arrives as dL/dh and is used up; dc (H, N) arrives as dL/dc from the later step and leaves as
-    dL/dc_prev.
-    """
-    hidden = len(dc)
-    gates[3 * hidden:] *= dh
-    dh *= through
-    dc += dh                               # dc += dh o (1 - tanh(c)^2)
-    gates[:3 * hidden].reshape(3, *dc.shape)[...] *= dc
+    tanh_c = np.tanh(c)
+    di = g * i * (1 - i)
+    df = keep * c_prev * f * (1 - f)
+    dg = i * (1 - g * g)
+    through = o * (1 - tanh_c * tanh_c)
+    carry = f * keep
+    do = tanh_c * o * (1 - o)
+    do *= dh
+    dc += dh * through
+    di *= dc
+    df *= dc
+    dg *= dc
     dc *= carry
+    np.stack((di, df, dg, do), out=dz.reshape(4, *c.shape))
 
 
 def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array) -> None:

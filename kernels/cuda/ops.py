@@ -39,6 +39,11 @@ def path(name: str, precision: str, config: ModelSizes | None = None) -> paths.P
     return fast.FastPath(name, precision)
 
 
+def forms(config: ModelSizes) -> dict[str, paths.Path]:
+    """What trains such a model here beside rnncore/nn/lstm.py; arguments as in cpu/ops.py."""
+    return {name: path(name, "float64", config) for name in paths.NAMES[1:] if why_not(name, "float64", config) is None}
+
+
 def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int = 1) -> str | None:
     """None where a model of these sizes can take the path on the current card; arguments as in cpu/ops.py."""
     return fast.why_not(name, precision, config, n)
@@ -149,48 +154,42 @@ def products(w: Array, x: Array, out: Array) -> None:
         xp.matmul(w, x_k, out=out_k)
 
 
+def affine(weight: Array, bias: Array, x: Array, out: Array) -> None:
+    """out = weight @ x + bias; arguments as in cpu/ops.py."""
+    product(weight, x, out)
+    out += bias[:, None]
+
+
 GATES_FORWARD = ElementwiseKernel(
-    "raw T recurrent, T c_prev, T keep", "raw T gates, T c, T h", """
+    "raw T z, raw T recurrent, T c_prev, T keep", "raw T gates, T c, T h", """
     const ptrdiff_t m = _ind.size();
-    T gi = gates[i] + recurrent[i], gf = gates[i + m] + recurrent[i + m];
-    T gg = gates[i + 2 * m] + recurrent[i + 2 * m], go = gates[i + 3 * m] + recurrent[i + 3 * m];
+    T gi = z[i] + recurrent[i], gf = z[i + m] + recurrent[i + m];
+    T gg = z[i + 2 * m] + recurrent[i + 2 * m], go = z[i + 3 * m] + recurrent[i + 3 * m];
     gates_forward(gi, gf, gg, go, c_prev, keep, c, h);
     gates[i] = gi, gates[i + m] = gf, gates[i + 2 * m] = gg, gates[i + 3 * m] = go;
     """, "gates_forward_kernel", preamble=GATES)
 
 
-def gates_forward(gates: Array, recurrent: Array, c_prev: Array, keep: Array | None, c: Array, h: Array) -> None:
+def gates_forward(z: Array, recurrent: Array, c_prev: Array, keep: Array | None, gates: Array, c: Array,
+                  h: Array) -> None:
     """One step of the LSTM cell; arguments as in cpu/ops.py."""
-    GATES_FORWARD(recurrent, c_prev, _mask(keep, c), gates, c, h)
-
-
-GATES_FACTORS = ElementwiseKernel(
-    "T c_prev, T c, T keep, int64 m", "raw T gates, T through, T carry", """
-    const ptrdiff_t at = i / m * 4 * m + i % m;  // gates is (T, 4, m), the others (T, m)
-    T gi = gates[at], gf = gates[at + m], gg = gates[at + 2 * m], go = gates[at + 3 * m];
-    gates_factors(gi, gf, gg, go, c_prev, c, keep, through, carry);
-    gates[at] = gi, gates[at + m] = gf, gates[at + 2 * m] = gg, gates[at + 3 * m] = go;
-    """, "gates_factors_kernel", preamble=GATES)
-
-
-def gates_factors(gates: Array, c: Array, keep: Array | None, through: Array, carry: Array) -> None:
-    """Compute the gradient factors that do not depend on later steps; arguments as in cpu/ops.py."""
-    mask = _mask(None if keep is None else keep[:, None], c)
-    GATES_FACTORS(c[:-1], c[1:], mask, through[0].size, gates, through, carry)
+    GATES_FORWARD(z, recurrent, c_prev, _mask(keep, c), gates, c, h)
 
 
 GATES_BACKWARD = ElementwiseKernel(
-    "T through, T carry, T dh", "raw T gates, T dc", """
+    "raw T gates, T c_prev, T c, T keep, T dh", "raw T dz, T dc", """
     const ptrdiff_t m = _ind.size();
-    T gi = gates[i], gf = gates[i + m], gg = gates[i + 2 * m], go = gates[i + 3 * m];
+    T gi = gates[i], gf = gates[i + m], gg = gates[i + 2 * m], go = gates[i + 3 * m], through, carry;
+    gates_factors(gi, gf, gg, go, c_prev, c, keep, through, carry);
     gates_backward(gi, gf, gg, go, through, carry, dh, dc);
-    gates[i] = gi, gates[i + m] = gf, gates[i + 2 * m] = gg, gates[i + 3 * m] = go;
+    dz[i] = gi, dz[i + m] = gf, dz[i + 2 * m] = gg, dz[i + 3 * m] = go;
     """, "gates_backward_kernel", preamble=GATES)
 
 
-def gates_backward(gates: Array, through: Array, carry: Array, dh: Array, dc: Array) -> None:
-    """The gradient of `gates_forward` for one step; arguments as in cpu/ops.py, dh is left as it is."""
-    GATES_BACKWARD(through, carry, dh, gates, dc)
+def gates_backward(gates: Array, c_prev: Array, c: Array, keep: Array | None, dh: Array, dc: Array,
+                   dz: Array) -> None:
+    """The gradient of `gates_forward`; arguments as in cpu/ops.py."""
+    GATES_BACKWARD(gates, c_prev, c, _mask(keep, c), dh, dz, dc)
 
 
 def _mask(keep: Array | None, like: Array) -> Array | np.generic:

@@ -14,13 +14,13 @@ from contextlib import AbstractContextManager
 import cupy
 
 from .. import paths
-from ..arrays import Array, CudaArray
-from ..interface import ModelSizes
+from ..arrays import Array, CudaArray, LayerWeights
+from ..interface import Layer, Layers, ModelSizes
 from .cublas import Cublas
 from .graph import Graph
 from .persistent import Persistent, why_not as why_not_persistent
 from .step_control import StepControl
-from .stepwise import Stepwise
+from .stepwise import Stepwise, affine
 from .wavefront import Wavefront
 
 
@@ -51,9 +51,15 @@ class FastPath(paths.Path):
     def computing(self) -> AbstractContextManager[None]:
         return paths.computing(self.products)
 
-    def loops(self, config: ModelSizes, steps: int, n: int) -> Persistent | Stepwise | None:
-        if self.name not in ("graph", "persistent"):
-            return None
+    def layers(self, config: ModelSizes, steps: int, n: int, in_turn: Callable[[Layer | None], Layers]) -> Layers:
+        if self.name == "eager":
+            return in_turn(None)
+        if self.name == "wavefront":
+            return Wavefront(self.products.cublas, config.layers, config.hidden, n, self.dtype)
+        return in_turn(Looped(self.products, self.loops(config, steps, n)))
+
+    def loops(self, config: ModelSizes, steps: int, n: int) -> Persistent | Stepwise:
+        """Return the time loops of one layer over at most (T, N)."""
         if self.name == "persistent":
             reason = why_not(self.name, self.precision, config, n)
             if reason is None:
@@ -63,11 +69,6 @@ class FastPath(paths.Path):
             paths.warn(f"{reason}: their time loops go by graph, {paths.price('persistent', 'graph', self.precision)}")
         return Stepwise(self.products.cublas, config.hidden, n, self.dtype)
 
-    def wavefront(self, config: ModelSizes, steps: int, n: int) -> Wavefront | None:
-        if self.name != "wavefront":
-            return None
-        return Wavefront(self.products.cublas, config.layers, config.hidden, n, self.dtype)
-
     def step_control(self, ring: int, steps: int, n: int, clip: float) -> StepControl:
         """Return the counters and rings by which captured steps over (T, N) go."""
         return StepControl(ring, steps, n, clip, self.dtype)
@@ -75,6 +76,28 @@ class FastPath(paths.Path):
     def record(self, function: Callable[[], object], repeats: int) -> Graph:
         """So many calls of function(), which was called before, as one launch."""
         return Graph(function, repeats, warm_up=False)
+
+
+class Looped:
+    """A layer whose time loops are a card's own: its products over all steps stand before and after them."""
+
+    def __init__(self, products: "Products", loops: Persistent | Stepwise):
+        self.products, self.loops = products, loops
+
+    def forward(self, w: LayerWeights, x: Array | None, gates: Array, h: Array, c: Array, keep: Array | None) -> None:
+        """Run the layer; arguments as in rnncore/nn/lstm.py."""
+        w_ih, w_hh, bias = w
+        if x is not None:
+            affine(self.products.cublas, w_ih, bias, x, gates)
+        self.loops.forward(w_hh, gates, h, c, keep)
+
+    def backward(self, w: LayerWeights, gates: Array, c: Array, keep: Array | None, dy: Array, dh: Array, dc: Array,
+                 dx: Array | None) -> None:
+        """Run the layer backwards; arguments as in rnncore/nn/lstm.py."""
+        w_ih, w_hh, _ = w
+        self.loops.backward(w_hh, gates, c, keep, dy, dh, dc)
+        if dx is not None:
+            self.products.product(w_ih.T, gates.reshape(len(gates), -1), dx.reshape(len(dx), -1), add=False)
 
 
 class Products:

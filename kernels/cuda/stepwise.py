@@ -1,9 +1,8 @@
 """One layer's time loops on a card as a cuBLAS product and one kernel a step: nothing else, so a graph can hold them.
 
-They do what loop_forward and loop_backward of rnncore/nn/lstm.py do, in place on arrays (rows, T, N), with the kernels
-of steps.cu. What a product multiplies is written by the kernel of the step before, as a contiguous matrix of its own
-whose rows begin at multiples of 16 bytes: there tensor cores read fastest. The first call compiles, so it must not be
-in a capture.
+They do what the loops of rnncore/nn/lstm.py do, in place on arrays (rows, T, N), with the kernels of steps.cu. What a
+product multiplies is written by the kernel of the step before, as a contiguous matrix of its own whose rows begin at
+multiples of 16 bytes: there tensor cores read fastest. The first call compiles, so it must not be in a capture.
 """
 import functools
 
@@ -51,6 +50,12 @@ def documents(keep: Array | None, steps: int, nothing: CudaArray) -> tuple[CudaA
     if keep is None:
         return nothing, np.int32(0)
     return whole(keep, (steps, nothing.shape[1]), nothing.dtype), np.int32(1)
+
+
+def affine(cublas: Cublas, w_ih: Array, bias: Array, x: Array, z: Array) -> None:
+    """The input's share of every step at once: z[t] = W_ih x[t] + b, x (E, T, N), z (4H, T, N)."""
+    cublas.product(w_ih, x.reshape(len(x), -1), z.reshape(len(z), -1))
+    z += bias[:, None, None]
 
 
 class Stepwise:

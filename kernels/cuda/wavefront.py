@@ -12,7 +12,7 @@ import numpy as np
 
 from ..arrays import Argument, Array, CudaArray, LayerCache, LayerWeights, StackState
 from .cublas import ALIGNMENT, Cublas
-from .stepwise import BLOCK, documents, kernel, ld, whole, width
+from .stepwise import BLOCK, affine, documents, kernel, ld, whole, width
 
 
 class Wavefront:
@@ -37,15 +37,19 @@ class Wavefront:
         self._tables: dict[tuple, cupy.ndarray] = {}
         self._sizes, self._blocks = tuple(map(np.int32, (hidden, n, self._columns))), -(-hidden * n // BLOCK)
 
-    def forward(self, weights: Sequence[LayerWeights], caches: Sequence[LayerCache], keep: Array | None,
-                masks: Sequence[Array] | None = None, dropped: Sequence[Array] | None = None) -> None:
-        """Run the stack: weights and caches have an entry for each of L layers; the caches are written.
+    def forward(self, weights: Sequence[LayerWeights], x: Array | None, caches: Sequence[LayerCache],
+                keep: Array | None, masks: Sequence[Array] | None = None,
+                dropped: Sequence[Array] | None = None) -> None:
+        """Run the stack on x (E, T, N): weights and caches have an entry for each of L layers; the caches are written.
 
-        The first layer's gates arrive as W_ih x + b, slot 0 of each h and c is the initial state; keep (T, N) or None.
+        x None: the first layer's gates arrive as W_ih x + b. Slot 0 of each h and c is the initial state; keep (T, N)
+        or None.
         Layer k hands on h, or h masks[k] with masks (H, T, N) or (H, 1, N): then dropped[k] (H, T, N) is written.
         Raises ValueError for arrays of another shape, dtype or layout.
         """
         steps = caches[0][0].shape[1]  # gates (4H, T, N)
+        if x is not None:
+            affine(self.cublas, weights[0][0], weights[0][2], x, caches[0][0])
         table, matrices = self._table(caches, weights, masks, dropped), self._matrices(weights)
         mask, ends = documents(keep, steps, self._nothing)
         self._launch("stack_begin", self.layers, table, self._units, mask, ends)

@@ -19,7 +19,7 @@ from ..kernels.interface import Recording
 from ..model import CharLM
 from ..nn import lstm, stack
 from ..nn.lstm import State
-from ..optim import OPTIMIZERS, clip_scale, global_norm
+from ..optim import OPTIMIZERS, global_norm, update
 from ..sample import generate_ids, samples
 from . import speed
 from .speed import Entry
@@ -49,8 +49,7 @@ class Engine:
         x, y = self.windows[self.count % WINDOWS]
         self.count += 1
         loss, grads, self.state = self.model.loss_and_grads(x, y, self.state)
-        scale = clip_scale(global_norm(grads), self.config.clip)
-        self.optimizer.update(self.model.params, grads, self.optimizer.pace(self.rate, self.count), scale)
+        update(self.optimizer, self.model.params, grads, self.rate, self.count, global_norm(grads), self.config.clip)
         return loss
 
     def entries(self, threads: int | None) -> dict[str, Entry]:
@@ -213,17 +212,15 @@ class Layer:
 
     def _pass(self) -> None:
         """From a state of zeros; the gradient at the last state is zero."""
-        (cache,), scratch = self.work.caches, self.work.scratch
-        cache.h[:, 0], cache.c[:, 0] = 0, 0
-        lstm.forward(self.weights, self.x, cache, None, scratch)
+        (cache,), w = self.work.caches, self.weights
+        self.work.begin(None)
+        self.work.layers.forward([w], self.x, [cache], None)
         if not self.backward:
             return
-        lstm.backward(self.weights, cache, self.dy, (0, 0), None, scratch, self.dx)
-        for gradient, a, b in lstm.sums(self.gradients, self.x, cache, cache.h[:, :-1]):
-            if b is None:
-                self.kernel.row_sums(a, gradient)
-            else:
-                self.kernel.product(a, b.T, gradient)
+        self.work.layers.backward([w], [cache], self.dy, None, None, None, self.work.initial)
+        self.kernel.product(w.w_ih.T, lstm.columns(cache.dz), lstm.columns(self.dx))
+        for found in lstm.sums(self.gradients, self.x, cache.dz, cache.h[:, :-1]):
+            stack.sum_products([found])
 
     def result(self) -> dict[str, np.ndarray]:
         """Return y (H, T, N), and the gradients."""

@@ -50,15 +50,12 @@ def _losses(model: CharLM, ids: Ids, config: DynamicConfig) -> Iterator[np.ndarr
 def _step(model: CharLM, piece: Ids, state: State | None, config: DynamicConfig, pull: Array, work: stack.Workspace,
           grads: Parameters) -> tuple[np.ndarray, State]:
     """Losses (T,) on the host for ids piece (T + 1, 1), and the state after them; pull (P,) is decay p0."""
-    flat, steps, run = model.params.flat, len(piece) - 1, stack.Pass(piece[:-1], work, model.keep(piece[:-1]))
-    loss = work.loss[:steps]
+    flat, steps, x = model.params.flat, len(piece) - 1, piece[:-1]
+    work.begin(state)
     with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at the loss
-        logits = stack.forward(model.params, run, state)
-        model.kernel.softmax_cross_entropy(logits, piece[1:], loss)
-        logits *= -config.rate / steps
-        stack.backward(model.params, run)
-        stack.gradients(model.params, grads, [run])
+        stack.gradients(model.params, grads, [stack.Pass(x, work, model.keep(x), targets=piece[1:])], over=steps)
+        grads.flat *= -config.rate
         grads.flat += pull
         flat *= 1 - config.decay
         flat += grads.flat
-    return model.kernel.to_host(loss)[:, 0].astype(np.float64), work.state(steps)
+    return model.kernel.to_host(work.loss[:steps])[:, 0].astype(np.float64), work.state(steps)

@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import arguments, kernels
+from .. import arguments
 from ..kernels.arrays import Array, Ids
 from ..model import CharLM
 from ..nn import stack
 from ..nn.dropout import Dropout, WeightDrop
 from ..nn.lstm import State
+from ..params import Tensors
 from ..random import Purpose, uniform
 
 EPS = 1e-3
@@ -77,27 +78,48 @@ def checked(model: CharLM, case: Case) -> Case:
                 arguments.dropout(case.dropout), arguments.keep(case.keep, x.shape, kernel, dtype))
 
 
+def check_forms(model: CharLM, case: Case) -> dict[str, float]:
+    """Return, of what else trains here (Kernel.forms), how far any gradient is from lstm.py's: the largest error.
+
+    model: a CharLM in float64. Raises as `check_gradients`.
+    """
+    case, found = checked(model, case), {}
+    steps, n = case.x.shape
+    wanted = gradients(model, case, stack.Workspace(model.params, steps, n))
+    for name, path in model.kernel.forms(model.config).items():
+        with path.computing():
+            mine = gradients(model, case, stack.Workspace(model.params, steps, n, path=path))
+        found[name] = max(relative_error(mine[parameter], wanted[parameter]) for parameter in wanted)
+    return found
+
+
 def _checks(model: CharLM, case: Case, most: int) -> Iterator[Row]:
     with model.moving():
-        work, grads = stack.Workspace(model.params, *case.x.shape), model.params.like()
-        loss_of(model, case, work)
-        (weights, weight_drop), run = dropped(model, case), stack.Pass(case.x, work, case.keep, case.dropout)
-        initial = stack.backward(weights, run)
-        stack.gradients(weights, grads, [run])
-        if weight_drop:
-            weight_drop.backward(grads)
-        for name, view in model.params.items():
-            analytic = kernels.of(view).to_host(grads[name] / case.x.size)
-            yield compare(name, view, analytic, model, case, work, most)
-        for name, view, grad in zip(("h0", "c0"), case.state, initial, strict=True):
-            yield compare(name, view, kernels.of(view).to_host(grad / case.x.size), model, case, work, most)
+        work = stack.Workspace(model.params, *case.x.shape)
+        moved = {**model.params, "h0": case.state.h, "c0": case.state.c}
+        for name, analytic in gradients(model, case, work).items():
+            yield compare(name, moved[name], analytic, model, case, work, most)
+
+
+def gradients(model: CharLM, case: Case, work: stack.Workspace) -> Tensors:
+    """Return, on the host, the gradient of the case's mean loss at each parameter, h0 and c0."""
+    (weights, weight_drop), grads = dropped(model, case), model.params.like()
+    work.begin(case.state)
+    [initial] = stack.gradients(weights, grads, [of(case, work)], case.x.size)
+    if weight_drop:
+        weight_drop.backward(grads)
+    return {name: model.kernel.to_host(grad) for name, grad in {**grads, "h0": initial.h, "c0": initial.c}.items()}
 
 
 def loss_of(model: CharLM, case: Case, work: stack.Workspace) -> float:
-    """The mean loss of the case; leaves its gradient at the logits in the workspace."""
-    logits = stack.forward(dropped(model, case)[0], stack.Pass(case.x, work, case.keep, case.dropout), case.state)
-    model.kernel.softmax_cross_entropy(logits, case.y, work.loss)
-    return float(work.loss.sum()) / case.x.size
+    """The mean loss of the case."""
+    work.begin(case.state)
+    return float(stack.losses(dropped(model, case)[0], of(case, work)).sum()) / case.x.size
+
+
+def of(case: Case, work: stack.Workspace) -> stack.Pass:
+    """The pass over the case."""
+    return stack.Pass(case.x, work, case.keep, case.dropout, case.y)
 
 
 def dropped(model: CharLM, case: Case) -> tuple[Mapping[str, Array], WeightDrop | None]:

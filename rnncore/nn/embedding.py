@@ -17,8 +17,18 @@ from . import lstm
 class Room(NamedTuple):
     """Arrays for a pass over at most (T, N) symbols of a batch of so many positions, made once."""
     x: Array              # (E, T, N)
-    table: Array          # (4H, V): the table and then its gradient; (4H, 0) where the batch is too small to fold
+    table: Array          # (4H, V); (4H, 0) where the batch is too small to fold
     onehot: Array | None  # what kernels.scatter_add works in, if anything
+
+    @property
+    def dx(self) -> Array:
+        """The array of x, when backward needs x no more: the gradient there."""
+        return self.x
+
+    @property
+    def dtable(self) -> Array:
+        """The array of the table, when backward needs that no more: its gradient."""
+        return self.table
 
 
 class Share(NamedTuple):
@@ -43,16 +53,15 @@ def folded(symbols: int, positions: int) -> bool:
 
 def table(embedding: Array, w: lstm.Weights, out: Array) -> Array:
     """Write the first layer's input share for every symbol: out (4H, V), which is returned."""
-    kernels.of(out).product(w.w_ih, embedding.T, out)
-    out += w.bias[:, None]
+    kernels.of(out).affine(w.w_ih, w.bias, embedding.T, out)
     return out
 
 
-def forward(embedding: Array, w: lstm.Weights, ids: Ids, fold: bool, gates: Array, room: Room) -> Array | None:
-    """The first layer's input: x (E, T, N); to fold, None, and gates (4H, T, N) holds the input's share."""
-    k = kernels.of(gates)
+def forward(embedding: Array, w: lstm.Weights, ids: Ids, fold: bool, z: Array, room: Room) -> Array | None:
+    """The first layer's input: x (E, T, N); to fold, None, and z (4H, T, N) holds the input's share."""
+    k = kernels.of(z)
     if fold:
-        k.gather(table(embedding, w, room.table), ids, gates)
+        k.gather(table(embedding, w, room.table), ids, z)
         return None
     x = room.x[:, :len(ids)]
     k.gather(embedding.T, ids, x)
@@ -77,6 +86,6 @@ def backward(dembedding: Array, w: lstm.Weights, dtable: Array | None, shares: l
         return
     dembedding[...] = 0
     for ids, dz, room in shares:
-        dx = room.x[:, :len(ids)]
+        dx = room.dx[:, :len(ids)]
         k.product(w.w_ih.T, dz, lstm.columns(dx))
         k.scatter_add(dembedding.T, ids, lstm.columns(dx), room.onehot)

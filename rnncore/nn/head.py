@@ -10,8 +10,7 @@ from .lstm import Sum, columns
 
 def forward(weight: Array, bias: Array, y: Array, logits: Array) -> None:
     """Write logits (V, T, N)."""
-    kernels.of(y).product(weight, columns(y), columns(logits))
-    logits += bias[:, None, None]
+    kernels.of(y).affine(weight, bias, columns(y), columns(logits))
 
 
 def backward(weight: Array, dlogits: Array, dy: Array) -> None:

@@ -1,29 +1,59 @@
-"""The network over one share of a batch's columns: embedding, L LSTM layers with dropout after each, head.
+"""The network over shares of a batch's columns: embedding, L LSTM layers with dropout after each, head.
 
-`forward`, `backward` and `gradients` are pure but for the Workspace that the caller made and passes in. Notation as in
-lstm.py; V symbols. The products over time wait until all shares are through: `gradients` sums them over the shares too.
+`gradients` is a training step but for the update: forward, loss, back-propagation, and the sums over time that are the
+parameters' gradients. All is pure but for the Workspace that the caller made and passes in. Notation as in lstm.py; V
+symbols. Those sums wait until all shares are through, because they go over the shares too.
 """
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from .. import kernels
-from ..kernels.arrays import Array, Ids
-from ..kernels.paths import Path
+from ..kernels.arrays import Array, Ids, LayerCache, LayerWeights, StackState
+from ..kernels.interface import Layer, Path
 from ..params import Each, Parameters
 from . import dropout as dropout_, embedding, head, lstm
 from .dropout import Dropout
-from .lstm import Cache, Scratch, State
+from .lstm import Cache, State
+
+
+class InTurn:
+    """The layers of a window, one after the other, each by `layer`, or where that is None by lstm.py."""
+
+    def __init__(self, layer: Layer | None = None):
+        self.layer: Layer = lstm if layer is None else layer
+
+    def forward(self, weights: Sequence[LayerWeights], x: Array | None, caches: Sequence[LayerCache],
+                keep: Array | None, masks: Sequence[Array] | None = None,
+                dropped: Sequence[Array] | None = None) -> None:
+        """Run all layers, x as in lstm.py; where there are masks, dropped[k] = what layer k makes, times its mask."""
+        for k, (w, (gates, h, c)) in enumerate(zip(weights, caches, strict=True)):
+            self.layer.forward(w, x, gates, h, c, keep)
+            x = h[:, 1:]
+            if masks and dropped:
+                x = kernels.of(x).xp.multiply(x, masks[k], out=dropped[k])
+
+    def backward(self, weights: Sequence[LayerWeights], caches: Sequence[LayerCache], dy: Array,
+                 dstate: StackState | None, keep: Array | None, masks: Sequence[Array] | None,
+                 initial: StackState) -> None:
+        """Run all layers backwards: dy is used up, the gradient at the initial state written; dstate None: zeros."""
+        for k in reversed(range(len(caches))):
+            (gates, _, c), dh, dc = caches[k], initial[0][k], initial[1][k]
+            dh[...], dc[...] = (dstate[0][k], dstate[1][k]) if dstate else (0, 0)
+            if masks:
+                dy *= masks[k]
+            self.layer.backward(weights[k], gates, c, keep, dy, dh, dc, dy if k else None)
 
 
 class Workspace:
-    """All the arrays that a pass over at most (T, N) symbols writes, made once.
+    """All the arrays that a pass over at most (T, N) symbols writes, made once, and what runs its layers.
 
     offset and columns place the N columns in a batch of `columns`, so that dropout's masks do not depend on the share.
+    path: None for eager.
     """
 
     def __init__(self, params: Parameters, steps: int, n: int, training: bool = True, offset: int = 0,
                  columns: int | None = None, path: Path | None = None):
-        config, kernel, dtype, path = params.config, kernels.of(params.flat), params.flat.dtype, path or Path()
+        config, kernel, dtype = params.config, kernels.of(params.flat), params.flat.dtype
         empty, hidden, self.steps, self.n = kernel.xp.empty, config.hidden, steps, n
         self.offset, self.columns = offset, columns or n
         self.h, self.c = (empty((config.layers, hidden, steps + 1, n), dtype) for _ in "hc")
@@ -34,15 +64,14 @@ class Workspace:
         self.masks: list[Array] = []    # (H, T, N) a layer, made by the first pass with dropout; variational: (H, 1, N)
         self.dropped: list[Array] = []  # (H, T, N) a layer: its output times its mask
         self.kept: list[Array] = []     # (H, T, N) a layer, made by the first backward with keep: the states it left
-        back = steps if training else 0
-        self.dy = empty((hidden, back, n), dtype)
+        self.dy = empty((hidden, steps if training else 0, n), dtype)
         self.initial = State(*empty((2, config.layers, hidden, n), dtype))
-        loops = path.loops(config, steps, n)
-        self.wavefront = path.wavefront(config, steps, n)
-        steps, back = (0, 0) if loops else (steps, back)  # such loops work in place
-        self.scratch = Scratch._make([*(empty((*shape, n), dtype) for shape in (
-            (4 * hidden,), (hidden,), (hidden,), (hidden,), (steps, 4 * hidden), (steps + 1, hidden),
-            (steps + 1, hidden), (back, hidden), (back, hidden))), loops])
+        self.layers = (path or kernel.path("eager", str(dtype))).layers(config, steps, n, InTurn)
+
+    @property
+    def dlogits(self) -> Array:
+        """The array of the logits (V, T, N), as the loss leaves it: the gradient there."""
+        return self.logits
 
     def first(self, steps: int) -> tuple[list[Cache], Array, Array]:
         """(caches, logits, loss) for a run of `steps`, at most T."""
@@ -62,14 +91,16 @@ class Workspace:
 
 
 class Pass(NamedTuple):
-    """What the network runs over: ids (T, N), keep (T, N), 0 where a new document begins, dropout, and where to work.
+    """What the network runs over: ids (T, N), keep (T, N), 0 where a new document begins, dropout, targets (T, N).
 
-    Of the dropout's rates only that of units is applied here: weight-drop is a matter of the params that are given.
+    work is where. Of the dropout's rates only that of units is applied here: weight-drop is a matter of the params that
+    are given.
     """
     ids: Ids
     work: Workspace
     keep: Array | None = None
     dropout: Dropout | None = None
+    targets: Ids | None = None
 
     @property
     def drops(self) -> Dropout | None:
@@ -98,72 +129,73 @@ class Pass(NamedTuple):
         return [xp.multiply(h, self.keep, out=kept[:, :steps]) for h, kept in zip(states, work.kept, strict=True)]
 
 
-def forward(params: Mapping[str, Array], run: Pass, state: State | None) -> Array:
-    """Logits (V, T, N), a view of the workspace; state as in `Workspace.begin`. The last state is `work.state(T)`."""
-    run.work.begin(state)
-    return forward_on(params, run)
+def gradients(params: Mapping[str, Array], grads: Parameters, passes: Sequence[Pass], over: float = 1,
+              each: Each = map) -> list[State]:
+    """Write into grads the gradient of the sum of all losses of a batch's shares, divided by `over`.
+
+    The shares begin at the states that lie in their workspaces (`Workspace.begin`), and leave there the loss (T, N) of
+    each symbol and the last state. Returns, of each share, the gradient at the initial state (divided too), which the
+    next call overwrites. `each(function, items)` may use a thread an item.
+    """
+    def there_and_back(run: Pass) -> State:
+        losses(params, run)
+        if over != 1:
+            run.work.dlogits[:, :len(run.ids)] /= over
+        return backward(params, run)
+
+    initial = list(each(there_and_back, passes))
+    sum_up(params, grads, passes, each)
+    return initial
 
 
-def forward_on(params: Mapping[str, Array], run: Pass) -> Array:
-    """As `forward`, from the initial state that lies in the workspace."""
-    (ids, work, keep, _), dropout = run, run.drops
+def losses(params: Mapping[str, Array], run: Pass) -> Array:
+    """The loss (T, N) of each symbol in nats, a view of the workspace; the gradient of their sum is left in dlogits."""
+    assert run.targets is not None
+    logits, loss = forward(params, run), run.work.loss[:len(run.ids)]
+    kernels.of(logits).softmax_cross_entropy(logits, run.targets, loss)
+    return loss
+
+
+def forward(params: Mapping[str, Array], run: Pass) -> Array:
+    """Logits (V, T, N), a view of the workspace, from the initial state that lies there; the last: `work.state(T)`."""
+    (ids, work, keep, *_), masks = run, _masks(run)
     caches, logits, _ = work.first(len(ids))
     layers, table = [lstm.layer(params, k) for k in range(len(caches))], params["embedding.weight"]
-    x = embedding.forward(table, layers[0], ids, run.folds(len(table)), caches[0].gates, work.room)
-    if work.wavefront:
-        if x is not None:
-            lstm.project(layers[0], x, caches[0].gates)
-        masks = [_mask(k, len(ids), dropout, work) for k in range(len(caches))] if dropout else None
-        work.wavefront.forward(layers, caches, keep, masks, run.outputs() if dropout else None)
-        y = run.outputs()[-1]
-    else:
-        for k, (weights, cache) in enumerate(zip(layers, caches, strict=True)):
-            x = y = lstm.forward(weights, x, cache, keep, work.scratch)
-            if dropout:
-                mask = _mask(k, len(ids), dropout, work)
-                x = y = kernels.of(y).xp.multiply(y, mask, out=work.dropped[k][:, :len(ids)])
-    head.forward(params["head.weight"], params["head.bias"], y, logits)
+    x = embedding.forward(table, layers[0], ids, run.folds(len(table)), caches[0].z, work.room)
+    work.layers.forward(layers, x, caches, keep, masks, run.outputs() if masks else None)
+    head.forward(params["head.weight"], params["head.bias"], run.outputs()[-1], logits)
     return logits
 
 
 def backward(params: Mapping[str, Array], run: Pass, dstate: State | None = None) -> State:
-    """Back through head and layers, from dlogits (V, T, N) in work.logits: what `gradients` needs stays in run.work.
+    """Back through head and layers from work.dlogits: what `sum_up` needs stays in run.work.
 
     dstate: the gradient that arrives at the last state, or None for truncated BPTT. Returns the gradient at the initial
     state, which the next call overwrites.
     """
-    (ids, work, keep, _), dropout = run, run.drops
+    (ids, work, keep, *_), dropout = run, run.drops
     caches, dlogits, _ = work.first(len(ids))
-    dy, initial = work.dy[:, :len(ids)], work.initial
+    masks = [mask[:, :dropout.rows(len(ids))] for mask in work.masks] if dropout else None
+    dy, layers = work.dy[:, :len(ids)], [lstm.layer(params, k) for k in range(len(caches))]
     head.backward(params["head.weight"], dlogits, dy)
-    if work.wavefront:
-        masks = [mask[:, :dropout.rows(len(ids))] for mask in work.masks] if dropout else None
-        layers = [lstm.layer(params, k) for k in range(len(caches))]
-        work.wavefront.backward(layers, caches, dy, dstate, keep, masks, initial)
-        return initial
-    for k in reversed(range(len(caches))):
-        if dropout:
-            dy *= work.masks[k][:, :dropout.rows(len(ids))]
-        last = (0, 0) if dstate is None else (dstate.h[k], dstate.c[k])
-        initial.h[k], initial.c[k] = lstm.backward(lstm.layer(params, k), caches[k], dy, last, keep, work.scratch,
-                                                   dx=dy if k else None)
-    return initial
+    work.layers.backward(layers, caches, dy, dstate, keep, masks, work.initial)
+    return work.initial
 
 
-def gradients(params: Mapping[str, Array], grads: Parameters, shares: Sequence[Pass], each: Each = map) -> None:
+def sum_up(params: Mapping[str, Array], grads: Parameters, shares: Sequence[Pass], each: Each = map) -> None:
     """Write every gradient into grads, the sums over time and sequences of all shares of a batch, in their order.
 
     `each(function, items)` may use a thread an item: each makes the same rows of every gradient.
     """
     sums, table = [_sums(grads, share) for share in shares], params["embedding.weight"]
     first, symbols = lstm.layer(grads, 0), len(table)
-    scattered = [embedding.Share(share.ids, lstm.columns(share.work.caches[0].gates[:, :len(share.ids)]),
+    scattered = [embedding.Share(share.ids, lstm.columns(share.work.caches[0].dz[:, :len(share.ids)]),
                                  share.work.room) for share in shares]
-    dtable = shares[0].work.room.table if shares[0].folds(symbols) else None
+    dtable = shares[0].work.room.dtable if shares[0].folds(symbols) else None
 
     def some_rows(k: int) -> None:
         for same in zip(*sums, strict=True):
-            _sum_products(same, k, len(shares))
+            sum_products(same, k, len(shares))
         if dtable is not None:
             embedding.scatter_rows(table, dtable, first, _rows(dtable, k, len(shares)), scattered)
 
@@ -178,11 +210,11 @@ def _sums(grads: Parameters, share: Pass) -> list[lstm.Sum]:
     below = [None if share.folds(len(dlogits)) else share.work.room.x[:, :len(share.ids)], *outputs]
     found = head.sums(grads["head.weight"], grads["head.bias"], outputs[-1], dlogits)
     for k, cache in enumerate(caches):
-        found += lstm.sums(lstm.layer(grads, k), below[k], cache, before[k])
+        found += lstm.sums(lstm.layer(grads, k), below[k], cache.dz, before[k])
     return found
 
 
-def _sum_products(same: Sequence[lstm.Sum], k: int, parts: int) -> None:
+def sum_products(same: Sequence[lstm.Sum], k: int = 0, parts: int = 1) -> None:
     """The k-th of so many parts of the rows of a gradient, from its (gradient, a, b) of each share."""
     for number, (gradient, a, b) in enumerate(same):
         kernel, rows = kernels.of(a), _rows(gradient, k, parts)
@@ -198,15 +230,17 @@ def _rows(array: Array, k: int, parts: int) -> slice:
     return slice(len(array) * k // parts, len(array) * (k + 1) // parts)
 
 
-def _mask(k: int, steps: int, dropout: Dropout, work: Workspace) -> Array:
-    """The mask (H, T or 1, N) of what layer k hands on; there is room for its product in work.dropped[k]."""
-    like, rows = work.caches[k].h[:, 1:], dropout.rows(work.steps)
-    xp = kernels.of(like).xp
-    if len(work.dropped) == k:
-        work.masks.append(xp.empty_like(like[:, :rows]))
-        work.dropped.append(xp.empty_like(like))
-    elif work.masks[k].shape[1] < rows:
-        work.masks[k] = xp.empty_like(like[:, :rows])
-    mask = work.masks[k][:, :dropout.rows(steps)]
-    dropout_.fill_mask(mask, dropout, k, work.offset, work.columns)
-    return mask
+def _masks(run: Pass) -> list[Array] | None:
+    """The masks (H, T or 1, N) of what each layer hands on, None without dropout; there is room for the products."""
+    if run.drops is None:
+        return None
+    (ids, work, *_), dropout = run, run.drops
+    rows, like = dropout.rows(work.steps), [cache.h[:, 1:] for cache in work.caches]
+    xp = kernels.of(like[0]).xp
+    work.dropped = work.dropped or [xp.empty_like(h) for h in like]
+    if not work.masks or work.masks[0].shape[1] < rows:
+        work.masks = [xp.empty_like(h[:, :rows]) for h in like]
+    masks = [mask[:, :dropout.rows(len(ids))] for mask in work.masks]
+    for k, mask in enumerate(masks):
+        dropout_.fill_mask(mask, dropout, k, work.offset, work.columns)
+    return masks

@@ -4,7 +4,7 @@
     z = W_ih h_below + b        the layers above
     h, c = cell(z + W_hh h, c)  as in lstm.py, with neither mask nor dropout;  logits = W h_top + b
 
-A step allocates nothing. Where the kernel module has its loops compiled, the step is one call of them.
+Where the kernel module has its loops compiled, the step is one call of them, which allocates nothing.
 """
 import copy
 import math
@@ -55,7 +55,6 @@ class Stepper:
         empty, dtype, (_, hidden, n) = self.kernel.xp.empty, h.dtype, h.shape
         self._gates = empty((4 * hidden, 1, n), dtype)
         self._recurrent = empty((4 * hidden, n), dtype)
-        self._c_prev = empty((hidden, n), dtype)
         self._cells = list(zip(self.layers, h, c, strict=True))
         compiled = not self.clamp and self.kernel.recurrence(dtype)
         self._compiled = compiled and compiled.stepper(self.layers, self._head(), self.table, h, c, logits)
@@ -93,19 +92,19 @@ class Stepper:
         return self.logits
 
     def _loop(self, ids: Ids) -> None:
-        k, gates = self.kernel, self._gates
+        k, gates = self.kernel, self._gates[:, 0]
+        z = gates  # one array, as in lstm.py
         for layer, (w, h, c) in enumerate(self._cells):
             if layer:
-                lstm.project(w, self._cells[layer - 1][1], gates)
+                k.affine(w.w_ih, w.bias, self._cells[layer - 1][1], z)
             else:
-                k.gather(self.table, ids, gates)
+                k.gather(self.table, ids, self._gates)
             k.product(w.w_hh, h, self._recurrent)
-            self._c_prev[...] = c
-            k.gates_forward(gates[:, 0], self._recurrent, self._c_prev, None, c, h)
+            k.gates_forward(z, self._recurrent, c, None, gates, c, h)
             for (where, cell), value in self.clamp.items():
                 if where == layer:
                     c[cell] = value
-                    h[cell] = gates[3 * len(h) + cell, 0] * math.tanh(value)
+                    h[cell] = gates[3 * len(h) + cell] * math.tanh(value)
         head.forward(*self._head(), self._cells[-1][1], self.logits[:, None])
 
 

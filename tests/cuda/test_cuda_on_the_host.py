@@ -9,7 +9,7 @@ import pytest
 import rnncore
 from rnncore import kernels
 from rnncore.kernels.cpu import ops as cpu
-from rnncore.measure.gradcheck import check_gradients, random_case
+from rnncore.measure.gradcheck import check_forms, check_gradients, random_case
 from rnncore.nn.dropout import Dropout
 from rnncore.nn.lstm import State
 from rnncore.nn.stepper import Stepper
@@ -71,6 +71,12 @@ def test_the_stepper_equals_the_cpu_s_step(on_cuda, dtype, bound):
 def test_gradients_are_right(on_cuda):
     m = model("cuda", layers=1)
     assert max(row.error for row in check_gradients(m, random_case(m, 6, 3, Dropout(0.3, 0, 0, False, 0.2), documents=True), most=12)) < 1e-7
+
+
+def test_what_trains_on_a_card_has_the_gradients_of_lstm_py(with_cublas):
+    m = model("cuda", layers=2)
+    found = check_forms(m, random_case(m, 5, 3, Dropout(0.3, 0, 0, True, 0.2), documents=True))
+    assert list(found) == ["graph", "wavefront"] and max(found.values()) < 1e-12
 
 
 def test_a_model_goes_from_one_device_to_the_other(on_cuda, tmp_path):

@@ -45,10 +45,12 @@ class Layer:
 
     def wanted(self) -> dict:
         """All arrays after the loops of rnncore/nn/lstm.py, in float64."""
-        whole, n = {name: array.astype("float64") for name, array in self.whole.items()}, self.whole["dh"].shape[1]
-        scratch = lstm.Scratch(*(np.empty((*shape, n), whole["dh"].dtype) for shape in (
-            (4 * H,), (H,), (H,), (H,), (LONGEST, 4 * H), (LONGEST + 1, H), (LONGEST + 1, H), (LONGEST, H), (LONGEST, H))))
-        self.run(whole, lambda *given: lstm.loop_forward(*given, scratch), lambda *given: lstm.loop_backward(*given, scratch))
+        whole = {name: array.astype("float64") for name, array in self.whole.items()}
+        def weights(w_hh):
+            return lstm.Weights(None, w_hh, None)
+
+        self.run(whole, lambda w_hh, *given: lstm.forward(weights(w_hh), None, *given),
+                 lambda w_hh, *given: lstm.backward(weights(w_hh), *given))
         return whole
 
 

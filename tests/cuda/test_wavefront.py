@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rnncore.nn import lstm
+from rnncore.nn.stack import InTurn
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")
 H, E, LONGEST = 5, 3, 7
@@ -57,27 +58,16 @@ class Stack:
 
     def run(self, arrays: dict, loops) -> None:
         weights, caches, keep, masks, dropped, dy, dstate, initial = self.given(arrays)
-        loops.forward(weights, caches, keep, masks, dropped)
+        loops.forward(weights, None, caches, keep, masks, dropped)
         loops.backward(weights, caches, dy, dstate, keep, masks, initial)
 
     def wanted(self) -> dict:
         """The arrays after the engine's layers, each with its own time loop, in float64."""
-        arrays, n = {name: array.astype("float64") for name, array in self.arrays.items()}, self.n
+        arrays = {name: array.astype("float64") for name, array in self.arrays.items()}
         weights, caches, keep, masks, dropped, dy, dstate, initial = self.given(arrays)
-        scratch = lstm.Scratch(*(np.empty((*shape, n), dy.dtype) for shape in (
-            (4 * H,), (H,), (H,), (H,), (LONGEST, 4 * H), (LONGEST + 1, H), (LONGEST + 1, H), (LONGEST, H), (LONGEST, H))))
-        y, dy = None, dy.copy()
-        for k, (w, cache) in enumerate(zip(weights, caches, strict=True)):
-            y = lstm.forward(w, y, cache, keep, scratch)
-            if masks:
-                dropped[k][...] = y * masks[k]
-                y = dropped[k]
-        for k in reversed(range(self.layers)):
-            if masks:
-                dy *= masks[k]
-            last = (dstate.h[k], dstate.c[k]) if dstate else (0, 0)
-            initial.h[k][...], initial.c[k][...] = lstm.backward(weights[k], caches[k], dy, last, keep, scratch,
-                                                                 dx=dy if k else None)
+        layers = InTurn()
+        layers.forward(weights, None, caches, keep, masks, dropped)
+        layers.backward(weights, caches, dy.copy(), dstate, keep, masks, initial)
         return arrays
 
 

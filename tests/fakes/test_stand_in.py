@@ -162,7 +162,8 @@ def test_a_kernel_s_numbers_and_arrays_without_dimensions(xp):
         with pytest.raises((TypeError, ValueError)):
             scale(*args)
     with pytest.raises(ValueError, match="overlaps"):
-        scale(x, factor, 1, x)
+        scale(x, factor, 1, x[::-1])
+    assert scale(x, factor, 1, x).get().tolist() == [1, 4, 7, 10]  # each element in its own place
     with pytest.raises(ValueError, match="parameter's name"):
         xp.ElementwiseKernel("T i", "T y", "y = i", "reserved")
 

@@ -10,7 +10,8 @@ from rnncore.nn.stack import Pass, Workspace, forward
 
 def masks(model, dropout, steps=6, n=5):
     work = Workspace(model.params, steps, n)
-    forward(model.params, Pass(np.zeros((steps, n), int), work, None, dropout), None)
+    work.begin(None)
+    forward(model.params, Pass(np.zeros((steps, n), int), work, None, dropout))
     return work.masks
 
 
@@ -28,8 +29,13 @@ def test_one_workspace_serves_both_kinds_of_mask():
     model = build()
     case, work = batch(model, 6, 4), Workspace(model.params, 6, 4)
     kinds = [Dropout(0.4, 3, 2, variational=v) for v in (True, False, True)]
-    logits = [forward(model.params, Pass(case.x, work, None, kind), case.state).copy() for kind in kinds]
-    fresh = [forward(model.params, Pass(case.x, Workspace(model.params, 6, 4), None, kind), case.state) for kind in kinds]
+
+    def logits_of(kind, work):
+        work.begin(case.state)
+        return forward(model.params, Pass(case.x, work, None, kind)).copy()
+
+    logits = [logits_of(kind, work) for kind in kinds]
+    fresh = [logits_of(kind, Workspace(model.params, 6, 4)) for kind in kinds]
     assert all((a == b).all() for a, b in zip(logits, fresh, strict=True)) and (logits[0] != logits[1]).any()
 
 

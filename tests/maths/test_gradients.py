@@ -66,7 +66,7 @@ def error_of(loss, array, analytic, few=FEW) -> float:
 
 def poison(work: stack.Workspace) -> None:
     """Fill every buffer with nan, so that what is read before it is written shows."""
-    for array in (*(a for cache in work.caches for a in cache), *work.room, work.logits, work.loss, work.dy, *work.scratch,
+    for array in (*(a for cache in work.caches for a in cache), *work.room, work.logits, work.loss, work.dy,
                   *work.masks, *work.dropped, *work.kept, *work.initial):
         if array is not None:
             array[...] = np.nan
@@ -77,9 +77,8 @@ def objective(model, case: Case, dropout, work) -> np.ndarray:
 
     Leaves the gradient at the logits in work.
     """
-    logits = stack.forward(model.params, stack.Pass(case.x, work, case.keep, dropout), case.state)
-    loss = work.loss[:len(case.x)]
-    model.kernel.softmax_cross_entropy(logits, case.y, loss)
+    work.begin(case.state)
+    loss = stack.losses(model.params, stack.Pass(case.x, work, case.keep, dropout, case.y))
     h, c = work.state(len(case.x))
     return np.concatenate([a.ravel() for a in (loss, h * case.dstate.h, c * case.dstate.c)])
 
@@ -102,7 +101,7 @@ def backward(model, case: Case, dropout, work, dstate="the case's") -> tuple:
     run, grads = stack.Pass(case.x, work, case.keep, dropout), model.params.like()
     grads.flat[...] = np.nan
     initial = stack.backward(model.params, run, case.dstate if dstate else None)
-    stack.gradients(model.params, grads, [run])
+    stack.sum_up(model.params, grads, [run])
     return initial, grads
 
 
@@ -179,14 +178,12 @@ def step_errors(model, case: Case, dropout=None, few=20) -> dict[str, float]:
 @pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
 @pytest.mark.parametrize("size, hidden, steps, n", [(3, 4, 5, 2), (5, 1, 4, 3), (1, 3, 1, 2), (2, 5, 7, 1), (7, 33, 3, 2)])
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)], ids=["numpy", "compiled"])
-def test_one_layer(size, hidden, steps, n, documents, compiled, monkeypatch):
+def test_one_layer(size, hidden, steps, n, documents, compiled):
     """forward and backward on their own: x or z, all weights, h0 and c0, any gradient from above.
 
     compiled: the time loops of host.cpp and gates.cuh, in doubles.
     """
-    if compiled:
-        monkeypatch.setattr(kernels.host, "recurrence", compiled_recurrence())
-    rng = np.random.default_rng(7)
+    layer, rng = the_layer(compiled), np.random.default_rng(7)
     w = lstm.Weights(*(rng.standard_normal(shape) for shape in ((4 * hidden, size), (4 * hidden, hidden), 4 * hidden)))
     x, dx = rng.standard_normal((2, size, steps, n))
     dy = rng.standard_normal((hidden, steps, n))
@@ -194,19 +191,20 @@ def test_one_layer(size, hidden, steps, n, documents, compiled, monkeypatch):
     keep = (rng.random((steps, n)) < 0.6).astype(float) if documents else None
     dz = np.zeros((4 * hidden, steps, n))  # moved to see dL/dz
     cache = lstm.Cache(*(np.full((rows, steps + k, n), np.nan) for k, rows in ((0, 4 * hidden), (1, hidden), (1, hidden))))
-    scratch, grads = layer_scratch(hidden, steps, n), lstm.Weights(*(np.full_like(a, np.nan) for a in w))
+    grads = lstm.Weights(*(np.full_like(a, np.nan) for a in w))
 
     def loss():
-        lstm.project(w, x, cache.gates)
-        cache.gates[...] += dz
+        kernels.host.affine(w.w_ih, w.bias, lstm.columns(x), lstm.columns(cache.z))
+        cache.z[...] += dz
         cache.h[:, 0], cache.c[:, 0] = h0, c0
-        y = lstm.forward(w, None if dz.any() else x, cache, keep, scratch)
-        return np.concatenate([a.ravel() for a in (y * dy, cache.h[:, -1] * dstate[0], cache.c[:, -1] * dstate[1])])
+        layer.forward(w, None if dz.any() else x, *cache, keep)
+        return np.concatenate([a.ravel() for a in (cache.h[:, 1:] * dy, cache.h[:, -1] * dstate[0], cache.c[:, -1] * dstate[1])])
 
     loss()
-    dh0, dc0 = (a.copy() for a in lstm.backward(w, cache, dy, dstate, keep, scratch, dx))
-    dz_found = cache.gates.copy()
-    for gradient, a, b in lstm.sums(grads, x, cache, cache.h[:, :-1] if keep is None else cache.h[:, :-1] * keep):
+    dh0, dc0 = dstate[0].copy(), dstate[1].copy()
+    layer.backward(w, cache.gates, cache.c, keep, dy, dh0, dc0, dx)
+    dz_found = cache.dz.copy()
+    for gradient, a, b in lstm.sums(grads, x, cache.dz, cache.h[:, :-1] if keep is None else cache.h[:, :-1] * keep):
         gradient[...] = a.sum(axis=1) if b is None else a @ b.T
     pairs = {"x": (x, dx), "z": (dz, dz_found), "h0": (h0, dh0), "c0": (c0, dc0),
              **{name: pair for name, *pair in zip(w._fields, w, grads, strict=True)}}
@@ -214,33 +212,23 @@ def test_one_layer(size, hidden, steps, n, documents, compiled, monkeypatch):
     assert max(errors.values()) < BOUND, errors
 
 
-def compiled_recurrence():
-    """In place of kernels.cpu.recurrence, which gives the compiled loops for float32 alone."""
-    found = native.Recurrence(native.build(), "float64")
-    return lambda dtype: found
-
-
-def layer_scratch(hidden, steps, n) -> lstm.Scratch:
-    """Full of nan."""
-    return lstm.Scratch(*(np.full(shape, np.nan) for shape in (
-        (4 * hidden, n), (hidden, n), (hidden, n), (hidden, n), (steps, 4 * hidden, n), (steps + 1, hidden, n),
-        (steps + 1, hidden, n), (steps, hidden, n), (steps, hidden, n))))
+def the_layer(compiled):
+    """What runs a layer in float64: lstm.py, or the compiled loops."""
+    return native.Recurrence(native.build(), "float64") if compiled else lstm
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)])
-def test_dx_is_written_where_it_is_wanted_and_may_be_dy(compiled, monkeypatch):
-    if compiled:
-        monkeypatch.setattr(kernels.host, "recurrence", compiled_recurrence())
+def test_dx_is_written_where_it_is_wanted_and_may_be_dy(compiled):
     rng, steps, hidden, n = np.random.default_rng(7), 4, 3, 5
     w = lstm.Weights(*(rng.standard_normal(shape) for shape in ((12, 3), (12, 3), 12)))
     x, dy = rng.standard_normal((2, hidden, steps, n))
-    scratch, found = layer_scratch(hidden, steps, n), []
+    layer, found = the_layer(compiled), []
     for wanted in ("none", "beside", "onto"):
         cache = lstm.Cache(np.empty((12, steps, n)), *np.zeros((2, hidden, steps + 1, n)))
-        lstm.forward(w, x, cache, None, scratch)
+        layer.forward(w, x, *cache, None)
         above = dy.copy()
         dx = {"none": None, "beside": np.empty_like(x), "onto": above}[wanted]
-        lstm.backward(w, cache, above, (0, 0), None, scratch, dx)
+        layer.backward(w, cache.gates, cache.c, None, above, *np.zeros((2, hidden, n)), dx)
         assert wanted == "onto" or (above == dy).all()
         found.append((cache.gates, dx))
     (without, _), (beside, dx), (onto, over) = found
@@ -263,7 +251,7 @@ def test_the_embedding(vocab, fold):
             x = embedding.forward(table, w, ids[share], fold, gates[share], rooms[share])
             if x is not None:
                 np.testing.assert_array_equal(x, table[ids[share]].transpose(2, 0, 1))
-                lstm.project(w, x, gates[share])
+                kernels.host.affine(w.w_ih, w.bias, lstm.columns(x), lstm.columns(gates[share]))
         return gates * dgates
 
     loss()
@@ -319,7 +307,7 @@ def test_the_users_gradient_check_says_so_too(dropout, documents):
 
 @pytest.mark.parametrize("name", ["embedding.weight", "lstm.weight_hh_l1", "lstm.bias_ih_l0", "head.bias", "c0"])
 def test_the_users_gradient_check_finds_a_wrong_gradient(name, monkeypatch):
-    right = stack.backward, stack.gradients
+    right = stack.backward, stack.sum_up
 
     def backward(*arguments):
         state = right[0](*arguments)
@@ -327,16 +315,33 @@ def test_the_users_gradient_check_finds_a_wrong_gradient(name, monkeypatch):
             state.c[...] *= 1.01
         return state
 
-    def gradients(params, grads, shares):
-        right[1](params, grads, shares)
+    def sum_up(params, grads, shares, each):
+        right[1](params, grads, shares, each)
         if name != "c0":
             grads[name][...] *= 1.01
 
     monkeypatch.setattr(stack, "backward", backward)
-    monkeypatch.setattr(stack, "gradients", gradients)
+    monkeypatch.setattr(stack, "sum_up", sum_up)
     model = build()
     rows = gradcheck.check_gradients(model, gradcheck.random_case(model, 6, 4), most=10)
     assert [row.name for row in rows if row.error > gradcheck.TOLERANCE] == [name]
+
+
+@needs_compiler
+@pytest.mark.parametrize("wrong", [False, True], ids=["", "wrong"])
+def test_the_users_gradient_check_holds_what_trains_here_to_lstm_py(wrong, monkeypatch):
+    """A step's worth of one gradient too much in the compiled backward is found."""
+    right = native.Recurrence.backward
+
+    def backward(self, w, gates, *others):
+        right(self, w, gates, *others)
+        gates[:, 0] *= 1 + 1e-5 * wrong
+
+    monkeypatch.setattr(native.Recurrence, "backward", backward)
+    model = build()
+    found = gradcheck.check_forms(model, gradcheck.random_case(model, 6, 4, Dropout(0.3, 0, 1, True), documents=True))
+    assert list(found) == ["compiled loops"]
+    assert (found["compiled loops"] > gradcheck.TOLERANCE) == wrong and (wrong or found["compiled loops"] < 1e-13)
 
 
 def test_an_error_that_is_not_a_number_is_none_that_passes():

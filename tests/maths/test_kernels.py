@@ -44,11 +44,15 @@ def test_gates_forward(dtype, documents):
     i, f, g, o = reference.sigmoid(z[0]), reference.sigmoid(z[1]), np.tanh(z[2]), reference.sigmoid(z[3])
     wanted_c = i * g + f * c_prev * (1 if keep is None else keep)
     c, h = np.full((2, 5, 3), np.nan, dtype)
-    with untouched(recurrent, c_prev, *([keep] if documents else [])):
-        host.gates_forward(gates, recurrent, c_prev, keep, c, h)
-    assert_close(gates, np.concatenate((i, f, g, o)), dtype)
+    apart = np.full_like(gates, np.nan)
+    with untouched(gates, recurrent, c_prev, *([keep] if documents else [])):
+        host.gates_forward(gates, recurrent, c_prev, keep, apart, c, h)
+    assert_close(apart, np.concatenate((i, f, g, o)), dtype)
     assert_close(c, wanted_c, dtype)
     assert_close(h, o * np.tanh(wanted_c), dtype)
+    onto, cell = gates.copy(), c_prev.copy()
+    host.gates_forward(onto, recurrent, cell, keep, onto, cell, h)  # z and gates one array, c_prev and c another
+    assert (onto == apart).all() and (cell == c).all()
 
 
 @dtypes
@@ -58,7 +62,7 @@ def test_gates_forward_at_the_edge(dtype, large):
     gates = np.array([[large, -large], [large, -large], [large, -large], [large, -large]], dtype)
     c_prev, (c, h) = np.array([[2, 3]], dtype), np.full((2, 1, 2), np.nan, dtype)
     with np.errstate(all="raise", under="ignore"):
-        host.gates_forward(gates, np.zeros_like(gates), c_prev, None, c, h)
+        host.gates_forward(gates, np.zeros_like(gates), c_prev, None, gates, c, h)
     assert gates.tolist() == [[1, 0], [1, 0], [1, -1], [1, 0]]
     assert c.tolist() == [[3, 0]] and abs(h[0, 0] - np.tanh(3)) < 1e-6 and h[0, 1] == 0
 
@@ -66,37 +70,28 @@ def test_gates_forward_at_the_edge(dtype, large):
 def test_a_number_that_is_not_one_is_handed_on():
     gates, (c, h) = np.zeros((4, 2)), np.zeros((2, 1, 2))
     gates[2, 1] = np.nan
-    host.gates_forward(gates, np.zeros_like(gates), np.zeros((1, 2)), None, c, h)
+    host.gates_forward(gates, np.zeros_like(gates), np.zeros((1, 2)), None, gates, c, h)
     assert np.isnan(c[0, 1]) and np.isnan(h[0, 1]) and c[0, 0] == 0
 
 
 @dtypes
 @pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
-@pytest.mark.parametrize("block", [1 << 16, 31, 1], ids=["all-at-once", "two-steps-at-a-time", "one-step-at-a-time"])
-def test_gates_backward(dtype, documents, block, monkeypatch):
-    """factors and backward together are the textbook's gradient, for several steps, however they are cut."""
-    monkeypatch.setattr(host, "BLOCK", block)
-    z, _, c, keep = gates_problem(dtype, steps=5, documents=documents)
-    gates = z / 2 + 0.4
-    i, f, g, o = gates.astype(float).reshape(5, 4, 5, 3).swapaxes(0, 1)
-    rng = np.random.default_rng(1)
-    dh, dc = rng.standard_normal((2, 5, 5, 3)).astype(dtype)
-    through, carry = np.full((2, 5, 5, 3), np.nan, dtype)
-    with untouched(c, *([keep] if documents else [])):
-        host.gates_factors(gates, c, keep, through, carry)
-    kept = 1 if keep is None else keep[:, None]
-    tanh_c = np.tanh(c[1:].astype(float))
-    assert_close(through, o * (1 - tanh_c ** 2), dtype)
-    assert_close(carry, f * kept, dtype)
+def test_gates_backward(dtype, documents):
+    z, _, c, keep = (a if a is None else a[:2] for a in gates_problem(dtype, documents=documents))
+    gates, (c_prev, c), keep = z[0] / 2 + 0.4, c, None if keep is None else keep[0]
+    i, f, g, o = gates.astype(float).reshape(4, 5, 3)
+    dh, dc = np.random.default_rng(1).standard_normal((2, 5, 3)).astype(dtype)
+    kept, tanh_c, dz = 1 if keep is None else keep, np.tanh(c.astype(float)), np.full_like(gates, np.nan)
     dc_all = dc + dh * o * (1 - tanh_c ** 2)
-    wanted = np.stack((dc_all * g * i * (1 - i), dc_all * kept * c[:-1] * f * (1 - f), dc_all * i * (1 - g ** 2),
-                       dh * tanh_c * o * (1 - o)), axis=1).reshape(5, 20, 3)
-    wanted_dc = dc_all * f * kept
-    for t in range(5):
-        with untouched(through[t], carry[t]):
-            host.gates_backward(gates[t], through[t], carry[t], dh[t], dc[t])
-    assert_close(gates, wanted, dtype)
-    assert_close(dc, wanted_dc, dtype)
+    wanted = np.concatenate((dc_all * g * i * (1 - i), dc_all * kept * c_prev * f * (1 - f), dc_all * i * (1 - g ** 2),
+                             dh * tanh_c * o * (1 - o)))
+    onto, dc_onto = gates.copy(), dc.copy()
+    with untouched(gates, c_prev, c, dh, *([keep] if documents else [])):
+        host.gates_backward(gates, c_prev, c, keep, dh, dc, dz)
+    assert_close(dz, wanted, dtype)
+    assert_close(dc, dc_all * f * kept, dtype)
+    host.gates_backward(onto, c_prev, c, keep, dh, dc_onto, onto)  # gates and dz one array
+    assert (onto == dz).all() and (dc_onto == dc).all()
 
 
 @dtypes

@@ -10,7 +10,6 @@ import rnncore
 from rnncore.kernels.cpu import agreement, native
 from rnncore.nn import lstm
 from rnncore.nn.dropout import Dropout
-from rnncore.nn.lstm import Scratch
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler (c++, g++, clang++) here")
 SIZES = [(1, 1, 1, 1), (5, 2, 3, 2), (7, 9, 33, 5), (3, 64, 64, 32), (70, 9, 33, 1), (2, 40, 16, 1)]  # T, E, H, N
@@ -23,7 +22,7 @@ def compiled(request):
 
 
 class Problem:
-    """One layer's arrays for T, E, H, N, and scratch for the loops in NumPy."""
+    """One layer's arrays for T, E, H, N."""
 
     def __init__(self, dtype: str, steps: int, inputs: int, hidden: int, n: int, keep: bool):
         draw, empty = np.random.default_rng(7).standard_normal, np.empty
@@ -35,9 +34,6 @@ class Problem:
         self.dh, self.dc = (draw((hidden, n)).astype(dtype) for _ in range(2))
         self.dx = empty((inputs, steps, n), dtype)
         self.keep = (np.random.default_rng(8).random((steps, n)) > 0.4).astype(dtype) if keep else None
-        self.scratch = Scratch(empty((4 * hidden, n), dtype), empty((hidden, n), dtype), self.dh.copy(), self.dc.copy(),
-                               *(empty((*shape, n), dtype) for shape in ((steps, 4 * hidden), (steps + 1, hidden), (
-                                   steps + 1, hidden), (steps, hidden), (steps, hidden))))
 
 
 def difference(a, b) -> float:
@@ -52,17 +48,16 @@ def test_forward_and_backward_equal_the_loops(compiled, size, given, keep):
     dtype, found = compiled
     p = Problem(dtype, *size, keep)
     gates, h, c, dh, dc = (a.copy() for a in (p.gates, p.h, p.c, p.dh, p.dc))
-    if given:
-        lstm.project(p.w, p.x, gates)
-    lstm.loop_forward(p.w.w_hh, gates, h, c, p.keep, p.scratch)
+    lstm.forward(p.w, p.x if given else None, gates, h, c, p.keep)
     found.forward(p.w, p.x if given else None, p.gates, p.h, p.c, p.keep)
     for mine, wanted in ((p.gates, gates), (p.h, h), (p.c, c)):
         assert difference(mine, wanted) < BOUND[dtype]
-    lstm.loop_backward(p.w.w_hh, gates, c, p.keep, p.dy, dh, dc, p.scratch)
+    dx = np.empty_like(p.dx) if given else None
+    lstm.backward(p.w, gates, c, p.keep, p.dy, dh, dc, dx)
     found.backward(p.w, p.gates, p.c, p.keep, p.dy, p.dh, p.dc, p.dx if given else None)
     pairs = [(p.gates, gates), (p.dh, dh), (p.dc, dc)]
     if given:
-        pairs.append((p.dx, np.einsum("ze,ztn->etn", p.w.w_ih, gates)))
+        pairs.append((p.dx, dx))
     for mine, wanted in pairs:
         assert difference(mine, wanted) < BOUND[dtype]
 
@@ -74,8 +69,7 @@ def test_every_number_of_columns(compiled, n):
     dtype, found = compiled
     p = Problem(dtype, 2, 3, 5, n, False)
     gates, h, c = (a.copy() for a in (p.gates, p.h, p.c))
-    lstm.project(p.w, p.x, gates)
-    lstm.loop_forward(p.w.w_hh, gates, h, c, None, p.scratch)
+    lstm.forward(p.w, p.x, gates, h, c, None)
     found.forward(p.w, p.x, p.gates, p.h, p.c, None)
     assert difference(p.h, h) < BOUND[dtype] and difference(p.gates, gates) < BOUND[dtype]
 

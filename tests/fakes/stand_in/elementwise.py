@@ -1,7 +1,7 @@
 """cupy.ElementwiseKernel over host memory: the kernel's own text, compiled as host C++ and held to CuPy's rules.
 
 The number, order, direction and dtype of every argument are checked, shapes that broadcast, and that no output overlaps
-another argument. The elements run in a shuffled order, every index of a raw array is checked, inputs cannot be written.
+another argument, unless the two are one array: then each element may read and write its own place. The elements run in a shuffled order, every index of a raw array is checked, inputs cannot be written.
 """
 import ctypes
 import functools
@@ -121,6 +121,7 @@ class ElementwiseKernel:
         for k, output in enumerate(outputs, len(self.inputs)):
             for j, other in enumerate(args):
                 if (j != k and type(other) is ndarray and other._block is output._block
+                        and not (j < len(self.inputs) and same(other._host, output._host))
                         and np.shares_memory(other._host, output._host)):
                     raise ValueError(f"{self.name}: output {self.params[k][2]} overlaps another argument")
 
@@ -199,6 +200,11 @@ def compiled(source: str, name: str, folder) -> ctypes.CDLL:
                 raise RuntimeError(f"{name} does not compile:\n{done.stderr}")
             made.replace(library)
     return ctypes.CDLL(str(library))
+
+
+def same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two views are of the same numbers in the same order."""
+    return address(a) == address(b) and (a.shape, a.strides) == (b.shape, b.strides)
 
 
 @functools.lru_cache(maxsize=256)
