@@ -220,9 +220,9 @@ def check_gpu(kernel, path: str = "auto", dtype: str = "float32") -> None:
 
 
 def take_path(asked: str, model, device: str, trying: bool, name: str = "RUN", **shape) -> list[str]:
-    """Set the path of a model on a GPU, after a trial where there is no evidence yet; returns what to say of it.
+    """Set the path of a model on a GPU, after a self-check where none is remembered; returns what to say of it.
 
-    device: as the model was given it; trying: whether `auto` is worth a trial; name: of the user's run; shape: columns,
+    device: as the model was given it; trying: whether `auto` is worth a check; name: of the user's run; shape: columns,
     and of training seq and optimizer. On a CPU there is one path.
     """
     check_gpu(model.kernel, asked)
@@ -230,15 +230,13 @@ def take_path(asked: str, model, device: str, trying: bool, name: str = "RUN", *
         return []
     from dataclasses import asdict
 
-    from rnncore import trust
-    from rnncore.trial import Task
+    from rnncore import selfcheck
     sizes = asdict(model.config)
-    task = Task(model.precision, device, sizes.pop("vocab_size"), **sizes, **shape)
-    choice = trust.choose(asked, task, trying, _begin, name)
-    model.path = choice.path
-    return [choice.note] if choice.note else []
+    task = selfcheck.Task(model.precision, device, sizes.pop("vocab_size"), **sizes, **shape)
+    model.path, note = selfcheck.choose(asked, task, trying, _begin, name)
+    return [note] if note else []
 
 
 def _begin(path: str) -> None:
-    """Say that a trial of the path begins."""
+    """Say that a self-check of the path begins."""
     tell(f"trying {path} on this card, once: it may take a minute")
