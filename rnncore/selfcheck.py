@@ -19,7 +19,6 @@ optimisers). A row that is another's, or that is not written, is about 1 off.
 `draw` is how far from its place a symbol's uniform draw may be; `wrong` is the share of symbols that may be others all
 the same (by top-k or top-p, 1.2% in tf32 and 8% in bf16 were).
 """
-import datetime
 import fcntl
 import functools
 import hashlib
@@ -34,9 +33,8 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from math import ceil, inf
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryFile
-from time import perf_counter
+from time import gmtime, perf_counter, strftime
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -44,17 +42,16 @@ import numpy as np
 from . import __version__, kernels
 from .config import OPTIMIZERS, PATHS, PRECISIONS, ModelConfig, SampleConfig, TrainConfig, one_of
 from .data.batches import Batches
-from .data.decode import one_line
 from .data.endings import END
 from .data.vocab import Vocab
-from .kernels import Kernel, paths
+from .kernels import Kernel
 from .model import CharLM
 from .nn.embedding import folded
 from .nn.stepper import Stepper
 from .params import Parameters
 from .random import Purpose, uniform
 from .runs.files import write_whole
-from .runs.metadata import FLAG, POSITIVE, SECONDS, TEXT, Fields, Maybe, ModelFileError, fault, strict
+from .runs.metadata import FLAG, POSITIVE, SECONDS, TEXT, Fields, Maybe, ModelFileError, fault, one_line, strict
 from .sample import draw, generate_ids
 from .train import Training
 
@@ -62,7 +59,8 @@ STEPS, TOGETHER, SHORT = 10, 8, 128     # training steps of a case, steps at onc
 WRITTEN, BLOCK, ROUNDS = 64, 16, 5      # symbols of a text; training steps between looks at the clock, number of looks
 SILENCE, TICK, GONE = 120.0, 0.5, 10.0  # seconds that a child may be silent, between looks at it, to go once killed
 NAME, MOST, SIZE, LINE = "paths.json", 1000, 1 << 22, 200  # file in native.cache(), its records, bytes; of a cause
-CHILD, ROOT = "from rnncore.selfcheck import child; child()", Path(__file__).resolve().parent.parent
+ROOT = str(Path(__file__).resolve().parent.parent)
+CHILD = f"import sys; sys.path.insert(0, {ROOT!r}); from rnncore.selfcheck import child; child()"
 PLAIN = TrainConfig(lr=0.002, warmup=0.0, clip=0.0, dropout=0.0, weight_drop=0.0, variational=False)
 CASES = {"training": PLAIN, "training with dropout": replace(PLAIN, dropout=0.3, weight_drop=0.2, clip=0.1),
          "training on documents": replace(PLAIN, dropout=0.2, variational=True, clip=0.1)}
@@ -74,9 +72,11 @@ TOLERANCES = {name: dict(zip(("loss", "norm", "moments", "update", "state", "dra
                                 "bf16": (1e-3, 3e-2, 0.6, 0.9, 0.2, 5e-3, 0.2)}.items()}
 Record: TypeAlias = dict[str, Any]
 Results: TypeAlias = dict[tuple[str, str], np.ndarray]  # (column of TOLERANCES, words) -> (blocks, rows, numbers)
-PLACE = "card", "capability", "driver", "runtime", "cupy", "rnncore", "texts"
+PLACE = {"card": "card", "capability": "capability", "driver": "driver supports", "runtime": "cuda runtime",
+         "cupy": "cupy"}  # field of a record -> name in kernels.describe
 RECORD: Fields = {
-    **dict.fromkeys((*PLACE, "date"), TEXT), "path": one_of(*PATHS), "precision": one_of(*PRECISIONS), "folds": FLAG,
+    **dict.fromkeys((*PLACE, "rnncore", "texts", "date"), TEXT), "folds": FLAG,
+    "path": one_of(*PATHS), "precision": one_of(*PRECISIONS),
     **dict.fromkeys(("vocab", "embed", "hidden", "layers", "columns", "seq"), POSITIVE),
     "optimizer": Maybe(one_of(*OPTIMIZERS)), "cause": Maybe(TEXT), "ms": Maybe(SECONDS), "eager_ms": Maybe(SECONDS)}
 MESSAGE: Fields = {"stage?": TEXT, "cause?": Maybe(TEXT), "unable?": TEXT, "ms?": SECONDS, "eager_ms?": SECONDS}
@@ -132,10 +132,10 @@ def results(model: CharLM, task: Task, case: str) -> Results:
         if progress.step >= STEPS:
             break
     for name, flat in training.optimizer.moments.items():
-        for parameter, values in Parameters(task.sizes, host(flat)).items():
+        for parameter, values in Parameters(model.config, host(flat)).items():
             gates = 4 if parameter.startswith("lstm.") else 1
             found["moments", f"{name} of {parameter}"] = values.reshape(gates, len(values) // gates, -1)
-    for parameter, values in Parameters(task.sizes, host(model.params.flat) - before).items():
+    for parameter, values in Parameters(model.config, host(model.params.flat) - before).items():
         found["update", f"the update of {parameter}"] = values.reshape(1, 1, -1)
     for name, state in zip("hc", training.state or (), strict=True):
         rows = host(state).reshape(1, -1, state.shape[-1])
@@ -149,7 +149,7 @@ def mismatch(found: Results, wanted: Results, precision: str) -> str | None:
     The distance is the largest ||a - b|| of a row, over ||b|| or, where larger, the root mean square of its block's.
     """
     for (column, what), a in found.items():
-        b = wanted.get((column, what), np.full_like(a, inf)).astype(np.float64)
+        b = wanted.get((column, what), np.full_like(a, np.nan)).astype(np.float64)
         apart, sizes = np.linalg.norm(a - b, axis=-1), np.linalg.norm(b, axis=-1)
         scale = np.maximum(sizes, np.sqrt((sizes ** 2).mean(axis=-1, keepdims=True)))
         error = np.divide(apart, scale, out=np.where(apart == 0, 0.0, inf), where=scale > 0).max()
@@ -163,20 +163,18 @@ def wrong_symbols(model: CharLM, task: Task, config: SampleConfig) -> str | None
     prompt, tolerance, wrong = np.arange(5) % task.vocab, TOLERANCES[task.precision], 0
     written = np.stack(list(islice(generate_ids(model, prompt, config, task.columns), WRITTEN)))
     draws = uniform(config.seed, Purpose.COIN, WRITTEN, step=np.arange(task.columns)[:, None]).T
-    stepper = Stepper(model.params)
+    stepper, slack = Stepper(model.params), tolerance["draw"]
     for symbol in prompt:
         stepper.step(np.array([symbol], np.intp))
     stepper = stepper.repeat(task.columns)
     for ids, u in zip(written, draws, strict=True):
-        logits, slack = model.kernel.to_host(stepper.logits), tolerance["draw"]
+        logits = model.kernel.to_host(stepper.logits)
         near = [draw(logits, config, np.clip(u + by, 0, 1 - 1e-16)) for by in (0, -slack, slack)]
-        chosen = np.take_along_axis(logits, ids[None], 0)[0]
-        off = (ids != near).all(axis=0) if config.temperature else chosen < logits.max(axis=0) - 10 * slack
-        wrong += int(off.sum())
+        low = np.take_along_axis(logits, ids[None], 0)[0] < logits.max(axis=0) - 10 * slack
+        wrong += int(((ids != near).all(axis=0) if config.temperature else low).sum())
         stepper.step(ids)
-    if wrong <= tolerance["wrong"] * written.size:
-        return None
-    return f"{wrong} of {written.size} symbols written are not those that eager writes"
+    return f"{wrong} of {written.size} symbols written are not those that eager writes" \
+        if wrong > tolerance["wrong"] * written.size else None
 
 
 def unit_ms(model: CharLM, task: Task) -> float:
@@ -190,7 +188,7 @@ def unit_ms(model: CharLM, task: Task) -> float:
         done = next(unit for unit in units if unit >= first + block)
         model.kernel.synchronize()
         times.append((perf_counter() - begun) / (done - first))
-    return 1e3 * median(times[2:])
+    return 1e3 * float(np.median(times[2:]))
 
 
 def attempt(task: Task, timed: bool = False, make: Callable[[Task, bool], CharLM] = build) -> Iterator[Record]:
@@ -198,19 +196,20 @@ def attempt(task: Task, timed: bool = False, make: Callable[[Task, bool], CharLM
 
     timed: {"ms", "eager_ms"} come with the verdict on a path that passed. make(task, documents) is `build`.
     """
-    eager, times, model = replace(task, path="eager"), dict[str, float](), None
+    eager, times = replace(task, path="eager"), dict[str, float]()
+    exact = replace(eager, precision="float64" if task.precision == "float64" else "float32")
     for case in CASES if task.optimizer else ():
         yield {"stage": f"eager, {case}"}
-        exact = replace(eager, precision="float64" if task.precision == "float64" else "float32")
         wanted = results(make(exact, "documents" in case), task, case)
         yield {"stage": case}
         if cause := mismatch(results(make(task, "documents" in case), task, case), wanted, task.precision):
             yield {"cause": f"{case}: {cause}"}
             return
+    yield {"stage": "writing"}
+    model, writer = make(task, False), replace(task, columns=1) if task.optimizer else task
     for config in SAMPLING:
         yield {"stage": "writing"}
-        model = model or make(task, False)
-        if cause := wrong_symbols(model, replace(task, columns=1) if task.optimizer else task, config):
+        if cause := wrong_symbols(model, writer, config):
             yield {"cause": f"writing: {cause}"}
             return
     for name, one in (("eager_ms", eager), ("ms", task)) if timed else ():
@@ -238,12 +237,11 @@ def child() -> None:
 def run(task: Task, timed: bool = False) -> Record:
     """Return how a check in a child ended: {"cause"}, if timed "ms" and "eager_ms" too; {"unable"} if none was made."""
     asked = json.dumps([asdict(task) | {"device": task.device.replace("auto", "cuda")}, timed])
-    places = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     stage, last, quiet, size = "the start", Record(), 0.0, 0
     with TemporaryFile() as out, TemporaryFile() as errors:
         try:
             process = subprocess.Popen([sys.executable, "-P", "-c", CHILD, asked], stdin=subprocess.DEVNULL, stdout=out,
-                                       stderr=errors, env={**os.environ, "PYTHONPATH": places})
+                                       stderr=errors)
         except OSError as error:
             return {"unable": f"no process can be started: {error.strerror}"}
         try:
@@ -286,8 +284,7 @@ def texts() -> str:
 def place(device: str) -> Record:
     """Return the fields of a record that say where it was made: card, driver and libraries, our own text."""
     about = kernels.describe(int(device.partition(":")[2] or 0))
-    found = (about["card"], about["capability"], about["driver supports"], about["cuda runtime"], about["cupy"])
-    return dict(zip(PLACE, (*found, __version__, texts()), strict=True))
+    return {name: about[key] for name, key in PLACE.items()} | {"rnncore": __version__, "texts": texts()}
 
 
 def remembered(wanted: Record) -> list[Record]:
@@ -332,7 +329,7 @@ def check(task: Task, again: bool = True) -> Record:
         if old and not again:
             return old[0]
         found = {"cause": None, "ms": None, "eager_ms": None} | run(task, timed=again)
-        record = described(task) | found | {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+        record = described(task) | found | {"date": strftime("%Y-%m-%dT%H:%M:%S+00:00", gmtime())}
         if "unable" in record:
             return record | {"cause": f"could not be tried: {record['unable']}"}
         with suppress(OSError):
@@ -353,20 +350,19 @@ def order(asked: str, task: Task, kernel: Kernel) -> dict[str, str | None]:
     return {asked: kernel.why_not(asked, task.precision, task.sizes, task.columns)} | below
 
 
-def choose(asked: str, task: Task, trying: bool = True, begin: Callable[[str], None] = lambda path: None,
-           name: str = "RUN") -> tuple[str, str | None]:
-    """Return the path for a task on its device, and a line on every better path that is not taken, or None.
+def choose(asked: str, task: Task, trying: bool = True,
+           begin: Callable[[str], None] = lambda path: None) -> tuple[str, dict[str, Record], bool | None]:
+    """Return the path for a task on its device, the better ones that are not taken, and whether a check is remembered.
 
     asked: "auto" for the path that the rule names, or one of PATHS. On a CPU it is always eager. task.path is not
     looked at. A path is taken where its check passed; one without a record is checked now, after a call of begin(path).
-    trying=False: for "auto", remembered checks alone count. name: of the user's run, for the command that checks its
-    paths. Raises kernels.DeviceError.
+    trying=False: for "auto", remembered checks alone count. A path that is not taken has its record, {} where it was
+    not checked, or {"misfit"}: the reason why it does not fit. The third is None where nothing was checked now.
+    Raises kernels.DeviceError.
     """
-    kernel, new, ended = kernels.load(task.device), False, False
-    if kernel.name == "cpu" or asked == "eager":
-        return "eager", None
-    misses = dict[str, Record]()  # path -> its record, {} without one, or why it does not fit
-    for path, reason in order(asked, task, kernel).items():
+    kernel, misses, new, ended = kernels.load(task.device), dict[str, Record](), False, False
+    found = {"eager": None} if kernel.name == "cpu" or asked == "eager" else order(asked, task, kernel)
+    for path, reason in found.items():
         task = replace(task, path=path)
         if path == "eager":
             break
@@ -381,35 +377,4 @@ def choose(asked: str, task: Task, trying: bool = True, begin: Callable[[str], N
         if record.get("cause", "") is None:
             break
         misses[path] = record
-    return task.path, note(asked, task, misses, new, name)
-
-
-def note(asked: str, task: Task, misses: dict[str, Record], new: bool, name: str) -> str | None:
-    """Return in one line why the task's path is taken and what that costs; None where there is no news."""
-    path = task.path
-    if not misses:
-        lost = "" if not new or find(task) else \
-            "; every run tries again: its cache folder (XDG_CACHE_HOME) cannot be written, or others can write there"
-        return f"tried on this card: {path} agrees with eager; going by {path}{lost}" if new else None
-    best = next((missed for missed, record in misses.items() if "misfit" not in record), next(iter(misses)))
-    price = paths.price(best, path, task.precision, 0 if task.optimizer else task.columns)
-    said = [miss(replace(task, path=missed), record, name) for missed, record in misses.items()]
-    words, cures = ", ".join(words for words, _ in said), "".join(dict.fromkeys(cure for _, cure in said))
-    if asked != "auto":
-        return f"warning: --cuda-path {asked}: {words}: going by {path}, {price}{cures}"
-    if any(record and ("cause" in record or task.optimizer is None) for record in misses.values()):
-        return f"warning: {words}: going by {path}, {price}{cures}"
-    return f"path {path}: {words}; {path} is {price}{cures}"
-
-
-def miss(task: Task, record: Record, name: str) -> tuple[str, str]:
-    """Return in words why the task's path is not taken, and what the user can do."""
-    what, work = (f"the {task.path} path", "run") if task.optimizer else ("the writing kernel", "text")
-    if "misfit" in record:
-        return f"{what} does not fit ({record['misfit']})", ""
-    if not record:
-        cure = f"`rnncore doctor --try {name}`" if task.optimizer else f"--cuda-path {task.path}"
-        return f"this {work} is too short to try {what} first", f"; {cure} tries it"
-    if "unable" in record:
-        return f"{what} could not be tried on this card ({record['unable']})", "; the next run tries it again"
-    return f"{what} failed its trial on this card ({record['cause']})", "; `rnncore doctor --try` tries it again"
+    return task.path, misses, bool(find(task)) if new else None

@@ -96,7 +96,7 @@ def test_a_check_whose_parent_is_gone_ends_itself(tmp_path):
             "def attempt(task, timed):\n    yield {'stage': 'x'}\n    time.sleep(60)\n"
             "selfcheck.attempt = attempt; selfcheck.child()")
     done = subprocess.run([sys.executable, "-P", "-c", code, f"[{json.dumps(asdict(SMALL))}, false]"], timeout=30,
-                          capture_output=True, env={**os.environ, "PYTHONPATH": str(selfcheck.ROOT)})
+                          capture_output=True, env={**os.environ, "PYTHONPATH": selfcheck.ROOT})
     assert done.returncode == -signal.SIGALRM and done.stdout == b'{"stage": "x"}\n'
 
 
@@ -112,7 +112,7 @@ def test_the_real_process_tells_a_missing_card_from_a_bad_path(tmp_path):
     (tmp_path / "json.py").write_text("1 / 0")
     code = "from rnncore.selfcheck import Task, run; print(run(Task('tf32', 'cuda', 5, 4, 8, 1, 2, 3, 'adam')))"
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(selfcheck.ROOT), "CUDA_VISIBLE_DEVICES": ""})
+                          env={**os.environ, "PYTHONPATH": selfcheck.ROOT, "CUDA_VISIBLE_DEVICES": ""})
     assert done.stdout.startswith("{'unable': 'device cuda cannot be used")
 
 
@@ -257,3 +257,34 @@ def test_numbers_that_are_none_are_no_match():
         loss, grads, state = once(x, y, state, keep=keep, dropout=dropout)
         return loss, grads, type(state)(state.h * np.nan, state.c)
     assert play(replace(SMALL, path="graph", precision="bf16"), patched(nothing))[-1]["cause"]
+
+
+@pytest.mark.parametrize("gate", range(4))
+def test_a_number_that_is_none_in_one_gate_of_a_moment_is_no_match(gate):
+    wanted = {("moments", "m of lstm.bias_ih_l1"): np.ones((4, 3, 1))}
+    found = {name: values.copy() for name, values in wanted.items()}
+    assert selfcheck.mismatch(found, wanted, "bf16") is None
+    found["moments", "m of lstm.bias_ih_l1"][gate, 1] = np.nan
+    assert selfcheck.mismatch(found, wanted, "bf16") == "m of lstm.bias_ih_l1 is nan off, 0.6 at most is rounding"
+
+
+def test_the_distance_is_a_row_s_by_its_own_size_or_the_usual_one():
+    def off(found, wanted):
+        return selfcheck.mismatch({("loss", "x"): np.array(found, float)}, {("loss", "x"): np.array(wanted, float)}, "bf16")
+
+    wanted = [[[3, 4], [0, 0]], [[0, 0], [0, 0]]]
+    assert off(wanted, wanted) is None and off([[[0]]], [[[0]]]) is None
+    assert off([[[3, 4.5], [0, 0]], [[0, 0], [0, 0]]], wanted).startswith("x is 0.1 off")
+    assert off([[[3, 4], [0, 1]], [[0, 0], [0, 0]]], wanted).startswith("x is 0.28 off")  # over 5 / sqrt(2)
+    assert off([[[3, 4], [0, 0]], [[0, 0], [0, 1e-9]]], wanted).startswith("x is inf off")
+    assert selfcheck.mismatch({("loss", "x"): np.zeros((1, 1, 1))}, {}, "bf16").startswith("x is inf off")
+
+
+def test_windows_after_the_first_case_are_short(monkeypatch):
+    """Eager's time goes by them."""
+    lengths, take = {}, EagerSteps.take
+    monkeypatch.setattr(selfcheck, "SHORT", 7)
+    monkeypatch.setattr(EagerSteps, "take", lambda self, *where: lengths.setdefault(
+        (self.schedule.config.dropout, self.schedule.config.variational), self.schedule.config.seq) and take(self, *where))
+    assert play(replace(SMALL, path="graph"))[-1] == {"cause": None}
+    assert lengths == {(0.0, False): SMALL.seq, (0.3, False): 7, (0.2, True): 7}

@@ -12,6 +12,7 @@ import pytest
 
 from rnncore import kernels, selfcheck
 from rnncore.cli.doctor import known, named, outcome
+from rnncore.cli.options import path_note
 from rnncore.kernels import paths
 from rnncore.kernels.cpu import ops as cpu
 from rnncore.selfcheck import Task, choose, find, place, remembered
@@ -46,8 +47,14 @@ def card(monkeypatch, tmp_path):
     monkeypatch.setattr(kernels, "describe", lambda index=0: played.about)
     monkeypatch.setattr(selfcheck, "run", run)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    played.choose = lambda asked, task=TASK, trying=True: choose(asked, task, trying, played.begun.append, "runs/x")
+    played.choose = lambda asked, task=TASK, trying=True: chosen(asked, task, trying, played.begun.append)
     return played
+
+
+def chosen(asked: str, task: Task, *args) -> tuple[str, str | None]:
+    """The path, and what the user hears of it."""
+    path, misses, kept = choose(asked, task, *args)
+    return path, path_note(asked, task, path, misses, kept, "runs/x")
 
 
 def untried(path: str, task: Task) -> bool:
@@ -279,7 +286,7 @@ def test_a_cache_that_is_open_to_others_or_cannot_be_written_is_not_gone_by(card
     assert remembered({}) == [] and choose("graph", TASK)[0] == "graph" and card.tried == 2 * ["graph"]
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert choose("graph", TASK) == ("graph", (
+    assert chosen("graph", TASK) == ("graph", (
         "tried on this card: graph agrees with eager; going by graph; every run tries again: its cache folder "
         "(XDG_CACHE_HOME) cannot be written, or others can write there")) and len(card.tried) == 3
 
@@ -289,6 +296,7 @@ def test_the_file_is_private_and_does_not_grow_without_bound(card, monkeypatch):
     for seq in range(1, 6):
         choose("graph", replace(TASK, seq=seq))
     assert [record["seq"] for record in remembered({})] == [5, 4, 3] and card.folder.stat().st_mode & 0o077 == 0
+    assert (card.folder / f".{selfcheck.NAME}.lock").stat().st_mode & 0o777 == 0o600
 
 
 def test_processes_at_once_try_one_after_the_other_and_lose_nothing(card, monkeypatch):
