@@ -46,7 +46,7 @@ def child(monkeypatch):
 def test_a_check_that_ends_badly_or_not_at_all_has_failed(child, code, cause):
     begun = time.monotonic()
     found = child(code)
-    assert cause in found["cause"] and found.keys() == {"cause"} and time.monotonic() - begun < 20
+    assert cause in found["cause"] and found.keys() == {"cause"} and time.monotonic() - begun < 12
 
 
 def test_times_are_wanted_only_where_they_were_asked_for(child):
@@ -206,7 +206,18 @@ def a_state(once, x, y, state, keep, dropout):
     return loss, grads, after
 
 
+def a_drift(model):
+    """One parameter goes its own way, slowly."""
+    once, bias = model.loss_and_grads, model.params["head.bias"]
+
+    def loss_and_grads(*args, **kwargs):
+        bias[...] -= 0.004
+        return once(*args, **kwargs)
+    model.loss_and_grads = loss_and_grads
+
+
 WRONG = {
+    "the update of a parameter is wrong": a_drift,
     "documents flow into each other": lambda model: setattr(model, "keep", lambda ids: None),
     "the masks are always the first step's": patched(
         lambda once, x, y, s, k, d: once(x, y, s, keep=k, dropout=d._replace(step=0))),
