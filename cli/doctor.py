@@ -94,7 +94,8 @@ def tried() -> list[dict] | str:
 
 def known() -> list[tuple]:
     """Return (record, task) of every self-check on this card as it is now, the newest first."""
-    from rnncore.selfcheck import Task, place, remembered
+    from rnncore.against_eager import Task
+    from rnncore.selfcheck import place, remembered
     names = [field.name for field in fields(Task) if field.name != "device"]
     return [(row, Task(device="cuda", **{name: row[name] for name in names})) for row in remembered(place("cuda"))]
 
@@ -127,7 +128,7 @@ def checks(what: str):
 def tasks(what: str) -> list:
     """The tasks of a setting in both precisions of users' runs, of a run, or of all checks on this card."""
     from rnncore.runs import names
-    from rnncore.selfcheck import Task
+    from rnncore.against_eager import Task
     if what == "known":
         found = dict.fromkeys(replace(task, path=PATHS[0]) for _, task in known())
         if not found:
@@ -147,7 +148,7 @@ def tasks(what: str) -> list:
 def of_run(run: str) -> list:
     """The tasks of a run folder or model file: its training, where it can go on, and writing a text."""
     from rnncore.runs import checkpoint
-    from rnncore.selfcheck import Task
+    from rnncore.against_eager import Task
     found = options.find(run)
     path = found.place / "last.safetensors"
     document, tensors = checkpoint.read(path if path.is_file() else found.file)

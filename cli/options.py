@@ -231,8 +231,9 @@ def take_path(asked: str, model, device: str, trying: bool, name: str = "RUN", *
     from dataclasses import asdict
 
     from rnncore import selfcheck
+    from rnncore.against_eager import Task
     sizes = asdict(model.config)
-    task = selfcheck.Task(model.precision, device, sizes.pop("vocab_size"), **sizes, **shape)
+    task = Task(model.precision, device, sizes.pop("vocab_size"), **sizes, **shape)
     path, misses, kept = selfcheck.choose(asked, task, trying, _begin)
     model.path, line = path, path_note(asked, task, path, misses, kept, name)
     return [line] if line else []

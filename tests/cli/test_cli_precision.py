@@ -10,6 +10,7 @@ from damage import changed, sealed
 
 import rnncore
 from rnncore import config, kernels, selfcheck
+from rnncore.against_eager import Task
 from rnncore.cli import prepare
 from rnncore.kernels import paths
 from rnncore.kernels.cpu import ops as cpu
@@ -178,7 +179,7 @@ def test_train_tries_the_path_of_the_rule_and_takes_it(card, home, capsys, monke
     assert "\ntried on this card: persistent agrees with eager; going by persistent\n" in result.err
     assert "tf32 on cuda, path" in result.err
     sizes = stored(home / "run")["config"]
-    task = selfcheck.Task("tf32", "cuda", sizes["vocab_size"], sizes["embed"], sizes["hidden"], sizes["layers"], 8, 20, "muon")
+    task = Task("tf32", "cuda", sizes["vocab_size"], sizes["embed"], sizes["hidden"], sizes["layers"], 8, 20, "muon")
     assert [asked.path for asked in card.asked] == ["persistent"] and card.asked[0].columns == 8
     assert {key for key in vars(task) if getattr(task, key) != getattr(card.asked[0], key)} == {"path", "device"}
     assert card.paths == ["persistent"] and stored(home / "run")["card"]["precision"] == "tf32"

@@ -15,7 +15,8 @@ from rnncore.cli.doctor import known, named, outcome
 from rnncore.cli.options import path_note
 from rnncore.kernels import paths
 from rnncore.kernels.cpu import ops as cpu
-from rnncore.selfcheck import Task, choose, find, place, remembered
+from rnncore.against_eager import Task
+from rnncore.selfcheck import choose, find, place, remembered
 
 TASK = Task("tf32", "cuda", 65, 64, 128, 2, 50, 50, "muon")
 TEXT = replace(TASK, columns=1, seq=1, optimizer=None)
@@ -278,6 +279,19 @@ def test_a_damaged_file_counts_as_empty_and_is_written_anew(card, damage):
     path.write_bytes(damage if isinstance(damage, bytes) else json.dumps([whole[0] | damage]).encode())
     assert remembered({}) == [] and untried("graph", TASK)
     assert choose("graph", TASK)[0] == "graph" and len(remembered({})) == 1
+
+
+def test_a_file_that_is_too_long_counts_as_empty(card):
+    """It could take all memory; no file of ours is as long, whatever the causes in it."""
+    card.outcomes["graph"] = {"cause": "\U0001f600" * selfcheck.LINE}
+    choose("graph", TASK)
+    path = card.folder / selfcheck.NAME
+    whole = path.read_bytes()
+    assert len(whole) * selfcheck.MOST < selfcheck.SIZE
+    path.write_bytes(b" " * (selfcheck.SIZE - len(whole)) + whole)
+    assert len(remembered({})) == 1
+    path.write_bytes(b" " * selfcheck.SIZE + whole)
+    assert remembered({}) == []
 
 
 def test_a_cache_that_is_open_to_others_or_cannot_be_written_is_not_gone_by(card, monkeypatch, tmp_path):
