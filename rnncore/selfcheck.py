@@ -29,15 +29,17 @@ from .nn.embedding import folded
 from .runs.files import write_whole
 from .runs.metadata import FLAG, POSITIVE, SECONDS, TEXT, Fields, Maybe, ModelFileError, fault, one_line, strict
 
-SILENCE = 120         # seconds without a message after which a child ends: a kernel may take one to be compiled
-GONE, LIMIT = 10, 900 # seconds that a child may take to end after its verdict; in all
-LINE = 200            # characters of a cause
+SILENCE = 120  # seconds without a message after which a child ends: a kernel may take one to be compiled
+GONE = 10      # seconds that a child may take to end after its verdict
+LIMIT = 900    # seconds after which a child is ended whatever it says
+LINE = 200     # characters of a cause
 ROOT = str(Path(__file__).resolve().parent.parent)
 CHILD = (f"import signal, sys; signal.alarm({SILENCE}); sys.path.insert(0, {ROOT!r}); "
          "from rnncore.selfcheck import child; child()")
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 NAME = "paths.json"   # in native.cache()
-MOST, SIZE = 1000, 1 << 22  # records that are kept, the newest; bytes that so many do not take
+MOST = 1000           # records that are kept, the newest
+SIZE = 1 << 22        # bytes that so many do not take
 Record: TypeAlias = dict[str, Any]
 PLACE = {"card": "card", "capability": "capability", "driver": "driver supports", "runtime": "cuda runtime",
          "cupy": "cupy"}  # field of a record -> name in kernels.describe

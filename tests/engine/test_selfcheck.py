@@ -53,6 +53,13 @@ def test_a_check_that_ends_badly_or_not_at_all_has_failed(child, code, cause):
     assert cause in found["cause"] and found.keys() == {"cause"} and time.monotonic() - begun < 12
 
 
+def test_a_long_cause_is_cut(child):
+    """What is remembered has a bound (selfcheck.SIZE)."""
+    for code in ("say(cause='x' * 300)", "say(unable='x' * 300)", "raise RuntimeError('x' * 300)"):
+        (words,) = child(code).values()
+        assert len(words) == selfcheck.LINE and words.endswith("xxx")
+
+
 def test_times_are_wanted_only_where_they_were_asked_for(child):
     assert child("say(cause=None)", timed=False) == {"cause": None}
 
@@ -73,12 +80,12 @@ def test_a_long_check_that_gives_signs_of_life_goes_on(monkeypatch):
     assert selfcheck.run(SMALL) == {"cause": None}
 
 
-@pytest.mark.parametrize(("compare", "cause"), [
-    ("yield {'stage': 'x'}; time.sleep(60)", "x: no sign of life for 120 s"),
-    ("import atexit; atexit.register(time.sleep, 60); yield {'stage': 'x'}; yield {'cause': None}",
+@pytest.mark.parametrize(("compare", "silence", "cause"), [
+    ("yield {'stage': 'x'}; time.sleep(60)", 1, "x: no sign of life for 120 s"),
+    ("import atexit; atexit.register(time.sleep, 60); yield {'stage': 'x'}; yield {'cause': None}", 60,
      "x: no sign of life for 10 s")])
-def test_a_child_that_hangs_ends_itself_soon(monkeypatch, compare, cause):
-    monkeypatch.setattr(selfcheck, "CHILD", real_child(compare))
+def test_a_child_that_hangs_ends_itself_soon(monkeypatch, compare, silence, cause):
+    monkeypatch.setattr(selfcheck, "CHILD", real_child(compare, silence))
     begun = time.monotonic()
     assert selfcheck.run(SMALL) == {"cause": cause} and time.monotonic() - begun < 20
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from rnncore import kernels, selfcheck
+from rnncore.against_eager import Task
 from rnncore.cli.doctor import known, named, outcome
 from rnncore.cli.options import path_note
 from rnncore.kernels import paths
 from rnncore.kernels.cpu import ops as cpu
-from rnncore.against_eager import Task
 from rnncore.selfcheck import choose, find, place, remembered
 
 TASK = Task("tf32", "cuda", 65, 64, 128, 2, 50, 50, "muon")
