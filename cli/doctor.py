@@ -1,7 +1,7 @@
 """`rnncore doctor` shows what this machine can do, and why not; with --try, how its card does by each path."""
 import json
 import platform
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import click
@@ -29,7 +29,7 @@ def command(what, as_json):
     if what is not None:
         requirements.check()
         rows = []
-        for row in trials(what):
+        for row in checks(what):
             rows.append(row)
             if not as_json:
                 click.echo(line(row))
@@ -84,41 +84,57 @@ def processor() -> str:
 
 
 def tried() -> list[dict] | str:
-    """What the trials on this card have shown, and the path that the rule names for each shape."""
-    from rnncore import evidence, kernels, trust
+    """Return the records of this card, each with the path that the rule names for its shape, or that there are none."""
+    from rnncore import kernels
     kernel = kernels.load("cuda")
-    return [row | {"rule": trust.named(evidence.task_of(row, "cuda"), kernel)} for row in evidence.on("cuda")] or said(
+    return [row | {"rule": named(task, kernel)} for row, task in known()] or said(
         "eager; none of the others has been tried here yet: `rnncore train` does where it pays, `rnncore doctor --try "
         "char-rnn` now")
 
 
-def trials(what: str):
-    """Try each path anew for the tasks of `what`, a row each; where a shape cannot have it, the reason is the cause."""
-    from rnncore import kernels, trust
+def known() -> list[tuple]:
+    """Return (record, task) of every self-check on this card as it is now, the newest first."""
+    from rnncore.against_eager import Task
+    from rnncore.selfcheck import place, remembered
+    names = [field.name for field in fields(Task) if field.name != "device"]
+    return [(row, Task(device="cuda", **{name: row[name] for name in names})) for row in remembered(place("cuda"))]
+
+
+def named(task, kernel) -> str:
+    """Return the path that the rule names for a task: the first that fits."""
+    from rnncore.selfcheck import order
+    return next((path for path, reason in order("auto", task, kernel).items() if reason is None), "eager")
+
+
+def checks(what: str):
+    """Check each path anew for the tasks of `what`, a row each; where a shape cannot have it, the reason is the cause.
+
+    Of texts that are written there is `graph`, for the one kernel.
+    """
+    from rnncore import kernels, selfcheck
     kernel = kernels.load("cuda")
     for task in tasks(what):
-        rule = {"rule": trust.named(task, kernel)}
-        for path in trust.candidates(task):
+        rule = {"rule": named(task, kernel)}
+        for path in PATHS[1:] if task.optimizer else PATHS[1:2]:
             wanted = replace(task, path=path)
-            why_not = trust.why_not(path, task, kernel)
+            why_not = selfcheck.order(path, task, kernel)[path]
             if why_not is None:
                 tell(f"trying {path}: {shape(asdict(wanted))}")
-                yield trust.try_out(wanted) | rule
+                yield selfcheck.check(wanted) | rule
             else:
                 yield asdict(wanted) | {"cause": f"does not fit: {why_not}"} | rule
 
 
 def tasks(what: str) -> list:
-    """The tasks of a setting in both precisions of users' runs, of a run, or of all evidence of this card."""
-    from rnncore import evidence
+    """The tasks of a setting in both precisions of users' runs, of a run, or of all checks on this card."""
     from rnncore.runs import names
-    from rnncore.trial import Task
+    from rnncore.against_eager import Task
     if what == "known":
-        known = dict.fromkeys(replace(evidence.task_of(row, "cuda"), path=PATHS[0]) for row in evidence.on("cuda"))
-        if not known:
+        found = dict.fromkeys(replace(task, path=PATHS[0]) for _, task in known())
+        if not found:
             raise click.UsageError(f"--try: nothing was tried on this card before: name a setting ({', '.join(BENCH)}) "
                                    "or a run")
-        return list(known)
+        return list(found)
     if what in BENCH:
         if names.holds_model(names.RUNS / what):
             tell(f"--try {what}: trying the setting of that name; write {names.RUNS / what} for the run")
@@ -132,7 +148,7 @@ def tasks(what: str) -> list:
 def of_run(run: str) -> list:
     """The tasks of a run folder or model file: its training, where it can go on, and writing a text."""
     from rnncore.runs import checkpoint
-    from rnncore.trial import Task
+    from rnncore.against_eager import Task
     found = options.find(run)
     path = found.place / "last.safetensors"
     document, tensors = checkpoint.read(path if path.is_file() else found.file)
@@ -153,9 +169,17 @@ def shape(row: dict) -> str:
     return f"{row['layers']} x {row['hidden']}, N {row['columns']}, {work}, {row['precision']}"
 
 
+def outcome(row: dict) -> str:
+    """Return in words how a self-check ended."""
+    if row["cause"] is not None:
+        return row["cause"] if "unable" in row else f"failed ({row['cause']})"
+    if row["ms"] is None:
+        return "agrees with eager"
+    return f"{row['ms']:.3g} ms a {'step' if row['optimizer'] else 'character'}, eager {row['eager_ms']:.3g}"
+
+
 def line(row: dict) -> str:
     """A row in words."""
-    from rnncore.trust import outcome
     words = outcome(row) if "date" in row else row["cause"]
     date = f", {row['date'][:10]}" if "date" in row else ""
     return printable(f"{row['path']:10} {shape(row)}: {words}{date}; the rule names {row['rule']}")

@@ -16,7 +16,7 @@ from .terminal.progress import tell
 
 LENGTH = 1000    # characters
 TURN = 200       # characters, where it is one of many
-TRIAL = 20_000   # characters of a text that make up for a trial of a GPU's path
+SELFCHECK = 20_000  # characters of a text that make up for a self-check of a GPU's path
 
 
 def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
@@ -135,7 +135,7 @@ def made(model, prime, length: int | None, count: int, config, stop, on_unknown,
 def take_path(model, device: str, asked: str, length: int | None, count: int, interactive: bool,
               clamp) -> list[str]:
     """Set the path by which the model writes; returns what to say of it."""
-    short = length is not None and length < TRIAL
+    short = length is not None and length < SELFCHECK
     if not interactive and not clamp:
         return options.take_path(asked, model, device, not short, columns=count)
     options.check_gpu(model.kernel, asked)  # the host draws each symbol of a dialogue, and wherever cells are held

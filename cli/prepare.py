@@ -26,7 +26,7 @@ from .terminal import called
 
 MIN_VALIDATION = 100  # characters; fewer say nothing
 COUNTING = 0.1        # the share of a budget of minutes that counting n-grams may take
-TRIAL = 500           # steps that make up for a trial of a GPU's path
+SELFCHECK = 500       # steps that make up for a self-check of a GPU's path
 SIZES = "layers", "hidden", "embed"
 
 
@@ -233,7 +233,7 @@ def precision(stored: str, kernel) -> tuple[str, list[str]]:
 def take_path(given: dict, model: CharLM, config: TrainConfig, ids: np.ndarray, folder: Path) -> list[str]:
     """Set the path by which the model trains on ids (n,); returns what to say of it. folder: the run's."""
     steps = total_steps(config, Batches(ids, config.batch, config.seq))
-    trying = steps >= TRIAL if steps is not None else (config.minutes or 0) >= 1
+    trying = steps >= SELFCHECK if steps is not None else (config.minutes or 0) >= 1
     return options.take_path(given["cuda_path"], model, given["device"], trying, called.path(folder),
                              columns=config.batch, seq=config.seq, optimizer=config.optimizer)
 

@@ -64,7 +64,7 @@ class FastPath(paths.Path):
             reason = why_not(self.name, self.precision, config, n)
             if reason is None:
                 return Persistent(config.hidden, steps, n, self.precision)
-            # No command of ours comes here but bench: trust.choose has asked for the columns of the training, and a
+            # No command of ours comes here but bench: selfcheck.choose has asked for the columns of the training, and a
             # validation has no more. A caller of the library may have more.
             paths.warn(f"{reason}: their time loops go by graph, {paths.price('persistent', 'graph', self.precision)}")
         return Stepwise(self.products.cublas, config.hidden, n, self.dtype)

@@ -9,12 +9,12 @@ from cli_helpers import SMALL, TEXT, call, corpus, refused
 from damage import changed, sealed
 
 import rnncore
-from rnncore import config, evidence, kernels, trust
+from rnncore import config, kernels, selfcheck
+from rnncore.against_eager import Task
 from rnncore.cli import prepare
 from rnncore.kernels import paths
 from rnncore.kernels.cpu import ops as cpu
 from rnncore.runs import checkpoint
-from rnncore.trial import Task
 
 FORCED = [path for path in config.PATHS if path != "eager"]
 
@@ -30,7 +30,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def card(home, monkeypatch):
-    """A card: models on it are the CPU's. `asked`: what trust.run got; `paths`: what models were set to."""
+    """A card: models on it are the CPU's. `asked`: what selfcheck.run got; `paths`: what models were set to."""
     played = types.SimpleNamespace(asked=[], paths=[], outcome=(None, 1.0, 2.0), fake=types.SimpleNamespace(
         **{name: value for name, value in vars(cpu).items() if not name.startswith("__")}))
     played.fake.name, played.fake.why_not = "cuda", lambda path, precision, config=None, n=1: None
@@ -51,7 +51,7 @@ def card(home, monkeypatch):
     def run(task, timed=False):
         played.asked.append(task)
         cause, *times = played.outcome
-        return cause, *(times if timed else (None, None))
+        return {"cause": cause} | dict(zip(("ms", "eager_ms"), times if timed else (None, None), strict=True))
 
     def load(device="auto"):
         return cpu if device == "cpu" else played.fake
@@ -59,7 +59,7 @@ def card(home, monkeypatch):
     monkeypatch.setattr(kernels, "load", load)
     monkeypatch.setattr(kernels, "describe", lambda index=0: {
         "card": "Some Card", "capability": "9.0", "driver supports": "CUDA 13.1", "cuda runtime": "12.9", "cupy": "14"})
-    monkeypatch.setattr(trust, "run", run)
+    monkeypatch.setattr(selfcheck, "run", run)
     monkeypatch.setattr(prepare, "CharLM", OnCard)
     monkeypatch.setattr(checkpoint, "CharLM", OnCard)
     return played
@@ -110,7 +110,7 @@ def test_generate_and_resume_refuse_a_forced_path_on_a_cpu_too(home, capsys):
     for args in (("generate", "run"), ("train", "--resume", "-o", "run", "--steps", 3)):
         assert "--cuda-path graph" in refused(call(capsys, *args, "--device", "cpu", "--cuda-path", "graph"), 2)
         assert call(capsys, *args, "--device", "cpu", "--cuda-path", "auto").code == 0
-    assert not (home / "cache" / "rnncore" / evidence.NAME).exists()
+    assert not (home / "cache" / "rnncore" / selfcheck.NAME).exists()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -172,7 +172,7 @@ def warnings_in(result) -> list[str]:
 
 
 def test_train_tries_the_path_of_the_rule_and_takes_it(card, home, capsys, monkeypatch):
-    monkeypatch.setattr(prepare, "TRIAL", 3)
+    monkeypatch.setattr(prepare, "SELFCHECK", 3)
     args = ("train", "corpus.txt", "--steps", 4, *SMALL, "--dtype", "tf32", "-o")
     result = call(capsys, *args, "run")
     assert result.code == 0 and "trying persistent on this card, once: it may take a minute\n" in result.err
@@ -189,8 +189,8 @@ def test_train_tries_the_path_of_the_rule_and_takes_it(card, home, capsys, monke
     assert warnings_in(result) == []
 
 
-def test_a_trial_that_failed_is_a_warning_in_every_run(card, home, capsys, monkeypatch):
-    monkeypatch.setattr(prepare, "TRIAL", 3)
+def test_a_check_that_failed_is_a_warning_in_every_run(card, home, capsys, monkeypatch):
+    monkeypatch.setattr(prepare, "SELFCHECK", 3)
     card.outcome = "training: killed by SIGSEGV", None, None
     results = [call(capsys, "train", "corpus.txt", "--steps", steps, *SMALL, "-o", f"run{steps}") for steps in (4, 5, 2)]
     results.append(call(capsys, "train", "--resume", "-o", "run2", "--steps", 6))
@@ -261,7 +261,7 @@ def test_what_the_host_must_draw_is_not_tried_and_is_said_where_it_costs(card, h
     card.paths.clear()
     assert call(capsys, *held, 5).err == "" and call(capsys, *held, 5, "--cuda-path", "eager").err == ""
     assert call(capsys, *held, 5, "--cuda-path", "graph").err == f"warning: --clamp: {line}"
-    monkeypatch.setattr(importlib.import_module("rnncore.cli.generate"), "TRIAL", 5)
+    monkeypatch.setattr(importlib.import_module("rnncore.cli.generate"), "SELFCHECK", 5)
     assert call(capsys, *held, 5).err == f"warning: --clamp: {line}"
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the\n")))
     result = call(capsys, "generate", "run", "-i", "-n", 3, "--cuda-path", "graph")

@@ -8,12 +8,12 @@ import pytest
 from conftest import planted_in
 from stand_in import lanes, pinned
 
-from rnncore import sample, trial
+from rnncore import against_eager, sample
 from rnncore.config import SampleConfig
 from rnncore.kernels.cuda import writer
 from rnncore.nn.stepper import Stepper
 from rnncore.sample import generate_ids
-from rnncore.trial import CASES, Task
+from rnncore.against_eager import Task
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")
 TASK = Task("float32", "cuda", 11, 6, 9, 2, 1, 5, "adam", "graph")
@@ -24,8 +24,8 @@ PROMPT, LAUNCH = np.arange(5), 4
 def model(with_cublas, monkeypatch):
     """One on the path graph, after a few captured training steps; it writes LAUNCH symbols at a time."""
     monkeypatch.setattr(sample, "LAUNCH", LAUNCH)
-    made = trial.build(TASK, TASK.path, TASK.precision)
-    *_, last = trial.train(made, TASK, CASES[0], 2.2, 3)
+    made = against_eager.build(TASK)
+    *_, last = against_eager.train(made, TASK, "training", 2.2, 3)
     assert last.step == 3 and np.isfinite(last.loss)
     return made
 
@@ -94,7 +94,7 @@ def test_a_text_that_is_left_while_symbols_are_under_way_disturbs_nothing(model,
 
 
 def test_the_symbols_written_after_training_are_those_that_eager_draws(model):
-    assert trial.misspelt(model, TASK, SampleConfig()) is None
+    assert against_eager.wrong_symbols(model, TASK, SampleConfig()) is None
 
 
 def test_what_was_handed_over_is_an_array_of_its_own(model):

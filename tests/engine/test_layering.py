@@ -38,9 +38,8 @@ LEVELS = [  # of rooms and modules in rnncore/: each imports only from levels ab
     {"steps", "dialogue"},
     {"capture"},
     {"train"},
-    {"runs", "trial"},
-    {"bench", "report", "evidence"},
-    {"trust"},
+    {"runs", "against_eager"},
+    {"bench", "report", "selfcheck"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 PINNED = {"alloc_pinned_memory", "PinnedMemoryPool", "set_pinned_memory_allocator", "copy_to_host_async",

@@ -296,8 +296,8 @@ def test_nothing_looks_at_the_wall_clock_but_the_card():
         pytest.skip("the source stands beside tests/ in a checkout only")
     found = {path.name for folder in ("rnncore", "cli", "kernels", "data") for path in (root / folder).rglob("*.py")
              if any(word in path.read_text() for word in ("time.time(", "datetime.", "time_ns(", "localtime", "gmtime"))}
-    # the date in a card, in bench's figures, a trial's record and event files, the age of a temporary file
-    assert found <= {"folder.py", "bench.py", "download.py", "evidence.py", "tensorboard.py"}
+    # the date in a card, in bench's figures, a self-check's record and event files, the age of a temporary file
+    assert found <= {"folder.py", "bench.py", "download.py", "selfcheck.py", "tensorboard.py"}
 
 
 # Memory

@@ -1,108 +1,16 @@
-"""The trial of a path: whatever becomes of its process there is a verdict; and its judgement, on the CPU, over paths
-that are right and over such as are wrong."""
-import os
-import subprocess
-import sys
-import time
+"""The comparison of a path with eager, on the CPU: it passes paths that are right, and fails such as are wrong."""
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from rnncore import trial, trust
+from rnncore import against_eager
+from rnncore.against_eager import TOLERANCES, Task, build, compare, mismatch, results
 from rnncore.nn.stepper import Stepper
 from rnncore.steps import EagerSteps
-from rnncore.trial import Task, attempt, build
-from rnncore.trust import Unable
 
 SMALL = Task("float32", "cpu", 11, 6, 24, 2, 5, 9, "adam")
 
-
-@pytest.fixture
-def child(monkeypatch):
-    """Trials whose process runs this code, and that may be silent for two seconds."""
-    monkeypatch.setattr(trust, "SILENCE", 2.0)
-    monkeypatch.setattr(trust, "END", 0.5)
-
-    def run(code: str, timed: bool = True):
-        monkeypatch.setattr(trust, "CHILD", f"import json, sys\ndef say(**m): print(json.dumps(m), flush=True)\n{code}")
-        return trust.run(SMALL, timed)
-    return run
-
-
-@pytest.mark.parametrize(("code", "cause"), [
-    ("say(stage='training'); import os; os.abort()", "training: killed by SIGABRT"),
-    ("import ctypes; ctypes.string_at(0)", "the start: killed by SIGSEGV"),
-    ("say(stage='a'); say(stage='b'); import time; time.sleep(60)", "b: no sign of life for 2 s"),
-    ("say(cause=None, ms=1.0, eager_ms=2.0); import time; time.sleep(60)", "the start: no sign of life for 2 s"),
-    ("say(cause=None, ms=1.0, eager_ms=2.0); sys.exit(1)", "the start: ended with exit code 1"),
-    ("raise RuntimeError('illegal\\x1b[1m')", "ended with exit code 1: RuntimeError: illegal\\x1b[1m"),
-    ("pass", "the start: ended with exit code 0"), ("say(cause=None)", "no time was measured"),
-    ("say(cause=None, ms=0.0, eager_ms=1.0)", "no time was measured"), ("say(cause=3)", "ended with exit code 0"),
-    ("say(cause='the loss of step 1 is 2 off')", "the loss of step 1 is 2 off"),
-])
-def test_a_trial_that_ends_badly_or_not_at_all_has_failed(child, code, cause):
-    begun = time.monotonic()
-    found = child(code)
-    assert cause in found[0] and found[1:] == (None, None) and time.monotonic() - begun < 20
-
-
-def test_times_are_wanted_only_where_they_were_asked_for(child):
-    assert child("say(cause=None)", timed=False) == (None, None, None)
-
-
-def test_a_machine_that_can_start_no_process_cannot_try(monkeypatch):
-    monkeypatch.setattr(trust.sys, "executable", "/no/such/python")
-    with pytest.raises(Unable, match="no process can be started: No such file"):
-        trust.run(SMALL)
-
-
-def test_what_else_a_process_says_is_not_heard(child):
-    code = "print('hello'); print('[1]'); print('{'); print('\\xff'); say(stage='x' * 9, other=1)"
-    assert child(f"{code}; say(cause=None, ms=1, eager_ms=2.5)") == (None, 1, 2.5)
-
-
-def test_a_long_trial_that_gives_signs_of_life_goes_on(child):
-    code = "import time\nfor _ in range(3): say(stage='x'); time.sleep(1)\nsay(cause=None, ms=1, eager_ms=2)"
-    assert child(code) == (None, 1, 2)
-
-
-def test_a_trial_that_cannot_have_the_card_says_so(child):
-    with pytest.raises(Unable, match="busy"):
-        child("say(unable='device cuda cannot be used: busy')")
-
-
-def test_an_interrupted_trial_leaves_no_process(child, monkeypatch):
-    def interrupted(pipe):
-        next(iter(pipe))
-        raise KeyboardInterrupt
-
-    started, start = [], trust._start
-    monkeypatch.setattr(trust, "_messages", interrupted)
-    monkeypatch.setattr(trust, "_start", lambda *args: started.append(start(*args)) or started[0])
-    with pytest.raises(KeyboardInterrupt):
-        child("say(stage='x'); import time; time.sleep(60)")
-    assert started[0].poll() == -9
-
-
-@pytest.mark.parametrize("task", [SMALL, replace(SMALL, optimizer=None, seq=1)])
-def test_the_whole_trial_in_its_own_process(task):
-    """Eager beside itself on the CPU; in a folder whose modules must not be taken for ours."""
-    cause, ms, eager_ms = trust.run(task, timed=True)
-    assert cause is None and 0 < ms < 1000 and 0 < eager_ms < 1000
-    assert trust.run(task) == (None, None, None)
-
-
-def test_the_real_process_tells_a_missing_card_from_a_bad_path(tmp_path):
-    (tmp_path / "json.py").write_text("1 / 0")
-    code = ("from rnncore import trust; from rnncore.trial import Task; "
-            "trust.run(Task('tf32', 'cuda', 5, 4, 8, 1, 2, 3, 'adam'))")
-    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(trust.ROOT), "CUDA_VISIBLE_DEVICES": ""})
-    assert "Unable: device cuda cannot be used" in done.stderr.splitlines()[-1]
-
-
-# The trial's judgement, on the CPU
 
 def rounded(array, bits: int):
     """float32 with so many bits of the mantissa less, to the nearest."""
@@ -111,10 +19,11 @@ def rounded(array, bits: int):
 
 
 def play(task: Task, wrong=None, bits: int = 0, timed: bool = False) -> list[dict]:
-    """The trial's messages where "graph" is eager with rounded weights, and `wrong` done to its model."""
-    def make(task, path, precision, documents=False):
-        model = build(task, "eager", "float64" if precision == "float64" else "float32", documents)
-        if path == "eager":
+    """The comparison's messages where "graph" is eager with rounded weights, and `wrong` done to its model."""
+    def make(task, documents):
+        precision = "float64" if task.precision == "float64" else "float32"
+        model = build(replace(task, path="eager", precision=precision), documents)
+        if task.path == "eager":
             return model
         if bits:
             once, flat = model.loss_and_grads, model.params.flat
@@ -129,7 +38,7 @@ def play(task: Task, wrong=None, bits: int = 0, timed: bool = False) -> list[dic
         if wrong:
             wrong(model)
         return model
-    return list(attempt(task, make, timed))
+    return list(compare(task, timed, make))
 
 
 @pytest.mark.parametrize(("precision", "bits"), [("float64", 0), ("float32", 0), ("tf32", 13), ("bf16", 16)])
@@ -146,18 +55,18 @@ def test_times_come_where_they_are_asked_for(optimizer):
 
 @pytest.mark.parametrize(("optimizer", "timed", "eager_steps", "characters"), [
     ("adam", False, 30, 548), ("adam", True, 142, 548), (None, False, 0, 548), (None, True, 0, 1444)])
-def test_a_trial_takes_no_more_eager_work_than_it_compares(monkeypatch, optimizer, timed, eager_steps, characters):
+def test_a_comparison_takes_no_more_eager_work_than_it_compares(monkeypatch, optimizer, timed, eager_steps, characters):
     """Eager steps by kind; of the characters, 252 are the played path's own, where there is a writing kernel on a card."""
     steps, stepped, take, step = [], [], EagerSteps.take, Stepper.step
     monkeypatch.setattr(EagerSteps, "take", lambda self, *where: steps.append(self.model.played) or take(self, *where))
     monkeypatch.setattr(Stepper, "step", lambda self, ids: stepped.append(ids) or step(self, ids))
 
-    def make(task, path, precision, documents=False):
-        model = build(task, "eager", precision, documents)
-        model.played = path
+    def make(task, documents):
+        model = build(replace(task, path="eager"), documents)
+        model.played = task.path
         return model
 
-    verdict = list(attempt(replace(SMALL, path="graph", optimizer=optimizer), make, timed))[-1]
+    verdict = list(compare(replace(SMALL, path="graph", optimizer=optimizer), timed, make))[-1]
     assert verdict["cause"] is None and ("ms" in verdict) == timed
     assert (steps.count("eager"), len(stepped)) == (eager_steps, characters)
 
@@ -191,7 +100,27 @@ def a_state(once, x, y, state, keep, dropout):
     return loss, grads, after
 
 
+def a_drift(model):
+    """One parameter goes its own way, slowly."""
+    once, bias = model.loss_and_grads, model.params["head.bias"]
+
+    def loss_and_grads(*args, **kwargs):
+        bias[...] -= 0.004
+        return once(*args, **kwargs)
+    model.loss_and_grads = loss_and_grads
+
+
+def gradients_times(factor: float):
+    """Adam's updates do not depend on it."""
+    def change(once, x, y, state, keep, dropout):
+        loss, grads, after = once(x, y, state, keep=keep, dropout=dropout)
+        grads.flat *= factor
+        return loss, grads, after
+    return patched(change)
+
+
 WRONG = {
+    "the update of a parameter is wrong": a_drift,
     "documents flow into each other": lambda model: setattr(model, "keep", lambda ids: None),
     "the masks are always the first step's": patched(
         lambda once, x, y, s, k, d: once(x, y, s, keep=k, dropout=d._replace(step=0))),
@@ -207,6 +136,7 @@ WRONG = {
     "windows are all of one length": patched(lambda once, x, y, s, k, d: once(
         np.concatenate([x, x[-1:]]) if len(x) < 9 else x, np.concatenate([y, y[-1:]]) if len(x) < 9 else y, s,
         keep=k, dropout=d)),
+    "gradients are a twentieth too large": gradients_times(1.05),
     "the loss is a hundredth off": patched(lambda once, x, y, s, k, d: (lambda f: (f[0] * 1.01, *f[1:]))(
         once(x, y, s, keep=k, dropout=d))),
 }
@@ -223,7 +153,7 @@ def test_a_wrong_path_fails(fault, precision, optimizer):
 @pytest.mark.parametrize("fault", ["another", "greedy", "stuck"])
 @pytest.mark.parametrize("precision", ["float32", "tf32"])
 def test_a_wrong_writer_fails(monkeypatch, precision, fault):
-    right = trial.generate_ids
+    right = against_eager.generate_ids
 
     def generate_ids(model, prompt, config, count):
         ids = None
@@ -232,7 +162,7 @@ def test_a_wrong_writer_fails(monkeypatch, precision, fault):
             ids = ids if fault == "stuck" and k > 30 else (chosen + 1) % 11 if odd else chosen
             yield ids if fault != "greedy" or config.temperature else np.zeros_like(ids)
 
-    monkeypatch.setattr(trial, "generate_ids", generate_ids)
+    monkeypatch.setattr(against_eager, "generate_ids", generate_ids)
     for task in (SMALL, replace(SMALL, optimizer=None, seq=1, columns=3)):
         assert "symbols written" in play(replace(task, path="graph", precision=precision))[-1]["cause"]
 
@@ -242,3 +172,71 @@ def test_numbers_that_are_none_are_no_match():
         loss, grads, state = once(x, y, state, keep=keep, dropout=dropout)
         return loss, grads, type(state)(state.h * np.nan, state.c)
     assert play(replace(SMALL, path="graph", precision="bf16"), patched(nothing))[-1]["cause"]
+
+
+@pytest.mark.parametrize("gate", range(4))
+def test_a_number_that_is_none_in_one_gate_of_a_moment_is_no_match(gate):
+    wanted = {("moments", "m of lstm.bias_ih_l1"): np.ones((4, 3, 1))}
+    found = {name: values.copy() for name, values in wanted.items()}
+    assert mismatch(found, wanted, "bf16") is None
+    found["moments", "m of lstm.bias_ih_l1"][gate, 1] = np.nan
+    assert mismatch(found, wanted, "bf16") == "m of lstm.bias_ih_l1 is nan off, 0.6 at most is rounding"
+
+
+def test_the_distance_is_a_row_s_by_its_own_size_or_the_usual_one():
+    def off(found, wanted):
+        return mismatch({("loss", "x"): np.array(found, float)}, {("loss", "x"): np.array(wanted, float)}, "bf16")
+
+    wanted = [[[3, 4], [0, 0]], [[0, 0], [0, 0]]]
+    assert off(wanted, wanted) is None and off([[[0]]], [[[0]]]) is None
+    assert off([[[3, 4.5], [0, 0]], [[0, 0], [0, 0]]], wanted).startswith("x is 0.1 off")
+    assert off([[[3, 4], [0, 1]], [[0, 0], [0, 0]]], wanted).startswith("x is 0.28 off")  # over 5 / sqrt(2)
+    assert off([[[3, 4], [0, 0]], [[0, 0], [0, 1e-9]]], wanted).startswith("x is inf off")
+    assert mismatch({("loss", "x"): np.zeros((1, 1, 1))}, {}, "bf16").startswith("x is inf off")
+
+
+def test_windows_after_the_first_case_are_short(monkeypatch):
+    """Eager's time goes by them."""
+    lengths, take = {}, EagerSteps.take
+    monkeypatch.setattr(against_eager, "SHORT", 7)
+    monkeypatch.setattr(EagerSteps, "take", lambda self, *where: lengths.setdefault(
+        (self.schedule.config.dropout, self.schedule.config.variational), self.schedule.config.seq) and take(self, *where))
+    assert play(replace(SMALL, path="graph"))[-1] == {"cause": None}
+    assert lengths == {(0.0, False): SMALL.seq, (0.3, False): 7, (0.2, True): 7}
+
+
+@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize("column", ["loss", "norm", "moments", "update", "state"])
+def test_each_distance_has_its_own_tolerance(column, precision):
+    """Two blocks of two rows, all of the length 5; one row is off by a vector of the length 5 times a factor."""
+    wanted, off = np.tile([3.0, 4.0], (2, 2, 1)), np.zeros((2, 2, 2))
+    off[1, 0] = 4.0, -3.0
+
+    def cause(factor):
+        return mismatch({(column, "x"): wanted + factor * off}, {(column, "x"): wanted}, precision)
+
+    most = TOLERANCES[precision][column]
+    assert cause(0.9 * most) is None and cause(1.1 * most).endswith(f"off, {most:g} at most is rounding")
+
+
+@pytest.mark.parametrize(("factor", "cause"), [
+    (1.02, None), (1.05, "training: the gradient norm of step 1 is 0.05 off, 0.03 at most is rounding")])
+def test_a_gradient_norm_may_be_off_by_as_much_as_rounding_makes(factor, cause):
+    assert play(replace(SMALL, precision="bf16", path="graph"), gradients_times(factor))[-1] == {"cause": cause}
+
+
+def test_a_small_gate_is_compared_by_itself():
+    """Of the input gate, whose gradients are a millionth here, a row is not written."""
+    def made(task, row):
+        def change(once, x, y, state, keep, dropout):
+            loss, grads, after = once(x, y, state, keep=keep, dropout=dropout)
+            gate = grads["lstm.weight_hh_l0"][:task.hidden]
+            gate *= 1e-6
+            gate[row:row + 1] = 0
+            return loss, grads, after
+        model = build(task)
+        patched(change)(model)
+        return results(model, task, "training")
+
+    cause = mismatch(made(SMALL, 3), made(SMALL, SMALL.hidden), "bf16")
+    assert cause.startswith("m of lstm.weight_hh_l0 is 1 off")

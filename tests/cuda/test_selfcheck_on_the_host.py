@@ -1,4 +1,4 @@
-"""The trial of the real paths of kernels/cuda/paths.py, over the stand-ins for CuPy and cuBLAS: it passes them as they are,
+"""The comparison of the real paths of kernels/cuda/paths.py, over the stand-ins for CuPy and cuBLAS: it passes them as they are,
 and fails one that was tampered with."""
 import importlib
 import shutil
@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from rnncore import capture, trial
-from rnncore.trial import Task, attempt
+from rnncore import against_eager, capture
+from rnncore.against_eager import Task, compare
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")
 TASK = Task("float32", "cuda", 11, 6, 9, 2, 3, 5, "adam", "graph")
@@ -15,10 +15,10 @@ TASK = Task("float32", "cuda", 11, 6, 9, 2, 3, 5, "adam", "graph")
 
 @pytest.fixture
 def verdict(with_cublas, monkeypatch):
-    """The last word of a task's trial, whose times, where they are asked for, are those of a few steps."""
-    monkeypatch.setattr(trial, "BLOCK", 1)
-    monkeypatch.setattr(trial, "ROUNDS", 1)
-    return lambda task, timed=False: list(attempt(task, timed=timed))[-1]
+    """The last word of a task's comparison, whose times, where they are asked for, are those of a few steps."""
+    monkeypatch.setattr(against_eager, "BLOCK", 1)
+    monkeypatch.setattr(against_eager, "ROUNDS", 1)
+    return lambda task, timed=False: list(compare(task, timed))[-1]
 
 
 @pytest.mark.parametrize(("path", "precision"), [("graph", "float64"), ("wavefront", "float32"), ("graph", "tf32"),
@@ -38,7 +38,7 @@ def test_eight_steps_are_taken_at_once_and_then_one_by_one(verdict, monkeypatch)
     monkeypatch.setattr(capture.Captured, "launch",
                         lambda self, count, steps: (counts.append((count, steps)), launch(self, count, steps)))
     assert verdict(TASK)["cause"] is None
-    assert counts == 3 * [(8, 5), (1, 1), (1, 5)] and capture.MANY == trial.TOGETHER
+    assert counts == 3 * [(8, 5), (1, 1), (1, 5)]
 
 
 def test_a_path_whose_sums_are_a_thousandth_off_fails(verdict, monkeypatch):

@@ -1,0 +1,208 @@
+"""The self-check of a GPU's fast path: it is compared with eager once on the user's card, and used where the two agree.
+
+`choose` takes the path that the rule names (kernels/paths.py). The comparison (against_eager.py) runs in a child
+process, because a kernel's fault poisons its process and a wait may never end. The result is remembered in a private
+file, for one card with its driver and libraries, one state of our own source, and one path, precision and shape. A file
+that is not whole counts as empty.
+"""
+import ctypes
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from time import gmtime, strftime
+from typing import Any, TypeAlias
+
+from . import __version__, kernels
+from .against_eager import Task, compare
+from .config import OPTIMIZERS, PATHS, PRECISIONS, one_of
+from .kernels import Kernel
+from .nn.embedding import folded
+from .runs.files import write_whole
+from .runs.metadata import FLAG, POSITIVE, SECONDS, TEXT, Fields, Maybe, ModelFileError, fault, one_line, strict
+
+SILENCE = 120  # seconds without a message after which a child ends: a kernel may take one to be compiled
+GONE = 10      # seconds that a child may take to end after its verdict
+LIMIT = 900    # seconds after which a child is ended whatever it says
+LINE = 200     # characters of a cause
+ROOT = str(Path(__file__).resolve().parent.parent)
+CHILD = (f"import signal, sys; signal.alarm({SILENCE}); sys.path.insert(0, {ROOT!r}); "
+         "from rnncore.selfcheck import child; child()")
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+NAME = "paths.json"   # in native.cache()
+MOST = 1000           # records that are kept, the newest
+SIZE = 1 << 22        # bytes that so many do not take
+Record: TypeAlias = dict[str, Any]
+PLACE = {"card": "card", "capability": "capability", "driver": "driver supports", "runtime": "cuda runtime",
+         "cupy": "cupy"}  # field of a record -> name in kernels.describe
+RECORD: Fields = {
+    **dict.fromkeys((*PLACE, "rnncore", "texts", "date"), TEXT), "folds": FLAG,
+    "path": one_of(*PATHS), "precision": one_of(*PRECISIONS),
+    **dict.fromkeys(("vocab", "embed", "hidden", "layers", "columns", "seq"), POSITIVE),
+    "optimizer": Maybe(one_of(*OPTIMIZERS)), "cause": Maybe(TEXT), "ms": Maybe(SECONDS), "eager_ms": Maybe(SECONDS)}
+MESSAGE: Fields = {"stage?": TEXT, "cause?": Maybe(TEXT), "unable?": TEXT, "ms?": SECONDS, "eager_ms?": SECONDS}
+
+
+def choose(asked: str, task: Task, trying: bool = True,
+           begin: Callable[[str], None] = lambda path: None) -> tuple[str, dict[str, Record], bool | None]:
+    """Return the path for a task on its device, the better ones that are not taken, and whether a check is remembered.
+
+    asked: "auto" for the path that the rule names, or one of PATHS. On a CPU it is always eager. task.path is not
+    looked at. A path is taken where its check passed; one without a record is checked now, after a call of begin(path).
+    trying=False: for "auto", remembered checks alone count. A path that is not taken has its record, {} where it was
+    not checked, or {"misfit"}: the reason why it does not fit. The third is None where nothing was checked now.
+    Raises kernels.DeviceError.
+    """
+    kernel, misses, new, ended = kernels.load(task.device), dict[str, Record](), False, False
+    found = {"eager": None} if kernel.name == "cpu" or asked == "eager" else order(asked, task, kernel)
+    for path, reason in found.items():
+        task = replace(task, path=path)
+        if path == "eager":
+            break
+        record = {"misfit": reason} if reason else next(iter(find(task)), {})
+        if not record:
+            if ended:
+                continue  # it was said that nothing is checked
+            if trying or asked != "auto":
+                begin(path)
+                record, new = check(task, again=False), True
+            ended = not record or "unable" in record  # nor would another path get the card or its memory
+        if record.get("cause", "") is None:
+            break
+        misses[path] = record
+    return task.path, misses, bool(find(task)) if new else None
+
+
+def order(asked: str, task: Task, kernel: Kernel) -> dict[str, str | None]:
+    """Return the paths to take for a task, the first first, each with the reason why it does not fit, or None.
+
+    asked "auto": those of the rule. One of PATHS: that, then those of the rule that are below it.
+    """
+    found = kernel.rule(task.precision, task.sizes, task.columns, task.optimizer is None)
+    if asked == "auto" or task.optimizer is None:
+        return found
+    below = {path: reason for path, reason in found.items() if PATHS.index(path) < PATHS.index(asked)}
+    return {asked: kernel.why_not(asked, task.precision, task.sizes, task.columns)} | below
+
+
+def check(task: Task, again: bool = True) -> Record:
+    """Check the task's path, with times, and return the record, which takes the place of older ones.
+
+    again=False: without times, and not where there is a record by now. One process of a user checks at a time, where
+    the file system knows locks. A check that could not be made is not remembered; its record has "unable".
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):
+            path = kernels.host.native.cache() / f".{NAME}.lock"
+            lock = stack.enter_context(open(path, "ab", opener=functools.partial(os.open, mode=0o600)))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        old = find(task)
+        if old and not again:
+            return old[0]
+        found = {"cause": None, "ms": None, "eager_ms": None} | run(task, timed=again)
+        record = described(task) | found | {"date": strftime("%Y-%m-%dT%H:%M:%S+00:00", gmtime())}
+        if "unable" in record:
+            return record | {"cause": f"could not be tried: {record['unable']}"}
+        with suppress(OSError):
+            records = [record, *(other for other in remembered({}) if other not in old)]
+            write_whole(kernels.host.native.cache() / NAME, json.dumps(records[:MOST], indent=0).encode())
+        return record
+
+
+def run(task: Task, timed: bool = False) -> Record:
+    """Return how a check in a child ended: {"cause"}, if timed "ms" and "eager_ms" too; {"unable"} if none was made."""
+    asked = json.dumps([asdict(task) | {"device": task.device.replace("auto", "cuda")}, timed])
+    try:
+        done = subprocess.run([sys.executable, "-P", "-c", CHILD, asked], stdin=subprocess.DEVNULL, capture_output=True,
+                              timeout=LIMIT)
+    except OSError as error:
+        return {"unable": f"no process can be started: {error.strerror}"}
+    except subprocess.TimeoutExpired:
+        return {"cause": f"no end within {LIMIT} s"}
+    code, stage, last = done.returncode, "the start", Record()
+    for line in done.stdout.splitlines():
+        with suppress(ValueError, RecursionError):
+            if fault(message := json.loads(line), MESSAGE, "") is None:
+                stage, last = message.get("stage", stage), message
+    if "unable" in last:
+        return {"unable": last["unable"][:LINE]}
+    if code == -signal.SIGALRM:
+        return {"cause": f"{stage}: no sign of life for {GONE if 'cause' in last else SILENCE} s"}
+    if code or "cause" not in last or timed and last["cause"] is None and not (last.get("ms") and last.get("eager_ms")):
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        words = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        return {"cause": one_line(": ".join([stage, how, *words]))[:LINE]}
+    return last | {"cause": last["cause"] and last["cause"][:LINE]}
+
+
+def child() -> None:
+    """Check the task in the first argument, and write each message as a line.
+
+    {"unable"}: the card could not be had, or not enough of its memory, which says nothing of the path. An alarm ends
+    the process where a kernel or the end of the process hangs, and a signal where its parent is gone.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    task, timed = json.loads(sys.argv[1])
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print is no message
+    try:
+        for message in compare(Task(**task), timed):
+            signal.alarm(SILENCE)
+            out.write(json.dumps(message) + "\n")
+    except (MemoryError, kernels.DeviceError) as error:
+        kind = f"{type(error).__name__}: " if isinstance(error, MemoryError) else ""
+        out.write(json.dumps({"unable": one_line(f"{kind}{error}")}) + "\n")
+    finally:
+        signal.alarm(GONE)
+
+
+@functools.cache
+def texts() -> str:
+    """Return a sum of the text of every kernel and of the engine around them: the same in a checkout and installed."""
+    digest, here, there = hashlib.sha256(), Path(__file__).parent, Path(kernels.__file__).parent
+    for folder in (there, there / "cpu", there / "cuda", here, here / "nn"):
+        for path in sorted(path for path in folder.iterdir() if path.suffix in (".py", ".cu", ".cuh", ".cpp", ".hpp")):
+            digest.update(f"{folder.name}/{path.name}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:24]
+
+
+def place(device: str) -> Record:
+    """Return the fields of a record that say where it was made: card, driver and libraries, our own text."""
+    about = kernels.describe(int(device.partition(":")[2] or 0))
+    return {name: about[key] for name, key in PLACE.items()} | {"rnncore": __version__, "texts": texts()}
+
+
+def described(task: Task) -> Record:
+    """Return the fields of a record that say what was checked, and where."""
+    about = asdict(task) | {"folds": folded(task.vocab, task.seq * task.columns)}
+    return place(about.pop("device")) | about
+
+
+def find(task: Task) -> list[Record]:
+    """Return the records of the task's path on its card as it is now.
+
+    For training, V matters only through whether the embedding is folded, and E does not matter.
+    """
+    others = "embed", "vocab" if task.optimizer else "folds"
+    return remembered({name: value for name, value in described(task).items() if name not in others})
+
+
+def remembered(wanted: Record) -> list[Record]:
+    """Return the records with these fields, the newest first; none where the file is missing or not as it should be."""
+    try:
+        path = kernels.host.native.cache() / NAME
+        with open(path, "rb") as file:
+            found: Any = strict(path, file.read(SIZE), NAME)
+    except (OSError, ModelFileError):
+        return []
+    whole = isinstance(found, list) and all(fault(record, RECORD, "") is None for record in found)
+    return [record for record in found if wanted.items() <= record.items()] if whole else []
