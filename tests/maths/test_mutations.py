@@ -39,7 +39,7 @@ MUTANTS = [
     Mutant("keep missing at c", CPU, "carry = f * keep", "carry = f + 0 * keep"),
     Mutant("keep missing in the forget gate", CPU, "df = keep * c_prev", "df = 1 * c_prev"),
     Mutant("f (1 - f) is (1 - i) f", CPU, "c_prev * f * (1 - f)", "c_prev * f * (1 - i)"),
-    Mutant("i and f swapped in the backward", CPU, "i, f, g, o = gates.reshape", "f, i, g, o = gates.reshape"),
+    Mutant("i and f swapped in the backward", CPU, "i, f, g, o = np.asc", "f, i, g, o = np.asc"),
     Mutant("g and o swapped in the forward", CPU, "i, f, g, o = (z + recurrent)", "i, f, o, g = (z + recurrent)"),
     Mutant("what goes through h has the wrong sign", CPU, "dc += dh * through", "dc -= dh * through"),
     Mutant("dc is not carried through f", CPU, "dc *= carry", "pass"),
