@@ -10,7 +10,7 @@ from damage import changed, sealed
 
 import rnncore
 from rnncore import config, evidence, kernels, trust
-from rnncore.cli import prepare
+from rnncore.runs import prepare
 from rnncore.kernels import paths
 from rnncore.kernels.cpu import ops as cpu
 from rnncore.runs import checkpoint
