@@ -39,8 +39,8 @@ def _size(name: str, text: str, least: int = 1, most: int = 100_000) -> tuple:
     ("--rounds", {"type": options.Whole(1), "default": 15, "show_default": True,
                   "help": "How often each has its turn."}),
     ("--threads", {"default": "auto", "metavar": "auto|K", "show_default": True, "callback": options.threads,
-                   "help": "Threads for training; auto: the number that is fastest here, tried first."}))
-@options.placed("How", options.DEVICE)
+                   "help": "Threads for training; auto: the number that is fastest here, tried first."}),
+    options.DEVICE)
 @options.JSON
 def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype, cuda_path, against, rounds, threads,
             as_json, device):
@@ -102,8 +102,8 @@ def on_cpu(settings, given: dict, dtype: str, threads: int | None, how):
     """Yield the figures of each setting, as they are made."""
     from rnncore import kernels
     from rnncore.bench import cpu, task
+    from rnncore.runs.prepare import check_memory
 
-    from .prepare import check_memory
     for name in dict.fromkeys(settings):
         asked = {"embed": ModelConfig.embed} | BENCH[name] | given
         sizes, config = task.configs(asked)

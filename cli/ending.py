@@ -7,9 +7,9 @@ import click
 from click.core import ParameterSource
 
 from rnncore import plan
+from rnncore.config import flag
 from rnncore.runs import headline, names
 
-from .options import flag
 from .terminal import called
 from .terminal.progress import tell
 
@@ -18,105 +18,104 @@ FAR_TOO_HIGH = 10  # times the usual rate: a model that is worse than counting w
 DIVERGED = 3       # exit code
 
 
-def farewell(job, stopped: int | None, unsaved: str | None) -> int:
+def farewell(run, stopped: int | None) -> int:
     """Say where the run stands and what to type next; returns the exit code."""
-    training, path = job.training, job.folder.path
-    if unsaved:
-        tell(f"rnncore: {unsaved}")
-        return 1
+    training, path = run.training, run.folder.path
+    if run.unsaved:
+        return 1  # the run says so itself when it is left
     if stopped:
-        tell(f"stopped at step {training.step:,} and saved; go on with\n\n  {called.command(again(job))}\n")
+        tell(f"stopped at step {training.step:,} and saved; go on with\n\n  {called.command(again(run))}\n")
         return 128 + stopped
-    for line in verdict(job):
+    for line in verdict(run):
         tell(line)
     if training.diverged():
-        tell(f"rnncore: {divergence(job)}")
+        tell(f"rnncore: {divergence(run)}")
         return DIVERGED
     tell(f"saved in {called.path(path)}; let it write with\n\n"
          f"  {called.called()} generate {called.path(names.spelled(path))} -n 400\n")
     return 0
 
 
-def without_a_step(job) -> int:
+def without_a_step(run) -> int:
     """Say that the time was over before a step was taken, so that there is no model; returns the exit code."""
-    config = job.training.config
-    tell(f"rnncore: the run took no step, so {job.folder.path} holds no model: its time was over before the first step "
+    config = run.training.config
+    tell(f"rnncore: the run took no step, so {run.folder.path} holds no model: its time was over before the first step "
          f"began (--minutes {config.minutes:g}); give it more")
     return 1
 
 
-def already_finished(job) -> int:
+def already_finished(run) -> int:
     """Say what would go on with a run whose budget or patience is spent; returns the exit code."""
-    training, folder = job.training, job.folder
-    trouble = job.mirror()
-    if trouble:
-        tell(trouble)
+    training, folder = run.training, run.folder
+    run.mirror()
+    for line in run.news():
+        tell(line)
     if training.diverged() and not folder.changed:
-        tell(f"rnncore: {folder.path} is finished: {divergence(job)}")
+        tell(f"rnncore: {folder.path} is finished: {divergence(run)}")
         return DIVERGED
     wants = " ".join(f"{flag(name)} {after:g}" for name, (_, after) in folder.changed.items())
     wanted = "a larger budget" if training.spent_all() else "a larger --patience"
     without = f", and {wants} wants {wanted} too" if wants else ""
-    tell(f"{folder.path} is finished{without}: `{again(job, longer(training), typed())}` goes on with it")
+    tell(f"{folder.path} is finished{without}: `{again(run, longer(training), typed())}` goes on with it")
     return 0
 
 
-def verdict(job) -> list[str]:
+def verdict(run) -> list[str]:
     """Return lines on how good the best model is, and on counting where it does better."""
-    training, floor = job.training, job.folder.settings.get("floor")
+    training, floor = run.training, run.folder.settings.get("floor")
     if not training.best:
         return []
     found = headline.validation(training.best, training.step, training.final_loss, training.val_chars())
     patience = [f"--patience: {training.stale} evaluations without a better loss"] if training.given_up() else []
     lines = [*patience, f"best model: step {training.best[1]:,}, validation loss {found.words}"]
     if floor and found.best.nats > floor["nats"] and not training.diverged():
-        lines.append(f"warning: the model is worse than counting, which reaches {floor['nats']:.4f}: {cure(job)}")
+        lines.append(f"warning: the model is worse than counting, which reaches {floor['nats']:.4f}: {cure(run)}")
     return lines
 
 
-def cure(job) -> str:
+def cure(run) -> str:
     """Say what helps a model that is worse than counting."""
-    training, config = job.training, job.training.config
-    usual = plan.usual_rate(training.model.config, config.optimizer, tuned(job))
+    training, config = run.training, run.training.config
+    usual = plan.usual_rate(training.model.config, config.optimizer, tuned(run))
     if training.recovery.rate < 1 or config.lr >= FAR_TOO_HIGH * usual:
-        return f"the rate was too high; {lower(job)}"
+        return f"the rate was too high; {lower(run)}"
     if training.best[1] < LATE * training.step:
         return "it learns the text by heart: give it more text or more --dropout, or make it smaller"
-    return f"train it for longer: `{again(job, longer(training))}`"
+    return f"train it for longer: `{again(run, longer(training))}`"
 
 
-def divergence(job) -> str:
+def divergence(run) -> str:
     """Say that the run has diverged, by which numbers, and what to do."""
-    training, symbols = job.training, job.training.model.config.vocab_size
+    training, symbols = run.training, run.training.model.config.vocab_size
     kind, loss = training.last_loss()
     return (f"the run has diverged: its {kind} loss at the end is {loss:.4f} nats/char, worse than equal odds for all "
             f"{symbols:,} symbols ({math.log(symbols):.4f}) and than its beginning ({training.course.first:.4f}); "
-            f"{lower(job)}")
+            f"{lower(run)}")
 
 
-def lower(job) -> str:
+def lower(run) -> str:
     """Say which rate to try after the one that the run had."""
-    training = job.training
-    changes = [*job.folder.settings.get("changes", []), job.folder.changed]
+    training = run.training
+    changes = [*run.folder.settings.get("changes", []), run.folder.changed]
     rates = [*(change["lr"][0] for change in changes if "lr" in change), training.config.lr]
     had, factor = max(rates), training.recovery.rate if len(rates) == 1 else 1.0
-    rate = plan.lower_rate(replace(training.config, lr=had), training.model.config, tuned(job), factor)
+    rate = plan.lower_rate(replace(training.config, lr=had), training.model.config, tuned(run), factor)
     halved = f", {factor:g} of it at the end" if factor < 1 else ""
     return f"start again with --lr {rate:.3g} (it had {had:g}{halved})"
 
 
-def tuned(job) -> bool:
+def tuned(run) -> bool:
     """Return whether the run began with a model that was trained before."""
-    return bool(job.folder.settings.get("init_from"))
+    return bool(run.folder.settings.get("init_from"))
 
 
-def again(job, more: list[str] | None = None, other: list[str] | None = None) -> str:
+def again(run, more: list[str] | None = None, other: list[str] | None = None) -> str:
     """Return the command that takes the run up again, to be typed as it stands.
 
     more: options that come last, other: those that come first, and a CORPUS.
     """
-    sources = job.folder.settings["corpus"]["sources"]
-    words = ["rnncore", "train", *(other or []), "--resume", "-o", str(job.folder.path), *(more or [])]
+    sources = run.folder.settings["corpus"]["sources"]
+    words = ["rnncore", "train", *(other or []), "--resume", "-o", str(run.folder.path), *(more or [])]
     return shlex.join(words) + (" < FILE" if "-" in sources else "")
 
 
@@ -149,5 +148,5 @@ def typed() -> list[str]:
         elif isinstance(param, click.Option) and param.is_flag:
             words.append(param.opts[0] if value else param.secondary_opts[0])
         else:
-            words += [param.opts[0], "auto" if value is None else str(value)]
+            words += [param.opts[0], str(value)]
     return words

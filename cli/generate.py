@@ -54,7 +54,8 @@ def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
     ("--out -o", {"type": click.Path(dir_okay=False, allow_dash=True),
                   "help": "Write into a new file; -: to stdout, as by default."}),
     ("--interactive -i", {"is_flag": True, "help": "Read lines that are typed, and write on after each of them; the "
-                                                   "prime is only read."}))
+                                                   "prime is only read."}),
+    options.ON_UNKNOWN)
 @options.grouped(
     "Sampling",
     ("--temperature", {"type": float, "help": "Below 1 safer, above 1 wilder; 0 takes the likeliest.",
@@ -69,8 +70,7 @@ def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
     ("--clamp", {"multiple": True, "metavar": "LAYER.CELL=VALUE", "callback": clamped,
                  "help": "Hold a cell, counted from 0.0, as `rnncore neurons` names it: its c is VALUE after every "
                          "symbol, the prime's too; may be given several times."}))
-@options.placed("Text", options.ON_UNKNOWN)
-@options.placed("Machine", options.DEVICE, options.CUDA_PATH)
+@options.grouped("Machine", options.DEVICE, options.CUDA_PATH)
 def command(run, prime, prime_file, length, stop, count, separator, out, interactive, temperature, top_k, top_p, greedy,
             seed, clamp, on_unknown, device, cuda_path):
     """Write text with a trained model.

@@ -38,8 +38,8 @@ def command(layers, hidden, embed, vocab, seq, batch, dropout, weight_drop, vari
     from rnncore.measure.gradcheck import EPS, TOLERANCE, check_forms, check_gradients, random_case
     from rnncore.model import CharLM
     from rnncore.nn.dropout import Dropout
+    from rnncore.runs.prepare import check_memory
 
-    from .prepare import check_memory
     sizes = ModelConfig(vocab, embed, hidden, layers)
     config = TrainConfig(seq=seq, batch=batch, dropout=dropout, weight_drop=weight_drop, seed=seed)
     check_memory(config, sizes, 8, kernels.load(device).memory())

@@ -85,13 +85,6 @@ def precision(card: dict) -> str | None:
     return card.get("precision") if trained(card) else None
 
 
-def changed(change: dict) -> str:
-    """Say in words with which other options a run went on, and from which step."""
-    options = [f"{name.replace('_', '-')} {before:g} to {after:g}"
-               for name, (before, after) in ((name, pair) for name, pair in change.items() if name != "step")]
-    return f"after step {change['step']:,}: {', '.join(options)}"
-
-
 def settings(card: dict) -> str:
     """How a model was trained, in words; a setting that an older card lacks, or that is none, is left out."""
     train, found = card["train"], [] if type(card.get("preset")) is not str else [f"preset {card['preset']}"]
@@ -125,7 +118,7 @@ def card_lines(card: dict):
     if card.get("precision"):
         yield f"precision   {card['precision']}"
     for change in card.get("changes", []):
-        yield f"changed     {changed(change)}"
+        yield f"changed     {headline.changed(change)}"
     if card.get("init_from"):
         origin = card.get("origin") or card["init_from"]
         yield f"begun from  {card['init_from']}" + f" ({origin})" * (origin != card["init_from"])

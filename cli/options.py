@@ -17,7 +17,7 @@ DEVICE = click.option("--device", default="auto", metavar="auto|cpu|cuda|cuda:K"
                       help="Where to compute; auto is a GPU that works, else the CPU.")
 CUDA_PATH = click.option("--cuda-path", type=click.Choice(["auto", *PATHS]), default="auto", show_default=True,
                          help="How a GPU computes; auto: as suits model and card, if it agrees with eager, tried once.")
-DTYPE = "--dtype", {"type": click.Choice(PRECISIONS), "default": "float32", "show_default": True,
+DTYPE = "--dtype", {"type": click.Choice(PRECISIONS), "default": config.DTYPE, "show_default": True,
                     "help": "Precision: of all numbers, or tf32, bf16: of the factors of products, on a GPU."}
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 ENCODING = click.option("--encoding", default="utf-8", show_default=True, metavar="NAME|auto",
@@ -121,36 +121,14 @@ class Share(Number):
         super().__init__(0, 1, max_open=True)
 
 
-class GroupedOption(click.Option):
-    """An option under a heading of its own."""
-
-    def __init__(self, *args, heading: str, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.heading = heading
-
-
 def grouped(heading: str, *options):
-    """A decorator that adds click options under `heading`; options: (names, keyword arguments)."""
-    def add(function):
-        for names, settings in reversed(options):
-            function = click.option(*names.split(), cls=GroupedOption, heading=heading, **settings)(function)
-        return function
-    return add
-
-
-def placed(heading: str, *options):
-    """A decorator that adds options shared by several commands, as DEVICE, under `heading`."""
+    """A decorator that adds options under `heading`: (names, keyword arguments) of click's, or one as DEVICE."""
     def add(function):
         for option in reversed(options):
-            function = option(function)
+            function = (option if callable(option) else click.option(*option[0].split(), **option[1]))(function)
             function.__click_params__[-1].heading = heading
         return function
     return add
-
-
-def flag(name: str) -> str:
-    """An option as it is typed, by the name of its parameter."""
-    return f"--{name.replace('_', '-')}"
 
 
 def default_of(kind, name: str) -> dict:

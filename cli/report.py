@@ -14,7 +14,6 @@ from .terminal.progress import tell
 from .terminal.signals import Stopped, by
 
 NAME = "report.html"
-PASSAGE = "passage.txt"  # in a run folder: the validation text that its report reads
 CHARACTERS = 4000  # of the passage that is read
 RANKED = 10        # cells a probe that are ranked, at least
 NEEDED = "matplotlib", "jinja2"
@@ -59,19 +58,20 @@ def default(found) -> Path:
     return found.folder / NAME if found.folder else Path(f"{found.file.stem}-{NAME}")
 
 
-def after(job, device: str, stop: int | None = None) -> None:
+def after(run, device: str, stop: int | None = None) -> None:
     """Make the report of a run that has just ended, where the extra is installed; what goes wrong is one line.
 
     stop: a signal that came too late to stop the training. No report is made then, but nothing else is missing.
     """
-    path = job.folder.path
+    path = run.folder.path
     if requirements.missing(*NEEDED):
         return
     from rnncore.runs import names
+    from rnncore.runs.folder import PASSAGE
     try:
-        validation = job.training.validation
+        validation = run.training.validation
         if validation:
-            keep(path / PASSAGE, job.training.model.vocab, validation.batches.ids[:CHARACTERS])
+            keep(path / PASSAGE, run.training.model.vocab, validation.batches.ids[:CHARACTERS])
         if stop is not None:
             raise InterruptedError(by(stop))
         write(names.at(path), path / NAME, device)
@@ -90,6 +90,7 @@ def write(found, target: Path, device: str, text: str | None = None, cells: int 
     from rnncore.report.atlas import FEW
     from rnncore.runs import checkpoint
     from rnncore.runs.files import write_whole
+    from rnncore.runs.folder import PASSAGE
 
     folder = found.folder
     document, tensors = checkpoint.read(found.file)

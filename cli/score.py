@@ -13,7 +13,7 @@ from rnncore.runs.files import new_file
 
 from . import known, options, texts
 from .floor import KNOWN, beside
-from .terminal.progress import describe_floor, tell
+from .terminal.progress import tell
 
 
 def _of(name: str, text: str, **settings) -> tuple:
@@ -153,5 +153,7 @@ def words(figures: dict, documents: bool) -> str:
 
 def counting(nats: float, nats_per_char: float, order: int, counted: int, characters: int) -> str:
     """The floor in a line of its own, and whether the model is worse."""
-    line = describe_floor(nats_per_char, order, counted, characters)
+    from rnncore.measure.ngram import reaches
+
+    line = reaches(nats_per_char, order, counted, characters)
     return f"\n{line}{': the model is worse' if nats > nats_per_char else ''}"

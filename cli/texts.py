@@ -4,6 +4,8 @@ from itertools import islice
 import click
 from click.core import ParameterSource
 
+from rnncore.config import flag
+
 from . import options
 
 NAMES = "encoding", "encoding_errors", "newline", "documents", "field"  # the options of `options_of`
@@ -35,12 +37,12 @@ def reading(vocab, how: dict) -> dict:
     given = [name for name in NAMES if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
     if vocab.level == "byte":
         for name in given:
-            raise click.UsageError(f"{options.flag(name)} says how characters are read, and this is a model of bytes: "
+            raise click.UsageError(f"{flag(name)} says how characters are read, and this is a model of bytes: "
                                    "leave it out")
         return {"level": vocab.level}
     if vocab.documents == "none":
         for name in {"documents", "field"}.intersection(given):
-            raise click.UsageError(f"{options.flag(name)} is for models of documents, and this is one of continuous "
+            raise click.UsageError(f"{flag(name)} is for models of documents, and this is one of continuous "
                                    "text: leave it out")
     elif how["newline"] == "keep":
         raise click.UsageError("--newline keep: documents are told apart by LF line ends, and this is a model of such: "

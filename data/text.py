@@ -34,12 +34,12 @@ class Reading:
     """How the bytes of a corpus become symbols. level byte: each byte is one, whatever it means; the rest is moot."""
 
     encoding: str = "utf-8"
+    encoding_errors: str = "strict"  # what becomes of bytes that the encoding does not have: one of decode.ERRORS
     newline: str = "lf"    # lf: CRLF and lone CR become LF; keep
     lower: bool = False
     level: str = "char"    # one of vocab.LEVELS
     documents: str = "none"  # what parts one from the next: one of endings.KINDS
     field: str = "text"      # of jsonl: the name of what is learnt
-    encoding_errors: str = "strict"  # what becomes of bytes that the encoding does not have: one of decode.ERRORS
     shuffle: bool = False    # documents: in an order by chance, shuffle.py's
 
     def __post_init__(self) -> None:

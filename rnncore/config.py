@@ -58,6 +58,11 @@ BUDGET = number(most=MOST, above=True)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 
 
+def flag(name: str) -> str:
+    """Return a setting as it is typed on a command line: `save_every` is `--save-every`."""
+    return f"--{name.replace('_', '-')}"
+
+
 def shown(value: Json) -> str:
     """A value's beginning; a long one is not written out."""
     if type(value) is int and abs(value) >= 10 ** 40:
@@ -147,7 +152,8 @@ class TrainConfig(Checked):
         return self.lr
 
 
-PRECISIONS = "float64", "float32", "tf32", "bf16"    # as kernels/paths.py has them, whose import would load NumPy
+DTYPE = "float32"                                    # of a model that names none
+PRECISIONS = "float64", DTYPE, "tf32", "bf16"        # as kernels/paths.py has them, whose import would load NumPy
 ON_GPUS = "tf32", "bf16"                             # the precisions that a CPU has not
 PATHS = "eager", "graph", "wavefront", "persistent"  # as there
 
@@ -162,6 +168,13 @@ class SaveConfig(Checked):
     keep: int = _of(COUNT, default=0)
     tensorboard: bool = _of(FLAG, default=False)
     report: bool = _of(FLAG, default=True)
+
+
+@dataclass(frozen=True)
+class SplitConfig(Checked):
+    """Shares of the text: `val` for validation, after the training part, and `test` left out at its end."""
+    val: float = _of(SHARE, default=0.1)
+    test: float = _of(SHARE, default=0.0)
 
 
 # Fields of ModelConfig and TrainConfig; what a preset leaves open, and the plan with it, is chosen later.

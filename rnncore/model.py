@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import arguments, kernels, params
-from .config import ModelConfig
+from .config import DTYPE, ModelConfig
 from .data.vocab import Vocab
 from .kernels import paths
 from .kernels.arrays import Array, Ids
@@ -57,7 +57,7 @@ class CharLM:
     It can be copied (copy.deepcopy) and sent to another process as multiprocessing does, on the device that it is on.
     """
 
-    def __init__(self, config: ModelConfig, vocab: Vocab, device: str = "auto", dtype: str = "float32",
+    def __init__(self, config: ModelConfig, vocab: Vocab, device: str = "auto", dtype: str = DTYPE,
                  seed: int | None = 0):
         for name, value, kind in (("config", config, ModelConfig), ("vocab", vocab, Vocab), ("device", device, str)):
             arguments.of(name, value, kind)

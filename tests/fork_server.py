@@ -38,7 +38,7 @@ if __name__ != "__main__":
     ENVIRONMENT |= {"PYTHONPYCACHEPREFIX": bytecode(), "PYTHONDONTWRITEBYTECODE": ""}
 COMMAND = (sys.executable, "-m", "rnncore")
 SUBREAPER = 36  # prctl's PR_SET_CHILD_SUBREAPER: who takes in the child of a process that has ended
-IMPORTED = ("rich.progress", "safetensors.numpy", "rnncore.cli.jobs", "rnncore.cli.drive", "rnncore.cli.train", "rnncore.cli.generate",
+IMPORTED = ("rich.progress", "safetensors.numpy", "rnncore.runs.setup", "rnncore.cli.drive", "rnncore.cli.train", "rnncore.cli.generate",
             "rnncore.cli.score", "rnncore.cli.info", "rnncore.train", "rnncore.sample", "rnncore.recovery",
             "rnncore.runs.folder", "rnncore.measure.evaluate", "rnncore.kernels.cpu.ops", "rnncore.kernels.cpu.native")
 

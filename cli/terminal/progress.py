@@ -37,12 +37,6 @@ def measured(p) -> str:
     return f"val {'~' * p.sampled}{p.val_loss:.3f}"
 
 
-def describe_floor(nats: float, order: int, counted: int, characters: int) -> str:
-    """What counting reaches, in one line; counted of the training text's characters were."""
-    part = f", counted on the first {counted:,} characters" if counted < characters else ""
-    return f"counting alone reaches {nats:.4f} nats/char (the last {order} character{'s' * (order != 1)}{part})"
-
-
 def clock(seconds: float) -> str:
     """m:ss, or h:mm:ss."""
     minutes, s = divmod(round(seconds), 60)

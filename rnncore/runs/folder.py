@@ -34,6 +34,7 @@ from .schema import Card, Metadata, Settings
 HEAD = re.compile(r"^--- step (\d{1,15})\n", re.MULTILINE)  # of a sample
 MEASURED = "val_chars", "val_loss_of_all", "val_chars_of_all"  # of a row: there after an evaluation alone
 NO_MODEL = {"metrics.jsonl", "samples.txt"}
+PASSAGE = "passage.txt"  # the validation text that the report of a run reads
 EVENTS, EVENT_FILES = "tensorboard", "events.out.tfevents.*"  # a folder, and what lies in it
 
 

@@ -4,9 +4,12 @@ On its way a run evaluates on a sample of its validation text, and at its end on
 the model of the last step is the best, the second number is shown. A best model from before has the first alone, which
 is marked as that of a sample.
 """
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from .schema import Card
+from .. import params
+from ..data.text import Corpus
+from ..model import CharLM
+from .schema import Card, Settings
 
 
 class Loss(NamedTuple):
@@ -62,3 +65,21 @@ def of(card: Card) -> Validation | None:
         return Validation(Loss(card["losses"]["val"], card["best_step"], card["split"]["validation"] - 1, False))
     return validation((card["val_loss"], card["best_step"]), card["step"], card["val_loss_of_all"],
                       card.get("val_chars") or {})
+
+
+def changed(change: dict[str, Any]) -> str:
+    """Say in words with which other options a run went on, and from which step."""
+    found = {name: pair for name, pair in change.items() if name != "step"}
+    words = [f"{name.replace('_', '-')} {before:g} to {after:g}" for name, (before, after) in found.items()]
+    return f"after step {change['step']:,}: {', '.join(words)}"
+
+
+def begun(corpus: Corpus, model: CharLM, settings: Settings) -> list[str]:
+    """Say in two lines what is learned and by which model."""
+    c, parts, name = model.config, settings["split"], model.kernel.name
+    path = f", path {model.path}" if name != "cpu" else ""
+    unit = "bytes" if model.vocab.level == "byte" else "characters"
+    return [f"corpus {corpus.name}: {corpus.characters:,} {unit}, {c.vocab_size:,} symbols; "
+            f"{parts['train']:,} to train, {parts['validation']:,} to validate, {parts['test']:,} left out",
+            f"model {c.layers} x {c.hidden} LSTM, embedding {c.embed}: {params.count(c):,} parameters, "
+            f"{model.precision} on {name}{path}"]

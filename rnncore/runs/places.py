@@ -37,6 +37,12 @@ def keep(settings: Settings, corpus: Corpus) -> None:
     settings[FILES] = None if too_long else files
 
 
+def about(corpus: Corpus, how: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run keeps of its corpus; how: the fields of its Reading."""
+    return {"name": corpus.name, "sources": list(corpus.sources), **how, "characters": corpus.characters,
+            "sha256": corpus.sha256}
+
+
 def record(settings: Settings, changed: bool = False) -> Record:
     """Return what the settings of a run say of the files of its text. changed: the text may be another than it was.
 

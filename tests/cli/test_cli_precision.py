@@ -11,10 +11,9 @@ from damage import changed, sealed
 import rnncore
 from rnncore import config, kernels, selfcheck
 from rnncore.against_eager import Task
-from rnncore.cli import prepare
 from rnncore.kernels import paths
 from rnncore.kernels.cpu import ops as cpu
-from rnncore.runs import checkpoint
+from rnncore.runs import checkpoint, prepare
 
 FORCED = [path for path in config.PATHS if path != "eager"]
 

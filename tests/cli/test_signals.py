@@ -14,7 +14,7 @@ import pytest
 from cli_helpers import CALLED, COMMAND, ENVIRONMENT, SMALL, call, corpus, rows, run
 from fork_server import Forked
 
-from rnncore.cli import drive
+from rnncore.runs import setup
 from rnncore.cli.terminal.signals import Signals, Stopped
 from rnncore.runs.folder import RunFolder, read_last
 
@@ -155,7 +155,7 @@ def test_a_run_saves_each_minute_whatever_the_validation_says_unless_it_is_told_
         log(self, progress, *last)
 
     monkeypatch.setattr(RunFolder, "log", tick)
-    monkeypatch.setattr(drive, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(setup, "time", SimpleNamespace(monotonic=lambda: now[0]))
     corpus(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert call(capsys, "train", "corpus.txt", "--steps", 190, *SMALL, *QUIET, "-o", "a", *args).code == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cli_helpers import SMALL, TEXT, call, corpus, refused, rows, run
 
-from rnncore.cli import tensorboard
+from rnncore.runs import tensorboard
 from rnncore.runs import checkpoint, folder as runs
 from rnncore.runs.files import append
 

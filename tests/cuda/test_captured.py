@@ -12,7 +12,7 @@ import rnncore
 from rnncore import kernels, recovery
 from rnncore.capture import Captured, CapturedSteps, Slot
 from rnncore.cli.drive import drive
-from rnncore.cli.jobs import Job
+from rnncore.runs.setup import Run
 from rnncore.cli.terminal.signals import Signals
 from rnncore.data.batches import Batches
 from rnncore.kernels.paths import Slower
@@ -170,9 +170,9 @@ def test_a_save_or_a_stop_that_is_asked_for_comes_between_two_launches(with_cubl
         return take(self, step, state, stops)
 
     monkeypatch.setattr(CapturedSteps, "take", taking)
-    job = Job(training("graph", eval_every=1000), RunFolder(tmp_path, {"corpus": {"sources": ["x"]}}), [])
+    run = Run(training("graph", eval_every=1000), RunFolder(tmp_path, {"corpus": {"sources": ["x"]}}), [])
     with Signals() as signals, signals.waiting():
-        assert drive(job, signals) == 129
+        assert drive(run, signals) == 129
     assert saved == [6, 14] and checkpoint.read(tmp_path / "last.safetensors")[0]["training"]["progress"]["step"] == 14
 
 

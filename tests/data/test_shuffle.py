@@ -9,7 +9,7 @@ import pytest
 from cli_helpers import SMALL, call, corpus, refused, rows
 from hypothesis import given, strategies as st
 
-from rnncore.cli import prepare
+from rnncore.runs import prepare
 from rnncore.data import shuffle, spool
 from rnncore.data.endings import END
 from rnncore.data.shuffle import order, whole

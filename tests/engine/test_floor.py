@@ -7,7 +7,7 @@ from cli_helpers import SMALL, TEXT, call, corpus, rows
 from test_train import IDS, training
 
 from rnncore import Vocab
-from rnncore.cli import jobs, prepare
+from rnncore.runs import prepare, setup
 from rnncore.cli.ending import verdict
 from rnncore.measure import ngram
 from rnncore.runs import checkpoint
@@ -85,8 +85,8 @@ def test_the_model_that_is_kept_is_what_counts_and_the_cure_fits(step, sample, w
     run = training(validation=IDS, steps=7)
     run.step, run.best, run.final_loss, run.final_windows = 7, (sample, step), whole, 1
     corpus = {"sources": ["corpus.txt"]}
-    assert len(verdict(jobs.Job(run, RunFolder(Path("a b"), {"corpus": corpus}), []))) == 1
-    _, *warnings = verdict(jobs.Job(run, RunFolder(Path("a b"), {"corpus": corpus, "floor": {"nats": 1.4}}), []))
+    assert len(verdict(setup.Run(run, RunFolder(Path("a b"), {"corpus": corpus}), []))) == 1
+    _, *warnings = verdict(setup.Run(run, RunFolder(Path("a b"), {"corpus": corpus, "floor": {"nats": 1.4}}), []))
     assert len(warnings) == (warned is not None) and all(warned in line for line in warnings)
     assert all(("`rnncore train --resume -o 'a b' --steps 14`" in line) == (warned == "longer") for line in warnings)
 

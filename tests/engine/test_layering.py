@@ -23,7 +23,7 @@ FOLDERS = {  # folder: the folders of ours and the packages of others that it ma
 }
 ALONE = {  # room or module: what it may import beside, most of it lazily
     "rnncore.kernels.cuda": {"cupy"}, "rnncore.report.charts": {"matplotlib"}, "rnncore.report.page": {"jinja2"},
-    "rnncore.cli.tensorboard": {"tensorboardX"},
+    "rnncore.runs.tensorboard": {"tensorboardX"},
     **{f"rnncore.bench.torch_{name}": {"torch"} for name in TORCH},
 }
 BELOW_ALL = "requirements"  # of rnncore/: it imports nothing of ours

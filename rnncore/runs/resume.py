@@ -3,24 +3,22 @@ import shlex
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-import click
-
-from rnncore import kernels, plan
-from rnncore.config import SaveConfig, TrainConfig
-from rnncore.data.recorded import GONE, LongerError, Lost, LostError, short
-from rnncore.data.sources import current
-from rnncore.data.text import Corpus, CorpusError, CorpusNotFoundError, Reading, read
-from rnncore.model import CharLM
-from rnncore.runs import checkpoint, folder as runs, lock, metadata, names, places
-from rnncore.runs.folder import RunError, RunFolder
-from rnncore.train import Training
-
-from . import options, prepare, tensorboard
-from .corpus import bring
-from .info import changed
-from .jobs import SAVING, Job, about_corpus, headlines, training_of
-from .report import PASSAGE
+from .. import kernels, plan
+from ..config import SaveConfig, TrainConfig, flag
+from ..data.recorded import GONE, LongerError, Lost, LostError, short
+from ..data.sources import current
+from ..data.text import Corpus, CorpusError, CorpusNotFoundError, Reading, read
+from ..model import CharLM
+from ..params import Tensors
+from ..train import Training
+from . import checkpoint, folder as runs, headline, metadata, names, places, prepare, tensorboard
+from .folder import PASSAGE, RunFolder
+from .lock import RunError
+from .options import AUTO, OptionError, RunOptions
+from .prepare import Bring, ChoosePath
+from .schema import Metadata, Settings
 
 BUDGET = {"epochs", "steps", "minutes"}
 FREE = BUDGET | {"eval_every", "patience"}                 # what a resumed run may change without a word,
@@ -30,99 +28,89 @@ OF_A_MODEL = {"layers", "hidden", "embed", "preset", "level", "lower", "min_coun
 SHOWN = 3  # texts that are named, of those that are not found
 
 
-def resume(given: dict, explicit: set[str]) -> Job:
-    """The run in the folder -o, under --name, or the newest, taken up where it was saved.
-
-    Its folder is the process's until the click context ends.
-    """
-    path = Path(given["out"]) if given["out"] else runs.RUNS / given["name"] if given["name"] else names.newest()
-    click.get_current_context().with_resource(lock.held(path))
+def taken_up(path: Path, options: RunOptions, bring: Bring | None,
+             choose_path: ChoosePath | None) -> tuple[Training, RunFolder, list[str], SaveConfig]:
+    """Return what a setup.Run is made of: the run in the folder `path`, where it was saved. The rest: setup.resume."""
     document, tensors, warnings = runs.read_newest(path)
     settings = document["training"]["settings"]
     stored = TrainConfig(**{"variational": False} | document["training"]["config"])  # older runs knew no other dropout
     how = asdict(Reading()) | Reading.kept(settings["corpus"])
     settings.setdefault("precision", str(tensors["head.bias"].dtype))
-    _refuse_conflicts(given, explicit, path, document, how)
-    config = _with_budget(stored, given, explicit)
-    if "patience" in explicit and not settings["split"]["validation"]:
-        raise click.UsageError(f"--patience needs evaluations, and {path} has no validation part: leave it out")
-    kernel = kernels.load(given["device"])
-    config, changes = _changed(config, given, explicit, kernel.cores(), settings["asked"].get("threads"))
-    options.check_gpu(kernel, given["cuda_path"])
+    _refuse_conflicts(options, path, document, how)
+    if options.patience is not None and not settings["split"]["validation"]:
+        raise OptionError(f"--patience needs evaluations, and {path} has no validation part: leave it out")
+    kernel = kernels.load(options.device)
+    config, changes = _changed(stored, options, kernel.cores(), settings["asked"].get("threads"))
     precision, lower = prepare.precision(settings["precision"], kernel)
-    model = checkpoint.to_model(document, tensors, given["device"], precision)
-    corpus = _corpus_again(given, settings, how, path)
-    training, notes = _training_again(model, corpus, config, document, tensors, path, given)
+    model = checkpoint.to_model(document, tensors, options.device, precision)
+    prepare.set_path(model, options, choose_path)
+    corpus = _corpus_again(options, settings, how, path, bring)
+    training, notes = _training_again(model, corpus, config, document, tensors, path, choose_path)
     if changes and training.done() < 1:
-        notes.append(_record(changes, training, settings, given))
-    saving = _saving(settings, given, explicit)
+        notes.append(_record(changes, options, training, settings))
+    saving = _saving(settings, options)
     folder = RunFolder(path, settings, saving.keep)
     folder.kept, folder.changed = training.best, changes
     folder.rewind(training.step)
-    return Job(training, folder, [*warnings, *headlines(corpus, model, settings), *lower, *notes,
-                                  f"going on with {path} after step {training.step:,}"], saving)
+    return training, folder, [*warnings, *headline.begun(corpus, model, settings), *lower, *notes,
+                              f"going on with {path} after step {training.step:,}"], saving
 
 
-def _refuse_conflicts(given: dict, explicit: set[str], path: Path, document: dict, how: dict) -> None:
-    """Refuse options that contradict the run and are none of CHANGES. Raises UsageError."""
-    settings = document["training"]["settings"]
+def _refuse_conflicts(options: RunOptions, path: Path, document: Metadata, how: dict[str, Any]) -> None:
+    """Refuse options that contradict the run and are none of CHANGES. Raises OptionError."""
+    settings, asked = document["training"]["settings"], options.asked()
     known = document["config"] | document["training"]["config"] | settings["split"]["asked"] | {
         "dtype": settings["precision"], **how, "min_count": document.get("text", {}).get("min_count", 1),
         "no_shuffle": how["documents"] != "none" and not how["shuffle"],
         "preset": settings.get("preset"),
         "init_from": settings.get("init_from"), "extend_vocab": settings.get("extend_vocab", False)}
-    for name in sorted(explicit & known.keys() - FREE - {*CHANGES}):
-        same = given[name] in (known[name], settings["asked"].get(name, known[name]))
-        if not same and not (name == "init_from" and names.stands_for(given[name], settings.get("origin"))):
-            option = f"{options.flag(name)}{'' if given[name] is True else f' {given[name]}'}"
-            option = "--standard" if (name, given[name]) == ("variational", False) else option
+    for name in sorted(asked.keys() & known.keys() - FREE - {*CHANGES}):
+        value = asked[name]
+        same = value in (known[name], settings["asked"].get(name, known[name]))
+        if not same and not (name == "init_from" and names.stands_for(value, settings.get("origin"))):
+            option = f"{flag(name)}{'' if value is True else f' {value}'}"
+            option = "--standard" if (name, value) == ("variational", False) else option
             cure = "start a new run" if name in OF_A_MODEL else \
                 f"go on from its model in a new run, with --init-from {shlex.quote(names.spelled(path))} {option}"
-            raise click.UsageError(f"{options.flag(name)} {given[name]} conflicts with {path}, which has "
-                                   f"{known[name]}: leave it out, or {cure}")
+            raise OptionError(f"{flag(name)} {value} conflicts with {path}, which has {known[name]}: leave it out, "
+                              f"or {cure}")
 
 
-def _with_budget(stored: TrainConfig, given: dict, explicit: set[str]) -> TrainConfig:
-    """The stored config with the budget and the evaluations that were asked for anew."""
-    changed = {name: given[name] for name in FREE & explicit}
-    if explicit & BUDGET:
-        changed = dict.fromkeys(BUDGET) | changed
-    return replace(stored, **changed)
-
-
-def _changed(config: TrainConfig, given: dict, explicit: set[str], cores: int,
-             asked: int | None) -> tuple[TrainConfig, dict[str, list]]:
-    """The config with what was asked for of CHANGES, and of each that differs [before, after]. Raises ConfigError.
+def _changed(stored: TrainConfig, options: RunOptions, cores: int,
+             asked: int | None) -> tuple[TrainConfig, dict[str, list[Any]]]:
+    """Return the stored config with what is asked for of FREE and CHANGES, and [before, after] of each of CHANGES.
 
     asked: the threads that the run was asked for before; auto (None) after auto leaves them as they are.
     """
-    wanted = {name: given[name] for name in CHANGES if name in explicit}
-    if wanted.get("threads", 1) is None:
-        wanted["threads"] = config.threads if asked is None else plan.threads(replace(config, threads=None), cores)
-    before = {name: getattr(config, name) or 0.0 for name in wanted}
-    changes = {name: [before[name], value] for name, value in wanted.items() if value != before[name]}
-    return replace(config, **{name: after for name, (_, after) in changes.items()}), changes
+    wanted = {name: value for name, value in options.of(TrainConfig).items() if name in FREE or name in CHANGES}
+    if options.threads == AUTO and asked is not None:
+        wanted["threads"] = plan.threads(replace(stored, threads=None), cores)
+    pairs = {name: [getattr(stored, name) or 0.0, wanted[name]] for name in CHANGES if name in wanted}
+    budget: dict[str, Any] = dict.fromkeys(BUDGET) if wanted.keys() & BUDGET else {}
+    return replace(stored, **budget | wanted), {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _record(changes: dict[str, list], training: Training, settings: dict, given: dict) -> str:
+def _record(changes: dict[str, list[Any]], options: RunOptions, training: Training, settings: Settings) -> str:
     """Write into the settings what is changed from here on; returns it in words. At another rate no halving counts."""
     settings["changes"] = [*settings.get("changes", []), {"step": training.step, **changes}]
     if "threads" in changes:
-        settings["asked"]["threads"] = given["threads"]
+        settings["asked"]["threads"] = None if options.threads == AUTO else options.threads
     if "lr" in changes:
         training.recovery.anew()
-    return f"changed {changed(settings['changes'][-1])}; it is recorded, and equal bits are promised no more"
+    return f"changed {headline.changed(settings['changes'][-1])}; it is recorded, and equal bits are promised no more"
 
 
-def _corpus_again(given: dict, settings: dict, how: dict, path: Path) -> Corpus:
+def _corpus_again(options: RunOptions, settings: Settings, how: dict[str, Any], path: Path,
+                  bring: Bring | None) -> Corpus:
     """The corpus that a run was trained on, or another where that is allowed; the settings are told where it lies."""
-    named, about = list(given["corpus"]), settings["corpus"]
+    named, about = list(options.corpus), settings["corpus"]
     if named:
-        bring(named)
+        if bring:
+            bring(named)
         corpus = read(named, apart=str(path), **how)
     else:
-        corpus = _remembered(settings, how, path, given["allow_new_corpus"])
-    if corpus.sha256 != about["sha256"] and not given["allow_new_corpus"]:
+        corpus = _remembered(settings, how, path, bool(options.allow_new_corpus))
+    if corpus.sha256 != about["sha256"] and not options.allow_new_corpus:
         empty = "stdin is empty, so " * (not named and "stdin is empty" in corpus.left_out)
         raise CorpusError(_another(f"{empty}its sha256 differs", path, not named and "-" in about["sources"]))
     places.keep(settings, corpus)
@@ -131,7 +119,7 @@ def _corpus_again(given: dict, settings: dict, how: dict, path: Path) -> Corpus:
     return corpus
 
 
-def _remembered(settings: dict, how: dict, path: Path, changed: bool) -> Corpus:
+def _remembered(settings: Settings, how: dict[str, Any], path: Path, changed: bool) -> Corpus:
     """Read the text that a run remembers. Raises CorpusError, which says how to name it.
 
     changed: it may be another than it was.
@@ -185,8 +173,8 @@ def _lost(lost: list[Lost], path: Path) -> CorpusError:
     return CorpusNotFoundError(f"{words}{more}: {name_it}")
 
 
-def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document: dict, tensors: dict,
-                    path: Path, given: dict) -> tuple[Training, list[str]]:
+def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document: Metadata, tensors: Tensors,
+                    path: Path, choose_path: ChoosePath | None) -> tuple[Training, list[str]]:
     """The training where the file's was, on the corpus; of another one the settings are told, and what to say of it."""
     settings = document["training"]["settings"]
     asked, about = settings["split"]["asked"], settings["corpus"]
@@ -196,15 +184,15 @@ def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document
     if len(parts[0]) <= config.batch:
         raise RunError(f"{len(parts[0]):,} characters are too few to train {config.batch} streams of {path} on: "
                        "start a new run")
-    chosen = prepare.take_path(given, model, config, parts[0], path)
-    training = training_of(model, parts, config)
+    chosen = prepare.take_path(choose_path, model, config, parts[0], path)
+    training = prepare.training_of(model, parts, config)
     runs.restore(training, document, tensors)
     if training.course.first is None:  # a run from before it was kept
         training.course.first = runs.first_loss(path)
     if corpus.sha256 == about["sha256"]:
         metadata.check_split(path / "last.safetensors", settings["split"], record)
         return training, [*corpus.left_out, *chosen]
-    settings |= {"corpus": about | about_corpus(corpus, {}) | {"sources": about["sources"]}, "split": record}
+    settings |= {"corpus": about | places.about(corpus, {}) | {"sources": about["sources"]}, "split": record}
     settings.pop("floor", None)
     settings["no_floor"] = "the corpus is another than it began with"
     (path / PASSAGE).unlink(missing_ok=True)
@@ -212,9 +200,9 @@ def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document
     return training, [*corpus.notes, *warnings, *chosen]
 
 
-def _saving(settings: dict, given: dict, explicit: set[str]) -> SaveConfig:
+def _saving(settings: Settings, options: RunOptions) -> SaveConfig:
     """Return what the folder is to keep: as stored, or as was asked for anew, which is stored. Raises RunError."""
-    saving = replace(SaveConfig(**settings.get("saving", {})), **{name: given[name] for name in SAVING & explicit})
+    saving = SaveConfig(**settings.get("saving", {}) | options.of(SaveConfig))
     tensorboard.check(saving)
     settings["saving"] = asdict(saving)
     return saving

@@ -2,13 +2,16 @@
 import json
 import struct
 import time
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rnncore import requirements
-from rnncore.config import SaveConfig
-from rnncore.runs.files import append
-from rnncore.runs.folder import EVENT_FILES, EVENTS, RunError, samples
+from .. import requirements
+from ..config import SaveConfig
+from ..train import Training
+from .files import append
+from .folder import EVENT_FILES, EVENTS, RunError, RunFolder, samples
 
 SCALARS = {"loss": "loss/train", "val_loss": "loss/validation", "lr": "learning_rate", "grad_norm": "gradient_norm",
            "chars_per_s": "characters_per_second"}
@@ -24,16 +27,19 @@ def check(saving: SaveConfig) -> None:
 
 
 class Events:
-    """A mirror of metrics.jsonl and samples.txt of the run folder `path`, in its folder `tensorboard`.
+    """A mirror of metrics.jsonl and samples.txt of the run folder, in its folder `tensorboard`.
 
     It is made anew when a run is begun or taken up: each step is there once, however often the run was stopped, and so
     is what was logged before anybody asked for it. Every write is whole or does not happen; there is nothing to close.
-    about: the settings, to be shown as a text; floor: the nats per character that counting alone reaches, or None;
-    seconds: what the run has taken so far.
+    The settings are shown as a text, and what counting alone reaches, if that is known, as a line.
     """
 
-    def __init__(self, path: Path, about: dict[str, Any], floor: float | None, seconds: float):
-        self._path, self._about, self._floor, self._spent = path.absolute(), about, floor, seconds
+    def __init__(self, folder: RunFolder, training: Training):
+        settings, model = folder.settings, training.model
+        self._about = {"corpus": settings["corpus"]["name"], "preset": settings.get("preset"), **asdict(model.config),
+                       "precision": model.precision, **asdict(training.config)}
+        self._floor = (settings.get("floor") or {}).get("nats")  # nats per character
+        self._path, self._spent = folder.path.absolute(), training.clock.now()  # seconds
         self._read = {"metrics.jsonl": 0, "samples.txt": 0}  # bytes
         self._file: Path | None = None
         self._old: list[Path] = []
@@ -51,7 +57,7 @@ class Events:
                 old.unlink(missing_ok=True)
             self._old = []
 
-    def _news(self):
+    def _news(self) -> Iterator[bytes]:
         """The records of what is new; of the beginning too where there is no file yet."""
         if self._file is None:
             yield from self._begin()
@@ -61,7 +67,7 @@ class Events:
         for step, text in samples(self._lines("samples.txt")):
             yield self._text("sample", step, text)
 
-    def _begin(self):
+    def _begin(self) -> Iterator[bytes]:
         """The records at the head of a new file, which is to stand in place of those that are there."""
         from tensorboardX import summary
         from tensorboardX.proto.event_pb2 import SessionLog
@@ -87,7 +93,7 @@ class Events:
         self._read[name] += len(text)
         return text.decode(errors="replace")
 
-    def _row(self, row: dict):
+    def _row(self, row: dict[str, Any]) -> Iterator[bytes]:
         from tensorboardX import summary
         if isinstance(row.get("seconds"), (int, float)):
             self._seconds = row["seconds"]
@@ -102,7 +108,7 @@ class Events:
         from tensorboardX import summary
         return self._event(step, summary=summary.text(tag, "".join(f"    {line}\n" for line in text.splitlines())))
 
-    def _event(self, step: int, **what) -> bytes:
+    def _event(self, step: int, **what: Any) -> bytes:
         """A record as TensorFlow has it: length, checksum, event, checksum."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.record_writer import masked_crc32c

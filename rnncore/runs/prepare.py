@@ -1,0 +1,291 @@
+"""What a new training run is made of: its options and its corpus give a model, settings, and the reasons for them."""
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from .. import params, plan
+from ..config import DTYPE, PRESETS, ModelConfig, SplitConfig, TrainConfig, flag
+from ..data.batches import Batches, shrink, split
+from ..data.shuffle import whole
+from ..data.text import Corpus, Reading
+from ..data.vocab import UNKNOWN, Vocab
+from ..kernels import Kernel
+from ..kernels.paths import storage
+from ..measure import ngram
+from ..measure.evaluate import Validation
+from ..model import CharLM
+from ..steps import total_steps
+from ..train import Training
+from . import checkpoint, names
+from .extend import extend
+from .lock import RunError
+from .options import AUTO, OptionError, RunOptions
+
+MIN_VALIDATION = 100  # characters; fewer say nothing
+COUNTING = 0.1        # the share of a budget of minutes that counting n-grams may take
+SELFCHECK = 500           # steps that make up for a self-check of a GPU's path
+SIZES = "layers", "hidden", "embed"
+
+Bring: TypeAlias = Callable[[Sequence[str]], None]  # downloads the named corpora among these sources
+# Sets the path by which a model on a GPU trains. It is given the model, the filled in config, the run folder, and
+# whether the run is long enough to try a path out first; it returns what to say of the choice.
+ChoosePath: TypeAlias = Callable[[CharLM, TrainConfig, Path, bool], list[str]]
+
+
+def check(options: RunOptions) -> None:
+    """Refuse options that do not go together in a new run. Raises OptionError."""
+    if options.allow_new_corpus:
+        raise OptionError("--allow-new-corpus goes with --resume: a new run takes any corpus")
+    if not options.corpus:
+        raise OptionError("name a CORPUS: a file, a folder, - or a named corpus, as in `rnncore train numpy`")
+    if options.name and (Path(options.name).name != options.name or options.name == ".."):
+        raise OptionError(f"--name {options.name} is not the name of a folder: give a path with -o")
+    if options.extend_vocab and not options.init_from:
+        raise OptionError("--extend-vocab goes with --init-from: a new model knows all symbols of its corpus")
+    shares = SplitConfig(**options.of(SplitConfig))
+    if options.patience and not shares.val:
+        raise OptionError("--patience needs evaluations: leave it out, or give --val a share of the text")
+    if not options.init_from:
+        _check_documents(options, options.documents or Reading.documents)
+    if options.documents not in (None, "none") and options.newline == "keep":
+        raise OptionError("--documents tells documents apart by LF line ends: leave --newline keep out")
+    if options.level == "byte":
+        _check_bytes(options, "--level byte")
+    try:
+        split(0, shares.val, shares.test)
+    except ValueError as error:
+        raise OptionError(str(error)) from None
+
+
+def origin(options: RunOptions) -> tuple[CharLM | None, str | None, list[str]]:
+    """Return the model to go on from, what stands for it alone (names.py), and notes on its name; None for a new model.
+
+    Raises what names.find and checkpoint.read raise, and OptionError.
+    """
+    if options.init_from is None:
+        return None, None, []
+    found = names.find(options.init_from)
+    document, tensors = checkpoint.read(found.file)
+    model = checkpoint.to_model(document, tensors, options.device, options.dtype or DTYPE)
+    _check_origin(model, options)
+    return model, found.name, list(map(str, found.notes))
+
+
+def _check_origin(model: CharLM, options: RunOptions) -> None:
+    """Refuse options that conflict with the model to go on from."""
+    preset = PRESETS[options.preset] if options.preset else {}
+    for name in SIZES:
+        has, wanted = getattr(model.config, name), getattr(options, name) or preset.get(name)
+        if wanted not in (None, has):
+            option = f"--{name} {wanted}" if getattr(options, name) else f"--preset {options.preset} ({name} {wanted})"
+            raise OptionError(f"{option} conflicts with --init-from {options.init_from}, which has "
+                              f"{has}: leave it out")
+    for name in "level", "lower", "min_count":
+        if getattr(options, name) not in (None, False, getattr(model.vocab, name)):
+            raise OptionError(f"{flag(name)} conflicts with --init-from {options.init_from}, which "
+                              f"has {getattr(model.vocab, name)}: leave it out")
+    if model.vocab.level == "byte":
+        _check_bytes(options, options.init_from)
+    _check_documents(options, options.documents or model.vocab.documents)
+    if model.vocab.documents != "none":
+        if options.documents == "none":
+            raise OptionError(f"--documents none: {options.init_from} is a model of documents "
+                              f"({model.vocab.documents}), whose state begins at zero after each, so it has not "
+                              "learnt to go on in a continuous text: leave it out, or train a new model")
+        if options.newline == "keep":
+            raise OptionError(f"--newline keep: documents are told apart by LF line ends, and "
+                              f"{options.init_from} is a model of such: leave it out")
+
+
+def _check_documents(options: RunOptions, kind: str) -> None:
+    """Refuse options that have no place with what parts documents."""
+    if options.field is not None and kind != "jsonl":
+        raise OptionError("--field names what is learnt of --documents jsonl: give that too, or leave it out")
+    if options.no_shuffle and kind == "none":
+        raise OptionError("--no-shuffle goes with --documents: a continuous text keeps its order anyway")
+
+
+def _check_bytes(options: RunOptions, who: str | None) -> None:
+    """Refuse options that have no place with bytes."""
+    for name in "encoding", "encoding_errors", "newline", "lower", "min_count", "documents", "field":
+        if getattr(options, name) not in (None, getattr(Reading, name, None)):
+            raise OptionError(f"{flag(name)} says how characters are read, and {who} is for bytes: "
+                              "leave one of them out")
+
+
+def reading(options: RunOptions, old: CharLM | None) -> Reading:
+    """Return how the corpus is read: as was asked for, or as the model to go on from has it."""
+    how = options.of(Reading)
+    if old is not None:  # what parts documents is no part of what a model learns
+        how = {"documents": old.vocab.documents, "field": old.vocab.field} | how | {
+            "lower": old.vocab.lower, "level": old.vocab.level}
+    found = Reading(**how)
+    return replace(found, shuffle=found.documents != "none" and not options.no_shuffle)
+
+
+def vocabulary(corpus: Corpus, old: CharLM | None, options: RunOptions) -> tuple[Vocab, list[str]]:
+    """The corpus's vocabulary, or that of the model to go on from; a note where symbols were added or made unknown."""
+    if old is None:
+        least = options.min_count or 1
+        vocab = corpus.vocab.frequent(corpus.counts, least) if least > 1 else corpus.vocab
+        if len(vocab) - (vocab.end is not None) < 2:
+            raise RunError(f"--min-count {least} leaves no symbol of the corpus: take a smaller one")
+        return vocab, _rare(corpus, vocab)
+    vocab = old.vocab.parted(corpus.vocab.documents, corpus.vocab.field)
+    notes = ["U+0003, which ends a document, added to the vocabulary"] if len(vocab) > len(old.vocab) else []
+    new, least = [symbol for symbol in corpus.vocab.symbols if symbol not in vocab], vocab.min_count
+    if new and options.extend_vocab:
+        counts = dict(zip(corpus.vocab.symbols, corpus.counts.tolist(), strict=True))
+        larger = vocab.with_symbols(symbol if counts[symbol] >= least else UNKNOWN for symbol in new)
+        return larger, [*notes, f"{_count(len(larger) - len(vocab), 'symbol')} added to the vocabulary",
+                        *_rare(corpus, larger)]
+    check_known(corpus, vocab, options.init_from, "--extend-vocab adds what it lacks")
+    return vocab, notes + _rare(corpus, vocab)
+
+
+def check_known(corpus: Corpus, vocab: Vocab, who: str | Path | None, cure: str) -> None:
+    """Refuse a corpus with symbols that are neither in the vocabulary nor rare ones there."""
+    new = [] if vocab.min_count > 1 and UNKNOWN in vocab else [s for s in corpus.vocab.symbols if s not in vocab]
+    if new:
+        raise RunError(f"{who} does not know {_count(len(new), 'symbol')} of the corpus, as {vocab.shown(new[0])}: "
+                       f"{cure}")
+
+
+def _rare(corpus: Corpus, vocab: Vocab) -> list[str]:
+    """What --min-count did, if it was asked for."""
+    if vocab.min_count == 1:
+        return []
+    rare = vocab.places(corpus.vocab.symbols) < 0
+    if not rare.any():
+        return [f"--min-count {vocab.min_count}: no symbol is rarer"]
+    return [f"--min-count {vocab.min_count}: {_count(int(rare.sum()), 'symbol')}, "
+            f"{_count(int(corpus.counts[rare].sum()), 'character')} in all, made U+FFFD"]
+
+
+def encoded(corpus: Corpus, vocab: Vocab) -> np.ndarray:
+    """The corpus's ids (n,) over the vocabulary that it is trained with."""
+    return corpus.encode(vocab, "replace" if vocab.min_count > 1 else "error")[0]
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def split_ids(ids: np.ndarray, val: float, test: float,
+              end: int | None = None) -> tuple[list[np.ndarray], dict, list[str]]:
+    """([training ids, validation ids], a record of the split, a warning where there is too little to validate on).
+
+    end: the id after each document, where none is to be cut: the parts then end where the nearest document does, unless
+    the documents are so long that a part would have none.
+    """
+    parts, warnings = split(len(ids), val, test), []
+    if end is not None:
+        first, second = (whole(ids, end, part.stop) for part in parts[:2])
+        whole_ones = slice(0, first), slice(first, second), slice(second, len(ids))
+        if all(ids[part].size or not ids[cut].size for part, cut in zip(whole_ones, parts, strict=True)):
+            parts = whole_ones
+        else:
+            warnings.append("warning: the documents are too long to be split between them: one is cut")
+    train, validation, held_out = (ids[part] for part in parts)
+    if val and len(validation) < MIN_VALIDATION:
+        warnings.append(f"warning: {len(validation)} characters are too few to validate on: "
+                        "training without validation")
+        train, validation = ids[:len(train) + len(validation)], ids[:0]
+    return [train, validation], {"asked": {"val": val, "test": test}, "train": len(train),
+                                 "validation": len(validation), "test": len(held_out)}, warnings
+
+
+def choose(options: RunOptions, characters: int, symbols: int, old: CharLM | None,
+           kernel: Kernel) -> tuple[str | None, ModelConfig, TrainConfig, list[str]]:
+    """The preset's name, all sizes and settings, those left open filled in, and a reason for each of those."""
+    name, reasons, given = options.preset, [], options.asked()
+    if old is not None:
+        given |= {size: getattr(old.config, size) for size in SIZES}
+    elif name is None and None in (options.layers, options.hidden):
+        name, reason = plan.preset(TrainConfig(**options.of(TrainConfig)), characters, kernel.cores(), kernel.speed())
+        reasons.append(f"preset {name}: {reason}")
+    sizes, train = plan.with_preset(name or "small", given)
+    model, config = ModelConfig(symbols, **sizes), TrainConfig(**train)
+    few = plan.columns(config, characters)
+    if options.batch is None and few < config.batch and "batch" not in PRESETS[name or "small"]:
+        config = replace(config, batch=few)
+        reasons.append(f"batch {few}: {plan.about(characters)} characters make {plan.WINDOWS} windows of {config.seq}")
+    config, shrunk = _shrink(config, characters)
+    config, more = plan.fill(config, model, characters, kernel.cores(), kernel.speed(), tuned=old is not None)
+    check_memory(config, model, np.dtype(storage(options.dtype or DTYPE)).itemsize, kernel.memory())
+    return name, model, config, [*reasons, *shrunk, *more]
+
+
+def build(model: ModelConfig, vocab: Vocab, old: CharLM | None, options: RunOptions, seed: int) -> CharLM:
+    """Return a new model, or the one to go on from with the vocabulary that it now has."""
+    if old is None:
+        return CharLM(model, vocab, options.device, options.dtype or DTYPE, seed)
+    return old if old.vocab == vocab else extend(old, vocab, options.device)
+
+
+def precision(stored: str, kernel: Kernel) -> tuple[str, list[str]]:
+    """The precision to go on in with a run of the precision `stored`, and a note where the device has not that one."""
+    reason = kernel.why_not("eager", stored)
+    if reason is None:
+        return stored, []
+    return storage(stored), [f"the run's precision: {reason}; going on in {storage(stored)}"]
+
+
+def set_path(model: CharLM, options: RunOptions, choose_path: ChoosePath | None) -> None:
+    """Set the path that was asked for, where choose_path is not to do it. Raises ValueError where it does not fit."""
+    if choose_path is None and options.cuda_path != AUTO:
+        model.path = options.cuda_path
+
+
+def take_path(choose_path: ChoosePath | None, model: CharLM, config: TrainConfig, ids: np.ndarray,
+              folder: Path) -> list[str]:
+    """Let choose_path set the path by which the model trains on ids (n,); returns what to say. folder: the run's."""
+    if choose_path is None:
+        return []
+    steps = total_steps(config, Batches(ids, config.batch, config.seq))
+    return choose_path(model, config, folder, steps >= SELFCHECK if steps is not None else (config.minutes or 0) >= 1)
+
+
+def training_of(model: CharLM, parts: list[np.ndarray], config: TrainConfig) -> Training:
+    """Return a new training of the model on [training ids, validation ids]."""
+    train, validation = parts
+    return Training(model, Batches(train, config.batch, config.seq), config,
+                    Validation(validation, config.batch, config.seq) if len(validation) else None)
+
+
+def count(parts: list[np.ndarray], symbols: int, minutes: float | None) -> tuple[ngram.Floor | None, float]:
+    """What counting alone reaches on the validation part, None without one or without the time; the seconds taken."""
+    begun, (train, validation) = time.perf_counter(), parts
+    most = 2 * ngram.MOST if minutes is None else int(COUNTING * 60 * minutes * ngram.CHARACTERS_PER_SECOND)
+    validation = validation[:min(ngram.MOST, most // 2)]
+    most = min(ngram.MOST, most - len(validation))
+    if not len(validation) or most <= 0:
+        return None, 0.0
+    return ngram.floor(train, validation, symbols, most=most), time.perf_counter() - begun
+
+
+def _shrink(config: TrainConfig, characters: int) -> tuple[TrainConfig, list[str]]:
+    """A window that the training text can fill, and a warning if it is not the one that was asked for."""
+    batch, seq = shrink(characters, config.batch, config.seq)
+    if (batch, seq) == (config.batch, config.seq):
+        return config, []
+    return replace(config, batch=batch, seq=seq), [
+        f"warning: {characters:,} characters are fewer than one batch: {batch} streams of {seq} instead of "
+        f"{config.batch} of {config.seq}"]
+
+
+def check_memory(config: TrainConfig, model: ModelConfig, itemsize: int, there: int) -> None:
+    """Refuse what takes more than `there` bytes, before any of it is made. Raises RunError."""
+    needed = plan.memory(config, model, itemsize)
+    fewer = f", or a --min-count: most of it is for {model.vocab_size:,} symbols" \
+        if 3 * model.vocab_size > 12 * model.layers * model.hidden else ""
+    if needed > there:
+        fits = plan.largest_batch(config, model, itemsize, there)
+        cure = f"--batch {fits} fits, or" if fits >= 1 else "take"
+        raise RunError(f"{params.count(model):,} parameters and {config.batch} streams of {config.seq} take about "
+                       f"{needed / 2**30:,.1f} GiB, the device has {there / 2**30:.1f}: {cure} a smaller --hidden, "
+                       f"--layers, --embed{' or --seq' if fits >= 1 else ', --batch or --seq'}{fewer}")
