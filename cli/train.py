@@ -86,8 +86,7 @@ def train(asked: dict, signals: Signals, quiet: bool) -> int:
     from . import drive, ending, report
     from .corpus import bring
     going_on, wanted = asked.pop("resume", False), RunOptions(**asked)
-    if not going_on:
-        options.check_gpu(kernels.load(wanted.device), wanted.cuda_path, wanted.dtype or DTYPE)
+    options.check_gpu(kernels.load(wanted.device), wanted.cuda_path, DTYPE if going_on else wanted.dtype or DTYPE)
 
     def choose_path(model, config, folder, trying: bool) -> list[str]:
         return options.take_path(wanted.cuda_path, model, wanted.device, trying, called.path(folder),

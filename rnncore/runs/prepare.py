@@ -27,7 +27,7 @@ from .options import AUTO, OptionError, RunOptions
 
 MIN_VALIDATION = 100  # characters; fewer say nothing
 COUNTING = 0.1        # the share of a budget of minutes that counting n-grams may take
-SELFCHECK = 500           # steps that make up for a self-check of a GPU's path
+SELFCHECK = 500       # steps that make up for a self-check of a GPU's path
 SIZES = "layers", "hidden", "embed"
 
 Bring: TypeAlias = Callable[[Sequence[str]], None]  # downloads the named corpora among these sources
