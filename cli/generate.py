@@ -135,10 +135,13 @@ def made(model, prime, length: int | None, count: int, config, stop, on_unknown,
 def take_path(model, device: str, asked: str, length: int | None, count: int, interactive: bool,
               clamp) -> list[str]:
     """Set the path by which the model writes; returns what to say of it."""
+    from rnncore import selfcheck
+    from rnncore.runs import prepare
     short = length is not None and length < SELFCHECK
+    prepare.check_gpu(model.kernel, asked)
     if not interactive and not clamp:
-        return options.take_path(asked, model, device, not short, columns=count)
-    options.check_gpu(model.kernel, asked)  # the host draws each symbol of a dialogue, and wherever cells are held
+        return selfcheck.take(model, asked, device, not short, tell, columns=count)
+    # the host draws each symbol of a dialogue, and wherever cells are held
     if model.kernel.name == "cpu" or asked == "eager" or asked == "auto" and short:
         return []                           # who writes so little does not wait
     from rnncore.kernels.paths import price

@@ -5,7 +5,8 @@ from dataclasses import fields
 import click
 
 from rnncore import config, requirements
-from rnncore.config import MOST, ON_GPUS, PATHS, PRECISIONS
+from rnncore.config import MOST, PATHS, PRECISIONS
+from rnncore.runs.options import OptionError
 
 from .terminal import limits
 from .terminal.called import said
@@ -48,7 +49,10 @@ class Command(Helpful):
         if self.computes:
             requirements.check()
         limits.check()
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except OptionError as error:
+            raise click.UsageError(str(error), ctx) from None
 
     def format_help_text(self, ctx, formatter) -> None:
         text, self.help = self.help, said(self.help or "")
@@ -180,77 +184,3 @@ def open_model(run: str | None, device: str):
     file = find(run).file
     document, tensors = checkpoint.read(file)
     return file, checkpoint.to_model(document, tensors, device, None), document["card"]
-
-
-def check_gpu(kernel, path: str = "auto", dtype: str = "float32") -> None:
-    """Refuse what only GPUs have where the device is the CPU, and a precision that this GPU has not."""
-    if kernel.name != "cpu":
-        reason = kernel.why_not("eager", dtype)
-        if reason:
-            raise click.UsageError(f"--dtype {dtype}: {reason}")
-        return
-    if path not in ("auto", "eager"):
-        raise click.UsageError(f"--cuda-path {path} is a path of GPUs, and this runs on the CPU: leave it out, or take "
-                               "--device cuda")
-    if dtype in ON_GPUS:
-        raise click.UsageError(f"--dtype {dtype} is a precision of GPUs, and this runs on the CPU: take --dtype "
-                               "float32, or --device cuda")
-
-
-def take_path(asked: str, model, device: str, trying: bool, name: str = "RUN", **shape) -> list[str]:
-    """Set the path of a model on a GPU, after a self-check where none is remembered; returns what to say of it.
-
-    device: as the model was given it; trying: whether `auto` is worth a check; name: of the user's run; shape: columns,
-    and of training seq and optimizer. On a CPU there is one path.
-    """
-    check_gpu(model.kernel, asked)
-    if model.kernel.name == "cpu":
-        return []
-    from dataclasses import asdict
-
-    from rnncore import selfcheck
-    from rnncore.against_eager import Task
-    sizes = asdict(model.config)
-    task = Task(model.precision, device, sizes.pop("vocab_size"), **sizes, **shape)
-    path, misses, kept = selfcheck.choose(asked, task, trying, _begin)
-    model.path, line = path, path_note(asked, task, path, misses, kept, name)
-    return [line] if line else []
-
-
-def path_note(asked: str, task, path: str, misses: dict[str, dict], kept: bool | None, name: str) -> str | None:
-    """Return in one line why `path` is taken and what that costs; None where there is no news.
-
-    misses and kept are as selfcheck.choose returns them; name: of the user's run.
-    """
-    if not misses:
-        lost = "" if kept else \
-            "; every run tries again: its cache folder (XDG_CACHE_HOME) cannot be written, or others can write there"
-        return None if kept is None else f"tried on this card: {path} agrees with eager; going by {path}{lost}"
-    from rnncore.kernels.paths import price
-    best = next((missed for missed, record in misses.items() if "misfit" not in record), next(iter(misses)))
-    cost = price(best, path, task.precision, 0 if task.optimizer else task.columns)
-    said = [_miss(missed, record, task.optimizer is not None, name) for missed, record in misses.items()]
-    words, cures = ", ".join(words for words, _ in said), "".join(dict.fromkeys(cure for _, cure in said))
-    if asked != "auto":
-        return f"warning: --cuda-path {asked}: {words}: going by {path}, {cost}{cures}"
-    if any("cause" in record or "misfit" in record and not task.optimizer for record in misses.values()):
-        return f"warning: {words}: going by {path}, {cost}{cures}"
-    return f"path {path}: {words}; {path} is {cost}{cures}"
-
-
-def _miss(path: str, record: dict, training: bool, name: str) -> tuple[str, str]:
-    """Return in words why a path is not taken, and what the user can do."""
-    what, work = (f"the {path} path", "run") if training else ("the writing kernel", "text")
-    if "misfit" in record:
-        return f"{what} does not fit ({record['misfit']})", ""
-    if not record:
-        cure = f"`rnncore doctor --try {name}`" if training else f"--cuda-path {path}"
-        return f"this {work} is too short to try {what} first", f"; {cure} tries it"
-    if "unable" in record:
-        return f"{what} could not be tried on this card ({record['unable']})", "; the next run tries it again"
-    return f"{what} failed its trial on this card ({record['cause']})", "; `rnncore doctor --try` tries it again"
-
-
-def _begin(path: str) -> None:
-    """Say that a self-check of the path begins."""
-    tell(f"trying {path} on this card, once: it may take a minute")

@@ -5,11 +5,10 @@ from dataclasses import fields
 import click
 from click.core import ParameterSource
 
-from rnncore.config import DTYPE, PRESETS, ModelConfig, SaveConfig, SplitConfig, TrainConfig, flag
-from rnncore.runs.options import OptionError, RunOptions
+from rnncore.config import PRESETS, ModelConfig, SaveConfig, SplitConfig, TrainConfig, flag
+from rnncore.runs.options import RunOptions
 
 from . import options
-from .terminal import called
 from .terminal.progress import tell
 from .terminal.signals import Signals
 
@@ -68,10 +67,7 @@ def command(**given):
     context = click.get_current_context()
     asked = {name: given[name] for name in given if context.get_parameter_source(name) == ParameterSource.COMMANDLINE}
     quiet = options.says_yes(NO_REPORT)
-    try:
-        sys.exit(train(asked, context.with_resource(Signals()), quiet))
-    except OptionError as error:
-        raise click.UsageError(str(error)) from None
+    sys.exit(train(asked, context.with_resource(Signals()), quiet))
 
 
 def train(asked: dict, signals: Signals, quiet: bool) -> int:
@@ -79,20 +75,13 @@ def train(asked: dict, signals: Signals, quiet: bool) -> int:
 
     asked: the options of the command line. quiet: no report is wanted, unless the command line asks for one.
     """
-    from rnncore import kernels
     from rnncore.recovery import Diverged
     from rnncore.runs.setup import resume, start
 
     from . import drive, ending, report
     from .corpus import bring
     going_on, wanted = asked.pop("resume", False), RunOptions(**asked)
-    options.check_gpu(kernels.load(wanted.device), wanted.cuda_path, DTYPE if going_on else wanted.dtype or DTYPE)
-
-    def choose_path(model, config, folder, trying: bool) -> list[str]:
-        return options.take_path(wanted.cuda_path, model, wanted.device, trying, called.path(folder),
-                                 columns=config.batch, seq=config.seq, optimizer=config.optimizer)
-
-    with (resume if going_on else start)(wanted, bring, choose_path) as run:
+    with (resume if going_on else start)(wanted, bring, tell) as run:
         for line in run.news():
             tell(line)
         begun = run.training.step

@@ -1,6 +1,6 @@
 """The self-check of a GPU's fast path: it is compared with eager once on the user's card, and used where the two agree.
 
-`choose` takes the path that the rule names (kernels/paths.py). The comparison (against_eager.py) runs in a child
+`take` sets the path that the rule names (kernels/paths.py). The comparison (against_eager.py) runs in a child
 process, because a kernel's fault poisons its process and a wait may never end. The result is remembered in a private
 file, for one card with its driver and libraries, one state of our own source, and one path, precision and shape. A file
 that is not whole counts as empty.
@@ -25,6 +25,8 @@ from . import __version__, kernels
 from .against_eager import Task, compare
 from .config import OPTIMIZERS, PATHS, PRECISIONS, one_of
 from .kernels import Kernel
+from .kernels.paths import price
+from .model import CharLM
 from .nn.embedding import folded
 from .runs.files import write_whole
 from .runs.metadata import FLAG, POSITIVE, SECONDS, TEXT, Fields, Maybe, ModelFileError, fault, one_line, strict
@@ -49,6 +51,58 @@ RECORD: Fields = {
     **dict.fromkeys(("vocab", "embed", "hidden", "layers", "columns", "seq"), POSITIVE),
     "optimizer": Maybe(one_of(*OPTIMIZERS)), "cause": Maybe(TEXT), "ms": Maybe(SECONDS), "eager_ms": Maybe(SECONDS)}
 MESSAGE: Fields = {"stage?": TEXT, "cause?": Maybe(TEXT), "unable?": TEXT, "ms?": SECONDS, "eager_ms?": SECONDS}
+
+
+def take(model: CharLM, asked: str, device: str, trying: bool, say: Callable[[str], None], name: str = "RUN",
+         **shape: Any) -> list[str]:
+    """Set the path of a model on a GPU, after a self-check where none is remembered; return what to say of it.
+
+    asked: "auto" or one of PATHS; device: as the model was given it; trying: whether "auto" is worth a check; say is
+    told a line before one begins; name: of the user's run, for the shell; shape: columns, and of training seq and
+    optimizer. Raises ValueError for a path that a processor has not.
+    """
+    if model.kernel.name == "cpu":
+        model.path = "eager" if asked == "auto" else asked
+        return []
+    sizes = asdict(model.config)
+    task = Task(model.precision, device, sizes.pop("vocab_size"), **sizes, **shape)
+    path, misses, kept = choose(
+        asked, task, trying, lambda path: say(f"trying {path} on this card, once: it may take a minute"))
+    model.path, line = path, note(asked, task, path, misses, kept, name)
+    return [line] if line else []
+
+
+def note(asked: str, task: Task, path: str, misses: dict[str, Record], kept: bool | None, name: str) -> str | None:
+    """Return in one line why `path` is taken and what that costs; None where there is no news.
+
+    misses and kept are as `choose` returns them; name: of the user's run, for the shell.
+    """
+    if not misses:
+        lost = "" if kept else \
+            "; every run tries again: its cache folder (XDG_CACHE_HOME) cannot be written, or others can write there"
+        return None if kept is None else f"tried on this card: {path} agrees with eager; going by {path}{lost}"
+    best = next((missed for missed, record in misses.items() if "misfit" not in record), next(iter(misses)))
+    cost = price(best, path, task.precision, 0 if task.optimizer else task.columns)
+    said = [_miss(missed, record, task.optimizer is not None, name) for missed, record in misses.items()]
+    words, cures = ", ".join(words for words, _ in said), "".join(dict.fromkeys(cure for _, cure in said))
+    if asked != "auto":
+        return f"warning: --cuda-path {asked}: {words}: going by {path}, {cost}{cures}"
+    if any("cause" in record or "misfit" in record and not task.optimizer for record in misses.values()):
+        return f"warning: {words}: going by {path}, {cost}{cures}"
+    return f"path {path}: {words}; {path} is {cost}{cures}"
+
+
+def _miss(path: str, record: Record, training: bool, name: str) -> tuple[str, str]:
+    """Return in words why a path is not taken, and what the user can do."""
+    what, work = (f"the {path} path", "run") if training else ("the writing kernel", "text")
+    if "misfit" in record:
+        return f"{what} does not fit ({record['misfit']})", ""
+    if not record:
+        cure = f"`rnncore doctor --try {name}`" if training else f"--cuda-path {path}"
+        return f"this {work} is too short to try {what} first", f"; {cure} tries it"
+    if "unable" in record:
+        return f"{what} could not be tried on this card ({record['unable']})", "; the next run tries it again"
+    return f"{what} failed its trial on this card ({record['cause']})", "; `rnncore doctor --try` tries it again"
 
 
 def choose(asked: str, task: Task, trying: bool = True,

@@ -1,4 +1,5 @@
 """What a new training run is made of: its options and its corpus give a model, settings, and the reasons for them."""
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,8 +8,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from .. import params, plan
-from ..config import DTYPE, PRESETS, ModelConfig, SplitConfig, TrainConfig, flag
+from .. import params, plan, selfcheck
+from ..config import DTYPE, ON_GPUS, PRESETS, ModelConfig, SplitConfig, TrainConfig, flag
 from ..data.batches import Batches, shrink, split
 from ..data.shuffle import whole
 from ..data.text import Corpus, Reading
@@ -31,9 +32,7 @@ SELFCHECK = 500       # steps that make up for a self-check of a GPU's path
 SIZES = "layers", "hidden", "embed"
 
 Bring: TypeAlias = Callable[[Sequence[str]], None]  # downloads the named corpora among these sources
-# Sets the path by which a model on a GPU trains. It is given the model, the filled in config, the run folder, and
-# whether the run is long enough to try a path out first; it returns what to say of the choice.
-ChoosePath: TypeAlias = Callable[[CharLM, TrainConfig, Path, bool], list[str]]
+Say: TypeAlias = Callable[[str], None]              # is told a line before something that takes long
 
 
 def check(options: RunOptions) -> None:
@@ -235,19 +234,28 @@ def precision(stored: str, kernel: Kernel) -> tuple[str, list[str]]:
     return storage(stored), [f"the run's precision: {reason}; going on in {storage(stored)}"]
 
 
-def set_path(model: CharLM, options: RunOptions, choose_path: ChoosePath | None) -> None:
-    """Set the path that was asked for, where choose_path is not to do it. Raises ValueError where it does not fit."""
-    if choose_path is None and options.cuda_path != AUTO:
-        model.path = options.cuda_path
+def check_gpu(kernel: Kernel, path: str = AUTO, dtype: str = DTYPE) -> None:
+    """Refuse what only GPUs have where the device is the CPU, and a precision that this GPU has not. OptionError."""
+    if kernel.name != "cpu":
+        reason = kernel.why_not("eager", dtype)
+        if reason:
+            raise OptionError(f"--dtype {dtype}: {reason}")
+        return
+    if path not in (AUTO, "eager"):
+        raise OptionError(f"--cuda-path {path} is a path of GPUs, and this runs on the CPU: leave it out, or take "
+                          "--device cuda")
+    if dtype in ON_GPUS:
+        raise OptionError(f"--dtype {dtype} is a precision of GPUs, and this runs on the CPU: take --dtype float32, or "
+                          "--device cuda")
 
 
-def take_path(choose_path: ChoosePath | None, model: CharLM, config: TrainConfig, ids: np.ndarray,
-              folder: Path) -> list[str]:
-    """Let choose_path set the path by which the model trains on ids (n,); returns what to say. folder: the run's."""
-    if choose_path is None:
-        return []
+def take_path(options: RunOptions, model: CharLM, config: TrainConfig, ids: np.ndarray, folder: Path,
+              say: Say) -> list[str]:
+    """Set the path by which the model trains on ids (n,) (selfcheck.py); returns what to say of it."""
     steps = total_steps(config, Batches(ids, config.batch, config.seq))
-    return choose_path(model, config, folder, steps >= SELFCHECK if steps is not None else (config.minutes or 0) >= 1)
+    trying = steps >= SELFCHECK if steps is not None else (config.minutes or 0) >= 1
+    return selfcheck.take(model, options.cuda_path, options.device, trying, say, shlex.quote(str(folder)),
+                          columns=config.batch, seq=config.seq, optimizer=config.optimizer)
 
 
 def training_of(model: CharLM, parts: list[np.ndarray], config: TrainConfig) -> Training:

@@ -17,7 +17,7 @@ from . import checkpoint, folder as runs, headline, metadata, names, places, pre
 from .folder import PASSAGE, RunFolder
 from .lock import RunError
 from .options import AUTO, OptionError, RunOptions
-from .prepare import Bring, ChoosePath
+from .prepare import Bring, Say
 from .schema import Metadata, Settings
 
 BUDGET = {"epochs", "steps", "minutes"}
@@ -29,7 +29,7 @@ SHOWN = 3  # texts that are named, of those that are not found
 
 
 def taken_up(path: Path, options: RunOptions, bring: Bring | None,
-             choose_path: ChoosePath | None) -> tuple[Training, RunFolder, list[str], SaveConfig]:
+             say: Say) -> tuple[Training, RunFolder, list[str], SaveConfig]:
     """Return what a setup.Run is made of: the run in the folder `path`, where it was saved. The rest: setup.resume."""
     document, tensors, warnings = runs.read_newest(path)
     settings = document["training"]["settings"]
@@ -41,11 +41,11 @@ def taken_up(path: Path, options: RunOptions, bring: Bring | None,
         raise OptionError(f"--patience needs evaluations, and {path} has no validation part: leave it out")
     kernel = kernels.load(options.device)
     config, changes = _changed(stored, options, kernel.cores(), settings["asked"].get("threads"))
+    prepare.check_gpu(kernel, options.cuda_path)
     precision, lower = prepare.precision(settings["precision"], kernel)
     model = checkpoint.to_model(document, tensors, options.device, precision)
-    prepare.set_path(model, options, choose_path)
     corpus = _corpus_again(options, settings, how, path, bring)
-    training, notes = _training_again(model, corpus, config, document, tensors, path, choose_path)
+    training, notes = _training_again(model, corpus, config, document, tensors, path, options, say)
     if changes and training.done() < 1:
         notes.append(_record(changes, options, training, settings))
     saving = _saving(settings, options)
@@ -174,7 +174,7 @@ def _lost(lost: list[Lost], path: Path) -> CorpusError:
 
 
 def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document: Metadata, tensors: Tensors,
-                    path: Path, choose_path: ChoosePath | None) -> tuple[Training, list[str]]:
+                    path: Path, options: RunOptions, say: Say) -> tuple[Training, list[str]]:
     """The training where the file's was, on the corpus; of another one the settings are told, and what to say of it."""
     settings = document["training"]["settings"]
     asked, about = settings["split"]["asked"], settings["corpus"]
@@ -184,7 +184,7 @@ def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document
     if len(parts[0]) <= config.batch:
         raise RunError(f"{len(parts[0]):,} characters are too few to train {config.batch} streams of {path} on: "
                        "start a new run")
-    chosen = prepare.take_path(choose_path, model, config, parts[0], path)
+    chosen = prepare.take_path(options, model, config, parts[0], path, say)
     training = prepare.training_of(model, parts, config)
     runs.restore(training, document, tensors)
     if training.course.first is None:  # a run from before it was kept

@@ -36,7 +36,7 @@ from .folder import RunFolder
 from .lock import RunError
 from .metadata import ModelFileError
 from .options import RunOptions
-from .prepare import Bring, ChoosePath
+from .prepare import Bring, Say
 from .resume import taken_up
 from .schema import Settings
 
@@ -157,16 +157,17 @@ class Run:
 
 
 @contextlib.contextmanager
-def start(options: RunOptions, bring: Bring | None = None, choose_path: ChoosePath | None = None) -> Iterator[Run]:
+def start(options: RunOptions, bring: Bring | None = None, say: Say = lambda line: None) -> Iterator[Run]:
     """Begin a new run in a folder that is this process's until the block ends; the end of the block saves.
 
-    bring is called with the corpus's sources before they are read, and may download what is missing. choose_path sets
-    a GPU's path (prepare.py); without one it is cuda_path, eager where that is auto. Raises OptionError and ConfigError
-    for options, CorpusError, DeviceError, ModelFileError and RunError for what they name; nothing is written before the
-    options, the corpus and the memory are known to do. After an exception in the block nothing more is saved.
+    bring is called with the corpus's sources before they are read, and may download what is missing; say is told a line
+    before a GPU's path is tried out. Raises OptionError and ConfigError for options, CorpusError, DeviceError,
+    ModelFileError and RunError for what they name; nothing is written before the options, the corpus and the memory are
+    known to do. After an exception in the block nothing more is saved.
     """
     prepare.check(options)
     kernel, saving = kernels.load(options.device), SaveConfig(**options.of(SaveConfig))
+    prepare.check_gpu(kernel, options.cuda_path, options.dtype or DTYPE)
     tensorboard.check(saving)
     old, origin, renamed = prepare.origin(options)
     how = prepare.reading(options, old)
@@ -179,13 +180,12 @@ def start(options: RunOptions, bring: Bring | None = None, choose_path: ChoosePa
                                                 vocab.end if how.shuffle else None)
     preset, sizes, config, reasons = prepare.choose(options, len(parts[0]), len(vocab), old, kernel)
     model = prepare.build(sizes, vocab, old, options, config.seed)
-    prepare.set_path(model, options, choose_path)
     settings = _settings(options, corpus, how, record, preset, origin, saving)
     path = Path(options.out) if options.out else runs.fresh(options.name or corpus.name)
     with lock.held(path, new=True):
         folder = RunFolder(path, settings, saving.keep)
         folder.make()
-        reasons += prepare.take_path(choose_path, model, config, parts[0], path)
+        reasons += prepare.take_path(options, model, config, parts[0], path, say)
         training = prepare.training_of(model, parts, config)
         reasons += _counted(training, parts, settings)
         run = Run(training, folder, [*renamed, *headline.begun(corpus, model, settings), *corpus.notes, *added,
@@ -195,7 +195,7 @@ def start(options: RunOptions, bring: Bring | None = None, choose_path: ChoosePa
 
 
 @contextlib.contextmanager
-def resume(options: RunOptions, bring: Bring | None = None, choose_path: ChoosePath | None = None) -> Iterator[Run]:
+def resume(options: RunOptions, bring: Bring | None = None, say: Say = lambda line: None) -> Iterator[Run]:
     """Take up again the run in the folder `out`, under `name`, or the newest, where it was saved; else as `start`.
 
     A finished run has no step more, unless its budget or patience is made larger. lr, dropout, weight_drop and threads
@@ -203,7 +203,7 @@ def resume(options: RunOptions, bring: Bring | None = None, choose_path: ChooseP
     """
     path = Path(options.out) if options.out else runs.RUNS / options.name if options.name else names.newest()
     with lock.held(path):
-        run = Run(*taken_up(path, options, bring, choose_path))
+        run = Run(*taken_up(path, options, bring, say))
         yield run
         run.leave()
 

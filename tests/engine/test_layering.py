@@ -40,6 +40,7 @@ LEVELS = [  # of rooms and modules in rnncore/: each imports only from levels ab
     {"train"},
     {"runs", "against_eager"},
     {"bench", "report", "selfcheck"},
+    *({f"runs.{name}"} for name in ("prepare", "resume", "setup")),  # they stand on the self-check, and that on other `runs`
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 PINNED = {"alloc_pinned_memory", "PinnedMemoryPool", "set_pinned_memory_allocator", "copy_to_host_async",
@@ -73,7 +74,9 @@ def imported(module: str, source: str):
 def place(name: str) -> tuple[str, str]:
     """(folder, room or module in it) of something of ours: ("rnncore", "nn"), ("rnncore", "train"), ("cli", "main")."""
     first, *rest = [*name.split(".")[1:], ""]
-    return (first, rest[0] if rest else "") if first in FOLDERS and first != "rnncore" else ("rnncore", first)
+    alone = ".".join((first, *rest[:1]))
+    return (first, rest[0] if rest else "") if first in FOLDERS and first != "rnncore" else \
+        ("rnncore", alone if alone in LEVEL else first)
 
 
 def faults(module: str, source: str) -> list[str]:

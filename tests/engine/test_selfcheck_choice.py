@@ -13,7 +13,6 @@ import pytest
 from rnncore import kernels, selfcheck
 from rnncore.against_eager import Task
 from rnncore.cli.doctor import known, named, outcome
-from rnncore.cli.options import path_note
 from rnncore.kernels import paths
 from rnncore.kernels.cpu import ops as cpu
 from rnncore.selfcheck import choose, find, place, remembered
@@ -55,7 +54,7 @@ def card(monkeypatch, tmp_path):
 def chosen(asked: str, task: Task, *args) -> tuple[str, str | None]:
     """The path, and what the user hears of it."""
     path, misses, kept = choose(asked, task, *args)
-    return path, path_note(asked, task, path, misses, kept, "runs/x")
+    return path, selfcheck.note(asked, task, path, misses, kept, "runs/x")
 
 
 def untried(path: str, task: Task) -> bool:

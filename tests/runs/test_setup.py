@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cli_helpers import ROOT, SMALL, TEXT, call, corpus, files, rows
 
+from rnncore import selfcheck
 from rnncore.config import ConfigError
 from rnncore.runs import checkpoint, lock, setup
 from rnncore.runs.folder import RunFolder
@@ -160,7 +161,7 @@ def test_a_folder_that_cannot_be_written_is_a_note_and_the_end_of_the_block_an_e
     assert free("run")
 
 
-def test_what_is_missing_is_brought_before_the_text_is_read_and_the_path_is_chosen_behind_the_folder(here):
+def test_what_is_missing_is_brought_before_the_text_is_read_and_the_path_is_chosen_behind_the_folder(here, monkeypatch):
     Path("corpus.txt").rename("away.txt")
     seen = []
 
@@ -168,11 +169,12 @@ def test_what_is_missing_is_brought_before_the_text_is_read_and_the_path_is_chos
         seen.append(sources)
         Path("away.txt").rename("corpus.txt")
 
-    def choose_path(model, config, folder, trying):
-        seen.append((model.config.hidden, config.steps, folder, folder.is_dir(), trying))
+    def take(model, asked, device, trying, say, name, **shape):
+        seen.append((model.config.hidden, asked, name, Path(name).is_dir(), trying, shape))
         return ["a path was chosen"]
 
-    with setup.start(options(), bring, choose_path) as run:
+    monkeypatch.setattr(selfcheck, "take", take)
+    with setup.start(options(), bring) as run:
         assert "a path was chosen" in run.news()
-    assert seen == [("corpus.txt",), (16, 6, Path("run"), True, False)]
+    assert seen == [("corpus.txt",), (16, "auto", "run", True, False, {"columns": 8, "seq": 20, "optimizer": "muon"})]
     assert TEXT == Path("corpus.txt").read_text()
