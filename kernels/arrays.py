@@ -27,3 +27,12 @@ class LayerWeights(NamedTuple):
     w_ih: Array
     w_hh: Array
     bias: Array
+
+
+class Window(NamedTuple):
+    """What runs over the T steps of a window of N sequences; lists have an entry a layer."""
+    weights: Sequence[LayerWeights]
+    caches: Sequence[LayerCache]
+    keep: Array | None                # (T, N): 0 where a new document begins; None: nowhere
+    masks: Sequence[Array] | None     # of dropout, (H, T, N) or (H, 1, N): what each layer hands on is h times its own,
+    dropped: Sequence[Array] | None   # (H, T, N)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .arrays import Array, HeadWeights, Ids, Key, LayerCache, LayerWeights, Number, StackState, Word
+from .arrays import Array, HeadWeights, Ids, Key, LayerWeights, Number, StackState, Window, Word
 
 
 class ModelSizes(Protocol):
@@ -42,16 +42,12 @@ class Layer(Protocol):
 
 
 class Layers(Protocol):
-    """All L layers over a window; lists have an entry a layer."""
+    """All L layers of a window."""
 
-    def forward(self, weights: Sequence[LayerWeights], x: Array | None, caches: Sequence[LayerCache],
-                keep: Array | None, masks: Sequence[Array] | None = None,
-                dropped: Sequence[Array] | None = None) -> None:
-        """Run all layers, x as in Layer; with dropout's masks, what each hands on is written to `dropped`."""
+    def forward(self, window: Window, x: Array | None) -> None:
+        """Run all layers on x, as in Layer; caches, and where there are masks `dropped`, are written."""
 
-    def backward(self, weights: Sequence[LayerWeights], caches: Sequence[LayerCache], dy: Array,
-                 dstate: StackState | None, keep: Array | None, masks: Sequence[Array] | None,
-                 initial: StackState) -> None:
+    def backward(self, window: Window, dy: Array, dstate: StackState | None, initial: StackState) -> None:
         """Run all layers backwards from dy (H, T, N), which may be used up, at what the last one handed on.
 
         dstate is the gradient that arrives at the last state, None for zeros; that at the initial one is written.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import cupy
 import numpy as np
 
-from ..arrays import Argument, Array, CudaArray, LayerCache, LayerWeights, StackState
+from ..arrays import Argument, Array, CudaArray, LayerCache, LayerWeights, StackState, Window
 from .cublas import ALIGNMENT, Cublas
 from .stepwise import BLOCK, affine, documents, kernel, ld, whole, width
 
@@ -37,20 +37,17 @@ class Wavefront:
         self._tables: dict[tuple, cupy.ndarray] = {}
         self._sizes, self._blocks = tuple(map(np.int32, (hidden, n, self._columns))), -(-hidden * n // BLOCK)
 
-    def forward(self, weights: Sequence[LayerWeights], x: Array | None, caches: Sequence[LayerCache],
-                keep: Array | None, masks: Sequence[Array] | None = None,
-                dropped: Sequence[Array] | None = None) -> None:
-        """Run the stack on x (E, T, N): weights and caches have an entry for each of L layers; the caches are written.
+    def forward(self, window: Window, x: Array | None) -> None:
+        """Run the stack on x (E, T, N); slot 0 of each h and c is the initial state, the caches are written.
 
-        x None: the first layer's gates arrive as W_ih x + b. Slot 0 of each h and c is the initial state; keep (T, N)
-        or None.
-        Layer k hands on h, or h masks[k] with masks (H, T, N) or (H, 1, N): then dropped[k] (H, T, N) is written.
-        Raises ValueError for arrays of another shape, dtype or layout.
+        x None: the first layer's gates arrive as W_ih x + b. Raises ValueError for arrays of another shape, dtype or
+        layout.
         """
+        weights, caches, keep, *_ = window
         steps = caches[0][0].shape[1]  # gates (4H, T, N)
         if x is not None:
-            affine(self.cublas, weights[0][0], weights[0][2], x, caches[0][0])
-        table, matrices = self._table(caches, weights, masks, dropped), self._matrices(weights)
+            affine(self.cublas, weights[0].w_ih, weights[0].bias, x, caches[0][0])
+        table, matrices = self._table(window), self._matrices(weights)
         mask, ends = documents(keep, steps, self._nothing)
         self._launch("stack_begin", self.layers, table, self._units, mask, ends)
         sizes = 4 * self.hidden, self._columns, self.hidden, self.hidden, self._columns, self._columns
@@ -59,16 +56,15 @@ class Wavefront:
             self._launch("diagonal_forward", highest - lowest + 1, table, self._gates, self._units, mask, ends,
                          *map(np.int32, (diagonal, lowest, self.layers, steps)))
 
-    def backward(self, weights: Sequence[LayerWeights], caches: Sequence[LayerCache], dy: Array,
-                 dstate: StackState | None, keep: Array | None, masks: Sequence[Array] | None,
-                 initial: StackState) -> None:
-        """The gates of each cache arrive as the activations and leave as dL/dz; weights, keep, masks as in forward.
+    def backward(self, window: Window, dy: Array, dstate: StackState | None, initial: StackState) -> None:
+        """Run the stack backwards: the gates of each cache arrive as the activations and leave as dL/dz.
 
         dy (H, T, N) is the gradient of what the last layer handed on; dstate is (h, c), lists of L arrays (H, N): what
         arrives at the last state, or None; the gradient at the initial state is written to initial, of the same kind.
         """
+        weights, caches, keep, *_ = window
         steps = caches[0][0].shape[1]  # gates (4H, T, N)
-        table, matrices = self._table(caches, None, masks, None, dstate, initial), self._matrices(weights)
+        table, matrices = self._table(window, dstate, initial), self._matrices(weights)
         mask, ends = documents(keep, steps, self._nothing)
         dy_ld = ld(dy, (self.hidden, steps, self.n), self.dtype)
         sizes = self.hidden, self._columns, 4 * self.hidden, self.hidden, self._columns, self._columns
@@ -100,23 +96,22 @@ class Wavefront:
             self._weight_pointers[key] = self.cublas.pointers(matrices)
         return self._weight_pointers[key]
 
-    def _table(self, caches: Sequence[LayerCache], weights: Sequence[LayerWeights] | None,
-               masks: Sequence[Array] | None, dropped: Sequence[Array] | None, dstate: StackState | None = None,
+    def _table(self, window: Window, dstate: StackState | None = None,
                initial: StackState | None = None) -> CudaArray:
         """An array on the card of struct Layer in steps.cu, one a layer."""
         none = self.layers * [None]
-        lists = (caches, weights or none, masks or none, dropped or none, *(dstate or (none, none)),
-                 *(initial or (none, none)))
+        lists = (window.caches, window.weights, window.masks or none, window.dropped or none,
+                 *(dstate or (none, none)), *(initial or (none, none)))
         key = tuple(word for layer in zip(*lists, strict=True) for word in self._words(*layer))
         if key not in self._tables:
             self._tables[key] = cupy.asarray(np.array(key, np.int64).reshape(self.layers, -1))
         return self._tables[key]
 
-    def _words(self, cache: LayerCache, weights: LayerWeights | None, mask: Array | None, dropped: Array | None,
+    def _words(self, cache: LayerCache, weights: LayerWeights, mask: Array | None, dropped: Array | None,
                *states: Array | None) -> list[int]:
         """One layer as that struct has it."""
         (gates, h, c), once = cache, mask is not None and mask.shape[1] == 1
-        steps, bias = gates.shape[1], None if weights is None else weights[2]
+        steps, bias = gates.shape[1], weights.bias
         for array, shape in ((bias, (4 * self.hidden,)), *((state, (self.hidden, self.n)) for state in states)):
             if array is not None:
                 whole(array, shape, self.dtype)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..capture import MANY as LAUNCH, Captured, Slot
 from ..config import PATHS, ModelConfig, SampleConfig, TrainConfig
-from ..kernels.arrays import Array
+from ..kernels.arrays import Array, Window
 from ..kernels.interface import Recording
 from ..model import CharLM
 from ..nn import lstm, stack
@@ -214,10 +214,11 @@ class Layer:
         """From a state of zeros; the gradient at the last state is zero."""
         (cache,), w = self.work.caches, self.weights
         self.work.begin(None)
-        self.work.layers.forward([w], self.x, [cache], None)
+        window = Window([w], [cache], None, None, None)
+        self.work.layers.forward(window, self.x)
         if not self.backward:
             return
-        self.work.layers.backward([w], [cache], self.dy, None, None, None, self.work.initial)
+        self.work.layers.backward(window, self.dy, None, self.work.initial)
         self.kernel.product(w.w_ih.T, lstm.columns(cache.dz), lstm.columns(self.dx))
         for found in lstm.sums(self.gradients, self.x, cache.dz, cache.h[:, :-1]):
             stack.sum_products([found])

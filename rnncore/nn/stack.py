@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from .. import kernels
-from ..kernels.arrays import Array, Ids, LayerCache, LayerWeights, StackState
+from ..kernels.arrays import Array, Ids, StackState, Window
 from ..kernels.interface import Layer, Path
 from ..params import Each, Parameters
 from . import dropout as dropout_, embedding, head, lstm
@@ -22,20 +22,18 @@ class InTurn:
     def __init__(self, layer: Layer | None = None):
         self.layer: Layer = lstm if layer is None else layer
 
-    def forward(self, weights: Sequence[LayerWeights], x: Array | None, caches: Sequence[LayerCache],
-                keep: Array | None, masks: Sequence[Array] | None = None,
-                dropped: Sequence[Array] | None = None) -> None:
+    def forward(self, window: Window, x: Array | None) -> None:
         """Run all layers, x as in lstm.py; where there are masks, dropped[k] = what layer k makes, times its mask."""
+        weights, caches, keep, masks, dropped = window
         for k, (w, (gates, h, c)) in enumerate(zip(weights, caches, strict=True)):
             self.layer.forward(w, x, gates, h, c, keep)
             x = h[:, 1:]
             if masks and dropped:
                 x = kernels.of(x).xp.multiply(x, masks[k], out=dropped[k])
 
-    def backward(self, weights: Sequence[LayerWeights], caches: Sequence[LayerCache], dy: Array,
-                 dstate: StackState | None, keep: Array | None, masks: Sequence[Array] | None,
-                 initial: StackState) -> None:
+    def backward(self, window: Window, dy: Array, dstate: StackState | None, initial: StackState) -> None:
         """Run all layers backwards: dy is used up, the gradient at the initial state written; dstate None: zeros."""
+        weights, caches, keep, masks, _ = window
         for k in reversed(range(len(caches))):
             (gates, _, c), dh, dc = caches[k], initial[0][k], initial[1][k]
             dh[...], dc[...] = (dstate[0][k], dstate[1][k]) if dstate else (0, 0)
@@ -158,11 +156,12 @@ def losses(params: Mapping[str, Array], run: Pass) -> Array:
 
 def forward(params: Mapping[str, Array], run: Pass) -> Array:
     """Logits (V, T, N), a view of the workspace, from the initial state that lies there; the last: `work.state(T)`."""
-    (ids, work, keep, *_), masks = run, _masks(run)
-    caches, logits, _ = work.first(len(ids))
-    layers, table = [lstm.layer(params, k) for k in range(len(caches))], params["embedding.weight"]
-    x = embedding.forward(table, layers[0], ids, run.folds(len(table)), caches[0].z, work.room)
-    work.layers.forward(layers, x, caches, keep, masks, run.outputs() if masks else None)
+    work, table = run.work, params["embedding.weight"]
+    if run.drops:
+        _fill_masks(run, run.drops)
+    window, (caches, logits, _) = _window(params, run), work.first(len(run.ids))
+    x = embedding.forward(table, window.weights[0], run.ids, run.folds(len(table)), caches[0].z, work.room)
+    work.layers.forward(window, x)
     head.forward(params["head.weight"], params["head.bias"], run.outputs()[-1], logits)
     return logits
 
@@ -173,12 +172,10 @@ def backward(params: Mapping[str, Array], run: Pass, dstate: State | None = None
     dstate: the gradient that arrives at the last state, or None for truncated BPTT. Returns the gradient at the initial
     state, which the next call overwrites.
     """
-    (ids, work, keep, *_), dropout = run, run.drops
-    caches, dlogits, _ = work.first(len(ids))
-    masks = [mask[:, :dropout.rows(len(ids))] for mask in work.masks] if dropout else None
-    dy, layers = work.dy[:, :len(ids)], [lstm.layer(params, k) for k in range(len(caches))]
+    work, steps = run.work, len(run.ids)
+    dlogits, dy = work.dlogits[:, :steps], work.dy[:, :steps]
     head.backward(params["head.weight"], dlogits, dy)
-    work.layers.backward(layers, caches, dy, dstate, keep, masks, work.initial)
+    work.layers.backward(_window(params, run), dy, dstate, work.initial)
     return work.initial
 
 
@@ -230,17 +227,20 @@ def _rows(array: Array, k: int, parts: int) -> slice:
     return slice(len(array) * k // parts, len(array) * (k + 1) // parts)
 
 
-def _masks(run: Pass) -> list[Array] | None:
-    """The masks (H, T or 1, N) of what each layer hands on, None without dropout; there is room for the products."""
-    if run.drops is None:
-        return None
-    (ids, work, *_), dropout = run, run.drops
-    rows, like = dropout.rows(work.steps), [cache.h[:, 1:] for cache in work.caches]
+def _window(params: Mapping[str, Array], run: Pass) -> Window:
+    """What runs over all layers; the masks as the forward has filled them."""
+    (caches, *_), steps = run.work.first(len(run.ids)), len(run.ids)
+    masks = [mask[:, :run.drops.rows(steps)] for mask in run.work.masks] if run.drops else None
+    weights = [lstm.layer(params, k) for k in range(len(caches))]
+    return Window(weights, caches, run.keep, masks, run.outputs() if masks else None)
+
+
+def _fill_masks(run: Pass, dropout: Dropout) -> None:
+    """Fill the mask (H, T or 1, N) of what each layer hands on, and see that there is room for the products."""
+    work, rows, like = run.work, dropout.rows(run.work.steps), [cache.h[:, 1:] for cache in run.work.caches]
     xp = kernels.of(like[0]).xp
     work.dropped = work.dropped or [xp.empty_like(h) for h in like]
     if not work.masks or work.masks[0].shape[1] < rows:
         work.masks = [xp.empty_like(h[:, :rows]) for h in like]
-    masks = [mask[:, :dropout.rows(len(ids))] for mask in work.masks]
-    for k, mask in enumerate(masks):
-        dropout_.fill_mask(mask, dropout, k, work.offset, work.columns)
-    return masks
+    for k, mask in enumerate(work.masks):
+        dropout_.fill_mask(mask[:, :dropout.rows(len(run.ids))], dropout, k, work.offset, work.columns)

@@ -6,6 +6,7 @@ import cupy_stand_in
 import numpy as np
 import pytest
 
+from rnncore.kernels.arrays import Window
 from rnncore.nn import lstm
 from rnncore.nn.stack import InTurn
 
@@ -58,16 +59,17 @@ class Stack:
 
     def run(self, arrays: dict, loops) -> None:
         weights, caches, keep, masks, dropped, dy, dstate, initial = self.given(arrays)
-        loops.forward(weights, None, caches, keep, masks, dropped)
-        loops.backward(weights, caches, dy, dstate, keep, masks, initial)
+        window = Window(weights, caches, keep, masks, dropped)
+        loops.forward(window, None)
+        loops.backward(window, dy, dstate, initial)
 
     def wanted(self) -> dict:
         """The arrays after the engine's layers, each with its own time loop, in float64."""
         arrays = {name: array.astype("float64") for name, array in self.arrays.items()}
         weights, caches, keep, masks, dropped, dy, dstate, initial = self.given(arrays)
-        layers = InTurn()
-        layers.forward(weights, None, caches, keep, masks, dropped)
-        layers.backward(weights, caches, dy.copy(), dstate, keep, masks, initial)
+        layers, window = InTurn(), Window(weights, caches, keep, masks, dropped)
+        layers.forward(window, None)
+        layers.backward(window, dy.copy(), dstate, initial)
         return arrays
 
 
