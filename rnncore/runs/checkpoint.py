@@ -107,11 +107,6 @@ def to_model(document: Metadata, tensors: Tensors, device: str, dtype: str | Non
     return model
 
 
-def model_file(name: str | Path) -> Path:
-    """The file of the model that a name stands for (names.py)."""
-    return names.find(name).file
-
-
 def read(path: Path) -> tuple[Metadata, Tensors]:
     """(document, tensors) of a model file, checked: names, shapes, dtypes, finite numbers, sha256."""
     if not path.is_file():
@@ -155,8 +150,6 @@ def _finite(path: Path, file: safe_open,
 def _check_layout(path: Path, document: Metadata, file: safe_open) -> None:
     """Names, shapes and dtypes, before anything is read."""
     config, names = metadata.sizes(document), set(file.keys())
-    if config.layers > len(names):
-        raise metadata.damaged(path, f"{len(names)} tensors are too few for {config.layers} layers")
     wanted: dict[str, tuple[int | None, ...]] = {**file_shapes(config)}
     if "training" in document:
         wanted |= _resuming_shapes(config, names)

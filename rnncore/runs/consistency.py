@@ -2,19 +2,20 @@
 
 Every bound here holds in all runs that this engine has written, older ones too. None needs the corpus.
 """
+from dataclasses import fields
 from math import ceil
 
-from ..config import SHARE, SaveConfig, TrainConfig, number, whole
+from ..config import TrainConfig
 from ..data.batches import split
 from ..kernels.paths import storage
 from ..params import Tensors
 from .schema import Progress, Settings
 
-# The tensors beside a training text; a name that ends in ? may be missing.
-RESUMING = {"optimizer.m", "optimizer.v", "state.h", "state.c", "state.good?"}
+RESUMING = {"optimizer.m", "optimizer.v", "state.h", "state.c"}  # the tensors beside a training text,
+GOOD = "state.good"                                              # and one that may be missing
 PARTS = "train", "validation", "test"
 FASTEST = 10 ** 6  # steps a second that no machine reaches
-CHANGED = {"lr": number(above=True), "dropout": SHARE, "weight_drop": SHARE, "threads": whole(0)}  # options of a change
+CHANGED = {each.name: each.metadata["kind"] for each in fields(TrainConfig)}  # options of a change
 
 
 def contradiction(text: dict[str, Settings | Progress], config: TrainConfig, tensors: Tensors) -> str | None:
@@ -27,15 +28,14 @@ def contradiction(text: dict[str, Settings | Progress], config: TrainConfig, ten
 
 def _tensors(config: TrainConfig, tensors: Tensors, recovery: dict[str, float]) -> str | None:
     there = {name for name in tensors if name.startswith(("optimizer.", "state."))}
-    known, needed = {name.rstrip("?") for name in RESUMING}, {name for name in RESUMING if not name.endswith("?")}
-    for name in sorted(there - known | needed - there):
+    for name in sorted((there - {GOOD}) ^ RESUMING):
         return f"tensor {name:.80} is {'not expected' if name in there else 'missing'}"
     for name in ("state.h", "state.c"):
         if config.batch != tensors[name].shape[2]:
             return f"training.config.batch is {config.batch}, but {name} has {tensors[name].shape[2]} columns"
     if (tensors["optimizer.v"] < 0).any():
         return "optimizer.v holds numbers below 0, and it is a mean of squares"
-    if recovery.get("returned") and "state.good" not in tensors:
+    if recovery.get("returned") and GOOD not in tensors:
         return "training.progress.recovery.returned is true, but tensor state.good is missing"
     return None
 
@@ -130,9 +130,5 @@ def _settings(settings: Settings, step: int, dtype: str) -> str | None:
         for name, pair in change.items():
             if name in CHANGED and not all(value == 0 or CHANGED[name].holds(value) for value in pair):
                 return f"training.settings.changes has {name} {pair[0]} to {pair[1]}"
-    try:
-        SaveConfig(**settings.get("saving", {}))
-    except (TypeError, ValueError) as error:
-        return f"training.settings.saving cannot be ({error})"
     has = settings.get("precision", dtype)  # an older run has that of its tensors
     return None if storage(has) == dtype else f"training.settings.precision is {has}, but the tensors are {dtype}"

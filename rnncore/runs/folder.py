@@ -176,13 +176,9 @@ def restore(training: Training, document: Metadata, tensors: Tensors) -> None:
     for name, shape in wanted.items():
         if name not in tensors or tensors[name].shape != shape:
             raise ModelFileError(f"last.safetensors: {name} is missing or not of the shape {shape}: start a new run")
-    good = tensors.get("state.good")
-    if good is not None and good.shape != training.model.params.flat.shape:
-        raise ModelFileError(f"last.safetensors: state.good is not of the shape {training.model.params.flat.shape}: "
-                             "start a new run")
     moments = {name: tensors[f"optimizer.{name}"] for name in training.optimizer.moments}
     state = State(tensors["state.h"], tensors["state.c"])
-    training.restore(document["training"]["progress"], moments, state, good)
+    training.restore(document["training"]["progress"], moments, state, tensors.get("state.good"))
 
 
 def trained(card: Card) -> bool:
@@ -199,12 +195,11 @@ def fresh(name: str) -> Path:
     while True:
         try:
             path.mkdir(parents=True)
+            return path
         except FileExistsError:
             number += 1
             path = RUNS / f"{name}-{number}"
         except OSError:
-            return path
-        else:
             return path
 
 
@@ -231,10 +226,7 @@ def steps_kept(path: Path) -> list[Path]:
 
 def read_last(path: Path) -> tuple[Metadata, Tensors]:
     """(document, tensors) of last.safetensors in the run folder `path`. Raises RunError, ModelFileError."""
-    last = path / "last.safetensors"
-    if not last.is_file():
-        raise RunError(f"{path} holds no run to go on with (last.safetensors): start one without --resume")
-    return _read_training(last)
+    return _read_training(path / "last.safetensors")
 
 
 def read_newest(path: Path) -> tuple[Metadata, Tensors, list[str]]:
@@ -242,30 +234,28 @@ def read_newest(path: Path) -> tuple[Metadata, Tensors, list[str]]:
 
     Raises RunError, ModelFileError.
     """
-    kept, best = steps_kept(path), path / "best.safetensors"
-    try:
-        return *_checked(path / "last.safetensors", read_last(path)), []
-    except (RunError, ModelFileError) as error:
-        damage = error
-    words = damage if (path / "last.safetensors").is_file() else f"{path} has no last.safetensors any more"
-    for file in kept:
+    last, best = path / "last.safetensors", path / "best.safetensors"
+    damage: list[Exception] = []
+    for file in (last, *steps_kept(path)):
         try:
-            return *_checked(file, _read_training(file)), [f"warning: {words}; going on with {file.name}"]
-        except ModelFileError:
+            document, tensors = _read_training(file)
+            metadata.check_training(file, document, tensors)
+        except (RunError, ModelFileError) as error:
+            damage.append(error)
             continue
+        if not damage:
+            return document, tensors, []
+        words = damage[0] if last.is_file() else f"{path} has no {last.name} any more"
+        return document, tensors, [f"warning: {words}; going on with {file.name}"]
     if best.is_file():
-        raise ModelFileError(f"{damage}; {best.name} has no optimiser state to go on with, but --init-from {best} "
+        raise ModelFileError(f"{damage[0]}; {best.name} has no optimiser state to go on with, but --init-from {best} "
                              "begins a new run from it")
-    raise damage
-
-
-def _checked(path: Path, found: tuple[Metadata, Tensors]) -> tuple[Metadata, Tensors]:
-    """A document and its tensors, if resuming can go by them. Raises ModelFileError."""
-    metadata.check_training(path, *found)
-    return found
+    raise damage[0]
 
 
 def _read_training(path: Path) -> tuple[Metadata, Tensors]:
+    if not path.is_file():
+        raise RunError(f"{path.parent} holds no run to go on with ({path.name}): start one without --resume")
     document, tensors = checkpoint.read(path)
     if "training" not in document:
         raise ModelFileError(f"{path} holds a model but not what resuming needs: start a new run")

@@ -4,21 +4,20 @@ Every schema that was ever written has a line in READS, with what makes today's 
 """
 import json
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..config import (COUNT, FLAG, LAYERS, POSITIVE, PRECISIONS, SHARE, Json, Kind, ModelConfig, TrainConfig, number,
-                      one_of, shown)
-from ..data.decode import ERRORS, UnknownEncodingError, codec, one_line
-from ..data.endings import KINDS
+from ..config import (COUNT, FLAG, LAYERS, POSITIVE, PRECISIONS, SHARE, Json, Kind, ModelConfig, SaveConfig,
+                      TrainConfig, number, one_of, shown)
+from ..data.decode import one_line
 from ..data.text import Reading
-from ..data.vocab import LEVELS, Vocab
+from ..data.vocab import Vocab
+from ..divergence import Course
 from ..params import Tensors
 from .consistency import contradiction
 from .schema import (BEST, CHANGES, FILES, FOLDER, LOSS, NAMES, NUMBER, NUMBERS, SECONDS, SHA256, TEXT, TEXTS, Fields,
-                     Maybe, Metadata, fault)
+                     Made, Maybe, Metadata, by_type, fault)
 
 SCHEMA = 1           # of the files that are written
 READS: dict[int, Callable[[Metadata], Metadata]] = {1: lambda document: document}  # schema of a file -> that of SCHEMA
@@ -52,20 +51,11 @@ def torn(path: Path, why: Exception | str) -> ModelFileError:
     return ModelFileError(f"{path} {cause}: take another copy", f"it {cause}")
 
 
-def _is_encoding(value: Json) -> bool:
-    try:
-        return isinstance(value, str) and bool(codec(value))
-    except UnknownEncodingError:
-        return False
-
-
-LEVEL, PARTS, PRECISION = one_of(*LEVELS), one_of(*KINDS), one_of(*PRECISIONS)
+PRECISION = one_of(*PRECISIONS)
 
 # A name that ends in ? may be missing; others than those named here may stand beside them.
-CORPUS: Fields = {"name": TEXT, "sources": NAMES, "encoding": Kind("an encoding", _is_encoding),
-                  "newline": one_of("lf", "keep"), "characters": COUNT, "sha256": SHA256,
-                  "lower?": FLAG, "level?": LEVEL, "documents?": PARTS, "field?": TEXT, "shuffle?": FLAG,
-                  "encoding_errors?": one_of(*ERRORS)}
+CORPUS = Made(Reading, ("encoding", "newline"),
+              beside={"name": TEXT, "sources": NAMES, "characters": COUNT, "sha256": SHA256})
 SPLIT: Fields = {"train": COUNT, "validation": COUNT, "test": COUNT}
 FLOOR: Fields = {"nats": LOSS, "order": COUNT, "counted": COUNT}
 CARD: Fields = {"corpus": CORPUS, "split": SPLIT, "train": {}, "step": COUNT, "chars": COUNT, "seconds": NUMBER,
@@ -74,23 +64,21 @@ CARD: Fields = {"corpus": CORPUS, "split": SPLIT, "train": {}, "step": COUNT, "c
                 **dict.fromkeys(("init_from?", "origin?", "about?", "no_floor?"), Maybe(TEXT)), "floor?": Maybe(FLOOR),
                 "losses?": NUMBERS, "precision?": Maybe(PRECISION), "changes?": CHANGES}
 DOCUMENT: Fields = {
-    "config": dict.fromkeys(("vocab_size", "embed", "hidden", "layers"), POSITIVE),
-    "vocab": Kind("a list", lambda value: isinstance(value, list)), "card": {},
-    "text?": {"level?": LEVEL, "lower?": FLAG, "min_count?": POSITIVE, "documents?": PARTS, "field?": TEXT}}
+    "config": Made(ModelConfig, ("vocab_size", "embed", "hidden", "layers")),
+    "vocab": Kind("a list", lambda value: isinstance(value, list)), "card": {}, "text?": by_type(Vocab)}
 TRAINING: Fields = {
     "settings": {"corpus": CORPUS, "split": SPLIT | {"asked": {"val": SHARE, "test": SHARE}}, "preset?": Maybe(TEXT),
                  "asked": dict.fromkeys(("batch?", "seq?", "threads?"), Maybe(POSITIVE)),
                  **dict.fromkeys(("init_from?", "origin?", "no_floor?"), Maybe(TEXT)), "extend_vocab?": FLAG,
                  "floor?": Maybe(FLOOR), "precision?": PRECISION, "changes?": CHANGES,
                  "files?": Maybe({"below": FOLDER, "of": FILES}),  # null: there were too many
-                 "saving?": {"save_every": Maybe(POSITIVE), "sample_every": Maybe(COUNT), "keep": COUNT,
-                             "tensorboard?": FLAG, "report?": FLAG}},
+                 "saving?": Made(SaveConfig, ("save_every", "sample_every", "keep"))},
     "progress": {"step": POSITIVE, "chars": POSITIVE, "seconds": SECONDS, "training_seconds": SECONDS,
                  "val_windows": Maybe(POSITIVE), "best": Maybe(BEST), "stale?": COUNT, "final_loss": Maybe(LOSS),
-                 "final_windows": COUNT, "course?": {"first": Maybe(LOSS), "recent": Maybe(LOSS), "weight": LOSS},
+                 "final_windows": COUNT, "course?": Made(Course, ("first", "recent", "weight")),
                  "recovery?": dict.fromkeys(("row", "uncounted", "since"), COUNT) | {
                      "rate": number(most=1, above=True), "returned": FLAG}},
-    "config": {}}
+    "config": Made(TrainConfig)}
 
 
 def strict(path: Path, text: str | bytes, what: str) -> Json:
@@ -156,16 +144,14 @@ def stored(path: Path, metadata: dict[str, str] | None) -> Metadata:
 
 def current(path: Path, document: Metadata) -> Metadata:
     """A stored document as one of today's schema, every field of it checked but `training`; without the sha256."""
-    if found := fault(document, {"sha256": SHA256}, "document"):
-        raise damaged(path, found.removeprefix("document."))
+    found = fault(document, {"sha256": SHA256}, "document")
     document = READS[document["schema"]]({name: value for name, value in document.items() if name != "sha256"})
-    if found := fault(document, DOCUMENT, "document"):
+    if found := found or fault(document, DOCUMENT, "document"):
         raise damaged(path, found.removeprefix("document."))
-    for field, make in (("config", sizes), ("vocab", vocabulary)):
-        try:
-            make(document)
-        except (TypeError, ValueError) as error:
-            raise damaged(path, f"{field} is not as it should be ({error})") from None
+    try:
+        vocabulary(document)
+    except (TypeError, ValueError) as error:
+        raise damaged(path, f"vocab is not as it should be ({error})") from None
     size, symbols = document["config"]["vocab_size"], len(document["vocab"])
     if size != symbols:
         raise damaged(path, f"vocab_size is {size}, but vocab has {symbols:,} symbols")
@@ -185,8 +171,7 @@ def vocabulary(document: Metadata) -> Vocab:
 def check_training(path: Path, document: Metadata, tensors: Tensors) -> None:
     """Refuse a `training` text, or tensors beside it, that resuming cannot go by."""
     text: Any = document.get("training")
-    found = fault(text, TRAINING, "training") or _train_config(text["config"])
-    found = found or _reading(text["settings"]["corpus"], vocabulary(document)) or \
+    found = fault(text, TRAINING, "training") or _reading(text["settings"]["corpus"], vocabulary(document)) or \
         contradiction(text, TrainConfig(**text["config"]), tensors)
     if found:
         raise damaged(path, found, "start a new run, or take another copy")
@@ -201,27 +186,10 @@ def check_split(path: Path, kept: dict[str, Any], found: dict[str, int]) -> None
 
 
 def _reading(about: dict[str, Any], vocab: Vocab) -> str | None:
-    """Where the corpus is read otherwise than what the model learnt, or in a way that there is none."""
-    how = Reading.kept(about)
+    """Where the corpus is read otherwise than what the model learnt."""
+    how = Reading(**Reading.kept(about))
     for name in ("level", "lower", "documents", "field"):
-        has, wanted = how.get(name, getattr(Reading, name)), getattr(vocab, name)
+        has, wanted = getattr(how, name), getattr(vocab, name)
         if has != wanted:
             return f"training.settings.corpus.{name} is {shown(has)}, but the model's is {shown(wanted)}"
-    try:
-        Reading(**how)
-    except ValueError as error:
-        return f"training.settings.corpus cannot be read so: {error}"
-    return None
-
-
-def _train_config(config: dict[str, Any]) -> str | None:
-    """What is wrong with a stored TrainConfig; fields with a default may be missing, as in files of older versions."""
-    known = {field.name for field in fields(TrainConfig)}
-    for name in config:
-        if name not in known:
-            return f"training.config.{name} is not expected"
-    try:
-        TrainConfig(**config)
-    except ValueError as error:
-        return f"training.config: {error}"
     return None

@@ -82,12 +82,7 @@ def _as_it_was(about: dict[str, Any], sources: list[str], listed: Record) -> Cor
     """Read the text that a card is about from these sources. Raises CorpusError."""
     if "-" in sources:
         raise CorpusError("it came from stdin")
-    try:
-        corpus = read(sources, record=listed, **Reading.kept(about))
-    except CorpusError:
-        raise
-    except (TypeError, ValueError) as error:  # of a reading that there is none of
-        raise CorpusError(f"it cannot be read as the training card has it: {error}") from None
+    corpus = read(sources, record=listed, **Reading.kept(about))
     if corpus.sha256 != about["sha256"]:
         raise CorpusError("it has changed since (its sha256 differs)")
     return corpus

@@ -4,10 +4,11 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, get_type_hints
 
-from ..config import COUNT, MOST, POSITIVE, Json, Kind, number, shown
+from ..config import COUNT, FLAG, MOST, POSITIVE, Checked, Json, Kind, number, shown
 from ..data.decode import one_line
 
 Metadata: TypeAlias = dict[str, Any]  # the JSON text of a model file (metadata.DOCUMENT)
@@ -22,7 +23,19 @@ class Maybe(NamedTuple):
     spec: "Spec"
 
 
-Spec: TypeAlias = Kind | Maybe | Mapping[str, "Spec"]  # of a field: its kind, or the specs of an object's fields
+class Made(NamedTuple):
+    """An object that a dataclass is made of, which refuses with a ValueError what cannot be.
+
+    always: fields that every file has; others may be missing, as in files of older versions. beside: what stands with
+    them in the object; where this is None, nothing does.
+    """
+    kind: type
+    always: tuple[str, ...] = ()
+    beside: "Fields | None" = None
+
+
+# Of a field: its kind, or the specs of an object's fields.
+Spec: TypeAlias = Kind | Maybe | Made | Mapping[str, "Spec"]
 Fields: TypeAlias = dict[str, Spec]                    # of an object; a name that ends in ? may be missing
 
 
@@ -33,41 +46,46 @@ def _is_text(value: Json) -> bool:
         return False
 
 
-def _is_loss(value: Json) -> bool:
-    return number().holds(value)  # a run that diverged has large ones
-
-
-def _is_number(value: Json) -> bool:
-    return number(-math.inf).holds(value)
-
-
+ANYTHING = Kind("anything", lambda value: True)
 TEXT = Kind("a text", _is_text)
 NAMES = Kind("a list of names", lambda value: isinstance(value, list) and value != [] and all(map(_is_text, value)))
-NUMBER = Kind("a number", _is_number)
+NUMBER = Kind("a number", number(-math.inf).holds)
+LOSS = number()  # a run that diverged has large ones
 SECONDS = number(most=MOST)
 SHA256 = Kind("64 hexadecimal digits",
               lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)))
 TEXTS = Kind("an object of texts", lambda value: isinstance(value, dict) and all(map(_is_text, value.values())))
-NUMBERS = Kind("an object of numbers", lambda value: isinstance(value, dict) and all(map(_is_number, value.values())))
+NUMBERS = Kind("an object of numbers", lambda value: isinstance(value, dict) and all(map(NUMBER.holds, value.values())))
 FOLDER = Kind("an absolute path", lambda value: _is_text(value) and os.path.isabs(value))
+BEST = Kind("[loss, step]", lambda value: _is_pair(value, LOSS, POSITIVE))
 FILES = Kind("a list with, for each source, null or its files, each [absolute path, bytes]", lambda value: isinstance(
     value, list) and all(source is None or isinstance(source, list) and all(map(_is_file, source)) for source in value))
-LOSS = Kind("a number of at least 0", _is_loss)
-BEST = Kind("[loss, step]", lambda value: isinstance(value, list) and len(value) == 2 and _is_loss(value[0])
-            and POSITIVE.holds(value[1]))
+
+
+def _is_pair(value: Json, first: Kind, second: Kind) -> bool:
+    return isinstance(value, list) and len(value) == 2 and first.holds(value[0]) and second.holds(value[1])
 
 
 def _is_file(value: Json) -> bool:
-    return isinstance(value, list) and len(value) == 2 and FOLDER.holds(value[0]) and COUNT.holds(value[1])
+    return _is_pair(value, FOLDER, COUNT)
 
 
 def _are_changes(value: Json) -> bool:
     return isinstance(value, list) and all(isinstance(change, dict) and POSITIVE.holds(change.get("step")) and all(
-        name == "step" or isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair))
-        for name, pair in change.items()) for change in value)
+        name == "step" or _is_pair(pair, NUMBER, NUMBER) for name, pair in change.items()) for change in value)
 
 
 CHANGES = Kind("a list of objects with a step and [before, after] of options", _are_changes)
+BY_TYPE: dict[Any, Spec] = {bool: FLAG, int: COUNT, float: LOSS, float | None: Maybe(LOSS), str: TEXT}
+
+
+def by_type(kind: type, *always: str) -> Fields:
+    """Return the specs of the fields of a dataclass by their types, but for a Checked one, which sees to them itself.
+
+    Those that are not in `always` may be missing.
+    """
+    return {name + "?" * (name not in always): ANYTHING if issubclass(kind, Checked) else BY_TYPE[hint]
+            for name, hint in get_type_hints(kind).items()}
 
 
 def fault(value: Json, spec: Spec, name: str) -> str | None:
@@ -76,6 +94,8 @@ def fault(value: Json, spec: Spec, name: str) -> str | None:
         return None if value is None else fault(value, spec.spec, name)
     if isinstance(spec, Kind):
         return None if spec.holds(value) else f"{name} is {shown(value)}, not {spec.words}"
+    if isinstance(spec, Made):
+        return _not_made(value, spec, name)
     if not isinstance(value, dict):
         return f"{name} is {shown(value)}, not an object"
     for key, inner in spec.items():
@@ -85,6 +105,23 @@ def fault(value: Json, spec: Spec, name: str) -> str | None:
         found = fault(value[field], inner, f"{name}.{field}") if field in value else None
         if found:
             return found
+    return None
+
+
+def _not_made(value: Json, spec: Made, name: str) -> str | None:
+    """Return why the dataclass of `spec` is not made of an object, in words; None where it is."""
+    found = fault(value, (spec.beside or {}) | by_type(spec.kind, *spec.always), name)
+    if found or not isinstance(value, dict):
+        return found
+    names = {each.name for each in fields(spec.kind)}
+    others = [key for key in value if key not in names]
+    if others and spec.beside is None:
+        return f"{name}.{others[0]} is not expected"
+    try:
+        spec.kind(**{key: value[key] for key in value if key in names})
+    except ValueError as error:
+        words = str(error)
+        return f"{name}{'.' if words.split()[0] in names else ': '}{words}"
     return None
 
 
@@ -115,31 +152,30 @@ def _plain(value: Json | tuple[Any, ...], name: str, depth: int) -> Json:
         return found
     if isinstance(value, (list, tuple)):
         return [_plain(inner, name, depth + 1) for inner in value]
-    if fault := _unfit(value):
-        raise fault[0](f"{name[:80]} is {fault[1]}")
+    if value is not None:
+        _fits(value, f"{name[:80]} is")
     return value
 
 
 def _key(key: str | float | None, name: str) -> str:
     """The text that a key of an object is in JSON."""
-    if fault := (TypeError, type(key).__name__) if key is None else _unfit(key):
-        raise fault[0](f"{name[:80]} has a key that is {fault[1]}")
+    if key is None:
+        raise TypeError(f"{name[:80]} has a key that is NoneType")
+    _fits(key, f"{name[:80]} has a key that is")
     return key if isinstance(key, str) else json.dumps(key)
 
 
-def _unfit(value: Json) -> tuple[type[Exception], str] | None:
-    """The error for a value that JSON does not hold, or that comes back from it as another, in words."""
+def _fits(value: str | float, what: str) -> None:
+    """Raise the error for a value that JSON does not hold, or that comes back from it as another; what: its subject."""
     if isinstance(value, str):
         try:
             value.encode("utf-8", "surrogateescape")  # a byte of a file's name may be no UTF-8
         except UnicodeEncodeError:
-            return ValueError, "a text with half a character (a lone surrogate)"
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            return ValueError, f"{value}, which JSON has not"
-    elif isinstance(value, int):
-        if abs(value) >= 2 ** 64:
-            return ValueError, "a whole number of more than 64 bits"
-    elif value is not None:
-        return TypeError, f"{type(value).__name__}, which JSON has not: make it a text, a number, a list or a dict"
-    return None
+            raise ValueError(f"{what} a text with half a character (a lone surrogate)") from None
+    elif not isinstance(value, (int, float)):
+        kind = type(value).__name__
+        raise TypeError(f"{what} {kind}, which JSON has not: make it a text, a number, a list or a dict")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{what} {value}, which JSON has not")
+    elif isinstance(value, int) and abs(value) >= 2 ** 64:
+        raise ValueError(f"{what} a whole number of more than 64 bits")

@@ -18,7 +18,7 @@ import rnncore
 from rnncore import kernels
 from rnncore.cli.terminal.progress import LiveDisplay, PlainDisplay, clock, display, printable
 from rnncore.data.batches import Batches
-from rnncore.runs import checkpoint, folder as runs
+from rnncore.runs import checkpoint, folder as runs, names
 
 KEYS = ["step", "chars", "seconds", "chars_per_s", "loss", "val_loss", "lr", "grad_norm"]
 MEASURED = ["val_chars", "val_loss_of_all", "val_chars_of_all"]  # after an evaluation, and after the last
@@ -33,7 +33,7 @@ def train(capsys, monkeypatch, tmp_path):
 
 
 def card(folder) -> dict:
-    return checkpoint.read(checkpoint.model_file(folder))[0]["card"]  # of the best model, else of the last
+    return checkpoint.read(names.find(folder).file)[0]["card"]  # of the best model, else of the last
 
 
 # What a run leaves behind

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_helpers import SMALL, TEXT, call, corpus, refused, rows, run
+from cli_helpers import SMALL, TEXT, call, corpus, refused, rows
 
 from rnncore.runs import tensorboard
 from rnncore.runs import checkpoint, folder as runs
@@ -119,16 +119,24 @@ def test_a_disk_that_is_full_for_some_events_costs_a_warning(train, monkeypatch,
         assert_mirrored()
 
 
-def test_a_record_that_does_not_fit_leaves_whole_ones(tmp_path):
-    """No file may grow past 24 kB: the model fits and so do the metrics, not all the events."""
-    corpus(tmp_path)
-    args = ("train", "corpus.txt", "--steps", 60, "-o", "run", *SMALL, "--hidden", 8, "--eval-every", 1, "--tensorboard")
-    result = run(*args, cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (24_000, 24_000)))
+@pytest.fixture
+def limited(monkeypatch):
+    """No file of this process may grow past 24 kB; compiled modules, which would be cut off, are not written."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (24_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_record_that_does_not_fit_leaves_whole_ones(train, limited):
+    """The model fits and so do the metrics, not all the events."""
+    result = train("--steps", 60, "--hidden", 8, "--eval-every", 1, "--tensorboard")
     assert result.code == 0 and result.err.count("run cannot be written (File too large)") == 1, result
-    found = read(tmp_path / "run")
+    found = read()
     steps = [event.step for event in found.Scalars("characters_per_second")]
-    assert 10 < len(steps) < 60 == len(rows(tmp_path / "run")) and steps == list(range(1, len(steps) + 1))
-    (file,) = (tmp_path / "run" / "tensorboard").iterdir()
+    assert 10 < len(steps) < 60 == len(rows(RUN)) and steps == list(range(1, len(steps) + 1))
+    (file,) = (RUN / "tensorboard").iterdir()
     assert len(list(RawEventFileLoader(str(file)).Load())) == 4 + len(texts(found, "sample")) + 6 * len(steps)
 
 

@@ -1,4 +1,5 @@
 """Whole training steps captured on a card, over the stand-ins for CuPy and cuBLAS: what eager steps do, on every path."""
+import functools
 import gc
 import importlib
 import os
@@ -257,15 +258,18 @@ def test_a_step_is_recorded_in_order_and_its_memory_lives(with_cublas):
     assert captured.wait()[:2] == (3, False)
 
 
+@functools.cache
+def losses_of_200_steps(path: str, kind: str) -> dict[int, float]:
+    ids = np.tile(np.random.default_rng(0).integers(0, 11, 9), 100)
+    run = training(path, kind, ids=ids, steps=200, hidden=12, lr=0.02, window=4)
+    assert run.model.params.flat.dtype == ("float64" if kind == "float64" else "float32")
+    return {p.step: p.loss for p in run}
+
+
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-4), ("tf32", 0.01), ("bf16", 0.03)])
 def test_losses_of_200_steps_stay_with_those_in_float64(with_cublas, dtype, bound):
     """On a text that can be learnt: the loss falls by half, and every precision follows."""
-    ids, losses = np.tile(np.random.default_rng(0).integers(0, 11, 9), 100), {}
-    for path, kind in (("cpu", "float64"), ("graph", dtype)):
-        run = training(path, kind, ids=ids, steps=200, hidden=12, lr=0.02, window=4)
-        losses[path] = {p.step: p.loss for p in run}
-        assert run.model.params.flat.dtype == ("float64" if kind == "float64" else "float32")
-    wanted, found = losses["cpu"], losses["graph"]
+    wanted, found = losses_of_200_steps("cpu", "float64"), losses_of_200_steps("graph", dtype)
     assert wanted[200] < wanted[1] / 2 and len(found) > 10
     assert max(abs(loss - wanted[step]) for step, loss in found.items()) < bound
 

@@ -224,6 +224,8 @@ PLANTED = {
     "flags of another chunk": [("flags + chunk * MEMBERS;\n            const unsigned done", "flags;\n            const unsigned done")],
 }
 
+FIRST = {"published before all have written": 12}  # the seed of an error that is seen in that order of threads alone
+
 
 def planted(text: str, name: str) -> str:
     for right, wrong in PLANTED[name]:
@@ -240,7 +242,7 @@ def test_every_error_can_still_be_planted(persistent):
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_error_is_caught(persistent, monkeypatch, name):
     monkeypatch.setattr(persistent, "CODE", planted(persistent.CODE, name))
-    assert any(caught(persistent, seed) for seed in range(1, 13))
+    assert any(caught(persistent, seed) for seed in (FIRST.get(name, 1), *range(1, 13)))
 
 
 def caught(persistent, seed: int) -> bool:

@@ -3,6 +3,7 @@ import ctypes
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from test_cuda_compiles import CARDS, EVERY_CARD, nvrtc
@@ -38,7 +39,7 @@ def check(log: str, hidden: int, kernels: int):
 def nvcc(path, hidden: int, options, bf16: bool) -> None:
     cards = [card for card in CARDS if card >= 80 or not bf16]
     flags = [f"-gencode=arch=compute_{card},code=sm_{card}" for card in cards]
-    done = subprocess.run(["nvcc", "-std=c++17", *flags, *options, f"-DBF16={int(bf16)}", "-Xptxas", "-v", "-c", "-o", "/dev/null", path],
+    done = subprocess.run(["nvcc", "-std=c++17", "--threads", "2", *flags, *options, f"-DBF16={int(bf16)}", "-Xptxas", "-v", "-c", "-o", "/dev/null", path],
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     check(done.stderr, hidden, 2 * len(cards))
@@ -71,10 +72,24 @@ def by_nvrtc(text: str, options) -> str:
     return log.value.decode()
 
 
+SOME = sorted({(hidden, card) for hidden in HIDDEN for card in CARDS
+               if hidden in (128, 512, 1024) or card == (75, 90)[hidden // 64 % 2] or EVERY_CARD})
+
+
+@pytest.fixture(scope="module")
+def logs(persistent):
+    """The log of each compilation for (hidden, card), two at a time: a compilation by NVRTC takes one core."""
+    def compiled(hidden: int, card: int) -> list[str]:
+        return [by_nvrtc(persistent.CODE, (f"-arch=sm_{card}", *options, f"-DBF16={int(card >= 80)}"))
+                for options in variants(persistent, hidden)]
+
+    with ThreadPoolExecutor(2) as pool:
+        yield {each: pool.submit(compiled, *each) for each in SOME}
+        pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.skipif(nvrtc() is None, reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc-cu12")
-@pytest.mark.parametrize(("hidden", "card"), sorted({
-    (hidden, card) for hidden in HIDDEN for card in CARDS
-    if hidden in (128, 512, 1024) or card == (75, 90)[hidden // 64 % 2] or EVERY_CARD}))
-def test_nvrtc_compiles_it_without_spills(persistent, hidden, card):
-    for options in variants(persistent, hidden):
-        check(by_nvrtc(persistent.CODE, (f"-arch=sm_{card}", *options, f"-DBF16={int(card >= 80)}")), hidden, 2)
+@pytest.mark.parametrize(("hidden", "card"), SOME)
+def test_nvrtc_compiles_it_without_spills(logs, hidden, card):
+    for log in logs[hidden, card].result():
+        check(log, hidden, 2)

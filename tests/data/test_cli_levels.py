@@ -8,7 +8,7 @@ from cli_helpers import COMMAND, ENVIRONMENT, SMALL, TEXT, call, corpus, files, 
 
 import rnncore
 from rnncore import Vocab
-from rnncore.runs import checkpoint
+from rnncore.runs import checkpoint, names
 from rnncore.runs.checkpoint import ModelFileError
 
 STEPS = ("--steps", 4, *SMALL)
@@ -29,7 +29,7 @@ def model(folder):
 
 
 def card(folder) -> dict:
-    return checkpoint.read(checkpoint.model_file(folder))[0]["card"]
+    return checkpoint.read(names.find(folder).file)[0]["card"]
 
 
 def good(result):

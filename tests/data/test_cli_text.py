@@ -9,7 +9,7 @@ import pytest
 from cli_helpers import SMALL, TEXT, call, corpus, files, refused, run
 
 import rnncore
-from rnncore.runs import checkpoint
+from rnncore.runs import checkpoint, names
 
 STEPS = ("--steps", 2, *SMALL)
 
@@ -23,7 +23,7 @@ def train(capsys, monkeypatch, tmp_path):
 
 def about(folder) -> dict:
     """What the model in a run folder says of its corpus."""
-    return checkpoint.read(checkpoint.model_file(folder))[0]["card"]["corpus"]
+    return checkpoint.read(names.find(folder).file)[0]["card"]["corpus"]
 
 
 def unharmed(result, folder) -> str:

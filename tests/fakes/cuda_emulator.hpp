@@ -223,11 +223,13 @@ inline void start(Block& b, uint3 index, char* stacks) {
     b.shared = (unsigned char*)(((uintptr_t)b.memory.data() + 1023) & ~(uintptr_t)1023);
     b.fibers.assign(threads, Fiber());
     b.warps.assign((threads + 31) / 32, Warp());
+    ucontext_t here;  // asked for once: it is a call of the system's
+    getcontext(&here);
     for (size_t k = 0; k < threads; k++) {
         Fiber& f = b.fibers[k];
         f.block = &b, f.warp = k / 32, f.lane = k % 32;
         f.index = {unsigned(k % blockDim.x), unsigned(k / blockDim.x % blockDim.y), unsigned(k / blockDim.x / blockDim.y)};
-        getcontext(&f.start);
+        f.start = here;
         f.start.uc_stack.ss_sp = stacks + k * STACK, f.start.uc_stack.ss_size = STACK, f.start.uc_link = &unused;
         makecontext(&f.start, entry, 0);
     }
@@ -267,17 +269,21 @@ inline void run(size_t count, size_t resident, char* stacks) {
     }
 }
 
-inline const char* launch(dim3 grid, dim3 block, size_t dynamic, bool cooperative, unsigned seed_, std::function<void()> f) {
+// kept: memory for so many bytes of stacks, which earlier launches have touched already; a launch of more threads has its own.
+inline const char* launch(dim3 grid, dim3 block, size_t dynamic, bool cooperative, unsigned seed_, char* kept, size_t bytes,
+                          std::function<void()> f) {
     const size_t count = (size_t)grid.x * grid.y * grid.z, threads = (size_t)block.x * block.y * block.z;
     gridDim = grid, blockDim = block, dynamics = dynamic, body = std::move(f), failure.clear(), polls = 0;
     statics = 0, launches++;
     hostile = seed_, seed = 0x9E3779B97F4A7C15ull * (seed_ + 1);
     const size_t resident = cooperative ? count : std::min<size_t>(count, 8), room = resident * threads * STACK;
-    char* stacks = (char*)mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char* stacks = kept;
+    if (room > bytes)
+        stacks = (char*)mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (stacks == MAP_FAILED) return "no memory for the threads' stacks";
     blocks = std::vector<Block>(resident);
     run(count, resident, stacks);
-    munmap(stacks, room);
+    if (stacks != kept) munmap(stacks, room);
     blocks.clear();
     return failure.empty() ? nullptr : failure.c_str();
 }

@@ -7,6 +7,7 @@ threads is random and blocks are held back. A launch that is not cooperative has
 import ctypes
 import functools
 import hashlib
+import mmap
 import os
 import re
 import subprocess
@@ -20,6 +21,8 @@ ARCHITECTURE = "#ifndef __CUDA_ARCH__\n#define __CUDA_ARCH__ 800\n#endif\n"
 FLAGS = ("-std=c++17", "-Og", "-fPIC", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing", "-ffp-contract=off", "-w",
          "-fsanitize=alignment,bounds-strict", "-fcf-protection=none")
 GUARD, ALIGNMENT = 4096, 512
+KEPT = 4096 << 16  # bytes of stacks, for 4,096 threads
+AROUND = bytes([0xFF]) * (GUARD + ALIGNMENT)  # what stands before and behind the copy of an array, at most so much
 KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?void\s+'
                     r'(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)')
 SHARED = re.compile(r"\b__shared__\s+(?:(?:__align__|alignas)\s*\((\d+)\)\s*)?([\w:]+(?:\s+(?:int|short|char|long))*)\s+"
@@ -49,7 +52,8 @@ class Kernel:
         library = ctypes.CDLL(str(compiled(source(code), options)))
         parameters, self._launch = library[f"parameters_of_{name}"], library[f"launch_{name}"]
         parameters.restype = self._launch.restype = ctypes.c_char_p
-        self._launch.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_uint]
+        self._launch.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_uint,
+                                 ctypes.c_void_p, ctypes.c_size_t]
         self.name, self._kinds = name, parameters().decode().split()
 
     def __call__(self, grid, block, args, shared_mem: int = 0, *, seed: int = 0, cooperative: bool = False) -> None:
@@ -57,10 +61,13 @@ class Kernel:
         if int(np.prod(grid_of(block))) > 1024 or shared_mem > 227 << 10:
             raise ValueError(f"{self.name}: a block of {block} threads, {shared_mem} bytes of shared memory")
         copies: dict[int, Copy] = {}
-        values = [self._value(arg, copies) for arg in args]
-        pointers = np.array([value.ctypes.data for value in values], np.uintp)
+        values = np.zeros((len(args), 8), np.uint8)  # each parameter's value in memory
+        for value, arg in zip(values, args, strict=True):
+            raw = self._value(arg, copies)
+            value[:raw.nbytes] = np.frombuffer(raw, np.uint8)
+        pointers = address(values) + 8 * np.arange(len(args), dtype=np.uintp)
         dims = np.array(grid_of(grid) + grid_of(block), np.uint32)
-        words = self._launch(pointers.ctypes.data, dims.ctypes.data, shared_mem, cooperative, seed)
+        words = self._launch(address(pointers), address(dims), shared_mem, cooperative, seed, address(stacks()), KEPT)
         if words:
             raise Fault(f"{self.name}: {words.decode()}")
         for copy in copies.values():
@@ -77,16 +84,29 @@ class Kernel:
                 raise TypeError(f"{self.name}: argument {k} is {getattr(arg, 'dtype', type(arg))}, the parameter {kind}")
 
     @staticmethod
-    def _value(arg, copies: dict) -> np.ndarray:
-        """One parameter's value in memory."""
+    def _value(arg, copies: dict) -> np.generic:
+        """One parameter's value: a number, or where an array's copy lies."""
         if not isinstance(arg, np.ndarray):
-            return np.array([0 if arg is None else arg], np.uintp if arg is None else arg.dtype)
+            return np.uintp(0) if arg is None else arg
         owner = arg
         while isinstance(owner.base, np.ndarray):
             owner = owner.base
-        copy = copies.setdefault(id(owner), Copy(owner))
+        if id(owner) not in copies:
+            copies[id(owner)] = Copy(owner)
+        copy = copies[id(owner)]
         copy.views.append(arg)
-        return np.array([copy.address(arg)], np.uintp)
+        return np.uintp(copy.address(arg))
+
+
+def address(array: np.ndarray) -> int:
+    """Where an array's first element lies: quicker than array.ctypes.data."""
+    return array.__array_interface__["data"][0]
+
+
+@functools.cache
+def stacks() -> np.ndarray:
+    """The stacks of a launch's threads; memory that no thread has touched yet takes none."""
+    return np.frombuffer(mmap.mmap(-1, KEPT, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
 
 
 def fits(kind: str, arg) -> bool:
@@ -107,35 +127,42 @@ class Copy:
 
     def __init__(self, owner: np.ndarray):
         ends = [stride * (length - 1) for stride, length in zip(owner.strides, owner.shape, strict=True)]
-        low = owner.ctypes.data + sum(end for end in ends if end < 0)
+        low = address(owner) + sum(end for end in ends if end < 0)
         self.low, self.views = low, []
         self.size = sum(map(abs, ends)) + owner.itemsize if owner.size else 0
         self.original = np.frombuffer((ctypes.c_ubyte * max(1, self.size)).from_address(low), np.uint8)[:self.size]
-        self.before = self.original.copy()
+        self.before = self.original.tobytes()
         self.room = np.full(self.size + 2 * GUARD + ALIGNMENT, 0xFF, np.uint8)
-        self.first = GUARD + -(self.room.ctypes.data + GUARD) % ALIGNMENT
-        self.room[self.first:self.first + self.size] = self.before
+        self.start = address(self.room)
+        self.first = GUARD + -(self.start + GUARD) % ALIGNMENT
+        self.inside = self.room[self.first:self.first + self.size]
+        self.inside[...] = self.original
 
     def address(self, view: np.ndarray) -> int:
-        return self.room.ctypes.data + self.first + view.ctypes.data - self.low
+        return self.start + self.first + address(view) - self.low
 
     def check(self, name: str) -> None:
         """Raises Fault where something outside the views was written."""
-        if (self.room[:self.first] != 0xFF).any() or (self.room[self.first + self.size:] != 0xFF).any():
+        before, behind = self.room[:self.first].tobytes(), self.room[self.first + self.size:].tobytes()
+        if before != AROUND[:len(before)] or behind != AROUND[:len(behind)]:
             raise Fault(f"{name}: a write outside an array")
-        touched = self.room[self.first:self.first + self.size] != self.before
+        if self.unchanged():
+            return
+        touched = self.inside != np.frombuffer(self.before, np.uint8)
         for view in self.views:
-            inside = np.ndarray(view.shape + (view.itemsize,), bool, touched, view.ctypes.data - self.low,
+            inside = np.ndarray(view.shape + (view.itemsize,), bool, touched, address(view) - self.low,
                                 view.strides + (1,))
             inside[...] = False
         if touched.any():
             raise Fault(f"{name}: a write outside the view of an array, at its byte {int(touched.argmax())}")
 
+    def unchanged(self) -> bool:
+        return self.inside.tobytes() == self.before
+
     def back(self) -> None:
-        after = self.room[self.first:self.first + self.size]
-        changed = after != self.before
-        if changed.any():
-            self.original[changed] = after[changed]
+        if not self.unchanged():
+            changed = self.inside != np.frombuffer(self.before, np.uint8)
+            self.original[changed] = self.inside[changed]
 
 
 def source(code: str) -> str:
@@ -160,8 +187,9 @@ extern "C" const char* parameters_of_{name}() {{
     static std::string words = emulator::kinds({name});
     return words.c_str();
 }}
-extern "C" const char* launch_{name}(void** args, const unsigned* n, size_t shared, int cooperative, unsigned seed) {{
-    return emulator::launch({{n[0], n[1], n[2]}}, {{n[3], n[4], n[5]}}, shared, cooperative, seed,
+extern "C" const char* launch_{name}(void** args, const unsigned* n, size_t shared, int cooperative, unsigned seed,
+                                     char* stacks, size_t bytes) {{
+    return emulator::launch({{n[0], n[1], n[2]}}, {{n[3], n[4], n[5]}}, shared, cooperative, seed, stacks, bytes,
                             [=] {{ emulator::call({name}, args); }});
 }}
 """ for name in KERNEL.findall(code))

@@ -14,8 +14,8 @@ from safetensors.numpy import save as to_bytes
 
 import rnncore
 from rnncore import ModelConfig, Vocab
-from rnncore.runs import checkpoint
-from rnncore.runs.checkpoint import KEY, ModelFileError, load, model_file, read, save
+from rnncore.runs import checkpoint, names
+from rnncore.runs.checkpoint import KEY, ModelFileError, load, read, save
 
 VOCAB = Vocab.from_text("ab\nö☃")
 MODEL = rnncore.CharLM(ModelConfig(5, 3, 4, 2), VOCAB, "cpu", "float32", seed=1)
@@ -107,7 +107,7 @@ def test_a_run_folder_is_its_best_else_its_last(tmp_path):
         load("/dev/null/x")
     other = build(dtype="float32")
     save(MODEL, tmp_path / "last.safetensors")
-    assert model_file(tmp_path).name == "last.safetensors" and len(load(tmp_path, "cpu").vocab) == 5
+    assert names.find(tmp_path).file.name == "last.safetensors" and len(load(tmp_path, "cpu").vocab) == 5
     save(other, tmp_path / "best.safetensors")
     assert np.array_equal(load(str(tmp_path), "cpu").params.flat, other.params.flat)
 

@@ -1,5 +1,6 @@
 """`rnncore train --resume` on a damaged last.safetensors: one line, exit 1, and nothing in the run folder is touched."""
 
+import dataclasses
 import json
 import shutil
 
@@ -129,7 +130,7 @@ def test_resume_with_wrong_tensors_is_refused_though_the_sha256_is_right(good, r
         (("progress", "best"), [1.5, 99], "training.progress.best is of a later step"),
         (("progress", "best"), [float("nan"), 1], "training.progress.best"),
         (("progress", "seconds"), -1.0, "progress.seconds"),
-        (("settings", "corpus", "encoding"), "base64", "settings.corpus.encoding"),
+        (("settings", "corpus", "encoding"), "base64", "settings.corpus: unknown encoding"),
         (("settings", "corpus", "newline"), "cr", "settings.corpus.newline"),
         (("settings", "corpus", "sources"), [], "settings.corpus.sources"),
         (("settings", "corpus", "sources"), ["a\0b"], "settings.corpus.sources"),
@@ -150,6 +151,7 @@ def test_resume_with_wrong_tensors_is_refused_though_the_sha256_is_right(good, r
         (("settings", "saving", "report"), 1, "settings.saving.report"),
         (("progress", "course"), {"first": -1.0, "recent": None, "weight": 0.0}, "progress.course.first"),
         (("progress", "course", "weight"), None, "progress.course.weight"),
+        (("progress", "course", "more"), 1, "progress.course.more is not expected"),
         (("settings", "split", "asked", "val"), 1.5, "settings.split.asked.val"),
         (("settings", "split", "asked", "val"), 0.3, "settings.split.train is 1,350, but the corpus splits into 1,050"),
         (("settings", "split", "train"), 99, "settings.split.train is 99"),
@@ -194,6 +196,8 @@ def test_every_field_that_a_run_writes_is_checked(good):
 
     def unknown(value, spec, name):
         spec = spec.spec if isinstance(spec, metadata.Maybe) else spec
+        if isinstance(spec, metadata.Made):
+            spec = (spec.beside or {}) | {field.name: spec for field in dataclasses.fields(spec.kind)}
         if isinstance(spec, dict) and spec and isinstance(value, dict):
             known = {key.rstrip("?") for key in spec}
             for key, inner in value.items():

@@ -74,13 +74,13 @@ def lie(home, tmp_path, monkeypatch, capsys):
     ((*S, "changes"), [{"step": 3, "lr": [.1, .2]}, {"step": 2, "lr": [.2, .1]}], "settings.changes has one at step 2"),
     ((*S, "changes"), [{"step": 3, "lr": [0.1, -0.2]}], "training.settings.changes has lr 0.1 to -0.2"),
     ((*S, "changes"), [{"step": 3, "dropout": [0.1, 1.5]}], "training.settings.changes has dropout 0.1 to 1.5"),
-    ((*S, "saving", "more"), 1, "training.settings.saving cannot be"),
+    ((*S, "saving", "more"), 1, "training.settings.saving.more is not expected"),
     ((*S, "saving", "save_every"), 2 ** 60, "training.settings.saving.save_every"),
     ((*S, "asked"), {"batch": 2 ** 63}, "training.settings.asked.batch"),
-    (("config", "epochs"), 0.001, "one of steps"), (("config", "seq"), 1.5, "training.config: seq must be"),
-    (("config", "batch"), True, "training.config: batch must be"),
+    (("config", "epochs"), 0.001, "one of steps"), (("config", "seq"), 1.5, "training.config.seq must be"),
+    (("config", "batch"), True, "training.config.batch must be"),
     (("config", "steps"), 3, "budget in training.config"),
-    (("config", "variational"), 1, "training.config: variational must be")], ids=str)
+    (("config", "variational"), 1, "training.config.variational must be")], ids=str)
 def test_a_field_that_cannot_be_is_named(home, lie, path, value, words):
     document, tensors = read_last(home / "run")
     assert words in lie(changed(document, ("training", *path), value), tensors)

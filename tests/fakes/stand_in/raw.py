@@ -1,4 +1,5 @@
 """cupy.RawKernel over host memory: CUDA C++ run by the emulator of tests/fakes/emulate.py, launched by CuPy's rules."""
+import functools
 import importlib
 import re
 
@@ -30,6 +31,7 @@ class RawKernel:
         if self._kernel is None:
             self._kernel = importlib.import_module("emulate").kernel(self.code, self.name, self.options)
 
+    @functools.cached_property
     def _constant(self) -> list[bool]:
         """Of each parameter in the kernel's text: does it only read what it points to?"""
         found = re.search(rf"__global__[^;{{]*?\b{self.name}\s*\(([^)]*)\)", COMMENT.sub("", self.code))
@@ -43,7 +45,7 @@ class RawKernel:
         if shared_mem > self.max_dynamic_shared_size_bytes:
             raise streams.CUDARuntimeError(1, f"cudaErrorInvalidValue: {self.name} has no {shared_mem} bytes of shared "
                                               "memory: set max_dynamic_shared_size_bytes")
-        arrays, given, constant = [], [], self._constant()
+        arrays, given, constant = [], [], self._constant
         if len(args) != len(constant):
             raise TypeError(f"{self.name}: {len(args)} arguments for {len(constant)} parameters")
         for k, arg in enumerate(args):
