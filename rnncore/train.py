@@ -25,6 +25,7 @@ from .steps import MILESTONES, EagerSteps, Schedule, Steps, Stops
 
 VALIDATE = 0.03    # the share of a run that evaluations in mid-run may take
 FINAL = 0.03       # the share that the last one may take
+STORED = "step", "chars", "val_windows", "stale", "final_loss", "final_windows"  # of a Training's attributes
 FORWARD = 0.4      # a forward pass costs at most this part of a training step
 
 
@@ -229,11 +230,10 @@ class Training:
 
     def summary(self) -> dict[str, Any]:
         """The numbers that resuming needs, beside the parameters, the optimiser's moments and the state."""
-        return {"step": self.step, "chars": self.chars, "seconds": self.clock.now(),
-                "training_seconds": self.clock.training, "val_windows": self.val_windows,
-                "best": list(self.best) if self.best else None, "stale": self.stale,
-                "final_loss": self.final_loss, "final_windows": self.final_windows,
-                "recovery": self.recovery.summary(), "course": asdict(self.course)}
+        return {name: getattr(self, name) for name in STORED} | {
+            "seconds": self.clock.now(), "training_seconds": self.clock.training,
+            "best": list(self.best) if self.best else None, "recovery": self.recovery.summary(),
+            "course": asdict(self.course)}
 
     def another_text(self) -> None:
         """Go on with another text than before: what was measured on the old validation part counts no more."""
@@ -244,13 +244,11 @@ class Training:
     def restore(self, summary: dict[str, Any], moments: Mapping[str, np.ndarray], state: State | None,
                 good: np.ndarray | None = None) -> None:
         """Go on from what `summary`, `optimizer.moments`, `state` and `recovery.good` were."""
-        self.step, self.chars = summary["step"], summary["chars"]
         self.clock = Clock(summary["seconds"], summary["training_seconds"])
-        self.spent, self.course = self.done(), Course(**summary.get("course", {}))
-        self.val_windows = summary["val_windows"]
+        for name in STORED:
+            setattr(self, name, summary.get(name, 0))  # older files lack `stale`
         self.best = tuple(summary["best"]) if summary["best"] else None
-        self.stale = summary.get("stale", 0)
-        self.final_loss, self.final_windows = summary["final_loss"], summary["final_windows"]
+        self.spent, self.course = self.done(), Course(**summary.get("course", {}))
         for name, moment in self.optimizer.moments.items():
             moment[...] = self.model.kernel.to_device(moments[name])
         self.state = state and State(*map(self.model.kernel.to_device, state))

@@ -169,13 +169,7 @@ class RunFolder:
 
 
 def restore(training: Training, document: Metadata, tensors: Tensors) -> None:
-    """Put a new Training where the one that wrote `last.safetensors` was; document, tensors: checkpoint.read's."""
-    sizes = training.model.config
-    wanted = {f"optimizer.{name}": moment.shape for name, moment in training.optimizer.moments.items()}
-    wanted |= dict.fromkeys(("state.h", "state.c"), (sizes.layers, sizes.hidden, training.batches.columns))
-    for name, shape in wanted.items():
-        if name not in tensors or tensors[name].shape != shape:
-            raise ModelFileError(f"last.safetensors: {name} is missing or not of the shape {shape}: start a new run")
+    """Put a new Training where the one that wrote `last.safetensors` was; document, tensors: as read_newest checks."""
     moments = {name: tensors[f"optimizer.{name}"] for name in training.optimizer.moments}
     state = State(tensors["state.h"], tensors["state.c"])
     training.restore(document["training"]["progress"], moments, state, tensors.get("state.good"))
