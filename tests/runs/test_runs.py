@@ -18,14 +18,15 @@ from rnncore.runs.folder import RunError, RunFolder, fresh, read_last, read_newe
 from rnncore.runs.names import newest
 from rnncore.train import Progress, Training
 
-SETTINGS = {"corpus": {"name": "x", "sha256": "0"}, "split": {"train": 300}}
+SETTINGS = {"corpus": {"name": "x", "sources": ["x.txt"], "encoding": "utf-8", "newline": "lf", "characters": 600, "sha256": 64 * "0"},
+            "split": {"train": 300, "validation": 300, "test": 0, "asked": {"val": 0.5, "test": 0.0}}, "asked": {}}
 IDS = np.random.default_rng(0).integers(0, 5, 300).astype(np.uint8)
 ROW = Progress(step=1, epoch=0, done=0.1, chars=10, seconds=1.23456, chars_per_s=9.87654, loss=1.5, lr=0.1,
                grad_norm=2.0)
 
 
 def training(columns=4, **config) -> Training:
-    return Training(build(), Batches(IDS, columns, 10), TrainConfig(**({"lr": 0.01, "steps": 10} | config)),
+    return Training(build(), Batches(IDS, columns, 10), TrainConfig(**({"lr": 0.01, "steps": 10, "batch": columns, "seq": 10} | config)),
                     Validation(IDS, columns, 10))
 
 
