@@ -21,7 +21,7 @@ from .model import CharLM
 from .nn import stack
 from .nn.dropout import Dropout
 from .nn.lstm import State
-from .optim import Optimizer, Pace
+from .optim import Adam, Pace
 from .recovery import Recovery
 from .steps import MILESTONES, Schedule, StepResult, Stops
 
@@ -55,7 +55,7 @@ class Captured:
     optimizer: of its parameters; config: a TrainConfig. Only one at a time may train a model.
     """
 
-    def __init__(self, model: CharLM, optimizer: Optimizer, config: TrainConfig, steps: int, n: int):
+    def __init__(self, model: CharLM, optimizer: Adam, config: TrainConfig, steps: int, n: int):
         self.model, self.optimizer, self.config, self.steps, self.n = model, optimizer, config, steps, n
         self.path = model.device_path
         self.grads = model.params.like()
@@ -135,7 +135,7 @@ class CapturedSteps:
     and the masks of its number, and one whose loss or gradient is not finite stops those behind it.
     """
 
-    def __init__(self, model: CharLM, optimizer: Optimizer, recovery: Recovery, schedule: Schedule,
+    def __init__(self, model: CharLM, optimizer: Adam, recovery: Recovery, schedule: Schedule,
                  spent: Callable[[], float]):
         self.model, self.optimizer, self.recovery, self.schedule = model, optimizer, recovery, schedule
         self.spent = spent
@@ -147,7 +147,10 @@ class CapturedSteps:
         self._windows: dict[int, Ids] = {}  # by step: cut ahead, while the card works
 
     def take(self, step: int, state: State | None, stops: Stops = ()) -> StepResult:
-        """Take step `step` and those behind it that are taken together, from that state; None: zeros."""
+        """Take step `step`, from 0, and those behind it that are taken together, from that state; None: zeros.
+
+        They go up to the next at which an evaluation is due, or of which one of `stops` is a divisor.
+        """
         captured, columns = self.captured, self.schedule.batches.columns
         if not self._begun or state is not self._held:
             captured.begin(step, state)

@@ -1,7 +1,6 @@
 """An optimiser updates the flat parameter buffer from the flat gradient buffer; the schedule says at which rate."""
-from collections.abc import Callable
 from math import sqrt
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from . import kernels
 from .config import TrainConfig
@@ -19,25 +18,12 @@ class Pace(NamedTuple):
     correction: Number
 
 
-class Optimizer(Protocol):
-    """An optimiser, as training, capturing and resuming use it.
-
-    moments: what resuming needs, by name. workspaces: buffers that are made once and kept, by the shape of a matrix;
-    none for an optimiser that needs none. It is None at first, so that each update makes its own, and set to {} to
-    keep them.
-    """
-    moments: dict[str, Array]
-    workspaces: "dict[tuple[int, int], Workspace] | None"
-
-    def pace(self, rate: float, step: int) -> Pace:
-        """The numbers of a step that depend on its place in the run; step counts from 1."""
-
-    def update(self, params: Parameters, grads: Parameters, pace: Pace, scale: Number) -> None:
-        """One step, in place: the gradient is scale * grads. The numbers may be arrays () on the device."""
-
-
 class Adam:
-    """Adam (Kingma & Ba 2015) with bias correction."""
+    """Adam (Kingma & Ba 2015) with bias correction; the other optimisers are made of it.
+
+    moments: what resuming needs, by name. workspaces: buffers that are made once and kept, by the shape of a matrix. It
+    is None at first, so that each update makes its own, and set to {} to keep them.
+    """
 
     BETA2 = 0.99  # where the config leaves it open
 
@@ -49,9 +35,11 @@ class Adam:
         self.moments = {"m": zeros(params.flat), "v": zeros(params.flat)}
 
     def pace(self, rate: float, step: int) -> Pace:
+        """The numbers of a step that depend on its place in the run; step counts from 1."""
         return Pace(rate, rate / (1 - self.config.beta1 ** step), (1 - self.beta2 ** step) ** -0.5)
 
     def update(self, params: Parameters, grads: Parameters, pace: Pace, scale: Number) -> None:
+        """One step, in place: the gradient is scale * grads. The numbers may be arrays () on the device."""
         self.adam(slice(None), params, grads, pace, scale)
 
     def adam(self, part: slice, params: Parameters, grads: Parameters, pace: Pace, scale: Number) -> None:
@@ -100,7 +88,7 @@ class Muon(Adam):
         return self.workspaces[shape]
 
 
-OPTIMIZERS: dict[str, Callable[[Parameters, TrainConfig, Each], Optimizer]] = {"adam": Adam, "muon": Muon}
+OPTIMIZERS: dict[str, type[Adam]] = {"adam": Adam, "muon": Muon}
 
 
 class Workspace(NamedTuple):
@@ -147,7 +135,7 @@ def orthogonal(work: Workspace) -> None:
         x += y
 
 
-def update(optimizer: Optimizer, params: Parameters, grads: Parameters, rate: float, step: int, norm: float,
+def update(optimizer: Adam, params: Parameters, grads: Parameters, rate: float, step: int, norm: float,
            clip: float) -> None:
     """Take step `step`, from 1, at a rate, in place: the gradient, of that global norm, is clipped to `clip`."""
     optimizer.update(params, grads, optimizer.pace(rate, step), clip_scale(norm, clip))

@@ -1,12 +1,12 @@
 """A training step, and what it goes by: the window of the text, the rate and the masks are functions of its number.
 
-`Steps` takes the steps of a run, one at a time (`EagerSteps`) or on a card several at once (capture.py). What becomes
-of the parameters does not depend on which.
+Those of a run are taken one at a time (`EagerSteps`), or on a card several at once (capture.py). What becomes of the
+parameters does not depend on which.
 """
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from .config import TrainConfig
 from .data.batches import Batches
@@ -14,7 +14,7 @@ from .kernels.arrays import Ids
 from .model import CharLM
 from .nn.dropout import Dropout
 from .nn.lstm import State
-from .optim import Optimizer, global_norm, rate, update
+from .optim import Adam, global_norm, rate, update
 from .params import Parameters
 from .random import Purpose, uniform
 from .recovery import Recovery
@@ -33,17 +33,6 @@ class StepResult(NamedTuple):
     lr: float
     norm: float
     state: State
-
-
-class Steps(Protocol):
-    """Takes the steps of a run."""
-
-    def take(self, step: int, state: State | None, stops: Stops = ()) -> StepResult:
-        """Take step `step`, from 0, from that state; None: zeros.
-
-        Steps behind it may be taken too, up to the next at which an evaluation is due, or of which one of `stops` is a
-        divisor.
-        """
 
 
 class Schedule:
@@ -66,13 +55,13 @@ class Schedule:
 class EagerSteps:
     """Takes one step at a time: what is computed is back on the host before the next."""
     model: CharLM
-    optimizer: Optimizer
+    optimizer: Adam
     recovery: Recovery
     schedule: Schedule
     spent: Callable[[], float]
 
     def take(self, step: int, state: State | None, stops: Stops = ()) -> StepResult:
-        """Take step `step` from that state; None: zeros."""
+        """Take step `step`, from 0, from that state; None: zeros. Of `stops` none is passed over: it is one step."""
         config, (x, y) = self.schedule.config, self.schedule.window(step)
         if step % self.schedule.batches.windows == 0:
             state = None

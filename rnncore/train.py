@@ -21,7 +21,7 @@ from .model import CharLM
 from .nn.lstm import State
 from .optim import OPTIMIZERS
 from .recovery import Recovery
-from .steps import MILESTONES, EagerSteps, Schedule, Steps, Stops
+from .steps import MILESTONES, EagerSteps, Schedule, Stops
 
 VALIDATE = 0.03    # the share of a run that evaluations in mid-run may take
 FINAL = 0.03       # the share that the last one may take
@@ -100,7 +100,7 @@ class Training:
         self.spent = 0.0                          # done() after the last step
         self.schedule = Schedule(config, batches)
         self.stops: Stops = ()                    # step numbers, or None: the caller wants to act at their multiples
-        self._steps: Steps | None = None
+        self._steps: EagerSteps | CapturedSteps | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made of: all but what takes the steps, which may have graphs of this one's arrays."""

@@ -33,10 +33,8 @@ def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int 
     if name == "wavefront" and config and config.layers == 1:
         return "one layer has no wavefront: take graph"
     if name == "persistent":
-        if precision not in ("tf32", "bf16"):
-            return f"persistent kernels compute in tf32 or bf16, not in {precision}: --dtype tf32"
-        if config:
-            return why_not_persistent(config.hidden, n, precision, capability, card["multiProcessorCount"])
+        hidden = config.hidden if config else 64  # one that every card has room for
+        return why_not_persistent(hidden, n, precision, capability, card["multiProcessorCount"])
     return None
 
 

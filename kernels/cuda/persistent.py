@@ -52,7 +52,7 @@ def why_not(hidden: int, n: int, precision: str, capability: int, multiprocessor
     capability: major and minor as one number, as 90; multiprocessors: how many the card has.
     """
     if precision not in CLASSES:
-        return f"persistent kernels compute in tf32 or bf16, not {precision}"
+        return f"persistent kernels compute in tf32 or bf16, not in {precision}: --dtype tf32"
     if capability < CLASSES[precision]:
         return f"persistent {precision} kernels need compute capability {CLASSES[precision]}, not {capability}"
     if hidden % 64 or not 0 < hidden <= LARGEST:
