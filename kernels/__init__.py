@@ -9,9 +9,11 @@
     paths.py       how the work of a model is done: products, time loops, captured steps; which path is the fastest
     cpu/, cuda/    the kernel modules, ops.py in each, and what they need
 """
+from .arrays import Array, Ids, StackState, Window
 from .cards import describe, why_no_cuda
 from .cpu import ops as host  # text, files and drawn symbols live on the host, whatever the device
 from .devices import DeviceError, load, of
-from .interface import Kernel
+from .interface import Kernel, Layer, Path, Recording, Writer
 
-__all__ = ["DeviceError", "Kernel", "describe", "host", "load", "of", "why_no_cuda"]
+__all__ = ["Array", "DeviceError", "Ids", "Kernel", "Layer", "Path", "Recording", "StackState", "Window", "Writer",
+           "describe", "host", "load", "of", "why_no_cuda"]

@@ -10,11 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .data import batches
-from .kernels import host
-from .kernels.arrays import Array, Ids
-from .kernels.interface import Kernel
-from .nn.dropout import Dropout
-from .nn.lstm import State
+from .kernels import Array, Ids, Kernel, host
+from .nn import Dropout, State
 
 T = TypeVar("T")
 Shape: TypeAlias = tuple[int | str, ...]  # the lengths that are wanted, a letter for one that may be any from 1 on

@@ -15,12 +15,9 @@ import numpy as np
 
 from . import recovery
 from .config import TrainConfig
-from .kernels.arrays import Array, Ids
-from .kernels.interface import Recording
+from .kernels import Array, Ids, Recording
 from .model import CharLM
-from .nn import stack
-from .nn.dropout import Dropout
-from .nn.lstm import State
+from .nn import Dropout, State, stack
 from .optim import Adam, Pace
 from .recovery import Recovery
 from .steps import MILESTONES, Schedule, StepResult, Stops

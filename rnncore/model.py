@@ -18,12 +18,8 @@ from numpy.typing import ArrayLike
 from . import arguments, kernels, params
 from .config import DTYPE, ModelConfig
 from .data.vocab import Vocab
-from .kernels import paths
-from .kernels.arrays import Array, Ids
-from .nn import stack
-from .nn.dropout import Dropout, WeightDrop
-from .nn.lstm import State
-from .nn.stack import Workspace
+from .kernels import Array, Ids, paths
+from .nn import Dropout, State, WeightDrop, Workspace, stack
 
 T = TypeVar("T")
 R = TypeVar("R")

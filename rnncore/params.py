@@ -11,8 +11,7 @@ import numpy as np
 
 from . import kernels
 from .config import ModelConfig
-from .kernels.arrays import Array
-from .kernels.interface import Kernel
+from .kernels import Array, Kernel
 from .random import Purpose, normal, uniform
 
 Tensors: TypeAlias = dict[str, np.ndarray]  # parameters, and what else a model file holds, by PyTorch's names

@@ -8,8 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from .kernels import host
-from .kernels.arrays import Array
+from .kernels import Array, host
 
 Step: TypeAlias = int | Array | tuple[Array, Array]  # its number, or low and high 32 bits, which may lie on a device
 

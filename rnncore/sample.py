@@ -8,8 +8,7 @@ import numpy as np
 from . import arguments
 from .config import SampleConfig
 from .data.vocab import Vocab
-from .kernels.arrays import Ids
-from .kernels.interface import Writer
+from .kernels import Ids, Writer
 from .model import CharLM
 from .nn.stepper import Clamp, Stepper, checked
 from .random import Purpose, counter, key, uniform

@@ -12,8 +12,7 @@ from .config import TrainConfig
 from .data.batches import Batches
 from .kernels.arrays import Ids
 from .model import CharLM
-from .nn.dropout import Dropout
-from .nn.lstm import State
+from .nn import Dropout, State
 from .optim import Adam, global_norm, rate, update
 from .params import Parameters
 from .random import Purpose, uniform

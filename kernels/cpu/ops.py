@@ -18,9 +18,7 @@ from .. import paths
 from ..arrays import Array, HeadWeights, Ids, Key, LayerWeights, Number, Word
 from ..interface import Layer, Layers, ModelSizes
 from . import native
-from .updates import adam as adam
-from .updates import muon_apply as muon_apply
-from .updates import muon_momentum as muon_momentum
+from .updates import adam as adam, muon_apply as muon_apply, muon_momentum as muon_momentum
 
 name = "cpu"
 xp = np

@@ -16,9 +16,7 @@ from ..cpu import ops as cpu
 from ..interface import ModelSizes
 from . import paths as fast
 from .text import GATES, PHILOX
-from .updates import adam as adam
-from .updates import muon_apply as muon_apply
-from .updates import muon_momentum as muon_momentum
+from .updates import adam as adam, muon_apply as muon_apply, muon_momentum as muon_momentum
 from .writer import Sizes, Writer, card, sizes_of, why_not as why_not_written
 
 name = "cuda"

@@ -14,11 +14,9 @@ import numpy as np
 
 from ..capture import MANY as LAUNCH, Captured, Slot
 from ..config import PATHS, ModelConfig, SampleConfig, TrainConfig
-from ..kernels.arrays import Array, Window
-from ..kernels.interface import Recording
+from ..kernels import Array, Recording, Window
 from ..model import CharLM
-from ..nn import lstm, stack
-from ..nn.lstm import State
+from ..nn import State, lstm, stack
 from ..optim import OPTIMIZERS, global_norm, update
 from ..sample import generate_ids, samples
 from . import speed

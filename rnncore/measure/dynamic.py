@@ -14,8 +14,7 @@ from .. import arguments
 from ..config import DynamicConfig
 from ..kernels.arrays import Array, Ids
 from ..model import CharLM
-from ..nn import stack
-from ..nn.lstm import State
+from ..nn import State, stack
 from ..params import Parameters
 
 

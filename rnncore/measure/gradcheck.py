@@ -14,9 +14,7 @@ import numpy as np
 from .. import arguments
 from ..kernels.arrays import Array, Ids
 from ..model import CharLM
-from ..nn import stack
-from ..nn.dropout import Dropout
-from ..nn.lstm import State
+from ..nn import Dropout, State, stack
 from ..params import Tensors
 from ..random import Purpose, uniform
 

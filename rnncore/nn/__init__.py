@@ -7,3 +7,8 @@
     stack.py       all of them over a window of a batch
     stepper.py     all of them, one symbol at a time
 """
+from .dropout import Dropout, WeightDrop
+from .lstm import State
+from .stack import Workspace
+
+__all__ = ["Dropout", "State", "WeightDrop", "Workspace"]

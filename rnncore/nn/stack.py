@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from .. import kernels
-from ..kernels.arrays import Array, Ids, StackState, Window
-from ..kernels.interface import Layer, Path
+from ..kernels import Array, Ids, Layer, Path, StackState, Window
 from ..params import Each, Parameters
 from . import dropout as dropout_, embedding, head, lstm
 from .dropout import Dropout

@@ -15,8 +15,7 @@ import numpy as np
 
 from .. import kernels
 from ..config import ConfigError, ModelConfig
-from ..kernels.arrays import Array, Ids
-from ..kernels.interface import Writer
+from ..kernels import Array, Ids, Writer
 from ..params import Parameters
 from . import embedding, head, lstm
 
