@@ -58,7 +58,7 @@ def test_a_captured_step_of_the_cell_equals_the_same_step_at_once(Graph, on_cuda
     h, c, before = xp.empty((3, 2)), xp.empty((3, 2)), gates.copy()
 
     def step():
-        on_cuda.gates_forward(gates, recurrent, c_prev, keep, c, h)
+        on_cuda.gates_forward(gates, recurrent, c_prev, keep, gates, c, h)
 
     step()
     wanted = h.get()
@@ -68,7 +68,7 @@ def test_a_captured_step_of_the_cell_equals_the_same_step_at_once(Graph, on_cuda
     graph.launch()
     assert (h.get() == wanted).all() and wanted.any()
     assert cupy_stand_in.recorded(graph._graph, gates=gates, recurrent=recurrent, c=c, h=h, keep=keep) == [
-        ("gates_forward_kernel", {"recurrent", "keep"}, {"gates", "c", "h"})]
+        ("gates_forward_kernel", {"gates", "recurrent", "keep"}, {"gates", "c", "h"})]
 
 
 def test_numbers_are_recorded_and_arrays_are_read_at_each_launch(Graph, xp):

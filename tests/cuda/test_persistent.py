@@ -156,7 +156,7 @@ def test_a_batch_may_be_worked_off_in_several_chunks_by_few_blocks(persistent):
 
 
 @pytest.mark.parametrize(("asked", "words"), [
-    ((512, 64, "float32", 90, 132), "not float32"), ((512, 64, "tf32", 70, 80), "75"), ((512, 64, "bf16", 75, 40), "80"),
+    ((512, 64, "float32", 90, 132), "not in float32"), ((512, 64, "tf32", 70, 80), "75"), ((512, 64, "bf16", 75, 40), "80"),
     ((100, 64, "tf32", 90, 132), "multiple of 64"), ((2048, 64, "tf32", 90, 132), "multiple of 64"), ((0, 1, "tf32", 90, 132), "64"),
     ((1024, 8, "tf32", 75, 40), "needs 64 multiprocessors"), ((1024, 4096, "bf16", 90, 132), "too many")])
 def test_what_does_not_fit_is_refused_in_one_line(persistent, asked, words):
