@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from ..optim import OPTIMIZERS, global_norm, update
 from ..sample import generate_ids, samples
 from . import speed
 from .speed import Entry
-from .task import MEASURED, PIECE, STEPS, STREAMS, WINDOWS, Task, flops, vocab, windows
+from .task import PIECE, STEPS, STREAMS, WINDOWS, Task, flops, vocab, windows
 
 SQUARE = 1024  # rows and columns of the large product
 DTYPES = {"float64": "float64", "float32": "float32", "tf32": "tf32", "bf16": "bf16",  # by class
@@ -240,15 +239,6 @@ def model(task: Task, device: str, dtype: str, path: str) -> CharLM:
     made.assign(task.tensors)
     made.path = path
     return made
-
-
-def steps(sizes: dict[str, Any], config: dict[str, Any], device: str, dtype: str) -> None:
-    """Take a few training steps and do nothing else: their memory is measured."""
-    engine = Engine(ModelConfig(**sizes), TrainConfig(**config), device, dtype)
-    training = engine.training(config["threads"])
-    with training.around():
-        for _ in range(MEASURED):
-            training.work()
 
 
 WORK: dict[str, type[Training | Writing | Layer]] = {
