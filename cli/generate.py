@@ -5,7 +5,6 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 
 import click
 
@@ -123,8 +122,7 @@ def made(model, prime, length: int | None, count: int, config, stop, on_unknown,
         return ([*shown, text] for text in stopped.whole(whole))
 
     def text(number: int) -> Iterator[str]:
-        written = sample.symbols(model, prime, length, **asdict(config), stop=stop, on_unknown=on_unknown, clamp=clamp,
-                                 first=number)
+        written = sample.symbols(model, prime, length, config, stop, on_unknown, clamp, number)
         return itertools.chain(shown, written)
 
     first = text(0)

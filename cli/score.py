@@ -12,7 +12,6 @@ from rnncore.config import DynamicConfig
 from rnncore.runs.files import new_file
 
 from . import known, options, texts
-from .floor import KNOWN, beside
 from .terminal.progress import tell
 
 
@@ -54,17 +53,16 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
     ids, unknown = corpus.encode(model.vocab, on_unknown)
     parts = losses(model, evaluate.at_least_two(ids), protocol, settings)
     if per_char:
-        nats = mean(recorded(parts, Path(per_char), corpus.symbols(), model.vocab.symbols, on_unknown == "skip"))
-    else:
-        nats = mean(parts)
+        parts = recorded(parts, Path(per_char), corpus.symbols(), model.vocab.symbols, on_unknown == "skip")
+    nats = mean(parts)
     for note in corpus.notes:
         tell(note)
     if protocol == "dynamic" and nats > math.log(len(model.vocab)):
         tell("learning did harm: equal odds for all symbols would be better; lower --rate")
     perplexity = math.exp(nats) if nats < 700 else None
-    trained_on, floor, why = known.share(card, corpus, text, texts.reading(model.vocab, how)), None, KNOWN
+    trained_on, floor, why = known.share(card, corpus, text, texts.reading(model.vocab, how)), None, known.KNOWN
     if trained_on is None:
-        trained_on, floor, why = beside(card, path, model, ids, unknown)
+        trained_on, floor, why = known.beside(card, path, model, ids, unknown)
     figures = {"model": str(path), "text": text, "characters": corpus.characters, "nats_per_char": nats,
                "bits_per_char": nats / math.log(2), "perplexity": perplexity, "predictions": len(ids) - 1,
                "unknown": unknown, "unknown_share": unknown / corpus.characters, "on_unknown": on_unknown,

@@ -40,9 +40,6 @@ def measure_all(rows: Iterable[str], given: dict[str, Any], dtype: str | None, p
         for precision in [dtype] if dtype else classes:
             yield measure(name, task, precision, options, PATHS if path == "all" else (path,))
         gc.collect()  # what a row held on the card goes before the next
-        if options.torch_device:
-            from . import torch_card
-            torch_card.release()
 
 
 def measure(row: str, task: Task, precision: str, options: Options, paths: Collection[str] = PATHS) -> Figures:
@@ -51,6 +48,7 @@ def measure(row: str, task: Task, precision: str, options: Options, paths: Colle
     reference, about = None, None
     if options.torch_device:
         from . import torch_card
+        torch_card.release()
         reference, about = torch_card.reference(task, options.torch_device)
     work, tolerated = ours.WORK[task.work], parity.tolerance(task, precision)
     attempts = {

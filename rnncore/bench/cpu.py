@@ -1,21 +1,32 @@
 """One setting on a processor: the engine, matrix products and torch take turns, and figures are made of their times."""
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
+from ..config import BENCH, ModelConfig
+from ..kernels import host
+from ..runs.prepare import check_memory
 from . import memory, speed
 from .ours import Engine
 from .speed import Entry, Figures, Options
 from .task import configs
 
 
-def measure(asked: dict[str, Any], dtype: str, threads: int | None, options: Options) -> Figures:
-    """Return all figures of one setting.
+def measure_all(settings: Iterable[str], given: dict[str, Any], dtype: str, threads: int | None,
+                options: Options) -> Iterator[Figures]:
+    """Yield the figures of every setting, as they are made. given: fields that go before the setting's.
 
-    asked: fields of ModelConfig and TrainConfig. threads None: ours on as many as are fastest; torch always takes its
-    fastest number, up to as many as ours may have.
+    threads None: ours on as many as are fastest; torch always takes its fastest number, up to as many as ours may have.
     """
+    for name in dict.fromkeys(settings):
+        yield {"setting": name} | measure({"embed": ModelConfig.embed} | BENCH[name] | given, dtype, threads, options)
+
+
+def measure(asked: dict[str, Any], dtype: str, threads: int | None, options: Options) -> Figures:
+    """Return all figures of one setting; asked: fields of ModelConfig and TrainConfig."""
     sizes, config = configs(asked)
+    check_memory(config, sizes, 8 if dtype == "float64" else 4, host.memory())
     options.say(f"warming up: {sizes.layers} x {sizes.hidden}")
     engine = Engine(sizes, config, options.device, dtype)
     engines = {"rnncore": engine.entries(threads)}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -55,11 +56,9 @@ class Engine:
         """Return kind of work -> its entry; threads None: as many as are fastest."""
         numbers = [self.kernel.shares(threads)] if threads else speed.numbers_of_threads(self.kernel.cores())
         numbers = sorted({min(number, self.config.batch) for number in numbers})
-        entries = {"training": speed.fastest(self.training, numbers)}
-        for streams in STREAMS:
-            entries[f"writing {streams}"] = self.writing(streams, threads)
-            entries[f"writing {streams}"].settle()
-        return entries
+        shared = [threads or self.kernel.cores()]
+        return {"training": speed.fastest(self.training, numbers)} | {
+            f"writing {streams}": speed.fastest(partial(self.writing, streams), shared) for streams in STREAMS}
 
     def training(self, threads: int) -> Entry:
         """Return an entry of training steps on so many threads."""

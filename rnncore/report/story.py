@@ -68,29 +68,30 @@ def tell(found: Found, model: CharLM, card: Card, passage: Passage, cells: int =
 
     Raises FloatingPointError where the loss or the cells are no numbers.
     """
-    reading, folder, is_trained = read(model, passage.ids[:CHARACTERS]), found.folder, runs.trained(card)
+    reading, folder = read(model, passage.ids[:CHARACTERS]), found.folder
     if not np.isfinite(reading.bits).all():
         raise FloatingPointError(f"the loss is no number: {TOO_LARGE}")
     notes = [*([] if folder else [ALONE]), *passage.notes]
     if len(reading.ids) < FEW:
         notes.append(f"It read {len(reading.ids)} {'bytes' if model.vocab.level == 'byte' else 'characters'}: over so "
                      "few, correlations mean little.")
-    floor = card["floor"]["nats"] if is_trained and card.get("floor") else None
+    known = card if runs.trained(card) else {}
+    floor = (known.get("floor") or {}).get("nats")
     config = model.config
     sizes = (f"{config.layers} x {config.hidden} LSTM, embedding {config.embed}, {config.vocab_size:,} symbols, "
              f"{model.dtype}")
-    return Story(name=folder.resolve().name if folder else found.file.stem, headline=headline(model, card, floor),
+    return Story(name=folder.resolve().name if folder else found.file.stem, headline=headline(model, known, floor),
                  facts=[("model", sizes), *cards.terms(card)], vocab=model.vocab, passage=reading,
                  source=passage.source, atlas=of(reading, model.vocab, max(cells, RANKED)),
                  rows=rows(folder) if folder else [], samples=samples(folder) if folder else [], floor=floor,
-                 there=(card.get("val_chars") or {}).get("all") if is_trained else None, notes=notes, best=cells)
+                 there=(known.get("val_chars") or {}).get("all"), notes=notes, best=cells)
 
 
 def headline(model: CharLM, card: Card, floor: float | None) -> list[Term]:
-    """Return the figures that a page begins with."""
+    """Return the figures that a page begins with; card: of `rnncore train`, or empty."""
     config = model.config
     found = [("model", f"{config.layers} × {config.hidden} LSTM, {params.count(config):,} parameters")]
-    if runs.trained(card):
+    if card:
         found.append(("learned", f"{about(card['chars'])} characters of {card['corpus']['name']}"))
         if measured := headlines.of(card):
             nats = measured.best.nats
