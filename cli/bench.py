@@ -58,7 +58,7 @@ def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype,
         raise click.UsageError(f"--against torch compares with Adam: leave --optimizer {optimizer} out")
     kernel = kernels.load(device)
     torch_device = name_for_torch(kernel, device) if against else None
-    versions, how = check_torch(torch_device), Options(device, torch_device, rounds, tell, EVERY)
+    versions, how = check_torch(torch_device, kernel.name), Options(device, torch_device, rounds, tell, EVERY)
     given = {"layers": layers, "hidden": hidden, "embed": embed, "vocab_size": vocab, "batch": batch, "seq": seq}
     given = {name: value for name, value in given.items() if value is not None} | {"optimizer": optimizer}
     found = {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -68,7 +68,7 @@ def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype,
         measured = cpu.measure_all(setting or ["char-rnn"], given, dtype or "float32", threads, how)
         first, words, last = bench_table.cpu_headline, bench_table.cpu_lines, None
     else:
-        found["machine"] |= card.machine(device, bool(against))
+        found["machine"] |= card.machine(device)
         measured = card.measure_all(setting, given, dtype, cuda_path, how)
         first, words, last = bench_table.card_headline, bench_table.card_lines, bench_table.card_summary
     if not as_json:
@@ -97,8 +97,11 @@ def refuse_card(settings, dtype: str | None) -> None:
         raise click.UsageError(f"--dtype {dtype} is a GPU's: --device cuda")
 
 
-def check_torch(device: str | None) -> dict[str, str]:
-    """Return the version of torch, if there is a device for it. Raise ClickException where it cannot do the work."""
+def check_torch(device: str | None, kind: str) -> dict:
+    """Return the versions of torch, if there is a device for it. Raise ClickException where it cannot do the work.
+
+    kind: the name of our kernel module.
+    """
     if device is None:
         return {}
     if words := requirements.missing("torch"):
@@ -106,4 +109,4 @@ def check_torch(device: str | None) -> dict[str, str]:
     from rnncore.bench import torch_cpu
     if why_not := torch_cpu.why_not(device):
         raise click.ClickException(why_not)
-    return torch_cpu.versions()
+    return torch_cpu.versions(kind != "cpu")

@@ -12,6 +12,7 @@ from rnncore.config import SampleConfig
 
 from . import options
 from .terminal.progress import tell
+from .terminal.written import Stop, write
 
 LENGTH = 1000    # characters
 TURN = 200       # characters, where it is one of many
@@ -101,8 +102,6 @@ def command(run, prime, prime_file, length, stop, count, separator, out, interac
         from .interactive import Loop
         Loop(model, config, length, stop, on_unknown, prime, clamp).run()
         return
-    from .terminal.written import Stop, write
-
     with Stop() as stopped:
         texts = made(model, prime, length, count, config, stop, on_unknown, clamp, stopped)
         write(out, vocab, texts, count > 1, separator, stopped)

@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from rnncore.data.text import CorpusError, read
+from rnncore.measure import ngram
+from rnncore.runs.folder import trained
+from rnncore.runs.places import text_of
+
 PIECE = 100     # characters that two texts have in common by chance never
 PIECES = 5      # that are looked for
 HELD = 1 << 22  # characters in which they are looked for at a time
@@ -22,16 +27,14 @@ def share(card: dict, corpus, text: str, how: dict) -> dict | None:
     corpus: the text as it was read, `how`: the fields of a data.text.Reading. at_most: the first pass over the training
     part was not finished, so the true share is smaller.
     """
-    from rnncore.runs.folder import trained
-
     if not trained(card):
         return None
     about, part = card["corpus"], card["split"]["train"]
     if part > about["characters"]:  # a card that contradicts itself
         return None
-    for read in _readings(corpus, text, how, about["newline"]):
-        if read.digest(about["characters"]) == about["sha256"]:
-            return {"share": part / read.characters, "at_most": _unfinished(card)}
+    for reading in _readings(corpus, text, how, about["newline"]):
+        if reading.digest(about["characters"]) == about["sha256"]:
+            return {"share": part / reading.characters, "at_most": _unfinished(card)}
     return None
 
 
@@ -41,11 +44,6 @@ def beside(card: dict, file: Path, model, ids, unknown: int) -> tuple[dict | Non
     file: the model's. The first two are None where the training text is not at hand; counting is no measure where all
     pieces stand there: it knows the text. No reason is given of a model that was not trained by `rnncore train`.
     """
-    from rnncore.data.decode import CorpusError
-    from rnncore.measure import ngram
-    from rnncore.runs.folder import trained
-    from rnncore.runs.places import text_of
-
     if not trained(card):
         return None, None, None
     try:
@@ -87,8 +85,6 @@ def _unfinished(card: dict) -> bool:
 
 def _readings(corpus, text: str, how: dict, newline: str) -> Iterator:
     """Yield the text as it was read; then, where it can be read again, with the line ends of the training text."""
-    from rnncore.data.text import read
-
     yield corpus
     if how.get("newline", newline) != newline and (os.path.isfile(text) or os.path.isdir(text)):
         yield read([text], distinct=1, **how | {"newline": newline})
@@ -137,6 +133,15 @@ def _places(text: bytes, piece: bytes) -> Iterator[int]:
     while place >= 0:
         yield place
         place = text.find(piece, place + 1)
+
+
+def lines(trained_on: dict | None, floor: dict | None, nats: float, documents: bool) -> list[str]:
+    """Return what `share` or `beside` found, a line each; nats: the model's, which counting may do better than."""
+    found = [words(trained_on, documents)] if trained_on else []
+    if floor:
+        reached = ngram.reaches(floor["nats_per_char"], floor["order"], floor["counted"], floor["characters"])
+        found.append(reached + (": the model is worse" if nats > floor["nats_per_char"] else ""))
+    return found
 
 
 def words(found: dict, documents: bool) -> str:

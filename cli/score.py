@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from rnncore.config import DynamicConfig
 from rnncore.runs.files import new_file
 
-from . import known, options, texts
+from . import options, texts
 from .terminal.progress import tell
 
 
@@ -48,6 +48,8 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
         raise FileExistsError(f"{per_char} exists already: name another file with --per-char")
     from rnncore.measure import evaluate
 
+    from . import known
+
     path, model, card = options.open_model(run, device)
     corpus = texts.corpus(model.vocab, text, how)
     ids, unknown = corpus.encode(model.vocab, on_unknown)
@@ -71,7 +73,8 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
         figures["no_floor"] = why
     elif why and not trained_on:
         tell(f"no n-gram baseline: {why}")
-    click.echo(json.dumps(figures) if as_json else words(figures, model.vocab.end is not None))
+    lines = [words(figures), *known.lines(trained_on, floor, nats, model.vocab.end is not None)]
+    click.echo(json.dumps(figures) if as_json else "\n".join(lines))
 
 
 def chosen(window: int | None, dynamic: bool, learning: dict) -> tuple[str, dict]:
@@ -131,8 +134,8 @@ def recorded(parts, path: Path, text: Iterable[str], known: str, skip: bool) -> 
             yield part
 
 
-def words(figures: dict, documents: bool) -> str:
-    """The figures in two lines, and one each where the model was trained on the text, and with the floor."""
+def words(figures: dict) -> str:
+    """The figures in two lines."""
     how = {"carried": "state carried over the whole text", "window": "windows of {window:,}, each from a zero state",
            "dynamic": "dynamic evaluation at rate {rate:g}, decay {decay:g}, segment {segment:,}"}
     done = {"error": "", "skip": ", skipped", "replace": ", scored as their stand-in"}
@@ -144,14 +147,4 @@ def words(figures: dict, documents: bool) -> str:
     shown = f"{perplexity:.3f}" if perplexity < 1e6 else f"{perplexity:.3g}"
     return (f"{figures['nats_per_char']:.4f} nats/char   {figures['bits_per_char']:.4f} bits/char   "
             f"perplexity {shown}   over {figures['predictions']:,} predictions\n"
-            f"{how[figures['protocol']].format(**figures['settings'])}; {unknown}"
-            + (f"\n{known.words(figures['trained_on'], documents)}" if figures["trained_on"] else "")
-            + (counting(figures["nats_per_char"], **figures["floor"]) if figures["floor"] else ""))
-
-
-def counting(nats: float, nats_per_char: float, order: int, counted: int, characters: int) -> str:
-    """The floor in a line of its own, and whether the model is worse."""
-    from rnncore.measure.ngram import reaches
-
-    line = reaches(nats_per_char, order, counted, characters)
-    return f"\n{line}{': the model is worse' if nats > nats_per_char else ''}"
+            f"{how[figures['protocol']].format(**figures['settings'])}; {unknown}")

@@ -9,16 +9,11 @@ from rnncore.config import flag
 from . import options
 
 NAMES = "encoding", "encoding_errors", "newline", "documents", "field"  # the options of `options_of`
-
-
-def options_of(function):
-    """A decorator: the options that say how TEXT is read, which the command gets by NAMES."""
-    field = click.option("--field", metavar="NAME", help="With JSON: the text in each line. [default: the model's]")
-    documents = click.option("--documents", type=click.Choice(["lines", "blank", "jsonl"]),
-                             help="For a model of documents: what parts those of TEXT. [default: what it learnt]")
-    for option in (field, documents, options.NEWLINE, options.ENCODING_ERRORS, options.ENCODING):
-        function = option(function)
-    return function
+options_of = options.grouped(  # a decorator: the options that say how TEXT is read, which the command gets by NAMES
+    options.LAST, options.ENCODING, options.ENCODING_ERRORS, options.NEWLINE,
+    ("--documents", {"type": click.Choice(["lines", "blank", "jsonl"]),
+                     "help": "For a model of documents: what parts those of TEXT. [default: what it learnt]"}),
+    ("--field", {"metavar": "NAME", "help": "With JSON: the text in each line. [default: the model's]"}))
 
 
 def corpus(vocab, text: str, how: dict):

@@ -32,11 +32,8 @@ def measure_all(rows: Iterable[str], given: dict[str, Any], dtype: str | None, p
     """
     for name in dict.fromkeys(rows or BENCH_CARD):
         work, sizes, classes = BENCH_CARD.get(name) or ("training", BENCH[name], ("float32", "tf32", "bf16"))
-        if name.startswith("layer"):
-            sizes = sizes | {key: value for key, value in given.items() if key != "vocab_size"}
-        else:
-            sizes = sizes | given
-        task = Task.of(work, sizes)
+        kept = {key: value for key, value in given.items() if key != "vocab_size" or not name.startswith("layer")}
+        task = Task.of(work, sizes | kept)
         for precision in [dtype] if dtype else classes:
             yield measure(name, task, precision, options, PATHS if path == "all" else (path,))
         gc.collect()  # what a row held on the card goes before the next
@@ -136,14 +133,11 @@ def outcome(times: dict[tuple[str, str], list[float]], found: Figures) -> Figure
                    "verdict": f"without torch {', '.join(rest['torch'])}, not timed" if rest["torch"] else None}
 
 
-def machine(device: str, against_torch: bool) -> Figures:
+def machine(device: str) -> Figures:
     """Return what the card is, and what is installed for it."""
     found = kernels.describe(int(device.partition(":")[2] or 0))
     if DRIVER.is_file():
         found["driver"] = driver(DRIVER.read_text(encoding="utf-8", errors="replace"))
-    if against_torch:
-        from . import torch_card
-        found |= torch_card.versions()
     return found
 
 

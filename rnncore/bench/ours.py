@@ -35,9 +35,8 @@ class Engine:
 
     def __init__(self, sizes: ModelConfig, config: TrainConfig, device: str, dtype: str, path: str = "eager"):
         """path: one of config.PATHS; the CPU knows eager alone."""
-        assert config.lr is not None  # task.py's configs sets it
         self.model, self.config = CharLM(sizes, vocab(sizes), device, dtype, config.seed), config
-        self.kernel, self.rate = self.model.kernel, config.lr
+        self.kernel, self.rate = self.model.kernel, config.peak
         self.model.path = path
         self.optimizer = OPTIMIZERS[config.optimizer](self.model.params, config, self.model.each)
         self.windows = [[self.kernel.ids_to_device(ids) for ids in window] for window in windows(sizes, config)]

@@ -24,7 +24,7 @@ from .torch_cpu import State, TorchSide
 from .torch_graph import captured, events
 from .torch_precision import KINDS, cudnn_algorithm, kinds
 
-__all__ = ["KINDS", "WORK", "attempts", "cudnn_algorithm", "kinds", "reference", "release", "versions"]
+__all__ = ["KINDS", "WORK", "attempts", "cudnn_algorithm", "kinds", "reference", "release"]
 Result = TypeVar("Result")
 
 
@@ -37,7 +37,7 @@ class TorchWork(TorchSide, ABC, Generic[Result]):
         self.task = task
         self.prepare()
         with self.around():
-            self.call = self.record(self.work) if graphed else self.work
+            self.call = self.record() if graphed else self.work
             self.own = self.compute()
 
     @abstractmethod
@@ -64,10 +64,10 @@ class TorchWork(TorchSide, ABC, Generic[Result]):
         """Return the result from the task's weights on: it was made once, before anything is timed."""
         return self.own
 
-    def record(self, work: Callable[[], None]) -> Callable[[], object]:
+    def record(self) -> Callable[[], object]:
         """Return a function that replays `work` from a CUDA graph (on a CPU: `work`); the numbers held stay."""
         with self.undone():
-            return captured(work, self.device)
+            return captured(self.work, self.device)
 
     @contextlib.contextmanager
     def undone(self) -> Iterator[None]:
@@ -177,7 +177,7 @@ class Writing(TorchWork[np.ndarray]):
         """Return the likeliest symbols, by a graph of its own where the work has one; the state is then as before."""
         self.greedy = True
         with self.undone():
-            (self.work if self.call == self.work else self.record(self.work))()
+            (self.work if self.call == self.work else self.record())()
         self.greedy = False
         return self.text.cpu().numpy().copy()
 
@@ -254,11 +254,6 @@ def release() -> None:
     """Give the memory that no tensor holds any more back to the card."""
     gc.collect()
     torch.cuda.empty_cache()
-
-
-def versions() -> Figures:
-    """Return the versions of torch's CUDA and cuDNN."""
-    return {"torch cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
 
 
 WORK: dict[str, type[TorchWork[Any]]] = {

@@ -13,7 +13,7 @@ import torch
 from .. import optim
 from ..config import ModelConfig, SampleConfig, TrainConfig
 from . import speed
-from .speed import Entry
+from .speed import Entry, Figures
 from .task import STREAMS, windows
 from .torch_precision import KINDS
 
@@ -63,9 +63,8 @@ class TorchSide:
     def adam(self) -> torch.optim.Adam:
         """Return Adam with the settings that ours has, for gradients that are as many times as large as the loss."""
         config = self.config
-        assert config.lr is not None  # task.py's configs sets it
         beta2 = optim.Adam.BETA2 if config.beta2 is None else config.beta2
-        return torch.optim.Adam(self.masters, config.lr, (config.beta1, beta2), config.eps * self.kind.scale,
+        return torch.optim.Adam(self.masters, config.peak, (config.beta1, beta2), config.eps * self.kind.scale,
                                 fused=True, capturable=self.device.type == "cuda")
 
     def step(self, adam: torch.optim.Adam, x: torch.Tensor, y: torch.Tensor,
@@ -180,6 +179,7 @@ def why_not_bfloat16(device: str) -> str | None:
     return None
 
 
-def versions() -> dict[str, str]:
-    """Return the version of torch."""
-    return {"torch": torch.__version__}
+def versions(card: bool) -> Figures:
+    """Return the version of torch, and for work on a card those of its CUDA and cuDNN."""
+    cuda = {"torch cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    return {"torch": torch.__version__} | (cuda if card else {})

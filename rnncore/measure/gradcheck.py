@@ -6,7 +6,7 @@
 Four points make the quotient exact to the fourth order, so eps can be large enough that rounding does not matter: in
 float64 a right gradient has an error below 1e-8, also where it is small; one past `TOLERANCE` is wrong.
 """
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from .. import arguments
 from ..kernels.arrays import Array, Ids
 from ..model import CharLM
 from ..nn import stack
-from ..nn.dropout import Dropout, WeightDrop
+from ..nn.dropout import Dropout
 from ..nn.lstm import State
 from ..params import Tensors
 from ..random import Purpose, uniform
@@ -103,31 +103,22 @@ def _checks(model: CharLM, case: Case, most: int) -> Iterator[Row]:
 
 def gradients(model: CharLM, case: Case, work: stack.Workspace) -> Tensors:
     """Return, on the host, the gradient of the case's mean loss at each parameter, h0 and c0."""
-    (weights, weight_drop), grads = dropped(model, case), model.params.like()
+    weights, grads = model.weights(case.dropout), model.params.like()
     work.begin(case.state)
     [initial] = stack.gradients(weights, grads, [of(case, work)], case.x.size)
-    if weight_drop:
-        weight_drop.backward(grads)
+    model.mask_gradients(weights, grads)
     return {name: model.kernel.to_host(grad) for name, grad in {**grads, "h0": initial.h, "c0": initial.c}.items()}
 
 
 def loss_of(model: CharLM, case: Case, work: stack.Workspace) -> float:
     """The mean loss of the case."""
     work.begin(case.state)
-    return float(stack.losses(dropped(model, case)[0], of(case, work)).sum()) / case.x.size
+    return float(stack.losses(model.weights(case.dropout), of(case, work)).sum()) / case.x.size
 
 
 def of(case: Case, work: stack.Workspace) -> stack.Pass:
     """The pass over the case."""
     return stack.Pass(case.x, work, case.keep, case.dropout, case.y)
-
-
-def dropped(model: CharLM, case: Case) -> tuple[Mapping[str, Array], WeightDrop | None]:
-    """(the parameters as the case sees them, the WeightDrop that masked them or None)."""
-    if case.dropout is None or not case.dropout.weight_rate:
-        return model.params, None
-    weight_drop = WeightDrop(model.params)
-    return weight_drop.forward(model.params, case.dropout), weight_drop
 
 
 def compare(name: str, view: Array, analytic: np.ndarray, model: CharLM, case: Case, work: stack.Workspace,
