@@ -145,7 +145,7 @@ def tasks(what: str) -> list:
 
 def of_run(run: str) -> list:
     """The tasks of a run folder or model file: its training, where it can go on, and writing a text."""
-    from rnncore.runs import checkpoint
+    from rnncore.runs import checkpoint, metadata
     from rnncore.against_eager import Task
     found = options.find(run)
     path = found.place / "last.safetensors"
@@ -154,8 +154,7 @@ def of_run(run: str) -> list:
     text = Task(dtype, "cuda", sizes["vocab_size"], sizes["embed"], sizes["hidden"], sizes["layers"], 1)
     if "training" not in document:
         return [text]
-    from rnncore.runs.metadata import check_training
-    check_training(path, document, tensors)
+    metadata.check_training(path, document, tensors)
     config = TrainConfig(**document["training"]["config"])
     precision = document["training"]["settings"].get("precision", dtype)
     return [replace(text, precision=precision, columns=config.batch, seq=config.seq, optimizer=config.optimizer), text]

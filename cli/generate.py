@@ -121,8 +121,7 @@ def made(model, prime, length: int | None, count: int, config, stop, on_unknown,
         return ([*shown, text] for text in stopped.whole(whole))
 
     def text(number: int) -> Iterator[str]:
-        written = sample.symbols(model, prime, length, config, stop, on_unknown, clamp, number)
-        return itertools.chain(shown, written)
+        return itertools.chain(shown, sample.symbols(model, prime, length, config, stop, on_unknown, clamp, number))
 
     first = text(0)
     numbers = itertools.takewhile(lambda _: not stopped.number, range(count))

@@ -46,12 +46,10 @@ def verdicts(place: Path, as_json: bool) -> int:
 def show(path: Path, as_json: bool) -> None:
     """What a model file holds, in words or as JSON."""
     from rnncore import params
-    from rnncore.config import ModelConfig
-    from rnncore.runs import card as cards, checkpoint
-    from rnncore.runs.metadata import vocabulary
+    from rnncore.runs import card as cards, checkpoint, metadata
 
     document, tensors = checkpoint.read(path)
-    config, card, text = ModelConfig(**document["config"]), document["card"], asdict(vocabulary(document))
+    config, card, text = metadata.sizes(document), document["card"], asdict(metadata.vocabulary(document))
     del text["symbols"]
     found = {"file": str(path), "bytes": path.stat().st_size, "schema": document["schema"],
              "dtype": str(tensors["head.bias"].dtype),

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
 from rnncore.config import DynamicConfig
 from rnncore.runs.files import new_file
@@ -79,9 +78,7 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
 
 def chosen(window: int | None, dynamic: bool, learning: dict) -> tuple[str, dict]:
     """The protocol that the options ask for, and its settings."""
-    context = click.get_current_context()
-    given = [f"--{name}" for name in sorted(learning)
-             if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
+    given = [f"--{name}" for name in texts.typed(sorted(learning))]
     if given and not dynamic:
         raise click.UsageError(f"{' and '.join(given)} without --dynamic: add it, or leave {given[0]} out")
     if window and dynamic:

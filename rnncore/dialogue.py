@@ -13,7 +13,8 @@ from .config import SampleConfig
 from .kernels.arrays import Array
 from .model import CharLM
 from .nn.stepper import Clamp, Stepper
-from .sample import coins, draw, prompt_ids
+from .random import Purpose, uniform
+from .sample import COINS, PERIOD, draw, prompt_ids
 
 
 class Mark(NamedTuple):
@@ -39,8 +40,8 @@ class Dialogue:
         self.rewind()
 
     def rewind(self) -> None:
-        """Begin with the seed's first coin again: those of the first sample of `sample.generate_ids`."""
-        self._coins = coins(self.config.seed)
+        """Begin with the seed's first coin again."""
+        self._drawn, self._coins = 0, np.empty(0)
 
     def reset(self) -> None:
         """Forget all that was read and written; the coins go on."""
@@ -80,7 +81,7 @@ class Dialogue:
             self.read("")
         for _ in count() if length is None else range(length):
             logits = self._stepper.kernel.to_host(self._stepper.logits)
-            symbol = int(draw(logits, self.config, next(self._coins))[0])
+            symbol = int(draw(logits, self.config, self._coin())[0])
             self._step(symbol)
             self.cut = symbol != self.vocab.end and self.vocab.symbols[symbol] != "\n"
             if symbol == self.vocab.end:
@@ -91,3 +92,11 @@ class Dialogue:
         if symbol == self.vocab.end:  # the next document begins
             self._stepper.h[...] = self._stepper.c[...] = 0
         self._stepper.step(np.array([symbol], np.intp))
+
+    def _coin(self) -> np.ndarray:
+        """The next (1,) of the seed's coins: those of the first sample of `sample.generate_ids`."""
+        place = self._drawn % COINS
+        if place == 0:
+            self._coins = uniform(self.config.seed, Purpose.COIN, COINS, start=self._drawn % PERIOD)
+        self._drawn += 1
+        return self._coins[place:place + 1]

@@ -76,22 +76,16 @@ def _write(model: CharLM, stepper: Stepper, config: SampleConfig, count: int, fi
     """Samples first .. first + count, each from where the one column of the stepper is."""
     stepper = stepper.repeat(count)
     writer = None if model.path == "eager" else stepper.writer()  # eager draws every symbol on the host
-    return _loop(stepper, config, count, first) if writer is None else _launches(writer, config, first)
+    return _loop(stepper, config, first) if writer is None else _launches(writer, config, first)
 
 
-def _loop(stepper: Stepper, config: SampleConfig, count: int, first: int) -> Iterator[Ids]:
-    logits = stepper.logits
-    for coin in coins(config.seed, count, first):
-        ids = draw(stepper.kernel.to_host(logits), config, coin)
-        yield ids
-        logits = stepper.step(ids)
-
-
-def coins(seed: int, count: int = 1, first: int = 0) -> Iterator[np.ndarray]:
-    """Yield, for symbol after symbol, the coins (count,) in [0, 1) of the samples first .. first + count of a seed."""
-    numbers = np.arange(first, first + count)[:, None]
+def _loop(stepper: Stepper, config: SampleConfig, first: int) -> Iterator[Ids]:
+    samples_, logits = np.arange(first, first + stepper.h.shape[-1])[:, None], stepper.logits
     for start in count_up(0, COINS):
-        yield from uniform(seed, Purpose.COIN, COINS, step=numbers, start=start % PERIOD).T
+        for coin in uniform(config.seed, Purpose.COIN, COINS, step=samples_, start=start % PERIOD).T:
+            ids = draw(stepper.kernel.to_host(logits), config, coin)
+            yield ids
+            logits = stepper.step(ids)
 
 
 def _launches(writer: Writer, config: SampleConfig, first: int) -> Iterator[np.ndarray]:

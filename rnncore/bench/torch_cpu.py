@@ -103,7 +103,6 @@ class TorchBaseline(TorchSide):
 
     def __init__(self, sizes: ModelConfig, config: TrainConfig, device: str, dtype: str,
                  tensors: dict[str, np.ndarray] | None = None):
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         super().__init__(sizes, config, device, "bf16 autocast" if dtype == "bfloat16" else dtype, tensors)
         self.optimizer = self.adam()
         self.windows = torch.from_numpy(windows(sizes, config)).to(self.device)
