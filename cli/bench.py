@@ -4,10 +4,12 @@ import json
 
 import click
 
-from rnncore import requirements
-from rnncore.config import BENCH, BENCH_CARD, LAYERS, OPTIMIZERS, PATHS, ModelConfig
+from rnncore import kernels, requirements
+from rnncore.bench import card, cpu
+from rnncore.bench.speed import Options
+from rnncore.config import BENCH, BENCH_CARD, LAYERS, OPTIMIZERS, PATHS
 
-from . import bench_table, options
+from . import bench_table, doctor, options
 from .terminal.progress import EVERY, tell
 
 CLASSES = "float32", "float64", "tf32", "bf16", "fp16"
@@ -54,22 +56,19 @@ def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype,
     """
     if against and optimizer != "adam":
         raise click.UsageError(f"--against torch compares with Adam: leave --optimizer {optimizer} out")
-    from rnncore import kernels
-    from rnncore.bench import card
-    from rnncore.bench.speed import Options
     kernel = kernels.load(device)
     torch_device = name_for_torch(kernel, device) if against else None
-    versions, how = check_torch(torch_device), Options(device, torch_device, rounds, tell, EVERY)
+    versions, how = check_torch(torch_device, kernel.name), Options(device, torch_device, rounds, tell, EVERY)
     given = {"layers": layers, "hidden": hidden, "embed": embed, "vocab_size": vocab, "batch": batch, "seq": seq}
     given = {name: value for name, value in given.items() if value is not None} | {"optimizer": optimizer}
     found = {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-             "machine": machine() | versions, "rounds": rounds, "settings": []}
+             "machine": doctor.libraries() | doctor.findings() | versions, "rounds": rounds, "settings": []}
     if kernel.name == "cpu":
         refuse_card(setting, dtype)
-        measured = on_cpu(setting or ["char-rnn"], given, dtype or "float32", threads, how)
+        measured = cpu.measure_all(setting or ["char-rnn"], given, dtype or "float32", threads, how)
         first, words, last = bench_table.cpu_headline, bench_table.cpu_lines, None
     else:
-        found["machine"] |= card.machine(device, bool(against))
+        found["machine"] |= card.machine(device)
         measured = card.measure_all(setting, given, dtype, cuda_path, how)
         first, words, last = bench_table.card_headline, bench_table.card_lines, bench_table.card_summary
     if not as_json:
@@ -98,21 +97,11 @@ def refuse_card(settings, dtype: str | None) -> None:
         raise click.UsageError(f"--dtype {dtype} is a GPU's: --device cuda")
 
 
-def on_cpu(settings, given: dict, dtype: str, threads: int | None, how):
-    """Yield the figures of each setting, as they are made."""
-    from rnncore import kernels
-    from rnncore.bench import cpu, task
-    from rnncore.runs.prepare import check_memory
+def check_torch(device: str | None, kind: str) -> dict:
+    """Return the versions of torch, if there is a device for it. Raise ClickException where it cannot do the work.
 
-    for name in dict.fromkeys(settings):
-        asked = {"embed": ModelConfig.embed} | BENCH[name] | given
-        sizes, config = task.configs(asked)
-        check_memory(config, sizes, 8 if dtype == "float64" else 4, kernels.host.memory())
-        yield {"setting": name} | cpu.measure(asked, dtype, threads, how)
-
-
-def check_torch(device: str | None) -> dict[str, str]:
-    """Return the version of torch, if there is a device for it. Raise ClickException where it cannot do the work."""
+    kind: the name of our kernel module.
+    """
     if device is None:
         return {}
     if words := requirements.missing("torch"):
@@ -120,10 +109,4 @@ def check_torch(device: str | None) -> dict[str, str]:
     from rnncore.bench import torch_cpu
     if why_not := torch_cpu.why_not(device):
         raise click.ClickException(why_not)
-    return torch_cpu.versions()
-
-
-def machine() -> dict:
-    """Return the processor, its memory, and what is installed."""
-    from .doctor import findings, libraries
-    return libraries() | findings()
+    return torch_cpu.versions(kind != "cpu")

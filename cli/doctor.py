@@ -70,7 +70,7 @@ def findings() -> dict:
             "cores": kernels.host.cores(), "memory": f"{kernels.host.memory() / 2**30:.1f} GiB",
             "recurrence": kernels.host.native.about(), "cuda": no_gpu or "ok",
             "device auto": "cpu" if no_gpu else "cuda",
-            **({} if no_gpu else kernels.describe()), "paths": "eager" if no_gpu else tried()}
+            **({} if no_gpu else kernels.describe()), "paths": "eager" if no_gpu else tried(kernels.load("cuda"))}
 
 
 def processor() -> str:
@@ -83,10 +83,8 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def tried() -> list[dict] | str:
+def tried(kernel) -> list[dict] | str:
     """Return the records of this card, each with the path that the rule names for its shape, or that there are none."""
-    from rnncore import kernels
-    kernel = kernels.load("cuda")
     return [row | {"rule": named(task, kernel)} for row, task in known()] or said(
         "eager; none of the others has been tried here yet: `rnncore train` does where it pays, `rnncore doctor --try "
         "char-rnn` now")
@@ -147,7 +145,7 @@ def tasks(what: str) -> list:
 
 def of_run(run: str) -> list:
     """The tasks of a run folder or model file: its training, where it can go on, and writing a text."""
-    from rnncore.runs import checkpoint
+    from rnncore.runs import checkpoint, metadata
     from rnncore.against_eager import Task
     found = options.find(run)
     path = found.place / "last.safetensors"
@@ -156,8 +154,7 @@ def of_run(run: str) -> list:
     text = Task(dtype, "cuda", sizes["vocab_size"], sizes["embed"], sizes["hidden"], sizes["layers"], 1)
     if "training" not in document:
         return [text]
-    from rnncore.runs.metadata import check_training
-    check_training(path, document, tensors)
+    metadata.check_training(path, document, tensors)
     config = TrainConfig(**document["training"]["config"])
     precision = document["training"]["settings"].get("precision", dtype)
     return [replace(text, precision=precision, columns=config.batch, seq=config.seq, optimizer=config.optimizer), text]

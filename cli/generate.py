@@ -5,7 +5,6 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 
 import click
 
@@ -13,6 +12,7 @@ from rnncore.config import SampleConfig
 
 from . import options
 from .terminal.progress import tell
+from .terminal.written import Stop, write
 
 LENGTH = 1000    # characters
 TURN = 200       # characters, where it is one of many
@@ -102,8 +102,6 @@ def command(run, prime, prime_file, length, stop, count, separator, out, interac
         from .interactive import Loop
         Loop(model, config, length, stop, on_unknown, prime, clamp).run()
         return
-    from .terminal.written import Stop, write
-
     with Stop() as stopped:
         texts = made(model, prime, length, count, config, stop, on_unknown, clamp, stopped)
         write(out, vocab, texts, count > 1, separator, stopped)
@@ -123,9 +121,7 @@ def made(model, prime, length: int | None, count: int, config, stop, on_unknown,
         return ([*shown, text] for text in stopped.whole(whole))
 
     def text(number: int) -> Iterator[str]:
-        written = sample.symbols(model, prime, length, **asdict(config), stop=stop, on_unknown=on_unknown, clamp=clamp,
-                                 first=number)
-        return itertools.chain(shown, written)
+        return itertools.chain(shown, sample.symbols(model, prime, length, config, stop, on_unknown, clamp, number))
 
     first = text(0)
     numbers = itertools.takewhile(lambda _: not stopped.number, range(count))

@@ -4,7 +4,13 @@ import sys
 
 import click
 
-from rnncore.config import LAYERS
+from rnncore import kernels
+from rnncore.config import LAYERS, ModelConfig, TrainConfig
+from rnncore.data.vocab import Vocab
+from rnncore.measure.gradcheck import EPS, TOLERANCE, check_forms, check_gradients, random_case
+from rnncore.model import CharLM
+from rnncore.nn.dropout import Dropout
+from rnncore.runs.prepare import check_memory
 
 from . import options
 
@@ -32,19 +38,10 @@ from . import options
 def command(layers, hidden, embed, vocab, seq, batch, dropout, weight_drop, variational, documents, most, seed, as_json,
             device):
     """Compare analytic with numerical gradients in float64, a row a parameter; exit code 1 if one is wrong."""
-    from rnncore import kernels
-    from rnncore.config import ModelConfig, TrainConfig
-    from rnncore.data.vocab import Vocab
-    from rnncore.measure.gradcheck import EPS, TOLERANCE, check_forms, check_gradients, random_case
-    from rnncore.model import CharLM
-    from rnncore.nn.dropout import Dropout
-    from rnncore.runs.prepare import check_memory
-
     sizes = ModelConfig(vocab, embed, hidden, layers)
     config = TrainConfig(seq=seq, batch=batch, dropout=dropout, weight_drop=weight_drop, seed=seed)
     check_memory(config, sizes, 8, kernels.load(device).memory())
-    model = CharLM(sizes, Vocab.from_code_points(range(256, 256 + vocab)), device,
-                   "float64", seed)
+    model = CharLM(sizes, Vocab.from_code_points(range(256, 256 + vocab)), device, "float64", seed)
     case = random_case(model, seq, batch, Dropout(dropout, seed, 0, variational, weight_drop), documents, seed)
     rows = []
     if not as_json:

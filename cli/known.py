@@ -1,16 +1,24 @@
-"""The part of a text that a model was trained on, from its training card: what `rnncore score` says beside the figures.
+"""What a text has to do with the training text of a model: `rnncore score` says it beside the figures.
 
 A text is known by its sha256, also where more was written after it since; its split has the share. Another text is
-looked for in the training text, where that is still there: as a whole, else by a few pieces.
+looked for in the training text, where that is still there: as a whole, else by a few pieces. Of that one it is also
+said what counting the training text reaches on it.
 """
 import os
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
+
+from rnncore.data.text import CorpusError, read
+from rnncore.measure import ngram
+from rnncore.runs.folder import trained
+from rnncore.runs.places import text_of
 
 PIECE = 100     # characters that two texts have in common by chance never
 PIECES = 5      # that are looked for
 HELD = 1 << 22  # characters in which they are looked for at a time
 TRIES = 100     # places in those at which a whole text is looked for
+KNOWN = "the text stands in the training text, which counting would know by heart"  # why there is no baseline
 
 
 def share(card: dict, corpus, text: str, how: dict) -> dict | None:
@@ -19,17 +27,36 @@ def share(card: dict, corpus, text: str, how: dict) -> dict | None:
     corpus: the text as it was read, `how`: the fields of a data.text.Reading. at_most: the first pass over the training
     part was not finished, so the true share is smaller.
     """
-    from rnncore.runs.folder import trained
-
     if not trained(card):
         return None
     about, part = card["corpus"], card["split"]["train"]
     if part > about["characters"]:  # a card that contradicts itself
         return None
-    for read in _readings(corpus, text, how, about["newline"]):
-        if read.digest(about["characters"]) == about["sha256"]:
-            return {"share": part / read.characters, "at_most": _unfinished(card)}
+    for reading in _readings(corpus, text, how, about["newline"]):
+        if reading.digest(about["characters"]) == about["sha256"]:
+            return {"share": part / reading.characters, "at_most": _unfinished(card)}
     return None
+
+
+def beside(card: dict, file: Path, model, ids, unknown: int) -> tuple[dict | None, dict | None, str | None]:
+    """(what of_another says of ids, what counting the training text reaches on them, why it is not counted).
+
+    file: the model's. The first two are None where the training text is not at hand; counting is no measure where all
+    pieces stand there: it knows the text. No reason is given of a model that was not trained by `rnncore train`.
+    """
+    if not trained(card):
+        return None, None, None
+    try:
+        corpus = text_of(card, file)
+    except CorpusError as error:
+        return None, None, f"the training text is not read: {error}"
+    train = corpus.encode(model.vocab, "replace" if model.vocab.min_count > 1 else "skip")[0][:card["split"]["train"]]
+    trained_on, knows = of_another(card, train, ids, unknown, model.vocab.end)
+    if knows:
+        return trained_on, None, KNOWN
+    floor = ngram.floor(train, ids[:ngram.MOST], len(model.vocab))
+    return trained_on, {"nats_per_char": floor.nats, "order": floor.order, "counted": floor.counted,
+                        "characters": len(train)}, None
 
 
 def of_another(card: dict, train, ids, unknown: int, end: int | None = None) -> tuple[dict | None, bool]:
@@ -58,8 +85,6 @@ def _unfinished(card: dict) -> bool:
 
 def _readings(corpus, text: str, how: dict, newline: str) -> Iterator:
     """Yield the text as it was read; then, where it can be read again, with the line ends of the training text."""
-    from rnncore.data.text import read
-
     yield corpus
     if how.get("newline", newline) != newline and (os.path.isfile(text) or os.path.isdir(text)):
         yield read([text], distinct=1, **how | {"newline": newline})
@@ -108,6 +133,15 @@ def _places(text: bytes, piece: bytes) -> Iterator[int]:
     while place >= 0:
         yield place
         place = text.find(piece, place + 1)
+
+
+def lines(trained_on: dict | None, floor: dict | None, nats: float, documents: bool) -> list[str]:
+    """Return what `share` or `beside` found, a line each; nats: the model's, which counting may do better than."""
+    found = [words(trained_on, documents)] if trained_on else []
+    if floor:
+        reached = ngram.reaches(floor["nats_per_char"], floor["order"], floor["counted"], floor["characters"])
+        found.append(reached + (": the model is worse" if nats > floor["nats_per_char"] else ""))
+    return found
 
 
 def words(found: dict, documents: bool) -> str:

@@ -2,6 +2,17 @@
 import json
 
 import click
+import numpy as np
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rnncore.report.atlas import FEW, MOST, atlas
+from rnncore.report.glyphs import glyph
+from rnncore.report.probes import PROBES
+from rnncore.runs.lock import RunError
 
 from . import options, texts
 from .terminal.progress import tell
@@ -32,10 +43,8 @@ def command(run, text, most, probe, length, cells, on_unknown, as_json, device, 
     """
     if cells and not as_json:
         raise click.UsageError("--cells without --json: add it, or leave --cells out")
-    probe = probe and named(probe)
-    from rnncore.report.atlas import FEW, MOST, atlas
-    from rnncore.runs.folder import RunError
-
+    if probe and probe not in PROBES:
+        raise click.BadParameter(f"{probe!r} is none of {', '.join(PROBES)}", param_hint="--probe")
     path, model, _ = options.open_model(run, device)
     passage, corpus = texts.beginning(model.vocab, text, length, how)
     notes = [*corpus.notes]
@@ -60,18 +69,8 @@ def command(run, text, most, probe, length, cells, on_unknown, as_json, device, 
         show(found, ranking, model.vocab.level)
 
 
-def named(name: str) -> str:
-    """The probe of this name; else a usage error with all names."""
-    from rnncore.report.probes import PROBES
-    if name not in PROBES:
-        raise click.BadParameter(f"{name!r} is none of {', '.join(PROBES)}", param_hint="--probe")
-    return name
-
-
 def data(path, text: str, found, ranking: dict, cells: bool) -> dict:
     """All that was found, for JSON; cells: with the arrays over the text too, those of cells to 4 digits."""
-    from rnncore.report.probes import PROBES
-
     layers, hidden, length = found.cells.shape
     figures = {
         "model": str(path), "text": text, "symbols": length, "layers": layers, "hidden": hidden,
@@ -88,10 +87,6 @@ def data(path, text: str, found, ranking: dict, cells: bool) -> dict:
 
 def show(found, ranking: dict, level: str) -> None:
     """Tables for people: the cells a probe with an excerpt of the text, and how often the gates are shut or open."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     console = Console(highlight=False, markup=False)
     table = Table("probe", "cell", "r", "^ cell high (low if r < 0)", box=box.SIMPLE_HEAD)
     width = max(LEAST, console.width - BESIDE)
@@ -112,7 +107,6 @@ def show(found, ranking: dict, level: str) -> None:
 
 def liveliest(values, width: int) -> slice:
     """The `width` symbols over which a probe (n,) varies most; the first of equals."""
-    import numpy as np
     width = min(width, len(values))
     mean, mean_square = (np.convolve(part, np.full(width, 1 / width), "valid") for part in (values, values ** 2))
     start = int(np.argmax(np.round(mean_square - mean ** 2, 6)))
@@ -121,10 +115,6 @@ def liveliest(values, width: int) -> slice:
 
 def excerpt(text: str, cell, place: slice, level: str):
     """A part of the text, and in a line below it a mark under each symbol where the cell (n,) is high."""
-    from rich.cells import cell_len
-    from rich.text import Text
-
-    from rnncore.report.glyphs import glyph
     high, shown, marks = cell[place] > (float(cell.min()) + float(cell.max())) / 2, "", ""
     for symbol, is_high in zip(text[place], high, strict=True):
         sign = glyph(symbol, level).text.rstrip("\n\t")

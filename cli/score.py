@@ -6,13 +6,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
 from rnncore.config import DynamicConfig
 from rnncore.runs.files import new_file
 
-from . import known, options, texts
-from .floor import KNOWN, beside
+from . import options, texts
 from .terminal.progress import tell
 
 
@@ -49,22 +47,23 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
         raise FileExistsError(f"{per_char} exists already: name another file with --per-char")
     from rnncore.measure import evaluate
 
+    from . import known
+
     path, model, card = options.open_model(run, device)
     corpus = texts.corpus(model.vocab, text, how)
     ids, unknown = corpus.encode(model.vocab, on_unknown)
     parts = losses(model, evaluate.at_least_two(ids), protocol, settings)
     if per_char:
-        nats = mean(recorded(parts, Path(per_char), corpus.symbols(), model.vocab.symbols, on_unknown == "skip"))
-    else:
-        nats = mean(parts)
+        parts = recorded(parts, Path(per_char), corpus.symbols(), model.vocab.symbols, on_unknown == "skip")
+    nats = mean(parts)
     for note in corpus.notes:
         tell(note)
     if protocol == "dynamic" and nats > math.log(len(model.vocab)):
         tell("learning did harm: equal odds for all symbols would be better; lower --rate")
     perplexity = math.exp(nats) if nats < 700 else None
-    trained_on, floor, why = known.share(card, corpus, text, texts.reading(model.vocab, how)), None, KNOWN
+    trained_on, floor, why = known.share(card, corpus, text, texts.reading(model.vocab, how)), None, known.KNOWN
     if trained_on is None:
-        trained_on, floor, why = beside(card, path, model, ids, unknown)
+        trained_on, floor, why = known.beside(card, path, model, ids, unknown)
     figures = {"model": str(path), "text": text, "characters": corpus.characters, "nats_per_char": nats,
                "bits_per_char": nats / math.log(2), "perplexity": perplexity, "predictions": len(ids) - 1,
                "unknown": unknown, "unknown_share": unknown / corpus.characters, "on_unknown": on_unknown,
@@ -73,14 +72,13 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
         figures["no_floor"] = why
     elif why and not trained_on:
         tell(f"no n-gram baseline: {why}")
-    click.echo(json.dumps(figures) if as_json else words(figures, model.vocab.end is not None))
+    lines = [words(figures), *known.lines(trained_on, floor, nats, model.vocab.end is not None)]
+    click.echo(json.dumps(figures) if as_json else "\n".join(lines))
 
 
 def chosen(window: int | None, dynamic: bool, learning: dict) -> tuple[str, dict]:
     """The protocol that the options ask for, and its settings."""
-    context = click.get_current_context()
-    given = [f"--{name}" for name in sorted(learning)
-             if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
+    given = [f"--{name}" for name in texts.typed(sorted(learning))]
     if given and not dynamic:
         raise click.UsageError(f"{' and '.join(given)} without --dynamic: add it, or leave {given[0]} out")
     if window and dynamic:
@@ -133,8 +131,8 @@ def recorded(parts, path: Path, text: Iterable[str], known: str, skip: bool) -> 
             yield part
 
 
-def words(figures: dict, documents: bool) -> str:
-    """The figures in two lines, and one each where the model was trained on the text, and with the floor."""
+def words(figures: dict) -> str:
+    """The figures in two lines."""
     how = {"carried": "state carried over the whole text", "window": "windows of {window:,}, each from a zero state",
            "dynamic": "dynamic evaluation at rate {rate:g}, decay {decay:g}, segment {segment:,}"}
     done = {"error": "", "skip": ", skipped", "replace": ", scored as their stand-in"}
@@ -146,14 +144,4 @@ def words(figures: dict, documents: bool) -> str:
     shown = f"{perplexity:.3f}" if perplexity < 1e6 else f"{perplexity:.3g}"
     return (f"{figures['nats_per_char']:.4f} nats/char   {figures['bits_per_char']:.4f} bits/char   "
             f"perplexity {shown}   over {figures['predictions']:,} predictions\n"
-            f"{how[figures['protocol']].format(**figures['settings'])}; {unknown}"
-            + (f"\n{known.words(figures['trained_on'], documents)}" if figures["trained_on"] else "")
-            + (counting(figures["nats_per_char"], **figures["floor"]) if figures["floor"] else ""))
-
-
-def counting(nats: float, nats_per_char: float, order: int, counted: int, characters: int) -> str:
-    """The floor in a line of its own, and whether the model is worse."""
-    from rnncore.measure.ngram import reaches
-
-    line = reaches(nats_per_char, order, counted, characters)
-    return f"\n{line}{': the model is worse' if nats > nats_per_char else ''}"
+            f"{how[figures['protocol']].format(**figures['settings'])}; {unknown}")

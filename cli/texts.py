@@ -1,4 +1,5 @@
 """A text that a command reads with a model: the options that say how, and the Corpus that both make of it."""
+from collections.abc import Iterable
 from itertools import islice
 
 import click
@@ -9,16 +10,11 @@ from rnncore.config import flag
 from . import options
 
 NAMES = "encoding", "encoding_errors", "newline", "documents", "field"  # the options of `options_of`
-
-
-def options_of(function):
-    """A decorator: the options that say how TEXT is read, which the command gets by NAMES."""
-    field = click.option("--field", metavar="NAME", help="With JSON: the text in each line. [default: the model's]")
-    documents = click.option("--documents", type=click.Choice(["lines", "blank", "jsonl"]),
-                             help="For a model of documents: what parts those of TEXT. [default: what it learnt]")
-    for option in (field, documents, options.NEWLINE, options.ENCODING_ERRORS, options.ENCODING):
-        function = option(function)
-    return function
+options_of = options.grouped(  # a decorator: the options that say how TEXT is read, which the command gets by NAMES
+    options.LAST, options.ENCODING, options.ENCODING_ERRORS, options.NEWLINE,
+    ("--documents", {"type": click.Choice(["lines", "blank", "jsonl"]),
+                     "help": "For a model of documents: what parts those of TEXT. [default: what it learnt]"}),
+    ("--field", {"metavar": "NAME", "help": "With JSON: the text in each line. [default: the model's]"}))
 
 
 def corpus(vocab, text: str, how: dict):
@@ -33,8 +29,7 @@ def corpus(vocab, text: str, how: dict):
 
 def reading(vocab, how: dict) -> dict:
     """How a text is read for a model with this vocabulary: the fields of a data.text.Reading."""
-    context = click.get_current_context()
-    given = [name for name in NAMES if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
+    given = typed(NAMES)
     if vocab.level == "byte":
         for name in given:
             raise click.UsageError(f"{flag(name)} says how characters are read, and this is a model of bytes: "
@@ -52,6 +47,12 @@ def reading(vocab, how: dict) -> dict:
         raise click.UsageError("--field names what is read of --documents jsonl: give that too, or leave it out")
     return {"encoding": how["encoding"], "encoding_errors": how["encoding_errors"], "newline": how["newline"],
             "lower": vocab.lower, "documents": documents, "field": how["field"] or vocab.field}
+
+
+def typed(names: Iterable[str]) -> list[str]:
+    """Those of the options of these names that stand on the command line."""
+    context = click.get_current_context()
+    return [name for name in names if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
 
 
 def beginning(vocab, text: str, length: int, how: dict) -> tuple:

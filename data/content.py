@@ -7,6 +7,7 @@ import io
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import BinaryIO, Protocol, TypeAlias, cast
 
 from .decode import CorpusError, CorpusNotFoundError
@@ -71,9 +72,7 @@ def unpacked(where: str, packed: Iterator[bytes], named: bool, binary: bool) -> 
 
 def with_first(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     """All of the chunks of which the first was looked at."""
-    if first:
-        yield first
-        yield from rest
+    return filter(None, chain((first,), rest))
 
 
 class _Stream:

@@ -145,13 +145,7 @@ def addresses(name: str) -> list[str]:
     return [mirror.rstrip("/") + "/" for mirror in mirrors] or list(NAMES[name].addresses)
 
 
-PATIENCE = Patience()
-
-
-def fetch(
-    name: str, patience: Patience = PATIENCE, say: Callable[[str], None] = lambda line: None,
-    moved: Callable[[File, int], None] = lambda file, done: None,
-) -> list[Path]:
+def fetch(name: str, patience: Patience, say: Callable[[str], None], moved: Callable[[File, int], None]) -> list[Path]:
     """Download what is missing of the corpus called `name`; returns its files.
 
     Files are whole and right or not there, and one that is there is not downloaded again, so that the next call goes

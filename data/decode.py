@@ -10,9 +10,6 @@ from dataclasses import dataclass
 
 from .guess import HEAD, is_noise, likely, share
 
-__all__ = ["AUTO", "ERRORS", "HEAD", "CorpusError", "CorpusNotFoundError", "Outcome", "UnknownEncodingError", "codec",
-           "decode", "decoded", "is_wide", "join", "label", "likely", "one_line"]
-
 AUTO = "auto"  # in an encoding's place: each file as it is, UTF-8 where it is valid, else what it looks like
 ERRORS = {"strict": "strict", "replace": "rnncore-replace", "skip": "rnncore-skip"}  # what is done with a byte that the
 #                                                                    encoding does not have: Python's name of a handler

@@ -58,10 +58,8 @@ class Broken(ValueError):
         self.final, self.wrong = final, wrong
 
 
-def download(
-    urls: Sequence[str], path: Path, sha256: str | None, size: int | None, patience: Patience,
-    say: Callable[[str], None], moved: Callable[[int], None],
-) -> str:
+def download(urls: Sequence[str], path: Path, sha256: str | None, size: int | None, patience: Patience,
+             say: Callable[[str], None], moved: Callable[[int], None]) -> str:
     """Fetch `path` from one of `urls` and return that one; an old file is replaced once the new one is right.
 
     sha256 (hex) and size (bytes) are those that the file must have, None: not known. `say` is told a line for every

@@ -14,8 +14,8 @@ LISTED = 8  # names in a line
 OURS = {"metrics.jsonl", "samples.txt", "passage.txt", "report.html"}  # text files of a run folder
 EVENTS = "tensorboard"  # a folder in it
 _MODELS = re.compile(r"(best|last|best-before|step-\d+)\.safetensors")
-_ROW = b'{"step": ', b'"chars_per_s": '  # how a row of metrics.jsonl begins, and what it has
-_SAMPLE = re.compile(rb"--- step \d+\n")  # how samples.txt begins
+_BEGINS = {"metrics.jsonl": re.compile(rb'\{"step": (?s:.*)"chars_per_s": '),
+           "samples.txt": re.compile(rb"--- step \d+\n")}
 
 
 class Runs:
@@ -34,9 +34,7 @@ class Runs:
         if folder not in self._known:
             names = _names(folder) if names is None else set(names)
             mine = self._apart is not None and os.path.realpath(folder) == self._apart
-            self._known[folder] = (
-                mine or "metrics.jsonl" in names and _is_log(folder) or "samples.txt" in names and _is_samples(folder)
-                or any(_is_model(folder, name) for name in names if _MODELS.fullmatch(name)))
+            self._known[folder] = mine or any(_shows_a_run(folder, name) for name in names)
         return self._known[folder]
 
     def takes(self, path: str, base: str) -> bool:
@@ -76,18 +74,12 @@ def _names(folder: str) -> set[str]:
         return set()
 
 
-def _is_model(folder: str, name: str) -> bool:
-    head = _head(folder, name)
-    return kind_of(head) is MODEL_FILE and b'"rnncore"' in head
-
-
-def _is_log(folder: str) -> bool:
-    head = _head(folder, "metrics.jsonl")
-    return head.startswith(_ROW[0]) and _ROW[1] in head
-
-
-def _is_samples(folder: str) -> bool:
-    return bool(_SAMPLE.match(_head(folder, "samples.txt")))
+def _shows_a_run(folder: str, name: str) -> bool:
+    """Return whether a file is one of a run's by its name and how it begins: a model of ours, rows, samples."""
+    if _MODELS.fullmatch(name):
+        head = _head(folder, name)
+        return kind_of(head) is MODEL_FILE and b'"rnncore"' in head
+    return name in _BEGINS and bool(_BEGINS[name].match(_head(folder, name)))
 
 
 def _head(folder: str, name: str) -> bytes:

@@ -73,26 +73,16 @@ class Remembered(Sources):
     def opened(self) -> Iterator[File]:
         """The files. Raises LostError before the first is opened where one cannot be."""
         self.below = current() if self.record.of is None else self.record.below
-        self._listed = list(self._looked_for())
+        found = [list(self._files(place, source)) for place, source in enumerate(self.sources)]
+        if lost := [file for files in found for file in files if isinstance(file, Lost)]:
+            raise LostError(lost)
+        self._listed = [[file for file in files if not isinstance(file, Lost)] for files in found]
         yield from super().opened()
 
-    def _looked_for(self) -> Iterator[list[tuple[str, int | None]]]:
-        """For each source, (path, bytes or None) of the files to open. Raises LostError at the end."""
-        lost: list[Lost] = []
-        for place, source in enumerate(self.sources):
-            found = []
-            if source != "-" and source not in corpora.NAMES:
-                for file in self._files(place, source):
-                    if isinstance(file, Lost):
-                        lost.append(file)
-                    else:
-                        found.append(file)
-            yield found
-        if lost:
-            raise LostError(lost)
-
     def _files(self, place: int, source: str) -> Iterator[tuple[str, int | None] | Lost]:
-        """The files of a source that is a path."""
+        """For each file of a source that is a path, (path, bytes or None) of one to open."""
+        if source == "-" or source in corpora.NAMES:
+            return
         if self.record.of is None:
             why = why_not(source, None)
             is_pattern = why == GONE and glob.has_magic(source)

@@ -25,14 +25,13 @@ PART = 1 << 16  # documents handled at a time
 def shuffled(spool: Spool, vocab: Vocab) -> tuple[Spool, int]:
     """The ids over `vocab` of documents, END after each, in their new order, and how many documents there are."""
     ends, keys = _documents(spool, vocab)
-    moved, held, size, full = Spool(spool.dtype), [], 0, CHUNK * spool.dtype.itemsize
+    moved, held, full = Spool(spool.dtype), bytearray(), CHUNK * spool.dtype.itemsize
     for piece in spool.pieces(_bounds(ends, order(keys))):
-        held.append(piece)
-        size += len(piece)
-        if size >= full:
-            moved.append(np.frombuffer(b"".join(held), spool.dtype))
-            held, size = [], 0
-    moved.append(np.frombuffer(b"".join(held), spool.dtype))
+        held += piece
+        if len(held) >= full:
+            moved.append(np.frombuffer(held, spool.dtype))
+            held = bytearray()
+    moved.append(np.frombuffer(held, spool.dtype))
     return moved, len(ends)
 
 

@@ -5,7 +5,7 @@ import glob
 import io
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -78,11 +78,11 @@ class Sources:
         if folder:
             with readable(source):
                 paths = files(Path(source), runs)
-            yield from self._texts(str(Path(source)), paths, runs, self._no_text)
+            yield from self._texts(str(Path(source)), paths, runs, False)
         elif there:
             yield self._named(source, of_file(source, self.binary, self._open))
         else:
-            yield from self._texts(source, self._matches(source, runs), runs, _other_kind)
+            yield from self._texts(source, self._matches(source, runs), runs, True)
 
     def _open(self, path: str) -> BinaryIO:
         """Open a file that the user named, of any kind."""
@@ -121,14 +121,14 @@ class Sources:
         more = "".join(f" ({note})" for note in runs.note(source))
         raise CorpusNotFoundError(f"no {what} {source!r}{more}; the named corpora are {', '.join(corpora.NAMES)}")
 
-    def _texts(self, where: str, paths: list[Path], runs: Runs, no_text: Callable) -> Iterator[File]:
-        """The text files of a folder or pattern, and at the end a note on what was left out; no_text: as _no_text."""
+    def _texts(self, where: str, paths: list[Path], runs: Runs, matched: bool) -> Iterator[File]:
+        """The text files of a folder or pattern (matched), and at the end a note on what was left out."""
         skipped: dict[Path, str] = {}  # what is no text, and what it is
         hints: dict[Path, str] = {}    # the encoding that it looks like
         for path in paths:
             found = of_file(str(path), self.binary, self._open)
             first = next(found, b"")
-            what, looks = (None, None) if self.binary else no_text(first[:HEAD])
+            what, looks = (None, None) if self.binary else self._no_text(first[:HEAD], matched)
             if what:
                 skipped[path] = what
                 hints |= {path: looks} if looks else {}
@@ -141,11 +141,14 @@ class Sources:
             self._nothing(where, runs, notes)
         self.notes += notes
 
-    def _no_text(self, head: bytes) -> tuple[str | None, str | None]:
-        """(what a file of a folder is that is no text, None for a text; the encoding in which it may be one)."""
+    def _no_text(self, head: bytes, matched: bool) -> tuple[str | None, str | None]:
+        """(what a file is that is no text, None for a text; the encoding in which it may be one).
+
+        Of what a pattern matches (matched), only the kinds that are known count.
+        """
         if kind := kind_of(head):
             return f"is {kind.name}", None
-        if is_wide(self.encoding):
+        if matched or is_wide(self.encoding):
             return None, None
         if b"\0" in head:
             looks = likely(head)
@@ -168,12 +171,6 @@ def _is_there(path: str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
-
-
-def _other_kind(head: bytes) -> tuple[str | None, None]:
-    """(what a file that a pattern matches is of the kinds that are no text, None where it is none of them; None)."""
-    kind = kind_of(head)
-    return kind and f"is {kind.name}", None
 
 
 def _left_out(where: Path, skipped: dict[Path, str], hints: dict[Path, str], any_text: bool) -> list[str]:

@@ -1,7 +1,7 @@
 """What the reading of a corpus dropped, changed and took for something else, and the lines that say so, once each."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from .decode import AUTO, Outcome, label
@@ -47,6 +47,7 @@ class Tally:
         """What is to be said of how the files were decoded; encoding, errors: what was asked for."""
         found = [outcome for outcome in self.foreign if outcome.found]
         mended = [outcome for outcome in self.foreign if outcome.mended]
+        left = sum(outcome.mended for outcome in mended[LINES:])
         done, by = ("skipped", "") if errors == "skip" else ("replaced", " by U+FFFD")
 
         def used(outcome: Outcome) -> str:
@@ -58,10 +59,9 @@ class Tally:
                     f"{'is' if outcome.mended == 1 else 'are'} not {label(used(outcome))}{by}{hint}")
 
         return [
-            *_lines(found, lambda outcome: f"{outcome.name} is not UTF-8: read as {label(used(outcome))}",
-                    lambda rest: f"{len(rest):,} more files are not UTF-8: read as they look, too"),
-            *_lines(mended, of_bytes,
-                    lambda rest: f"{len(rest):,} more files: {done} {_bytes(sum(o.mended for o in rest))}{by}"),
+            *_first([f"{outcome.name} is not UTF-8: read as {label(used(outcome))}" for outcome in found],
+                    f"{len(found) - LINES:,} more files are not UTF-8: read as they look, too"),
+            *_first(list(map(of_bytes, mended)), f"{len(mended) - LINES:,} more files: {done} {_bytes(left)}{by}"),
             *self._mistaken(encoding)]
 
     def _mistaken(self, encoding: str) -> list[str]:
@@ -92,9 +92,6 @@ def _bytes(count: int) -> str:
     return f"{count:,} byte{'s' * (count != 1)}"
 
 
-def _lines(outcomes: list[Outcome], line: Callable[[Outcome], str],
-           rest: Callable[[list[Outcome]], str]) -> Iterator[str]:
-    """A line for each of the first files, and one for those that are left."""
-    yield from map(line, outcomes[:LINES])
-    if outcomes[LINES:]:
-        yield rest(outcomes[LINES:])
+def _first(lines: list[str], rest: str) -> list[str]:
+    """The first of the lines, a file each, and one for those that are left."""
+    return lines[:LINES] + [rest] * (len(lines) > LINES)

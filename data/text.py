@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import chain
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -45,15 +46,13 @@ class Reading:
     def __post_init__(self) -> None:
         if self.newline not in ("lf", "keep"):
             raise ValueError(f"newline is 'lf' or 'keep', not {self.newline!r}")
-        if self.level not in LEVELS:
-            raise ValueError(f"level is one of {', '.join(LEVELS)}, not {self.level!r}")
-        if self.encoding_errors not in ERRORS:
-            raise ValueError(f"encoding_errors is one of {', '.join(ERRORS)}, not {self.encoding_errors!r}")
+        choices = {"level": LEVELS, "encoding_errors": ERRORS, "documents": KINDS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is one of {', '.join(known)}, not {getattr(self, name)!r}")
         if self.level == "byte" and (self.encoding, self.newline, self.lower, self.documents, self.encoding_errors) != (
                 Reading.encoding, Reading.newline, Reading.lower, Reading.documents, Reading.encoding_errors):
             raise ValueError("bytes have no encoding, line ends, lower case or documents")
-        if self.documents not in KINDS:
-            raise ValueError(f"documents is one of {', '.join(KINDS)}, not {self.documents!r}")
         if self.documents != "none" and self.newline != "lf":
             raise ValueError("documents are told apart by LF line ends: leave --newline keep out")
         if self.shuffle and self.documents == "none":
@@ -153,7 +152,7 @@ def read(sources: Sequence[str], stdin: BinaryIO | None = None, distinct: int = 
     given = sources, reading.encoding, binary, stdin, notes, apart
     files = sources_.Sources(*given) if record is None else recorded.Remembered(*given, record=record)
     texts = (tally.read(file.source, steps(file, reading, tally)) for file in files.opened())
-    pieces = concatenated(texts) if binary else joined(texts)
+    pieces = chain.from_iterable(texts) if binary else joined(texts)
     if record is not None:
         pieces = recorded.bounded(pieces, record.characters)
     encoder, digest = Encoder(), hashlib.sha256()
@@ -241,12 +240,6 @@ def joined(texts: Iterable[Iterable[str]]) -> Iterator[str]:
                 yield "\n"
             begun, last = True, piece[-1]
             yield piece
-
-
-def concatenated(texts: Iterable[Iterable[str]]) -> Iterator[str]:
-    """The texts' pieces one after the other."""
-    for pieces in texts:
-        yield from pieces
 
 
 class Encoder:

@@ -140,10 +140,15 @@ class Vocab:
             raise ValueError(f"on_unknown is one of {', '.join(ON_UNKNOWN)}, not {on_unknown!r}")
         symbols, parts = self.spelled(text), []
         for start in range(0, len(symbols) or 1, _CHUNK):
-            part = self._look_up(symbols[start:start + _CHUNK], on_unknown)
-            if part is None:
+            ids = self.places(symbols[start:start + _CHUNK])
+            unknown = ids < 0
+            if on_unknown == "skip":
+                ids = ids[~unknown]
+            elif on_unknown == "replace":
+                ids[unknown] = self.stand_in
+            elif unknown.any():
                 raise UnknownSymbolError(set(symbols) - set(self.symbols), self.level)
-            parts.append(part)
+            parts.append(ids.astype(self.dtype))
         return np.concatenate(parts)
 
     def spelled(self, text: str | bytes) -> str:
@@ -210,19 +215,6 @@ class Vocab:
         if low < 0 or high >= len(self):
             raise ValueError(f"id {low if low < 0 else high} is not in 0..{len(self) - 1}")
         return self.readable(text_of(points_of(self.symbols)[ids]))
-
-    def _look_up(self, symbols: str, on_unknown: str) -> np.ndarray | None:
-        """The ids of a few symbols; None where `on_unknown` is "error" and one is unknown."""
-        ids = self.places(symbols)
-        unknown = ids < 0
-        if unknown.any():
-            if on_unknown == "error":
-                return None
-            if on_unknown == "skip":
-                ids = ids[~unknown]
-            else:
-                ids[unknown] = self.stand_in
-        return ids.astype(self.dtype)
 
     def shown(self, symbol: str) -> str:
         """A symbol in words."""

@@ -63,7 +63,7 @@ class Muon(Adam):
         self.groups: dict[tuple[int, int], list[str]] = {}  # by shape: blocks of one are made orthogonal together
         for name in sorted(matrices):
             self.groups.setdefault(params[name].shape, []).append(name)
-        self.rest = [part for name, part in params.parts().items() if name not in matrices]
+        self.rest = [part for name, part in params.parts.items() if name not in matrices]
         self.momentum = type(params)(params.config, self.moments["m"])
 
     def update(self, params: Parameters, grads: Parameters, pace: Pace, scale: Number) -> None:
@@ -81,11 +81,10 @@ class Muon(Adam):
 
     def _workspace(self, shape: tuple[int, int], blocks: int, like: Array) -> "Workspace":
         """The workspace in which the matrices (R, C) of one group are made orthogonal."""
-        if self.workspaces is None:
-            return Workspace.of(blocks, shape[0] // 4, shape[1], like)
-        if shape not in self.workspaces:
-            self.workspaces[shape] = Workspace.of(blocks, shape[0] // 4, shape[1], like)
-        return self.workspaces[shape]
+        made = {} if self.workspaces is None else self.workspaces
+        if shape not in made:
+            made[shape] = Workspace.of(blocks, shape[0] // 4, shape[1], like)
+        return made[shape]
 
 
 OPTIMIZERS: dict[str, type[Adam]] = {"adam": Adam, "muon": Muon}

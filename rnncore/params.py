@@ -39,14 +39,14 @@ class Parameters(Mapping[str, Array]):
         if getattr(getattr(flat, "dtype", None), "kind", "") != "f" or not flat.flags.c_contiguous:
             raise TypeError(f"flat is an array (P,) of float32 or float64 without gaps, not {type(flat).__name__} of "
                             f"{getattr(flat, 'dtype', 'another kind')}")
-        layout = shapes(config)
         if flat.shape != (count(config),):
             raise ValueError(f"{count(config)} parameters wanted, a buffer of shape {flat.shape} given")
         self.config, self.flat = config, flat
-        self._views, start = dict[str, Array](), 0
-        for name, shape in layout.items():
-            self._views[name] = flat[start:start + prod(shape)].reshape(shape)
+        self.parts, start = dict[str, slice](), 0  # name -> where it lies in the flat buffer
+        for name, shape in shapes(config).items():
+            self.parts[name] = slice(start, start + prod(shape))
             start += prod(shape)
+        self._views = {name: flat[self.parts[name]].reshape(shape) for name, shape in shapes(config).items()}
 
     def __getitem__(self, name: str) -> Array:
         return self._views[name]
@@ -60,14 +60,6 @@ class Parameters(Mapping[str, Array]):
     def __reduce__(self) -> tuple[type["Parameters"], tuple[ModelConfig, Array]]:
         """Copy and serialise the buffer alone: the views are made anew, so they are views of the copy."""
         return type(self), (self.config, self.flat)
-
-    def parts(self) -> dict[str, slice]:
-        """Name -> where it lies in the flat buffer."""
-        parts, start = {}, 0
-        for name, view in self.items():
-            parts[name] = slice(start, start + view.size)
-            start += view.size
-        return parts
 
     def like(self) -> "Parameters":
         """A second buffer of the same layout, dtype and device, filled with zeros."""

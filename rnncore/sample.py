@@ -1,7 +1,7 @@
 """The sampler draws symbol after symbol from what the model predicts; its chance comes in as an argument."""
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count as count_up, islice, repeat
+from itertools import count as count_up, islice, pairwise, repeat
 
 import numpy as np
 
@@ -59,7 +59,7 @@ def generate_ids(model: CharLM, prompt: Ids, config: SampleConfig, count: int = 
     They are the samples first, first + 1, ...: sample k draws the same coins whatever the count. The parameters count
     as they are when the first is asked for. clamp: cells that are held, from the prompt's first symbol on (stepper.py).
     """
-    yield from _write(_read(model, prompt, clamp), config, count, first, looped=_looped(model))
+    yield from _write(model, _read(model, prompt, clamp), config, count, first)
 
 
 def _read(model: CharLM, prompt: Ids, clamp: Clamp | None) -> Stepper:
@@ -71,16 +71,10 @@ def _read(model: CharLM, prompt: Ids, clamp: Clamp | None) -> Stepper:
     return stepper
 
 
-def _looped(model: CharLM) -> bool:
-    """Is every symbol drawn on the host, whatever the device offers?"""
-    return model.path == "eager"
-
-
-def _write(stepper: Stepper, config: SampleConfig, count: int, first: int = 0,
-           looped: bool = False) -> Iterator[Ids]:
+def _write(model: CharLM, stepper: Stepper, config: SampleConfig, count: int, first: int) -> Iterator[Ids]:
     """Samples first .. first + count, each from where the one column of the stepper is."""
     stepper = stepper.repeat(count)
-    writer = None if looped else stepper.writer()
+    writer = None if model.path == "eager" else stepper.writer()  # eager draws every symbol on the host
     return _loop(stepper, config, first) if writer is None else _launches(writer, config, first)
 
 
@@ -120,18 +114,16 @@ def generate(model: CharLM, prompt: str | bytes = "", length: int | None = None,
     number at which c of this cell is held, from the prompt's first symbol on.
     Raises config.ConfigError, a ValueError, for sampling options out of range and cells that are not there.
     """
-    return model.vocab.readables(symbols(model, prompt, length, temperature, top_k, top_p, seed, stop, on_unknown,
-                                         clamp))
+    config = SampleConfig(temperature, top_k, top_p, seed)
+    return model.vocab.readables(symbols(model, prompt, length, config, stop, on_unknown, clamp))
 
 
-def symbols(model: CharLM, prompt: str | bytes, length: int | None, temperature: float, top_k: int, top_p: float,
-            seed: int, stop: str | Sequence[str] = (), on_unknown: str = "error", clamp: Clamp | None = None,
-            first: int = 0) -> Iterator[str]:
+def symbols(model: CharLM, prompt: str | bytes, length: int | None, config: SampleConfig, stop: str | Sequence[str],
+            on_unknown: str, clamp: Clamp | None, first: int = 0) -> Iterator[str]:
     """As `generate`, but the symbols as the vocabulary has them: a byte is the code point of the same number.
 
     first: which sample it is (0, 1, ...), by whose coins it is drawn.
     """
-    config = SampleConfig(temperature, top_k, top_p, seed)
     length = None if length is None else arguments.whole("length", length)
     ids = generate_ids(model, prompt_ids(model.vocab, prompt, on_unknown), config, 1, checked(clamp, model.config),
                        first)
@@ -162,8 +154,7 @@ def _abreast(model: CharLM, stepper: Stepper, first: int, count: int, length: in
     """The samples first .. first + count at once, each from where the one column of the stepper is."""
     threads = max(1, min(model.kernel.shares(model.threads), count // SHARE))
     edges = [count * k // threads for k in range(threads + 1)]
-    streams = [_write(stepper, config, b - a, first + a, _looped(model))
-               for a, b in zip(edges, edges[1:], strict=False)]
+    streams = [_write(model, stepper, config, b - a, first + a) for a, b in pairwise(edges)]
     rows, ended = [np.empty((count, 0), np.intp)], np.zeros(count, bool)
     with model.kernel.single_threaded(), ThreadPoolExecutor(threads) as pool:
         each = pool.map if threads > 1 else map

@@ -12,12 +12,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
-def path(name: str) -> Path | None:
-    """The file of the model of that name, or None."""
-    return FOLDER / f"{name}.safetensors" if name in names() else None
-
-
-def current(name: str) -> str | None:
-    """The name of the model that is called `name`, or was once; None where there is no such model."""
+def find(name: str) -> Path | None:
+    """The file, which has its name, of the model that is called `name` or was once; None where there is no such one."""
     there = names()
-    return next((known for known in (name, OLD.get(name)) if known in there), None)
+    return next((FOLDER / f"{known}.safetensors" for known in (name, OLD.get(name)) if known in there), None)

@@ -8,7 +8,6 @@ import gc
 from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from .. import kernels
 from ..config import BENCH, BENCH_CARD, PATHS
 from . import ours, parity, speed
-from .attempt import Attempt, Reference, reason
+from .attempt import Attempt, reason
 from .speed import Figures, Options
 from .task import STEPS, Task
 
@@ -33,34 +32,31 @@ def measure_all(rows: Iterable[str], given: dict[str, Any], dtype: str | None, p
     """
     for name in dict.fromkeys(rows or BENCH_CARD):
         work, sizes, classes = BENCH_CARD.get(name) or ("training", BENCH[name], ("float32", "tf32", "bf16"))
-        if name.startswith("layer"):
-            sizes = sizes | {key: value for key, value in given.items() if key != "vocab_size"}
-        else:
-            sizes = sizes | given
-        task = Task.of(work, sizes)
+        kept = {key: value for key, value in given.items() if key != "vocab_size" or not name.startswith("layer")}
+        task = Task.of(work, sizes | kept)
         for precision in [dtype] if dtype else classes:
             yield measure(name, task, precision, options, PATHS if path == "all" else (path,))
         gc.collect()  # what a row held on the card goes before the next
-        if options.torch_device:
-            from . import torch_card
-            torch_card.release()
 
 
 def measure(row: str, task: Task, precision: str, options: Options, paths: Collection[str] = PATHS) -> Figures:
     """Return all figures of one row in one precision class."""
     options.say(f"{row}, {precision}: making ready")
-    reference, about = make_reference(task, options.torch_device) if options.torch_device else (None, None)
+    reference, about = None, None
+    if options.torch_device:
+        from . import torch_card
+        torch_card.release()
+        reference, about = torch_card.reference(task, options.torch_device)
     work, tolerated = ours.WORK[task.work], parity.tolerance(task, precision)
     attempts = {
         "ours": {path: Attempt.of(partial(work, task, options.device, ours.DTYPES[precision], path))
                  for path in work.paths if path in paths},
-        "torch": torch_attempts(task, precision, options.torch_device) if options.torch_device else {}}
+        "torch": torch_card.attempts(task, precision, options.torch_device) if options.torch_device else {}}
     allowed = parity.compare(attempts["ours"], attempts["torch"], reference, tolerated) if reference else None
     named = {(side, name): attempt for side, made in attempts.items() for name, attempt in made.items()}
     for attempt in named.values():
         attempt.result = {}
     if options.torch_device:
-        from . import torch_card
         del reference  # what it has on the card is not needed while the others take turns
         torch_card.release()
     timed = {name: attempt for name, attempt in named.items() if attempt.runs}
@@ -73,26 +69,6 @@ def measure(row: str, task: Task, precision: str, options: Options, paths: Colle
         found["cudnn_expected"] = {kind: torch_card.cudnn_algorithm(task, kind)
                                    for kind in torch_card.kinds(task, precision)}
     return found | outcome(times, found)
-
-
-def make_reference(task: Task, device: str) -> tuple[Reference | None, Figures]:
-    """Return the float64 reference, None if it could not run, and figures about it. No attempt is excluded without."""
-    from . import torch_card
-    kind, begun = {"kind": "torch float64 eager"}, perf_counter()
-    try:
-        reference = torch_card.reference(task, device)
-    except Exception as error:
-        return None, kind | {"why_not": reason(error)}
-    return reference, kind | {"ready_s": perf_counter() - begun}
-
-
-def torch_attempts(task: Task, precision: str, device: str) -> dict[str, Attempt]:
-    """Return name -> attempt for each of torch's kinds in the class, eager and in a CUDA graph."""
-    from . import torch_card
-    work = torch_card.WORK[task.work]
-    return {f"{kind} {'graphed' if graphed else 'eager'}":
-            Attempt.of(partial(work, task, device, kind, graphed))
-            for kind in torch_card.kinds(task, precision) for graphed in (False, True)}
 
 
 def turns(timed: dict[tuple[str, str], Attempt], options: Options) -> dict[tuple[str, str], list[float]]:
@@ -157,14 +133,11 @@ def outcome(times: dict[tuple[str, str], list[float]], found: Figures) -> Figure
                    "verdict": f"without torch {', '.join(rest['torch'])}, not timed" if rest["torch"] else None}
 
 
-def machine(device: str, against_torch: bool) -> Figures:
+def machine(device: str) -> Figures:
     """Return what the card is, and what is installed for it."""
     found = kernels.describe(int(device.partition(":")[2] or 0))
     if DRIVER.is_file():
         found["driver"] = driver(DRIVER.read_text(encoding="utf-8", errors="replace"))
-    if against_torch:
-        from . import torch_card
-        found |= torch_card.versions()
     return found
 
 

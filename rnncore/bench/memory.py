@@ -1,13 +1,16 @@
-"""The peak memory of a piece of work, measured in a fresh interpreter above what that takes with NumPy alone."""
+"""The peak memory of a few training steps, measured in a fresh interpreter above what that takes with NumPy alone."""
 import importlib
 import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+
+from ..config import ModelConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
+MEASURED = 3  # training steps
 
 
 def peak() -> int:
@@ -24,13 +27,15 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def above_numpy(work: str, *arguments: str | dict[str, Any]) -> int:
-    """Return the bytes at the peak of work, "module:function", called with arguments that JSON can carry.
+def of_training(sizes: ModelConfig, config: TrainConfig, threads: int, side: str, device: str, dtype: str) -> int:
+    """Return the bytes at the peak of MEASURED training steps on so many threads.
 
-    Raises RuntimeError with the last line that the work wrote on stderr where it fails.
+    side: "module:class" of ours.Engine or of torch's. Raises RuntimeError with the last line that the fresh interpreter
+    wrote on stderr where it fails.
     """
+    asked = json.dumps([asdict(sizes), asdict(config), threads, side, device, dtype])
     paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
-    done = subprocess.run([sys.executable, "-c", f"from {__name__} import child; child()", work, json.dumps(arguments)],
+    done = subprocess.run([sys.executable, "-c", f"from {__name__} import child; child()", asked],
                           env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, capture_output=True, text=True)
     if done.returncode:
         words = done.stderr.strip().splitlines()
@@ -39,8 +44,14 @@ def above_numpy(work: str, *arguments: str | dict[str, Any]) -> int:
 
 
 def child() -> None:
-    """Run the work in the fresh interpreter: memory.above_numpy reads what this writes."""
+    """Take the steps in the fresh interpreter: `of_training` reads what this writes."""
     importlib.import_module("numpy")
-    before, (module, function) = peak(), sys.argv[1].split(":")
-    getattr(importlib.import_module(module), function)(*json.loads(sys.argv[2]))
+    before = peak()
+    sizes, config, threads, side, device, dtype = json.loads(sys.argv[1])
+    module, name = side.split(":")
+    made = getattr(importlib.import_module(module), name)(ModelConfig(**sizes), TrainConfig(**config), device, dtype)
+    training = made.training(threads)
+    with training.around():
+        for _ in range(MEASURED):
+            training.work()
     sys.stdout.write(f"{peak() - before}\n")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from ..optim import OPTIMIZERS, global_norm, update
 from ..sample import generate_ids, samples
 from . import speed
 from .speed import Entry
-from .task import MEASURED, PIECE, STEPS, STREAMS, WINDOWS, Task, flops, vocab, windows
+from .task import PIECE, STEPS, STREAMS, WINDOWS, Task, flops, vocab, windows
 
 SQUARE = 1024  # rows and columns of the large product
 DTYPES = {"float64": "float64", "float32": "float32", "tf32": "tf32", "bf16": "bf16",  # by class
@@ -33,9 +33,8 @@ class Engine:
 
     def __init__(self, sizes: ModelConfig, config: TrainConfig, device: str, dtype: str, path: str = "eager"):
         """path: one of config.PATHS; the CPU knows eager alone."""
-        assert config.lr is not None  # task.py's configs sets it
         self.model, self.config = CharLM(sizes, vocab(sizes), device, dtype, config.seed), config
-        self.kernel, self.rate = self.model.kernel, config.lr
+        self.kernel, self.rate = self.model.kernel, config.peak
         self.model.path = path
         self.optimizer = OPTIMIZERS[config.optimizer](self.model.params, config, self.model.each)
         self.windows = [[self.kernel.ids_to_device(ids) for ids in window] for window in windows(sizes, config)]
@@ -54,11 +53,9 @@ class Engine:
         """Return kind of work -> its entry; threads None: as many as are fastest."""
         numbers = [self.kernel.shares(threads)] if threads else speed.numbers_of_threads(self.kernel.cores())
         numbers = sorted({min(number, self.config.batch) for number in numbers})
-        entries = {"training": speed.fastest(self.training, numbers)}
-        for streams in STREAMS:
-            entries[f"writing {streams}"] = self.writing(streams, threads)
-            entries[f"writing {streams}"].settle()
-        return entries
+        shared = [threads or self.kernel.cores()]
+        return {"training": speed.fastest(self.training, numbers)} | {
+            f"writing {streams}": speed.fastest(partial(self.writing, streams), shared) for streams in STREAMS}
 
     def training(self, threads: int) -> Entry:
         """Return an entry of training steps on so many threads."""
@@ -239,15 +236,6 @@ def model(task: Task, device: str, dtype: str, path: str) -> CharLM:
     made.assign(task.tensors)
     made.path = path
     return made
-
-
-def steps(sizes: dict[str, Any], config: dict[str, Any], device: str, dtype: str) -> None:
-    """Take a few training steps and do nothing else: their memory is measured."""
-    engine = Engine(ModelConfig(**sizes), TrainConfig(**config), device, dtype)
-    training = engine.training(config["threads"])
-    with training.around():
-        for _ in range(MEASURED):
-            training.work()
 
 
 WORK: dict[str, type[Training | Writing | Layer]] = {

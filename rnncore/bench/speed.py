@@ -39,14 +39,14 @@ class Entry:
     units: int = 1                                              # that one call of work() does
     count: int = 1                                              # calls a turn
     timer: Callable[[], AbstractContextManager[list[float]]] | None = None  # a kernel module's; None: the wall's clock
-    least: float | None = None                                  # seconds a turn; None: TURN
+    least: float = field(default_factory=lambda: TURN)          # seconds a turn
     seconds: float = 0.0                                        # a unit, in the last turn
     tried: dict[int, float] = field(default_factory=dict)       # seconds a unit by number of threads
 
     def turn(self) -> float:
         """Return the seconds of a unit. A short one is done once untimed: it finds the caches of the entry before."""
         with self.around():
-            if self.seconds * self.units < self._least():
+            if self.seconds * self.units < self.least:
                 self.work()
             self.synchronize()
             with (self.timer or self._wall)() as seconds:
@@ -58,13 +58,10 @@ class Entry:
     def settle(self) -> None:
         """Warm up, and choose how many units make a turn."""
         self.turn()
-        if self.seconds * self.units < self._least() / 10:
-            self.count = max(1, round(self._least() / 10 / self.seconds / self.units))
+        if self.seconds * self.units < self.least / 10:
+            self.count = max(1, round(self.least / 10 / self.seconds / self.units))
             self.turn()
-        self.count = max(1, round(self._least() / self.seconds / self.units))
-
-    def _least(self) -> float:
-        return TURN if self.least is None else self.least
+        self.count = max(1, round(self.least / self.seconds / self.units))
 
     @contextmanager
     def _wall(self) -> Iterator[list[float]]:

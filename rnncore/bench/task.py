@@ -8,7 +8,7 @@ gradient of its input and that of its weight). With P = T N positions a training
 
 Gates, softmax, clipping and the optimiser (Muon's products too) count as time, not as work.
 """
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +23,6 @@ from ..sample import generate_ids
 WINDOWS = 8     # windows of symbols, trained on over and over
 STREAMS = 1, 64  # texts that are written at once on a processor
 PIECE = 64      # characters of each text that are one call's work, and on a card compared
-MEASURED = 3    # training steps whose memory is measured
 STEPS = 24      # training steps on a card whose losses are compared before anything is timed: whole launches
 RATE = 2e-3     # Adam's, on a card
 REGULAR = 0.9   # share of the symbols that follow from the one before: there is something to learn in few steps
@@ -36,11 +35,6 @@ def configs(given: dict[str, Any], lr: float = 1e-3) -> tuple[ModelConfig, Train
     """Return the configs that fields of both, such as a row of config.BENCH, ask for."""
     sizes = {name: value for name, value in given.items() if name in ModelConfig.__dataclass_fields__}
     return ModelConfig(**sizes), TrainConfig(lr=lr, **{name: given[name] for name in given.keys() - sizes.keys()})
-
-
-def arguments(sizes: ModelConfig, config: TrainConfig, device: str, dtype: str, threads: int) -> list[Any]:
-    """Return the arguments of each side's `steps`, as JSON can carry them."""
-    return [asdict(sizes), asdict(replace(config, threads=threads)), device, dtype]
 
 
 def flops(sizes: ModelConfig, config: TrainConfig) -> int:

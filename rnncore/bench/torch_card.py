@@ -7,21 +7,24 @@ torch_cpu.py. A call is LAUNCH whole steps, or PIECE characters, in both: nothin
 import contextlib
 import gc
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
+from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 
 from ..config import SampleConfig
+from .attempt import Attempt, reason
 from .ours import LAUNCH
 from .speed import Entry, Figures
 from .task import PIECE, STEPS, Task
-from .torch_cpu import TorchSide, adam
+from .torch_cpu import State, TorchSide
 from .torch_graph import captured, events
 from .torch_precision import KINDS, cudnn_algorithm, kinds
 
-__all__ = ["KINDS", "WORK", "cudnn_algorithm", "kinds", "reference", "release", "versions"]
+__all__ = ["KINDS", "WORK", "attempts", "cudnn_algorithm", "kinds", "reference", "release"]
 Result = TypeVar("Result")
 
 
@@ -30,11 +33,11 @@ class TorchWork(TorchSide, ABC, Generic[Result]):
     units = 1
 
     def __init__(self, task: Task, device: str, kind: str, graphed: bool):
-        super().__init__(task.sizes, device, kind, task.tensors)
+        super().__init__(task.sizes, task.config, device, kind, task.tensors)
         self.task = task
         self.prepare()
         with self.around():
-            self.call = self.record(self.work) if graphed else self.work
+            self.call = self.record() if graphed else self.work
             self.own = self.compute()
 
     @abstractmethod
@@ -61,18 +64,23 @@ class TorchWork(TorchSide, ABC, Generic[Result]):
         """Return the result from the task's weights on: it was made once, before anything is timed."""
         return self.own
 
-    def record(self, work: Callable[[], None]) -> Callable[[], object]:
-        """Return a function that replays `work` from a CUDA graph (on a CPU: `work`); the numbers held are as before.
+    def record(self) -> Callable[[], object]:
+        """Return a function that replays `work` from a CUDA graph (on a CPU: `work`); the numbers held stay."""
+        with self.undone():
+            return captured(self.work, self.device)
 
-        The copies are made without gradients: a copy with a grad_fn would stand in the capture's way (torch_graph.py).
+    @contextlib.contextmanager
+    def undone(self) -> Iterator[None]:
+        """Put the numbers held back, at the context's end, where they were at its begin.
+
+        The copies are made without gradients: a copy with a grad_fn would stand in a capture's way (torch_graph.py).
         """
         with torch.no_grad():
             kept = [tensor.clone() for tensor in self.held()]
-        replay = captured(work, self.device)
+        yield
         with torch.no_grad():
             for tensor, before in zip(self.held(), kept, strict=True):
                 tensor.copy_(before)
-        return replay
 
     @contextlib.contextmanager
     def around(self) -> Iterator[None]:
@@ -84,10 +92,11 @@ class TorchWork(TorchSide, ABC, Generic[Result]):
         tensor = torch.from_numpy(array).to(self.device)
         return tensor.to(self.kind.weights) if tensor.is_floating_point() else tensor
 
-    def state(self, columns: int) -> list[torch.Tensor]:
+    def state(self, columns: int) -> State:
         """Return h and c (L, N, H) of zeros."""
-        shape = self.task.sizes.layers, columns, self.task.sizes.hidden
-        return [torch.zeros(shape, dtype=self.kind.computed, device=self.device) for _ in range(2)]
+        h = torch.zeros(self.task.sizes.layers, columns, self.task.sizes.hidden, dtype=self.kind.computed,
+                        device=self.device)
+        return h, torch.zeros_like(h)
 
     def entry(self) -> Entry:
         return Entry(self.call, self.synchronize, self.around, self.task.chars, units=self.units,
@@ -99,52 +108,27 @@ class Training(TorchWork[np.ndarray]):
     units = LAUNCH
 
     def prepare(self) -> None:
-        config = self.task.config
-        self.masters = self.weights
-        if self.kind.weights in (torch.float16, torch.bfloat16):
-            self.masters = [torch.from_numpy(self.task.tensors[name].copy()).to(self.device)
-                            for name, parameter in self.net.named_parameters() if parameter.requires_grad]
-            for master in self.masters:
-                master.grad = torch.zeros_like(master)
-        self.adam = adam(self.masters, config, self.kind.scale, self.device.type == "cuda")
+        self.optimizer = self.adam()
         self.windows = self.tensor(self.task.windows)
-        self.carried = self.state(config.batch)
+        self.carried = self.state(self.config.batch)
         self.losses = torch.zeros(len(self.windows), dtype=torch.float64, device=self.device)
 
     def held(self) -> list[torch.Tensor]:
         for master in self.masters:  # Adam's would be made in the first step: here they are zeros, as it makes them
-            if not self.adam.state[master]:
-                self.adam.state[master] = {"step": torch.zeros((), device=self.device), **{
+            if not self.optimizer.state[master]:
+                self.optimizer.state[master] = {"step": torch.zeros((), device=self.device), **{
                     name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}}
-        moments = [tensor for state in self.adam.state.values() for tensor in state.values()]
+        moments = [tensor for state in self.optimizer.state.values() for tensor in state.values()]
         return [*self.net.parameters(), *self.masters, *self.carried, *moments]
 
     def work(self) -> None:
         """A step on each window; the losses stay on the device."""
         state = self.carried
         for k, (x, y) in enumerate(self.windows):
-            state = self.step(x, y, state, self.losses[k])
+            loss, state = self.step(self.optimizer, x, y, state)
+            self.losses[k].copy_(loss)
         for mine, last in zip(self.carried, state, strict=True):
             mine.copy_(last)
-
-    def step(self, x: torch.Tensor, y: torch.Tensor, state: Sequence[torch.Tensor],
-             out: torch.Tensor) -> list[torch.Tensor]:
-        """Take a step on a window from a state; put the loss into `out`. Return the state after it."""
-        for parameter in self.weights:
-            parameter.grad = None
-        with self.autocast():
-            logits, state = self.net(x, tuple(state))
-        loss = torch.nn.functional.cross_entropy(self.full(logits).flatten(0, 1), y.flatten())
-        (loss * self.kind.scale).backward()
-        if self.masters is not self.weights:
-            torch._foreach_copy_(gradients(self.masters), gradients(self.weights))
-        if self.task.config.clip:
-            torch.nn.utils.clip_grad_norm_(self.masters, self.task.config.clip * self.kind.scale)
-        self.adam.step()  # gradients and eps are both `scale` times as large: the step is the same
-        if self.masters is not self.weights:
-            torch._foreach_copy_([weight.detach() for weight in self.weights], self.masters)
-        out.copy_(loss.detach())
-        return [part.detach() for part in state]
 
     def compute(self) -> np.ndarray:
         losses: list[float] = []
@@ -179,7 +163,7 @@ class Writing(TorchWork[np.ndarray]):
     def work(self) -> None:
         ids, state = self.ids, self.carried
         for k in range(PIECE):
-            logits, state = self.net(ids, tuple(state))
+            logits, state = self.net(ids, state)
             scores = self.full(logits[0]) / SampleConfig.temperature
             if not self.greedy:  # p / e with e from the exponential distribution is largest with probability p;
                 scores = torch.softmax(scores, dim=1)  # multinomial does the same, but waits for the card
@@ -191,12 +175,11 @@ class Writing(TorchWork[np.ndarray]):
 
     def compute(self) -> np.ndarray:
         """Return the likeliest symbols, by a graph of its own where the work has one; the state is then as before."""
-        self.greedy, kept = True, [tensor.clone() for tensor in self.held()]
-        (self.work if self.call == self.work else self.record(self.work))()
-        found, self.greedy = self.text.cpu().numpy().copy(), False
-        for tensor, before in zip(self.held(), kept, strict=True):
-            tensor.copy_(before)
-        return found
+        self.greedy = True
+        with self.undone():
+            (self.work if self.call == self.work else self.record())()
+        self.greedy = False
+        return self.text.cpu().numpy().copy()
 
     def difference(self, result: np.ndarray) -> float:
         """Return how many nats a chosen symbol is less likely here than the likeliest, at most."""
@@ -246,27 +229,31 @@ class Layer(TorchWork[dict[str, np.ndarray]]):
         return float(np.max([np.abs(result[name] - own).max() / np.abs(own).max() for name, own in self.own.items()]))
 
 
-def gradients(weights: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Return the gradients of weights that all have one."""
-    return [weight.grad for weight in weights if weight.grad is not None]
+def reference(task: Task, device: str) -> tuple[TorchWork[Any] | None, Figures]:
+    """Return the work of a task done in float64, eager, None if it could not run, and figures about it.
 
-
-def reference(task: Task, device: str) -> TorchWork[Any]:
-    """Return the work of a task done in float64, eager: all results are compared with its own. It is not timed."""
-    made = WORK[task.work](task, device, "float64", False)
+    All results are compared with its own, and it is not timed. No attempt is excluded without it.
+    """
+    about, begun = {"kind": "torch float64 eager"}, perf_counter()
+    try:
+        made = WORK[task.work](task, device, "float64", False)
+    except Exception as error:
+        return None, about | {"why_not": reason(error)}
     release()
-    return made
+    return made, about | {"ready_s": perf_counter() - begun}
+
+
+def attempts(task: Task, precision: str, device: str) -> dict[str, Attempt]:
+    """Return name -> attempt for each of torch's kinds in the class, eager and in a CUDA graph."""
+    return {f"{kind} {'graphed' if graphed else 'eager'}":
+            Attempt.of(partial(WORK[task.work], task, device, kind, graphed))
+            for kind in kinds(task, precision) for graphed in (False, True)}
 
 
 def release() -> None:
     """Give the memory that no tensor holds any more back to the card."""
     gc.collect()
     torch.cuda.empty_cache()
-
-
-def versions() -> Figures:
-    """Return the versions of torch's CUDA and cuDNN."""
-    return {"torch cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
 
 
 WORK: dict[str, type[TorchWork[Any]]] = {

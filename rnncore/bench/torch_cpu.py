@@ -6,7 +6,6 @@ zero, for two trained biases would step twice.
 import contextlib
 import functools
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +13,8 @@ import torch
 from .. import optim
 from ..config import ModelConfig, SampleConfig, TrainConfig
 from . import speed
-from .speed import Entry
-from .task import MEASURED, STREAMS, windows
+from .speed import Entry, Figures
+from .task import STREAMS, windows
 from .torch_precision import KINDS
 
 State = tuple[torch.Tensor, torch.Tensor]  # h and c, each (L, N, H)
@@ -36,22 +35,15 @@ class Net(torch.nn.Module):
         return self.head(y), state
 
 
-def adam(weights: list[torch.Tensor], config: TrainConfig, scale: float = 1,
-         capturable: bool = False) -> torch.optim.Adam:
-    """Return Adam with the settings that ours has, for gradients that are `scale` times as large."""
-    assert config.lr is not None  # task.py's configs sets it
-    beta2 = optim.Adam.BETA2 if config.beta2 is None else config.beta2
-    return torch.optim.Adam(weights, config.lr, (config.beta1, beta2), config.eps * scale, fused=True,
-                            capturable=capturable)
-
-
 class TorchSide:
     """torch's model on a device, and how numbers are held and multiplied: one of torch_precision.KINDS.
 
-    tensors: the weights under torch's names, or None for torch's own.
+    config: how it is trained. tensors: the weights under torch's names, or None for torch's own.
     """
 
-    def __init__(self, sizes: ModelConfig, device: str, kind: str, tensors: dict[str, np.ndarray] | None):
+    def __init__(self, sizes: ModelConfig, config: TrainConfig, device: str, kind: str,
+                 tensors: dict[str, np.ndarray] | None):
+        self.config = config
         self.device, self.kind = torch.device(device), KINDS[kind]
         self.net = Net(sizes).to(self.device, self.kind.weights)
         if tensors is not None:
@@ -60,6 +52,38 @@ class TorchSide:
             if "bias_hh" in name:
                 parameter.requires_grad_(False).zero_()
         self.weights: list[torch.Tensor] = [weight for weight in self.net.parameters() if weight.requires_grad]
+        self.masters = self.weights  # what Adam changes: of weights in half precision, copies in float32
+        if self.kind.weights in (torch.float16, torch.bfloat16):
+            assert tensors is not None
+            self.masters = [torch.from_numpy(tensors[name].copy()).to(self.device)
+                            for name, parameter in self.net.named_parameters() if parameter.requires_grad]
+            for master in self.masters:
+                master.grad = torch.zeros_like(master)
+
+    def adam(self) -> torch.optim.Adam:
+        """Return Adam with the settings that ours has, for gradients that are as many times as large as the loss."""
+        config = self.config
+        beta2 = optim.Adam.BETA2 if config.beta2 is None else config.beta2
+        return torch.optim.Adam(self.masters, config.peak, (config.beta1, beta2), config.eps * self.kind.scale,
+                                fused=True, capturable=self.device.type == "cuda")
+
+    def step(self, adam: torch.optim.Adam, x: torch.Tensor, y: torch.Tensor,
+             state: State | None) -> tuple[torch.Tensor, State]:
+        """Take a whole step on a window, x and y (T, N), from a state. Return the loss () and the state after it."""
+        for parameter in self.weights:
+            parameter.grad = None
+        with self.autocast():
+            logits, (h, c) = self.net(x, state)
+        loss = torch.nn.functional.cross_entropy(self.full(logits).flatten(0, 1), y.flatten())
+        (loss * self.kind.scale).backward()
+        if self.masters is not self.weights:
+            torch._foreach_copy_(gradients(self.masters), gradients(self.weights))
+        if self.config.clip:
+            torch.nn.utils.clip_grad_norm_(self.masters, self.config.clip * self.kind.scale)
+        adam.step()  # gradients and eps are both `scale` times as large: the step is the same
+        if self.masters is not self.weights:
+            torch._foreach_copy_([weight.detach() for weight in self.weights], self.masters)
+        return loss.detach(), (h.detach(), c.detach())
 
     def autocast(self) -> torch.autocast:
         low = self.kind.autocast
@@ -79,9 +103,8 @@ class TorchBaseline(TorchSide):
 
     def __init__(self, sizes: ModelConfig, config: TrainConfig, device: str, dtype: str,
                  tensors: dict[str, np.ndarray] | None = None):
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        super().__init__(sizes, device, "bf16 autocast" if dtype == "bfloat16" else dtype, tensors)
-        self.config, self.adam = config, adam(self.weights, config)
+        super().__init__(sizes, config, device, "bf16 autocast" if dtype == "bfloat16" else dtype, tensors)
+        self.optimizer = self.adam()
         self.windows = torch.from_numpy(windows(sizes, config)).to(self.device)
         self.state: State | None = None
         self.count = 0
@@ -90,21 +113,12 @@ class TorchBaseline(TorchSide):
         """Take a whole step. Return the loss ()."""
         x, y = self.windows[self.count % len(self.windows)]
         self.count += 1
-        with self.autocast():
-            logits, state = self.net(x, self.state)
-        h, c = state
-        self.state = h.detach(), c.detach()
-        loss = torch.nn.functional.cross_entropy(self.full(logits).flatten(0, 1), y.flatten())
-        self.adam.zero_grad()
-        loss.backward()
-        if self.config.clip:
-            torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip)
-        self.adam.step()
-        return loss.detach()
+        loss, self.state = self.step(self.optimizer, x, y, self.state)
+        return loss
 
     def entries(self, threads: int) -> dict[str, Entry]:
         """Return kind of work -> its entry, each with as many threads as are fastest, at most so many."""
-        numbers = [1] if self.device.type == "cuda" else speed.numbers_of_threads(threads)
+        numbers = speed.numbers_of_threads(threads)
         return {"training": speed.fastest(self.training, numbers)} | {
             f"writing {streams}": speed.fastest(functools.partial(self.writing, streams), numbers)
             for streams in STREAMS}
@@ -137,6 +151,11 @@ class TorchBaseline(TorchSide):
         yield
 
 
+def gradients(weights: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the gradients of weights that all have one."""
+    return [weight.grad for weight in weights if weight.grad is not None]
+
+
 def why_not(device: str) -> str | None:
     """Return None where this torch computes on the device, else the cause and the cure in one line."""
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -159,14 +178,7 @@ def why_not_bfloat16(device: str) -> str | None:
     return None
 
 
-def versions() -> dict[str, str]:
-    """Return the version of torch."""
-    return {"torch": torch.__version__}
-
-
-def steps(sizes: dict[str, Any], config: dict[str, Any], device: str, dtype: str) -> None:
-    """Take a few training steps and do nothing else: their memory is measured."""
-    baseline = TorchBaseline(ModelConfig(**sizes), TrainConfig(**config), device, dtype)
-    torch.set_num_threads(config["threads"])
-    for _ in range(MEASURED):
-        float(baseline.train())
+def versions(card: bool) -> Figures:
+    """Return the version of torch, and for work on a card those of its CUDA and cuDNN."""
+    cuda = {"torch cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    return {"torch": torch.__version__} | (cuda if card else {})

@@ -4,19 +4,17 @@ import hashlib
 import json
 import re
 from bisect import bisect
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from ..data.endings import END
-from ..data.vocab import Vocab
 from . import charts
 from .atlas import Atlas
 from .glyphs import glyph, visible
 from .probes import PROBES
-from .reading import Reading
+from .story import Story
 
 T = TypeVar("T")
 TEMPLATES = Path(__file__).parent / "templates"
@@ -25,32 +23,8 @@ SAMPLES = 8          # shown of those made on the way
 ROOM = 3 << 19       # bytes of cells: as base64 a third more, so that the page stays below 3 MB
 SHOWN = 2000         # symbols that cells are shown over,
 FEWEST = 1000        # so many where there are many cells: below, it is cells that are left out
-BEST = 3             # cells shown a probe
 LINE_ENDS = {"\n", END}
 EXCERPT, LINES = 420, 11  # symbols and lines of a probe's picture, at most
-
-
-@dataclass(frozen=True, eq=False)
-class Story:
-    """All that a page tells. The lists may be empty: what they would show is left out."""
-    name: str                                     # of the run or the model
-    headline: list[tuple[str, str]]               # the figures that come first: term and what it is
-    facts: list[tuple[str, str]]                  # the training card, in the same way
-    vocab: Vocab
-    passage: Reading
-    source: str                                   # where the passage is from, in words
-    atlas: Atlas                                  # over the passage's beginning
-    rows: list[charts.Row] = field(default_factory=list)                 # of metrics.jsonl
-    samples: list[tuple[int, str]] = field(default_factory=list)   # step and text
-    floor: float | None = None                    # nats per character that counting alone reaches
-    there: int | None = None                      # characters of the whole validation text, where that is known
-    notes: list[str] = field(default_factory=list)                 # what is to be said of it, a sentence each
-    best: int = BEST                              # cells shown a probe
-
-    @property
-    def unit(self) -> str:
-        """What a symbol is called."""
-        return "byte" if self.vocab.level == "byte" else "character"
 
 
 def render(story: Story) -> str:

@@ -96,19 +96,16 @@ def _since(marks: np.ndarray) -> np.ndarray:
     return places - np.maximum.accumulate(np.where(marks, places, -1))
 
 
-@_a_document
 def inside_quotes(text: str) -> np.ndarray:
     """1 inside quotation marks, of code inside strings, else 0."""
     return _inside(text, "quotes")
 
 
-@_a_document
 def inside_comment(text: str) -> np.ndarray:
     """1 inside a comment of what looks like code, else 0."""
     return _inside(text, "comment")
 
 
-@_a_document
 def bracket_depth(text: str) -> np.ndarray:
     """How many of ( [ { are open; those in strings and comments of code do not count, nor what closes none.
 
@@ -127,13 +124,11 @@ def bracket_depth(text: str) -> np.ndarray:
     return np.concatenate([level - np.minimum(np.minimum.accumulate(level), 0) for level in levels])
 
 
-@_a_document
 def line_position(text: str) -> np.ndarray:
     """How many symbols of the line have been read: 0 at the newline before it."""
     return _since(_is(text, "\n".__eq__))
 
 
-@_a_document
 def indentation(text: str) -> np.ndarray:
     """How many blanks the line began with, of those read so far."""
     found = np.zeros(len(text))
@@ -143,35 +138,30 @@ def indentation(text: str) -> np.ndarray:
     return found
 
 
-@_a_document
 def digit(text: str) -> np.ndarray:
     """1 at a digit, else 0."""
     return _is(text, str.isdigit)
 
 
-@_a_document
 def upper_case(text: str) -> np.ndarray:
     """1 at a capital letter, else 0."""
     return _is(text, str.isupper)
 
 
-@_a_document
 def after_newline(text: str) -> np.ndarray:
     """1 once a newline has been read, else 0: a line begins."""
     return _is(text, "\n".__eq__)
 
 
-@_a_document
 def since_space(text: str) -> np.ndarray:
     """How many symbols have been read since the last blank, tab or newline: the length of the word so far."""
     return _since(_is(text, str.isspace))
 
 
-PROBES: dict[str, Probe] = {
+PROBES: dict[str, Probe] = {name: _a_document(probe) for name, probe in {
     "inside quotes": inside_quotes, "bracket depth": bracket_depth, "position in the line": line_position,
     "indentation": indentation, "digit": digit, "upper case": upper_case, "after a newline": after_newline,
-    "inside a comment": inside_comment, "distance to the last space": since_space,
-}
+    "inside a comment": inside_comment, "distance to the last space": since_space}.items()}
 
 
 def measure(text: str) -> dict[str, np.ndarray]:

@@ -17,5 +17,6 @@
     verify.py       every file of a run checked
     extend.py       a model that learns more symbols
     headline.py     what is shown of a run in a line
+    card.py         a training card in words
     tensorboard.py  its metrics and samples as TensorBoard reads them
 """

@@ -48,13 +48,6 @@ class Found(NamedTuple):
         return self.folder or self.file
 
 
-class Place(NamedTuple):
-    """Where a NAME may lie: what stands for this place alone, which kind of place it is, and the path."""
-    name: str
-    kind: str
-    path: Path
-
-
 def find(name: str | Path) -> Found:
     """Return the model that `name` stands for; a Path of one part is a NAME too, for it keeps no `./`.
 
@@ -66,15 +59,15 @@ def find(name: str | Path) -> Found:
     if os.sep not in text and text not in (os.curdir, os.pardir):
         return _of_a_name(text)
     named = _PRETRAINED.fullmatch(text)
-    current = named and pretrained.current(named[1])
-    if named and not current and not os.path.lexists(text):
+    file = pretrained.find(named[1]) if named else None
+    if named and not file and not os.path.lexists(text):
         raise FileNotFoundError(f"{text}: no such model; the pretrained ones are {_models() or 'not here'}")
-    if not (named and current and (file := pretrained.path(current))):
+    if not (named and file):
         return at(Path(text), text)
-    notes = _renamed(named[1], current)
+    notes = _renamed(named[1], file.stem)
     if holds_model(path := Path(text)):
         notes += (Ambiguous(f"{text}: taking the pretrained model; write ./{path} for the model here"),)
-    return Found(file, None, f"{PRETRAINED}/{current}", notes)
+    return Found(file, None, f"{PRETRAINED}/{file.stem}", notes)
 
 
 def stands_for(name: str, exact: str | None) -> bool:
@@ -88,7 +81,7 @@ def stands_for(name: str, exact: str | None) -> bool:
 def spelled(path: Path) -> str:
     """Return what stands for the model at a path: the path, with ./ where that would be a pretrained model."""
     named = _PRETRAINED.fullmatch(str(path))
-    return f"./{path}" if named and pretrained.current(named[1]) else str(path)
+    return f"./{path}" if named and pretrained.find(named[1]) else str(path)
 
 
 def newest() -> Path:
@@ -120,21 +113,20 @@ def holds_model(path: Path) -> bool:
 
 def _of_a_name(name: str) -> Found:
     """Return what a NAME without a folder stands for."""
-    places = [Place(f"./{name}", HERE, Path(name)), Place(str(RUNS / name), RUN, RUNS / name)]
-    current = pretrained.current(name)
-    if current and (file := pretrained.path(current)):
-        places.append(Place(f"{PRETRAINED}/{current}", CAME, file))
-    there = [place for place in places if holds_model(place.path)]
+    places = {HERE: (Path(name), f"./{name}"), RUN: (RUNS / name, str(RUNS / name))}
+    file = pretrained.find(name)
+    if file:
+        places[CAME] = file, f"{PRETRAINED}/{file.stem}"
+    there = {kind: at(path, exact) for kind, (path, exact) in places.items() if holds_model(path)}
     if not there:
         raise _none(name)
-    taken, found = there[0], at(there[0].path, there[0].name)
-    notes = _renamed(name, current) if current and taken.kind == CAME else ()
-    others = [place for place in there[1:] if not at(place.path, place.name).file.samefile(found.file)]
-    if others:
-        words = ", ".join(f"{place.name} for {place.kind}" for place in others)
-        notes += (Ambiguous(f"{name}: taking {taken.kind}, {taken.name}; write {words}"),)
-    elif taken.kind == CAME and (RUNS / name).is_dir():
-        notes += (Ambiguous(f"{name}: taking {taken.kind}, for {RUNS / name} holds no model yet"),)
+    (taken, found), *others = there.items()
+    notes = _renamed(name, found.file.stem) if taken == CAME else ()
+    words = ", ".join(f"{other.name} for {kind}" for kind, other in others if not other.file.samefile(found.file))
+    if words:
+        notes += (Ambiguous(f"{name}: taking {taken}, {found.name}; write {words}"),)
+    elif taken == CAME and (RUNS / name).is_dir():
+        notes += (Ambiguous(f"{name}: taking {taken}, for {RUNS / name} holds no model yet"),)
     return found._replace(notes=notes)
 
 

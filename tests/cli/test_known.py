@@ -6,7 +6,7 @@ import pytest
 from cli_helpers import SMALL, TEXT, call, corpus, run
 
 from rnncore.cli import known
-from rnncore.cli.floor import KNOWN
+from rnncore.cli.known import KNOWN
 from rnncore.data import spool
 from rnncore.data.text import read
 

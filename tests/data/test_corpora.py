@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from rnncore.data import corpora
-from rnncore.data.decode import likely
+from rnncore.data.download import Patience
+from rnncore.data.guess import likely
 from rnncore.data.text import CorpusError, read
 
 CORPORA = os.environ.get("RNNCORE_CORPORA")
@@ -37,13 +38,13 @@ def test_where_the_downloads_are_from(monkeypatch):
     asked = []
     monkeypatch.setattr(corpora, "download", lambda urls, *_: asked.extend(urls) or urls[0])
     with pytest.raises(CorpusError):  # nothing came
-        corpora.fetch("hugo")
+        corpora.fetch("hugo", Patience(), asked.append, asked.append)
     assert asked[:2] == [raw + "les-mis%C3%A9rables-tome-1-fantine-pg17489.txt",
                          cdn + "les-mis%C3%A9rables-tome-1-fantine-pg17489.txt"] and len(asked) == 10
     monkeypatch.setenv("RNNCORE_CORPORA_URL", "http://a/b https://c/")
     assert corpora.addresses("hugo") == ["http://a/b/", "https://c/"]
     with pytest.raises(CorpusError):
-        corpora.fetch("hugo")
+        corpora.fetch("hugo", Patience(), asked.append, asked.append)
     assert asked[-2:] == ["http://a/b/hugo-5.txt", "https://c/hugo-5.txt"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from cli_helpers import SMALL, call, refused, run
 
 from rnncore.data import content
-from rnncore.data.decode import HEAD
+from rnncore.data.guess import HEAD
 from rnncore.data.text import CorpusError, read
 from rnncore.runs import checkpoint
 

@@ -39,12 +39,12 @@ def test_names_are_those_of_the_model_files_alone(folder):
     (folder / "README.md").write_text("no model")
     (folder / ".one.safetensors.7.tmp").write_text("half written")
     assert pretrained.names() == ["one", "two"]
-    assert pretrained.path("one") == folder / "one.safetensors" and pretrained.path("three") is None
+    assert pretrained.find("one") == folder / "one.safetensors" and pretrained.find("three") is None
 
 
 def test_without_the_folder_there_are_none(monkeypatch, tmp_path):
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "gone")
-    assert pretrained.names() == [] and pretrained.path("one") is None
+    assert pretrained.names() == [] and pretrained.find("one") is None
     with pytest.raises(FileNotFoundError) as caught:
         rnncore.load("one")
     assert str(caught.value) == "one: no such model file or run folder"
@@ -52,7 +52,7 @@ def test_without_the_folder_there_are_none(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", ["../models/one", "/one", "", ".", "one.safetensors", "*", "o*", "ONE", "one/", "a\n"])
 def test_a_name_is_not_a_path(folder, name):
-    assert pretrained.path(name) is None
+    assert pretrained.find(name) is None
 
 
 def test_load_by_name_is_load_of_the_file(folder):
@@ -104,7 +104,7 @@ def test_the_package_takes_them_along():
 
 @pytest.mark.parametrize("name", pretrained.names())
 def test_a_model_of_the_package_is_whole_small_and_writes(name):
-    path = pretrained.path(name)
+    path = pretrained.find(name)
     document, tensors = checkpoint.read(path)
     assert tensors["head.bias"].dtype == np.float16 and path.stat().st_size < ROOM
     card = document["card"]
@@ -117,7 +117,7 @@ def test_a_model_of_the_package_is_whole_small_and_writes(name):
 def test_they_are_those_that_were_trained():
     assert pretrained.names() == sorted(WEIGHTS)
     for name, wanted in WEIGHTS.items():
-        digest, (_, tensors) = hashlib.sha256(), checkpoint.read(pretrained.path(name))
+        digest, (_, tensors) = hashlib.sha256(), checkpoint.read(pretrained.find(name))
         for tensor in sorted(tensors):
             digest.update(tensor.encode() + tensors[tensor].tobytes())
         assert digest.hexdigest() == wanted, name

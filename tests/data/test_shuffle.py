@@ -191,7 +191,7 @@ def test_the_report_and_the_floor_of_score_read_the_same_parts(train, capsys):
              for name in ("seen", "unseen", "sorted.txt", "mixed.txt")}
     assert floor["unseen"]["characters"] == number * 5
     assert floor["seen"] is floor["sorted.txt"] is floor["mixed.txt"] is None
-    from rnncore.cli.report import validation
+    from rnncore.report.story import validation
     document, tensors = checkpoint.read(Path("it/last.safetensors"))
     model = checkpoint.to_model(document, tensors, "cpu")
     assert model.vocab.decode(validation(model, document["card"], Path("it/last.safetensors"))) == "".join(one + END for one in documents[number:])

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnncore.data.decode import decode, join, likely, one_line
+from rnncore.data.decode import decode, join, one_line
+from rnncore.data.guess import likely
 from rnncore.data.text import CorpusError, CorpusNotFoundError, UnknownEncodingError, read
 from rnncore.data.vocab import Vocab
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from rnncore.data import content, sources, spool, text
-from rnncore.data.decode import HEAD, CorpusError, decoded
+from rnncore.data.decode import CorpusError, decoded
+from rnncore.data.guess import HEAD
 from rnncore.data.spool import Spool
 from rnncore.data.text import Reading, Tally, joined, lowered, read, steps
 from rnncore.data.vocab import Vocab

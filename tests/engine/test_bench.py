@@ -171,18 +171,21 @@ def test_writing_many_is_that_of_samples(monkeypatch):
 
 # Memory
 
+OURS = "rnncore.bench.ours:Engine", "cpu", "float32"
+
+
 def test_memory_grows_with_the_model_and_not_with_this_process():
-    small = memory.above_numpy("rnncore.bench.ours:steps", *task.arguments(SIZES, CONFIG, "cpu", "float32", 1))
+    small = memory.of_training(SIZES, CONFIG, 1, *OURS)
     here = np.ones(40_000_000)  # 320 MB
     wide = ModelConfig(7, 5, 512, 1)
-    large = memory.above_numpy("rnncore.bench.ours:steps", *task.arguments(wide, CONFIG, "cpu", "float32", 1))
+    large = memory.of_training(wide, CONFIG, 1, *OURS)
     moments_and_all = 4 * 4 * (4 * 512 * 517)
     assert 0 < small < 60e6 and moments_and_all < large - small < 8 * moments_and_all and here[0] == 1
 
 
 def test_work_that_fails_says_why():
-    with pytest.raises(RuntimeError, match="no_such_function"):
-        memory.above_numpy("rnncore.bench.ours:no_such_function")
+    with pytest.raises(RuntimeError, match="NoSuchClass"):
+        memory.of_training(SIZES, CONFIG, 1, "rnncore.bench.ours:NoSuchClass", "cpu", "float32")
 
 
 # The command
@@ -215,7 +218,7 @@ def test_the_figures_fit_together(capsys):
 
 
 def test_the_words_say_what_the_figures_say(capsys, monkeypatch):
-    monkeypatch.setattr(memory, "above_numpy", lambda *args: 41_234_567)
+    monkeypatch.setattr(memory, "of_training", lambda *args: 41_234_567)
     result = call(capsys, "bench", *TINY, "--threads", "auto", "--setting", "medium", "--setting", "original",
                   "--optimizer", "muon", "--dtype", "float64")
     assert result.code == 0
@@ -286,7 +289,7 @@ def test_torch_s_text_follows_its_own_predictions(torch_cpu, computes, dtype):
 
 def test_bfloat16_is_left_out_where_torch_has_none(torch_cpu, capsys, monkeypatch):
     """Its float32 is measured all the same, and a line says why the other is missing."""
-    monkeypatch.setattr(memory, "above_numpy", lambda *args: 2e6)
+    monkeypatch.setattr(memory, "of_training", lambda *args: 2e6)
 
     def fails(*args):
         raise RuntimeError("could not create a primitive descriptor. Run workload with ONEDNN_VERBOSE=all")
@@ -302,8 +305,8 @@ def test_bfloat16_is_left_out_where_torch_has_none(torch_cpu, capsys, monkeypatc
 
 def test_against_torch(torch_cpu, computes, capsys, monkeypatch):
     computes("bfloat16")
-    asked = []
-    monkeypatch.setattr(memory, "above_numpy", lambda *args: asked.append(args) or 2e6)
+    asked, real = [], memory.of_training
+    monkeypatch.setattr(memory, "of_training", lambda *args: asked.append(args) or 2e6)
     args = ("bench", *TINY[:-1], 1, "--against", "torch", "--threads", 1)
     result = call(capsys, *args, "--json")
     assert result.code == 0
@@ -318,9 +321,8 @@ def test_against_torch(torch_cpu, computes, capsys, monkeypatch):
             assert work["threads"] == 1 and math.isclose(
                 work["characters_per_s"] * work["ms"], engines["rnncore"]["work"][what]["ms"]
                 * engines["rnncore"]["work"][what]["characters_per_s"])
-    assert [work for work, *_ in asked] == ["rnncore.bench.ours:steps", *2 * ["rnncore.bench.torch_cpu:steps"]]
-    for _, *arguments in asked[1:]:
-        torch_cpu.steps(*json.loads(json.dumps(arguments)))
+    assert [side for _, _, _, side, *_ in asked] == ["rnncore.bench.ours:Engine", *2 * ["rnncore.bench.torch_cpu:TorchBaseline"]]
+    assert all(real(*arguments) > 0 for arguments in asked[1:])
     words = call(capsys, *args, "--dtype", "float64").out
     assert "training, torch float64" in words and "bfloat16" not in words and "times ours" in words
 

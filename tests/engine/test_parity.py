@@ -178,9 +178,13 @@ def test_the_reference_is_made_first_in_float64_and_is_gone_before_the_turns(gra
 
 
 def test_without_a_reference_all_are_timed_and_there_is_no_ratio(graphed, monkeypatch):
-    def fails(task, device):
-        raise MemoryError("CUDA out of memory")
-    monkeypatch.setattr(graphed, "reference", fails)
+    real = graphed.Training.__init__
+
+    def fails(self, task, device, kind, late):
+        if kind == "float64":
+            raise MemoryError("CUDA out of memory")
+        real(self, task, device, kind, late)
+    monkeypatch.setattr(graphed.Training, "__init__", fails)
     found = measure(graphed, "float32")
     words = "the float64 reference could not run: MemoryError: CUDA out of memory"
     assert found["ratio"] is None and found["verdict"] == words and found["allowed"] is None

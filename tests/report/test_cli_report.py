@@ -19,7 +19,7 @@ for needed in report.NEEDED:
     pytest.importorskip(needed, reason=f"the report needs {needed}: pip install -e '.[report]'")
 from test_report import model_of
 
-from rnncore.report import page
+from rnncore.report import page, story
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_without_its_corpus_it_reads_what_it_writes(here, capsys):
     (here / "run/metrics.jsonl").write_text('{"step": 1, "loss": 1e999}\n{"step": 2, "loss": 1' + "0" * 400 + '}\n[]\n{"step"\n')
     assert call(capsys, "report", "run").code == 0
     text, model = (here / "run/report.html").read_text(), checkpoint.load("run/best.safetensors", "cpu")
-    written = "".join(rnncore.generate(model, length=report.CHARACTERS, temperature=SampleConfig.temperature, seed=1))
+    written = "".join(rnncore.generate(model, length=story.CHARACTERS, temperature=SampleConfig.temperature, seed=1))
     shown = json.loads(text.split('id="data">')[1].split("</script>")[0])
     ids = np.frombuffer(base64.b64decode(shown["passage"]["ids"]), "<u2")
     assert "".join(shown["glyphs"][k][0][-1] for k in ids) == written and "what it wrote itself" in text

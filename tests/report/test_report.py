@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from rnncore.measure import evaluate
 from rnncore.report.atlas import Atlas
 from rnncore.report.glyphs import glyph, visible
 from rnncore.report.reading import read
+from rnncore.report.story import Passage, Story, tell
+from rnncore.runs.names import Found
 
 for needed in report.NEEDED:
     pytest.importorskip(needed, reason=f"the report needs {needed}: pip install -e '.[report]'")
@@ -32,11 +35,15 @@ def model_of(text: str, **sizes):
     return model
 
 
-def story(text: str = HARM * 9, **more) -> page.Story:
+def told(model, ids) -> Story:
+    """What is told of a model file alone by ids (n,) of a passage."""
+    return tell(Found(Path("alone.safetensors"), None, "alone"), model, {}, Passage(ids, "a text", []))
+
+
+def story(text: str = HARM * 9, **more) -> Story:
     model = model_of(text)
-    return page.Story(**{"name": text[:300], "source": text[:300], "rows": ROWS, "floor": 1.5, "notes": [text],
-                         "samples": [(k, text) for k in range(20)], **report.tell_story(model, {}, model.vocab.encode(text), 3)}
-                      | more)
+    return dataclasses.replace(told(model, model.vocab.encode(text)), **{
+        "name": text[:300], "source": text[:300], "rows": ROWS, "notes": [text], "samples": [(k, text) for k in range(20)]} | more)
 
 
 @pytest.mark.parametrize("length", [2, 257, 700])
@@ -65,7 +72,7 @@ def test_weights_that_are_too_large_are_told():
     model = build(vocab_size=3)
     model.params["head.weight"][...] = np.inf
     with pytest.raises(FloatingPointError, match="weights are too large"):
-        report.tell_story(model, {}, np.array([0, 1, 2]), 3)
+        told(model, np.array([0, 1, 2]))
 
 
 @pytest.mark.parametrize("symbol", sorted(set(HARM)) + ["\u2066", "\u200d", "\x03", "\ue000"])

@@ -7,7 +7,8 @@ import pytest
 from cli_helpers import SMALL, TEXT, corpus, run
 
 from rnncore.cli import report
-from rnncore.runs import checkpoint
+from rnncore.report import story
+from rnncore.runs import checkpoint, names
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -19,7 +20,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright drive
 if not CHROMIUM:
     pytest.skip("no Chromium: apt-get install chromium", allow_module_level=True)
 
-from test_report import HARM, story
+import test_report
+from test_report import HARM
 
 from rnncore.report import page as pages
 
@@ -76,8 +78,8 @@ def told(home):
     """What the report tells, from the engine: the passage, the atlas, and the vocabulary."""
     model = checkpoint.load(home / "run/best.safetensors", "cpu")
     ids = model.vocab.encode((home / "corpus.txt").read_text())
-    split = checkpoint.read(home / "run/best.safetensors")[0]["card"]["split"]
-    return report.tell_story(model, {}, ids[split["train"]:][:report.CHARACTERS], 3)
+    card = checkpoint.read(home / "run/best.safetensors")[0]["card"]
+    return story.tell(names.at(home / "run"), model, card, story.Passage(ids[card["split"]["train"]:], "", []))
 
 
 def classes(page, box: str) -> list[str]:
@@ -85,8 +87,8 @@ def classes(page, box: str) -> list[str]:
 
 
 def test_the_passage_is_coloured_by_surprise(page, told):
-    bits, texts = told["passage"].bits, page.eval_on_selector_all("#surprise-text span", "s => s.map(x => x.textContent)")
-    text = "".join(told["vocab"].symbols[k] for k in told["passage"].ids)
+    bits, texts = told.passage.bits, page.eval_on_selector_all("#surprise-text span", "s => s.map(x => x.textContent)")
+    text = "".join(told.vocab.symbols[k] for k in told.passage.ids)
     assert "".join(texts).replace("↵", "") == text and len(texts) == len(text)
     levels = (np.round(100 * bits)[:, None] >= 100 * np.array([1, 2, 4, 6, 8])).sum(axis=1)
     assert classes(page, "#surprise-text") == ["", *(f"b{level}" if level else "" for level in levels)]
@@ -95,7 +97,7 @@ def test_the_passage_is_coloured_by_surprise(page, told):
 
 def test_the_passage_by_keyboard(page, told):
     """One stop for Tab; then arrows, Home, End, N and P; what the cursor is on is said."""
-    found, vocab = told["passage"], told["vocab"]
+    found, vocab = told.passage, told.vocab
 
     def place():
         return page.evaluate("[...document.querySelectorAll('#surprise-text span')].findIndex(s => s.classList.contains('here'))")
@@ -131,15 +133,15 @@ def test_the_passage_by_keyboard(page, told):
 def test_the_passage_by_mouse(page, told):
     page.hover("#surprise-text span >> nth=5")
     shown = page.inner_text("#surprise-readout")
-    assert f"{told['passage'].bits[4]:.2f} bits" in shown and len(page.query_selector_all("#surprise-readout li")) == 5
+    assert f"{told.passage.bits[4]:.2f} bits" in shown and len(page.query_selector_all("#surprise-readout li")) == 5
     assert page.text_content("#surprise-live") == ""  # what the mouse passes over is not read aloud
     page.click("#surprise-text span >> nth=7")
     page.mouse.move(0, 0)
-    assert f"{told['passage'].bits[6]:.2f} bits" in page.inner_text("#surprise-readout")
+    assert f"{told.passage.bits[6]:.2f} bits" in page.inner_text("#surprise-readout")
 
 
 def leanings(told, layer: int, cell: int) -> list[str]:
-    values = np.round(127 * told["atlas"].cells[layer, cell, :pages.SHOWN]) / 127
+    values = np.round(127 * told.atlas.cells[layer, cell, :pages.SHOWN]) / 127
     levels = (np.abs(values)[:, None] >= [0.1, 0.35, 0.6, 0.85]).sum(axis=1)
     return [("n" if value < 0 else "p") + str(level) if level else "" for value, level in zip(values, levels, strict=True)]
 
@@ -148,7 +150,7 @@ def test_any_cell_can_be_chosen(page, told):
     """From the list, by its neighbours, by keyboard, and from a probe's best."""
     assert page.eval_on_selector_all("#cell option", "o => o.map(x => x.textContent)") == [
         f"{layer}.{cell}" for layer in range(2) for cell in range(16)]
-    probe, ((layer, cell, r), *_) = max(told["atlas"].ranking.items(), key=lambda pair: abs(pair[1][0][2]))
+    probe, ((layer, cell, r), *_) = max(told.atlas.ranking.items(), key=lambda pair: abs(pair[1][0][2]))
     assert classes(page, "#cell-text") == leanings(told, layer, cell), "the best cell comes first"
     assert probe in page.inner_text("#cell-follows") and probe == page.inner_text(".probe h3 >> nth=0")
     page.select_option("#cell", label="1.5")
@@ -160,19 +162,19 @@ def test_any_cell_can_be_chosen(page, told):
     assert classes(page, "#cell-text") == leanings(told, 1, 7) and page.input_value("#cell") == "23"
     page.focus(".probe button >> nth=1")
     page.keyboard.press("Enter")
-    layer, cell, r = told["atlas"].ranking[probe][1]
+    layer, cell, r = told.atlas.ranking[probe][1]
     assert classes(page, "#cell-text") == leanings(told, layer, cell) and f"{abs(r):.2f}" in page.inner_text("#cell-follows")
     page.focus("#cell-text")
     page.keyboard.press("ArrowRight")
-    assert f"{abs(told['atlas'].cells[layer, cell, 1]):.2f}" in page.text_content("#cell-live")
+    assert f"{abs(told.atlas.cells[layer, cell, 1]):.2f}" in page.text_content("#cell-live")
 
 
 def test_every_probe_has_a_picture_and_every_layer_its_gates(page, told):
-    assert sorted(page.eval_on_selector_all(".probe h3", "h => h.map(x => x.textContent)")) == sorted(told["atlas"].ranking)
+    assert sorted(page.eval_on_selector_all(".probe h3", "h => h.map(x => x.textContent)")) == sorted(told.atlas.ranking)
     assert all(page.eval_on_selector_all(".excerpt", "e => e.map(x => x.textContent.length)"))
     rows = page.eval_on_selector_all(".gates tbody tr", "rows => rows.map(r => r.innerText.split(/\\s+/).slice(0, 4))")
     assert rows == [[str(layer), gate, f"{100 * low:.0f}%", f"{100 * high:.0f}%"]
-                    for layer, gates in enumerate(told["atlas"].saturation) for gate, (low, high) in gates.items()]
+                    for layer, gates in enumerate(told.atlas.saturation) for gate, (low, high) in gates.items()]
 
 
 def test_light_and_dark(open_page, home):
@@ -204,7 +206,7 @@ def test_on_paper_there_is_all_of_the_text_and_nothing_to_press(page):
 
 def test_harmful_texts_are_texts(open_page, tmp_path):
     path = tmp_path / "<b>harm.html"
-    path.write_text(pages.render(story()))
+    path.write_text(pages.render(test_report.story()))
     page = open_page(path)
     assert page.evaluate("[document.scripts.length, document.images.length]") == [2, 0] and HARM[:30] in page.inner_text("h1")
     assert "{{7*7}}" in page.inner_text("h1") and HARM[:30] in page.inner_text(".samples li >> nth=0")

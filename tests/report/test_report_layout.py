@@ -1,13 +1,15 @@
 """The report's layout in a real browser: where boxes lie on a wide screen, a narrow one and a telephone."""
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import test_report_browser as in_browser
 
 from rnncore import CharLM, ModelConfig, Vocab
-from rnncore.cli import report
 from rnncore.report import page as pages
+from rnncore.report.story import Passage, tell
+from rnncore.runs.names import Found
 
 browser = in_browser.browser
 WORD = "self.a_word_that_is_longer_than_a_line_of_a_telephone_(argument)"
@@ -22,8 +24,9 @@ def told():
     """The Story of a model that never learned, on a text with indented lines."""
     vocab = Vocab.from_text(TEXT)
     model = CharLM(ModelConfig(len(vocab), embed=8, hidden=8, layers=1), vocab, "cpu", seed=3)
-    story = report.tell_story(model, {}, vocab.encode(TEXT), 3)
-    return pages.Story(name="layout", source="a text", samples=[(1, TEXT)], **story | {"headline": FACTS, "facts": FACTS})
+    found = Found(Path("layout.safetensors"), None, "layout")
+    story = tell(found, model, {}, Passage(vocab.encode(TEXT), "a text", []))
+    return replace(story, samples=[(1, TEXT)], notes=[], headline=FACTS, facts=FACTS)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from rnncore.cli.terminal.progress import describe
 from rnncore.config import TrainConfig
 from rnncore.data.batches import Batches
 from rnncore.measure.evaluate import Validation
+from rnncore.report import story
 from rnncore.runs import checkpoint, headline
 from rnncore.runs.folder import RunFolder, trained
 from rnncore.train import Progress, Training
@@ -53,7 +54,7 @@ def test_the_larger_sample_is_the_headline_where_the_model_is_the_same(best, ste
 
 
 def test_train_info_report_and_card_show_one_number(train, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(report, "CHARACTERS", 300)
+    monkeypatch.setattr(story, "CHARACTERS", 300)
     result, last = train("corpus.txt", *STEPS, "-o", "run"), rows(tmp_path / "run")[-1]
     sample, whole = last["val_loss"], last["val_loss_of_all"]
     assert (last["val_chars"], last["val_chars_of_all"]) == (160, 536) and abs(sample - whole) > 0.002

@@ -168,7 +168,7 @@ def test_pretrained_models_keep_a_folder_of_theirs():
         put(f"pretrained/{name}")
     assert taken("pretrained/one") == (
         "pretrained/one", ["pretrained/one: taking the pretrained model; write ./pretrained/one for the model here"])
-    assert names.find("pretrained/one").file == pretrained.path("one")
+    assert names.find("pretrained/one").file == pretrained.find("one")
     assert names.find("./pretrained/one").folder == Path("pretrained/one")
     assert names.find("pretrained/mine").folder == Path("pretrained/mine")
     assert (names.spelled(Path("pretrained/one")), names.spelled(Path("pretrained/mine"))) == ("./pretrained/one", "pretrained/mine")

@@ -1,0 +1,57 @@
+"""A training card in words: on what a model was trained, how, and how good it became."""
+from collections.abc import Iterator
+
+from . import headline
+from .folder import trained
+from .schema import Card
+
+SETTINGS = {  # fields of a TrainConfig, in words
+    "optimizer": "{}", "lr": "rate {}", "batch": "batch {}", "seq": "window {}", "dropout": "dropout {}",
+    "weight_drop": "weight-drop {}", "seed": "seed {}", "epochs": "for {} epochs", "steps": "for {} steps",
+    "minutes": "for {} minutes"}
+
+
+def terms(card: Card) -> Iterator[tuple[str, str]]:
+    """Yield (term, words) of a training card; a model that was not trained by `rnncore train` has another, or none."""
+    if not trained(card):
+        return
+    corpus, split = card["corpus"], card["split"]
+    yield "corpus", f"{corpus['name']}, {corpus['characters']:,} characters, sha256 {corpus['sha256'][:16]}"
+    if card.get("about"):
+        yield "about", str(card["about"])
+    yield "split", (f"{split['train']:,} train, {split['validation']:,} validation, {split['test']:,} test, "
+                    + ("documents shuffled" if corpus.get("shuffle") else "in order"))
+    epochs = f", {card['chars'] / split['train']:.3g} epochs," if split["train"] else ""
+    yield "trained", (f"{card['step']:,} steps, {card['chars']:,} characters{epochs} in {card['seconds']:,} s, "
+                      f"on {card['made'][:10]}")
+    if how := settings(card):
+        yield "settings", how
+    if card.get("precision"):
+        yield "precision", str(card["precision"])
+    for change in card.get("changes", []):
+        yield "changed", headline.changed(change)
+    if card.get("init_from"):
+        origin = card.get("origin") or card["init_from"]
+        yield "begun from", f"{card['init_from']}" + f" ({origin})" * (origin != card["init_from"])
+    if found := headline.of(card):
+        yield "validation", f"step {found.best.step:,}: {found.words}"
+    if floor := card.get("floor"):
+        yield "counting", (f"{floor['nats']:.4f} nats/char, the last {floor['order']} "
+                           f"character{'s' * (floor['order'] != 1)}")
+    elif card.get("no_floor"):
+        yield "counting", f"none: {card['no_floor']}"
+    if card.get("losses"):
+        yield "this file", ", ".join(f"{name} {loss:.4f}" for name, loss in card["losses"].items()) + " nats/char"
+    yield "versions", ", ".join(f"{name} {version}" for name, version in card["versions"].items())
+
+
+def settings(card: Card) -> str:
+    """Return how a model was trained, in words; a setting that an older card lacks, or that is none, is left out."""
+    train, found = card["train"], [] if type(card.get("preset")) is not str else [f"preset {card['preset']}"]
+    for name, words in SETTINGS.items():
+        value = train.get(name)
+        if type(value) in (int, float, str):
+            found.append(words.format(f"{value:g}" if type(value) is float else value))
+            if name == "dropout" and value and type(train.get("variational")) is bool:
+                found[-1] += f" (one mask a {'window' if train['variational'] else 'character'})"
+    return ", ".join(found)
