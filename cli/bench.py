@@ -4,9 +4,7 @@ import json
 
 import click
 
-from rnncore import kernels, requirements
-from rnncore.bench import card, cpu
-from rnncore.bench.speed import Options
+from rnncore import requirements
 from rnncore.config import BENCH, BENCH_CARD, LAYERS, OPTIMIZERS, PATHS
 
 from . import bench_table, doctor, options
@@ -54,6 +52,10 @@ def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype,
     On a GPU every path is measured by the card's clock, against torch eager and in a CUDA graph, each precision apart.
     An entry whose result is farther from float64 than its class allows is not timed.
     """
+    from rnncore import kernels
+    from rnncore.bench import card, cpu
+    from rnncore.bench.speed import Options
+
     if against and optimizer != "adam":
         raise click.UsageError(f"--against torch compares with Adam: leave --optimizer {optimizer} out")
     kernel = kernels.load(device)

@@ -4,13 +4,7 @@ import sys
 
 import click
 
-from rnncore import kernels
 from rnncore.config import LAYERS, ModelConfig, TrainConfig
-from rnncore.data.vocab import Vocab
-from rnncore.measure.gradcheck import EPS, TOLERANCE, check_forms, check_gradients, random_case
-from rnncore.model import CharLM
-from rnncore.nn.dropout import Dropout
-from rnncore.runs.prepare import check_memory
 
 from . import options
 
@@ -38,6 +32,13 @@ from . import options
 def command(layers, hidden, embed, vocab, seq, batch, dropout, weight_drop, variational, documents, most, seed, as_json,
             device):
     """Compare analytic with numerical gradients in float64, a row a parameter; exit code 1 if one is wrong."""
+    from rnncore import kernels
+    from rnncore.data.vocab import Vocab
+    from rnncore.measure.gradcheck import EPS, TOLERANCE, check_forms, check_gradients, random_case
+    from rnncore.model import CharLM
+    from rnncore.nn import Dropout
+    from rnncore.runs.prepare import check_memory
+
     sizes = ModelConfig(vocab, embed, hidden, layers)
     config = TrainConfig(seq=seq, batch=batch, dropout=dropout, weight_drop=weight_drop, seed=seed)
     check_memory(config, sizes, 8, kernels.load(device).memory())

@@ -2,16 +2,12 @@
 import json
 
 import click
-import numpy as np
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rnncore.report.atlas import FEW, MOST, atlas
-from rnncore.report.glyphs import glyph
-from rnncore.report.probes import PROBES
 from rnncore.runs.lock import RunError
 
 from . import options, texts
@@ -41,6 +37,8 @@ def command(run, text, most, probe, length, cells, on_unknown, as_json, device, 
     bracket depth and so on. r is the correlation of tanh(c) of a cell with it over the text; layers and cells are
     counted from 0, as `rnncore generate --clamp` takes them.
     """
+    from rnncore.report.atlas import FEW, MOST, atlas
+    from rnncore.report.probes import PROBES
     if cells and not as_json:
         raise click.UsageError("--cells without --json: add it, or leave --cells out")
     if probe and probe not in PROBES:
@@ -71,6 +69,7 @@ def command(run, text, most, probe, length, cells, on_unknown, as_json, device, 
 
 def data(path, text: str, found, ranking: dict, cells: bool) -> dict:
     """All that was found, for JSON; cells: with the arrays over the text too, those of cells to 4 digits."""
+    from rnncore.report.probes import PROBES
     layers, hidden, length = found.cells.shape
     figures = {
         "model": str(path), "text": text, "symbols": length, "layers": layers, "hidden": hidden,
@@ -107,6 +106,7 @@ def show(found, ranking: dict, level: str) -> None:
 
 def liveliest(values, width: int) -> slice:
     """The `width` symbols over which a probe (n,) varies most; the first of equals."""
+    import numpy as np
     width = min(width, len(values))
     mean, mean_square = (np.convolve(part, np.full(width, 1 / width), "valid") for part in (values, values ** 2))
     start = int(np.argmax(np.round(mean_square - mean ** 2, 6)))
@@ -115,6 +115,7 @@ def liveliest(values, width: int) -> slice:
 
 def excerpt(text: str, cell, place: slice, level: str):
     """A part of the text, and in a line below it a mark under each symbol where the cell (n,) is high."""
+    from rnncore.report.glyphs import glyph
     high, shown, marks = cell[place] > (float(cell.min()) + float(cell.max())) / 2, "", ""
     for symbol, is_high in zip(text[place], high, strict=True):
         sign = glyph(symbol, level).text.rstrip("\n\t")

@@ -6,9 +6,6 @@ from pathlib import Path
 import click
 
 from rnncore import requirements
-from rnncore.report import page, story
-from rnncore.runs import checkpoint, names
-from rnncore.runs.files import write_whole
 from rnncore.runs.lock import RunError
 
 from . import options, texts
@@ -26,7 +23,7 @@ NEEDED = "matplotlib", "jinja2"
                                              "[default: the run's validation text, else one that the model writes]")
 @click.option("--out", "-o", type=click.Path(), metavar="FILE",
               help="The file to write. [default: report.html in the run folder, or NAME-report.html here]")
-@click.option("--cells", type=options.Whole(1, 20), default=story.BEST, show_default=True, metavar="K",
+@click.option("--cells", type=options.Whole(1, 20), default=3, show_default=True, metavar="K",
               help="Cells to show for each thing that cells may follow.")
 @texts.options_of
 @options.DEVICE
@@ -64,6 +61,8 @@ def after(run, device: str, stop: int | None = None) -> None:
     path = run.folder.path
     if requirements.missing(*NEEDED):
         return
+    from rnncore.report import story
+    from rnncore.runs import names
     try:
         validation = run.training.validation
         if validation:
@@ -79,8 +78,11 @@ def after(run, device: str, stop: int | None = None) -> None:
             raise
 
 
-def write(found, target: Path, device: str, text: str | None = None, cells: int = story.BEST, **how) -> list[str]:
+def write(found, target: Path, device: str, text: str | None = None, cells: int = 3, **how) -> list[str]:
     """Make the report of a names.Found, write it to target, return what is to be said. how: texts.NAMES, of text."""
+    from rnncore.report import page, story
+    from rnncore.runs import checkpoint
+    from rnncore.runs.files import write_whole
     document, tensors = checkpoint.read(found.file)
     model, card = checkpoint.to_model(document, tensors, device), document["card"]
     said: Sequence[str] = ()
