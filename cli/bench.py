@@ -53,14 +53,13 @@ def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype,
     An entry whose result is farther from float64 than its class allows is not timed.
     """
     from rnncore import kernels
-    from rnncore.bench import card, cpu
-    from rnncore.bench.speed import Options
+    from rnncore.bench import card, cpu, speed
 
     if against and optimizer != "adam":
         raise click.UsageError(f"--against torch compares with Adam: leave --optimizer {optimizer} out")
     kernel = kernels.load(device)
     torch_device = name_for_torch(kernel, device) if against else None
-    versions, how = check_torch(torch_device, kernel.name), Options(device, torch_device, rounds, tell, EVERY)
+    versions, how = check_torch(torch_device, kernel.name), speed.Options(device, torch_device, rounds, tell, EVERY)
     given = {"layers": layers, "hidden": hidden, "embed": embed, "vocab_size": vocab, "batch": batch, "seq": seq}
     given = {name: value for name, value in given.items() if value is not None} | {"optimizer": optimizer}
     found = {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),

@@ -1,5 +1,4 @@
 """The figures of `rnncore bench` in words: cpu_... for settings on a processor, card_... for rows of a card."""
-from .terminal.table import aligned, digits
 
 
 def cpu_headline(found: dict) -> str:
@@ -105,3 +104,17 @@ def card_summary(rows: list[dict]) -> list[str]:
                       other or "-", digits(found["torch"][other]["ms"]) if other else "-",
                       f"{found['ratio']['median']:.2f}" if found["ratio"] else "-"))
     return aligned(table)
+
+
+def aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Lines: the first column to the left, the others to the right; without those that have a head alone."""
+    columns = [column for place, column in enumerate(zip(*rows, strict=True)) if place == 0 or any(column[1:])]
+    rows = list(zip(*columns, strict=True))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in
+                                                  zip(row[1:], widths[1:], strict=True))]).rstrip() for row in rows]
+
+
+def digits(number: float) -> str:
+    """A number in three digits or more."""
+    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"

@@ -18,9 +18,9 @@ from . import options
     ("--vocab", {"type": options.Whole(2, 100_000), "default": 11, "show_default": True, "help": "Symbols."}),
     ("--seq", {"type": options.Whole(1), "default": 7, "show_default": True, "help": "Time steps."}),
     ("--batch", {"type": options.Whole(1), "default": 5, "show_default": True, "help": "Sequences."}),
-    ("--dropout", {"type": options.Share(), "default": 0.0, "show_default": True,
+    ("--dropout", {"type": options.SHARE, "default": 0.0, "show_default": True,
                    "help": "Dropout after every layer, with fixed masks."}),
-    ("--weight-drop", {"type": options.Share(), "default": 0.0, "show_default": True,
+    ("--weight-drop", {"type": options.SHARE, "default": 0.0, "show_default": True,
                        "help": "Dropout of the entries of W_hh, with fixed masks."}),
     ("--variational", {"is_flag": True, "help": "One mask of units for all steps."}),
     ("--documents", {"is_flag": True, "help": "Begin new documents in mid-batch (the keep mask)."}))

@@ -118,11 +118,7 @@ class Number(click.FloatRange):
         return found
 
 
-class Share(Number):
-    """A number of at least 0 and below 1."""
-
-    def __init__(self):
-        super().__init__(0, 1, max_open=True)
+SHARE = Number(0, 1, max_open=True)
 
 
 def grouped(heading: str, *options):

@@ -14,7 +14,7 @@ from .terminal.signals import Signals
 
 CONFIGS = ModelConfig, TrainConfig, SplitConfig, SaveConfig
 NO_REPORT = "RNNCORE_NO_REPORT"  # in the environment: no run here makes a report
-WHOLE, NATURAL, SHARE = ({"type": kind} for kind in (options.Whole(0), options.Whole(1), options.Share()))
+WHOLE, NATURAL, SHARE = ({"type": kind} for kind in (options.Whole(0), options.Whole(1), options.SHARE))
 ADDED: dict[str, dict] = {  # to what RunOptions says of an option
     "val": SHARE, "test": SHARE, "min_count": NATURAL, "sample_every": WHOLE, "save_every": NATURAL, "keep": WHOLE,
     "threads": {"type": str, "callback": lambda *given: options.threads(*given) or "auto", "default": "auto",

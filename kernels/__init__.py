@@ -13,7 +13,7 @@ from .arrays import Array, Ids, StackState, Window
 from .cards import describe, why_no_cuda
 from .cpu import ops as host  # text, files and drawn symbols live on the host, whatever the device
 from .devices import DeviceError, load, of
-from .interface import Kernel, Layer, Path, Recording, Writer
+from .interface import Kernel, Layer, Path, Writer
 
-__all__ = ["Array", "DeviceError", "Ids", "Kernel", "Layer", "Path", "Recording", "StackState", "Window", "Writer",
+__all__ = ["Array", "DeviceError", "Ids", "Kernel", "Layer", "Path", "StackState", "Window", "Writer",
            "describe", "host", "load", "of", "why_no_cuda"]

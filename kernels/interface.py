@@ -98,13 +98,6 @@ class StepControl(Protocol):
         """End a step: last -> state, unless the run has halted."""
 
 
-class Recording(Protocol):
-    """Work that was recorded once."""
-
-    def launch(self) -> None:
-        """Enqueue all of it; the host does not wait."""
-
-
 class Written(Protocol):
     """Ids that a device is writing."""
 
@@ -140,8 +133,11 @@ class Path:
         """Return that of captured steps over (T, N). Raises ValueError for a path whose steps are not captured."""
         raise ValueError(f"steps on the path {self.name} are not captured")
 
-    def record(self, function: Callable[[], object], repeats: int) -> Recording:
-        """Return so many calls of a function, which was called before, as one launch. Raises ValueError as above."""
+    def record(self, function: Callable[[], object], repeats: int) -> Callable[[], None]:
+        """Return what enqueues so many calls of a function, which was called before, as one launch, unwaited for.
+
+        Raises ValueError as above.
+        """
         raise ValueError(f"steps on the path {self.name} are not captured")
 
 

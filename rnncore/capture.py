@@ -15,7 +15,7 @@ import numpy as np
 
 from . import recovery
 from .config import TrainConfig
-from .kernels import Array, Ids, Recording
+from .kernels import Array, Ids
 from .model import CharLM
 from .nn import Dropout, State, stack
 from .optim import Adam, Pace
@@ -62,7 +62,7 @@ class Captured:
         sizes = model.config.layers, model.config.hidden, n
         self.state = State(*(model.kernel.xp.zeros(sizes, model.dtype) for _ in "hc"))  # before the next step
         self._keep = model.kernel.xp.empty((steps, n), model.dtype)
-        self._graphs: dict[int, Recording] = {}  # number of steps -> the graph
+        self._graphs: dict[int, Callable[[], None]] = {}  # number of steps -> what launches the graph
         optimizer.workspaces = {}  # to be kept from step to step
         self._tried: set[int] = set()  # numbers of time steps that have run once: their buffers are made
 
@@ -91,7 +91,7 @@ class Captured:
                 if times and repeats not in self._graphs:
                     self._graphs[repeats] = self.path.record(lambda: self._step(self.steps), repeats)
                 for _ in range(times):
-                    self._graphs[repeats].launch()
+                    self._graphs[repeats]()
 
     def wait(self) -> Outcome:
         """Wait for what was launched."""

@@ -63,7 +63,7 @@ class CharLM:
         self.precision, stored = str(dtype), np.dtype(paths.storage(str(dtype)))
         self.config, self.vocab = config, vocab
         self.kernel = kernels.load(device)
-        self._path = self.kernel.path("eager", self.precision)
+        self.device_path = self.kernel.path("eager", self.precision)
         self.params = params.initial(config, self.kernel, stored, seed)
         self.threads = 1
         self._moving = threading.Lock()
@@ -71,14 +71,14 @@ class CharLM:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made of: all but the kernel module, which is the parameters', and what is made anew."""
-        anew = {"kernel", "_path", "_held", "_moving"}
+        anew = {"kernel", "device_path", "_held", "_moving"}
         return {name: value for name, value in vars(self).items() if name not in anew} | {"path": self.path}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         path = state.pop("path")
         vars(self).update(state)
         self.kernel = kernels.of(self.params.flat)
-        self._path = self.kernel.path(path, self.precision, self.config)
+        self.device_path = self.kernel.path(path, self.precision, self.config)
         self._moving, self._held = threading.Lock(), Held()
 
     @property
@@ -91,22 +91,17 @@ class CharLM:
 
         Raises ValueError, when it is set, for one that is not for this device, these sizes or this precision.
         """
-        return self._path.name
+        return self.device_path.name
 
     @path.setter
     def path(self, name: str) -> None:
         if name != self.path:
-            self._path = self.kernel.path(name, self.precision, self.config)
+            self.device_path = self.kernel.path(name, self.precision, self.config)
             self._held = Held()
-
-    @property
-    def device_path(self) -> paths.Path:
-        """The path itself."""
-        return self._path
 
     def computing(self) -> contextlib.AbstractContextManager[None]:
         """A context in which products on this thread are made as path and precision say."""
-        return self._path.computing()
+        return self.device_path.computing()
 
     def loss_and_grads(self, x: ArrayLike, y: ArrayLike, state: State | None = None, *, keep: ArrayLike | None = None,
                        dropout: Dropout | None = None) -> tuple[float, params.Parameters, State]:
@@ -223,7 +218,7 @@ class CharLM:
 
     def workspace(self, steps: int, n: int) -> Workspace:
         """A workspace for `losses` over (T, N)."""
-        return Workspace(self.params, steps, n, training=False, path=self._path)
+        return Workspace(self.params, steps, n, training=False, path=self.device_path)
 
     def mask_gradients(self, weights: Mapping[str, Array], grads: params.Parameters) -> None:
         """Turn the gradients at what `weights` gave into those at the parameters."""
@@ -254,7 +249,7 @@ class CharLM:
         shares, forked = held.shares, held.pool and held.process != os.getpid()
         if not shares or len(shares) != threads or shares[0].columns != n or shares[0].steps < steps or forked:
             edges = [n * k // threads for k in range(threads + 1)]
-            held.shares = [Workspace(self.params, steps, b - a, offset=a, columns=n, path=self._path)
+            held.shares = [Workspace(self.params, steps, b - a, offset=a, columns=n, path=self.device_path)
                            for a, b in zip(edges, edges[1:], strict=False)]
             held.pool, held.process = ThreadPoolExecutor(threads) if threads > 1 else None, os.getpid()
         return held.shares

@@ -6,6 +6,5 @@
     called.py     the words with which this user calls `rnncore`
     meant.py      "did you mean": slips of the finger, words of other programs
     progress.py   what appears while work goes on
-    table.py      aligned rows
     written.py    texts on their way out
 """

@@ -71,9 +71,9 @@ class FastPath(paths.Path):
         """Return the counters and rings by which captured steps over (T, N) go."""
         return StepControl(ring, steps, n, clip, self.dtype)
 
-    def record(self, function: Callable[[], object], repeats: int) -> Graph:
+    def record(self, function: Callable[[], object], repeats: int) -> Callable[[], None]:
         """So many calls of function(), which was called before, as one launch."""
-        return Graph(function, repeats, warm_up=False)
+        return Graph(function, repeats, warm_up=False).launch
 
 
 class Looped:

@@ -3,7 +3,7 @@
 Such a class has a `result()`, which is compared with the float64 reference, and an `entry()` that then takes turns. A
 path that cannot run raises an error, at the latest in `result`.
 """
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +14,7 @@ import numpy as np
 
 from ..capture import MANY as LAUNCH, Captured, Slot
 from ..config import PATHS, ModelConfig, SampleConfig, TrainConfig
-from ..kernels import Array, Recording, Window
+from ..kernels import Array, Window
 from ..model import CharLM
 from ..nn import State, lstm, stack
 from ..optim import OPTIMIZERS, global_norm, update
@@ -191,7 +191,7 @@ class Layer:
         self.kernel, self.grads = self.model.kernel, self.model.params.like()
         self.weights, self.gradients = (lstm.layer(params, 0) for params in (self.model.params, self.grads))
         self.path = self.model.device_path
-        self.graph: Recording | None = None
+        self.graph: Callable[[], None] | None = None
         self.work = stack.Workspace(self.model.params, task.config.seq, task.config.batch, path=self.path)
         self.x, self.dy = (self.kernel.to_device(array.astype(self.model.dtype)) for array in task.inputs)
         self.dx = self.kernel.xp.empty_like(self.x)
@@ -199,7 +199,7 @@ class Layer:
     def run(self) -> None:
         """Run the pass; where the path captures, replay the first."""
         if self.graph:
-            self.graph.launch()
+            self.graph()
             return
         with self.model.computing():
             self._pass()

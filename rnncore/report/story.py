@@ -28,7 +28,6 @@ from .reading import Reading, read
 
 CHARACTERS = 4000  # of the passage that is read
 RANKED = 10        # cells a probe that are ranked, at least
-BEST = 3           # cells shown a probe
 ALONE = "This is of a model file alone, without its run folder: there are no curves and no samples."
 Term: TypeAlias = tuple[str, str]  # a term and what it is
 
@@ -63,7 +62,7 @@ class Passage(NamedTuple):
     notes: list[str]
 
 
-def tell(found: Found, model: CharLM, card: Card, passage: Passage, cells: int = BEST) -> Story:
+def tell(found: Found, model: CharLM, card: Card, passage: Passage, cells: int) -> Story:
     """Return the story of a model by its first CHARACTERS of a passage; cells: so many are shown a probe.
 
     Raises FloatingPointError where the loss or the cells are no numbers.

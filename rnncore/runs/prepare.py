@@ -1,6 +1,5 @@
 """What a new training run is made of: its options and its corpus give a model, settings, and the reasons for them."""
 import shlex
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -265,15 +264,15 @@ def training_of(model: CharLM, parts: list[np.ndarray], config: TrainConfig) -> 
                     Validation(validation, config.batch, config.seq) if len(validation) else None)
 
 
-def count(parts: list[np.ndarray], symbols: int, minutes: float | None) -> tuple[ngram.Floor | None, float]:
-    """What counting alone reaches on the validation part, None without one or without the time; the seconds taken."""
-    begun, (train, validation) = time.perf_counter(), parts
+def count(parts: list[np.ndarray], symbols: int, minutes: float | None) -> ngram.Floor | None:
+    """What counting alone reaches on the validation part, None without one or without the time."""
+    train, validation = parts
     most = 2 * ngram.MOST if minutes is None else int(COUNTING * 60 * minutes * ngram.CHARACTERS_PER_SECOND)
     validation = validation[:min(ngram.MOST, most // 2)]
     most = min(ngram.MOST, most - len(validation))
     if not len(validation) or most <= 0:
-        return None, 0.0
-    return ngram.floor(train, validation, symbols, most=most), time.perf_counter() - begun
+        return None
+    return ngram.floor(train, validation, symbols, most=most)
 
 
 def _shrink(config: TrainConfig, characters: int) -> tuple[TrainConfig, list[str]]:

@@ -213,8 +213,9 @@ def _counted(training: Training, parts: list[np.ndarray], settings: Settings) ->
 
     The time that it takes is the run's.
     """
-    floor, seconds = prepare.count(parts, training.model.config.vocab_size, training.config.minutes)
-    training.clock = Clock(before=seconds)
+    begun = time.perf_counter()
+    floor = prepare.count(parts, training.model.config.vocab_size, training.config.minutes)
+    training.clock = Clock(before=time.perf_counter() - begun if floor else 0.0)
     if floor:
         settings["floor"] = {"nats": floor.nats, "order": floor.order, "counted": floor.counted}
         return [ngram.reaches(floor.nats, floor.order, floor.counted, len(parts[0]))]

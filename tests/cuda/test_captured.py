@@ -248,7 +248,7 @@ def test_a_step_is_recorded_in_order_and_its_memory_lives(with_cublas):
     x, y = run.schedule.window(0)
     captured.fill(0, 3 * [Slot(np.concatenate((x, y[-1:])), Pace(0.01, 0.01, 1.0), False)])
     captured.launch(1, 7)
-    names = [node.name for node in captured._graphs[1]._graph.nodes]
+    names = [node.name for node in captured._graphs[1].__self__._graph.nodes]
     wanted = ["fetch_kernel", "begin_kernel", "gather_kernel", "softmax_cross_entropy_kernel", "one_hot_kernel", "sums", "judge",
               "adam_kernel", "carry_kernel"]
     assert [name for name in names if name in wanted] == wanted
