@@ -18,8 +18,7 @@ Argument: TypeAlias = CudaArray | np.generic  # of a kernel: an array, or a numb
 
 HeadWeights: TypeAlias = tuple[Array, Array]          # weight (V, H), bias (V,)
 LayerCache: TypeAlias = tuple[Array, Array, Array]    # gates (4H, T, N), h and c (H, T+1, N) of a layer
-Layers: TypeAlias = Array | Sequence[Array]           # h or c of a stack: (L, H, N), or L arrays (H, N)
-StackState: TypeAlias = tuple[Layers, Layers]         # h and c
+StackState: TypeAlias = tuple[Array | Sequence[Array], Array | Sequence[Array]]  # h and c: (L, H, N), or L (H, N)
 
 
 class LayerWeights(NamedTuple):

@@ -201,9 +201,6 @@ class Kernel(Protocol):
     def row_sums(self, a: Array, out: Array) -> None:
         """Compute the sum of each row, as the path makes it."""
 
-    def products(self, w: Array, x: Array, out: Array) -> None:
-        """Compute a run of matrix products, one after the other."""
-
     def affine(self, weight: Array, bias: Array, x: Array, out: Array) -> None:
         """Compute a matrix product and add a bias to each row, as the path makes it."""
 

@@ -158,7 +158,7 @@ class CapturedSteps:
         copy = self.model.params.flat.copy() if self.recovery.due(step) else None
         begun = time.perf_counter()
         captured.launch(count, steps)
-        self._cut_ahead(step + count, count)
+        self._windows = {k: self._window(k) for k in range(step + count, step + 2 * count)}
         outcome = captured.wait()
         self._seconds = min(self._seconds, (time.perf_counter() - begun) / count)  # the first ones compile and record
         good = outcome.step - step
@@ -190,9 +190,6 @@ class CapturedSteps:
             return self._windows.pop(step)
         x, y = self.schedule.window(step)
         return np.concatenate((x, y[-1:]))
-
-    def _cut_ahead(self, step: int, count: int) -> None:
-        self._windows = {k: self._window(k) for k in range(step, step + count)}
 
     def _steps(self, step: int) -> int:
         """T of that step's window: the last of an epoch may be shorter."""

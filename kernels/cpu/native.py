@@ -213,21 +213,23 @@ def pointers(dtype: np.dtype, **arrays: tuple[Array | None, tuple[int, ...]]) ->
 
     Raises ValueError for one that has another shape or dtype, or gaps: the compiled loops look at nothing.
     """
-    for name, (array, shape) in arrays.items():
-        if array is not None and not (array.shape == shape and array.dtype == dtype and array.flags.c_contiguous
-                                      and array.flags.aligned):
-            raise _refused(name, array, shape, dtype, "without gaps")
-    return [None if array is None else array.ctypes.data for array, _ in arrays.values()]
+    return _addresses(dtype, arrays, lambda array: array.flags.c_contiguous, "without gaps")
 
 
 def rows(dtype: np.dtype, **arrays: tuple[Array | None, tuple[int, ...]]) -> list[int | None]:
     """The addresses of arrays (rows, T, N), then how many numbers their rows are apart. Raises ValueError as above."""
+    apart = [0 if array is None else array.strides[0] // array.itemsize for array, _ in arrays.values()]
+    return [*_addresses(dtype, arrays, _apart, "its rows without gaps"), *apart]
+
+
+def _addresses(dtype: np.dtype, arrays: Mapping[str, tuple[Array | None, tuple[int, ...]]],
+               whole: Callable[[Array], bool], how: str) -> list[int | None]:
     for name, (array, shape) in arrays.items():
-        if array is not None and not (array.shape == shape and array.dtype == dtype and array.flags.aligned
-                                      and _apart(array)):
-            raise _refused(name, array, shape, dtype, "its rows without gaps")
-    return ([None if array is None else array.ctypes.data for array, _ in arrays.values()]
-            + [0 if array is None else array.strides[0] // array.itemsize for array, _ in arrays.values()])
+        if array is not None and not (
+                array.shape == shape and array.dtype == dtype and array.flags.aligned and whole(array)):
+            has = f"{array.shape} of {array.dtype}"
+            raise ValueError(f"{name} is to be {shape} of {dtype}, contiguous ({how}), not {has}")
+    return [None if array is None else array.ctypes.data for array, _ in arrays.values()]
 
 
 def _apart(array: np.ndarray) -> bool:
@@ -237,19 +239,10 @@ def _apart(array: np.ndarray) -> bool:
         len(array) == 1 or stride >= array[0].nbytes and not stride % array.itemsize)
 
 
-def _refused(name: str, array: np.ndarray, shape: tuple, dtype: np.dtype, how: str) -> ValueError:
-    return ValueError(f"{name} is to be {shape} of {dtype}, contiguous ({how}), not {array.shape} of {array.dtype}")
-
-
 @functools.cache
 def recurrence(dtype: np.dtype) -> Recurrence | None:
     """The compiled time loops for arrays of dtype, or None where NumPy does the work; compiles on the first call."""
     return _load()[0] if dtype == np.float32 else None
-
-
-def in_float64() -> Recurrence:
-    """The compiled time loops for arrays of float64, which only a gradient check runs. Raises Unavailable."""
-    return Recurrence(build(), "float64")
 
 
 def about() -> str:

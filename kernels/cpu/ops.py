@@ -49,7 +49,8 @@ def path(name: str, precision: str, config: ModelSizes | None = None) -> paths.P
 
 def forms(config: ModelSizes) -> dict[str, paths.Path]:
     """What trains such a model here beside rnncore/nn/lstm.py, each as a path in float64: the compiled loops."""
-    return {"compiled loops": Eager(native.in_float64)} if recurrence(np.dtype("float32")) else {}
+    compiled = Eager(lambda: native.Recurrence(native.build(), "float64"))
+    return {"compiled loops": compiled} if recurrence(np.dtype("float32")) else {}
 
 
 def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int = 1) -> str | None:
@@ -128,7 +129,7 @@ def synchronize() -> None:
 
 
 def product(a: Array, b: Array, out: Array, add: bool = False) -> None:
-    """out = a @ b, or with add out += a @ b; also of stacks (B, R, M) @ (B, M, C)."""
+    """out = a @ b, or with add out += a @ b; also of stacks (B, R, M) @ (B, M, C), or of one a for all b."""
     if add:
         out += a @ b
     else:
@@ -149,11 +150,6 @@ def timer() -> Iterator[list[float]]:
     seconds.append(time.perf_counter() - begun)
 
 
-def products(w: Array, x: Array, out: Array) -> None:
-    """out[k] = w @ x[k]: w (R, M), x (K, M, N), out (K, R, N)."""
-    np.matmul(w, x, out=out)
-
-
 def affine(weight: Array, bias: Array, x: Array, out: Array) -> None:
     """out (R, C) = weight (R, M) @ x (M, C) + bias (R,)."""
     product(weight, x, out)
@@ -162,10 +158,7 @@ def affine(weight: Array, bias: Array, x: Array, out: Array) -> None:
 
 def _sigmoid(z: Array) -> Array:
     """1 / (1 + exp(-z)), which overflows nowhere."""
-    half = np.tanh(0.5 * z)
-    half *= 0.5
-    half += 0.5
-    return half
+    return 0.5 * np.tanh(0.5 * z) + 0.5
 
 
 def gates_forward(z: Array, recurrent: Array, c_prev: Array, keep: Number | None, gates: Array, c: Array,

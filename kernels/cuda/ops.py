@@ -146,12 +146,6 @@ def timer() -> Iterator[list[float]]:
     seconds.append(cupy.cuda.get_elapsed_time(begun, ended) / 1e3)
 
 
-def products(w: Array, x: Array, out: Array) -> None:
-    """out[k] = w @ x[k], a launch each; arguments as in cpu/ops.py."""
-    for x_k, out_k in zip(x, out, strict=True):
-        xp.matmul(w, x_k, out=out_k)
-
-
 def affine(weight: Array, bias: Array, x: Array, out: Array) -> None:
     """out = weight @ x + bias; arguments as in cpu/ops.py."""
     product(weight, x, out)

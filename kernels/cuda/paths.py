@@ -18,7 +18,7 @@ from ..arrays import Array, CudaArray, LayerWeights
 from ..interface import Layer, Layers, ModelSizes
 from .cublas import Cublas
 from .graph import Graph
-from .persistent import Persistent, why_not as why_not_persistent
+from .persistent import Persistent, why_not as why_no_loops
 from .step_control import StepControl
 from .stepwise import Stepwise, affine
 from .wavefront import Wavefront
@@ -33,8 +33,7 @@ def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int 
     if name == "wavefront" and config and config.layers == 1:
         return "one layer has no wavefront: take graph"
     if name == "persistent":
-        hidden = config.hidden if config else 64  # one that every card has room for
-        return why_not_persistent(hidden, n, precision, capability, card["multiProcessorCount"])
+        return why_no_loops(config.hidden if config else 64, n, precision, capability, card["multiProcessorCount"])
     return None
 
 

@@ -106,7 +106,7 @@ class Engine:
         pool = ThreadPoolExecutor(len(shares)) if len(shares) > 1 else None
 
         def work() -> None:
-            list((pool.map if pool else map)(lambda share: self.kernel.products(*share), shares))
+            list((pool.map if pool else map)(lambda share: self.kernel.product(*share), shares))
         return Entry(work, self.kernel.synchronize, self.kernel.single_threaded,
                      flops=2 * count * rows * inner * sum(columns), threads=len(shares))
 

@@ -57,6 +57,7 @@ class Workspace:
         self.caches = [Cache(empty((4 * hidden, steps, n), dtype), h, c) for h, c in zip(self.h, self.c, strict=True)]
         self.room = embedding.room(config, steps, n, steps * self.columns, params.flat, training)
         self.logits = empty((config.vocab_size, steps, n), dtype)
+        self.dlogits = self.logits      # the same array, as the loss leaves it: the gradient there
         self.loss = empty((steps, n), dtype)
         self.masks: list[Array] = []    # (H, T, N) a layer, made by the first pass with dropout; variational: (H, 1, N)
         self.dropped: list[Array] = []  # (H, T, N) a layer: its output times its mask
@@ -64,11 +65,6 @@ class Workspace:
         self.dy = empty((hidden, steps if training else 0, n), dtype)
         self.initial = State(*empty((2, config.layers, hidden, n), dtype))
         self.layers = (path or kernel.path("eager", str(dtype))).layers(config, steps, n, InTurn)
-
-    @property
-    def dlogits(self) -> Array:
-        """The array of the logits (V, T, N), as the loss leaves it: the gradient there."""
-        return self.logits
 
     def first(self, steps: int) -> tuple[list[Cache], Array, Array]:
         """(caches, logits, loss) for a run of `steps`, at most T."""

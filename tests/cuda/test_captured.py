@@ -287,7 +287,7 @@ def test_more_columns_than_persistent_kernels_take_go_by_steps(with_cublas, monk
     run = training("persistent", "tf32", hidden=64)
     fast = importlib.import_module("rnncore.kernels.cuda.paths")
     assert type(run.model.device_path.loops(run.model.config, 7, 4)).__name__ == "Persistent"
-    monkeypatch.setattr(fast, "why_not_persistent", lambda hidden, n, *card: "too many" if n > 4 else None)
+    monkeypatch.setattr(fast, "why_no_loops", lambda hidden, n, *card: "too many" if n > 4 else None)
     with pytest.warns(Slower, match="too many: their time loops go by graph"):
         assert type(run.model.device_path.loops(run.model.config, 7, 5)).__name__ == "Stepwise"
 

@@ -120,8 +120,8 @@ def test_ids_have_one_type_on_every_device(cuda):
 def test_a_run_of_products(cuda):
     draw = np.random.default_rng(0).standard_normal
     w, x, mine, wanted = draw((4, 3)), draw((2, 3, 5)), cuda.xp.empty((2, 4, 5)), np.empty((2, 4, 5))
-    cuda.products(cuda.to_device(w), cuda.to_device(x), mine)
-    cpu.products(w, x, wanted)
+    cuda.product(cuda.to_device(w), cuda.to_device(x), mine)
+    cpu.product(w, x, wanted)
     assert np.abs(host(mine) - wanted).max() < 1e-14
 
 

@@ -150,7 +150,7 @@ def test_products_have_the_shapes_of_training(threads):
 def test_a_run_of_products():
     draw = np.random.default_rng(0).standard_normal
     w, x, out = draw((4, 3)), draw((2, 3, 5)), np.empty((2, 4, 5))
-    kernels.host.products(w, x, out)
+    kernels.host.product(w, x, out)
     assert all(np.allclose(out[k], w @ x[k]) for k in range(2))
 
 
