@@ -62,7 +62,7 @@ class Passage(NamedTuple):
     notes: list[str]
 
 
-def tell(found: Found, model: CharLM, card: Card, passage: Passage, cells: int) -> Story:
+def tell(found: Found, model: CharLM, card: Card, passage: Passage, cells: int = 3) -> Story:
     """Return the story of a model by its first CHARACTERS of a passage; cells: so many are shown a probe.
 
     Raises FloatingPointError where the loss or the cells are no numbers.

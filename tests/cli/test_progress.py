@@ -7,7 +7,8 @@ import pytest
 from cli_helpers import COMMAND, ENVIRONMENT, SMALL, TEXT, corpus, run, terminal
 
 from rnncore import CharLM, ModelConfig, Vocab, save
-from rnncore.cli.terminal import progress, table
+from rnncore.cli import bench_table as table
+from rnncore.cli.terminal import progress
 from rnncore.cli.terminal.progress import BAR, NARROWEST, fitted, printable, wrapped
 
 HARMLESS = ("\t\n \u00a0\u202f\u2009\u3000\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u2060\ufeff\u00ad\ufe0f\ufffd\ue000\u0378\U0010ffff"

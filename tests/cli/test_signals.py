@@ -155,7 +155,7 @@ def test_a_run_saves_each_minute_whatever_the_validation_says_unless_it_is_told_
         log(self, progress, *last)
 
     monkeypatch.setattr(RunFolder, "log", tick)
-    monkeypatch.setattr(setup, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(setup, "time", SimpleNamespace(monotonic=lambda: now[0], perf_counter=time.perf_counter))
     corpus(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert call(capsys, "train", "corpus.txt", "--steps", 190, *SMALL, *QUIET, "-o", "a", *args).code == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import build
 
-from rnncore import sample
+from rnncore import CharLM, sample
 from rnncore.config import SampleConfig
 from rnncore.kernels import host
 from rnncore.kernels.cuda import writer
@@ -222,7 +222,7 @@ def device(on_host, monkeypatch):
             asked.append((characters, args[-1]))
             return super().write(characters, *args)
     monkeypatch.setattr(host, "writer", lambda *args: Noted(np, *args, SMALL))
-    monkeypatch.setattr(sample, "_looped", lambda model: False)
+    monkeypatch.setattr(CharLM, "path", property(lambda model: "graph"))
     monkeypatch.setattr(sample, "LAUNCH", LAUNCH)
     return asked
 
@@ -272,6 +272,6 @@ def test_the_length_of_a_launch_does_not_show(device, monkeypatch):
 
 def test_on_the_path_eager_the_host_draws(device, monkeypatch):
     m = model()
-    monkeypatch.setattr(sample, "_looped", lambda model: model.path == "eager")
+    monkeypatch.setattr(CharLM, "path", property(lambda model: "eager"))
     assert len("".join(generate(m, m.vocab.symbols[:1], 10))) == 10 and samples(m, 2, m.vocab.symbols[:1], 5, PLAIN)
     assert device == []
