@@ -1,8 +1,8 @@
 // The arithmetic of one LSTM unit, forward and backward, as device functions over float and double.
 //
-// The twin, line by line, of gates_forward and gates_backward in cpu/ops.py, one element at a time: every argument is the
-// value of one unit in one sequence. The first half of gates_backward is gates_factors here: a card can make it while it
-// waits for dh. i f g o are the four gates, keep is 0 where a new document begins and 1 elsewhere. The host's C++ compiler
+// The twin of gates_forward and gates_backward in cpu/gates.py, one element at a time: every argument is the value of one
+// unit in one sequence. The first half of gates_backward is gates_factors here: a card can make it while it waits for dh.
+// i f g o are the four gates, keep is 0 where a new document begins and 1 elsewhere. The host's C++ compiler
 // takes this text too (host.cpp), where tanh_of is its own.
 
 template <typename T> __device__ inline T sigmoid(T z) { return T(0.5) * tanh_of(T(0.5) * z) + T(0.5); }

@@ -15,9 +15,11 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from .. import paths
-from ..arrays import Array, HeadWeights, Ids, Key, LayerWeights, Number, Word
+from ..arrays import Array, HeadWeights, Ids, Key, LayerWeights, Word
 from ..interface import Layer, Layers, ModelSizes
 from . import native
+from .gates import gates_backward as gates_backward, gates_forward as gates_forward
+from .loops import Loops
 from .updates import adam as adam, muon_apply as muon_apply, muon_momentum as muon_momentum
 
 name = "cpu"
@@ -31,26 +33,29 @@ def recurrence(dtype: np.dtype) -> native.Recurrence | None:
 
 
 class Eager(paths.Path):
-    """The path of a processor: layers one after the other, each by what `layer()` gives when a workspace is made."""
+    """The path of a processor: layers one after the other, compiled where compiled() gives that, else NumPy's loops."""
 
-    def __init__(self, layer: Callable[[], Layer | None]):
-        self.layer = layer
+    def __init__(self, dtype: str, compiled: Callable[[], Layer | None]):
+        self.dtype, self.compiled = np.dtype(dtype), compiled
 
     def layers(self, config: ModelSizes, steps: int, n: int, in_turn: Callable[[Layer | None], Layers]) -> Layers:
-        return in_turn(self.layer())
+        return in_turn(self.compiled() or Loops(config.hidden, steps, n, self.dtype))
 
 
 def path(name: str, precision: str, config: ModelSizes | None = None) -> paths.Path:
     """The path of that name: eager alone. Raises ValueError for what is a GPU's."""
     if reason := why_not(name, precision):
         raise ValueError(reason)
-    return Eager(lambda: recurrence(np.dtype(paths.storage(precision))))
+    dtype = paths.storage(precision)
+    return Eager(dtype, lambda: recurrence(np.dtype(dtype)))
 
 
 def forms(config: ModelSizes) -> dict[str, paths.Path]:
-    """What trains such a model here beside rnncore/nn/lstm.py, each as a path in float64: the compiled loops."""
-    compiled = Eager(lambda: native.Recurrence(native.build(), "float64"))
-    return {"compiled loops": compiled} if recurrence(np.dtype("float32")) else {}
+    """What trains such a model here, each as a path in float64: NumPy's loops and the compiled ones."""
+    found: dict[str, paths.Path] = {"NumPy's loops": Eager("float64", lambda: None)}
+    if recurrence(np.dtype("float32")):
+        found["compiled loops"] = Eager("float64", lambda: native.Recurrence(native.build(), "float64"))
+    return found
 
 
 def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int = 1) -> str | None:
@@ -154,55 +159,6 @@ def affine(weight: Array, bias: Array, x: Array, out: Array) -> None:
     """out (R, C) = weight (R, M) @ x (M, C) + bias (R,)."""
     product(weight, x, out)
     out += bias[:, None]
-
-
-def _sigmoid(z: Array) -> Array:
-    """1 / (1 + exp(-z)), which overflows nowhere."""
-    return 0.5 * np.tanh(0.5 * z) + 0.5
-
-
-def gates_forward(z: Array, recurrent: Array, c_prev: Array, keep: Number | None, gates: Array, c: Array,
-                  h: Array) -> None:
-    """One step of the LSTM cell (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000).
-
-    z (4H, N) is W_ih x + b, recurrent (4H, N) is W_hh h_prev; c_prev (H, N) is read. The activations i f g o, gates
-    (4H, N), which may be z, c, which may be c_prev, and h (H, N) are written.
-    """
-    keep = 1 if keep is None else keep
-    i, f, g, o = (z + recurrent).reshape(4, *c.shape)
-    i = _sigmoid(i)
-    f = _sigmoid(f)
-    g = np.tanh(g)
-    o = _sigmoid(o)
-    c[...] = f * keep * c_prev + i * g
-    h[...] = o * np.tanh(c)
-    np.stack((i, f, g, o), out=gates.reshape(4, *c.shape))
-
-
-def gates_backward(gates: Array, c_prev: Array, c: Array, keep: Number | None, dh: Array, dc: Array,
-                   dz: Array) -> None:
-    """The gradient of `gates_forward`.
-
-    gates (4H, N) are the activations; c_prev and c (H, N), those before and after the step, and dh (H, N) = dL/dh are
-    read. dc (H, N) arrives as dL/dc from the later step and leaves as dL/dc_prev; dz (4H, N), which may be gates, is
-    written.
-    """
-    keep = 1 if keep is None else keep
-    i, f, g, o = np.ascontiguousarray(gates).reshape(4, *c.shape)  # read again and again: a copy makes it 20% faster
-    tanh_c = np.tanh(c)
-    di = g * i * (1 - i)
-    df = keep * c_prev * f * (1 - f)
-    dg = i * (1 - g * g)
-    through = o * (1 - tanh_c * tanh_c)
-    carry = f * keep
-    do = tanh_c * o * (1 - o)
-    do *= dh
-    dc += dh * through
-    di *= dc
-    df *= dc
-    dg *= dc
-    dc *= carry
-    np.stack((di, df, dg, do), out=dz.reshape(4, *c.shape))
 
 
 def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import arguments
-from ..kernels.arrays import Array, Ids
+from ..kernels import Array, Ids, Path
 from ..model import CharLM
 from ..nn import Dropout, State, stack
 from ..params import Tensors
@@ -83,7 +83,7 @@ def check_forms(model: CharLM, case: Case) -> dict[str, float]:
     """
     case, found = checked(model, case), {}
     steps, n = case.x.shape
-    wanted = gradients(model, case, stack.Workspace(model.params, steps, n))
+    wanted = gradients(model, case, stack.Workspace(model.params, steps, n, path=Path()))
     for name, path in model.kernel.forms(model.config).items():
         with path.computing():
             mine = gradients(model, case, stack.Workspace(model.params, steps, n, path=path))
@@ -93,7 +93,8 @@ def check_forms(model: CharLM, case: Case) -> dict[str, float]:
 
 def _checks(model: CharLM, case: Case, most: int) -> Iterator[Row]:
     with model.moving():
-        work = stack.Workspace(model.params, *case.x.shape)
+        steps, n = case.x.shape
+        work = stack.Workspace(model.params, steps, n, path=Path())  # lstm.py's own
         moved = {**model.params, "h0": case.state.h, "c0": case.state.c}
         for name, analytic in gradients(model, case, work).items():
             yield compare(name, moved[name], analytic, model, case, work, most)

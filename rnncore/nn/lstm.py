@@ -14,8 +14,8 @@ gradient. keep (T, N) is 0 where a new document begins, so that nothing flows in
 everything.
 
 What is computed at one time step, forward and backward, is a fused operation of the device: gates_forward and
-gates_backward in kernels/cpu/ops.py, whose lines are those of kernels/gates.cuh. This page is what trains where a path
-has no faster form of it (`Path.layers` in kernels/interface.py); every such form is held to its numbers.
+gates_backward in kernels/cpu/gates.py, the twin of kernels/gates.cuh. This page is what trains where a path has no
+faster form of it (`Path.layers` in kernels/interface.py): a card's path eager. Every other form is held to its numbers.
 """
 from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias

@@ -11,7 +11,7 @@ import pytest
 from conftest import Case, batch, build
 
 from rnncore import kernels
-from rnncore.kernels.cpu import native
+from rnncore.kernels.cpu import loops, native
 from rnncore.measure import gradcheck
 from rnncore.nn import embedding, head, lstm, stack
 from rnncore.nn.dropout import Dropout
@@ -67,7 +67,8 @@ def error_of(loss, array, analytic, few=FEW) -> float:
 def poison(work: stack.Workspace) -> None:
     """Fill every buffer with nan, so that what is read before it is written shows."""
     for array in (*(a for cache in work.caches for a in cache), *work.room, work.logits, work.loss, work.dy,
-                  *work.masks, *work.dropped, *work.kept, *work.initial):
+                  *work.masks, *work.dropped, *work.kept, *work.initial,
+                  *(own for own in vars(work.layers.layer).values() if isinstance(own, np.ndarray))):
         if array is not None:
             array[...] = np.nan
 
@@ -177,13 +178,13 @@ def step_errors(model, case: Case, dropout=None, few=20) -> dict[str, float]:
 
 @pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
 @pytest.mark.parametrize("size, hidden, steps, n", [(3, 4, 5, 2), (5, 1, 4, 3), (1, 3, 1, 2), (2, 5, 7, 1), (7, 33, 3, 2)])
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)], ids=["numpy", "compiled"])
-def test_one_layer(size, hidden, steps, n, documents, compiled):
+@pytest.mark.parametrize("kind", ["lstm.py", "numpy", pytest.param("compiled", marks=needs_compiler)])
+def test_one_layer(size, hidden, steps, n, documents, kind):
     """forward and backward on their own: x or z, all weights, h0 and c0, any gradient from above.
 
-    compiled: the time loops of host.cpp and gates.cuh, in doubles.
+    kind: by lstm.py, by NumPy's loops, or by those of host.cpp and gates.cuh, in doubles.
     """
-    layer, rng = the_layer(compiled), np.random.default_rng(7)
+    layer, rng = the_layer(kind, hidden, steps, n), np.random.default_rng(7)
     w = lstm.Weights(*(rng.standard_normal(shape) for shape in ((4 * hidden, size), (4 * hidden, hidden), 4 * hidden)))
     x, dx = rng.standard_normal((2, size, steps, n))
     dy = rng.standard_normal((hidden, steps, n))
@@ -212,17 +213,18 @@ def test_one_layer(size, hidden, steps, n, documents, compiled):
     assert max(errors.values()) < BOUND, errors
 
 
-def the_layer(compiled):
-    """What runs a layer in float64: lstm.py, or the compiled loops."""
-    return native.Recurrence(native.build(), "float64") if compiled else lstm
+def the_layer(kind, *sizes):
+    """What runs a layer of these sizes (H, T, N) in float64."""
+    return {"lstm.py": lambda: lstm, "numpy": lambda: loops.Loops(*sizes, np.dtype("float64")),
+            "compiled": lambda: native.Recurrence(native.build(), "float64")}[kind]()
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)])
-def test_dx_is_written_where_it_is_wanted_and_may_be_dy(compiled):
+@pytest.mark.parametrize("kind", ["lstm.py", "numpy", pytest.param("compiled", marks=needs_compiler)])
+def test_dx_is_written_where_it_is_wanted_and_may_be_dy(kind):
     rng, steps, hidden, n = np.random.default_rng(7), 4, 3, 5
     w = lstm.Weights(*(rng.standard_normal(shape) for shape in ((12, 3), (12, 3), 12)))
     x, dy = rng.standard_normal((2, hidden, steps, n))
-    layer, found = the_layer(compiled), []
+    layer, found = the_layer(kind, hidden, steps, n), []
     for wanted in ("none", "beside", "onto"):
         cache = lstm.Cache(np.empty((12, steps, n)), *np.zeros((2, hidden, steps + 1, n)))
         layer.forward(w, x, *cache, None)
@@ -340,7 +342,7 @@ def test_the_users_gradient_check_holds_what_trains_here_to_lstm_py(wrong, monke
     monkeypatch.setattr(native.Recurrence, "backward", backward)
     model = build()
     found = gradcheck.check_forms(model, gradcheck.random_case(model, 6, 4, Dropout(0.3, 0, 1, True), documents=True))
-    assert list(found) == ["compiled loops"]
+    assert list(found) == ["NumPy's loops", "compiled loops"] and found["NumPy's loops"] < 1e-13
     assert (found["compiled loops"] > gradcheck.TOLERANCE) == wrong and (wrong or found["compiled loops"] < 1e-13)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from rnncore import kernels
 from rnncore.kernels import devices, host
-from rnncore.kernels.cpu import updates as cpu_updates
+from rnncore.kernels.cpu import loops, updates as cpu_updates
 from rnncore.random import Purpose, counter, key
 
 quick = settings(derandomize=True, deadline=None)
@@ -92,6 +92,35 @@ def test_gates_backward(dtype, documents):
     assert_close(dc, dc_all * f * kept, dtype)
     host.gates_backward(onto, c_prev, c, keep, dh, dc_onto, onto)  # gates and dz one array
     assert (onto == dz).all() and (dc_onto == dc).all()
+
+
+@dtypes
+@pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
+@pytest.mark.parametrize("block", [1 << 16, 31, 1], ids=["all-at-once", "two-steps-at-a-time", "one-step-at-a-time"])
+def test_factors_and_a_step_backward_are_the_gradient(dtype, documents, block, monkeypatch):
+    """factors and backward together are the textbook's gradient, for several steps, however they are cut."""
+    monkeypatch.setattr(loops, "BLOCK", block)
+    z, _, c, keep = gates_problem(dtype, steps=5, documents=documents)
+    gates = z / 2 + 0.4
+    i, f, g, o = gates.astype(float).reshape(5, 4, 5, 3).swapaxes(0, 1)
+    rng = np.random.default_rng(1)
+    dh, dc = rng.standard_normal((2, 5, 5, 3)).astype(dtype)
+    through, carry = np.full((2, 5, 5, 3), np.nan, dtype)
+    with untouched(c, *([keep] if documents else [])):
+        loops.factors(gates, c, keep, through, carry)
+    kept = 1 if keep is None else keep[:, None]
+    tanh_c = np.tanh(c[1:].astype(float))
+    assert_close(through, o * (1 - tanh_c ** 2), dtype)
+    assert_close(carry, f * kept, dtype)
+    dc_all = dc + dh * o * (1 - tanh_c ** 2)
+    wanted = np.stack((dc_all * g * i * (1 - i), dc_all * kept * c[:-1] * f * (1 - f), dc_all * i * (1 - g ** 2),
+                       dh * tanh_c * o * (1 - o)), axis=1).reshape(5, 20, 3)
+    wanted_dc = dc_all * f * kept
+    for t in range(5):
+        with untouched(through[t], carry[t]):
+            loops.step_backward(gates[t], through[t], carry[t], dh[t], dc[t])
+    assert_close(gates, wanted, dtype)
+    assert_close(dc, wanted_dc, dtype)
 
 
 @dtypes

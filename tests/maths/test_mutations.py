@@ -28,22 +28,44 @@ class Mutant(NamedTuple):
     wrong: str
 
 
-CPU, LSTM, HEAD, STACK = "kernels/cpu/ops.py", "rnncore/nn/lstm.py", "rnncore/nn/head.py", "rnncore/nn/stack.py"
+CPU, GATES, LOOPS = "kernels/cpu/ops.py", "kernels/cpu/gates.py", "kernels/cpu/loops.py"
+LSTM, HEAD, STACK = "rnncore/nn/lstm.py", "rnncore/nn/head.py", "rnncore/nn/stack.py"
 EMBEDDING, MODEL, DROPOUT = "rnncore/nn/embedding.py", "rnncore/model.py", "rnncore/nn/dropout.py"
 MUTANTS = [
-    Mutant("tanh'(c) lacks its square", CPU, "through = o * (1 - tanh_c * tanh_c)", "through = o * (1 - tanh_c)"),
-    Mutant("the forget gate sees c[t+1], not c[t]", CPU, "df = keep * c_prev * f", "df = keep * c * f"),
-    Mutant("a sign in the input gate", CPU, "di = g * i * (1 - i)", "di = g * i * (1 + i)"),
-    Mutant("a sign in the cell's input", CPU, "dg = i * (1 - g * g)", "dg = i * (1 + g * g)"),
-    Mutant("a factor missing in the output gate", CPU, "do = tanh_c * o * (1 - o)", "do = tanh_c * o"),
-    Mutant("keep missing at c", CPU, "carry = f * keep", "carry = f + 0 * keep"),
-    Mutant("keep missing in the forget gate", CPU, "df = keep * c_prev", "df = 1 * c_prev"),
-    Mutant("f (1 - f) is (1 - i) f", CPU, "c_prev * f * (1 - f)", "c_prev * f * (1 - i)"),
-    Mutant("i and f swapped in the backward", CPU, "i, f, g, o = np.asc", "f, i, g, o = np.asc"),
-    Mutant("g and o swapped in the forward", CPU, "i, f, g, o = (z + recurrent)", "i, f, o, g = (z + recurrent)"),
-    Mutant("what goes through h has the wrong sign", CPU, "dc += dh * through", "dc -= dh * through"),
-    Mutant("dc is not carried through f", CPU, "dc *= carry", "pass"),
-    Mutant("the output gate gets dc", CPU, "do *= dh", "do *= dc"),
+    Mutant("NumPy's loops: tanh'(c) lacks its square", LOOPS, "np.subtract(o, t, out=t)", "np.subtract(o, b, out=t)"),
+    Mutant("NumPy's loops: the forget gate sees c[t+1], not c[t]", LOOPS, "f *= c[now]", "f *= c[1:][now]"),
+    Mutant("NumPy's loops: a sign in the input gate", LOOPS, "np.subtract(i_g, i, out=i)", "np.add(i_g, i, out=i)"),
+    Mutant("NumPy's loops: a sign in the cell's input", LOOPS, "np.subtract(i, b, out=b)", "np.add(i, b, out=b)"),
+    Mutant("NumPy's loops: a factor missing in the output gate", LOOPS, "np.subtract(b, o, out=o)", "o[...] = b"),
+    Mutant("NumPy's loops: keep missing at c", LOOPS, "b *= keep[now, None]", "pass"),
+    Mutant("NumPy's loops: f (1 - f) is (1 - i) f", LOOPS, "np.subtract(1, f, out=f)", "np.subtract(1, i, out=f)"),
+    Mutant("NumPy's loops: i and f swapped in the factors", LOOPS, "i, f, g, o = gates[now].reshape", "f, i, g, o = gates[now].reshape"),
+    Mutant("NumPy's loops: what goes through h has the wrong sign", LOOPS, "dc += dh  ", "dc -= dh  "),
+    Mutant("NumPy's loops: dc is not carried through f", LOOPS, "dc *= carry", "pass"),
+    Mutant("NumPy's loops: the output gate gets dc", LOOPS, "gates[3 * hidden:] *= dh", "gates[3 * hidden:] *= dc"),
+    Mutant("NumPy's loops: keep missing at dh", LOOPS, "dh *= keep[t]", "pass"),
+    Mutant("NumPy's loops: keep missing in the forward", LOOPS, "h_prev = hs[t] if keep is None else", "h_prev = hs[t] if True else"),
+    Mutant("NumPy's loops: dy of another step", LOOPS, "dh += above[t]", "dh += above[t - 1]"),
+    Mutant("NumPy's loops: dy missing", LOOPS, "dh += above[t]", "pass"),
+    Mutant("NumPy's loops: dz of another step goes back", LOOPS, "np.matmul(w.w_hh.T, z[t], out=dh)",
+           "np.matmul(w.w_hh.T, z[t - 1], out=dh)"),
+    Mutant("NumPy's loops: W_hh of the wrong gate", LOOPS, "np.matmul(w.w_hh.T, z[t], out=dh)",
+           "np.matmul(w.w_hh[::-1].T, z[t], out=dh)"),
+    Mutant("tanh'(c) lacks its square", GATES, "through = o * (1 - tanh_c * tanh_c)", "through = o * (1 - tanh_c)"),
+    Mutant("the forget gate sees c[t+1], not c[t]", GATES, "df = keep * c_prev * f", "df = keep * c * f"),
+    Mutant("a sign in the input gate", GATES, "di = g * i * (1 - i)", "di = g * i * (1 + i)"),
+    Mutant("a sign in the cell's input", GATES, "dg = i * (1 - g * g)", "dg = i * (1 + g * g)"),
+    Mutant("a factor missing in the output gate", GATES, "do = tanh_c * o * (1 - o)", "do = tanh_c * o"),
+    Mutant("keep missing at c", GATES, "carry = f * keep", "carry = f + 0 * keep"),
+    Mutant("keep missing in the forget gate", GATES, "df = keep * c_prev", "df = 1 * c_prev"),
+    Mutant("f (1 - f) is (1 - i) f", GATES, "c_prev * f * (1 - f)", "c_prev * f * (1 - i)"),
+    Mutant("i and f swapped in the backward", GATES, "i, f, g, o = gates.reshape(4, *c.shape)\n    tanh_c",
+           "f, i, g, o = gates.reshape(4, *c.shape)\n    tanh_c"),
+    Mutant("g and o swapped in the forward", GATES, "i, f, g, o = gates.reshape(4, *c.shape)\n    np.multiply(f",
+           "i, f, o, g = gates.reshape(4, *c.shape)\n    np.multiply(f"),
+    Mutant("what goes through h has the wrong sign", GATES, "dc += dh * through", "dc -= dh * through"),
+    Mutant("dc is not carried through f", GATES, "dc *= carry", "pass"),
+    Mutant("the output gate gets dc", GATES, "do *= dh", "do *= dc"),
     Mutant("the target missing in the softmax", CPU, "np.take_along_axis(logits, targets, axis=0) - 1",
            "np.take_along_axis(logits, targets, axis=0)"),
     Mutant("the next symbol's column", CPU, "onehot[np.arange(len(flat)), flat] = 1",
@@ -123,8 +145,8 @@ def get_code(loader, name):  # compiles each file once, and never as it was when
 
 def found():
     from conftest import batch, build, draw_once
-    from rnncore.kernels import host
-    from rnncore.nn.dropout import Dropout
+    from rnncore.kernels import Path, host
+    from rnncore.nn import Dropout, Workspace
     from test_gradients import stack_errors, step_errors
     from test_masks import KINDS, mask_error
 
@@ -132,6 +154,8 @@ def found():
     for vocab, dropout, documents in ((5, None, False), (16, None, True), (130, None, False)):
         model = build(vocab)
         yield max(stack_errors(model, batch(model, 4, 3, documents), dropout, few=8).values())
+        by_lstm_py = Workspace(model.params, 4, 3, path=Path())
+        yield max(stack_errors(model, batch(model, 4, 3, documents), dropout, by_lstm_py, few=8).values())
     model = build()
     model.threads = 2
     for dropout in KINDS.values():

@@ -8,6 +8,8 @@ import reference
 from conftest import batch, build
 from hypothesis import given, settings, strategies as st
 
+from rnncore import kernels
+from rnncore.kernels.cpu import loops
 from rnncore.nn import lstm, stack
 from rnncore.nn.dropout import Dropout, fill_mask
 from rnncore.nn.lstm import State
@@ -278,7 +280,28 @@ def peak(function) -> int:
 
 @pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_time_loop_holds_no_more_than_one_step_s_numbers(dtype, documents):
+def test_the_time_loop_of_numpy_allocates_nothing(dtype, documents):
+    """forward and backward over 240 steps of (64, 32) hold no more at their peak than over 96; NumPy's own buffer is 64 KB."""
+    peaks = []
+    for steps in (96, 240):
+        model = build(8, 5, 64, 1, dtype, scale=0.1)
+        case = batch(model, steps, 32, documents)
+        work = stack.Workspace(model.params, steps, 32, path=kernels.host.Eager(dtype, lambda: None))
+        weights, dy = lstm.layer(model.params, 0), np.ones((64, steps, 32), dtype)
+        work.caches[0].gates[...] = 0.1
+        work.caches[0].h[:, 0] = work.caches[0].c[:, 0] = 0
+        (gates, h, c), keep, (dh, dc), layer = work.caches[0], case.keep, np.zeros((2, 64, 32), dtype), work.layers.layer
+        peaks += [peak(partial(layer.forward, weights, None, gates, h, c, keep)),
+                  peak(partial(layer.backward, weights, gates, c, keep, dy, dh, dc, None))]
+    forward, backward, forward_longer, backward_longer = peaks
+    assert forward < 80_000 and forward_longer < forward + 4_000, peaks
+    # `factors` takes BLOCK numbers at a time; two such arrays, and what NumPy itself buffers
+    assert backward < 16 * loops.BLOCK + 200_000 and backward_longer < backward + 4_000, peaks
+
+
+@pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_time_loop_of_lstm_py_holds_no_more_than_one_step_s_numbers(dtype, documents):
     """forward and backward over 240 steps of (64, 32) hold no more at their peak than over 96; NumPy's own buffer is 64 KB."""
     peaks, of_a_gate = [], 64 * 32 * np.dtype(dtype).itemsize
     for steps in (96, 240):

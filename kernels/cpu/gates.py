@@ -1,0 +1,67 @@
+"""The arithmetic of the LSTM cell on NumPy arrays, forward and backward: the twin of kernels/gates.cuh.
+
+One column a sequence: H hidden units, N sequences; gates in the order i f g o. `keep` (N,) is 0 where a new document
+begins at this step and 1 elsewhere, or None.
+"""
+from functools import lru_cache
+
+import numpy as np
+
+from ..arrays import Array, Number
+
+
+@lru_cache(maxsize=8)
+def _sigmoid_as_tanh(hidden: int, n: int, dtype: np.dtype) -> tuple[Array, Array]:
+    """scale and shift (4H, N) with which one tanh makes all four gates: sigmoid(z) = tanh(z / 2) / 2 + 1 / 2."""
+    scale, shift = np.full((4, hidden, n), 0.5, dtype), np.full((4, hidden, n), 0.5, dtype)
+    scale[2], shift[2] = 1, 0
+    return scale.reshape(4 * hidden, n), shift.reshape(4 * hidden, n)
+
+
+def gates_forward(z: Array, recurrent: Array, c_prev: Array, keep: Array | None, gates: Array, c: Array,
+                  h: Array) -> None:
+    """One step of the LSTM cell (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000).
+
+    z (4H, N) is W_ih x + b, recurrent (4H, N) is W_hh h_prev; c_prev (H, N) is read. The activations i f g o, gates
+    (4H, N), which may be z, c, which may be c_prev, and h (H, N) are written: c = f keep c_prev + i g, h = o tanh(c).
+    """
+    scale, shift = _sigmoid_as_tanh(*c.shape, c.dtype)
+    np.add(z, recurrent, out=gates)
+    gates *= scale
+    np.tanh(gates, out=gates)
+    gates *= scale
+    gates += shift
+    i, f, g, o = gates.reshape(4, *c.shape)
+    np.multiply(f, c_prev, out=c)
+    if keep is not None:
+        c *= keep
+    np.multiply(i, g, out=h)
+    c += h
+    np.tanh(c, out=h)
+    h *= o
+
+
+def gates_backward(gates: Array, c_prev: Array, c: Array, keep: Number | None, dh: Array, dc: Array,
+                   dz: Array) -> None:
+    """The gradient of `gates_forward`.
+
+    gates (4H, N) are the activations; c_prev and c (H, N), those before and after the step, and dh (H, N) = dL/dh are
+    read. dc (H, N) arrives as dL/dc from the later step and leaves as dL/dc_prev; dz (4H, N), which may be gates, is
+    written.
+    """
+    keep = 1 if keep is None else keep
+    i, f, g, o = gates.reshape(4, *c.shape)
+    tanh_c = np.tanh(c)
+    di = g * i * (1 - i)
+    df = keep * c_prev * f * (1 - f)
+    dg = i * (1 - g * g)
+    through = o * (1 - tanh_c * tanh_c)
+    carry = f * keep
+    do = tanh_c * o * (1 - o)
+    do *= dh
+    dc += dh * through
+    di *= dc
+    df *= dc
+    dg *= dc
+    dc *= carry
+    np.stack((di, df, dg, do), out=dz.reshape(4, *c.shape))

@@ -1,0 +1,104 @@
+"""An LSTM layer on NumPy arrays in few and large operations: what trains on a processor where nothing is compiled.
+
+A small operation costs more than its numbers, and threads wait for each other at each. So the time loops work on copies
+with the steps first, where a step is one contiguous block, and what does not depend on later steps is made for many of
+them at once.
+"""
+import numpy as np
+
+from ..arrays import Array, LayerWeights
+from .gates import gates_forward
+
+BLOCK = 1 << 16  # numbers that a pass of several operations takes at a time: small enough to stay in the cache
+
+
+class Loops:
+    """The layer for H units and N sequences, up to `steps` at a time; layers that follow each other may share one."""
+
+    def __init__(self, hidden: int, steps: int, n: int, dtype: np.dtype):
+        shapes = (4 * hidden,), (hidden,), (steps, 4 * hidden), (steps + 1, hidden), (steps + 1, hidden)
+        self._recurrent, self._state, self._z, self._h, self._c = (np.empty((*shape, n), dtype) for shape in shapes)
+        self._factors: Array | None = None  # (2, T, H, N), made by the first backward
+
+    def forward(self, w: LayerWeights, x: Array | None, gates: Array, h: Array, c: Array, keep: Array | None) -> None:
+        """Run the layer; arguments as in lstm.py."""
+        steps = gates.shape[1]
+        if x is not None:
+            np.matmul(w.w_ih, x.reshape(len(x), -1), out=gates.reshape(len(gates), -1))
+            gates += w.bias[:, None, None]
+        z, hs, cs = self._z[:steps], self._h[:steps + 1], self._c[:steps + 1]
+        z[...], hs[0], cs[0] = gates.swapaxes(0, 1), h[:, 0], c[:, 0]
+        for t in range(steps):
+            keep_t = None if keep is None else keep[t]
+            h_prev = hs[t] if keep is None else np.multiply(hs[t], keep_t, out=self._state)
+            np.matmul(w.w_hh, h_prev, out=self._recurrent)
+            gates_forward(z[t], self._recurrent, cs[t], keep_t, z[t], cs[t + 1], hs[t + 1])
+        for inside, out in ((z, gates), (hs[1:], h[:, 1:]), (cs[1:], c[:, 1:])):
+            out[...] = inside.swapaxes(0, 1)
+
+    def backward(self, w: LayerWeights, gates: Array, c: Array, keep: Array | None, dy: Array, dh: Array, dc: Array,
+                 dx: Array | None) -> None:
+        """Run the layer backwards; arguments as in lstm.py."""
+        steps = gates.shape[1]
+        if self._factors is None:
+            self._factors = np.empty((2, *self._h[1:].shape), self._h.dtype)
+        z, cs, above, (through, carry) = self._z[:steps], self._c[:steps + 1], self._h[:steps], self._factors[:, :steps]
+        z[...], cs[...], above[...] = gates.swapaxes(0, 1), c.swapaxes(0, 1), dy.swapaxes(0, 1)
+        factors(z, cs, keep, through, carry)
+        for t in reversed(range(steps)):
+            dh += above[t]
+            step_backward(z[t], through[t], carry[t], dh, dc)
+            np.matmul(w.w_hh.T, z[t], out=dh)
+            if keep is not None:
+                dh *= keep[t]
+        gates[...] = z.swapaxes(0, 1)
+        if dx is not None:
+            np.matmul(w.w_ih.T, gates.reshape(len(gates), -1), out=dx.reshape(len(dx), -1))
+
+
+def factors(gates: Array, c: Array, keep: Array | None, through: Array, carry: Array) -> None:
+    """Compute, for all steps at once, the gradient factors that do not depend on later steps.
+
+    gates (T, 4H, N) arrives as the activations and leaves as the factors that make dz of dc (i f g) and of dh (o):
+        g i (1 - i)    keep c_prev f (1 - f)    i (1 - g^2)    tanh(c) o (1 - o)
+    c (T+1, H, N) is read; through (T, H, N) = o (1 - tanh(c)^2) and carry (T, H, N) = f keep are written.
+    """
+    steps, hidden, n = through.shape
+    few = max(1, BLOCK // (hidden * n))  # steps at a time: what they touch stays in the cache
+    for start in range(0, steps, few):
+        now = slice(start, min(start + few, steps))
+        i, f, g, o = gates[now].reshape(-1, 4, hidden, n).swapaxes(0, 1)
+        t, b, tanh_c = through[now], carry[now], np.tanh(c[1:][now])
+        np.multiply(o, tanh_c, out=b)      # h
+        np.multiply(b, tanh_c, out=t)
+        np.subtract(o, t, out=t)           # through = o - o tanh(c)^2
+        np.multiply(o, b, out=o)
+        np.subtract(b, o, out=o)           # h - o h = tanh(c) o (1 - o)
+        np.multiply(g, g, out=b)
+        b *= i
+        np.subtract(i, b, out=b)           # i - i g^2
+        i_g = np.multiply(i, g, out=tanh_c)
+        i *= i_g
+        np.subtract(i_g, i, out=i)         # i g - i i g = g i (1 - i)
+        g[...] = b
+        b[...] = f                         # carry = f keep
+        if keep is not None:
+            b *= keep[now, None]
+        np.subtract(1, f, out=f)
+        f *= b
+        f *= c[now]                        # c_prev keep f (1 - f)
+
+
+def step_backward(gates: Array, through: Array, carry: Array, dh: Array, dc: Array) -> None:
+    """The gradient of `gates_forward` for one step, from its factors; with those it is gates_backward.
+
+    gates (4H, N) arrives as `factors` left it and leaves as dL/d(pre-activation); through and carry (H, N) as
+    there; dh (H, N) arrives as dL/dh and is used up; dc (H, N) arrives as dL/dc from the later step and leaves as
+    dL/dc_prev.
+    """
+    hidden = len(dc)
+    gates[3 * hidden:] *= dh
+    dh *= through
+    dc += dh                               # dc += dh o (1 - tanh(c)^2)
+    gates[:3 * hidden].reshape(3, *dc.shape)[...] *= dc
+    dc *= carry
