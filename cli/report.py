@@ -14,6 +14,7 @@ from .terminal.progress import tell
 from .terminal.signals import Stopped, by
 
 NAME = "report.html"
+CELLS = 3  # that are shown for each thing that cells may follow
 NEEDED = "matplotlib", "jinja2"
 
 
@@ -23,7 +24,7 @@ NEEDED = "matplotlib", "jinja2"
                                              "[default: the run's validation text, else one that the model writes]")
 @click.option("--out", "-o", type=click.Path(), metavar="FILE",
               help="The file to write. [default: report.html in the run folder, or NAME-report.html here]")
-@click.option("--cells", type=options.Whole(1, 20), default=3, show_default=True, metavar="K",
+@click.option("--cells", type=options.Whole(1, 20), default=CELLS, show_default=True, metavar="K",
               help="Cells to show for each thing that cells may follow.")
 @texts.options_of
 @options.DEVICE
@@ -78,7 +79,7 @@ def after(run, device: str, stop: int | None = None) -> None:
             raise
 
 
-def write(found, target: Path, device: str, text: str | None = None, cells: int = 3, **how) -> list[str]:
+def write(found, target: Path, device: str, text: str | None = None, cells: int = CELLS, **how) -> list[str]:
     """Make the report of a names.Found, write it to target, return what is to be said. how: texts.NAMES, of text."""
     from rnncore.report import page, story
     from rnncore.runs import checkpoint

@@ -30,7 +30,7 @@ class Loops:
         z[...], hs[0], cs[0] = gates.swapaxes(0, 1), h[:, 0], c[:, 0]
         for t in range(steps):
             keep_t = None if keep is None else keep[t]
-            h_prev = hs[t] if keep is None else np.multiply(hs[t], keep_t, out=self._state)
+            h_prev = hs[t] if keep is None else np.multiply(hs[t], keep[t], out=self._state)
             np.matmul(w.w_hh, h_prev, out=self._recurrent)
             gates_forward(z[t], self._recurrent, cs[t], keep_t, z[t], cs[t + 1], hs[t + 1])
         for inside, out in ((z, gates), (hs[1:], h[:, 1:]), (cs[1:], c[:, 1:])):

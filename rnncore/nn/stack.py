@@ -66,12 +66,11 @@ class Workspace:
         self.initial = State(*empty((2, config.layers, hidden, n), dtype))
         self.layers = (path or kernel.path("eager", str(dtype))).layers(config, steps, n, InTurn)
 
-    def first(self, steps: int) -> tuple[list[Cache], Array, Array]:
-        """(caches, logits, loss) for a run of `steps`, at most T."""
+    def first(self, steps: int) -> list[Cache]:
+        """The caches for a run of `steps`, at most T."""
         if steps > self.steps:
             raise ValueError(f"a workspace of {self.steps} steps cannot hold {steps}")
-        caches = [cache.first(steps) for cache in self.caches]
-        return caches, self.logits[:, :steps], self.loss[:steps]
+        return [cache.first(steps) for cache in self.caches]
 
     def begin(self, state: State | None) -> None:
         """The initial state of the next pass, or None: zeros."""
@@ -151,11 +150,11 @@ def losses(params: Mapping[str, Array], run: Pass) -> Array:
 
 def forward(params: Mapping[str, Array], run: Pass) -> Array:
     """Logits (V, T, N), a view of the workspace, from the initial state that lies there; the last: `work.state(T)`."""
-    work, table = run.work, params["embedding.weight"]
+    work, table, logits = run.work, params["embedding.weight"], run.work.logits[:, :len(run.ids)]
     if run.drops:
         _fill_masks(run, run.drops)
-    window, (caches, logits, _) = _window(params, run), work.first(len(run.ids))
-    x = embedding.forward(table, window.weights[0], run.ids, run.folds(len(table)), caches[0].z, work.room)
+    window, z = _window(params, run), work.caches[0].z[:, :len(run.ids)]
+    x = embedding.forward(table, window.weights[0], run.ids, run.folds(len(table)), z, work.room)
     work.layers.forward(window, x)
     head.forward(params["head.weight"], params["head.bias"], run.outputs()[-1], logits)
     return logits
@@ -197,7 +196,7 @@ def sum_up(params: Mapping[str, Array], grads: Parameters, shares: Sequence[Pass
 
 def _sums(grads: Parameters, share: Pass) -> list[lstm.Sum]:
     """(gradient, a (R, T N), b (C, T N) or None) of each gradient, as in lstm.py."""
-    caches, dlogits, _ = share.work.first(len(share.ids))
+    caches, dlogits = share.work.first(len(share.ids)), share.work.dlogits[:, :len(share.ids)]
     outputs, before = share.outputs(), share.before()
     below = [None if share.folds(len(dlogits)) else share.work.room.x[:, :len(share.ids)], *outputs]
     found = head.sums(grads["head.weight"], grads["head.bias"], outputs[-1], dlogits)
@@ -224,7 +223,7 @@ def _rows(array: Array, k: int, parts: int) -> slice:
 
 def _window(params: Mapping[str, Array], run: Pass) -> Window:
     """What runs over all layers; the masks as the forward has filled them."""
-    (caches, *_), steps = run.work.first(len(run.ids)), len(run.ids)
+    caches, steps = run.work.first(len(run.ids)), len(run.ids)
     masks = [mask[:, :run.drops.rows(steps)] for mask in run.work.masks] if run.drops else None
     weights = [lstm.layer(params, k) for k in range(len(caches))]
     return Window(weights, caches, run.keep, masks, run.outputs() if masks else None)

@@ -63,7 +63,7 @@ def chunks(model: CharLM, ids: Ids) -> Iterator[tuple[slice, Ids, Array, Array, 
     for begin, end in pairwise([*range(0, last, CHUNK), last, last + 1]):
         x, targets = ids[begin:end], ids[begin + 1:end + 1]
         loss, state = model.losses(x[:, None], (targets if len(targets) else x)[:, None], state, work)
-        yield slice(begin, end), targets, loss, work.logits, work.first(len(x))[0]
+        yield slice(begin, end), targets, loss, work.logits, work.first(len(x))
 
 
 def _likeliest(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

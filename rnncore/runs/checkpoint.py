@@ -150,6 +150,8 @@ def _finite(path: Path, file: safe_open,
 def _check_layout(path: Path, document: Metadata, file: safe_open) -> None:
     """Names, shapes and dtypes, before anything is read."""
     config, names = metadata.sizes(document), set(file.keys())
+    if config.layers > len(names):
+        raise metadata.damaged(path, f"{len(names)} tensors are too few for {config.layers} layers")
     wanted: dict[str, tuple[int | None, ...]] = {**file_shapes(config)}
     if "training" in document:
         wanted |= _resuming_shapes(config, names)
