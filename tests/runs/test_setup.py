@@ -111,6 +111,15 @@ def test_an_exception_in_the_block_frees_the_folder_and_saves_nothing_more(here)
     assert_same("run", "whole")
 
 
+def test_a_run_that_was_taken_up_again_and_left_again_is_saved_where_it_stands(here):
+    for begin, given, until in ((setup.start, options(), 2), (setup.resume, RunOptions(out="run"), 4)):
+        train(given, begin, until)
+        assert checkpoint.read(Path("run/last.safetensors"))[0]["training"]["progress"]["step"] == until
+    assert [p.step for p in train(RunOptions(out="run"), setup.resume)] == [5, 6]
+    train(options(out="whole"))
+    assert_same("run", "whole")
+
+
 def test_a_finished_run_has_no_step_more_until_its_budget_grows(here):
     train(options())
     before = files(Path("run"))
