@@ -112,11 +112,11 @@ def test_an_exception_in_the_block_frees_the_folder_and_saves_nothing_more(here)
 
 
 def test_a_run_that_was_taken_up_again_and_left_again_is_saved_where_it_stands(here):
-    for begin, given, until in ((setup.start, options(), 2), (setup.resume, RunOptions(out="run"), 4)):
-        train(given, begin, until)
+    for begin, given, until in ((setup.start, options(steps=60), 13), (setup.resume, RunOptions(out="run"), 27)):
+        train(given, begin, until)  # between two evaluations, at which a run is saved anyway
         assert checkpoint.read(Path("run/last.safetensors"))[0]["training"]["progress"]["step"] == until
-    assert [p.step for p in train(RunOptions(out="run"), setup.resume)] == [5, 6]
-    train(options(out="whole"))
+    assert [p.step for p in train(RunOptions(out="run"), setup.resume)] == [*range(28, 61)]
+    train(options(steps=60, out="whole"))
     assert_same("run", "whole")
 
 
