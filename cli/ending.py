@@ -4,12 +4,12 @@ import shlex
 from dataclasses import replace
 
 import click
-from click.core import ParameterSource
 
 from rnncore import plan
 from rnncore.config import flag
 from rnncore.runs import headline, names
 
+from . import texts
 from .terminal import called
 from .terminal.progress import tell
 
@@ -136,11 +136,10 @@ def longer(training) -> list[str]:
 def typed() -> list[str]:
     """Return the words that this command line had and the next one repeats: all but those of `again` and `longer`."""
     context = click.get_current_context()
-    leave_out = {"resume", "out", "name", "steps", "epochs", "minutes", "patience"}
+    given = set(texts.typed(context.params)) - {"resume", "out", "name", "steps", "epochs", "minutes", "patience"}
     words: list[str] = []
     for param in context.command.params:
-        given = context.get_parameter_source(param.name) == ParameterSource.COMMANDLINE
-        if not given or param.name in leave_out or param.name not in context.params:
+        if param.name not in given:
             continue
         value = context.params[param.name]
         if isinstance(param, click.Argument):
