@@ -1,6 +1,4 @@
 """The bytes of a file or a pipe, piece by piece, those inside a gzipped one; what goes wrong on the way is one line."""
-from __future__ import annotations
-
 import contextlib
 import gzip
 import io

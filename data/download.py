@@ -2,8 +2,6 @@
 
 The transfer is pooch's, into a temporary file beside the wanted one, which bears its name once its sha256 is right.
 """
-from __future__ import annotations
-
 import contextlib
 import http
 import re
@@ -99,7 +97,7 @@ def _listed(troubles: dict[str, Broken]) -> str:
     return "; ".join(f"{', '.join(hosts[reason])}: {reason}" for reason in reasons)
 
 
-def _transfer(url: str, path: Path, sha256: str | None, transfer: Transfer) -> None:
+def _transfer(url: str, path: Path, sha256: str | None, transfer: "Transfer") -> None:
     """One try at one address."""
     try:
         _sweep(path.parent)

@@ -1,6 +1,4 @@
 """What the reading of a corpus dropped, changed and took for something else, and the lines that say so, once each."""
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 

@@ -1,6 +1,4 @@
 """The pretrained models are files in models/, known by their names: hugo, numpy, tinyshakespeare."""
-from __future__ import annotations
-
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "models"
