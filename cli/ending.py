@@ -38,9 +38,8 @@ def farewell(run, stopped: int | None) -> int:
 
 def without_a_step(run) -> int:
     """Say that the time was over before a step was taken, so that there is no model; returns the exit code."""
-    config = run.training.config
     tell(f"rnncore: the run took no step, so {run.folder.path} holds no model: its time was over before the first step "
-         f"began (--minutes {config.minutes:g}); give it more")
+         f"began (--minutes {run.training.config.minutes:g}); give it more")
     return 1
 
 

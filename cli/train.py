@@ -64,8 +64,7 @@ def command(**given):
     """
     context = click.get_current_context()
     asked = {name: given[name] for name in texts.typed(given)}
-    quiet = options.says_yes(NO_REPORT)
-    sys.exit(train(asked, context.with_resource(Signals()), quiet))
+    sys.exit(train(asked, context.with_resource(Signals()), options.says_yes(NO_REPORT)))
 
 
 def train(asked: dict, signals: Signals, quiet: bool) -> int:

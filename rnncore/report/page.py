@@ -32,7 +32,8 @@ def render(story: Story) -> str:
     import jinja2
 
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
-                                     lstrip_blocks=True, undefined=jinja2.StrictUndefined, finalize=_clean)
+                                     lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+                                     finalize=lambda value: visible(value) if type(value) is str else value)
     safe, escape = environment.filters["safe"], environment.filters["escape"]
     environment.filters["indented"] = lambda text: safe(indented(str(escape(visible(text)))))
     script = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)
@@ -46,11 +47,6 @@ def render(story: Story) -> str:
         bits=float(story.passage.bits.mean()), atlas=story.atlas, left_out=left_out(story.atlas),
         data=safe(embedded(data(story))),
         script=safe(script), style=safe(style), hashes={"script": digest(script), "style": digest(style)})
-
-
-def _clean(value: str | float | None) -> str | float | None:
-    """What a template prints: texts without what would harm a page; markup of ours as it is."""
-    return visible(value) if type(value) is str else value
 
 
 def indented(markup: str) -> str:

@@ -145,7 +145,10 @@ def _plain(value: Json | tuple[Any, ...], name: str, depth: int) -> Json:
     if isinstance(value, dict):
         found: dict[str, Any] = {}
         for key, inner in value.items():
-            text = _key(key, name)
+            if key is None:
+                raise TypeError(f"{name[:80]} has a key that is NoneType")
+            _fits(key, f"{name[:80]} has a key that is")
+            text = key if isinstance(key, str) else json.dumps(key)
             if text in found:
                 raise ValueError(f"{name[:80]} has the key {shown(text)} twice, as a text and as a number")
             found[text] = _plain(inner, f"{name}.{text}", depth + 1)
@@ -155,14 +158,6 @@ def _plain(value: Json | tuple[Any, ...], name: str, depth: int) -> Json:
     if value is not None:
         _fits(value, f"{name[:80]} is")
     return value
-
-
-def _key(key: str | float | None, name: str) -> str:
-    """The text that a key of an object is in JSON."""
-    if key is None:
-        raise TypeError(f"{name[:80]} has a key that is NoneType")
-    _fits(key, f"{name[:80]} has a key that is")
-    return key if isinstance(key, str) else json.dumps(key)
 
 
 def _fits(value: str | float, what: str) -> None:
