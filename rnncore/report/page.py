@@ -57,10 +57,10 @@ def indented(markup: str) -> str:
     return re.sub(r"(?m)^([^\S\n]+)(\S+)", r'\1<span class="first">\2</span>', markup)
 
 
-def some(samples: list[T], most: int = SAMPLES) -> list[T]:
-    """At most so many, evenly spread, the first and the last among them."""
-    return [samples[k] for k in np.linspace(0, len(samples) - 1, most).round().astype(int)] \
-        if len(samples) > most else samples
+def some(samples: list[T]) -> list[T]:
+    """At most SAMPLES of them, evenly spread, the first and the last among them."""
+    return [samples[k] for k in np.linspace(0, len(samples) - 1, SAMPLES).round().astype(int)] \
+        if len(samples) > SAMPLES else samples
 
 
 def digest(text: str) -> str:

@@ -48,17 +48,10 @@ class RunFolder:
 
     def __init__(self, path: Path, settings: Settings, keep: int = 0):
         self.path, self.settings, self.keep = path, settings, keep
+        self.last, self.best = path / "last.safetensors", path / "best.safetensors"
         self.kept: tuple[float, int] | None = None
         self.changed: dict[str, list[Any]] = {}
         self._logged, self._row = float("-inf"), 0
-
-    @property
-    def last(self) -> Path:
-        return self.path / "last.safetensors"
-
-    @property
-    def best(self) -> Path:
-        return self.path / "best.safetensors"
 
     def make(self) -> None:
         """Make the folder and make sure that it can be written. Raises RunError."""

@@ -59,15 +59,12 @@ NUMBERS = Kind("an object of numbers", lambda value: isinstance(value, dict) and
 FOLDER = Kind("an absolute path", lambda value: _is_text(value) and os.path.isabs(value))
 BEST = Kind("[loss, step]", lambda value: _is_pair(value, LOSS, POSITIVE))
 FILES = Kind("a list with, for each source, null or its files, each [absolute path, bytes]", lambda value: isinstance(
-    value, list) and all(source is None or isinstance(source, list) and all(map(_is_file, source)) for source in value))
+    value, list) and all(source is None or isinstance(source, list) and all(
+        _is_pair(file, FOLDER, COUNT) for file in source) for source in value))
 
 
 def _is_pair(value: Json, first: Kind, second: Kind) -> bool:
     return isinstance(value, list) and len(value) == 2 and first.holds(value[0]) and second.holds(value[1])
-
-
-def _is_file(value: Json) -> bool:
-    return _is_pair(value, FOLDER, COUNT)
 
 
 def _are_changes(value: Json) -> bool:
