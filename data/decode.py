@@ -191,8 +191,7 @@ class _Seen:
             self.outcome.mistaken = symbol, symbol.encode().decode(self.encoding, "replace")
 
     def evidence(self) -> bytes:
-        parts = {id(part): part for part in (self.first, self.foreign, self.raw)}
-        return b"".join(parts.values())
+        return b"".join({id(part): part for part in (self.first, self.foreign, self.raw)}.values())
 
     def refusal(self, error: UnicodeDecodeError) -> CorpusError:
         at = self.fed - len(error.object) + error.start  # what a decoder holds back is the end of what it was fed

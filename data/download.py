@@ -165,8 +165,7 @@ class Transfer:
 
     def heard(self, response: Response, **_: object) -> None:
         """The answer's head has come."""
-        kind = response.headers.get("content-type", "")
-        if response.status_code == 200 and "html" in kind:
+        if response.status_code == 200 and "html" in response.headers.get("content-type", ""):
             raise Broken("it answers with a web page instead of the file (does the network ask for a login?)")
         if "content-encoding" not in response.headers:
             self.total = int(response.headers.get("content-length", 0))

@@ -105,5 +105,4 @@ def files(folder: Path, runs: Runs) -> list[Path]:
 def listed(names: Iterable[str]) -> str:
     """The first few of the names, and how many more there are."""
     names = list(names)
-    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED:,} more" if len(names) > LISTED else "")
