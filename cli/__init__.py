@@ -1,4 +1,4 @@
-"""cli is the `rnncore` command: it parses, calls the engine and prints; a module a command, loaded when called."""
+"""The `rnncore` command line: each command is one module, which parses options, calls the library and prints."""
 from .main import main
 
 __all__ = ["main"]

@@ -1,4 +1,4 @@
-"""`rnncore bench` measures the speed of training and writing on this machine, beside torch where that is asked for."""
+"""`rnncore bench` measures the speed of training and writing on this machine, on request beside torch."""
 import datetime
 import json
 
@@ -14,7 +14,7 @@ CLASSES = "float32", "float64", "tf32", "bf16", "fp16"
 
 
 def _size(name: str, text: str, least: int = 1, most: int = 100_000) -> tuple:
-    """An option that goes before the setting's."""
+    """Return an option for a size that replaces the setting's: (names, keyword arguments of click.option)."""
     return f"--{name}", {"type": options.Whole(least, most), "help": f"{text} [default: the setting's]"}
 
 
@@ -82,12 +82,13 @@ def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype,
 
 
 def name_for_torch(kernel, device: str) -> str:
-    """Return torch's name of the device that `device` is here."""
+    """Return torch's name of the device `device`: cpu, cuda or cuda:K. For "auto" it is the kind of our kernel's
+    device."""
     return kernel.name if device == "auto" else device
 
 
 def refuse_card(settings, dtype: str | None) -> None:
-    """Raise UsageError for what only a GPU measures."""
+    """Raise UsageError for settings and precisions that only a GPU measures."""
     for name in settings:
         if name not in BENCH:
             raise click.UsageError(f"--setting {name} is measured on a GPU alone: --device cuda")
@@ -96,9 +97,10 @@ def refuse_card(settings, dtype: str | None) -> None:
 
 
 def check_torch(device: str | None, kind: str) -> dict:
-    """Return the versions of torch, if there is a device for it. Raise ClickException where it cannot do the work.
+    """Return the versions of torch and its libraries, or {} if `device` is None.
 
-    kind: the name of our kernel module.
+    device: torch's name of the device; kind: the name of our kernel, cpu or cuda. Raises ClickException if torch is
+    missing or cannot compute there.
     """
     if device is None:
         return {}

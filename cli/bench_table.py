@@ -1,15 +1,19 @@
-"""The figures of `rnncore bench` in words: cpu_... for settings on a processor, card_... for rows of a card."""
+"""The figures of `rnncore bench` as text. Functions cpu_... print settings on a CPU, card_... rows on a GPU."""
 
 
 def cpu_headline(found: dict) -> str:
-    """Return the machine in one line."""
+    """Return one line on the machine and the library versions."""
     return (f"{found['processor']}, {found['cores']} cores, {found['memory']}; rnncore {found['rnncore']}, Python "
             f"{found['python']}, NumPy {found['numpy']} ({found['blas']})"
             + (f", torch {found['torch']}" if "torch" in found else "") + f"; recurrence {found['recurrence']}")
 
 
 def cpu_lines(found: dict) -> list[str]:
-    """Return the figures of one setting as an aligned table, and what bounds them."""
+    """Return the figures of one setting: a table, then the share of the matrix product's speed and the memory.
+
+    Columns: ms per step (median), its quartiles, characters/s, GF/s, threads, and the time of the entry divided by
+    ours.
+    """
     products, ours = found["products"], found["engines"]["rnncore"]
     head = (f"{found['setting']}: {found['layers']} x {found['hidden']} LSTM, embedding {found['embed']}, "
             f"{found['vocab_size']} symbols, N = {found['batch']}, T = {found['seq']}, {found['optimizer']}, "
@@ -31,7 +35,7 @@ def cpu_lines(found: dict) -> list[str]:
 
 
 def cells(work: dict) -> tuple[str, ...]:
-    """Return time, speed, threads and ratio in words."""
+    """Return the table cells of one measurement: time, quartiles, speed, GF/s, threads and ratio."""
     ratio = work.get("times_ours")
     return (digits(work["ms"]), " to ".join(map(digits, work["quartiles_ms"])), f"{work['characters_per_s']:,.0f}",
             digits(work["gflops"]) if "gflops" in work else "", str(work["threads"] or ""),
@@ -39,7 +43,7 @@ def cells(work: dict) -> tuple[str, ...]:
 
 
 def card_headline(machine: dict) -> str:
-    """Return card and versions in one line."""
+    """Return one line on the GPU and the library versions."""
     named = {"compute capability": "capability", "driver": "driver", "CUDA runtime": "cuda runtime", "CuPy": "cupy",
              "rnncore": "rnncore"}
     words = [machine["card"], *(f"{label} {machine.get(key, 'unknown')}" for label, key in named.items())]
@@ -49,7 +53,7 @@ def card_headline(machine: dict) -> str:
 
 
 def card_lines(found: dict) -> list[str]:
-    """Return one row in one class: every attempt with its times, or the words why it has none."""
+    """Return the figures of one row in one precision class: every entry with its times, or why it has none."""
     scale, unit = (1e3, "us a character") if found["work"] == "writing" else (1.0, "ms")
     allowed = found["allowed"] or {}
     rows: list[tuple[str, ...]] = [("", unit, "p10 to p90", "characters/s", "from float64", "allowed", "ready s")]
@@ -72,7 +76,7 @@ def card_lines(found: dict) -> list[str]:
 
 
 def heading(found: dict) -> str:
-    """Return the row, its class and its sizes in one line."""
+    """Return one line: the row, its precision class and its sizes."""
     name, hidden, embed = f"{found['row']}, {found['class']}", found["hidden"], found["embed"]
     if found["work"] == "writing":
         size = f"{found['vocab_size']} symbols, {found['streams']} texts at once"
@@ -86,7 +90,7 @@ def heading(found: dict) -> str:
 
 
 def verdict(found: dict) -> str:
-    """Return the ratio, or why there is none, in one line."""
+    """Return one line: how many times as fast as torch the chosen path is, or why there is no ratio."""
     ratio, words = found["ratio"], found["verdict"]
     if ratio is None:
         return f"no ratio: {words}"
@@ -95,7 +99,7 @@ def verdict(found: dict) -> str:
 
 
 def card_summary(rows: list[dict]) -> list[str]:
-    """Return all rows in one table: ours and torch's fastest."""
+    """Return one table of all rows: our chosen path beside torch's fastest entry, in ms."""
     table: list[tuple[str, ...]] = [("", "ours", "ms", "torch", "ms", "ratio")]
     for found in rows:
         mine, other = found["chosen"] and found["chosen"]["path"], found["against"]
@@ -107,7 +111,8 @@ def card_summary(rows: list[dict]) -> list[str]:
 
 
 def aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Lines: the first column to the left, the others to the right; without those that have a head alone."""
+    """Return a table as lines: the first column flush left, the others flush right. A column that is empty but for its
+    head is left out."""
     columns = [column for place, column in enumerate(zip(*rows, strict=True)) if place == 0 or any(column[1:])]
     rows = list(zip(*columns, strict=True))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -116,5 +121,5 @@ def aligned(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def digits(number: float) -> str:
-    """A number in three digits or more."""
+    """Return a number with three significant digits, or, from 1,000 on, as a whole number."""
     return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"

@@ -1,4 +1,4 @@
-"""`rnncore corpus` lists the named corpora, downloads them, and says where they are."""
+"""`rnncore corpus` lists the named corpora, downloads them, and prints the paths of their files."""
 import contextlib
 import json
 import os
@@ -70,14 +70,23 @@ def path(name):
 
 
 def bring(sources: Sequence[str]) -> None:
-    """Download the named corpora among the sources of a text that are not here, or not whole."""
+    """Download the named corpora among `sources` that are missing or incomplete.
+
+    sources: the words that name a text on the command line; all others are ignored. A corpus with a changed file is not
+    downloaded again here: reading it raises CorpusError. Raises CorpusError if a download fails.
+    """
     for name in dict.fromkeys(sources):
         if name in corpora.NAMES and corpora.NAMES[name].files and corpora.state(name) not in ("here", "changed"):
             download(name, PATIENCE)
 
 
 def download(name: str, patience: Patience) -> None:
-    """Download a corpus; says on stderr what, from where and how large, and how far it is."""
+    """Download the missing files of a corpus. Lines on stderr say what comes from where, how large it is, and its
+    progress.
+
+    patience: number of tries and seconds of silence allowed. Raises CorpusError if pooch is not installed or a download
+    fails.
+    """
     if words := requirements.missing("pooch"):  # before anything is announced
         raise CorpusError(f"to download a corpus needs {words}")
     missing = corpora.missing(name)
@@ -92,7 +101,7 @@ def download(name: str, patience: Patience) -> None:
 
 
 def announced(name: str, missing: Sequence[corpora.File]) -> str:
-    """What will be downloaded, in one line."""
+    """Return the line that announces a download: corpus, number of files, size in bytes, hosts."""
     sizes = [file.size for file in missing]
     amount = size_of(None if None in sizes else sum(filter(None, sizes)))
     count = f"{len(missing)} file{'s' * (len(missing) > 1)}, "
@@ -102,12 +111,14 @@ def announced(name: str, missing: Sequence[corpora.File]) -> str:
 
 
 def size_of(number: int | None) -> str:
+    """Return a number of bytes as text; None stands for a size that is not known."""
     return "size not known" if number is None else f"{number:,} bytes"
 
 
 @contextlib.contextmanager
 def moving(missing: Sequence[corpora.File]) -> Iterator:
-    """A function to be told how many bytes of a file have come; on a terminal it moves a bar."""
+    """Yield a function (file, bytes so far) that shows the progress of a download: a bar for each file, on a terminal
+    only."""
     if not sys.stderr.isatty():
         yield lambda file, done: None
         return

@@ -1,4 +1,4 @@
-"""`rnncore doctor` shows what this machine can do, and why not; with --try, how its card does by each path."""
+"""`rnncore doctor` shows what this machine can do and what is missing; --try checks every path of its GPU."""
 import json
 import platform
 from dataclasses import asdict, fields, replace
@@ -15,7 +15,7 @@ from .terminal.progress import printable, tell
 
 
 class Doctor(options.Command):
-    """A command that also works where libraries are too old: it says so."""
+    """A command that also runs if libraries are too old, because it reports exactly that."""
     computes = False
 
 
@@ -48,7 +48,8 @@ def command(what, as_json):
 
 
 def libraries() -> dict:
-    """Return name -> what was found, in words: rnncore, Python and the libraries, and which of these are too old."""
+    """Return name -> text: the versions of rnncore, Python and the libraries, and which libraries are too old or
+    missing."""
     from rnncore import __version__
     found = {"rnncore": __version__, "python": platform.python_version(), "system": platform.platform(),
              "processor": processor(), "numpy": requirements.installed("numpy") or "missing"}
@@ -63,7 +64,10 @@ def libraries() -> dict:
 
 
 def findings() -> dict:
-    """Name -> what was found, in words or numbers; paths: a row for each path and shape that was tried, or words."""
+    """Return name -> text or number: BLAS, cores, memory, compiler, GPU.
+
+    "paths" holds one dict for each path and shape that was checked on this GPU, or a text.
+    """
     from rnncore import kernels
     no_gpu = said(kernels.why_no_cuda() or "")
     return {"blas": kernels.host.native.blas(),
@@ -74,7 +78,7 @@ def findings() -> dict:
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -82,14 +86,16 @@ def processor() -> str:
 
 
 def tried(kernel) -> list[dict] | str:
-    """Return the records of this card, each with the path that the rule names for its shape, or that there are none."""
+    """Return the records of this GPU's self-checks, each with the path that the rule names, or a text if there is
+    none.
+    """
     return [row | {"rule": named(task, kernel)} for row, task in known()] or said(
         "eager; none of the others has been tried here yet: `rnncore train` does where it pays, `rnncore doctor --try "
         "char-rnn` now")
 
 
 def known() -> list[tuple]:
-    """Return (record, task) of every self-check on this card as it is now, the newest first."""
+    """Return (record, task) of every self-check of this GPU in its present state, newest first."""
     from rnncore.against_eager import Task
     from rnncore.selfcheck import place, remembered
     names = [field.name for field in fields(Task) if field.name != "device"]
@@ -103,9 +109,10 @@ def named(task, kernel) -> str:
 
 
 def checks(what: str):
-    """Check each path anew for the tasks of `what`, a row each; where a shape cannot have it, the reason is the cause.
+    """Yield one row for each path and each task of `what`, after a new self-check.
 
-    Of texts that are written there is `graph`, for the one kernel.
+    If a path does not fit a task, its row has the reason as "cause". For a task that writes text (no optimizer) only
+    the path `graph` is checked, because there is only one kernel that writes.
     """
     from rnncore import kernels, selfcheck
     kernel = kernels.load("cuda")
@@ -122,7 +129,11 @@ def checks(what: str):
 
 
 def tasks(what: str) -> list:
-    """The tasks of a setting in both precisions of users' runs, of a run, or of all checks on this card."""
+    """Return the tasks to check.
+
+    what: the name of a setting (training in float32 and tf32, writing in float32), a run, or "known" for every task
+    that was checked on this GPU before. Raises UsageError if there is none.
+    """
     from rnncore.runs import names
     from rnncore.against_eager import Task
     if what == "known":
@@ -142,7 +153,7 @@ def tasks(what: str) -> list:
 
 
 def of_run(run: str) -> list:
-    """The tasks of a run folder or model file: its training, where it can go on, and writing a text."""
+    """Return the tasks of a run folder or model file: writing one text and, if the run can be resumed, its training."""
     from rnncore.runs import checkpoint, metadata
     from rnncore.against_eager import Task
     found = options.find(run)
@@ -159,13 +170,13 @@ def of_run(run: str) -> list:
 
 
 def shape(row: dict) -> str:
-    """A task in words."""
+    """Return a task in words: layers x units, columns, work, precision."""
     work = f"T {row['seq']}, {row['optimizer']}" if row["optimizer"] else f"writing, {row['vocab']} symbols"
     return f"{row['layers']} x {row['hidden']}, N {row['columns']}, {work}, {row['precision']}"
 
 
 def outcome(row: dict) -> str:
-    """Return in words how a self-check ended."""
+    """Return the result of a self-check in words, with times in ms if it was timed."""
     if row["cause"] is not None:
         return row["cause"] if "unable" in row else f"failed ({row['cause']})"
     if row["ms"] is None:
@@ -174,7 +185,7 @@ def outcome(row: dict) -> str:
 
 
 def line(row: dict) -> str:
-    """A row in words."""
+    """Return one line on a row of `checks` or `tried`."""
     words = outcome(row) if "date" in row else row["cause"]
     date = f", {row['date'][:10]}" if "date" in row else ""
     return printable(f"{row['path']:10} {shape(row)}: {words}{date}; the rule names {row['rule']}")

@@ -1,10 +1,15 @@
-"""The loop over the steps of a run shows them until its budget is spent or a signal comes."""
+"""The training loop of `rnncore train`: it takes the run's steps, shows them, and ends at the budget's end or at a
+signal."""
 from .ending import already_finished, farewell, without_a_step
 from .terminal.progress import display
 
 
 def drive(run, signals) -> int:
-    """Train to the end of the budget or to a signal; returns the exit code. signals: a Signals, `waiting`."""
+    """Train until the budget is spent or a signal comes, and return the exit code.
+
+    run: a runs.setup.Run; signals: a Signals whose `waiting` context is open. A stop is obeyed after the current step:
+    the run is saved first. A requested save (SIGUSR1) waits until no non-finite step has just been skipped.
+    """
     training, stop, asked = run.training, None, False
     if training.done() >= 1:
         return already_finished(run) if training.step else without_a_step(run)

@@ -1,4 +1,5 @@
-"""The last words of a run say how good it is, what went wrong, what to do about it, and which command to type next."""
+"""The last messages of a training run: how good the model is, what went wrong, what to do, and which command to type
+next."""
 import math
 import shlex
 from dataclasses import replace
@@ -19,7 +20,11 @@ DIVERGED = 3       # exit code
 
 
 def farewell(run, stopped: int | None) -> int:
-    """Say where the run stands and what to type next; returns the exit code."""
+    """Print how the run ended and the next command to type; return the exit code.
+
+    stopped: the number of the signal that stopped the run, or None at the end of its budget. The code is 1 if the last
+    save failed, 128 + stopped after a signal, DIVERGED, or 0.
+    """
     training, path = run.training, run.folder.path
     if run.unsaved:
         return 1  # the run says so itself when it is left
@@ -37,14 +42,14 @@ def farewell(run, stopped: int | None) -> int:
 
 
 def without_a_step(run) -> int:
-    """Say that the time was over before a step was taken, so that there is no model; returns the exit code."""
+    """Print that the time ended before the first step, so that the folder holds no model; return the exit code, 1."""
     tell(f"rnncore: the run took no step, so {run.folder.path} holds no model: its time was over before the first step "
          f"began (--minutes {run.training.config.minutes:g}); give it more")
     return 1
 
 
 def already_finished(run) -> int:
-    """Say what would go on with a run whose budget or patience is spent; returns the exit code."""
+    """Print which command goes on with a run whose budget or patience is spent; return the exit code, 0 or DIVERGED."""
     training, folder = run.training, run.folder
     run.mirror()
     for line in run.news():
@@ -60,7 +65,7 @@ def already_finished(run) -> int:
 
 
 def verdict(run) -> list[str]:
-    """Return lines on how good the best model is, and on counting where it does better."""
+    """Return lines on the best model's validation loss, with a warning if the n-gram baseline is lower."""
     training, floor = run.training, run.folder.settings.get("floor")
     if not training.best:
         return []
@@ -73,7 +78,7 @@ def verdict(run) -> list[str]:
 
 
 def cure(run) -> str:
-    """Say what helps a model that is worse than counting."""
+    """Return advice for a model that is worse than the n-gram baseline."""
     training, config = run.training, run.training.config
     usual = plan.usual_rate(training.model.config, config.optimizer, tuned(run))
     if training.recovery.rate < 1 or config.lr >= FAR_TOO_HIGH * usual:
@@ -84,7 +89,7 @@ def cure(run) -> str:
 
 
 def divergence(run) -> str:
-    """Say that the run has diverged, by which numbers, and what to do."""
+    """Return a sentence that says that the run has diverged, with its losses in nats per character and what to do."""
     training, symbols = run.training, run.training.model.config.vocab_size
     kind, loss = training.last_loss()
     return (f"the run has diverged: its {kind} loss at the end is {loss:.4f} nats/char, worse than equal odds for all "
@@ -93,7 +98,7 @@ def divergence(run) -> str:
 
 
 def lower(run) -> str:
-    """Say which rate to try after the one that the run had."""
+    """Return advice on the learning rate to try after the rate that the run had."""
     training = run.training
     changes = [*run.folder.settings.get("changes", []), run.folder.changed]
     rates = [*(change["lr"][0] for change in changes if "lr" in change), training.config.lr]
@@ -104,14 +109,14 @@ def lower(run) -> str:
 
 
 def tuned(run) -> bool:
-    """Return whether the run began with a model that was trained before."""
+    """Return True if the run began with a trained model (--init-from)."""
     return bool(run.folder.settings.get("init_from"))
 
 
 def again(run, more: list[str] | None = None, other: list[str] | None = None) -> str:
-    """Return the command that takes the run up again, to be typed as it stands.
+    """Return the command that resumes the run; the user can type it as it stands.
 
-    more: options that come last, other: those that come first, and a CORPUS.
+    more: options at the end; other: options and a CORPUS at the beginning.
     """
     sources = run.folder.settings["corpus"]["sources"]
     words = ["rnncore", "train", *(other or []), "--resume", "-o", str(run.folder.path), *(more or [])]
@@ -119,7 +124,7 @@ def again(run, more: list[str] | None = None, other: list[str] | None = None) ->
 
 
 def longer(training) -> list[str]:
-    """Return options that double what is spent of a run's budget and patience."""
+    """Return options that double the spent budget, the spent patience, or both."""
     config, doubled = training.config, []
     if training.spent_all():
         spent = {"steps": training.step, "epochs": training.step / training.batches.windows,
@@ -133,7 +138,9 @@ def longer(training) -> list[str]:
 
 
 def typed() -> list[str]:
-    """Return the words that this command line had and the next one repeats: all but those of `again` and `longer`."""
+    """Return the words of this command line that the next one repeats: all except those that `again` and `longer`
+    add.
+    """
     context = click.get_current_context()
     given = set(texts.typed(context.params)) - {"resume", "out", "name", "steps", "epochs", "minutes", "patience"}
     words: list[str] = []

@@ -1,4 +1,4 @@
-"""`rnncore generate` writes text with a trained model to stdout, character by character."""
+"""`rnncore generate` writes text with a trained model to stdout or to a file."""
 import contextlib
 import itertools
 import os
@@ -20,7 +20,10 @@ SELFCHECK = 20_000  # characters of a text that make up for a self-check of a GP
 
 
 def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
-    """A callback: LAYER.CELL=VALUE, of each cell once, as (layer, cell) -> value."""
+    """Return (layer, cell) -> value for the words LAYER.CELL=VALUE (a callback for click).
+
+    Raises BadParameter for another form and for a cell that is given twice.
+    """
     clamp: dict[tuple[int, int], float] = {}
     for text in values:
         try:
@@ -108,9 +111,12 @@ def command(run, prime, prime_file, length, stop, count, separator, out, interac
 
 
 def made(model, prime, length: int | None, count: int, config, stop, on_unknown, clamp, stopped) -> Iterator:
-    """`count` texts, each in pieces and with the prime in front; what is wrong with the prime is raised at once.
+    """Return an iterator over `count` texts. Each text is an iterator of pieces; the first piece is the prime.
 
-    One is written as it comes, and so are those without a bound on their length, one after the other.
+    length: new symbols for each text, or None for texts without a bound. With a bound, several texts are written at
+    once by the model's threads. A single text, and texts without a bound, are written one after the other, symbol by
+    symbol. stopped: a Stop, which ends the texts after a signal. Raises UnknownSymbolError at once for a prime with
+    unknown symbols.
     """
     from rnncore import sample
 
@@ -130,7 +136,11 @@ def made(model, prime, length: int | None, count: int, config, stop, on_unknown,
 
 def take_path(model, device: str, asked: str, length: int | None, count: int, interactive: bool,
               clamp) -> list[str]:
-    """Set the path by which the model writes; returns what to say of it."""
+    """Choose the path by which the model writes on a GPU; return lines to print.
+
+    asked: the value of --cuda-path; length, count: symbols of a text and number of texts. A text of fewer than
+    SELFCHECK symbols is not worth a self-check. Raises OptionError for a path that a CPU does not have.
+    """
     from rnncore import selfcheck
     from rnncore.runs import prepare
     short = length is not None and length < SELFCHECK
@@ -147,7 +157,11 @@ def take_path(model, device: str, asked: str, length: int | None, count: int, in
 
 
 def read_prime(path: str, vocab) -> str | bytes:
-    """The text of a file in UTF-8, - is stdin; of one document, without the line end that ends it. Of bytes, these."""
+    """Return the prime in a file (path "-": stdin): a str in UTF-8, or bytes for a model of bytes.
+
+    For a model of documents the last line end is left out. Raises CorpusError if the text is not UTF-8 or stdin is
+    closed, OSError if the file cannot be read.
+    """
     from rnncore.data.decode import CorpusError
     name = "stdin" if path == "-" else path
     if path == "-" and sys.stdin is None:

@@ -1,4 +1,4 @@
-"""`rnncore gradcheck` compares every gradient with finite differences, on the user's own device and settings."""
+"""`rnncore gradcheck` compares every gradient with finite differences, for sizes and a device that the user chooses."""
 import json
 import sys
 

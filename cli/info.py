@@ -1,4 +1,4 @@
-"""`rnncore info` shows what a model file or a run folder holds, and with --verify whether all of it is whole."""
+"""`rnncore info` shows what a model file or a run folder holds; with --verify it checks every byte of the files."""
 import json
 import sys
 from dataclasses import asdict
@@ -27,7 +27,11 @@ def command(run, verifying, as_json):
 
 
 def verdicts(place: Path, as_json: bool) -> int:
-    """Say of each file whether it is whole; returns the exit code, 1 where one is not. place: file or folder."""
+    """Check every file of a run folder, or one model file; print the results; return the exit code, 1 if a file is
+    damaged.
+
+    place: the file or the folder.
+    """
     from rnncore.runs.verify import verify
 
     found = list(verify(place))
@@ -44,7 +48,7 @@ def verdicts(place: Path, as_json: bool) -> int:
 
 
 def show(path: Path, as_json: bool) -> None:
-    """What a model file holds, in words or as JSON."""
+    """Print what a model file holds, as text or as JSON. Raises ModelFileError if it is damaged."""
     from rnncore import params
     from rnncore.runs import card as cards, checkpoint, metadata
 

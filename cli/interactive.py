@@ -1,7 +1,7 @@
-"""A prompt loop: the model reads what is typed and writes on, turn after turn, from the one state that it keeps.
+"""`rnncore generate --interactive`: the model reads each typed line and writes on, from one state that it keeps.
 
-On a terminal with line editing; elsewhere a protocol of lines: they come from stdin, text goes to stdout, prompts and
-messages go to stderr.
+On a terminal the line can be edited. Without one, lines come from stdin, text goes to stdout, and prompts and messages
+go to stderr, so that another program can use it.
 """
 import contextlib
 import os
@@ -35,11 +35,12 @@ NUMBERS: dict[str, Callable[[str], float]] = {"temperature": float, "top-k": int
 
 
 class Loop:
-    """A dialogue with whoever types.
+    """A dialogue between a user who types and a model.
 
-    length: symbols a turn, None without a bound; stop: texts that end one; prime: what is read first.
-
-    clamp: the cells that are held (stepper.py).
+    length: symbols for each turn, or None for turns without a bound; stop: texts that end a turn; prime: text that the
+    model reads first; on_unknown: error, skip or replace; clamp: (layer, cell) -> the value at which this cell is held
+    (nn/stepper.py). Raises UnknownSymbolError for a prime with unknown symbols, ConfigError for a cell that does not
+    exist.
     """
 
     def __init__(self, model, config: SampleConfig, length: int | None, stop: Iterable[str], on_unknown: str,
@@ -58,7 +59,8 @@ class Loop:
             self.dialogue.read(prime, on_unknown)
 
     def run(self) -> None:
-        """Turn after turn to the end of what is typed, or /quit."""
+        """Take turns until the input ends or /quit is typed. Ctrl-C ends a turn; without a terminal it raises
+        KeyboardInterrupt."""
         if self.typed:
             with contextlib.suppress(ImportError):
                 import readline  # noqa: F401, from now on input() has line editing and a history
@@ -75,7 +77,7 @@ class Loop:
                 tell("")
 
     def ask(self) -> str:
-        """The next line, with its newline. Raises EOFError."""
+        """Return the next typed line with its newline. Raises EOFError at the end of the input."""
         if self.typed and self.shown:
             return input(PROMPT) + "\n"
         with unheard():
@@ -86,7 +88,7 @@ class Loop:
         return line
 
     def take(self, line: str) -> bool:
-        """Do what a line says; whether to go on."""
+        """Obey one line: a command that begins with /, else text for the model. Return False if the dialogue ends."""
         name, _, rest = line[1:].rstrip("\r\n").partition(" ")
         if not line.startswith("/") or not name[:1].isalpha():
             self.turn(line)
@@ -109,9 +111,9 @@ class Loop:
         return True
 
     def turn(self, line: str, anew: bool = True) -> None:
-        """Read a line and write on; of a line that is refused nothing was read.
+        """Let the model read a line and write on. If the line is refused, the model has read nothing of it.
 
-        anew: what was written is ended by a newline first where it has none, as it is shown.
+        anew: True to begin a new line first, if the model's last text ended within a line.
         """
         if anew and self.dialogue.cut and "\n" in self.vocab and not self.raw:
             line = "\n" + line
@@ -130,13 +132,17 @@ class Loop:
             self.past.append(mark)
 
     def pieces(self, pressed: list) -> Iterator[str]:
-        """What the model writes until somebody presses Ctrl-C: for a terminal, nothing that moves its cursor."""
+        """Yield the pieces of the model's text until its end or until Ctrl-C adds to `pressed`.
+
+        On a terminal, characters that would move the cursor are replaced.
+        """
         text = until(unless(pressed, self.dialogue.write(self.length)), self.stop)
         written = separated([text], None, not self.raw)
         return map(printable, self.vocab.readables(written)) if self.shown else written
 
     def set(self, name: str, number: str) -> None:
-        """Change a setting, if a number is given, and show it; one that cannot be is refused."""
+        """Set one of NUMBERS, if a number is given, and print its value. A value out of range is refused with a
+        message."""
         kind = NUMBERS[name]
         try:
             if number:
@@ -152,7 +158,7 @@ class Loop:
             tell(f"{name} {length if name == 'length' else getattr(self.dialogue.config, name.replace('-', '_'))}")
 
     def change(self, name: str, value: float) -> None:
-        """Give a setting a value. Raises ConfigError."""
+        """Set one of NUMBERS. Raises ConfigError if the value is out of range."""
         if name != "length":
             setting: dict[str, Any] = {name.replace("-", "_"): value}
             self.dialogue.config = replace(self.dialogue.config, **setting)
@@ -166,14 +172,14 @@ class Loop:
 
 
 def unless(pressed: list, symbols: Iterator[str]) -> Iterator[str]:
-    """The symbols as long as `pressed` is empty: one that was drawn is never lost."""
+    """Yield symbols as long as the list `pressed` is empty. Every symbol that was drawn is yielded."""
     while not pressed and (symbol := next(symbols, None)) is not None:
         yield symbol
 
 
 @contextlib.contextmanager
 def noted():
-    """A list into which the first Ctrl-C goes instead of being raised; a second one is raised."""
+    """Inside this context, the first Ctrl-C is added to the yielded list, and a second one raises KeyboardInterrupt."""
     pressed: list[int] = []
 
     def note(number: int, frame) -> None:

@@ -1,8 +1,8 @@
-"""What a text has to do with the training text of a model: `rnncore score` says it beside the figures.
+"""The relation between a scored text and a model's training text, which `rnncore score` prints beside the loss.
 
-A text is known by its sha256, also where more was written after it since; its split has the share. Another text is
-looked for in the training text, where that is still there: as a whole, else by a few pieces. Of that one it is also
-said what counting the training text reaches on it.
+The training text is recognised by its sha256, even if the scored file has grown since. Any other text is searched for
+in the training text, if that can still be read: first as a whole, then by a few pieces. For such a text the n-gram
+baseline is computed too: n-grams are counted in the training text and predict the scored text.
 """
 import os
 from collections.abc import Iterator
@@ -22,10 +22,11 @@ KNOWN = "the text stands in the training text, which counting would know by hear
 
 
 def share(card: dict, corpus, text: str, how: dict) -> dict | None:
-    """Return which share of a text that is scored lay in the training part; None for another text than the card's.
+    """Return {"share": share of the scored text that lay in the training part, "at_most"}; None if it is another text.
 
-    corpus: the text as it was read, `how`: the fields of a data.text.Reading. at_most: the first pass over the training
-    part was not finished, so the true share is smaller.
+    card: the model's training card; corpus: the scored text; text: its source; how: fields of the data.text.Reading by
+    which it was read. at_most is True if the first pass over the training part was not finished: the true share is
+    smaller.
     """
     if not trained(card):
         return None
@@ -39,10 +40,13 @@ def share(card: dict, corpus, text: str, how: dict) -> dict | None:
 
 
 def beside(card: dict, file: Path, model, ids, unknown: int) -> tuple[dict | None, dict | None, str | None]:
-    """(what of_another says of ids, what counting the training text reaches on them, why it is not counted).
+    """Return (result of `of_another`, n-gram baseline, reason why there is no baseline) for a text that `share` does
+    not know.
 
-    file: the model's. The first two are None where the training text is not at hand; counting is no measure where all
-    pieces stand there: it knows the text. No reason is given of a model that was not trained by `rnncore train`.
+    file: the model file; ids (n,): the scored text; unknown: how many of its symbols the model does not know. The first
+    two are None if the training text cannot be read. There is no baseline if all pieces stand in the training text,
+    because n-grams counted there would know the scored text by heart. All three are None if `rnncore train` did not
+    train the model.
     """
     if not trained(card):
         return None, None, None
@@ -60,13 +64,13 @@ def beside(card: dict, file: Path, model, ids, unknown: int) -> tuple[dict | Non
 
 
 def of_another(card: dict, train, ids, unknown: int, end: int | None = None) -> tuple[dict | None, bool]:
-    """Return what of a text that is not the card's stands in the training text, and whether all its pieces do.
+    """Return (how much of another text stands in the training text, True if it counts as known).
 
-    end: the id after each document. Of documents, which are shuffled before they are split, a text may be of the
-    training part and of the others: more than half of the pieces are enough.
-
-    train, ids: ids over one vocabulary; unknown: how many symbols of the text that lacks. The first is as `share` where
-    the whole text stands there, else the number of pieces that do; None where that may be chance.
+    train, ids: symbol ids over one vocabulary; unknown: number of symbols of the text that the vocabulary lacks; end:
+    the id that ends a document, or None. The first value is as in `share` if the whole text stands there. Else it is
+    the number of pieces that do, or None if the number may be chance. A text counts as known if all of its pieces stand
+    in the training text. Documents are shuffled before the split, so a text of documents may lie in several parts: more
+    than half of its pieces are enough.
     """
     found, of = pieces(train, ids, end)
     if found == of and not unknown and len(ids) >= PIECE and stands_in(train, ids):
@@ -77,23 +81,24 @@ def of_another(card: dict, train, ids, unknown: int, end: int | None = None) -> 
 
 
 def _unfinished(card: dict) -> bool:
-    """Return whether the first pass over the training part was not finished."""
+    """Return True if the first pass over the training part was not finished."""
     batch = card["train"].get("batch")
     left_over = batch if isinstance(batch, int) else 0  # what streams of equal length leave over
     return card["chars"] < card["split"]["train"] - left_over
 
 
 def _readings(corpus, text: str, how: dict, newline: str) -> Iterator:
-    """Yield the text as it was read; then, where it can be read again, with the line ends of the training text."""
+    """Yield the text as it was read, then, if it can be read again, with the line ends of the training text."""
     yield corpus
     if how.get("newline", newline) != newline and (os.path.isfile(text) or os.path.isdir(text)):
         yield read([text], distinct=1, **how | {"newline": newline})
 
 
 def pieces(train, ids, end: int | None = None) -> tuple[int, int]:
-    """Return how many of so many pieces of ids stand in the training text; both are ids over one vocabulary.
+    """Return (how many pieces of ids stand in the training text, number of pieces).
 
-    end: the id after each document; a piece is then part of one document, with the end before it.
+    train, ids: symbol ids over one vocabulary; end: the id that ends a document, or None. With `end`, a piece lies
+    within one document and begins with the end before it.
     """
     left = [part.astype(train.dtype).tobytes() for k in range(PIECES)
             for part in _parts(ids[len(ids) * k // PIECES:][:PIECE], end)]
@@ -106,7 +111,7 @@ def pieces(train, ids, end: int | None = None) -> tuple[int, int]:
 
 
 def _parts(piece, end: int | None) -> Iterator:
-    """Yield the documents in a piece, which may stand in another order elsewhere; of a continuous text the piece."""
+    """Yield the parts of a piece that lie within one document; without `end`, the piece itself."""
     breaks = [] if end is None else (piece == end).nonzero()[0].tolist()
     begin = 0
     for last in [*breaks, len(piece) - 1]:
@@ -116,7 +121,7 @@ def _parts(piece, end: int | None) -> Iterator:
 
 
 def stands_in(train, ids) -> bool:
-    """Return whether ids stand in the training text as they are, from one end to the other."""
+    """Return True if all of ids (n,) stands in the training text without a gap."""
     piece, width = ids[:PIECE].astype(train.dtype).tobytes(), train.itemsize
     for start in range(0, len(train), HELD):
         text = train[start:start + HELD + PIECE].tobytes()
@@ -129,6 +134,7 @@ def stands_in(train, ids) -> bool:
 
 
 def _places(text: bytes, piece: bytes) -> Iterator[int]:
+    """Yield every place of `piece` in `text`, in bytes."""
     place = text.find(piece)
     while place >= 0:
         yield place
@@ -136,7 +142,11 @@ def _places(text: bytes, piece: bytes) -> Iterator[int]:
 
 
 def lines(trained_on: dict | None, floor: dict | None, nats: float, documents: bool) -> list[str]:
-    """Return what `share` or `beside` found, a line each; nats: the model's, which counting may do better than."""
+    """Return lines for the user on what `share` or `beside` found.
+
+    floor: the n-gram baseline, or None; nats: the model's loss in nats per character; documents: True for a model of
+    documents.
+    """
     found = [words(trained_on, documents)] if trained_on else []
     if floor:
         reached = ngram.reaches(floor["nats_per_char"], floor["order"], floor["counted"], floor["characters"])
@@ -145,7 +155,7 @@ def lines(trained_on: dict | None, floor: dict | None, nats: float, documents: b
 
 
 def words(found: dict, documents: bool) -> str:
-    """Return in a line what `share` or `of_another` found."""
+    """Return one line on what `share` or `of_another` found."""
     if "pieces" in found:
         stand = "stands" if found["pieces"] == 1 else "stand"
         return (f"{found['pieces']} of {found['of']} pieces of this text, of {PIECE} characters at most, {stand} in "
@@ -156,7 +166,7 @@ def words(found: dict, documents: bool) -> str:
 
 
 def percent(part: float) -> str:
-    """Return a share in whole percent; none is rounded to nothing or to all."""
+    """Return a share as whole percent. A share between 0 and 1 is never shown as 0% or as all."""
     if part == 1:
         return "all"
     return "less than 1%" if part < 0.01 else "more than 99%" if part > 0.99 else f"{part:.0%}"

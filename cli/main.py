@@ -1,6 +1,6 @@
-"""The `rnncore` command: finds the command's module, and turns what goes wrong into one line and an exit code.
+"""The `rnncore` command: it runs a command's module and turns an error into one line on stderr and an exit code.
 
-Exit codes: 0; 1 refused; 2 usage; 3 diverged; 129, 130 and 143 stopped by a signal.
+Exit codes: 0 success; 1 refused; 2 usage error; 3 diverged; 129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM.
 """
 import contextlib
 import errno
@@ -38,20 +38,28 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "sh
 
 
 class Commands(HelpfulGroup):
-    """A group whose commands are imported when they are called, so that --help loads no NumPy."""
+    """The group of all commands. It imports a command's module only when the command is called, so `--help` needs no
+    NumPy.
+
+    If the reader of stdout has gone (a closed pipe), a command ends at once, with exit code 0.
+    """
 
     def list_commands(self, ctx) -> list[str]:
+        """Return the names of the commands, in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx, name: str) -> click.Command | None:
+        """Return the command of this name, whose module is imported now, or None if there is no such command."""
         return importlib.import_module(f".{name}", __package__).command if name in COMMANDS else None
 
     def format_help_text(self, ctx, formatter) -> None:
+        """Write the introduction of the help, with commands as this user can type them."""
         formatter.write_paragraph()
         with formatter.indentation():
             formatter.write_text(said(HELP).replace("`", ""))  # a line of its own
 
     def format_commands(self, ctx, formatter) -> None:
+        """Write the names of the commands with one line on each. No command is imported for this."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -75,7 +83,11 @@ commands = click.version_option(__version__, prog_name="rnncore")(
 
 
 def main(args=None) -> None:
-    """Run the command line and exit."""
+    """Run the command line and exit with the command's exit code.
+
+    args: the words of the command line; by default those of this process. With --debug, an error is raised with its
+    traceback, not explained.
+    """
     open_streams()
     warnings.formatwarning = worded
     warnings.filterwarnings("ignore", ".* encountered in ", RuntimeWarning)  # NumPy's: who computes looks at the result
@@ -95,14 +107,18 @@ def main(args=None) -> None:
 
 
 def worded(message, category, filename, lineno, line=None) -> str:
-    """A warning as it is shown: of a slower path in one line, as all that a command says."""
+    """Return a Python warning as text for stderr.
+
+    A Slower warning (kernels/paths.py) becomes one line like the other messages. Any other warning keeps Python's
+    format.
+    """
     from rnncore.kernels.paths import Slower
     return f"{shown(f'warning: {message}')}\n" if issubclass(category, Slower) else \
         formatwarning(message, category, filename, lineno, line)
 
 
 def explain(error: Exception) -> int:
-    """Say what went wrong in one line on stderr; returns the exit code."""
+    """Print one line on stderr that says what went wrong, and return the exit code."""
     try:
         code, message = _verdict(error)
     except (ImportError, MemoryError, SystemError, OSError) as another:  # a library that the verdict itself needs
@@ -112,7 +128,7 @@ def explain(error: Exception) -> int:
 
 
 def _verdict(error: Exception) -> tuple[int, str]:
-    """(exit code, what to say)."""
+    """Return (exit code, message) for an error."""
     if isinstance(error, click.ClickException):
         file = io.StringIO()
         error.show(file)
@@ -123,6 +139,7 @@ def _verdict(error: Exception) -> tuple[int, str]:
 
 
 def _cause(error: Exception) -> tuple[int, str]:
+    """Return (exit code, message) for an error that click did not raise. The message is one line."""
     message = " ".join(str(error).split())
     if isinstance(error, limits.TooLittleMemory):
         return 1, message

@@ -1,4 +1,6 @@
-"""`rnncore neurons` finds the cells of a model that follow something in a text: quotes, brackets, the line's length."""
+"""`rnncore neurons` finds the cells of a model that follow a probe: quotes, brackets, the place in a line and
+others.
+"""
 import json
 
 import click
@@ -67,7 +69,11 @@ def command(run, text, most, probe, length, cells, on_unknown, as_json, device, 
 
 
 def data(path, text: str, found, ranking: dict, cells: bool) -> dict:
-    """All that was found, for JSON; cells: with the arrays over the text too, those of cells to 4 digits."""
+    """Return the result for --json.
+
+    found: a report.atlas.Atlas; ranking: probe -> its best cells; cells: True to add the values of all cells, rounded
+    to 4 digits, and of the probes, after every symbol.
+    """
     from rnncore.report.probes import PROBES
     layers, hidden, length = found.cells.shape
     figures = {
@@ -84,7 +90,8 @@ def data(path, text: str, found, ranking: dict, cells: bool) -> dict:
 
 
 def show(found, ranking: dict, level: str) -> None:
-    """Tables for people: the cells a probe with an excerpt of the text, and how often the gates are shut or open."""
+    """Print two tables: the best cells of each probe with an excerpt of the text, and how often the gates are shut or
+    open."""
     console = Console(highlight=False, markup=False)
     table = Table("probe", "cell", "r", "^ cell high (low if r < 0)", box=box.SIMPLE_HEAD)
     width = max(LEAST, console.width - BESIDE)
@@ -104,7 +111,7 @@ def show(found, ranking: dict, level: str) -> None:
 
 
 def liveliest(values, width: int) -> slice:
-    """The `width` symbols over which a probe (n,) varies most; the first of equals."""
+    """Return the slice of `width` symbols in which a probe (n,) has its largest variance; the first of several."""
     import numpy as np
     width = min(width, len(values))
     mean, mean_square = (np.convolve(part, np.full(width, 1 / width), "valid") for part in (values, values ** 2))
@@ -113,7 +120,10 @@ def liveliest(values, width: int) -> slice:
 
 
 def excerpt(text: str, cell, place: slice, level: str):
-    """A part of the text, and in a line below it a mark under each symbol where the cell (n,) is high."""
+    """Return two lines of rich Text: a part of the passage, and a mark below each symbol where the cell is high.
+
+    cell (n,): its value after every symbol. High means above the middle between its least and its largest value.
+    """
     from rnncore.report.glyphs import glyph
     high, shown, marks = cell[place] > (float(cell.min()) + float(cell.max())) / 2, "", ""
     for symbol, is_high in zip(text[place], high, strict=True):

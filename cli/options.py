@@ -1,4 +1,7 @@
-"""Options that several commands share, and help text in groups; defaults are read from rnncore.config."""
+"""Options that several commands share, number types with readable errors, and help with headings.
+
+Defaults are read from rnncore.config.
+"""
 import os
 
 import click
@@ -36,7 +39,7 @@ RUN = click.argument("run", required=False, metavar="[RUN]")
 
 
 class Debuggable(Helpful):
-    """A command, or a group of commands, with --debug."""
+    """A command, or a group of commands, with the option --debug."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -45,11 +48,15 @@ class Debuggable(Helpful):
 
 
 class Command(Debuggable):
-    """A command with --debug, whose help shows its options under headings: those of `grouped`."""
+    """A command with --debug whose help lists the options under the headings that `grouped` gave them.
+
+    computes: True if the command needs libraries that are new enough. Running the command raises ImportError if they
+    are too old, and limits.TooLittleMemory if they cannot be loaded within a memory limit.
+    """
     computes = True  # does it need libraries that are new enough?
 
     def invoke(self, ctx):
-        """Run the command; raises ImportError where the libraries here are too old to compute right."""
+        """Check libraries and memory limit, then run the command. An OptionError becomes a usage error."""
         if self.computes:
             requirements.check()
         limits.check()
@@ -59,11 +66,13 @@ class Command(Debuggable):
             raise click.UsageError(str(error), ctx) from None
 
     def format_help_text(self, ctx, formatter) -> None:
+        """Write the description of the command, with commands as this user can type them."""
         text, self.help = self.help, said(self.help or "")
         super().format_help_text(ctx, formatter)
         self.help = text
 
     def format_options(self, ctx, formatter) -> None:
+        """Write the options, one section for each heading; options without a heading come last."""
         sections: dict[str, list] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
@@ -76,28 +85,31 @@ class Command(Debuggable):
 
 
 class Group(Debuggable, HelpfulGroup):
-    """A group with --debug, of such commands."""
+    """A group of such commands, with --debug."""
     command_class = Command
     theirs = SUBCOMMANDS
 
 
 class Integer(click.types.IntParamType):
-    """Whole numbers; of one of hundreds of digits an error says their count."""
+    """The type of whole numbers. A word longer than DIGITS characters is refused with its length, not written out."""
 
     def convert(self, value, param, ctx) -> int:
+        """Return the number. Call click's `fail` (BadParameter) if the word is no whole number."""
         if isinstance(value, str) and len(value) > DIGITS:
             self.fail(f"a word of {len(value):,} characters is no whole number of at most {DIGITS} digits.", param, ctx)
         return super().convert(value, param, ctx)
 
 
 class Whole(click.IntRange):
-    """Whole numbers of at least `least` and at most `most`; without one config.MOST, which help does not name."""
+    """The type of whole numbers from `least` to `most`. Without `most` the bound is config.MOST, which the help leaves
+    out."""
 
     def __init__(self, least: int, most: int | None = None):
         super().__init__(least, most)
         self.kind = config.whole(least, most or MOST)
 
     def convert(self, value, param, ctx) -> int:
+        """Return the number. Call click's `fail` (BadParameter) if it is out of range."""
         found = Integer().convert(value, param, ctx)
         if not self.kind.holds(found):
             self.fail(f"{found} is not {self.kind.words}.", param, ctx)
@@ -105,9 +117,10 @@ class Whole(click.IntRange):
 
 
 class Number(click.FloatRange):
-    """Numbers of a range; nan, which click's own range lets through, is none."""
+    """The type of numbers in a range. It refuses nan, which click's own range accepts."""
 
     def convert(self, value, param, ctx) -> float:
+        """Return the number. Call click's `fail` (BadParameter) if it is out of range or nan."""
         found = super().convert(value, param, ctx)
         if found != found:
             self.fail(f"{value!r} is not a number", param, ctx)
@@ -118,7 +131,10 @@ SHARE = Number(0, 1, max_open=True)
 
 
 def grouped(heading: str, *options):
-    """A decorator that adds options under `heading`: (names, keyword arguments) of click's, or one as DEVICE."""
+    """Return a decorator that adds options under a heading of the help.
+
+    options: each a pair (names, keyword arguments of click.option), or a ready decorator such as DEVICE.
+    """
     def add(function):
         for option in reversed(options):
             function = (option if callable(option) else click.option(*option[0].split(), **option[1]))(function)
@@ -128,6 +144,7 @@ def grouped(heading: str, *options):
 
 
 def _device(value: str) -> str:
+    """Return the value of --device, or raise BadParameter, which suggests what may have been meant."""
     import re
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
         number = re.findall(r":?(\d*)$", value)[0]
@@ -138,7 +155,7 @@ def _device(value: str) -> str:
 
 
 def threads(ctx, param, value: str) -> int | None:
-    """A callback: auto is None, else a number of at least 1."""
+    """Return None for "auto", else a whole number of at least 1 (a callback for click)."""
     if value == "auto":
         return None
     if not value.isdecimal() or not value.strip("0"):
@@ -147,7 +164,11 @@ def threads(ctx, param, value: str) -> int | None:
 
 
 def says_yes(variable: str) -> bool:
-    """Return whether a variable of the environment is set to yes; an empty one is not. Raises UsageError."""
+    """Return True if an environment variable is set to yes (1, true, on ...); False if it is set to no, empty or
+    missing.
+
+    Raises UsageError for any other value.
+    """
     value = os.environ.get(variable, "").strip()
     try:
         return bool(value) and click.BOOL.convert(value, None, None)
@@ -156,7 +177,10 @@ def says_yes(variable: str) -> bool:
 
 
 def find(run: str | None):
-    """Return the names.Found that RUN stands for, without one that of the newest run; says the notes on stderr."""
+    """Return the names.Found for RUN, or for the newest run if RUN is None, and print its notes on stderr.
+
+    Raises RunError if there is no such model.
+    """
     from rnncore.runs import names
     found = names.find(run) if run is not None else names.at(names.newest())
     for note in found.notes:
@@ -165,7 +189,10 @@ def find(run: str | None):
 
 
 def open_model(run: str | None, device: str):
-    """Return (file, model, its training card) of what RUN stands for, as `find`."""
+    """Return (path of the model file, model, its training card) for RUN, which is resolved as in `find`.
+
+    device: where the model is loaded: auto, cpu, cuda or cuda:K.
+    """
     from rnncore.runs import checkpoint
     file = find(run).file
     document, tensors = checkpoint.read(file)

@@ -1,4 +1,5 @@
-"""`rnncore report` makes one HTML file that shows what a model has learnt; `train` makes it at the end of a run."""
+"""`rnncore report` makes one HTML file that shows what a model has learned; `rnncore train` makes it at the end of a
+run."""
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,14 +51,18 @@ def command(run, text, out, cells, device, **how):
 
 
 def default(found) -> Path:
-    """Where the report of a names.Found goes."""
+    """Return the path of the report of a names.Found: in its run folder, or, for a model file, in the working
+    folder.
+    """
     return found.folder / NAME if found.folder else Path(f"{found.file.stem}-{NAME}")
 
 
 def after(run, device: str, stop: int | None = None) -> None:
-    """Make the report of a run that has just ended, where the extra is installed; what goes wrong is one line.
+    """Make the report of a run that has just ended, if matplotlib and jinja2 are installed. A failure prints one
+    warning.
 
-    stop: a signal that came too late to stop the training. No report is made then, but nothing else is missing.
+    stop: the number of a signal that came after the training's end, or None. After a signal no report is made. What a
+    later `rnncore report` needs is kept in the run folder in any case.
     """
     path = run.folder.path
     if requirements.missing(*NEEDED):
@@ -80,7 +85,11 @@ def after(run, device: str, stop: int | None = None) -> None:
 
 
 def write(found, target: Path, device: str, text: str | None = None, cells: int = CELLS, **how) -> list[str]:
-    """Make the report of a names.Found, write it to target, return what is to be said. how: texts.NAMES, of text."""
+    """Write the report of a names.Found to `target` and return notes to print.
+
+    text: the text whose beginning is shown, or None for the run's own; cells: cells to show for each probe; how: values
+    of the options in texts.NAMES, which say how the text is read.
+    """
     from rnncore.report import page, story
     from rnncore.runs import checkpoint
     from rnncore.runs.files import write_whole

@@ -15,7 +15,7 @@ from .terminal.progress import tell
 
 
 def _of(name: str, text: str, **settings) -> tuple:
-    """An option for a field of DynamicConfig."""
+    """Return an option for a field of DynamicConfig: (names, keyword arguments of click.option)."""
     return f"--{name}", {"help": f"With --dynamic: {text}.", "default": getattr(DynamicConfig, name), **settings}
 
 
@@ -77,7 +77,11 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
 
 
 def chosen(window: int | None, dynamic: bool, learning: dict) -> tuple[str, dict]:
-    """The protocol that the options ask for, and its settings."""
+    """Return (protocol, its settings): ("carried", {}), ("window", {"window": W}) or ("dynamic", fields of
+    DynamicConfig).
+
+    learning: the values of --rate, --decay and --segment. Raises UsageError if options contradict each other.
+    """
     given = [f"--{name}" for name in texts.typed(sorted(learning))]
     if given and not dynamic:
         raise click.UsageError(f"{' and '.join(given)} without --dynamic: add it, or leave {given[0]} out")
@@ -90,7 +94,10 @@ def chosen(window: int | None, dynamic: bool, learning: dict) -> tuple[str, dict
 
 
 def losses(model, ids, protocol: str, settings: dict) -> Iterator:
-    """Arrays of -log p of ids[1:], in order."""
+    """Yield arrays of -log p(symbol) in nats, for ids[1:] in order.
+
+    ids (n,): the text; protocol, settings: as `chosen` returns them. Raises FloatingPointError if a loss is not finite.
+    """
     import numpy as np
 
     from rnncore.measure import dynamic, evaluate
@@ -108,7 +115,7 @@ def losses(model, ids, protocol: str, settings: dict) -> Iterator:
 
 
 def mean(parts) -> float:
-    """The mean over all predictions."""
+    """Return the mean over all predictions, in nats per character."""
     total, predictions = 0.0, 0
     for part in parts:
         total, predictions = total + float(part.sum()), predictions + len(part)
@@ -116,10 +123,12 @@ def mean(parts) -> float:
 
 
 def recorded(parts, path: Path, text: Iterable[str], known: str, skip: bool) -> Iterator:
-    """Hand the parts on and write a line for every prediction; the file is at `path` once the last one is written.
+    """Yield the parts unchanged and write one line of JSON for each prediction to `path`, which is replaced after the
+    last.
 
-    The first known character is not predicted. Unknown ones have no line where they are skipped; where they are
-    replaced, their nats are those of the stand-in.
+    text: the symbols of the text; known: the symbols that the model knows; skip: True if unknown symbols were left out.
+    The first known symbol has no line, because nothing predicts it. A skipped symbol has no line; the nats of a
+    replaced symbol are those of its stand-in. Raises OSError if the file cannot be written.
     """
     symbols = set(known)
     places = ((place, symbol) for place, symbol in enumerate(text) if not skip or symbol in symbols)
@@ -132,7 +141,7 @@ def recorded(parts, path: Path, text: Iterable[str], known: str, skip: bool) -> 
 
 
 def words(figures: dict) -> str:
-    """The figures in two lines."""
+    """Return the figures in two lines."""
     how = {"carried": "state carried over the whole text", "window": "windows of {window:,}, each from a zero state",
            "dynamic": "dynamic evaluation at rate {rate:g}, decay {decay:g}, segment {segment:,}"}
     done = {"error": "", "skip": ", skipped", "replace": ", scored as their stand-in"}

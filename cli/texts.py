@@ -1,4 +1,6 @@
-"""A text that a command reads with a model: the options that say how, and the Corpus that both make of it."""
+"""Texts that a command reads with a model: the options that say how to read them, and functions that return a
+Corpus.
+"""
 from collections.abc import Iterable
 from itertools import islice
 
@@ -18,7 +20,11 @@ options_of = options.grouped(  # a decorator: the options that say how TEXT is r
 
 
 def corpus(vocab, text: str, how: dict):
-    """The Corpus of a text for a model with this vocabulary; how: the options by their NAMES."""
+    """Return the Corpus of a text, read as the model's vocabulary needs it; a named corpus is downloaded first if
+    necessary.
+
+    how: the values of the options in NAMES, by name. Raises CorpusError if the text cannot be read.
+    """
     from rnncore.data.text import read
 
     from .corpus import bring
@@ -28,7 +34,10 @@ def corpus(vocab, text: str, how: dict):
 
 
 def reading(vocab, how: dict) -> dict:
-    """How a text is read for a model with this vocabulary: the fields of a data.text.Reading."""
+    """Return keyword arguments for data.text.Reading that suit a model's vocabulary.
+
+    how: the values of the options in NAMES, by name. Raises UsageError for an option that does not fit the model.
+    """
     given = typed(NAMES)
     if vocab.level == "byte":
         for name in given:
@@ -49,13 +58,17 @@ def reading(vocab, how: dict) -> dict:
 
 
 def typed(names: Iterable[str]) -> list[str]:
-    """Those of the options of these names that stand on the command line."""
+    """Return the names whose option stands on the command line."""
     context = click.get_current_context()
     return [name for name in names if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
 
 
 def beginning(vocab, text: str, length: int, how: dict) -> tuple:
-    """(the first symbols of a text as a model with this vocabulary takes them, unknown ones too; its Corpus)."""
+    """Return (the first `length` symbols of a text, the Corpus of the whole text).
+
+    The symbols are bytes for a model of bytes, else a str. They may hold symbols that the model does not know. how: as
+    in `corpus`.
+    """
     found = corpus(vocab, text, how)
     symbols = "".join(islice(found.symbols(), length))
     return symbols.encode("latin-1") if vocab.level == "byte" else symbols, found

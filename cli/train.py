@@ -1,4 +1,5 @@
-"""`rnncore train` learns a corpus: it reads the options, sets a run up or takes one up again, and drives it."""
+"""`rnncore train` trains a model on a corpus: it reads the options, starts or resumes a run, and runs the training
+loop."""
 import sys
 from dataclasses import fields
 
@@ -24,7 +25,12 @@ OF_PRESETS = {name for preset in PRESETS.values() for name in preset}
 
 
 def option_of(name: str, kind: type, names: str | None, help: str, choices: tuple = (), **settings):
-    """An option as click has it, for a field of RunOptions of this kind; its default is that of the config with it."""
+    """Return a click option for one field of RunOptions.
+
+    name, kind: the field's name and type; names: the option's names, by default made from the field's name; help: its
+    help text; choices: its allowed values, if they are fixed; settings: further keyword arguments of click.option. The
+    help names the default of the config dataclass that has a field of this name.
+    """
     default = next((vars(config)[name] for config in CONFIGS if name in vars(config)), None)
     if name in OF_PRESETS and "[default" not in help:
         help = f"{help} [default: {default}, or the preset's]"
@@ -38,7 +44,7 @@ def option_of(name: str, kind: type, names: str | None, help: str, choices: tupl
 
 
 def of_a_run(function):
-    """A decorator that adds the options of RunOptions, under its headings."""
+    """Add the options of RunOptions, under their headings, to a command (a decorator)."""
     added, heading = [], ""
     for field in fields(RunOptions)[1:]:
         heading = field.metadata.get("heading") or heading
@@ -68,9 +74,10 @@ def command(**given):
 
 
 def train(asked: dict, signals: Signals, quiet: bool) -> int:
-    """Set a run up or take one up again, and drive it to its end; returns the exit code.
+    """Start or resume a run, train it to its end, and return the exit code.
 
-    asked: the options of the command line. quiet: no report is wanted, unless the command line asks for one.
+    asked: the options that the command line names, by field of RunOptions; signals: the open Signals; quiet: make no
+    report unless the command line asks for one. Raises Diverged with advice on a lower learning rate.
     """
     from rnncore.recovery import Diverged
     from rnncore.runs.setup import resume, start

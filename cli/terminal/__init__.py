@@ -1,10 +1,10 @@
-"""terminal is what lies between the commands and the user: streams, signals, progress, and words that can be typed.
+"""terminal is the layer between the commands and the user: streams, signals, progress, and commands to type.
 
-    streams.py    standard streams that are closed, full or know few characters
+    streams.py    standard streams that are closed, full, or lack characters
     limits.py     a limit on this process's memory
-    signals.py    SIGINT, SIGTERM, SIGHUP, SIGUSR1 while a run trains
+    signals.py    SIGINT, SIGTERM, SIGHUP and SIGUSR1 while a run trains
     called.py     the words with which this user calls `rnncore`
-    meant.py      "did you mean": slips of the finger, words of other programs
-    progress.py   what appears while work goes on
-    written.py    texts on their way out
+    meant.py      "did you mean": typing mistakes, and options of other programs
+    progress.py   messages, and the progress of a training run
+    written.py    generated texts on their way to a terminal, a pipe or a file
 """

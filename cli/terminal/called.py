@@ -1,4 +1,4 @@
-"""The words with which this user calls `rnncore`: commands that are printed can be typed as they stand."""
+"""The words with which this user calls `rnncore`, so that every printed command can be typed as it stands."""
 import functools
 import os
 import re
@@ -17,10 +17,10 @@ INTERPRETER = re.compile(rb"/[^\n'\"]*/python[\w.]*")
 
 @functools.cache
 def called() -> str:
-    """Return what the user types in place of `rnncore`, for the shell.
+    """Return what the user types for `rnncore`, quoted for the shell.
 
-    That is `rnncore` where this name on PATH is this installation, else the script or the `python -m rnncore` by which
-    this process was started, else the interpreter that runs with `-m rnncore`.
+    This is `rnncore` if that name on PATH is this installation. Else it is the script or the `python -m rnncore` that
+    started this process; else this interpreter's path with `-m rnncore`.
     """
     script, typed = sys.argv[0] if sys.argv else "", _module_call(sys.orig_argv)
     if on_path(script):
@@ -33,7 +33,7 @@ def called() -> str:
 
 
 def on_path(script: str) -> bool:
-    """Is the `rnncore` that PATH leads to this installation: the script that runs, or one for the Python that runs?"""
+    """Return True if `rnncore` on PATH is this installation: the running script, or a script of the same Python."""
     found = shutil.which(NAME)
     if found is None:
         return False
@@ -48,13 +48,13 @@ def on_path(script: str) -> bool:
 
 
 def same_python(one: str, other: str) -> bool:
-    """Are these two names of one interpreter in one environment?"""
+    """Return True if two paths lead to one interpreter in one environment."""
     folders = {os.path.realpath(os.path.dirname(python)) for python in (one, other)}
     return len(folders) == 1 and os.path.realpath(one) == os.path.realpath(other)
 
 
 def _module_call(typed: list[str]) -> list[str]:
-    """The words of a call by `python -m rnncore`, without its arguments; none where it was another."""
+    """Return the words before the arguments of a call `python -m rnncore`, or [] for another call."""
     for place, word in enumerate(typed):
         if word == "-m" and typed[place + 1:place + 2] == [NAME]:
             return typed[:place + 2]
@@ -66,16 +66,18 @@ def _module_call(typed: list[str]) -> list[str]:
 
 
 def said(text: str) -> str:
-    """Return the text with each command that it names in backticks as this user can type it."""
+    """Return a text in which each `rnncore` or `pip install` command in backticks is written as this user can type
+    it.
+    """
     return PIP.sub(lambda found: requirements.pip(found[1]), COMMAND.sub(lambda _: f"`{called()}", text))
 
 
 def command(line: str) -> str:
-    """Return a command line that begins with `rnncore` as this user can type it."""
+    """Return a command line that begins with `rnncore`, as this user can type it."""
     return called() + line.removeprefix(NAME)
 
 
 def path(place) -> str:
-    """Return a path as a word of a command: quoted for the shell, and never taken for an option."""
+    """Return a path as one word of a command: quoted for the shell, and never mistaken for an option."""
     place = str(place)
     return shlex.quote(os.path.join(os.curdir, place) if place.startswith("-") else place)

@@ -1,4 +1,6 @@
-"""A limit on the memory of this process (ulimit -v, -d): does it leave room for the libraries, and what to say."""
+"""A limit on this process's memory (ulimit -v, ulimit -d): the test that the libraries load under it, and its
+messages.
+"""
 import resource
 import sys
 
@@ -24,20 +26,23 @@ finally:
 
 
 class TooLittleMemory(MemoryError):
-    """A limit on memory under which the libraries do not load."""
+    """The libraries cannot be loaded, because this process's memory is limited."""
 
 
 def lowest() -> tuple[int, str] | None:
-    """(bytes, the command that sets it) of the lowest limit on this process's memory; None where there is none."""
+    """Return the lowest limit on this process's memory as (bytes, the command that sets it); None if there is no
+    limit.
+    """
     kinds = (resource.RLIMIT_AS, "ulimit -v"), (resource.RLIMIT_DATA, "ulimit -d")
     found = [(resource.getrlimit(kind)[0], name) for kind, name in kinds]
     return min((limit for limit in found if limit[0] != resource.RLIM_INFINITY), default=None)
 
 
 def check() -> None:
-    """Raise TooLittleMemory where the libraries do not load under a limit: a process of its own tries it.
+    """Raise TooLittleMemory if the libraries cannot be loaded under a limit.
 
-    Some of them end the process that cannot load them, or print what no user understands.
+    A child process loads them first, because some libraries end a process that lacks memory, or print messages that do
+    not help the user.
     """
     limit = lowest()
     if limit is None or limit[0] > AMPLE:
@@ -54,18 +59,18 @@ def check() -> None:
 
 
 def words(limit: tuple[int, str]) -> str:
-    """A limit in words."""
+    """Return a limit in words, in MiB."""
     return f"the memory of this process is limited to {limit[0] / 2**20:,.0f} MiB (`{limit[1]}`)"
 
 
 def exhausted(cure: str) -> str:
-    """Return what to say where memory ran out: the limit on it, if there is one, and the cure."""
+    """Return the message for a lack of memory: the limit, if there is one, and the cure."""
     limit = lowest()
     return f"out of memory: {words(limit)}; raise it, or {cure}" if limit else f"out of memory: {cure}"
 
 
 def unloadable(error: BaseException) -> str:
-    """Return what to say of an error that came from loading a library: which, why and what mends it."""
+    """Return the message for a library that cannot be loaded: its name, the reason and the cure."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     reason = next((line for line in lines if line.startswith(ORIGIN)), lines[0]).removeprefix(ORIGIN)
     name = (getattr(error, "name", None) or "").partition(".")[0]

@@ -1,4 +1,4 @@
-"""Did you mean: what is close to a command, an option or a number that was mistyped or is another program's."""
+""""Did you mean": suggestions for mistyped commands, options and numbers, and for words that other programs use."""
 import ast
 import re
 
@@ -74,10 +74,11 @@ LONG_DASH = re.compile("[\u2010-\u2015\u2212]{1,2}(?=[A-Za-z])")  # what some pa
 
 
 class Helpful(click.Command):
-    """A command whose usage errors name what may have been meant, and that takes no empty word for a name."""
+    """A command whose usage errors suggest what was meant, and that refuses an empty word as a value."""
     empty = frozenset({"prime", "separator", "field"})  # parameters that may be ""
 
     def parse_args(self, ctx, args: list[str]) -> list[str]:
+        """Parse the words of the command line as click does. Raises UsageError or BadParameter with a suggestion."""
         typed = list(args)
         if pasted := next((word for word in typed if LONG_DASH.match(word) and self._option(ctx, word)), None):
             raise click.UsageError(f"{pasted} begins with a long dash: write {self._option(ctx, pasted)}", ctx)
@@ -97,17 +98,23 @@ class Helpful(click.Command):
         return rest
 
     def _options(self, ctx) -> dict[str, str]:
-        """Option by its bare name: without dashes, in lower case."""
+        """Return bare name -> option, for all options of this command. A bare name has no dashes and is in lower
+        case.
+        """
         names = [name for param in self.get_params(ctx) if isinstance(param, click.Option)
                  for name in (*param.opts, *param.secondary_opts)]
         return {bare(name): name for name in names}
 
     def _option(self, ctx, word: str) -> str | None:
-        """The option that this word is but for its dashes and case."""
+        """Return the option that equals this word except for dashes and case, or None."""
         return self._options(ctx).get(bare(LONG_DASH.sub("", word).partition("=")[0]))
 
     def _unknown(self, ctx, name: str, typed: list[str]) -> str:
-        """What to say of an option that there is not; where a word of one dash was taken for letters, of that word."""
+        """Return the message for an option that does not exist.
+
+        name: the option as click reports it; typed: the words of the command line. click reads -hidden as the letters
+        -h, -i ... and reports one letter; the message then names the whole word.
+        """
         if not name.startswith("--"):
             words = (word.partition("=")[0] for word in typed if word.startswith(name) or name[1:] in word[1:2])
             name = next((word for word in words if word[:1] == "-" and word[:2] != "--" and len(word) > 2), name)
@@ -120,10 +127,11 @@ class Helpful(click.Command):
 
 
 class HelpfulGroup(Helpful, click.Group):
-    """Such a group of commands. theirs: what others call them."""
+    """A group of such commands. theirs: our command -> names that other programs use for it."""
     theirs = COMMANDS
 
     def resolve_command(self, ctx, args: list[str]):
+        """Find the command in the words, as click does. Raises UsageError with a suggestion for an unknown command."""
         name = args[0]
         if name[:1] != "-" and self.get_command(ctx, name) is None:
             raise click.UsageError(f"no such command: {name}" + question(command(
@@ -132,17 +140,20 @@ class HelpfulGroup(Helpful, click.Group):
 
 
 def question(found: list[str]) -> str:
-    """What was meant, as a question; nothing where it is not known."""
+    """Return the end of a message that asks for what was meant; "" if nothing was found."""
     return f": did you mean {' or '.join(found)}?" if found else ""
 
 
 def bare(name: str) -> str:
-    """A name without its dashes, in lower case."""
+    """Return a name without dashes, in lower case."""
     return re.sub("[-_]", "", name).lower()
 
 
 def option(name: str, ours: dict[str, str], arguments: set[str]) -> list[str]:
-    """What an unknown option may mean: options of `ours` (by bare name), or an argument; most often nothing."""
+    """Return what an unknown option may mean: options or an argument, at most two; most often nothing.
+
+    ours: bare name -> option of this command; arguments: names of its arguments.
+    """
     word = bare(name)
     there = [mine for mine in THEIRS if mine in arguments or bare(mine.partition(" ")[0]) in ours]
     theirs = {bare(their): mine for mine in reversed(there) for their in THEIRS[mine].split()}
@@ -154,7 +165,8 @@ def option(name: str, ours: dict[str, str], arguments: set[str]) -> list[str]:
 
 
 def command(name: str, ours: list[str], theirs: dict[str, str]) -> list[str]:
-    """What an unknown command may mean."""
+    """Return what an unknown command may mean. ours: the commands; theirs: our command -> names that other programs
+    use."""
     word, others = bare(name), {bare(their): mine for mine, names in theirs.items() for their in names.split()}
     if word in others:
         return [others[word]]
@@ -162,7 +174,12 @@ def command(name: str, ours: list[str], theirs: dict[str, str]) -> list[str]:
 
 
 def nearest(word: str, names: dict[str, str]) -> list[str]:
-    """The values of the names that `word` begins, else of those a slip of the finger away; none where they are many."""
+    """Return the values of the names that begin with `word`, else of the names that differ by the fewest typing
+    mistakes.
+
+    names: bare name -> value. One mistake is allowed for words of fewer than 6 letters, else two. More than two values
+    help nobody: then the result is [].
+    """
     if len(word) < 3:
         return []
     slips = 1 if len(word) < 6 else 2
@@ -175,7 +192,10 @@ def nearest(word: str, names: dict[str, str]) -> list[str]:
 
 
 def distance(a: str, b: str) -> int:
-    """How many letters to add, drop, change or swap with the next make a of b (Damerau 1964; no letter twice)."""
+    """Return the number of letters to insert, delete, replace or swap to make `b` of `a` (Damerau 1964).
+
+    No letter is edited twice (optimal string alignment).
+    """
     before = row = list(range(len(b) + 1))
     for i, letter in enumerate(a, 1):
         earlier, before, row = before, row, [i]
@@ -187,7 +207,10 @@ def distance(a: str, b: str) -> int:
 
 
 def value(message: str, param) -> str | None:
-    """The message of a BadParameter in better words, with what may have been meant; None where it is good as it is."""
+    """Return a better message for a BadParameter, with a suggestion; None if click's message is good.
+
+    message: click's message; param: the parameter that has the wrong value.
+    """
     found = re.match(r"('.*'|\".*\") is not (?:a valid (integer|float)|one of )", message, re.DOTALL)
     if not found:
         return None
@@ -202,7 +225,11 @@ def value(message: str, param) -> str | None:
 
 
 def number(text: str, whole: bool, units: dict[str, float] | None = None) -> str | None:
-    """The number that a text may mean (1k, 1e3, 10,000, 10%), as it is written here; None where that is not clear."""
+    """Return the number that a text such as 1k, 1e3, 10,000 or 10% stands for, as rnncore reads it; None if it is not
+    clear.
+
+    whole: True for a whole number; units: further suffixes and their factors.
+    """
     plain = re.sub(r"[\s_'=]", "", text).lower()
     groups = r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?" + r"|[+-]?[1-9]\d{0,2}(\.\d{3})+" * whole
     if re.fullmatch(groups, plain):

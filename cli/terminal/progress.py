@@ -1,4 +1,4 @@
-"""The progress of a training run on stderr: one live line on a terminal, plain lines now and then elsewhere."""
+"""Messages and progress on stderr: one live line on a terminal, plain lines from time to time in a file or a pipe."""
 import contextlib
 import math
 import os
@@ -18,12 +18,14 @@ HARMFUL = dict.fromkeys((*CONTROLS, *REORDERING, *range(0xD800, 0xE000)), "\N{RE
 
 
 def describe(p) -> str:
-    """A Progress in one line: step, loss, validation loss, speed, time left."""
+    """Return a Progress as one line: step, share of the budget, loss, validation loss, speed, time left."""
     return "  ".join(text for _, text in parts(p))
 
 
 def parts(p) -> list[tuple[int, str]]:
-    """The parts of that line, each with a number: the larger, the later it is left out where there is little room."""
+    """Return the parts of that line, each with a rank. If the line is too long, parts of low rank are left out
+    first.
+    """
     left = (1 - p.done) * p.seconds / p.done if p.done else 0
     validation = [(3, measured(p))] if p.val_loss is not None else []
     return [(5, f"step {p.step:,}"), (1, f"{100 * p.done:3.0f}%"), (4, f"loss {p.loss:.3f}"), *validation,
@@ -31,30 +33,34 @@ def parts(p) -> list[tuple[int, str]]:
 
 
 def measured(p) -> str:
-    """The validation loss of a Progress: at the end that of the larger sample; ~ marks one on a part of the text."""
+    """Return the validation loss of a Progress in nats per character: at the run's end that of the larger sample.
+
+    The mark ~ means that only a sample of the validation text was evaluated.
+    """
     if p.val_loss_of_all is not None:
         return f"val {p.val_loss_of_all:.3f}"
     return f"val {'~' * p.sampled}{p.val_loss:.3f}"
 
 
 def clock(seconds: float) -> str:
-    """m:ss, or h:mm:ss."""
+    """Return seconds as m:ss or h:mm:ss."""
     minutes, s = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{s:02}" if hours else f"{minutes}:{s:02}"
 
 
 def printable(text: str) -> str:
-    """Return text for a terminal: what would move its cursor, set its modes or reorder its line is U+FFFD.
+    """Return a text that is safe on a terminal: characters that control it become U+FFFD.
 
-    These are control characters but line ends and tabs, bidirectional embeddings, overrides and isolates, and halves
-    of characters. All else stays: blanks of every width, joiners, marks, private characters.
+    These are control characters except line feed and tab, bidirectional embeddings, overrides and isolates, and lone
+    surrogates. All other characters stay: blanks of every width, joiners, marks, private characters.
     """
     return text.translate(HARMFUL)
 
 
 def shown(text: str) -> str:
-    """Return a message as stderr takes it: commands as they are typed here; for a terminal harmless, in whole words."""
+    """Return a message as stderr needs it, with commands as this user types them. On a terminal it is safe and
+    word-wrapped."""
     text = said(text)
     return "\n".join(map(wrapped, printable(text).split("\n"))) if sys.stderr.isatty() else text
 
@@ -71,7 +77,7 @@ def wrapped(line: str) -> str:
 
 
 def columns() -> float:
-    """Return how many columns the terminal at stderr has; infinity where that is not known."""
+    """Return the number of columns of the terminal at stderr, or infinity if it is not known."""
     with contextlib.suppress(ValueError):
         return int(os.environ.get("COLUMNS", "")) or math.inf
     try:
@@ -82,7 +88,7 @@ def columns() -> float:
 
 @contextlib.contextmanager
 def unheard():
-    """Training goes on when nobody reads stderr any more: from the first error on, what is written goes nowhere."""
+    """Inside this context, an error on stderr does not end the training: from then on, stderr goes to /dev/null."""
     try:
         yield
     except OSError:
@@ -90,13 +96,13 @@ def unheard():
 
 
 def tell(text: str) -> None:
-    """A line on stderr, for whoever reads it."""
+    """Print a message on stderr."""
     with unheard():
         print(shown(text), file=sys.stderr, flush=True)
 
 
 class PlainDisplay:
-    """Lines for a file or a pipe."""
+    """The progress of a run as plain lines: one every EVERY seconds and at each milestone."""
 
     def __init__(self):
         self._shown, self._step = time.monotonic(), 0
@@ -109,13 +115,14 @@ class PlainDisplay:
             sys.stderr.flush()
 
     def update(self, p) -> None:
+        """Print a line on a Progress, if one is due."""
         if p.milestone or time.monotonic() > self._shown + EVERY:
             self._tell(p)
 
     say = staticmethod(tell)
 
     def sample(self, p, text: str) -> None:
-        """What the model wrote, below the line of its step, byte for byte."""
+        """Print a text that the model wrote, unchanged, below the line of its step."""
         if self._step != p.step:
             self._tell(p)
         with unheard():
@@ -127,7 +134,7 @@ class PlainDisplay:
 
 
 class LiveDisplay:
-    """One line that changes in place, with a bar; the last validation loss stays in it."""
+    """The progress of a run as one live line with a bar. The last validation loss stays in the line."""
 
     def __init__(self):
         from rich.console import Console
@@ -149,6 +156,7 @@ class LiveDisplay:
             self._live.stop()
 
     def update(self, p) -> None:
+        """Draw the live line for a Progress, at most every REFRESH seconds and at the end."""
         if p.val_loss is not None:
             self._measured = {name: getattr(p, name) for name in ("val_loss", "sampled", "val_loss_of_all")}
         if p.finished or time.monotonic() > self._shown + REFRESH:
@@ -157,16 +165,17 @@ class LiveDisplay:
                 self._live.update(self._line(p), refresh=True)
 
     def say(self, text: str) -> None:
+        """Print a message above the live line."""
         with unheard():
             self._console.print(shown(text))
 
     def sample(self, p, text: str) -> None:
-        """What the model wrote, below the line of its step."""
+        """Print a text that the model wrote, below the line of its step."""
         with unheard():
             self._console.print(f"{wrapped(describe(p))}\n{printable(text)}\n")
 
     def _line(self, p):
-        """The live line, in the width that there is."""
+        """Return the live line in the width of the terminal."""
         from dataclasses import replace
         bar, words = fitted(parts(replace(p, **self._measured)), self._console.width - 1)
         solid, rest = ("#", "-") if self._console.options.ascii_only else ("\u2501", "\u2501")
@@ -176,9 +185,9 @@ class LiveDisplay:
 
 
 def fitted(found: list[tuple[int, str]], width: int) -> tuple[int, str]:
-    """(columns of the bar, words beside it) of a live line: parts are left out, the dearest last, until it fits.
+    """Return (columns of the bar, text beside it) for a live line of `width` columns.
 
-    found: parts in order, each with a number that says how dear it is.
+    found: (rank, text) for each part, in order. Parts of low rank are left out until the rest fits.
     """
     for least in sorted(rank for rank, _ in found):
         words = "  ".join(text for rank, text in found if rank >= least)
@@ -188,5 +197,5 @@ def fitted(found: list[tuple[int, str]], width: int) -> tuple[int, str]:
 
 
 def display() -> PlainDisplay | LiveDisplay:
-    """The display that fits stderr."""
+    """Return a LiveDisplay if stderr is a terminal, else a PlainDisplay."""
     return LiveDisplay() if sys.stderr.isatty() else PlainDisplay()

@@ -1,4 +1,5 @@
-"""Signals that ask a run to end, or to save: they end its setup at once, and in the training wait for a step's end."""
+"""Signals that stop or save a training run: during its setup they end it at once, during training after the current
+step."""
 import contextlib
 import signal
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ SAVE = signal.SIGUSR1
 
 
 class Stopped(BaseException):
-    """A SIGTERM or SIGHUP while nothing is to be saved. As KeyboardInterrupt it is no Exception: it is no error."""
+    """SIGTERM or SIGHUP came before there was anything to save. It is no Exception, like KeyboardInterrupt."""
 
     def __init__(self, number: int):
         super().__init__(by(number))
@@ -16,16 +17,16 @@ class Stopped(BaseException):
 
 
 def by(number: int) -> str:
-    """Say in words which signal it was."""
+    """Return in words which signal it was."""
     return f"stopped by {signal.Signals(number).name}"
 
 
 class Signals:
-    """The signals that came, while it is entered.
+    """The signals that came while this context is open.
 
-    Outside `waiting` a stop raises KeyboardInterrupt or Stopped. Inside, the first one is remembered in `stop`, and
-    stays there; only a second Ctrl-C raises, to leave at once. A SIGHUP ignored at the start stays so, as nohup
-    wants it.
+    Outside `waiting`, a signal to stop raises KeyboardInterrupt or Stopped at once. Inside, the first one is stored in
+    `stop` and stays there; only a second Ctrl-C raises KeyboardInterrupt. SIGUSR1 is stored for `save_asked`. A SIGHUP
+    that was ignored at the start stays ignored, because nohup needs this.
     """
 
     def __init__(self):
@@ -45,7 +46,7 @@ class Signals:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Inside, whoever runs the block looks at `stop` and `save_asked` when the time is good."""
+        """Inside this context signals are stored; the caller looks at `stop` and `save_asked` between steps."""
         self._waiting, self.stop = True, None
         try:
             yield
@@ -53,7 +54,7 @@ class Signals:
             self._waiting = False
 
     def save_asked(self) -> bool:
-        """Return whether a save was asked for since the last call."""
+        """Return True if a save was requested since the last call."""
         if not self._save:  # one that comes right after this line is answered by the next call
             return False
         self._save = False

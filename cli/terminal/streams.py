@@ -1,4 +1,4 @@
-"""The standard streams as all commands find them: never missing, and what cannot be written there is said."""
+"""The standard streams, in a state that every command can rely on: open, and able to write every character."""
 import codecs
 import contextlib
 import errno
@@ -13,25 +13,28 @@ _said: list[str] = []  # the one note on lost characters, once it has been made
 
 
 class Closed(io.TextIOBase):
-    """A stand-in for a stdout that is closed: to write there is an error, for what is written would be lost."""
+    """A stand-in for a closed stdout. Writing to it raises OSError, because the text would be lost."""
     encoding = "utf-8"
 
     @property
     def buffer(self) -> "Closed":
+        """Return this stream, for bytes."""
         return self
 
     def writable(self) -> bool:
+        """Return True, because writers ask before they write."""
         return True
 
     def write(self, text) -> int:
+        """Raise OSError (EBADF)."""
         raise OSError(errno.EBADF, CLOSED)
 
 
 def open_streams() -> None:
-    """Make stdout and stderr streams that can be written to, in which a character that their encoding lacks is a `?`.
+    """Make stdout and stderr writable streams, in which a character that their encoding lacks becomes `?`.
 
-    A closed stderr goes nowhere, a closed stdout is a Closed. The numbers 0, 1 and 2 of closed streams are taken, so
-    that no file of ours gets one of them.
+    A closed stderr is replaced by /dev/null, a closed stdout by Closed. File descriptors 0, 1 and 2 are opened if they
+    are closed, so that no other file gets one of these numbers.
     """
     _said.clear()
     codecs.register_error(LOST, lost)
@@ -50,17 +53,18 @@ def open_streams() -> None:
 
 
 def wrapper(stream: TextIO) -> io.TextIOWrapper:
-    """Return a standard stream as what Python makes it: its errors and line ends can be set."""
+    """Return a standard stream under the type that Python gives it, whose error handler and line ends can be set."""
     return cast(io.TextIOWrapper, stream)
 
 
 def is_utf8(encoding: str) -> bool:
-    """Is this a name of UTF-8?"""
+    """Return True if this is a name of UTF-8."""
     return codecs.lookup(encoding).name == "utf-8"
 
 
 def lost(error: UnicodeError) -> tuple[str, int]:
-    """Write `?` for what an encoding lacks (a codecs error handler), and say so once on stderr."""
+    """Return `?` for each character that an encoding lacks, and print one warning on stderr (an error handler for
+    codecs)."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     if not _said:
@@ -76,7 +80,7 @@ def lost(error: UnicodeError) -> tuple[str, int]:
 
 
 def say_error(text: str) -> None:
-    """A line on stderr that says why a command ends; one that nobody can read changes no exit code."""
+    """Print the reason why a command ends on stderr. If nobody can read it, the exit code stays the same."""
     with contextlib.suppress(OSError):
         wrapper(sys.stderr).reconfigure(errors="backslashreplace")
         print(text, file=sys.stderr, flush=True)

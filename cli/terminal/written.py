@@ -1,4 +1,4 @@
-"""Written texts on their way out: to a terminal, a pipe or a file, as they are or in the form of documents."""
+"""Generated texts on their way to a terminal, a pipe or a file, as they are or in the form of documents."""
 import contextlib
 import os
 import signal
@@ -17,10 +17,12 @@ ASLEEP = 0.5     # seconds in which the reader of a pipe takes what it was sent,
 
 
 class Stop:
-    """The first SIGINT, SIGTERM or SIGHUP ends the text that is being written, so that all that stands there is whole.
+    """The first SIGINT, SIGTERM or SIGHUP ends the current text at a whole character, so that the output is
+    well-formed.
 
-    Where a text is made before any of it is written, it ends the process at once, and so does a second signal; where
-    the reader of a pipe is asleep, ASLEEP seconds after the first. A signal that is ignored stays so.
+    If several texts are computed before any is written, the signal ends the process at once; so does a second signal.
+    If the reader of a pipe does not read, the process ends ASLEEP seconds after the signal. Ignored signals stay
+    ignored.
     """
 
     def __init__(self):
@@ -39,6 +41,7 @@ class Stop:
             signal.signal(kind, handler)
 
     def _note(self, number: int, frame) -> None:
+        """Store the signal; end the process if it must not wait."""
         if self.number:
             self._end()
         self.number = number
@@ -48,19 +51,19 @@ class Stop:
             signal.setitimer(signal.ITIMER_REAL, ASLEEP)
 
     def _end(self) -> None:
-        """End the process by the signal that came, whatever it waits for."""
+        """End the process by the signal that came, even in the middle of a write."""
         signal.signal(self.number, signal.SIG_DFL)
         os.kill(os.getpid(), self.number)
 
     def until(self, pieces: Iterable[str]) -> Iterator[str]:
-        """The pieces of a text until a signal comes: what was drawn is still written."""
+        """Yield the pieces of a text until a signal comes. A piece that was drawn is still yielded."""
         for piece in pieces:
             yield piece
             if self.number:
                 return
 
     def whole(self, texts: Iterable[str]) -> Iterator[str]:
-        """Texts that come one after the other, each whole, until a signal comes."""
+        """Yield texts, each whole, until a signal comes."""
         texts = iter(texts)
         while not self.number:
             self._hard = True
@@ -72,7 +75,7 @@ class Stop:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Inside, a signal need not wait for the reader for long."""
+        """Inside this context the process writes: after a signal it waits for the reader for at most ASLEEP seconds."""
         self._writing = True
         try:
             yield
@@ -84,9 +87,11 @@ class Stop:
 
 def write(out: str | None, vocab, texts: Iterable[Iterable[str]], several: bool, separator: str | None,
           stop: Stop) -> None:
-    """Write texts, each in pieces, to the new file `out` or to stdout; raises SystemExit where a signal stopped them.
+    """Write texts, each in pieces, to the new file `out` or, if it is None, to stdout.
 
-    several: may there be more than one text? separator: a line between them, in place of what is usual.
+    several: True if there may be more than one text; separator: a line between texts, in place of the usual form.
+    Raises SystemExit after a signal, and OSError if the text cannot be written. A file that is still empty then is
+    deleted.
     """
     terminal, binary = out is None and sys.stdout.isatty(), vocab.level == "byte"
     raw, ascii_only = binary and not terminal, out is None and not is_utf8(sys.stdout.encoding)
@@ -108,10 +113,11 @@ def write(out: str | None, vocab, texts: Iterable[Iterable[str]], several: bool,
 
 def laid_out(vocab, texts: Iterable[Iterable[str]], several: bool, terminal: bool, separator: str | None,
              ascii_only: bool = False) -> Iterator[str]:
-    """All that is written, in pieces.
+    """Yield everything that is written, in pieces.
 
-    Texts of documents have the form of their corpus, but for a single one on a terminal. Others end in a line end; on a
-    terminal a rule stands between them. With a separator all texts are as they are, and it stands between them.
+    Texts of a model of documents get the form of their corpus, except a single text on a terminal. Other texts end with
+    a line end; on a terminal a rule separates them. With a separator, texts stay as they are, and it stands between
+    them. ascii_only: True if the output can hold only ASCII, which JSON lines allow.
     """
     if separator is None and vocab.documents != "none" and (several or not terminal):
         return written(texts, vocab.documents, vocab.field, ascii_only)
@@ -123,7 +129,8 @@ def laid_out(vocab, texts: Iterable[Iterable[str]], several: bool, terminal: boo
 
 
 def separated(texts: Iterable[Iterable[str]], separator: str | None, ended: bool) -> Iterator[str]:
-    """Texts as they are, a line between them where there is a separator; ended: each with a line end."""
+    """Yield texts as they are, with a separator line between them if there is one. ended: True to end each with a line
+    end."""
     for place, text in enumerate(texts):
         if place and separator is not None:
             yield f"{separator}\n"
@@ -136,14 +143,20 @@ def separated(texts: Iterable[Iterable[str]], separator: str | None, ended: bool
 
 
 def output(out: str | None, binary: bool):
-    """The new file `out`, or stdout, for text or for bytes."""
+    """Return a context that opens the new file `out` or, if it is None, stdout; for bytes if `binary`, else for
+    text.
+    """
     if out:
         return open(out, "xb") if binary else open(out, "x", encoding="utf-8", errors=LOST)
     return contextlib.nullcontext(sys.stdout.buffer if binary else sys.stdout)
 
 
 def stream(file, pieces: Iterable[str], encoding: str | None = None, writing=contextlib.nullcontext) -> None:
-    """Write the pieces as they come. encoding: for a file of bytes; writing: a context in which each is written."""
+    """Write pieces as they come, and flush every FLUSH seconds.
+
+    encoding: of the pieces in a file of bytes, None for a file of text; writing: a context that is open during each
+    write.
+    """
     flushed = 0.0
     for piece in pieces:
         with writing():
