@@ -53,7 +53,7 @@ def fetch(names, tries, timeout):
     """
     for name in dict.fromkeys(names):
         if not corpora.NAMES[name].files:
-            corpora.files(name)  # refused where this installation lacks it
+            corpora.files(name)  # raises CorpusError if this installation lacks it
             tell(f"{name} came with the installation")
         elif corpora.missing(name):
             download(name, replace(PATIENCE, tries=tries, silence=timeout))
@@ -87,7 +87,7 @@ def download(name: str, patience: Patience) -> None:
     patience: number of tries and seconds of silence allowed. Raises CorpusError if pooch is not installed or a download
     fails.
     """
-    if words := requirements.missing("pooch"):  # before anything is announced
+    if words := requirements.missing("pooch"):
         raise CorpusError(f"to download a corpus needs {words}")
     missing = corpora.missing(name)
     new = [file for file in missing if file.sha256 is None and not corpora.record(file).exists()]

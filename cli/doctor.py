@@ -59,7 +59,7 @@ def libraries() -> dict:
         f"{name} {requirements.installed(name)}" if requirements.lacking(name) is None else
         f"{name} missing" if requirements.installed(name) is None else
         f"{name} {requirements.installed(name)} (too old: {requirements.OPTIONAL[name]} is needed)"
-        for name in requirements.OPTIONAL if name != "cupy")  # which the row `cuda` is about
+        for name in requirements.OPTIONAL if name != "cupy")  # the row `cuda` reports on CuPy
     return found
 
 

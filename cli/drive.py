@@ -21,7 +21,7 @@ def drive(run, signals) -> int:
             asked, stop = signals.save_asked() or asked, None if p.finished else signals.stop
             if stop:
                 run.stop()
-            elif asked and not training.recovery.row:  # bad steps in a row: not now
+            elif asked and not training.recovery.row:  # row > 0: non-finite steps are being skipped, so save later
                 run.save()
             if asked and run.saved == p.step:
                 asked = False

@@ -14,9 +14,9 @@ from . import texts
 from .terminal import called
 from .terminal.progress import tell
 
-LATE = 0.7         # of the steps: a best model from before was followed by worse ones for long
-FAR_TOO_HIGH = 10  # times the usual rate: a model that is worse than counting wants a lower one, not more steps
-DIVERGED = 3       # exit code
+LATE = 0.7         # share of the steps; a best model from an earlier step means that the model overfits
+FAR_TOO_HIGH = 10  # times the usual learning rate; from this rate on, the advice is a lower rate, not more steps
+DIVERGED = 3       # the exit code of a run that has diverged
 
 
 def farewell(run, stopped: int | None) -> int:
@@ -27,7 +27,7 @@ def farewell(run, stopped: int | None) -> int:
     """
     training, path = run.training, run.folder.path
     if run.unsaved:
-        return 1  # the run says so itself when it is left
+        return 1  # no message here: the run prints the reason when its context ends
     if stopped:
         tell(f"stopped at step {training.step:,} and saved; go on with\n\n  {called.command(again(run))}\n")
         return 128 + stopped
@@ -130,7 +130,8 @@ def longer(training) -> list[str]:
         spent = {"steps": training.step, "epochs": training.step / training.batches.windows,
                  "minutes": training.clock.now() / 60}
         name = next(name for name in spent if getattr(config, name) is not None)
-        value = 2 * max(getattr(config, name), spent[name])  # a run may be over for a budget below what it has had
+        # A run may be resumed with a budget below what it has spent; twice the larger number always goes on.
+        value = 2 * max(getattr(config, name), spent[name])
         doubled += [f"--{name}", str(value) if name == "steps" else f"{value:.3g}"]
     if training.given_up():
         doubled += ["--patience", str(2 * max(config.patience, training.stale))]

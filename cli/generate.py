@@ -14,9 +14,9 @@ from . import options
 from .terminal.progress import tell
 from .terminal.written import Stop, write
 
-LENGTH = 1000    # characters
-TURN = 200       # characters, where it is one of many
-SELFCHECK = 20_000  # characters of a text that make up for a self-check of a GPU's path
+LENGTH = 1000       # symbols of a text, by default
+TURN = 200          # symbols of a turn with --interactive, by default
+SELFCHECK = 20_000  # symbols; from this length on, a faster path saves more time than its self-check takes
 
 
 def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
@@ -120,7 +120,7 @@ def made(model, prime, length: int | None, count: int, config, stop, on_unknown,
     """
     from rnncore import sample
 
-    shown = [model.vocab.spelled(model.vocab.begun(prime))]  # as the model reads it
+    shown = [model.vocab.spelled(model.vocab.begun(prime))]  # the prime, as the model reads it
     if count > 1 and length is not None:
         model.threads = model.kernel.cores()
         whole = sample.texts(model, count, prime, length, config, stop, on_unknown, clamp)
@@ -147,9 +147,9 @@ def take_path(model, device: str, asked: str, length: int | None, count: int, in
     prepare.check_gpu(model.kernel, asked)
     if not interactive and not clamp:
         return selfcheck.take(model, asked, device, not short, tell, columns=count)
-    # the host draws each symbol of a dialogue, and wherever cells are held
+    # In a dialogue, and if cells are held, the host draws each symbol: only eager can do this.
     if model.kernel.name == "cpu" or asked == "eager" or asked == "auto" and short:
-        return []                           # who writes so little does not wait
+        return []
     from rnncore.kernels.paths import price
     slower = price("graph", "eager", model.precision, count)
     option = "interactive" if interactive else "clamp"

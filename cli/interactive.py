@@ -23,7 +23,7 @@ from .terminal.streams import wrapper
 from .terminal.written import output, separated, stream
 
 PROMPT = "> "
-TURNS = 100  # that can be taken back
+TURNS = 100  # turns that /undo can take back; each holds a copy of the state
 WELCOME = "The model reads each line and writes on. /help lists the commands; Ctrl-C ends a text, Ctrl-D the program."
 HELP = """/temperature X, /top-k K, /top-p P, /seed N, /length N: change one of these; without a number, show it
 /reset         forget all that was read and written
@@ -50,11 +50,11 @@ class Loop:
         self.stop = ends(self.vocab, stop)
         self.past: deque[Mark] = deque(maxlen=TURNS)
         self.binary = self.vocab.level == "byte"
-        self.stdin = sys.stdin or open(os.devnull)  # open as long as the process is
-        as_it_is = self.binary or "\r" in self.vocab  # a corpus that kept its line ends
-        wrapper(self.stdin).reconfigure(errors="surrogateescape", newline="\n" if as_it_is else None)
+        self.stdin = sys.stdin or open(os.devnull)  # stays open until the process ends
+        keeps = self.binary or "\r" in self.vocab  # the model learned line ends as they are in the corpus
+        wrapper(self.stdin).reconfigure(errors="surrogateescape", newline="\n" if keeps else None)
         self.typed, self.shown = self.stdin.isatty(), sys.stdout.isatty()
-        self.raw = self.binary and not self.shown  # bytes as they come, no line is ended
+        self.raw = self.binary and not self.shown  # bytes are written unchanged, without a line end
         if prime:
             self.dialogue.read(prime, on_unknown)
 
@@ -63,7 +63,7 @@ class Loop:
         KeyboardInterrupt."""
         if self.typed:
             with contextlib.suppress(ImportError):
-                import readline  # noqa: F401, from now on input() has line editing and a history
+                import readline  # noqa: F401, its import gives input() line editing and a history
             tell(WELCOME)
         while True:
             try:

@@ -14,10 +14,10 @@ from rnncore.measure import ngram
 from rnncore.runs.folder import trained
 from rnncore.runs.places import text_of
 
-PIECE = 100     # characters that two texts have in common by chance never
-PIECES = 5      # that are looked for
-HELD = 1 << 22  # characters in which they are looked for at a time
-TRIES = 100     # places in those at which a whole text is looked for
+PIECE = 100     # characters of a piece; two texts do not share so many by chance
+PIECES = 5      # pieces of a text to search for, spread evenly over it
+HELD = 1 << 22  # characters of the training text to search at a time; bounds the memory
+TRIES = 100     # places in each such block at which a whole text is compared; bounds the time
 KNOWN = "the text stands in the training text, which counting would know by heart"  # why there is no baseline
 
 
@@ -31,7 +31,7 @@ def share(card: dict, corpus, text: str, how: dict) -> dict | None:
     if not trained(card):
         return None
     about, part = card["corpus"], card["split"]["train"]
-    if part > about["characters"]:  # a card that contradicts itself
+    if part > about["characters"]:  # the card contradicts itself
         return None
     for reading in _readings(corpus, text, how, about["newline"]):
         if reading.digest(about["characters"]) == about["sha256"]:
@@ -75,7 +75,7 @@ def of_another(card: dict, train, ids, unknown: int, end: int | None = None) -> 
     found, of = pieces(train, ids, end)
     if found == of and not unknown and len(ids) >= PIECE and stands_in(train, ids):
         return {"share": 1.0, "at_most": _unfinished(card)}, True
-    enough = PIECE if found == of else PIECES * PIECE  # below that, pieces are short or overlap
+    enough = PIECE if found == of else PIECES * PIECE  # a shorter text has short or overlapping pieces
     return {"pieces": found, "of": of} if found and len(ids) >= enough else None, (
         found == of if end is None else 2 * found > of)
 
@@ -83,7 +83,7 @@ def of_another(card: dict, train, ids, unknown: int, end: int | None = None) -> 
 def _unfinished(card: dict) -> bool:
     """Return True if the first pass over the training part was not finished."""
     batch = card["train"].get("batch")
-    left_over = batch if isinstance(batch, int) else 0  # what streams of equal length leave over
+    left_over = batch if isinstance(batch, int) else 0  # streams of equal length leave out fewer characters than this
     return card["chars"] < card["split"]["train"] - left_over
 
 
@@ -102,10 +102,12 @@ def pieces(train, ids, end: int | None = None) -> tuple[int, int]:
     """
     left = [part.astype(train.dtype).tobytes() for k in range(PIECES)
             for part in _parts(ids[len(ids) * k // PIECES:][:PIECE], end)]
-    of, before = len(left), b"" if end is None else train.dtype.type(end).tobytes()  # a document begins the text, too
+    # A piece of a document has the end of the document before it; the first document has none, so one is put there.
+    of, before = len(left), b"" if end is None else train.dtype.type(end).tobytes()
     for start in range(0, len(train), HELD):
         text, width = train[start:start + HELD + PIECE].tobytes(), train.itemsize
         text = text if start else before + text
+        # A place that is no multiple of the width lies across two ids: the bytes agree, the symbols do not.
         left = [piece for piece in left if all(place % width for place in _places(text, piece))]
     return of - len(left), of
 

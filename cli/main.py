@@ -56,7 +56,8 @@ class Commands(HelpfulGroup):
         """Write the introduction of the help, with commands as this user can type them."""
         formatter.write_paragraph()
         with formatter.indentation():
-            formatter.write_text(said(HELP).replace("`", ""))  # a line of its own
+            # In HELP, \b tells click to keep the line breaks of the paragraph with the example.
+            formatter.write_text(said(HELP).replace("`", ""))
 
     def format_commands(self, ctx, formatter) -> None:
         """Write the names of the commands with one line on each. No command is imported for this."""
@@ -68,7 +69,8 @@ class Commands(HelpfulGroup):
             code = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left: nothing to say
+            # Without this, Python would flush stdout at its end and print the same error again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         return code
 
@@ -90,13 +92,14 @@ def main(args=None) -> None:
     """
     open_streams()
     warnings.formatwarning = worded
-    warnings.filterwarnings("ignore", ".* encountered in ", RuntimeWarning)  # NumPy's: who computes looks at the result
+    # NumPy warns of overflows; the engine itself checks that losses and gradients are finite.
+    warnings.filterwarnings("ignore", ".* encountered in ", RuntimeWarning)
     try:
         code = commands.main(args, called(), standalone_mode=False) or 0
-    except click.exceptions.Abort:  # click's word for Ctrl-C
+    except click.exceptions.Abort:  # click raises it for KeyboardInterrupt
         with contextlib.suppress(OSError):
             sys.stdout.flush()
-        os._exit(130)  # at once: an exit of the interpreter waits for threads in mid-step
+        os._exit(130)  # sys.exit would wait for threads in the middle of a step
     except Stopped as stopped:
         os._exit(128 + stopped.number)
     except Exception as error:
@@ -121,7 +124,7 @@ def explain(error: Exception) -> int:
     """Print one line on stderr that says what went wrong, and return the exit code."""
     try:
         code, message = _verdict(error)
-    except (ImportError, MemoryError, SystemError, OSError) as another:  # a library that the verdict itself needs
+    except (ImportError, MemoryError, SystemError, OSError) as another:  # _verdict imports libraries, too
         code, message = 1, f"rnncore: {limits.unloadable(another if isinstance(another, ImportError) else error)}"
     say_error(shown(message))
     return code
@@ -133,7 +136,7 @@ def _verdict(error: Exception) -> tuple[int, str]:
         file = io.StringIO()
         error.show(file)
         return error.exit_code, file.getvalue().rstrip("\n")
-    too_old = requirements.fault()  # then the error may be anything
+    too_old = requirements.fault()  # with old libraries any error may follow, so their age is the message
     code, message = (1, too_old) if too_old else _cause(error)
     return code, f"rnncore: {message}"
 
@@ -168,5 +171,5 @@ def _cause(error: Exception) -> tuple[int, str]:
         return 1, message
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return 1, f"{where}{error.strerror or message}"  # of ours, a FileNotFoundError in words of its own
+        return 1, f"{where}{error.strerror or message}"  # without strerror it is our own FileNotFoundError
     return 1, f"internal error, {type(error).__name__}: {message} (the same command with --debug shows where)"

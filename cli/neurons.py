@@ -15,9 +15,9 @@ from rnncore.runs.lock import RunError
 from . import options, texts
 from .terminal.progress import tell
 
-LENGTH = 20_000  # symbols that are read by default: a minute at most on a CPU
-BESIDE = 48      # columns of the table beside the excerpt
-LEAST = 24       # symbols that an excerpt has at least
+LENGTH = 20_000  # symbols to read by default; they take a minute at most on a CPU
+BESIDE = 48      # columns of the terminal that the table needs beside the excerpt
+LEAST = 24       # symbols in an excerpt, at least
 
 
 @click.command(cls=options.Command)

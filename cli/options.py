@@ -33,8 +33,8 @@ NEWLINE = click.option("--newline", type=click.Choice(["lf", "keep"]), default="
                        help="Make every line end a LF, or keep them as they are.")
 ON_UNKNOWN = click.option("--on-unknown", type=click.Choice(["error", "skip", "replace"]), default="error",
                           help="What to do with symbols that the model does not know.")
-DIGITS = 40       # of a whole number, at most: config.MOST has 16, a seed 20
-LAST = "Options"  # the heading of options that no other heading has
+DIGITS = 40       # characters of a whole number, at most; config.MOST has 16 digits, a seed has 20
+LAST = "Options"  # the heading of the options that have no other heading
 RUN = click.argument("run", required=False, metavar="[RUN]")
 
 
@@ -53,7 +53,7 @@ class Command(Debuggable):
     computes: True if the command needs libraries that are new enough. Running the command raises ImportError if they
     are too old, and limits.TooLittleMemory if they cannot be loaded within a memory limit.
     """
-    computes = True  # does it need libraries that are new enough?
+    computes = True
 
     def invoke(self, ctx):
         """Check libraries and memory limit, then run the command. An OptionError becomes a usage error."""
@@ -76,7 +76,7 @@ class Command(Debuggable):
         sections: dict[str, list] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record and isinstance(param, click.Option):  # arguments are told of in the text
+            if record and isinstance(param, click.Option):  # the command's text describes its arguments
                 sections.setdefault(getattr(param, "heading", LAST), []).append(record)
         sections[LAST] = sections.pop(LAST)
         for heading, records in sections.items():

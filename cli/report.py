@@ -15,7 +15,7 @@ from .terminal.progress import tell
 from .terminal.signals import Stopped, by
 
 NAME = "report.html"
-CELLS = 3  # that are shown for each thing that cells may follow
+CELLS = 3  # cells to show for each probe
 NEEDED = "matplotlib", "jinja2"
 
 

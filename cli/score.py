@@ -88,7 +88,7 @@ def chosen(window: int | None, dynamic: bool, learning: dict) -> tuple[str, dict
     if window and dynamic:
         raise click.UsageError("give --window or --dynamic, not both")
     if dynamic:
-        DynamicConfig(**learning)  # refuses what is out of range
+        DynamicConfig(**learning)  # raises ConfigError for a value out of range
         return "dynamic", learning
     return ("window", {"window": window}) if window else ("carried", {})
 

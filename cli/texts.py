@@ -11,8 +11,8 @@ from rnncore.config import flag
 
 from . import options
 
-NAMES = "encoding", "encoding_errors", "newline", "documents", "field"  # the options of `options_of`
-options_of = options.grouped(  # a decorator: the options that say how TEXT is read, which the command gets by NAMES
+NAMES = "encoding", "encoding_errors", "newline", "documents", "field"  # parameters that `options_of` adds
+options_of = options.grouped(  # a decorator that adds the options that say how TEXT is read
     options.LAST, options.ENCODING, options.ENCODING_ERRORS, options.NEWLINE,
     ("--documents", {"type": click.Choice(["lines", "blank", "jsonl"]),
                      "help": "For a model of documents: what parts those of TEXT. [default: what it learnt]"}),

@@ -13,9 +13,9 @@ from .terminal.progress import tell
 from .terminal.signals import Signals
 
 CONFIGS = ModelConfig, TrainConfig, SplitConfig, SaveConfig
-NO_REPORT = "RNNCORE_NO_REPORT"  # in the environment: no run here makes a report
+NO_REPORT = "RNNCORE_NO_REPORT"  # environment variable: if it is set to yes, no run makes a report
 WHOLE, NATURAL, SHARE = ({"type": kind} for kind in (options.Whole(0), options.Whole(1), options.SHARE))
-ADDED: dict[str, dict] = {  # to what RunOptions says of an option
+ADDED: dict[str, dict] = {  # keyword arguments of click.option beyond those that RunOptions gives
     "val": SHARE, "test": SHARE, "min_count": NATURAL, "sample_every": WHOLE, "save_every": NATURAL, "keep": WHOLE,
     "threads": {"type": str, "callback": lambda *given: options.threads(*given) or "auto", "default": "auto"}}
 SHARED = {"dtype": options.DTYPE, "encoding": options.ENCODING, "encoding_errors": options.ENCODING_ERRORS,

@@ -9,9 +9,9 @@ import sys
 from rnncore import requirements
 
 NAME = "rnncore"
-COMMAND = re.compile(rf"`{NAME}(?= [\w-]|`)")  # as messages write a command
-PIP = re.compile("`pip (install [^`]+)`")        # and one of pip's
-HEAD = 512  # bytes of a script that say which Python runs it, at most
+COMMAND = re.compile(rf"`{NAME}(?= [\w-]|`)")  # a command in a message
+PIP = re.compile("`pip (install [^`]+)`")        # a command of pip in a message
+HEAD = 512  # bytes at the beginning of a script in which the path of its Python is searched for
 INTERPRETER = re.compile(rb"/[^\n'\"]*/python[\w.]*")
 
 

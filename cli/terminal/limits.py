@@ -6,10 +6,11 @@ import sys
 
 from rnncore import requirements
 
-AMPLE = 16 << 30   # bytes: with a limit of so much, the libraries load on any machine
-MARGIN = 64 << 20  # bytes that have to be left once they are loaded
-PATIENCE = 20      # seconds; some wait for ever for memory
-ORIGIN = "Original error was: "  # begins the line of a long ImportError of NumPy's that says what is wrong
+AMPLE = 16 << 30   # bytes; under a limit of this size or more, the libraries load on any machine
+MARGIN = 64 << 20  # bytes that must be left when the libraries are loaded
+PATIENCE = 20      # seconds for loading them; some libraries wait for memory for ever
+ORIGIN = "Original error was: "  # NumPy's ImportError is long; the line that begins so has the cause
+# The program of the child process. BLAS takes memory for a thread at its first product, so every thread multiplies.
 LOADING = f"""
 import mmap, os
 code = 1
@@ -21,7 +22,7 @@ try:
     mmap.mmap(-1, {MARGIN})
     code = 0
 finally:
-    os._exit(code)  # without waiting for threads that could not begin
+    os._exit(code)  # a normal exit would wait for threads that could not start
 """
 
 
@@ -47,7 +48,7 @@ def check() -> None:
     limit = lowest()
     if limit is None or limit[0] > AMPLE:
         return
-    import subprocess  # which takes long to import
+    import subprocess  # here, because its import is slow and a limit is rare
     try:
         loaded = subprocess.run([sys.executable, "-c", LOADING], stdin=subprocess.DEVNULL, capture_output=True,
                                 timeout=PATIENCE).returncode == 0

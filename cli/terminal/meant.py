@@ -4,8 +4,9 @@ import re
 
 import click
 
-# What others call an option (char-rnn, torch-rnn, textgenrnn, nanoGPT, torch's and TensorFlow's examples), without its
-# dashes and with - for _, under what it is here. Where it may be several things, it is the first that a command has.
+# Our option -> its names in other programs (char-rnn, torch-rnn, textgenrnn, nanoGPT, the examples of torch and
+# TensorFlow), without dashes at the front and with - for _. If a name stands in several rows, the first row whose
+# option the command has counts.
 THEIRS = {
     "--device cuda": "gpu cuda gpuid gpu-id gpu-index gpus use-gpu use-cuda",
     "--device cpu": "cpu no-gpu no-cuda use-cpu",
@@ -70,12 +71,12 @@ COMMANDS = {
 SUBCOMMANDS = {"fetch": "download get", "list": "ls show", "path": "where paths"}
 FACTORS = {"": 1, "k": 10 ** 3, "m": 10 ** 6, "g": 10 ** 9, "b": 10 ** 9}
 MINUTES = {"s": 1 / 60, "sec": 1 / 60, "m": 1, "min": 1, "h": 60}
-LONG_DASH = re.compile("[\u2010-\u2015\u2212]{1,2}(?=[A-Za-z])")  # what some pages make of two hyphens
+LONG_DASH = re.compile("[\u2010-\u2015\u2212]{1,2}(?=[A-Za-z])")  # web pages turn -- into such a dash
 
 
 class Helpful(click.Command):
     """A command whose usage errors suggest what was meant, and that refuses an empty word as a value."""
-    empty = frozenset({"prime", "separator", "field"})  # parameters that may be ""
+    empty = frozenset({"prime", "separator", "field"})  # parameters for which "" is a value
 
     def parse_args(self, ctx, args: list[str]) -> list[str]:
         """Parse the words of the command line as click does. Raises UsageError or BadParameter with a suggestion."""

@@ -11,8 +11,8 @@ from .called import said
 EVERY = 10.0           # seconds between plain lines
 REFRESH = 0.25         # seconds between changes of the live line
 BAR, NARROWEST = 16, 6  # columns of the bar in the live line, at most and at least
-STUCK = "\x00"         # stands for a blank at which no line is broken
-CONTROLS = {*range(32), *range(127, 160)} - {9, 10}  # code points of C0 and C1 but tab and line feed
+STUCK = "\x00"         # stands for a blank within a command while lines are wrapped; lines do not break at it
+CONTROLS = {*range(32), *range(127, 160)} - {9, 10}  # code points of C0 and C1 without tab and line feed
 REORDERING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # bidirectional embeddings, overrides and isolates
 HARMFUL = dict.fromkeys((*CONTROLS, *REORDERING, *range(0xD800, 0xE000)), "\N{REPLACEMENT CHARACTER}")
 
@@ -144,7 +144,7 @@ class LiveDisplay:
         self._text = Text
         self._live = Live(Text("starting"), console=self._console, auto_refresh=False)
         self._shown = 0.0
-        self._measured: dict = {}  # of the last evaluation
+        self._measured: dict = {}  # fields of the last Progress with an evaluation
 
     def __enter__(self) -> "LiveDisplay":
         with unheard():

@@ -4,8 +4,8 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
-STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # the last: the terminal was closed
-SAVE = signal.SIGUSR1
+STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # SIGHUP comes when the terminal is closed
+SAVE = signal.SIGUSR1  # asks for a save; the training goes on
 
 
 class Stopped(BaseException):
@@ -31,7 +31,7 @@ class Signals:
 
     def __init__(self):
         self.stop: int | None = None
-        self.ended = False  # by a Stopped
+        self.ended = False  # True when Stopped was raised
         self._save = self._waiting = False
 
     def __enter__(self) -> "Signals":
@@ -41,7 +41,8 @@ class Signals:
         return self
 
     def __exit__(self, *exception) -> None:
-        for number, handler in self._before.items():  # a process that is to end at once hears no other
+        # When Stopped was raised, the process is about to end: a second signal must not interrupt that.
+        for number, handler in self._before.items():
             signal.signal(number, signal.SIG_IGN if self.ended else handler or signal.SIG_DFL)
 
     @contextlib.contextmanager
@@ -55,7 +56,7 @@ class Signals:
 
     def save_asked(self) -> bool:
         """Return True if a save was requested since the last call."""
-        if not self._save:  # one that comes right after this line is answered by the next call
+        if not self._save:  # a signal that comes after this test stays stored for the next call
             return False
         self._save = False
         return True

@@ -9,7 +9,7 @@ from typing import TextIO, cast
 
 LOST = "rnncore.lost"  # the name of the codecs' error handler `lost`
 CLOSED = "stdout is closed: send it to a file, to a pipe, or to /dev/null"
-_said: list[str] = []  # the one note on lost characters, once it has been made
+_said: list[str] = []  # holds the warning on lost characters when it has been printed
 
 
 class Closed(io.TextIOBase):
@@ -48,7 +48,7 @@ def open_streams() -> None:
     elif not isinstance(sys.stdout, Closed):
         wrapper(sys.stdout).reconfigure(errors=LOST)
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # open as long as the process is
+        sys.stderr = open(os.devnull, "w")  # stays open until the process ends
     wrapper(sys.stderr).reconfigure(errors="replace" if is_utf8(sys.stderr.encoding) else LOST)
 
 

@@ -11,9 +11,9 @@ from rnncore.data.records import written
 from .progress import printable
 from .streams import LOST, is_utf8
 
-FLUSH = 0.05     # seconds between flushes of what was written
-RULE = "-" * 40  # stands between texts on a terminal
-ASLEEP = 0.5     # seconds in which the reader of a pipe takes what it was sent, or is asleep
+FLUSH = 0.05     # seconds between two flushes
+RULE = "-" * 40  # the line between texts on a terminal
+ASLEEP = 0.5     # seconds; a reader of a pipe that takes nothing for this long counts as asleep
 
 
 class Stop:
@@ -104,7 +104,7 @@ def write(out: str | None, vocab, texts: Iterable[Iterable[str]], several: bool,
         error.filename = out
         if out and not isinstance(error, FileExistsError):
             with contextlib.suppress(OSError):
-                if not os.path.getsize(out):  # a file with a part of the text stays
+                if not os.path.getsize(out):  # only an empty file goes; a part of a text is worth keeping
                     os.unlink(out)
         raise
     if stop.number:
