@@ -8,7 +8,7 @@ from rnncore import requirements
 from rnncore.config import BENCH, BENCH_CARD, LAYERS, OPTIMIZERS, PATHS
 
 from . import bench_table, doctor, options
-from .terminal.progress import EVERY, tell
+from .terminal.progress import EVERY, echo, tell, width
 
 CLASSES = "float32", "float64", "tf32", "bf16", "fp16"
 
@@ -70,15 +70,15 @@ def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype,
         measured = card.measure_all(setting, given, dtype, cuda_path, how)
         first, words, last = bench_table.card_headline, bench_table.card_lines, bench_table.card_summary
     if not as_json:
-        click.echo(first(found["machine"]))
+        echo(first(found["machine"]))
     for figures in measured:
         found["settings"].append(figures)
         if not as_json:
-            click.echo("\n" + "\n".join(words(figures)))
+            echo("\n" + "\n".join(words(figures, width())))
     if as_json:
         click.echo(json.dumps(found))
     elif last:
-        click.echo("\n" + "\n".join(last(found["settings"])))
+        echo("\n" + "\n".join(last(found["settings"], width())))
 
 
 def name_for_torch(kernel, device: str) -> str:

@@ -1,4 +1,5 @@
 """The figures of `rnncore bench` as text. Functions cpu_... print settings on a CPU, card_... rows on a GPU."""
+import math
 
 
 def cpu_headline(found: dict) -> str:
@@ -8,8 +9,8 @@ def cpu_headline(found: dict) -> str:
             + (f", torch {found['torch']}" if "torch" in found else "") + f"; recurrence {found['recurrence']}")
 
 
-def cpu_lines(found: dict) -> list[str]:
-    """Return the figures of one setting: a table, then the share of the matrix product's speed and the memory.
+def cpu_lines(found: dict, width: float = math.inf) -> list[str]:
+    """Return the figures of one setting: a table of at most `width` columns, the matrix products and the memory.
 
     Columns: ms per step (median), its quartiles, characters/s, GF/s, threads, and the time of the entry divided by
     ours.
@@ -18,19 +19,15 @@ def cpu_lines(found: dict) -> list[str]:
     head = (f"{found['setting']}: {found['layers']} x {found['hidden']} LSTM, embedding {found['embed']}, "
             f"{found['vocab_size']} symbols, N = {found['batch']}, T = {found['seq']}, {found['optimizer']}, "
             f"{found['dtype']} on {found['device']}")
-    rows: list[tuple[str, ...]] = [("", "ms a step", "quartiles", "characters/s", "GF/s", "threads", "times ours")]
+    rows: list[tuple[str, ...]] = [("", "ms a step", "quartiles", "characters/s", "GF/s", "threads", "time / ours")]
     for what in ours["work"]:
         for name, engine in found["engines"].items():
             rows.append((f"{what}, {name}", *cells(engine["work"][what])))
-    for name, product in products.items():
-        shape = " x ".join(map(str, product["shape"]))
-        rows.append((f"{name} product, {shape}", "", "", "", digits(product["gflops"]), str(product["threads"]), ""))
-    table = aligned(rows)
-    shares = " and ".join(f"{100 * product['share']:.0f}% of the {name} product's"
-                          for name, product in products.items())
+    speeds = [f"{name} product, {' x '.join(map(str, product['shape']))}, threads {product['threads']}: "
+              f"{digits(product['gflops'])} GF/s; a training step's products reach {100 * product['share']:.0f}% of it"
+              for name, product in products.items()]
     peaks = ", ".join(f"{name} {engine['memory_mb']:.0f} MB" for name, engine in found["engines"].items())
-    return [head, *table, f"speed of a training step's products: {shares}",
-            f"peak memory of training above Python with NumPy: {peaks}",
+    return [head, *aligned(rows, width), *speeds, f"peak memory of training above Python with NumPy: {peaks}",
             *([f"without torch bfloat16: {found['left_out']}"] if found["left_out"] else [])]
 
 
@@ -52,8 +49,12 @@ def card_headline(machine: dict) -> str:
     return ", ".join(words)
 
 
-def card_lines(found: dict) -> list[str]:
-    """Return the figures of one row in one precision class: every entry with its times, or why it has none."""
+def card_lines(found: dict, width: float = math.inf) -> list[str]:
+    """Return the figures of one row in one precision class: every entry with its times, or why it has none.
+
+    The table has at most `width` columns. "from float64" is the difference from the float64 reference, "allowed" its
+    bound for the class.
+    """
     scale, unit = (1e3, "us a character") if found["work"] == "writing" else (1.0, "ms")
     allowed = found["allowed"] or {}
     rows: list[tuple[str, ...]] = [("", unit, "p10 to p90", "characters/s", "from float64", "allowed", "ready s")]
@@ -71,7 +72,7 @@ def card_lines(found: dict) -> list[str]:
                          digits(allowed[side]) if allowed else "", f"{entry['ready_s']:.1f}"))
     expected = "; ".join(f"{kind}: {name}" for kind, name in found.get("cudnn_expected", {}).items())
     wide = [f"rnncore may be as far from float64 as torch {allowed['by']} is"] if allowed.get("by") else []
-    return [heading(found), *(aligned(rows) if len(rows) > 1 else []), *silent, *wide,
+    return [heading(found), *(aligned(rows, width) if len(rows) > 1 else []), *silent, *wide,
             *([f"cuDNN's algorithm, expected: {expected}"] if expected else []), verdict(found)]
 
 
@@ -98,7 +99,7 @@ def verdict(found: dict) -> str:
             f"({ratio['low']:.2f} to {ratio['high']:.2f})" + (f"; {words}" if words else ""))
 
 
-def card_summary(rows: list[dict]) -> list[str]:
+def card_summary(rows: list[dict], width: float = math.inf) -> list[str]:
     """Return one table of all rows: our chosen path beside torch's fastest entry, in ms."""
     table: list[tuple[str, ...]] = [("", "ours", "ms", "torch", "ms", "ratio")]
     for found in rows:
@@ -107,17 +108,26 @@ def card_summary(rows: list[dict]) -> list[str]:
                       mine or "-", digits(found["ours"][mine]["ms"]) if mine else "-",
                       other or "-", digits(found["torch"][other]["ms"]) if other else "-",
                       f"{found['ratio']['median']:.2f}" if found["ratio"] else "-"))
-    return aligned(table)
+    return aligned(table, width)
 
 
-def aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Return a table as lines: the first column flush left, the others flush right. A column that is empty but for its
-    head is left out."""
+def aligned(rows: list[tuple[str, ...]], width: float = math.inf) -> list[str]:
+    """Return a table as lines: the first column flush left, the others flush right.
+
+    A column that is empty but for its head is left out. Columns beyond `width` go into a further table below, which
+    repeats the first column.
+    """
     columns = [column for place, column in enumerate(zip(*rows, strict=True)) if place == 0 or any(column[1:])]
-    rows = list(zip(*columns, strict=True))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in
-                                                  zip(row[1:], widths[1:], strict=True))]).rstrip() for row in rows]
+    widths = [max(map(len, column)) for column in columns]
+    tables, taken = [[0]], widths[0]
+    for place, wide in enumerate(widths[1:], 1):
+        if taken + 2 + wide > width and len(tables[-1]) > 1:
+            tables.append([0])
+            taken = widths[0]
+        tables[-1].append(place)
+        taken += 2 + wide
+    return ["  ".join([row[0].ljust(widths[0]), *(row[place].rjust(widths[place]) for place in table[1:])]).rstrip()
+            for table in tables for row in zip(*columns, strict=True)]
 
 
 def digits(number: float) -> str:

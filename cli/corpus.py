@@ -14,7 +14,7 @@ from rnncore.data.decode import CorpusError
 from rnncore.data.download import Patience, host
 
 from . import options
-from .terminal.progress import tell
+from .terminal.progress import echo, tell
 
 NAME = click.Choice(list(corpora.NAMES))
 PATIENCE = Patience()
@@ -38,7 +38,7 @@ def list_corpora(as_json):
         click.echo(json.dumps(found))
         return
     for row in found:
-        click.echo(f"{row['name']:16} {size_of(row['bytes']):>15}  {row['state']:12} {row['about']}: {row['licence']}")
+        echo(f"{row['name']:16} {size_of(row['bytes']):>15}  {row['state']:12} {row['about']}: {row['licence']}", 47)
 
 
 @command.command()

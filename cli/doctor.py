@@ -11,7 +11,7 @@ from rnncore.config import BENCH, PATHS, ModelConfig, TrainConfig
 
 from . import options
 from .terminal.called import said
-from .terminal.progress import printable, tell
+from .terminal.progress import echo, printable, tell
 
 
 class Doctor(options.Command):
@@ -32,7 +32,7 @@ def command(what, as_json):
         for row in checks(what):
             rows.append(row)
             if not as_json:
-                click.echo(line(row))
+                echo(line(row), 2)
         if as_json:
             click.echo(json.dumps(rows))
         return
@@ -42,9 +42,9 @@ def command(what, as_json):
         return
     rows = found.pop("paths", [])
     for name, value in found.items():
-        click.echo(f"{name:15} {value}")
+        echo(f"{name:15} {value}", 16)
     for value in [rows] if isinstance(rows, str) else map(line, rows):
-        click.echo(f"{'paths':15} {value}")
+        echo(f"{'paths':15} {value}", 16)
 
 
 def libraries() -> dict:

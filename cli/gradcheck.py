@@ -7,6 +7,7 @@ import click
 from rnncore.config import LAYERS, ModelConfig, TrainConfig
 
 from . import options
+from .terminal.progress import echo
 
 
 @click.command(cls=options.Command)
@@ -45,8 +46,8 @@ def command(layers, hidden, embed, vocab, seq, batch, dropout, weight_drop, vari
     case = random_case(model, seq, batch, Dropout(dropout, seed, 0, variational, weight_drop), documents, seed)
     rows = []
     if not as_json:
-        click.echo(f"{model.kernel.name}, float64, eps {EPS:g}, {seq} steps of {batch} sequences: error = "
-                   "max |analytic - numerical| / max(|analytic|, |numerical|)")
+        echo(f"{model.kernel.name}, float64, eps {EPS:g}, {seq} steps of {batch} sequences: error = "
+             "max |analytic - numerical| / max(|analytic|, |numerical|)")
         click.echo(f"{'parameter':24} {'entries':>9} {'checked':>8}     error")
     for row in check_gradients(model, case, most):
         rows.append(row)

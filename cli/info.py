@@ -7,7 +7,10 @@ from pathlib import Path
 import click
 
 from . import options
-from .terminal.progress import printable, tell
+from .terminal.progress import echo, printable, tell, width
+
+TERM = 12      # columns of the names in front of the words
+LONGEST = 110  # columns of the line with the vocabulary; --json shows all of it
 
 
 @click.command(cls=options.Command)
@@ -64,14 +67,16 @@ def show(path: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found))
         return
-    click.echo(f"{path}: {found['bytes']:,} bytes, schema {found['schema']}, {found['dtype']}, sha256 verified")
-    click.echo(f"model       {config.layers} x {config.hidden} LSTM, embedding {config.embed}, "
-               f"{config.vocab_size} symbols, {found['parameters']:,} parameters")
-    click.echo(f"symbols     {found['vocabulary']!a}"[:110])
+    echo(f"{path}: {found['bytes']:,} bytes, schema {found['schema']}, {found['dtype']}, sha256 verified")
+    echo(f"model       {config.layers} x {config.hidden} LSTM, embedding {config.embed}, "
+         f"{config.vocab_size} symbols, {found['parameters']:,} parameters", TERM)
+    most = int(min(LONGEST, width() - 1))
+    symbols = f"symbols     {found['vocabulary']!a}"
+    echo(symbols if len(symbols) <= most else f"{symbols[:most - 3]}...", TERM)
     kinds = {"char": "characters", "byte": "bytes"}
     rare = f", those that occur less than {text['min_count']:,} times as U+FFFD" * (text["min_count"] > 1)
-    click.echo(f"level       {kinds[text['level']]}{', in lower case' * text['lower']}{rare}")
+    echo(f"level       {kinds[text['level']]}{', in lower case' * text['lower']}{rare}", TERM)
     if text["documents"] != "none":
-        click.echo(f"documents   {text['documents']}" + f", field {text['field']}" * (text["documents"] == "jsonl"))
+        echo(f"documents   {text['documents']}" + f", field {text['field']}" * (text["documents"] == "jsonl"), TERM)
     for term, words in cards.terms(card):
-        click.echo(printable(f"{term:12}{words}").replace("\n", " "))
+        echo(printable(f"{term:{TERM}}{words}").replace("\n", " "), TERM)

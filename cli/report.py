@@ -11,7 +11,7 @@ from rnncore.runs.lock import RunError
 
 from . import options, texts
 from .terminal import called
-from .terminal.progress import tell
+from .terminal.progress import echo, tell
 from .terminal.signals import Stopped, by
 
 NAME = "report.html"
@@ -47,7 +47,7 @@ def command(run, text, out, cells, device, **how):
         raise PermissionError(f"{target} cannot be written: name another file with --out")
     for note in write(found, target, device, text, cells, **how):
         tell(note)
-    click.echo(f"{target}: {target.stat().st_size:,} bytes; open it in a browser")
+    echo(f"{target}: {target.stat().st_size:,} bytes; open it in a browser")
 
 
 def default(found) -> Path:

@@ -11,7 +11,7 @@ from rnncore.config import DynamicConfig
 from rnncore.runs.files import new_file
 
 from . import options, texts
-from .terminal.progress import tell
+from .terminal.progress import echo, tell
 
 
 def _of(name: str, text: str, **settings) -> tuple:
@@ -73,7 +73,10 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
     elif why and not trained_on:
         tell(f"no n-gram baseline: {why}")
     lines = [words(figures), *known.lines(trained_on, floor, nats, model.vocab.end is not None)]
-    click.echo(json.dumps(figures) if as_json else "\n".join(lines))
+    if as_json:
+        click.echo(json.dumps(figures))
+    else:
+        echo("\n".join(lines))
 
 
 def chosen(window: int | None, dynamic: bool, learning: dict) -> tuple[str, dict]:

@@ -5,6 +5,9 @@ import os
 import re
 import sys
 import time
+from typing import TextIO
+
+import click
 
 from .called import said
 
@@ -65,25 +68,41 @@ def shown(text: str) -> str:
     return "\n".join(map(wrapped, printable(text).split("\n"))) if sys.stderr.isatty() else text
 
 
-def wrapped(line: str) -> str:
-    """Return a line broken at blanks where the terminal ends; not a line that is set in, and never within backticks."""
-    width = columns()
+def wrapped(line: str, width: float | None = None, indent: int = 0) -> str:
+    """Return a line broken at blanks if it does not fit a terminal of `width` columns (default: the one at stderr).
+
+    The lines after the first are indented by `indent` columns. A line that begins with a blank stays as it is, and a
+    command in backticks is not broken.
+    """
+    width = columns() if width is None else width
     if len(line) < width or line[:1].isspace():
         return line
     import textwrap
     whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", STUCK), line)
-    parts = textwrap.wrap(whole, int(width) - 1, break_long_words=False, break_on_hyphens=False)
+    parts = textwrap.wrap(whole, int(width) - 1, subsequent_indent=" " * indent, break_long_words=False,
+                          break_on_hyphens=False)
     return "\n".join(parts).replace(STUCK, " ")
 
 
-def columns() -> float:
-    """Return the number of columns of the terminal at stderr, or infinity if it is not known."""
+def columns(stream: TextIO | None = None) -> float:
+    """Return the number of columns of the terminal at a stream (default: stderr), or infinity if it is not known."""
     with contextlib.suppress(ValueError):
         return int(os.environ.get("COLUMNS", "")) or math.inf
     try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns or math.inf
+        return os.get_terminal_size((stream or sys.stderr).fileno()).columns or math.inf
     except (OSError, ValueError):
         return math.inf
+
+
+def width() -> float:
+    """Return the number of columns for results on stdout: the terminal's, or infinity for a file or a pipe."""
+    return columns(sys.stdout) if sys.stdout.isatty() else math.inf
+
+
+def echo(text: str, indent: int = 0) -> None:
+    """Print a result on stdout. On a terminal its lines are word-wrapped, those after the first indented."""
+    for line in text.split("\n"):
+        click.echo(wrapped(line, width(), indent))
 
 
 @contextlib.contextmanager
