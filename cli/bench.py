@@ -11,6 +11,7 @@ from . import bench_table, doctor, options
 from .terminal.progress import EVERY, echo, tell, width
 
 CLASSES = "float32", "float64", "tf32", "bf16", "fp16"
+CARD_ONLY = tuple(row for row in BENCH_CARD if row not in BENCH)  # settings that only a GPU measures
 
 
 def _size(name: str, text: str, least: int = 1, most: int = 100_000) -> tuple:
@@ -21,33 +22,35 @@ def _size(name: str, text: str, least: int = 1, most: int = 100_000) -> tuple:
 @click.command(cls=options.Command)
 @options.grouped(
     "What is measured",
-    ("--setting", {"type": click.Choice([*BENCH, *(row for row in BENCH_CARD if row not in BENCH)]), "multiple": True,
-                   "help": "Sizes of model and window; may be given several times. [default: char-rnn; on a GPU, all "
-                           "rows of its contest]"}),
-    _size("layers", "LSTM layers.", most=LAYERS), _size("hidden", "Units a layer."), _size("embed", "Embedding size."),
-    _size("vocab", "Symbols.", 2), _size("batch", "Streams side by side (N)."),
-    _size("seq", "Characters a window (T)."),
-    ("--optimizer", {"type": click.Choice(OPTIMIZERS), "default": "adam", "help": "How to update."}),
+    ("--setting", {"type": click.Choice([*BENCH, *CARD_ONLY]), "multiple": True, "metavar": "NAME",
+                   "help": f"Sizes of model and window: {', '.join(BENCH)}; only on a GPU: {', '.join(CARD_ONLY)}. May "
+                           "be given several times. [default: char-rnn; on a GPU all that a GPU measures]"}),
+    _size("layers", "Number of LSTM layers.", most=LAYERS), _size("hidden", "Units in each layer."),
+    _size("embed", "Size of the embedding."), _size("vocab", "Number of symbols.", 2),
+    _size("batch", "Number of streams side by side, N."), _size("seq", "Characters in a window, T."),
+    ("--optimizer", {"type": click.Choice(OPTIMIZERS), "default": "adam", "help": "Update rule."}),
     ("--dtype", {"type": click.Choice(CLASSES),
-                 "help": "Numbers, and how a GPU multiplies them. [default: float32; on a GPU, the row's classes]"}),
-    ("--cuda-path", {"type": click.Choice(["all", *PATHS]), "default": "all", "help": "How a GPU runs the layers."}))
+                 "help": "Precision class. [default: float32; on a GPU the classes of the setting]"}),
+    ("--cuda-path", {"type": click.Choice(["all", *PATHS]), "default": "all", "help": "Path to measure on a GPU."}))
 @options.grouped(
-    "How",
-    ("--against", {"type": click.Choice(["torch"]), "help": "Do the same work in torch.nn.LSTM, in turn."}),
-    ("--rounds", {"type": options.Whole(1), "default": 15, "help": "How often each has its turn."}),
+    "How it is measured",
+    ("--against", {"type": click.Choice(["torch"]), "help": "Measure the same work with torch.nn.LSTM, too."}),
+    ("--rounds", {"type": options.Whole(1), "default": 15,
+                  "help": "Number of rounds; each entry has one turn in a round."}),
     ("--threads", {"default": "auto", "metavar": "auto|K", "callback": options.threads,
-                   "help": "Threads for training; auto: the number that is fastest here, tried first."}),
+                   "help": "Number of threads for training; auto: the number that is fastest here, measured first."}),
     options.DEVICE)
 @options.JSON
 def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype, cuda_path, against, rounds, threads,
             as_json, device):
-    """Measure training and writing: characters/s, ms a step, the share of the matrix product's own speed, memory.
+    """Measure the speed of training and writing, the share of the matrix product's own speed, and memory.
 
-    Training steps are whole: embedding, layers, head, loss, back-propagation, clipping and update, on random symbols
-    with carried state. All that is measured takes turns; medians over the rounds and quartiles are shown.
+    A training step is complete: embedding, layers, head, loss, back-propagation, clipping and update, on random symbols
+    with carried state. Entries take turns. The table shows medians over the rounds and quartiles. GF/s counts the
+    matrix products alone.
 
-    On a GPU every path is measured by the card's clock, against torch eager and in a CUDA graph, each precision apart.
-    An entry whose result is farther from float64 than its class allows is not timed.
+    On a GPU every path is measured by the GPU's clock, in each precision class, beside torch eager and torch in a CUDA
+    graph. An entry is not timed if its result is farther from float64 than its class allows.
     """
     from rnncore import kernels
     from rnncore.bench import card, cpu, speed

@@ -18,11 +18,11 @@ from .terminal.progress import echo, tell
 
 NAME = click.Choice(list(corpora.NAMES))
 PATIENCE = Patience()
-HELP = """The named corpora: what there is, what is here, and the download of what is not.
+HELP = """List the named corpora, download them, and print the paths of their files.
 
-Downloads are kept in the cache folder of the user, ~/.cache/rnncore/corpora or below XDG_CACHE_HOME. With the address
-of a mirror in RNNCORE_CORPORA_URL (several: separated by spaces) nothing is asked but that: a mirror is a copy of such
-a folder, behind any web server.
+Downloads are kept in the user's cache folder: ~/.cache/rnncore/corpora, or rnncore/corpora in XDG_CACHE_HOME. If
+RNNCORE_CORPORA_URL has the address of a mirror (several: separated by spaces), files come from there only. A mirror is
+a copy of this folder behind any web server.
 """
 command = options.Group("corpus", help=HELP)
 
@@ -30,7 +30,7 @@ command = options.Group("corpus", help=HELP)
 @command.command("list")
 @options.JSON
 def list_corpora(as_json):
-    """Name, size, licence, and whether it is here."""
+    """List the named corpora: size, state (here or absent), content and licence."""
     found = [{"name": name, "bytes": corpora.size(name), "licence": named.licence, "here": state == "here",
               "state": state, "about": named.about, "addresses": corpora.addresses(name)}
              for name, named in corpora.NAMES.items() for state in [corpora.state(name)]]
@@ -43,13 +43,14 @@ def list_corpora(as_json):
 
 @command.command()
 @click.argument("names", nargs=-1, required=True, type=NAME, metavar="NAME...")
-@click.option("--tries", type=options.Whole(1), default=PATIENCE.tries, help="Rounds over the addresses of a file.")
+@click.option("--tries", type=options.Whole(1), default=PATIENCE.tries,
+              help="Number of attempts for each file; an attempt tries all addresses.")
 @click.option("--timeout", type=options.Number(0, 3600, min_open=True), default=PATIENCE.silence,
-              metavar="SECONDS", help="Silence after which a server is given up.")
+              metavar="SECONDS", help="Give a server up after so many seconds without data.")
 def fetch(names, tries, timeout):
-    """Download what is not here yet of the corpora NAME.
+    """Download the files of the corpora NAME that are missing.
 
-    What is here stays, so that a fetch that was stopped goes on; a file that has changed since is replaced.
+    Complete files stay, so a download that was stopped goes on. A file that has changed since is replaced.
     """
     for name in dict.fromkeys(names):
         if not corpora.NAMES[name].files:
@@ -61,10 +62,10 @@ def fetch(names, tries, timeout):
             tell(f"{name} is here already")
 
 
-@command.command(short_help="Print the paths of its files.")
+@command.command(short_help="Print the paths of a corpus's files.")
 @click.argument("name", type=NAME, metavar="NAME")
 def path(name):
-    """Print the paths of the files that the corpus NAME is read from, a line each; none is downloaded for that."""
+    """Print the paths of the files of the corpus NAME, one on each line. Nothing is downloaded."""
     for found in corpora.files(name):
         click.echo(found)
 

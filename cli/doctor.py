@@ -21,11 +21,11 @@ class Doctor(options.Command):
 
 @click.command(cls=Doctor)
 @click.option("--try", "what", is_flag=False, flag_value="known", metavar="[SETTING|RUN]",
-              help=f"Try every path of the GPU again for one of bench's settings ({', '.join(BENCH)}), for a run, or "
-                   "without a word for all that was tried here before.")
+              help=f"Check every path of the GPU again: for a setting of `rnncore bench` ({', '.join(BENCH)}), for a "
+                   "run, or, without a value, for everything that was checked here before.")
 @options.JSON
 def command(what, as_json):
-    """What this machine can do, and why not: processor, libraries, GPU."""
+    """Show what this machine can do and what is missing: processor, libraries, GPU."""
     if what is not None:
         requirements.check()
         rows = []

@@ -42,43 +42,44 @@ def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
 @options.grouped(
     "Text",
     ("--prime", {"default": "", "show_default": False, "metavar": "TEXT",
-                 "help": "Text to go on from; it is printed first."}),
+                 "help": "Text to continue; it is printed first."}),
     ("--prime-file", {"type": click.Path(exists=True, dir_okay=False, allow_dash=True),
-                      "help": "The same, from a file, or - for stdin: in UTF-8, or for a model of bytes any; for a "
-                              "model of documents without the line end that ends it."}),
+                      "help": "File with the text to continue; -: stdin. It is UTF-8, or any bytes for a model of "
+                              "bytes. For a model of documents its last line end is left out."}),
     ("-n --length", {"type": options.Whole(-1),
-                     "help": f"New characters, of a model of bytes bytes; -1: until stopped. [default: {LENGTH}, with "
-                             f"--interactive {TURN} a turn]"}),
-    ("--stop", {"multiple": True, "metavar": "TEXT", "help": "End before this text; may be given several times."}),
+                     "help": f"Number of new characters (of bytes for a model of bytes); -1: until stopped. [default: "
+                             f"{LENGTH}; with --interactive {TURN} a turn]"}),
+    ("--stop", {"multiple": True, "metavar": "TEXT", "help": "End before this text. May be given several times."}),
     ("--count", {"type": options.Whole(1), "default": 1,
-                 "help": "How many texts, each with a line end. Those of a model of documents are written as `train "
-                         "--documents` reads them: a line each, an empty line between, or JSON lines."}),
-    ("--separator", {"metavar": "TEXT", "help": "A line between texts, which are then as they are. [default: dashes on "
+                 "help": "Number of texts, each with a line end. A model of documents writes them as `train "
+                         "--documents` reads them: lines, blocks with an empty line between, or JSON lines."}),
+    ("--separator", {"metavar": "TEXT", "help": "Line between texts, which then stay as they are. [default: dashes on "
                                                 "a terminal, but not between documents]"}),
     ("--out -o", {"type": click.Path(dir_okay=False, allow_dash=True),
-                  "help": "Write into a new file; -: to stdout, as by default."}),
-    ("--interactive -i", {"is_flag": True, "help": "Read lines that are typed, and write on after each of them; the "
-                                                   "prime is only read."}),
+                  "help": "New file to write; -: stdout. [default: stdout]"}),
+    ("--interactive -i", {"is_flag": True, "help": "Read typed lines and write on after each of them. The prime is "
+                                                   "read, but not printed."}),
     options.ON_UNKNOWN)
 @options.grouped(
     "Sampling",
     ("--temperature", {"type": float, "default": SampleConfig.temperature,
-                       "help": "Below 1 safer, above 1 wilder; 0 takes the likeliest."}),
+                       "help": "Below 1 the text is safer, above 1 wilder; 0: always the likeliest symbol."}),
     ("--top-k", {"type": options.Integer(), "default": SampleConfig.top_k,
-                 "help": "Draw from the K likeliest symbols; 0: from all."}),
-    ("--top-p", {"type": float, "default": SampleConfig.top_p, "help": "Draw from the likeliest symbols of mass P."}),
-    ("--greedy", {"is_flag": True, "help": "The same as --temperature 0."}),
+                 "help": "Draw from the K likeliest symbols only; 0: from all."}),
+    ("--top-p", {"type": float, "default": SampleConfig.top_p,
+                 "help": "Draw from the likeliest symbols only, as many as reach the probability P."}),
+    ("--greedy", {"is_flag": True, "help": "Always take the likeliest symbol, like --temperature 0."}),
     ("--seed", {"type": options.Integer(), "default": SampleConfig.seed,
-                "help": "The same seed writes the same text."}),
+                "help": "Seed of the draws; the same seed writes the same text."}),
     ("--clamp", {"multiple": True, "metavar": "LAYER.CELL=VALUE", "callback": clamped,
-                 "help": "Hold a cell, counted from 0.0, as `rnncore neurons` names it: its c is VALUE after every "
-                         "symbol, the prime's too; may be given several times."}))
+                 "help": "Hold the state c of a cell at VALUE after every symbol, also of the prime. LAYER and CELL "
+                         "count from 0, as in `rnncore neurons`. May be given several times."}))
 @options.grouped("Machine", options.DEVICE, options.CUDA_PATH)
 def command(run, prime, prime_file, length, stop, count, separator, out, interactive, temperature, top_k, top_p, greedy,
             seed, clamp, on_unknown, device, cuda_path):
     """Write text with a trained model.
 
-    RUN is a run folder, a model file or a pretrained model (hugo, numpy, tinyshakespeare); by default the newest run.
+    RUN is a run folder, a model file or a pretrained model (hugo, numpy, tinyshakespeare); default: the newest run.
     """
     config = SampleConfig(0.0 if greedy else temperature, top_k, top_p, seed)
     if prime and prime_file:

@@ -13,25 +13,29 @@ from .terminal.progress import echo
 @click.command(cls=options.Command)
 @options.grouped(
     "Model and batch",
-    ("--layers", {"type": options.Whole(1, LAYERS), "default": 2, "help": "LSTM layers."}),
-    ("--hidden", {"type": options.Whole(1), "default": 16, "help": "Units a layer."}),
-    ("--embed", {"type": options.Whole(1), "default": 8, "help": "Embedding size."}),
-    ("--vocab", {"type": options.Whole(2, 100_000), "default": 11, "help": "Symbols."}),
-    ("--seq", {"type": options.Whole(1), "default": 7, "help": "Time steps."}),
-    ("--batch", {"type": options.Whole(1), "default": 5, "help": "Sequences."}),
-    ("--dropout", {"type": options.SHARE, "default": 0.0, "help": "Dropout after every layer, with fixed masks."}),
+    ("--layers", {"type": options.Whole(1, LAYERS), "default": 2, "help": "Number of LSTM layers."}),
+    ("--hidden", {"type": options.Whole(1), "default": 16, "help": "Units in each layer."}),
+    ("--embed", {"type": options.Whole(1), "default": 8, "help": "Size of the embedding."}),
+    ("--vocab", {"type": options.Whole(2, 100_000), "default": 11, "help": "Number of symbols."}),
+    ("--seq", {"type": options.Whole(1), "default": 7, "help": "Number of time steps, T."}),
+    ("--batch", {"type": options.Whole(1), "default": 5, "help": "Number of sequences, N."}),
+    ("--dropout", {"type": options.SHARE, "default": 0.0,
+                   "help": "Share of each layer's outputs to drop, with fixed masks."}),
     ("--weight-drop", {"type": options.SHARE, "default": 0.0,
-                       "help": "Dropout of the entries of W_hh, with fixed masks."}),
-    ("--variational", {"is_flag": True, "help": "One mask of units for all steps."}),
-    ("--documents", {"is_flag": True, "help": "Begin new documents in mid-batch (the keep mask)."}))
+                       "help": "Share of the recurrent weights W_hh to drop, with fixed masks."}),
+    ("--variational", {"is_flag": True, "help": "Use one dropout mask for all time steps."}),
+    ("--documents", {"is_flag": True, "help": "Begin new documents within the batch (the keep mask)."}))
 @click.option("--most", type=options.Whole(1), default=200,
-              help="Entries of each parameter to move, spread evenly over it.")
-@click.option("--seed", type=options.Whole(0), default=0, help="Of parameters, batch and masks.")
+              help="Entries of each parameter to check, at most, spread evenly over it.")
+@click.option("--seed", type=options.Whole(0), default=0, help="Seed of the parameters, the batch and the masks.")
 @options.JSON
 @options.DEVICE
 def command(layers, hidden, embed, vocab, seq, batch, dropout, weight_drop, variational, documents, most, seed, as_json,
             device):
-    """Compare analytic with numerical gradients in float64, a row a parameter; exit code 1 if one is wrong."""
+    """Compare analytic with numerical gradients in float64, one row for each parameter.
+
+    The exit code is 1 if a gradient is wrong.
+    """
     from rnncore import kernels
     from rnncore.data.vocab import Vocab
     from rnncore.measure.gradcheck import EPS, TOLERANCE, check_forms, check_gradients, random_case

@@ -16,12 +16,12 @@ LONGEST = 110  # columns of the line with the vocabulary; --json shows all of it
 @click.command(cls=options.Command)
 @options.RUN
 @click.option("--verify", "verifying", is_flag=True,
-              help="Read every byte of the file, or of the run folder's files, and say which are whole.")
+              help="Check every byte of the model file, or of a run folder's models, metrics and samples.")
 @options.JSON
 def command(run, verifying, as_json):
-    """Sizes, vocabulary and training card of RUN.
+    """Show sizes, vocabulary and training of the model RUN.
 
-    RUN is a run folder, a model file or a pretrained model; by default the newest run.
+    RUN is a run folder, a model file or a pretrained model; default: the newest run.
     """
     found = options.find(run)
     if verifying:

@@ -23,16 +23,16 @@ from .terminal.signals import Stopped
 from .terminal.streams import CLOSED, open_streams, say_error
 
 COMMANDS = {
-    "train": "Learn a corpus: files, folders, - or a named corpus.",
+    "train": "Train a model on files, folders, - or a named corpus.",
     "generate": "Write text with a trained model.",
     "score": "Measure how well a model predicts a text.",
-    "report": "Show in one HTML file what a model has learnt.",
+    "report": "Show in one HTML file what a model has learned.",
     "neurons": "Find the cells that follow quotes, brackets and lines.",
     "corpus": "List and download the named corpora.",
     "gradcheck": "Compare every gradient with finite differences.",
     "bench": "Measure the speed of training and writing here.",
     "info": "Show what a model file or run holds.",
-    "doctor": "Show what this machine can do, and why not.",
+    "doctor": "Show what this machine can do and what is missing.",
 }
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
 

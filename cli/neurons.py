@@ -23,20 +23,24 @@ LEAST = 24       # symbols in an excerpt, at least
 @click.command(cls=options.Command)
 @click.argument("run")
 @click.argument("text")
-@click.option("--most", type=options.Whole(1), metavar="K", help="Cells a probe: 3 by default, with --json 10.")
-@click.option("--probe", metavar="NAME", help="Only this probe.")
-@click.option("--length", "-n", type=options.Whole(2), default=LENGTH, help="Read so many symbols of TEXT, the first.")
-@click.option("--cells", is_flag=True, help="With --json: tanh(c) of every cell after every symbol, and the probes.")
+@click.option("--most", type=options.Whole(1), metavar="K",
+              help="Cells to show for each probe. [default: 3; with --json 10]")
+@click.option("--probe", metavar="NAME", help="Show this probe only.")
+@click.option("--length", "-n", type=options.Whole(2), default=LENGTH,
+              help="Number of symbols to read, from the beginning of TEXT.")
+@click.option("--cells", is_flag=True,
+              help="With --json: add the values of tanh(c) and of the probes after every symbol.")
 @texts.options_of
 @options.ON_UNKNOWN
 @options.JSON
 @options.DEVICE
 def command(run, text, most, probe, length, cells, on_unknown, as_json, device, **how):
-    """The cells of the model RUN that follow probes of TEXT, a file, a folder, - or a named corpus.
+    """Find the cells of the model RUN that follow a probe of TEXT.
 
-    RUN is a run folder, a model file or a pretrained model. A probe is computed from the text alone: inside quotes,
-    bracket depth and so on. r is the correlation of tanh(c) of a cell with it over the text; layers and cells are
-    counted from 0, as `rnncore generate --clamp` takes them.
+    RUN is a run folder, a model file or a pretrained model. TEXT is a file, a folder, - for stdin, or a named corpus. A
+    probe is a number that is computed from the text alone: inside quotes or not, bracket depth and so on. r is the
+    correlation of a cell's tanh(c) with the probe over the text. A cell is written LAYER.CELL, counted from 0, as in
+    `rnncore generate --clamp`.
     """
     from rnncore.report.atlas import FEW, MOST, atlas
     from rnncore.report.probes import PROBES

@@ -3,6 +3,7 @@
 Defaults are read from rnncore.config.
 """
 import os
+import re
 
 import click
 
@@ -17,24 +18,27 @@ from .terminal.progress import tell
 
 DEVICE = click.option("--device", default="auto", metavar="auto|cpu|cuda|cuda:K",
                       callback=lambda ctx, _, value: _device(value),
-                      help="Where to compute; auto is a GPU that works, else the CPU.")
+                      help="Where to compute; auto: on a GPU that works, else on the CPU.")
 CUDA_PATH = click.option("--cuda-path", type=click.Choice(["auto", *PATHS]), default="auto",
-                         help="How a GPU computes; auto: as suits model and card, if it agrees with eager, tried once.")
+                         help="How a GPU computes; auto: by the path that suits model and GPU, if a self-check finds "
+                              "that it agrees with eager.")
 DTYPE = "--dtype", {"type": click.Choice(PRECISIONS), "default": config.DTYPE,
-                    "help": "Precision: of all numbers, or tf32, bf16: of the factors of products, on a GPU."}
+                    "help": "Precision of all numbers; tf32 and bf16 (on a GPU): of the factors of matrix products."}
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 ENCODING = click.option("--encoding", default="utf-8", metavar="NAME|auto",
-                        help="How the text files are encoded; auto: each as it is, UTF-8 where it is valid, else what "
-                             "it looks like.")
+                        help="Encoding of the text files; auto: for each file UTF-8 if it is valid UTF-8, else the "
+                             "encoding that it looks like.")
 ENCODING_ERRORS = click.option("--encoding-errors", type=click.Choice(["strict", "replace", "skip"]), default="strict",
-                               help="What to do with bytes that the encoding does not have: refuse them, make them "
-                                    "U+FFFD, or leave them out.")
+                               help="What to do with bytes that are not valid in the encoding: refuse them (strict), "
+                                    "write U+FFFD for them (replace), or leave them out (skip).")
 NEWLINE = click.option("--newline", type=click.Choice(["lf", "keep"]), default="lf",
-                       help="Make every line end a LF, or keep them as they are.")
+                       help="Change every line end to LF, or keep line ends as they are.")
 ON_UNKNOWN = click.option("--on-unknown", type=click.Choice(["error", "skip", "replace"]), default="error",
-                          help="What to do with symbols that the model does not know.")
+                          help="What to do with symbols that the model does not know: refuse them (error), leave them "
+                               "out (skip), or put a stand-in there (replace).")
 DIGITS = 40       # characters of a whole number, at most; config.MOST has 16 digits, a seed has 20
 LAST = "Options"  # the heading of the options that have no other heading
+TWO = re.compile(r"\[default: ([^]]*)\]  \[")  # our default and click's range, each in its own brackets
 RUN = click.argument("run", required=False, metavar="[RUN]")
 
 
@@ -44,7 +48,7 @@ class Debuggable(Helpful):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.params.append(click.Option(["--debug"], is_flag=True, expose_value=False,
-                                        help="Show the traceback of what goes wrong."))
+                                        help="Show the traceback of an error."))
 
 
 class Command(Debuggable):
@@ -77,7 +81,8 @@ class Command(Debuggable):
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record and isinstance(param, click.Option):  # the command's text describes its arguments
-                sections.setdefault(getattr(param, "heading", LAST), []).append(record)
+                names, about = record[0], TWO.sub(r"[default: \1; ", record[1]).replace("  [", " [")
+                sections.setdefault(getattr(param, "heading", LAST), []).append((names, about))
         sections[LAST] = sections.pop(LAST)
         for heading, records in sections.items():
             with formatter.section(heading):
@@ -145,7 +150,6 @@ def grouped(heading: str, *options):
 
 def _device(value: str) -> str:
     """Return the value of --device, or raise BadParameter, which suggests what may have been meant."""
-    import re
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
         number = re.findall(r":?(\d*)$", value)[0]
         gpu = ["cuda" + f":{number}" * bool(number)] if value.lower().startswith(("gpu", "cuda", "nvidia")) else \

@@ -21,19 +21,20 @@ NEEDED = "matplotlib", "jinja2"
 
 @click.command(cls=options.Command)
 @options.RUN
-@click.option("--text", metavar="FILE", help="Read the beginning of this text: a file, a folder or a named corpus. "
-                                             "[default: the run's validation text, else one that the model writes]")
+@click.option("--text", metavar="FILE",
+              help="Show the model on the beginning of this text: a file, a folder or a named corpus. [default: the "
+                   "run's validation text, else a text by the model]")
 @click.option("--out", "-o", type=click.Path(), metavar="FILE",
-              help="The file to write. [default: report.html in the run folder, or NAME-report.html here]")
+              help="File to write. [default: report.html in the run folder, or NAME-report.html here]")
 @click.option("--cells", type=options.Whole(1, 20), default=CELLS, metavar="K",
-              help="Cells to show for each thing that cells may follow.")
+              help="Cells to show for each probe (quotes, brackets, lines ...).")
 @texts.options_of
 @options.DEVICE
 def command(run, text, out, cells, device, **how):
-    """Make one HTML file of RUN: how it learned, what it wrote, what surprises it, what its cells follow.
+    """Make one HTML file that shows how RUN learned, what it wrote, what surprises it and what its cells follow.
 
-    RUN is a run folder, a model file or a pretrained model; by default the newest run. The file needs nothing beside
-    itself. report.html in a run folder is replaced, any other file is not.
+    RUN is a run folder, a model file or a pretrained model; default: the newest run. The file needs no other file and
+    no network. An existing report.html in a run folder is replaced; any other existing file is refused.
     """
     if out == "-":
         raise click.UsageError("--out '-': name a file, or leave it out")

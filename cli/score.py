@@ -23,24 +23,25 @@ def _of(name: str, text: str, **settings) -> tuple:
 @click.argument("run")
 @click.argument("text")
 @options.grouped(
-    "Protocol (by default the state is carried over the whole text)",
+    "Protocol (default: the state is carried over the whole text)",
     ("--window", {"type": options.Whole(1), "metavar": "W",
-                  "help": "Start from zero every W characters; nanoGPT's validation does with 256."}),
-    ("--dynamic", {"is_flag": True, "help": "Learn from each segment once it has been scored."}),
+                  "help": "Reset the state every W characters; nanoGPT's validation does so with W = 256."}),
+    ("--dynamic", {"is_flag": True, "help": "Dynamic evaluation: learn from each segment after it has been scored."}),
     _of("rate", "the learning rate", type=float),
-    _of("decay", "the share of the way back to the trained weights, a segment", type=float),
-    _of("segment", "characters a segment", type=options.Integer()))
+    _of("decay", "the share of the way back to the trained weights, after each segment", type=float),
+    _of("segment", "characters in a segment", type=options.Integer()))
 @texts.options_of
 @options.ON_UNKNOWN
 @click.option("--per-char", type=click.Path(), metavar="FILE",
-              help="Write every prediction too, a line of JSON each: index in the text as read, char, nats.")
+              help="Write every prediction to this new file, too, as a line of JSON: index in the text, char, nats.")
 @options.JSON
 @options.DEVICE
 def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, rate, decay, segment, **how):
-    """Nats per character of the model RUN on TEXT, a file, a folder, - or a named corpus.
+    """Print the loss of the model RUN on TEXT, in nats per character.
 
-    RUN is a run folder, a model file or a pretrained model. It is said how much of TEXT the model was trained on. Where
-    its training text is still there, what counting that text reaches on TEXT is printed too; else why not.
+    RUN is a run folder, a model file or a pretrained model. TEXT is a file, a folder, - for stdin, or a named corpus.
+    The result says how much of TEXT the model was trained on. If the training text can still be read, the n-gram
+    baseline is printed too: the loss that counting the training text reaches on TEXT.
     """
     protocol, settings = chosen(window, dynamic, {"rate": rate, "decay": decay, "segment": segment})
     if per_char and os.path.lexists(per_char):

@@ -15,8 +15,9 @@ NAMES = "encoding", "encoding_errors", "newline", "documents", "field"  # parame
 options_of = options.grouped(  # a decorator that adds the options that say how TEXT is read
     options.LAST, options.ENCODING, options.ENCODING_ERRORS, options.NEWLINE,
     ("--documents", {"type": click.Choice(["lines", "blank", "jsonl"]),
-                     "help": "For a model of documents: what parts those of TEXT. [default: what it learnt]"}),
-    ("--field", {"metavar": "NAME", "help": "With JSON: the text in each line. [default: the model's]"}))
+                     "help": "For a model of documents: the form of the documents in TEXT. [default: as in training]"}),
+    ("--field", {"metavar": "NAME",
+                 "help": "With --documents jsonl: the field that holds the text. [default: the model's]"}))
 
 
 def corpus(vocab, text: str, how: dict):

@@ -20,7 +20,7 @@ ADDED: dict[str, dict] = {  # keyword arguments of click.option beyond those tha
     "threads": {"type": str, "callback": lambda *given: options.threads(*given) or "auto", "default": "auto"}}
 SHARED = {"dtype": options.DTYPE, "encoding": options.ENCODING, "encoding_errors": options.ENCODING_ERRORS,
           "newline": options.NEWLINE, "device": options.DEVICE, "cuda_path": options.CUDA_PATH}
-RESUME = click.option("--resume", is_flag=True, help="Go on with -o, or with the newest run.")
+RESUME = click.option("--resume", is_flag=True, help="Go on with the run folder of -o, or with the newest run.")
 OF_PRESETS = {name for preset in PRESETS.values() for name in preset}
 
 
@@ -62,11 +62,11 @@ def of_a_run(function):
 @click.argument("corpus", nargs=-1)
 @of_a_run
 def command(**given):
-    """Learn CORPUS: files, folders, - for stdin, or a named corpus; writes a run folder.
+    """Train a model on CORPUS (files, folders, - for stdin, or a named corpus) and write it to a run folder.
 
-    `rnncore corpus list` shows the named corpora; one that is not here is downloaded first. Text is split in order into
-    training, validation and test parts, documents after they were shuffled, always in the same way. A run that was
-    stopped goes on with --resume; SIGUSR1 saves it.
+    `rnncore corpus list` shows the named corpora; a missing one is downloaded first. The text is split in order into
+    training, validation and test parts. Documents are shuffled before that, always in the same way. --resume goes on
+    with a run that was stopped. The signal SIGUSR1 saves a run.
     """
     context = click.get_current_context()
     asked = {name: given[name] for name in texts.typed(given)}

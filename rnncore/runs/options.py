@@ -29,58 +29,65 @@ class RunOptions:
     ConfigError for a value out of its range; what contradicts another option is refused when the run begins.
     """
     corpus: tuple[str, ...] = ()  # files, folders, patterns, "-" for stdin, named corpora; resuming: the run's
-    preset: str | None = _of("Sizes and more. [default: by corpus and budget]", heading="Model", choices=(*PRESETS,))
-    layers: int | None = _of("LSTM layers. [default: the preset's]")
-    hidden: int | None = _of("Units a layer. [default: the preset's]")
-    embed: int | None = _of("Embedding size.")
-    init_from: str | None = _of("Go on from this model: a run, a file, a pretrained one.", metavar="RUN")
-    extend_vocab: bool | None = _of("Teach it the symbols of CORPUS that it does not know.")
+    preset: str | None = _of("A name for sizes and settings. [default: by corpus and budget]",
+                             heading="Model", choices=(*PRESETS,))
+    layers: int | None = _of("Number of LSTM layers. [default: the preset's]")
+    hidden: int | None = _of("Units in each layer. [default: the preset's]")
+    embed: int | None = _of("Size of the embedding.")
+    init_from: str | None = _of("Begin with the weights of a trained model: a run, a model file or a pretrained model.",
+                                metavar="RUN")
+    extend_vocab: bool | None = _of("With --init-from: add the symbols of CORPUS that the model does not know.")
     dtype: str | None = None      # one of config.PRECISIONS
-    epochs: float | None = _of("Passes over the text.",
-                               heading="Budget (one of three; by default epochs that suit the corpus)")
-    steps: int | None = _of("Optimiser steps.")
-    minutes: float | None = _of("Wall-clock time, evaluation included.")
-    seq: int | None = _of("Characters back through time, T.", heading="Optimisation")
-    batch: int | None = _of("Streams side by side, N.")
-    optimizer: str | None = _of("How to update.", choices=OPTIMIZERS)
-    lr: float | None = _of("Peak learning rate [default: by model size].")
-    clip: float | None = _of("Bound on the gradient's global norm; 0: none.")
-    warmup: float | None = _of("Share of the budget in which the rate rises.")
-    seed: int | None = _of("Of parameters, masks and the text's rotation.")
-    dropout: float | None = _of("Share of the units that a layer hands on to drop. [default: by corpus and budget]",
+    epochs: float | None = _of("Number of passes over the training text.",
+                               heading="Budget (give one at most; default: epochs that suit the corpus)")
+    steps: int | None = _of("Number of optimiser steps.")
+    minutes: float | None = _of("Wall-clock time in minutes, evaluations included.")
+    seq: int | None = _of("Characters in a window, T: the reach of back-propagation through time.",
+                          heading="Optimisation")
+    batch: int | None = _of("Number of streams to train side by side, N.")
+    optimizer: str | None = _of("Update rule.", choices=OPTIMIZERS)
+    lr: float | None = _of("Peak learning rate. [default: by model size and optimizer]")
+    clip: float | None = _of("Largest global norm of the gradient; 0: no limit.")
+    warmup: float | None = _of("Share of the budget in which the learning rate rises to its peak.")
+    seed: int | None = _of("Seed of the parameters, the dropout masks and the rotation of the text.")
+    dropout: float | None = _of("Share of each layer's outputs to drop. [default: by corpus and budget]",
                                 heading="Regularisation")
-    weight_drop: float | None = _of("Share of the entries of W_hh to drop. [default: by corpus and budget]")
-    variational: bool | None = _of("One dropout mask a window, or one a character [default: variational, or the "
-                                   "preset's]", names="--variational/--standard")
-    patience: int | None = _of("End after so many evaluations in a row that are no better. [default: never]")
-    val: float | None = _of("Share of the text for validation, after the training part.", heading="Text")
-    test: float | None = _of("Share left out at the end.")
-    level: str | None = _of("What a symbol is; byte takes any file as it is. [default: char]",
+    weight_drop: float | None = _of("Share of the recurrent weights W_hh to drop. [default: by corpus and budget]")
+    variational: bool | None = _of("One dropout mask for each window, or one for each character. [default: "
+                                   "variational, or the preset's]", names="--variational/--standard")
+    patience: int | None = _of("End after this many evaluations in a row without a better loss. [default: never]")
+    val: float | None = _of("Share of the text for validation, taken after the training part.", heading="Text")
+    test: float | None = _of("Share of the text to leave out, at its end.")
+    level: str | None = _of("What a symbol is: a character of a text, or a byte of any file. [default: char]",
                             choices=("char", "byte"))
-    lower: bool | None = _of("Make the text lower case, and primes and scored texts after it.")
-    min_count: int | None = _of("Learn the symbols that occur less than K times as one, U+FFFD. [default: 1]",
+    lower: bool | None = _of("Convert the text to lower case, and later primes and scored texts too.")
+    min_count: int | None = _of("Learn all symbols that occur fewer than K times as one symbol, U+FFFD. [default: 1]",
                                 metavar="K")
-    documents: str | None = _of("Learn many short texts: each line, what lies between blank lines, or a --field of "
-                                "each line's JSON. [default: none]", choices=("none", "lines", "blank", "jsonl"))
-    field: str | None = _of("The text in each line's JSON. [default: text]", metavar="NAME")
-    no_shuffle: bool | None = _of("Split documents in the order in which they come.")
+    documents: str | None = _of("Learn many short texts: each line (lines), each block between empty lines (blank), "
+                                "or a --field of each line's JSON (jsonl). [default: none]",
+                                choices=("none", "lines", "blank", "jsonl"))
+    field: str | None = _of("With --documents jsonl: the field that holds the text. [default: text]", metavar="NAME")
+    no_shuffle: bool | None = _of("Split the documents in their own order, without shuffling.")
     encoding: str | None = None   # of the text files, or auto
     encoding_errors: str | None = None  # what to do with bytes that it does not have: strict, replace or skip
     newline: str | None = None    # lf: every line end becomes one; keep
-    threads: int | Literal["auto"] | None = _of("Threads that share the streams; the same number gives the same bits.",
-                                                heading="Machine", metavar="auto|K")
+    threads: int | Literal["auto"] | None = _of(
+        "Number of threads that share the streams; the same number gives the same bits.", heading="Machine",
+        metavar="auto|K")
     device: str = AUTO            # auto, cpu, cuda or cuda:K
     cuda_path: str = AUTO         # how a GPU computes, one of config.PATHS
-    out: str | None = _of("Run folder [default: runs/NAME].", heading="Run", names="--out -o", metavar="FOLDER")
-    name: str | None = _of("Name of the folder under runs/ [default: the corpus's].")
-    allow_new_corpus: bool | None = _of("With --resume: go on with CORPUS although it is another text.")
-    eval_every: int | None = _of("Validate so often [default: 10 times].", metavar="STEPS")
-    sample_every: int | None = _of("Show a sample; 0: none [default: with validation].", metavar="STEPS")
-    save_every: int | None = _of("Save [default: with validation, and each minute].", metavar="STEPS")
-    keep: int | None = _of("Keep the last N saved models as step-*.safetensors.", metavar="N")
+    out: str | None = _of("Run folder. [default: runs/NAME]", heading="Run", names="--out -o", metavar="FOLDER")
+    name: str | None = _of("Name of the run folder in runs/. [default: the name of the corpus]")
+    allow_new_corpus: bool | None = _of("With --resume: go on with CORPUS even if it is another text.")
+    eval_every: int | None = _of("Steps between evaluations. [default: 10 evaluations in all]", metavar="STEPS")
+    sample_every: int | None = _of("Steps between samples; 0: no samples. [default: with each evaluation]",
+                                   metavar="STEPS")
+    save_every: int | None = _of("Steps between saves. [default: with each evaluation, and each minute]",
+                                 metavar="STEPS")
+    keep: int | None = _of("Keep the last N saved models, too, as step-*.safetensors.", metavar="N")
     tensorboard: bool | None = _of("Write metrics and samples for TensorBoard, too.",
                                    names="--tensorboard/--no-tensorboard")
-    report: bool | None = _of("Make report.html at the end, where matplotlib and jinja2 are installed. "
+    report: bool | None = _of("Make report.html at the end, if matplotlib and jinja2 are installed. "
                               "[default: report]", names="--report/--no-report")
 
     def __post_init__(self) -> None:
