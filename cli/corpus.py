@@ -89,7 +89,7 @@ def download(name: str, patience: Patience) -> None:
     fails.
     """
     if words := requirements.missing("pooch"):
-        raise CorpusError(f"to download a corpus needs {words}")
+        raise CorpusError(f"a download needs {words}")
     missing = corpora.missing(name)
     new = [file for file in missing if file.sha256 is None and not corpora.record(file).exists()]
     tell(announced(name, missing))
@@ -98,7 +98,7 @@ def download(name: str, patience: Patience) -> None:
     tell(f"{name}: {size_of(corpora.size(name))} in {found[0].parent}, "
          f"{'sha256 as expected' if not new else 'sha256 not known before'}")
     for file in new:
-        tell(f"{corpora.record(file)} keeps it: from now on {file.name} is compared with that")
+        tell(f"the sha256 of {file.name} is stored in {corpora.record(file)}: later downloads are compared with it")
 
 
 def announced(name: str, missing: Sequence[corpora.File]) -> str:

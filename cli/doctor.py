@@ -90,8 +90,8 @@ def tried(kernel) -> list[dict] | str:
     none.
     """
     return [row | {"rule": named(task, kernel)} for row, task in known()] or said(
-        "eager; none of the others has been tried here yet: `rnncore train` does where it pays, `rnncore doctor --try "
-        "char-rnn` now")
+        "eager; no other path has been checked here yet: `rnncore train` checks one if that saves time, `rnncore "
+        "doctor --try char-rnn` checks all now")
 
 
 def known() -> list[tuple]:
@@ -122,7 +122,7 @@ def checks(what: str):
             wanted = replace(task, path=path)
             why_not = selfcheck.order(path, task, kernel)[path]
             if why_not is None:
-                tell(f"trying {path}: {shape(asdict(wanted))}")
+                tell(f"checking {path}: {shape(asdict(wanted))}")
                 yield selfcheck.check(wanted) | rule
             else:
                 yield asdict(wanted) | {"cause": f"does not fit: {why_not}"} | rule
@@ -139,12 +139,12 @@ def tasks(what: str) -> list:
     if what == "known":
         found = dict.fromkeys(replace(task, path=PATHS[0]) for _, task in known())
         if not found:
-            raise click.UsageError(f"--try: nothing was tried on this card before: name a setting ({', '.join(BENCH)}) "
-                                   "or a run")
+            raise click.UsageError("--try: nothing was checked on this card before: name a setting "
+                                   f"({', '.join(BENCH)}) or a run")
         return list(found)
     if what in BENCH:
         if names.holds_model(names.RUNS / what):
-            tell(f"--try {what}: trying the setting of that name; write {names.RUNS / what} for the run")
+            tell(f"--try {what}: checking the setting of that name; write {names.RUNS / what} for the run")
         about = {"embed": ModelConfig.embed} | BENCH[what]
         made = [Task(precision, "cuda", about["vocab_size"], about["embed"], about["hidden"], about["layers"],
                      about["batch"], about["seq"], TrainConfig.optimizer) for precision in ("float32", "tf32")]

@@ -70,10 +70,11 @@ def verdict(run) -> list[str]:
     if not training.best:
         return []
     found = headline.validation(training.best, training.step, training.final_loss, training.val_chars())
-    patience = [f"--patience: {training.stale} evaluations without a better loss"] if training.given_up() else []
+    patience = [
+        f"ended by --patience: {training.stale} evaluations without a better loss"] if training.given_up() else []
     lines = [*patience, f"best model: step {training.best[1]:,}, validation loss {found.words}"]
     if floor and found.best.nats > floor["nats"] and not training.diverged():
-        lines.append(f"warning: the model is worse than counting, which reaches {floor['nats']:.4f}: {cure(run)}")
+        lines.append(f"warning: the model is worse than the n-gram baseline, {floor['nats']:.4f}: {cure(run)}")
     return lines
 
 
@@ -84,7 +85,7 @@ def cure(run) -> str:
     if training.recovery.rate < 1 or config.lr >= FAR_TOO_HIGH * usual:
         return f"the rate was too high; {lower(run)}"
     if training.best[1] < LATE * training.step:
-        return "it learns the text by heart: give it more text or more --dropout, or make it smaller"
+        return "it learns the text by heart (it overfits): give it more text or more --dropout, or make it smaller"
     return f"train it for longer: `{again(run, longer(training))}`"
 
 

@@ -154,7 +154,7 @@ def take_path(model, device: str, asked: str, length: int | None, count: int, in
     from rnncore.kernels.paths import price
     slower = price("graph", "eager", model.precision, count)
     option = "interactive" if interactive else "clamp"
-    return [f"warning: --{option}: each symbol is drawn on the host: going by eager, {slower}"]
+    return [f"warning: --{option}: the host draws each symbol: using eager, {slower}"]
 
 
 def read_prime(path: str, vocab) -> str | bytes:

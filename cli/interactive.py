@@ -25,11 +25,14 @@ from .terminal.written import output, separated, stream
 PROMPT = "> "
 TURNS = 100  # turns that /undo can take back; each holds a copy of the state
 WELCOME = "The model reads each line and writes on. /help lists the commands; Ctrl-C ends a text, Ctrl-D the program."
-HELP = """/temperature X, /top-k K, /top-p P, /seed N, /length N: change one of these; without a number, show it
-/reset         forget all that was read and written
-/undo          take the last turn back; the same line has another text then
-/say TEXT      read TEXT as it stands, in the same line and without its end; without TEXT, write on
-/help, /quit"""
+HELP = """/temperature X, /top-k K, /top-p P, /seed N, /length N
+               set a value; without a number, show it
+/reset         forget everything that was read and written
+/undo          take the last turn back; the same line then gives another text
+/say TEXT      read TEXT in the same line, without a line end, and write on
+/say           write on
+/help          show this list
+/quit          end the dialogue"""
 NUMBERS: dict[str, Callable[[str], float]] = {"temperature": float, "top-k": int, "top-p": float, "seed": int,
                                               "length": int}
 
@@ -106,8 +109,8 @@ class Loop:
         elif name == "undo":
             tell("there is nothing to take back")
         else:
-            tell(HELP if name == "help" else f"there is no /{name:.40}: /help lists what there is, and /say reads "
-                                             "a text that begins so")
+            tell(HELP if name == "help" else f"there is no /{name:.40}: /help lists the commands, and /say "
+                                             "reads a text that begins with /")
         return True
 
     def turn(self, line: str, anew: bool = True) -> None:
@@ -124,7 +127,7 @@ class Loop:
             with noted() as pressed, output(None, self.raw) as file:
                 stream(file, self.pieces(pressed), "latin-1" if self.raw else None)
         except UnknownSymbolError as error:
-            tell(f"{error}: options of `rnncore generate`")
+            tell(f"{error} (options of `rnncore generate`)")
         except KeyboardInterrupt:
             self.dialogue.back(mark)
             raise

@@ -18,7 +18,7 @@ PIECE = 100     # characters of a piece; two texts do not share so many by chanc
 PIECES = 5      # pieces of a text to search for, spread evenly over it
 HELD = 1 << 22  # characters of the training text to search at a time; bounds the memory
 TRIES = 100     # places in each such block at which a whole text is compared; bounds the time
-KNOWN = "the text stands in the training text, which counting would know by heart"  # why there is no baseline
+KNOWN = "the text is in the training text, so counted n-grams would know it by heart"  # why there is no baseline
 
 
 def share(card: dict, corpus, text: str, how: dict) -> dict | None:
@@ -152,7 +152,7 @@ def lines(trained_on: dict | None, floor: dict | None, nats: float, documents: b
     found = [words(trained_on, documents)] if trained_on else []
     if floor:
         reached = ngram.reaches(floor["nats_per_char"], floor["order"], floor["counted"], floor["characters"])
-        found.append(reached + (": the model is worse" if nats > floor["nats_per_char"] else ""))
+        found.append(reached + ("; the model is worse" if nats > floor["nats_per_char"] else ""))
     return found
 
 

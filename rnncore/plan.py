@@ -51,8 +51,8 @@ def fill(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int,
     chosen, reasons = dict[str, Any](), list[str]()
     if config.lr is None:
         chosen["lr"] = usual_rate(model, config.optimizer, tuned)
-        reasons.append(f"lr {chosen['lr']:.3g}: {config.optimizer}, {model.layers} x {model.hidden}"
-                       + (", trained before" if tuned else ""))
+        reasons.append(f"lr {chosen['lr']:.3g}: usual for {config.optimizer} and {model.layers} x {model.hidden}"
+                       + (", lower for a trained model" if tuned else ""))
     default = default_budget(config, train_chars, speed)
     if default:
         chosen |= default
@@ -60,7 +60,8 @@ def fill(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int,
                        "--minutes 10 makes a better model of a longer text")
     if config.threads is None:
         chosen["threads"] = threads(config, cores)
-        reasons.append(f"threads {chosen['threads']}: {cores} cores, {config.batch} streams, {SHARE} or more a thread")
+        reasons.append(
+            f"threads {chosen['threads']}: {cores} cores; a thread takes {SHARE} or more of {config.batch} streams")
     if None in (config.dropout, config.weight_drop):
         found, reason = dropout(replace(config, **chosen), model, train_chars, cores, speed)
         found = {name: value for name, value in found.items() if getattr(config, name) is None}
@@ -90,7 +91,7 @@ def dropout(config: TrainConfig, model: ModelConfig, train_chars: int, cores: in
     pressure = epochs * params.count(model) / train_chars if epochs > 1 else 0.0
     units, weights = next((units, weights) for most, units, weights in REGULARISE if pressure <= most)
     return ({"dropout": units, "weight_drop": weights},
-            f"{about(params.count(model))} parameters, {epochs:.3g} epochs of {about(train_chars)} characters")
+            f"for {about(params.count(model))} parameters and {epochs:.3g} epochs of {about(train_chars)} characters")
 
 
 def budget(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int, speed: float) -> float:

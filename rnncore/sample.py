@@ -16,7 +16,7 @@ from .random import Purpose, counter, key, uniform
 COINS = 256  # random numbers made at a time
 SHARE = 16   # samples that make a thread of their own worth while
 TURN = 64    # symbols that the threads write before they wait for each other
-TOO_LARGE = "the model's weights are too large; train it anew with a lower rate (--lr)"
+TOO_LARGE = "the model's weights are too large; train it again with a lower --lr"
 LAUNCH = 64  # symbols that a device writes at a time
 ABREAST = 1024     # samples written at a time, at most
 PERIOD = 2 ** 32   # coins of a sample; then they come again, though what they decide is another text

@@ -67,7 +67,7 @@ def take(model: CharLM, asked: str, device: str, trying: bool, say: Callable[[st
     sizes = asdict(model.config)
     task = Task(model.precision, device, sizes.pop("vocab_size"), **sizes, **shape)
     path, misses, kept = choose(
-        asked, task, trying, lambda path: say(f"trying {path} on this card, once: it may take a minute"))
+        asked, task, trying, lambda path: say(f"checking {path} on this card, once: this may take a minute"))
     model.path, line = path, note(asked, task, path, misses, kept, name)
     return [line] if line else []
 
@@ -79,16 +79,16 @@ def note(asked: str, task: Task, path: str, misses: dict[str, Record], kept: boo
     """
     if not misses:
         lost = "" if kept else \
-            "; every run tries again: its cache folder (XDG_CACHE_HOME) cannot be written, or others can write there"
-        return None if kept is None else f"tried on this card: {path} agrees with eager; going by {path}{lost}"
+            "; every run checks again: its cache folder (XDG_CACHE_HOME) cannot be written, or others can write there"
+        return None if kept is None else f"self-check on this card: {path} agrees with eager; using {path}{lost}"
     best = next((missed for missed, record in misses.items() if "misfit" not in record), next(iter(misses)))
     cost = price(best, path, task.precision, 0 if task.optimizer else task.columns)
     said = [_miss(missed, record, task.optimizer is not None, name) for missed, record in misses.items()]
     words, cures = ", ".join(words for words, _ in said), "".join(dict.fromkeys(cure for _, cure in said))
     if asked != "auto":
-        return f"warning: --cuda-path {asked}: {words}: going by {path}, {cost}{cures}"
+        return f"warning: --cuda-path {asked}: {words}: using {path}, {cost}{cures}"
     if any("cause" in record or "misfit" in record and not task.optimizer for record in misses.values()):
-        return f"warning: {words}: going by {path}, {cost}{cures}"
+        return f"warning: {words}: using {path}, {cost}{cures}"
     return f"path {path}: {words}; {path} is {cost}{cures}"
 
 
@@ -99,10 +99,10 @@ def _miss(path: str, record: Record, training: bool, name: str) -> tuple[str, st
         return f"{what} does not fit ({record['misfit']})", ""
     if not record:
         cure = f"`rnncore doctor --try {name}`" if training else f"--cuda-path {path}"
-        return f"this {work} is too short to try {what} first", f"; {cure} tries it"
+        return f"this {work} is too short to check {what} first", f"; {cure} checks it"
     if "unable" in record:
-        return f"{what} could not be tried on this card ({record['unable']})", "; the next run tries it again"
-    return f"{what} failed its trial on this card ({record['cause']})", "; `rnncore doctor --try` tries it again"
+        return f"{what} could not be checked on this card ({record['unable']})", "; the next run checks it again"
+    return f"{what} failed its self-check on this card ({record['cause']})", "; `rnncore doctor --try` checks it again"
 
 
 def choose(asked: str, task: Task, trying: bool = True,
@@ -164,7 +164,7 @@ def check(task: Task, again: bool = True) -> Record:
         found = {"cause": None, "ms": None, "eager_ms": None} | run(task, timed=again)
         record = described(task) | found | {"date": strftime("%Y-%m-%dT%H:%M:%S+00:00", gmtime())}
         if "unable" in record:
-            return record | {"cause": f"could not be tried: {record['unable']}"}
+            return record | {"cause": f"could not be checked: {record['unable']}"}
         with suppress(OSError):
             records = [record, *(other for other in remembered({}) if other not in old)]
             write_whole(kernels.host.native.cache() / NAME, json.dumps(records[:MOST], indent=0).encode())

@@ -32,7 +32,7 @@ class Floor(NamedTuple):
 def reaches(nats: float, order: int, counted: int, characters: int) -> str:
     """Say in one line what a Floor reaches; `counted` of the training text's characters were."""
     part = f", counted on the first {counted:,} characters" if counted < characters else ""
-    return f"counting alone reaches {nats:.4f} nats/char (the last {order} character{'s' * (order != 1)}{part})"
+    return f"n-gram baseline: {nats:.4f} nats/char (context: the last {order} character{'s' * (order != 1)}{part})"
 
 
 class Level(NamedTuple):

@@ -108,7 +108,7 @@ def _losses(train: Line, validation: Line, floor: float | None, on: str, end: st
     if end:
         words.append(end)
     if floor is not None:
-        words.append(f"counting alone, the n-gram floor, reaches {floor:.3f}")
+        words.append(f"the n-gram baseline is {floor:.3f}")
     if train[1].max() > _top(train, validation, floor):
         words.append(f"what is above {_top(train, validation, floor):.2f} is cut off")
     return "; ".join(words) + "."
@@ -131,7 +131,7 @@ def _draw_loss(axes: "Axes", train: Line, validation: Line, floor: float | None)
     if len(validation[0]):
         axes.plot(*thinned(validation), color=VALIDATION, linewidth=1.6, marker="o", markersize=3.5, label="validation")
     if floor is not None:
-        axes.axhline(floor, color=FLOOR, linewidth=1.4, linestyle=(0, (5, 3)), label="n-gram floor")
+        axes.axhline(floor, color=FLOOR, linewidth=1.4, linestyle=(0, (5, 3)), label="n-gram baseline")
     bottom = min([*train[1], *validation[1], *([floor] if floor else [])])
     margin = MARGIN * (top - bottom or 1)
     axes.set_ylim(bottom - margin, top + margin)

@@ -27,7 +27,7 @@ from .reading import Reading, read
 
 CHARACTERS = 4000  # of the passage that is read
 RANKED = 10        # cells a probe that are ranked, at least
-ALONE = "This is of a model file alone, without its run folder: there are no curves and no samples."
+ALONE = "This report is made from a model file without its run folder, so it has no curves and no samples."
 Term: TypeAlias = tuple[str, str]  # a term and what it is
 
 
@@ -94,7 +94,7 @@ def headline(model: CharLM, card: Card, floor: float | None) -> list[Term]:
         if measured := headlines.of(card):
             nats = measured.best.nats
             found.append(("validation loss", f"{nats:.3f} nats, {nats / log(2):.3f} bits, {measured.best.over}"))
-    return found + ([("n-gram floor, by counting", f"{floor:.3f} nats")] if floor is not None else [])
+    return found + ([("n-gram baseline", f"{floor:.3f} nats")] if floor is not None else [])
 
 
 def rows(folder: Path) -> list[Row]:

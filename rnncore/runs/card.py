@@ -36,10 +36,10 @@ def terms(card: Card) -> Iterator[tuple[str, str]]:
     if found := headline.of(card):
         yield "validation", f"step {found.best.step:,}: {found.words}"
     if floor := card.get("floor"):
-        yield "counting", (f"{floor['nats']:.4f} nats/char, the last {floor['order']} "
+        yield "baseline", (f"{floor['nats']:.4f} nats/char by n-grams, context: the last {floor['order']} "
                            f"character{'s' * (floor['order'] != 1)}")
     elif card.get("no_floor"):
-        yield "counting", f"none: {card['no_floor']}"
+        yield "baseline", f"no n-gram baseline: {card['no_floor']}"
     if card.get("losses"):
         yield "this file", ", ".join(f"{name} {loss:.4f}" for name, loss in card["losses"].items()) + " nats/char"
     yield "versions", ", ".join(f"{name} {version}" for name, version in card["versions"].items())

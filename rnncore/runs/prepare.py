@@ -158,7 +158,7 @@ def _rare(corpus: Corpus, vocab: Vocab) -> list[str]:
         return []
     rare = vocab.places(corpus.vocab.symbols) < 0
     if not rare.any():
-        return [f"--min-count {vocab.min_count}: no symbol is rarer"]
+        return [f"--min-count {vocab.min_count}: all symbols occur as often or more"]
     return [f"--min-count {vocab.min_count}: {_count(int(rare.sum()), 'symbol')}, "
             f"{_count(int(corpus.counts[rare].sum()), 'character')} in all, made U+FFFD"]
 

@@ -99,7 +99,7 @@ def _record(changes: dict[str, list[Any]], options: RunOptions, training: Traini
         settings["asked"]["threads"] = None if options.threads == AUTO else options.threads
     if "lr" in changes:
         training.recovery.anew()
-    return f"changed {headline.changed(settings['changes'][-1])}; it is recorded, and equal bits are promised no more"
+    return f"changed {headline.changed(settings['changes'][-1])}; this is recorded; equal bits are no longer guaranteed"
 
 
 def _corpus_again(options: RunOptions, settings: Settings, how: dict[str, Any], path: Path,
@@ -196,7 +196,7 @@ def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document
         return training, [*corpus.left_out, *chosen]
     settings |= {"corpus": about | places.about(corpus, {}) | {"sources": about["sources"]}, "split": record}
     settings.pop("floor", None)
-    settings["no_floor"] = "the corpus is another than it began with"
+    settings["no_floor"] = "the corpus is not the one that the run began with"
     (path / PASSAGE).unlink(missing_ok=True)
     training.another_text()
     return training, [*corpus.notes, *warnings, *chosen]

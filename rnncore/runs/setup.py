@@ -131,11 +131,11 @@ class Run:
         try:
             method()
         except OSError as error:
-            full = "make room on the disk; " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            full = "free space on the disk; " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             return self._note(f"{self.folder.path} cannot be written ({error.strerror}): {full}what it holds is whole")
         except ModelFileError as error:  # what was to be saved could not be read again
             return self._note(
-                f"{error}: what stood there is as it was; a run that shows this at its end wants a lower --lr")
+                f"{error}: the file is as it was; if this message comes at the end of a run, use a lower --lr")
         return None
 
     def _note(self, line: str) -> str:
@@ -219,7 +219,7 @@ def _counted(training: Training, parts: list[np.ndarray], settings: Settings) ->
     if floor:
         settings["floor"] = {"nats": floor.nats, "order": floor.order, "counted": floor.counted}
         return [ngram.reaches(floor.nats, floor.order, floor.counted, len(parts[0]))]
-    settings["no_floor"] = "the minutes are too few to count in" if len(parts[1]) else "no validation text"
+    settings["no_floor"] = "the minutes are too few for counting n-grams" if len(parts[1]) else "no validation text"
     return []
 
 

@@ -167,15 +167,15 @@ def test_a_precision_that_cannot_be_is_refused_by_name(home, capsys, precision, 
 
 def warnings_in(result) -> list[str]:
     """All but that so short a training has learnt little."""
-    return [line for line in result.err.splitlines() if line.startswith("warning") and "than counting" not in line]
+    return [line for line in result.err.splitlines() if line.startswith("warning") and "than the n-gram baseline" not in line]
 
 
 def test_train_tries_the_path_of_the_rule_and_takes_it(card, home, capsys, monkeypatch):
     monkeypatch.setattr(prepare, "SELFCHECK", 3)
     args = ("train", "corpus.txt", "--steps", 4, *SMALL, "--dtype", "tf32", "-o")
     result = call(capsys, *args, "run")
-    assert result.code == 0 and "trying persistent on this card, once: it may take a minute\n" in result.err
-    assert "\ntried on this card: persistent agrees with eager; going by persistent\n" in result.err
+    assert result.code == 0 and "checking persistent on this card, once: this may take a minute\n" in result.err
+    assert "\nself-check on this card: persistent agrees with eager; using persistent\n" in result.err
     assert "tf32 on cuda, path" in result.err
     sizes = stored(home / "run")["config"]
     task = Task("tf32", "cuda", sizes["vocab_size"], sizes["embed"], sizes["hidden"], sizes["layers"], 8, 20, "muon")
@@ -195,8 +195,8 @@ def test_a_check_that_failed_is_a_warning_in_every_run(card, home, capsys, monke
     results.append(call(capsys, "train", "--resume", "-o", "run2", "--steps", 6))
     for result in results:  # the last but one is too short to try anything, and yet it knows
         assert result.code == 0 and warnings_in(result) == [
-            "warning: the graph path failed its trial on this card (training: killed by SIGSEGV): going by eager, about "
-            "3.3 to 13 times slower on an H100; `rnncore doctor --try` tries it again"]
+            "warning: the graph path failed its self-check on this card (training: killed by SIGSEGV): using eager, about "
+            "3.3 to 13 times slower on an H100; `rnncore doctor --try` checks it again"]
     assert [asked.path for asked in card.asked] == ["graph"] and card.paths == 4 * ["eager"]
 
 
@@ -204,8 +204,8 @@ def test_a_short_run_goes_by_what_is_known_and_says_so(card, home, capsys):
     args = ("train", "corpus.txt", "--steps", 4, *SMALL, "-o")
     result = call(capsys, *args, "a run")
     assert result.code == 0 and card.asked == [] and card.paths == ["eager"] and "trying" not in result.err
-    assert ("path eager: this run is too short to try the graph path first; eager is about 3.3 to 13 times slower on an "
-            "H100; `rnncore doctor --try 'a run'` tries it\n") in result.err and warnings_in(result) == []
+    assert ("path eager: this run is too short to check the graph path first; eager is about 3.3 to 13 times slower on an "
+            "H100; `rnncore doctor --try 'a run'` checks it\n") in result.err and warnings_in(result) == []
     assert call(capsys, "doctor", "--try", "a run").code == 0
     result = call(capsys, *args, "again")
     assert result.code == 0 and card.paths[-1] == "graph" and "too short" not in result.err
@@ -216,8 +216,8 @@ def test_a_forced_path_is_tried_whatever_the_run_and_falls_back_with_a_warning(c
     result = call(capsys, "train", "corpus.txt", "--steps", 4, *SMALL, "-o", "run", "--cuda-path", "wavefront")
     (line,) = warnings_in(result)
     assert result.code == 0 and line.startswith(
-        "warning: --cuda-path wavefront: the wavefront path failed its trial on this card (training: the loss of step 1 is "
-        "3 off), the graph path failed its trial") and "going by eager, about 3.2 to 17 times slower on an H100" in line
+        "warning: --cuda-path wavefront: the wavefront path failed its self-check on this card (training: the loss of step 1 is "
+        "3 off), the graph path failed its self-check") and "using eager, about 3.2 to 17 times slower on an H100" in line
     assert [asked.path for asked in card.asked] == ["wavefront", "graph"] and card.paths == ["eager"]
 
 
@@ -244,8 +244,8 @@ def test_generate_tries_the_writer_where_it_pays(card, home, capsys, monkeypatch
     card.paths.clear()
     result = call(capsys, "generate", "run", "-n", 5)
     assert result.code == 0 and card.asked == [] and card.paths == ["eager"]
-    assert result.err == ("path eager: this text is too short to try the writing kernel first; eager is about 140 to 190 "
-                          "times slower on an H100; --cuda-path graph tries it\n")
+    assert result.err == ("path eager: this text is too short to check the writing kernel first; eager is about 140 to 190 "
+                          "times slower on an H100; --cuda-path graph checks it\n")
     result = call(capsys, "generate", "run", "-n", 5, "--count", 3, "--cuda-path", "persistent")
     assert result.code == 0 and "trying" in result.err and "trying" not in result.out
     assert [(t.path, t.optimizer, t.columns, t.precision) for t in card.asked] == [("graph", None, 3, "float32")]
@@ -256,7 +256,7 @@ def test_generate_tries_the_writer_where_it_pays(card, home, capsys, monkeypatch
 def test_what_the_host_must_draw_is_not_tried_and_is_said_where_it_costs(card, home, capsys, monkeypatch):
     assert call(capsys, "train", "corpus.txt", "--steps", 2, *SMALL, "-o", "run", "--cuda-path", "eager").code == 0
     held = ("generate", "run", "--clamp", "0.3=1", "-n")
-    line = "each symbol is drawn on the host: going by eager, about 140 to 190 times slower on an H100\n"
+    line = "the host draws each symbol: using eager, about 140 to 190 times slower on an H100\n"
     card.paths.clear()
     assert call(capsys, *held, 5).err == "" and call(capsys, *held, 5, "--cuda-path", "eager").err == ""
     assert call(capsys, *held, 5, "--cuda-path", "graph").err == f"warning: --clamp: {line}"
@@ -278,7 +278,7 @@ def test_doctor_says_that_a_cpu_has_one_path(home, capsys, monkeypatch):
 
 def test_doctor_tries_and_shows(card, home, capsys, monkeypatch):
     monkeypatch.setattr(kernels, "why_no_cuda", lambda index=0: None)
-    assert "none of the others has been tried" in call(capsys, "doctor").out
+    assert "no other path has been checked" in call(capsys, "doctor").out
     assert "name a setting" in refused(call(capsys, "doctor", "--try"), 2)
     card.fake.why_not = lambda path, precision, config=None, n=1: "too wide" if path == "persistent" else None
     result = call(capsys, "doctor", "--try", "char-rnn")

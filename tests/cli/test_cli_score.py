@@ -218,12 +218,12 @@ def test_the_floor_is_what_counting_the_training_text_reaches(tmp_path, capsys, 
     found = figures(call(capsys, "score", "run", "part.txt", "--json"))["floor"]
     assert found == {"nats_per_char": floor.nats, "order": floor.order, "counted": cut, "characters": cut}
     shown = call(capsys, "score", "run", "part.txt").out
-    assert f"counting alone reaches {floor.nats:.4f} nats/char" in shown and shown.endswith("the model is worse\n")
+    assert f"n-gram baseline: {floor.nats:.4f} nats/char" in shown and shown.endswith("the model is worse\n")
     corpus(tmp_path, PART, "known.txt")  # of what was counted: no measure
     for text in ("all.txt", "known.txt"):
         assert figures(call(capsys, "score", "run", text, "--json"))["floor"] is None
     corpus(tmp_path, TEXT + "!", "all.txt")
-    assert "counting" not in call(capsys, "score", "run", "part.txt").out
+    assert "baseline: " not in call(capsys, "score", "run", "part.txt").out
     os.remove("all.txt")
     assert figures(call(capsys, "score", "run", "part.txt", "--json"))["floor"] is None
 

@@ -27,7 +27,7 @@ def score(tmp_path, capsys, monkeypatch):
         def command(*args):
             found, told = call(capsys, "score", "run", *args, "--json"), call(capsys, "score", "run", *args)
             assert found.code == told.code == 0, (found, told)
-            lines = [line for line in told.out.splitlines()[2:] if not line.startswith("counting")]
+            lines = [line for line in told.out.splitlines()[2:] if not line.startswith("n-gram baseline: ")]
             return (lines[0] if lines else None), json.loads(found.out)
         return command
     return train

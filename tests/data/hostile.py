@@ -76,7 +76,7 @@ class Hostile:
         result = self("score", "run/best.safetensors", "other.txt", "--json")
         assert result.code == told.code == 0 and result.err == "", (told, result)
         found = json.loads(result.out)
-        assert (found["floor"] is None) == ("no_floor" in found) == ("counting alone" not in told.out)
+        assert (found["floor"] is None) == ("no_floor" in found) == ("n-gram baseline: " not in told.out)
         why = found.get("no_floor")
         assert told.err == (f"no n-gram baseline: {why}\n" if why else "")
         assert why is None or why.startswith("the training text is not read: ")

@@ -167,7 +167,7 @@ def test_unknown_names_and_absent_corpora(capsys):
 def test_without_pooch_one_line_names_the_cure(capsys, server, monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", None)
     line = refused(call(capsys, "corpus", "fetch", "hugo"))
-    assert line.startswith("rnncore: to download a corpus needs pooch, which cannot be imported here (")
+    assert line.startswith("rnncore: a download needs pooch, which cannot be imported here (")
     assert line.endswith("-m pip install --upgrade 'pooch>=1.8.0'`")
 
 
@@ -189,11 +189,11 @@ def test_no_network(capsys, cache):
 def test_the_first_download_is_what_later_ones_are_compared_with(capsys, server, cache):
     first = call(capsys, "corpus", "fetch", "shakespeare").err
     record = cache / "shakespeare.txt.sha256"
-    assert "size not known" in first and "sha256 not known before" in first and f"{record} keeps it" in first
+    assert "size not known" in first and "sha256 not known before" in first and f"is stored in {record}" in first
     assert record.read_text() == f"{hashlib.sha256(PLAYS).hexdigest()}  shakespeare.txt\n"
     (cache / "shakespeare.txt").unlink()
     again = call(capsys, "corpus", "fetch", "shakespeare")
-    assert again.code == 0 and "sha256 as expected" in again.err and "keeps it" not in again.err
+    assert again.code == 0 and "sha256 as expected" in again.err and "is stored in" not in again.err
     (cache / "shakespeare.txt").unlink()
     server.files["/shakespeare.txt"] = PLAYS.upper()
     line = call(capsys, "corpus", "fetch", "shakespeare").err.splitlines()[-1]

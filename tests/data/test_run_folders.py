@@ -53,7 +53,7 @@ def test_a_folder_with_its_run_inside(train, monkeypatch, capsys):
     assert train("proj", "--resume", "-o", "proj/run", "--steps", 15).code == 0
     assert train("proj", *STEPS, "-o", "proj/sub/other").code == 0 and sha("proj/run") == sha("proj/sub/other")
     Path("text").write_text(" ".join(TEXT.split()[::-1]) + "\n")
-    assert "counting alone reaches" in call(capsys, "score", "proj/run", "text").out
+    assert "n-gram baseline: " in call(capsys, "score", "proj/run", "text").out
     scored = call(capsys, "score", "proj/run", "proj")
     assert marks(scored) == ["skipped 2 run folders in proj: proj/run, proj/sub/other"]
     assert marks(call(capsys, "neurons", "proj/run", "proj")) == marks(scored)

@@ -214,7 +214,7 @@ def worse(monkeypatch):
 def longer(result) -> list[str]:
     """The words of the command that is printed where a longer run is the right advice."""
     line = next(
-        line for line in result.err.splitlines() if line.startswith("warning: the model is worse than counting")
+        line for line in result.err.splitlines() if line.startswith("warning: the model is worse than the n-gram baseline")
     )
     assert result.code == 0 and line.count("`") == 2 and "train it for longer: `rnncore train --resume -o " in line
     return shlex.split(line.split("`")[1])[1:]

@@ -44,7 +44,7 @@ def test_it_is_printed_before_training_and_kept_in_card_and_settings(train):
     result = train("corpus.txt", "--steps", 2, "-o", "a")
     ids, begin = Vocab.from_text(TEXT).encode(TEXT), len(TEXT) * 9 // 10
     wanted = REAL(ids[:begin], ids[begin:], len(set(TEXT)))
-    line = f"counting alone reaches {wanted.nats:.4f} nats/char (the last {wanted.order} characters)"
+    line = f"n-gram baseline: {wanted.nats:.4f} nats/char (context: the last {wanted.order} characters)"
     assert line in result.err.splitlines() and result.err.index(line) < result.err.index("step ")
     floor = {"nats": wanted.nats, "order": wanted.order, "counted": begin}
     assert kept("a")[0] == kept("a", "best")[0] == read_last(Path("a"))[0]["training"]["settings"]["floor"] == floor
@@ -61,7 +61,7 @@ def test_there_is_none_without_a_validation_part(train, monkeypatch, args):
     seen = []
     monkeypatch.setattr(ngram, "floor", reaching(1.0, seen=seen))
     result = train("corpus.txt", "--steps", 1, *args, "-o", "a")
-    assert result.code == 0 and "counting" not in result.err and kept("a")[0] is None and not seen
+    assert result.code == 0 and "baseline" not in result.err and kept("a")[0] is None and not seen
     assert kept("a")[1]["no_floor"] == "no validation text"
     assert "floor" not in read_last(Path("a"))[0]["training"]["settings"]
 
@@ -75,7 +75,7 @@ def test_a_model_that_is_worse_is_told_so_and_a_better_one_is_not(train, monkeyp
     monkeypatch.setattr(ngram, "floor", None)  # a resumed run does not count again
     result = train("--resume", "--steps", 4, "-o", "worse")
     assert result.code == 0 and kept("worse")[0]["nats"] == 0.25
-    assert "warning: the model is worse than counting, which reaches 0.2500: train it for longer" in result.err
+    assert "warning: the model is worse than the n-gram baseline, 0.2500: train it for longer" in result.err
 
 
 @pytest.mark.parametrize("step, sample, whole, warned", [

@@ -51,7 +51,7 @@ def test_a_thread_has_columns_enough(cores, batch, threads):
 def test_dropout_grows_with_epochs_and_parameters_for_each_character(characters, given, rates):
     config, reasons = fill(TrainConfig(**given), characters)
     assert (config.dropout, config.weight_drop) == rates
-    assert f"dropout {rates[0]:g}, weight-drop {rates[1]:g}: 243 thousand parameters" in " ".join(reasons)
+    assert f"dropout {rates[0]:g}, weight-drop {rates[1]:g}: for 243 thousand parameters" in " ".join(reasons)
 
 
 @pytest.mark.parametrize("characters, given, speed, name", [

@@ -108,7 +108,7 @@ def test_an_optional_library_that_is_too_old_is_missing(older):
     for args, words in {("report", "run"): "a report needs matplotlib 3.8.0 or newer instead of 3.1.0 and jinja2 3.1.0 or "
                                            "newer instead of 2.0: `",
                         (*train[2:], "x", "--tensorboard"): "event files need tensorboardX 2.6.2.2 or newer instead of 1.0",
-                        ("corpus", "fetch", "hugo"): "to download a corpus needs pooch 1.8.0 or newer instead of 0.7"}.items():
+                        ("corpus", "fetch", "hugo"): "a download needs pooch 1.8.0 or newer instead of 0.7"}.items():
         done = older({}, "-m", "rnncore", *args)
         assert done.returncode == 1 and done.stderr.startswith(f"rnncore: {words}") and done.stderr.count("\n") == 1, done
 

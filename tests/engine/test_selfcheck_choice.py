@@ -22,7 +22,7 @@ TEXT = replace(TASK, columns=1, seq=1, optimizer=None)
 CARD = {"card": "Some Card", "capability": "9.0", "driver supports": "CUDA 13.1", "cuda runtime": "12.9",
         "cupy": "14.2.0"}
 PASSED, FAILED = {"cause": None}, {"cause": "training: the loss of step 1 is 3 off"}
-AGAIN = "`rnncore doctor --try` tries it again"
+AGAIN = "`rnncore doctor --try` checks it again"
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def order(asked: str, task: Task) -> dict:
 
 
 def test_auto_tries_the_path_of_the_rule_alone_and_once(card):
-    assert card.choose("auto") == ("persistent", "tried on this card: persistent agrees with eager; going by "
+    assert card.choose("auto") == ("persistent", "self-check on this card: persistent agrees with eager; using "
                                                        "persistent")
     assert card.choose("auto") == ("persistent", None)
     assert card.tried == card.begun == ["persistent"] and card.timed == [False]  # and nothing is timed
@@ -85,7 +85,7 @@ def test_auto_goes_by_the_rule(card, task, path):
 
 def test_where_it_failed_the_next_one_is_tried_and_every_run_hears_of_it(card):
     card.outcomes["persistent"] = FAILED
-    line = ("warning: the persistent path failed its trial on this card (training: the loss of step 1 is 3 off): going by "
+    line = ("warning: the persistent path failed its self-check on this card (training: the loss of step 1 is 3 off): using "
             f"wavefront, about 1.1 to 1.5 times slower on an H100; {AGAIN}")
     assert card.choose("auto") == card.choose("auto") == card.choose("auto", trying=False) == ("wavefront", line)
     assert card.tried == card.begun == ["persistent", "wavefront"]
@@ -94,9 +94,9 @@ def test_where_it_failed_the_next_one_is_tried_and_every_run_hears_of_it(card):
 def test_and_so_on_to_eager(card):
     card.outcomes = {"persistent": FAILED, "wavefront": {"cause": "training: killed by SIGSEGV"},
                      "graph": {"cause": "writing: 9 of 64 symbols written are not those that eager writes"}}
-    line = ("warning: the persistent path failed its trial on this card (training: the loss of step 1 is 3 off), the "
-            "wavefront path failed its trial on this card (training: killed by SIGSEGV), the graph path failed its trial "
-            "on this card (writing: 9 of 64 symbols written are not those that eager writes): going by eager, about 7.7 "
+    line = ("warning: the persistent path failed its self-check on this card (training: the loss of step 1 is 3 off), the "
+            "wavefront path failed its self-check on this card (training: killed by SIGSEGV), the graph path failed its self-check "
+            "on this card (writing: 9 of 64 symbols written are not those that eager writes): using eager, about 7.7 "
             f"to 30 times slower on an H100; {AGAIN}")
     assert card.choose("auto") == card.choose("auto") == ("eager", line)
     assert card.tried == ["persistent", "wavefront", "graph"]
@@ -104,12 +104,12 @@ def test_and_so_on_to_eager(card):
 
 def test_a_check_that_could_not_be_made_is_said_and_not_remembered(card):
     card.outcomes["persistent"] = {"unable": "OutOfMemoryError: out of memory"}
-    line = ("warning: the persistent path could not be tried on this card (OutOfMemoryError: out of memory): going by "
-            "eager, about 7.7 to 30 times slower on an H100; the next run tries it again")
+    line = ("warning: the persistent path could not be checked on this card (OutOfMemoryError: out of memory): using "
+            "eager, about 7.7 to 30 times slower on an H100; the next run checks it again")
     assert card.choose("auto") == card.choose("auto") == ("eager", line)
     assert card.tried == 2 * ["persistent"] and untried("persistent", TASK)  # the others would not get the card either
     record = selfcheck.check(replace(TASK, path="persistent"))
-    assert record["cause"] == outcome(record) == "could not be tried: OutOfMemoryError: out of memory"
+    assert record["cause"] == outcome(record) == "could not be checked: OutOfMemoryError: out of memory"
     choose("graph", TASK)
     assert card.choose("auto") == ("graph", line.replace("eager, about 7.7 to 30", "graph, about 1.3 to 1.9"))
     card.outcomes["persistent"] = PASSED
@@ -117,8 +117,8 @@ def test_a_check_that_could_not_be_made_is_said_and_not_remembered(card):
 
 
 def test_a_short_run_goes_by_what_is_remembered_and_says_what_it_leaves(card):
-    words = "this run is too short to try the persistent path first"
-    cure = "times slower on an H100; `rnncore doctor --try runs/x` tries it"
+    words = "this run is too short to check the persistent path first"
+    cure = "times slower on an H100; `rnncore doctor --try runs/x` checks it"
     assert card.choose("auto", trying=False) == ("eager", f"path eager: {words}; eager is about 7.7 to 30 {cure}")
     assert not card.tried and not card.begun
     choose("graph", TASK)
@@ -131,18 +131,18 @@ def test_a_short_run_after_a_failed_check_hears_of_both(card):
     card.outcomes["persistent"] = FAILED
     selfcheck.check(replace(TASK, path="persistent"))
     assert card.choose("auto", trying=False) == ("eager", (
-        "warning: the persistent path failed its trial on this card (training: the loss of step 1 is 3 off), this run is "
-        "too short to try the wavefront path first: going by eager, about 7.7 to 30 times slower on an H100; "
-        f"{AGAIN}; `rnncore doctor --try runs/x` tries it"))
+        "warning: the persistent path failed its self-check on this card (training: the loss of step 1 is 3 off), this run is "
+        "too short to check the wavefront path first: using eager, about 7.7 to 30 times slower on an H100; "
+        f"{AGAIN}; `rnncore doctor --try runs/x` checks it"))
 
 
 def test_a_short_text(card):
     assert card.choose("auto", TEXT, trying=False) == ("eager", (
-        "path eager: this text is too short to try the writing kernel first; eager is about 140 to 190 times slower on an "
-        "H100; --cuda-path graph tries it"))
+        "path eager: this text is too short to check the writing kernel first; eager is about 140 to 190 times slower on an "
+        "H100; --cuda-path graph checks it"))
     card.outcomes["graph"] = FAILED
     assert card.choose("auto", replace(TEXT, columns=64)) == ("eager", (
-        "warning: the writing kernel failed its trial on this card (training: the loss of step 1 is 3 off): going by eager, "
+        "warning: the writing kernel failed its self-check on this card (training: the loss of step 1 is 3 off): using eager, "
         f"about 7.4 to 94 times slower on an H100; {AGAIN}"))
 
 
@@ -154,23 +154,23 @@ def test_on_a_cpu_and_for_eager_nothing_is_tried(card):
 
 def test_a_forced_path_is_tried_whatever_the_run(card):
     assert card.choose("wavefront", trying=False) == ("wavefront", (
-        "tried on this card: wavefront agrees with eager; going by wavefront"))
+        "self-check on this card: wavefront agrees with eager; using wavefront"))
     assert card.choose("wavefront") == ("wavefront", None) and card.tried == card.begun == ["wavefront"]
 
 
 def test_a_forced_path_falls_back_by_the_rule_with_a_warning(card):
     card.outcomes["persistent"] = {"cause": "training: no sign of life for 120 s"}
     card.misfits["wavefront"] = "one layer has no diagonals"
-    line = ("warning: --cuda-path persistent: the persistent path failed its trial on this card (training: no sign of life "
-            "for 120 s), the wavefront path does not fit (one layer has no diagonals): going by graph, about 1.3 to 1.9 "
+    line = ("warning: --cuda-path persistent: the persistent path failed its self-check on this card (training: no sign of life "
+            "for 120 s), the wavefront path does not fit (one layer has no diagonals): using graph, about 1.3 to 1.9 "
             f"times slower on an H100; {AGAIN}")
     for _ in range(2):
         assert card.choose("persistent") == ("graph", line)
     assert card.tried == ["persistent", "graph"]
     card.outcomes["graph"] = {"unable": "busy"}
     assert card.choose("graph", replace(TASK, seq=9)) == ("eager", (
-        "warning: --cuda-path graph: the graph path could not be tried on this card (busy): going by eager, about 5.7 to "
-        "18 times slower on an H100; the next run tries it again"))
+        "warning: --cuda-path graph: the graph path could not be checked on this card (busy): using eager, about 5.7 to "
+        "18 times slower on an H100; the next run checks it again"))
 
 
 def test_a_forced_path_that_the_rule_does_not_name(card):
@@ -179,10 +179,10 @@ def test_a_forced_path_that_the_rule_does_not_name(card):
     card.misfits["persistent"] = "persistent kernels compute in tf32 or bf16, not in float32"
     task = replace(TASK, precision="float32", layers=3, hidden=512)
     assert order("wavefront", task) == {"wavefront": None, "graph": None, "eager": None}
-    assert card.choose("wavefront", task)[1].endswith(f"going by graph, about 1 to 1.3 times slower on an H100; {AGAIN}")
+    assert card.choose("wavefront", task)[1].endswith(f"using graph, about 1 to 1.3 times slower on an H100; {AGAIN}")
     assert card.choose("persistent", task) == ("graph", (
         "warning: --cuda-path persistent: the persistent path does not fit (persistent kernels compute in tf32 or bf16, not "
-        "in float32): going by graph, slower, by how much was not measured"))
+        "in float32): using graph, slower, by how much was not measured"))
 
 
 def test_what_does_not_fit_is_not_tried_and_is_said_without_a_warning(card):
@@ -196,15 +196,15 @@ def test_what_does_not_fit_is_not_tried_and_is_said_without_a_warning(card):
 def test_the_price_is_that_of_the_best_path_that_fits(card):
     card.misfits, card.outcomes["wavefront"] = {"persistent": "H 160 is no multiple of 64"}, FAILED
     assert card.choose("auto") == ("graph", (
-        "warning: the persistent path does not fit (H 160 is no multiple of 64), the wavefront path failed its trial on this "
-        "card (training: the loss of step 1 is 3 off): going by graph, about 1.3 to 1.5 times slower on an H100; " + AGAIN))
+        "warning: the persistent path does not fit (H 160 is no multiple of 64), the wavefront path failed its self-check on this "
+        "card (training: the loss of step 1 is 3 off): using graph, about 1.3 to 1.5 times slower on an H100; " + AGAIN))
 
 
 def test_a_writing_kernel_that_does_not_fit_is_a_warning(card):
     card.misfits = {"graph": "8000 symbols leave no room"}
     for trying in (True, False):
         assert card.choose("auto", TEXT, trying) == ("eager", (
-            "warning: the writing kernel does not fit (8000 symbols leave no room): going by eager, about 140 to 190 times "
+            "warning: the writing kernel does not fit (8000 symbols leave no room): using eager, about 140 to 190 times "
             "slower on an H100"))
     assert not card.tried and named(TEXT, kernels.load("cuda")) == "eager"
     assert order("auto", TEXT) == order("graph", TEXT) == {"graph": "8000 symbols leave no room", "eager": None}
@@ -300,7 +300,7 @@ def test_a_cache_that_is_open_to_others_or_cannot_be_written_is_not_gone_by(card
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert chosen("graph", TASK) == ("graph", (
-        "tried on this card: graph agrees with eager; going by graph; every run tries again: its cache folder "
+        "self-check on this card: graph agrees with eager; using graph; every run checks again: its cache folder "
         "(XDG_CACHE_HOME) cannot be written, or others can write there")) and len(card.tried) == 3
 
 

@@ -45,7 +45,7 @@ def test_the_report_of_a_run(here, capsys):
     result = call(capsys, "report", "run")
     text = (here / "run/report.html").read_text()
     assert result.code == 0 and result.out.startswith("run/report.html: ") and len(text) < 3e6
-    for words in ("<h1>run</h1>", "step 12", "counting alone", "2 x 16 LSTM", "the beginning of the validation text", "Learning rate"):
+    for words in ("<h1>run</h1>", "step 12", "n-gram baseline", "2 x 16 LSTM", "the beginning of the validation text", "Learning rate"):
         assert words in text
     assert call(capsys, "report", "run").code == 0 and (here / "run/report.html").read_text() == text
     other = here / "mine.html"
@@ -57,7 +57,7 @@ def test_the_report_of_a_model_file_says_what_it_lacks(here, capsys):
     shutil.copy("run/best.safetensors", "alone.safetensors")
     assert call(capsys, "report", "alone.safetensors").code == 0
     text = (here / "alone-report.html").read_text()
-    assert "there are no curves and no samples" in text and 'id="learning"' not in text and 'id="samples"' not in text
+    assert "so it has no curves and no samples" in text and 'id="learning"' not in text and 'id="samples"' not in text
     assert "exists already" in refused(call(capsys, "report", "alone.safetensors"))
     checkpoint.save(model_of("ab\n"), "bare.safetensors")
     corpus(here, "abba\nZab\n" * 9, "other.txt")

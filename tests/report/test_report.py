@@ -98,7 +98,7 @@ def test_charts_are_the_same_each_time_and_take_the_colours_of_the_page():
             assert set(re.findall(r'(?:fill|stroke)="([^"]*)"', svg)) <= {"none", *charts.COLOURS.values()}
     ids = [name for chart in first for svg in {chart.wide, chart.narrow} for name in re.findall(r' id="([^"]*)"', svg)]
     assert len(ids) == len(set(ids))
-    assert "5.000 at step 1 to 0.125 at step 40" in first[0].summary and "n-gram floor, reaches 1.500" in first[0].summary
+    assert "5.000 at step 1 to 0.125 at step 40" in first[0].summary and "the n-gram baseline is 1.500" in first[0].summary
 
 
 @pytest.mark.parametrize("rows, names", [

@@ -16,7 +16,7 @@ WORD = "self.a_word_that_is_longer_than_a_line_of_a_telephone_(argument)"
 TEXT = f"def f(x):\n        {WORD} = 1\n\t{WORD}\nplain words, none of them indented, that go on over a line\n" * 8
 SIZES = [(1280, 800), (800, 700), (360, 640)]
 FACTS = [("model", "2 × 256 LSTM, 929,451 parameters"), ("learned", "16.4 million characters of numpy"),
-         ("validation loss", "1.238 nats, 1.787 bits, over 911,681 characters"), ("n-gram floor, by counting", "1.731 nats")]
+         ("validation loss", "1.238 nats, 1.787 bits, over 911,681 characters"), ("n-gram baseline", "1.731 nats")]
 
 
 @pytest.fixture(scope="module")

@@ -207,7 +207,7 @@ def test_doctor_tries_a_run_by_its_name(monkeypatch):
     said = []
     monkeypatch.setattr(doctor, "tell", said.append)
     assert [task.hidden for task in doctor.tasks("medium")] == [256] * 3
-    assert said == ["--try medium: trying the setting of that name; write runs/medium for the run"]
+    assert said == ["--try medium: checking the setting of that name; write runs/medium for the run"]
     assert [task.hidden for task in doctor.tasks("runs/medium")] == [8] == [task.hidden for task in doctor.tasks("one")]
 
 

@@ -96,7 +96,7 @@ class Lane:
         """Raise Failed where a run on a card went by another path than was asked for."""
         text = log.read_text(errors="replace")
         if self.checked and f"path {self.path}\n" not in text:
-            words = [line for line in text.splitlines() if "going by" in line] or ["its words do not name the path"]
+            words = [line for line in text.splitlines() if "using" in line] or ["its words do not name the path"]
             raise Failed(f"the run did not go by {self.path}: {words[-1]}")
 
     def stopped(self, stop: str, steps: int, undisturbed) -> dict:

@@ -108,14 +108,14 @@ def lane(tmp_path, monkeypatch, script: str) -> dict:
     return card_resume.Lane("graph", tmp_path / "lane", "cuda", tmp_path / "text").check()["stops"]["SIGKILL"]
 
 
-FALLEN_BACK = """echo '--cuda-path graph: going by eager (graph: failed)'
+FALLEN_BACK = """echo '--cuda-path graph: using eager (graph: failed)'
 touch "$RUN/last.safetensors"; sleep .1; touch "$RUN/last.safetensors"
 [[ $RUN == *whole* ]] || exec sleep 9"""
 
 
 @pytest.mark.parametrize("script, words", [
     ("echo oh >&2; exit 3", "exit code 3: oh"), ("echo path graph", "6400 steps were over before the signal came"),
-    (FALLEN_BACK, "the run did not go by graph: --cuda-path graph: going by eager (graph: failed)")],
+    (FALLEN_BACK, "the run did not go by graph: --cuda-path graph: using eager (graph: failed)")],
     ids=["fails", "quick", "fallen-back"])
 def test_runs_that_fail_or_are_too_quick_or_go_by_another_path_are_said(tmp_path, monkeypatch, script, words):
     outcome = lane(tmp_path, monkeypatch, script)
