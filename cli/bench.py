@@ -85,8 +85,7 @@ def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype,
 
 
 def name_for_torch(kernel, device: str) -> str:
-    """Return torch's name of the device `device`: cpu, cuda or cuda:K. For "auto" it is the kind of our kernel's
-    device."""
+    """Return torch's name of the device `device`: cpu, cuda or cuda:K. For "auto" it is the kind of our device."""
     return kernel.name if device == "auto" else device
 
 

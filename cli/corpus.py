@@ -82,8 +82,7 @@ def bring(sources: Sequence[str]) -> None:
 
 
 def download(name: str, patience: Patience) -> None:
-    """Download the missing files of a corpus. Lines on stderr say what comes from where, how large it is, and its
-    progress.
+    """Download the missing files of a corpus, and print on stderr what comes from where, its size and its progress.
 
     patience: number of tries and seconds of silence allowed. Raises CorpusError if pooch is not installed or a download
     fails.
@@ -118,8 +117,9 @@ def size_of(number: int | None) -> str:
 
 @contextlib.contextmanager
 def moving(missing: Sequence[corpora.File]) -> Iterator:
-    """Yield a function (file, bytes so far) that shows the progress of a download: a bar for each file, on a terminal
-    only."""
+    """Yield a function (file, bytes so far) that shows the progress of a download: on a terminal, a bar for each
+    file.
+    """
     if not sys.stderr.isatty():
         yield lambda file, done: None
         return

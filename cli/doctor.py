@@ -48,8 +48,7 @@ def command(what, as_json):
 
 
 def libraries() -> dict:
-    """Return name -> text: the versions of rnncore, Python and the libraries, and which libraries are too old or
-    missing."""
+    """Return name -> text: the versions of rnncore, Python and the libraries, and which of these are old or missing."""
     from rnncore import __version__
     found = {"rnncore": __version__, "python": platform.python_version(), "system": platform.platform(),
              "processor": processor(), "numpy": requirements.installed("numpy") or "missing"}
@@ -86,8 +85,9 @@ def processor() -> str:
 
 
 def tried(kernel) -> list[dict] | str:
-    """Return the records of this GPU's self-checks, each with the path that the rule names, or a text if there is
-    none.
+    """Return the records of this GPU's self-checks, or a text if there is none.
+
+    Each record also has the path that the rule names for its task, under "rule".
     """
     return [row | {"rule": named(task, kernel)} for row, task in known()] or said(
         "eager; no other path has been checked here yet: `rnncore train` checks one if that saves time, `rnncore "

@@ -1,5 +1,4 @@
-"""The training loop of `rnncore train`: it takes the run's steps, shows them, and ends at the budget's end or at a
-signal."""
+"""The training loop of `rnncore train`: it takes and shows the steps until the budget is spent or a signal comes."""
 from .ending import already_finished, farewell, without_a_step
 from .terminal.progress import display
 

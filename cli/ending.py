@@ -1,5 +1,4 @@
-"""The last messages of a training run: how good the model is, what went wrong, what to do, and which command to type
-next."""
+"""The last messages of a training run: how good the model is, what went wrong, and which command to type next."""
 import math
 import shlex
 from dataclasses import replace
@@ -140,9 +139,7 @@ def longer(training) -> list[str]:
 
 
 def typed() -> list[str]:
-    """Return the words of this command line that the next one repeats: all except those that `again` and `longer`
-    add.
-    """
+    """Return the words of this command line that the next one repeats: all that `again` and `longer` do not add."""
     context = click.get_current_context()
     given = set(texts.typed(context.params)) - {"resume", "out", "name", "steps", "epochs", "minutes", "patience"}
     words: list[str] = []

@@ -30,10 +30,9 @@ def command(run, verifying, as_json):
 
 
 def verdicts(place: Path, as_json: bool) -> int:
-    """Check every file of a run folder, or one model file; print the results; return the exit code, 1 if a file is
-    damaged.
+    """Check every file of a run folder, or one model file, and print the results.
 
-    place: the file or the folder.
+    place: the folder or the file. Return the exit code: 1 if a file is damaged.
     """
     from rnncore.runs.verify import verify
 

@@ -62,8 +62,10 @@ class Loop:
             self.dialogue.read(prime, on_unknown)
 
     def run(self) -> None:
-        """Take turns until the input ends or /quit is typed. Ctrl-C ends a turn; without a terminal it raises
-        KeyboardInterrupt."""
+        """Take turns until the input ends or /quit is typed.
+
+        Ctrl-C ends a turn. If stdin is not a terminal, it raises KeyboardInterrupt instead.
+        """
         if self.typed:
             with contextlib.suppress(ImportError):
                 import readline  # noqa: F401, its import gives input() line editing and a history
@@ -144,8 +146,7 @@ class Loop:
         return map(printable, self.vocab.readables(written)) if self.shown else written
 
     def set(self, name: str, number: str) -> None:
-        """Set one of NUMBERS, if a number is given, and print its value. A value out of range is refused with a
-        message."""
+        """Set one of NUMBERS, if a number is given, and print its value. Print a message for a value out of range."""
         kind = NUMBERS[name]
         try:
             if number:

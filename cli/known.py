@@ -40,13 +40,12 @@ def share(card: dict, corpus, text: str, how: dict) -> dict | None:
 
 
 def beside(card: dict, file: Path, model, ids, unknown: int) -> tuple[dict | None, dict | None, str | None]:
-    """Return (result of `of_another`, n-gram baseline, reason why there is no baseline) for a text that `share` does
-    not know.
+    """Compare a text that `share` does not know with the training text.
 
-    file: the model file; ids (n,): the scored text; unknown: how many of its symbols the model does not know. The first
-    two are None if the training text cannot be read. There is no baseline if all pieces stand in the training text,
-    because n-grams counted there would know the scored text by heart. All three are None if `rnncore train` did not
-    train the model.
+    Return (result of `of_another`, n-gram baseline, reason why there is no baseline). file: the model file; ids (n,):
+    the scored text; unknown: how many of its symbols the model does not know. The first two are None if the training
+    text cannot be read. There is no baseline if all pieces stand in the training text, because n-grams counted there
+    would know the scored text by heart. All three are None if `rnncore train` did not train the model.
     """
     if not trained(card):
         return None, None, None

@@ -38,8 +38,7 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "sh
 
 
 class Commands(HelpfulGroup):
-    """The group of all commands. It imports a command's module only when the command is called, so `--help` needs no
-    NumPy.
+    """The group of all commands. A command's module is imported only when it is called, so `--help` needs no NumPy.
 
     If the reader of stdout has gone (a closed pipe), a command ends at once, with exit code 0.
     """

@@ -1,6 +1,4 @@
-"""`rnncore neurons` finds the cells of a model that follow a probe: quotes, brackets, the place in a line and
-others.
-"""
+"""`rnncore neurons` finds the cells of a model that follow a probe: quotes, brackets, lines and others."""
 import json
 
 import click
@@ -94,8 +92,9 @@ def data(path, text: str, found, ranking: dict, cells: bool) -> dict:
 
 
 def show(found, ranking: dict, level: str) -> None:
-    """Print two tables: the best cells of each probe with an excerpt of the text, and how often the gates are shut or
-    open."""
+    """Print two tables: the best cells of each probe with an excerpt of the text, and how often gates are shut or
+    open.
+    """
     console = Console(highlight=False, markup=False)
     table = Table("probe", "cell", "r", "^ cell high (low if r < 0)", box=box.SIMPLE_HEAD)
     width = max(LEAST, console.width - BESIDE)

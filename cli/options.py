@@ -106,8 +106,7 @@ class Integer(click.types.IntParamType):
 
 
 class Whole(click.IntRange):
-    """The type of whole numbers from `least` to `most`. Without `most` the bound is config.MOST, which the help leaves
-    out."""
+    """The type of whole numbers from `least` to `most`. Without `most`, the bound is config.MOST; the help omits it."""
 
     def __init__(self, least: int, most: int | None = None):
         super().__init__(least, most)
@@ -168,8 +167,7 @@ def threads(ctx, param, value: str) -> int | None:
 
 
 def says_yes(variable: str) -> bool:
-    """Return True if an environment variable is set to yes (1, true, on ...); False if it is set to no, empty or
-    missing.
+    """Return True if an environment variable is set to yes (1, true, on ...), and False if it is no, empty or missing.
 
     Raises UsageError for any other value.
     """

@@ -1,5 +1,4 @@
-"""`rnncore report` makes one HTML file that shows what a model has learned; `rnncore train` makes it at the end of a
-run."""
+"""`rnncore report` makes one HTML file that shows what a model has learned. `train` makes it at the end of a run."""
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,18 +51,15 @@ def command(run, text, out, cells, device, **how):
 
 
 def default(found) -> Path:
-    """Return the path of the report of a names.Found: in its run folder, or, for a model file, in the working
-    folder.
-    """
+    """Return the path of the report of a names.Found: in its run folder; for a model file, in the working folder."""
     return found.folder / NAME if found.folder else Path(f"{found.file.stem}-{NAME}")
 
 
 def after(run, device: str, stop: int | None = None) -> None:
-    """Make the report of a run that has just ended, if matplotlib and jinja2 are installed. A failure prints one
-    warning.
+    """Make the report of a run that has just ended, if matplotlib and jinja2 are installed.
 
-    stop: the number of a signal that came after the training's end, or None. After a signal no report is made. What a
-    later `rnncore report` needs is kept in the run folder in any case.
+    A failure prints one warning. stop: the number of a signal that came after the training's end, or None. After a
+    signal no report is made. What a later `rnncore report` needs is kept in the run folder in any case.
     """
     path = run.folder.path
     if requirements.missing(*NEEDED):

@@ -81,10 +81,10 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
 
 
 def chosen(window: int | None, dynamic: bool, learning: dict) -> tuple[str, dict]:
-    """Return (protocol, its settings): ("carried", {}), ("window", {"window": W}) or ("dynamic", fields of
-    DynamicConfig).
+    """Return the protocol that the options name, and its settings.
 
-    learning: the values of --rate, --decay and --segment. Raises UsageError if options contradict each other.
+    These are ("carried", {}), ("window", {"window": W}) or ("dynamic", fields of DynamicConfig). learning: the values
+    of --rate, --decay and --segment. Raises UsageError if options contradict each other.
     """
     given = [f"--{name}" for name in texts.typed(sorted(learning))]
     if given and not dynamic:
@@ -127,12 +127,12 @@ def mean(parts) -> float:
 
 
 def recorded(parts, path: Path, text: Iterable[str], known: str, skip: bool) -> Iterator:
-    """Yield the parts unchanged and write one line of JSON for each prediction to `path`, which is replaced after the
-    last.
+    """Yield the parts unchanged, and write one line of JSON for each prediction to `path`.
 
-    text: the symbols of the text; known: the symbols that the model knows; skip: True if unknown symbols were left out.
-    The first known symbol has no line, because nothing predicts it. A skipped symbol has no line; the nats of a
-    replaced symbol are those of its stand-in. Raises OSError if the file cannot be written.
+    The file appears at `path` when the last line is written. text: the symbols of the text; known: the symbols that the
+    model knows; skip: True if unknown symbols were left out. The first known symbol has no line, because nothing
+    predicts it. A skipped symbol has no line; the nats of a replaced symbol are those of its stand-in. Raises OSError
+    if the file cannot be written.
     """
     symbols = set(known)
     places = ((place, symbol) for place, symbol in enumerate(text) if not skip or symbol in symbols)

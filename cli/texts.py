@@ -1,6 +1,4 @@
-"""Texts that a command reads with a model: the options that say how to read them, and functions that return a
-Corpus.
-"""
+"""Texts that a command reads with a model: the options that say how to read them, and functions that read them."""
 from collections.abc import Iterable
 from itertools import islice
 
@@ -21,8 +19,7 @@ options_of = options.grouped(  # a decorator that adds the options that say how 
 
 
 def corpus(vocab, text: str, how: dict):
-    """Return the Corpus of a text, read as the model's vocabulary needs it; a named corpus is downloaded first if
-    necessary.
+    """Return the Corpus of a text, read as the model's vocabulary needs it. A named corpus is downloaded first.
 
     how: the values of the options in NAMES, by name. Raises CorpusError if the text cannot be read.
     """

@@ -1,5 +1,4 @@
-"""`rnncore train` trains a model on a corpus: it reads the options, starts or resumes a run, and runs the training
-loop."""
+"""`rnncore train` trains a model on a corpus: it reads the options, starts or resumes a run, and trains it."""
 import sys
 from dataclasses import fields
 

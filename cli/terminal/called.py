@@ -66,9 +66,7 @@ def _module_call(typed: list[str]) -> list[str]:
 
 
 def said(text: str) -> str:
-    """Return a text in which each `rnncore` or `pip install` command in backticks is written as this user can type
-    it.
-    """
+    """Return a text with its `rnncore` and `pip install` commands in backticks written as this user can type them."""
     return PIP.sub(lambda found: requirements.pip(found[1]), COMMAND.sub(lambda _: f"`{called()}", text))
 
 

@@ -1,6 +1,4 @@
-"""A limit on this process's memory (ulimit -v, ulimit -d): the test that the libraries load under it, and its
-messages.
-"""
+"""A limit on this process's memory (ulimit -v, ulimit -d): the test of it, and the messages about it."""
 import resource
 import sys
 
@@ -31,9 +29,7 @@ class TooLittleMemory(MemoryError):
 
 
 def lowest() -> tuple[int, str] | None:
-    """Return the lowest limit on this process's memory as (bytes, the command that sets it); None if there is no
-    limit.
-    """
+    """Return the lowest limit on this process's memory, or None: (bytes, the command that sets it)."""
     kinds = (resource.RLIMIT_AS, "ulimit -v"), (resource.RLIMIT_DATA, "ulimit -d")
     found = [(resource.getrlimit(kind)[0], name) for kind, name in kinds]
     return min((limit for limit in found if limit[0] != resource.RLIM_INFINITY), default=None)

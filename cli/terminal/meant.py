@@ -99,8 +99,8 @@ class Helpful(click.Command):
         return rest
 
     def _options(self, ctx) -> dict[str, str]:
-        """Return bare name -> option, for all options of this command. A bare name has no dashes and is in lower
-        case.
+        """Return bare name -> option for all options of this command. A bare name is in lower case and has no
+        dashes.
         """
         names = [name for param in self.get_params(ctx) if isinstance(param, click.Option)
                  for name in (*param.opts, *param.secondary_opts)]
@@ -175,8 +175,7 @@ def command(name: str, ours: list[str], theirs: dict[str, str]) -> list[str]:
 
 
 def nearest(word: str, names: dict[str, str]) -> list[str]:
-    """Return the values of the names that begin with `word`, else of the names that differ by the fewest typing
-    mistakes.
+    """Return the values of the names that begin with `word`, else of the names with the fewest typing mistakes.
 
     names: bare name -> value. One mistake is allowed for words of fewer than 6 letters, else two. More than two values
     help nobody: then the result is [].
@@ -226,8 +225,7 @@ def value(message: str, param) -> str | None:
 
 
 def number(text: str, whole: bool, units: dict[str, float] | None = None) -> str | None:
-    """Return the number that a text such as 1k, 1e3, 10,000 or 10% stands for, as rnncore reads it; None if it is not
-    clear.
+    """Return the number that a text such as 1k, 1e3, 10,000 or 10% stands for, in our spelling, or None if unclear.
 
     whole: True for a whole number; units: further suffixes and their factors.
     """

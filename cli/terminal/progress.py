@@ -26,9 +26,7 @@ def describe(p) -> str:
 
 
 def parts(p) -> list[tuple[int, str]]:
-    """Return the parts of that line, each with a rank. If the line is too long, parts of low rank are left out
-    first.
-    """
+    """Return the parts of that line, each with a rank. If the line is too long, low ranks are left out first."""
     left = (1 - p.done) * p.seconds / p.done if p.done else 0
     validation = [(3, measured(p))] if p.val_loss is not None else []
     return [(5, f"step {p.step:,}"), (1, f"{100 * p.done:3.0f}%"), (4, f"loss {p.loss:.3f}"), *validation,
@@ -62,8 +60,7 @@ def printable(text: str) -> str:
 
 
 def shown(text: str) -> str:
-    """Return a message as stderr needs it, with commands as this user types them. On a terminal it is safe and
-    word-wrapped."""
+    """Return a message for stderr, with commands as this user types them. On a terminal it is safe and word-wrapped."""
     text = said(text)
     return "\n".join(map(wrapped, printable(text).split("\n"))) if sys.stderr.isatty() else text
 

@@ -1,5 +1,4 @@
-"""Signals that stop or save a training run: during its setup they end it at once, during training after the current
-step."""
+"""Signals that stop or save a training run: at once during its setup, after the current step during training."""
 import contextlib
 import signal
 from collections.abc import Iterator

@@ -63,8 +63,10 @@ def is_utf8(encoding: str) -> bool:
 
 
 def lost(error: UnicodeError) -> tuple[str, int]:
-    """Return `?` for each character that an encoding lacks, and print one warning on stderr (an error handler for
-    codecs)."""
+    """Return `?` for each character that an encoding lacks, and print one warning on stderr.
+
+    It is an error handler for the module codecs. Raises the error if it is not about encoding.
+    """
     if not isinstance(error, UnicodeEncodeError):
         raise error
     if not _said:

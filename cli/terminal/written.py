@@ -17,8 +17,7 @@ ASLEEP = 0.5     # seconds; a reader of a pipe that takes nothing for this long 
 
 
 class Stop:
-    """The first SIGINT, SIGTERM or SIGHUP ends the current text at a whole character, so that the output is
-    well-formed.
+    """The first SIGINT, SIGTERM or SIGHUP ends the current text at a whole character and with its proper end.
 
     If several texts are computed before any is written, the signal ends the process at once; so does a second signal.
     If the reader of a pipe does not read, the process ends ASLEEP seconds after the signal. Ignored signals stay
@@ -129,8 +128,10 @@ def laid_out(vocab, texts: Iterable[Iterable[str]], several: bool, terminal: boo
 
 
 def separated(texts: Iterable[Iterable[str]], separator: str | None, ended: bool) -> Iterator[str]:
-    """Yield texts as they are, with a separator line between them if there is one. ended: True to end each with a line
-    end."""
+    """Yield texts as they are, with a separator line between them if there is one.
+
+    ended: True to add a line end to a text that has none.
+    """
     for place, text in enumerate(texts):
         if place and separator is not None:
             yield f"{separator}\n"
@@ -143,9 +144,7 @@ def separated(texts: Iterable[Iterable[str]], separator: str | None, ended: bool
 
 
 def output(out: str | None, binary: bool):
-    """Return a context that opens the new file `out` or, if it is None, stdout; for bytes if `binary`, else for
-    text.
-    """
+    """Return a context that opens the new file `out`, or stdout if it is None; binary: True for bytes."""
     if out:
         return open(out, "xb") if binary else open(out, "x", encoding="utf-8", errors=LOST)
     return contextlib.nullcontext(sys.stdout.buffer if binary else sys.stdout)
