@@ -66,7 +66,7 @@ def command(layers, hidden, embed, vocab, seq, batch, dropout, weight_drop, vari
                                "ok": not wrong}))
     else:
         for name, error in forms.items():
-            click.echo(f"{name}: the same gradients within {error:.1e}  {'ok' if error <= TOLERANCE else 'WRONG'}")
-        click.echo(f"{len(rows)} gradients right, all within {TOLERANCE:g}" if not wrong else
+            click.echo(f"{name}: the same gradients, error {error:.1e}  {'ok' if error <= TOLERANCE else 'WRONG'}")
+        click.echo(f"{len(rows)} gradients right: no error is above {TOLERANCE:g}" if not wrong else
                    f"{len(wrong)} of {len(rows)} gradients wrong: {', '.join(wrong)}")
     sys.exit(1 if wrong else 0)

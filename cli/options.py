@@ -181,7 +181,7 @@ def says_yes(variable: str) -> bool:
 def find(run: str | None):
     """Return the names.Found for RUN, or for the newest run if RUN is None, and print its notes on stderr.
 
-    Raises RunError if there is no such model.
+    Raises FileNotFoundError, ModelFileError or RunError if there is no such model.
     """
     from rnncore.runs import names
     found = names.find(run) if run is not None else names.at(names.newest())

@@ -22,7 +22,7 @@ NEEDED = "matplotlib", "jinja2"
 @options.RUN
 @click.option("--text", metavar="FILE",
               help="Show the model on the beginning of this text: a file, a folder or a named corpus. [default: the "
-                   "run's validation text, else a text by the model]")
+                   "run's validation text, else a text that the model writes]")
 @click.option("--out", "-o", type=click.Path(), metavar="FILE",
               help="File to write. [default: report.html in the run folder, or NAME-report.html here]")
 @click.option("--cells", type=options.Whole(1, 20), default=CELLS, metavar="K",
@@ -59,7 +59,7 @@ def after(run, device: str, stop: int | None = None) -> None:
     """Make the report of a run that has just ended, if matplotlib and jinja2 are installed.
 
     A failure prints one warning. stop: the number of a signal that came after the training's end, or None. After a
-    signal no report is made. What a later `rnncore report` needs is kept in the run folder in any case.
+    signal no report is made, but its text is kept in the run folder for a later `rnncore report`.
     """
     path = run.folder.path
     if requirements.missing(*NEEDED):

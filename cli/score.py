@@ -146,8 +146,8 @@ def recorded(parts, path: Path, text: Iterable[str], known: str, skip: bool) -> 
 
 def words(figures: dict) -> str:
     """Return the figures in two lines."""
-    how = {"carried": "state carried over the whole text", "window": "windows of {window:,}, each from a zero state",
-           "dynamic": "dynamic evaluation at rate {rate:g}, decay {decay:g}, segment {segment:,}"}
+    how = {"carried": "state carried over the whole text", "window": "state reset every {window:,} characters",
+           "dynamic": "dynamic evaluation at rate {rate:g}, decay {decay:g}, segments of {segment:,} characters"}
     done = {"error": "", "skip": ", skipped", "replace": ", scored as their stand-in"}
     unknown = "no unknown characters"
     if figures["unknown"]:

@@ -167,7 +167,7 @@ def read(sources: Sequence[str], stdin: BinaryIO | None = None, distinct: int = 
         spool, count = shuffled(spool, vocab)
         notes.append(
             f"{count:,} documents, shuffled by a key that is always the same (--no-shuffle keeps their order)"
-            if count > 1 else f"warning: nothing parts this text by --documents {reading.documents}: it is one")
+            if count > 1 else f"warning: --documents {reading.documents} finds one document in this text: all of it")
     return Corpus(sources_.name(sources[0]), vocab, spool, tuple(sources), tuple(map(one_line, notes)),
                   digest.hexdigest(), left_out, recorded.Record(files.files, files.below))
 

@@ -99,9 +99,7 @@ class Helpful(click.Command):
         return rest
 
     def _options(self, ctx) -> dict[str, str]:
-        """Return bare name -> option for all options of this command. A bare name is in lower case and has no
-        dashes.
-        """
+        """Return bare name -> option for all options. A bare name is in lower case and has no dashes."""
         names = [name for param in self.get_params(ctx) if isinstance(param, click.Option)
                  for name in (*param.opts, *param.secondary_opts)]
         return {bare(name): name for name in names}
@@ -166,8 +164,10 @@ def option(name: str, ours: dict[str, str], arguments: set[str]) -> list[str]:
 
 
 def command(name: str, ours: list[str], theirs: dict[str, str]) -> list[str]:
-    """Return what an unknown command may mean. ours: the commands; theirs: our command -> names that other programs
-    use."""
+    """Return what an unknown command may mean.
+
+    ours: the commands; theirs: our command -> names that other programs use.
+    """
     word, others = bare(name), {bare(their): mine for mine, names in theirs.items() for their in names.split()}
     if word in others:
         return [others[word]]

@@ -8,7 +8,7 @@ SAVE = signal.SIGUSR1  # asks for a save; the training goes on
 
 
 class Stopped(BaseException):
-    """SIGTERM or SIGHUP came before there was anything to save. It is no Exception, like KeyboardInterrupt."""
+    """SIGTERM or SIGHUP came before there was anything to save. This is no error, so it is a BaseException."""
 
     def __init__(self, number: int):
         super().__init__(by(number))

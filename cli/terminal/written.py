@@ -153,8 +153,7 @@ def output(out: str | None, binary: bool):
 def stream(file, pieces: Iterable[str], encoding: str | None = None, writing=contextlib.nullcontext) -> None:
     """Write pieces as they come, and flush every FLUSH seconds.
 
-    encoding: of the pieces in a file of bytes, None for a file of text; writing: a context that is open during each
-    write.
+    encoding: the encoding for a file of bytes, or None for a file of text; writing: a context to open for each write.
     """
     flushed = 0.0
     for piece in pieces:

@@ -264,5 +264,5 @@ def _load_once() -> tuple[Recurrence | None, str]:
     except (Unavailable, OSError, AttributeError) as error:
         return None, str(error)
     if not (agreement.loops(found) and agreement.step(found)):
-        return None, f"what {compiler()} made of host.cpp does not agree with the formulas"
+        return None, f"host.cpp, compiled by {compiler()}, does not agree with the formulas"
     return found, f"compiled by {compiler()}"

@@ -58,7 +58,7 @@ def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int 
     """None where this path can be taken in this precision, else the cause and the cure in one line."""
     if precision in ("tf32", "bf16"):
         return f"{precision} is a precision of GPUs: take float32"
-    return None if name == "eager" else f"{name} is a path of GPUs: the processor knows eager alone"
+    return None if name == "eager" else f"{name} is a path of GPUs: the processor has only eager"
 
 
 def rule(precision: str, config: ModelSizes, n: int = 1, writing: bool = False) -> dict[str, str | None]:

@@ -9,6 +9,7 @@ SETTINGS = {  # fields of a TrainConfig, in words
     "optimizer": "{}", "lr": "rate {}", "batch": "batch {}", "seq": "window {}", "dropout": "dropout {}",
     "weight_drop": "weight-drop {}", "seed": "seed {}", "epochs": "for {} epochs", "steps": "for {} steps",
     "minutes": "for {} minutes"}
+LOSSES = {"val": "validation", "w256": "state reset every 256 characters", "dynamic": "dynamic evaluation"}  # in words
 
 
 def terms(card: Card) -> Iterator[tuple[str, str]]:
@@ -41,7 +42,8 @@ def terms(card: Card) -> Iterator[tuple[str, str]]:
     elif card.get("no_floor"):
         yield "baseline", f"no n-gram baseline: {card['no_floor']}"
     if card.get("losses"):
-        yield "this file", ", ".join(f"{name} {loss:.4f}" for name, loss in card["losses"].items()) + " nats/char"
+        yield "this file", "nats/char: " + ", ".join(f"{LOSSES.get(name, name)} {loss:.4f}"
+                                                     for name, loss in card["losses"].items())
     yield "versions", ", ".join(f"{name} {version}" for name, version in card["versions"].items())
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from . import checkpoint, metadata, names
 from .metadata import ModelFileError
 
-AGAIN = "`rnncore train --resume` drops what is torn"
+AGAIN = "`rnncore train --resume` drops the torn line"
 
 
 class Verdict(NamedTuple):
@@ -51,7 +51,7 @@ def metrics_fault(text: str) -> str | None:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
-            return f"line {number:,} is torn, it is no JSON: {AGAIN}"
+            return f"line {number:,} is torn (it is no JSON): {AGAIN}"
         step = row.get("step") if isinstance(row, dict) else None
         if type(step) is not int or step <= before:
             return f"line {number:,} has no step above that of the line before: {AGAIN}"
@@ -70,7 +70,7 @@ def _read(path: Path, fault: Callable[[str], str | None]) -> str | None:
     try:
         text = path.read_bytes().decode("utf-8")
         whole = not text or text.endswith("\n")
-        return fault(text) or (None if whole else f"the last line is torn, it has no end: {AGAIN}")
+        return fault(text) or (None if whole else f"the last line is torn (it has no line end): {AGAIN}")
     except UnicodeDecodeError as error:
         return f"byte {error.start:,} is no UTF-8 ({error.reason}): take another copy"
     except OSError as error:

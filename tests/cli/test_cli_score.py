@@ -77,8 +77,8 @@ def test_the_protocols_differ_and_the_carried_one_is_the_librarys(score, model):
 
 @pytest.mark.parametrize("args, words", [
     ((), "state carried over the whole text; no unknown characters"),
-    (("--window", 50), "windows of 50, each from a zero state; no unknown characters"),
-    (("--dynamic",), "dynamic evaluation at rate 0.1, decay 0.001, segment 20; no unknown characters")])
+    (("--window", 50), "state reset every 50 characters; no unknown characters"),
+    (("--dynamic",), "dynamic evaluation at rate 0.1, decay 0.001, segments of 20 characters; no unknown characters")])
 def test_two_lines_of_words(score, args, words):
     found, result = figures(score("part.txt", "--json", *args)), score("part.txt", *args)
     assert result.code == 0 and result.err == "" and result.out == (

@@ -120,7 +120,7 @@ def test_a_text_that_nothing_parts_is_told_so(tmp_path):
     for text, kind in (("one line", "lines"), ("two\nlines\n", "blank")):
         (tmp_path / "it").write_text(text)
         assert read([str(tmp_path / "it")], documents=kind, shuffle=True).notes == (
-            f"warning: nothing parts this text by --documents {kind}: it is one",)
+            f"warning: --documents {kind} finds one document in this text: all of it",)
 
 
 # Runs
