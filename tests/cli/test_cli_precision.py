@@ -247,7 +247,7 @@ def test_generate_tries_the_writer_where_it_pays(card, home, capsys, monkeypatch
     assert result.err == ("path eager: this text is too short to check the writing kernel first; eager is about 140 to 190 "
                           "times slower on an H100; --cuda-path graph checks it\n")
     result = call(capsys, "generate", "run", "-n", 5, "--count", 3, "--cuda-path", "persistent")
-    assert result.code == 0 and "trying" in result.err and "trying" not in result.out
+    assert result.code == 0 and "checking" in result.err and "checking" not in result.out
     assert [(t.path, t.optimizer, t.columns, t.precision) for t in card.asked] == [("graph", None, 3, "float32")]
     assert call(capsys, "generate", "run", "-n", 5, "--count", 3).code == 0
     assert card.paths == ["eager", "graph", "graph"]

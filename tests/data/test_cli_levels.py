@@ -166,7 +166,7 @@ def test_a_model_that_met_no_rare_symbol_gets_one_for_them(train, tmp_path):
 
 def test_no_symbol_is_rare_or_all_are(train, tmp_path):
     result = good(train("corpus.txt", "--min-count", 2, "-o", "run"))
-    assert "--min-count 2: no symbol is rarer" in result.err and "\ufffd" not in model("run").vocab
+    assert "--min-count 2: all symbols occur as often or more" in result.err and "\ufffd" not in model("run").vocab
     assert "--min-count 9999 leaves no symbol" in refused(train("corpus.txt", "--min-count", 9999, "-o", "none"))
     plain = good(train("corpus.txt", "--min-count", 1, "-o", "plain"))
     assert "--min-count" not in plain.err and model("plain").vocab == Vocab.from_text(TEXT)
