@@ -203,7 +203,7 @@ def test_a_check_that_failed_is_a_warning_in_every_run(card, home, capsys, monke
 def test_a_short_run_goes_by_what_is_known_and_says_so(card, home, capsys):
     args = ("train", "corpus.txt", "--steps", 4, *SMALL, "-o")
     result = call(capsys, *args, "a run")
-    assert result.code == 0 and card.asked == [] and card.paths == ["eager"] and "trying" not in result.err
+    assert result.code == 0 and card.asked == [] and card.paths == ["eager"] and "checking" not in result.err
     assert ("path eager: this run is too short to check the graph path first; eager is about 3.3 to 13 times slower on an "
             "H100; `rnncore doctor --try 'a run'` checks it\n") in result.err and warnings_in(result) == []
     assert call(capsys, "doctor", "--try", "a run").code == 0
