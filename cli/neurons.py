@@ -96,7 +96,8 @@ def show(found, ranking: dict, level: str) -> None:
     open.
     """
     console = Console(highlight=False, markup=False)
-    table = Table("probe", "cell", "r", "^ cell high (low if r < 0)", box=box.SIMPLE_HEAD)
+    table = Table("probe", "cell", "r", "^ cell high (low if r < 0)", box=box.SIMPLE_HEAD, caption_justify="left",
+                  caption="cell: LAYER.CELL, from 0; r: correlation of its tanh(c) with the probe")
     width = max(LEAST, console.width - BESIDE)
     for name, ranked in ranking.items():
         place = liveliest(found.probes[name], width)

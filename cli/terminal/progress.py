@@ -194,9 +194,10 @@ class LiveDisplay:
         """Return the live line in the width of the terminal."""
         from dataclasses import replace
         bar, words = fitted(parts(replace(p, **self._measured)), self._console.width - 1)
-        solid, rest = ("#", "-") if self._console.options.ascii_only else ("\u2501", "\u2501")
+        # Two glyphs, because colours may be off; "dim", because it suits light and dark terminals.
+        solid, rest = ("#", "-") if self._console.options.ascii_only else ("\u2501", "\u2500")
         full = round(bar * p.done)
-        return self._text.assemble((solid * full, "bar.complete"), (rest * (bar - full), "bar.back"),
+        return self._text.assemble((solid * full, "bar.complete"), (rest * (bar - full), "dim"),
                                    " " * bool(bar), words, no_wrap=True, overflow="crop")
 
 
