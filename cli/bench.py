@@ -45,9 +45,8 @@ def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype,
             as_json, device):
     """Measure the speed of training and writing, the share of the matrix product's own speed, and memory.
 
-    A training step is complete: embedding, layers, head, loss, back-propagation, clipping and update, on random symbols
-    with carried state. Entries take turns. The table shows medians over the rounds and quartiles. GF/s counts the
-    matrix products alone.
+    A training step has all parts: embedding, layers, head, loss, back-propagation, clipping, update. Symbols are
+    random. Entries take turns. The table shows medians and quartiles over the rounds. GF/s counts matrix products.
 
     On a GPU every path is measured by the GPU's clock, in each precision class, beside torch eager and torch in a CUDA
     graph. An entry is not timed if its result is farther from float64 than its class allows.

@@ -40,8 +40,8 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
     """Print the loss of the model RUN on TEXT, in nats per character.
 
     RUN is a run folder, a model file or a pretrained model. TEXT is a file, a folder, - for stdin, or a named corpus.
-    The result says how much of TEXT the model was trained on. If the training text can still be read, the n-gram
-    baseline is printed too: the loss that counting the training text reaches on TEXT.
+    The result says how much of TEXT the model was trained on. If the training text can still be read, it also shows the
+    n-gram baseline: the loss of n-grams that are counted in the training text.
     """
     protocol, settings = chosen(window, dynamic, {"rate": rate, "decay": decay, "segment": segment})
     if per_char and os.path.lexists(per_char):
@@ -61,23 +61,22 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
         tell(note)
     if protocol == "dynamic" and nats > math.log(len(model.vocab)):
         tell("learning did harm: equal odds for all symbols would be better; lower --rate")
-    perplexity = math.exp(nats) if nats < 700 else None
     trained_on, floor, why = known.share(card, corpus, text, texts.reading(model.vocab, how)), None, known.KNOWN
     if trained_on is None:
         trained_on, floor, why = known.beside(card, path, model, ids, unknown)
     figures = {"model": str(path), "text": text, "characters": corpus.characters, "nats_per_char": nats,
-               "bits_per_char": nats / math.log(2), "perplexity": perplexity, "predictions": len(ids) - 1,
-               "unknown": unknown, "unknown_share": unknown / corpus.characters, "on_unknown": on_unknown,
-               "protocol": protocol, "settings": settings, "floor": floor, "trained_on": trained_on}
+               "bits_per_char": nats / math.log(2), "perplexity": math.exp(nats) if nats < 700 else None,
+               "predictions": len(ids) - 1, "unknown": unknown, "unknown_share": unknown / corpus.characters,
+               "on_unknown": on_unknown, "protocol": protocol, "settings": settings, "floor": floor,
+               "trained_on": trained_on}
     if why and as_json:
         figures["no_floor"] = why
     elif why and not trained_on:
         tell(f"no n-gram baseline: {why}")
-    lines = [words(figures), *known.lines(trained_on, floor, nats, model.vocab.end is not None)]
     if as_json:
         click.echo(json.dumps(figures))
     else:
-        echo("\n".join(lines))
+        echo("\n".join([words(figures), *known.lines(trained_on, floor, nats, model.vocab.end is not None)]))
 
 
 def chosen(window: int | None, dynamic: bool, learning: dict) -> tuple[str, dict]:
