@@ -49,7 +49,6 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
     from rnncore.measure import evaluate
 
     from . import known
-
     path, model, card = options.open_model(run, device)
     corpus = texts.corpus(model.vocab, text, how)
     ids, unknown = corpus.encode(model.vocab, on_unknown)
