@@ -56,6 +56,8 @@ class Commands(HelpfulGroup):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx):
+        from .terminal.notices import show_notices  # here, for logging would slow down --help
+        show_notices()
         try:
             code = super().invoke(ctx)
             sys.stdout.flush()

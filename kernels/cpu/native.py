@@ -8,6 +8,7 @@ with the formulas'; without a compiler, or with RNNCORE_NATIVE=0 in the environm
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -34,6 +35,7 @@ ARGUMENTS = {"forward": 9 * [_POINTER] + 8 * [_LONG], "backward": 10 * [_POINTER
 LINE = 64  # bytes of a cache line, and of the widest vector
 TYPES = {"float32": "float", "float64": "double"}
 _lock = threading.Lock()
+_log = logging.getLogger(__name__)  # INFO: silent in a library's user, a line on stderr from the command line
 
 
 class Unavailable(RuntimeError):
@@ -72,6 +74,7 @@ def build() -> Path:
 
 
 def _compile(cxx: str, key: str, folder: Path) -> Path:
+    _log.info("compiling the LSTM's loops for this processor: a few seconds, this time only")
     with tempfile.TemporaryDirectory(dir=folder) as workplace:
         made = Path(workplace) / "gates.so"
         subprocess.run([cxx, *FLAGS, "-o", made, HERE / "host.cpp"], capture_output=True, timeout=120, check=True)
