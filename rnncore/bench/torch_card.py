@@ -203,7 +203,7 @@ class Writing(TorchWork[np.ndarray]):
         If the work is captured, a second graph is captured for this. The state is restored.
         """
         self.greedy = True
-        with self.undone():
+        with self.restored():
             (self.work if self.call == self.work else self.record())()
         self.greedy = False
         return self.text.cpu().numpy().copy()
