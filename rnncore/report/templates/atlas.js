@@ -1,4 +1,4 @@
-/* The atlas: for each probe an excerpt marked by the cell that follows it best, and the whole text marked by any cell. */
+/* The atlas: for each probe an excerpt marked by the cell that follows it best; the whole text marked by any cell. */
 const ATLAS = DATA.atlas;
 const VALUES = numbers(ATLAS.values, Int8Array);
 const ATLAS_IDS = numbers(ATLAS.ids, Uint16Array).slice(0, ATLAS.shown);

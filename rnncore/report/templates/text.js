@@ -33,8 +33,8 @@ function legend(list, classes) {
   for (const [name, words] of classes) list.append(element("li")), list.lastChild.append(element("span", words, name));
 }
 
-/* Return, for each symbol, true if it is in the first word of an indented line. A browser may break such a word anywhere.
-   Otherwise a word that is too long for the rest of its line would move to the next line, below a blank one. */
+/* Return, for each symbol, true if it is in the first word of an indented line. A browser may break such a word
+   anywhere. Otherwise a word that is too long for the rest of its line would move to the next line, below a blank one. */
 function firstWords(ids) {
   let at = "start";
   return Array.from(ids, (id) => {
@@ -49,8 +49,8 @@ function firstWords(ids) {
 const SMALL = matchMedia("(max-width: 40rem), (pointer: coarse)"); /* the condition in page.css */
 const GAP = 8; /* pixels between a line and the read-out beside it */
 
-/* A text in `box`, a span for each symbol, with a cursor at the symbol `here` (-1: none yet). tell(place, aloud) fills the
-   read-out: with the symbol under the mouse, or else with the symbol at the cursor. */
+/* A text in `box`, a span for each symbol, with a cursor at the symbol `here` (-1: none yet). tell(place, aloud) fills
+   the read-out: with the symbol under the mouse, or else with the symbol at the cursor. */
 class Text {
   constructor(box, ids, readout, tell) {
     this.box = box;
@@ -65,8 +65,8 @@ class Text {
     window.addEventListener("resize", () => this.beside(-1));
     box.addEventListener("keydown", (event) => this.key(event));
     box.addEventListener("focus", () => this.pressed || this.move(Math.max(this.here, 0), true));
-    /* A press would focus the box, and the focus would scroll it: so the press is stopped and the click moves the cursor.
-       A text that scrolls under a mouse at rest sends mousemove too: only a mouse that has moved points at a symbol. */
+    /* A press would focus the box, and the focus would scroll it. So the press does nothing, and the click moves the
+       cursor. A text that scrolls under a mouse at rest sends mousemove too, but does not point at a symbol. */
     box.addEventListener("mousedown", (event) => this.at(event, () => event.preventDefault()));
     box.addEventListener("click", (event) => this.at(event, (place) => {
       this.pressed = true;
