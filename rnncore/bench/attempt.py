@@ -56,7 +56,7 @@ class Attempt:
 
     @property
     def runs(self) -> bool:
-        """True if there is no reason against timing the attempt."""
+        """Return True if there is no reason against timing the attempt."""
         return self.why_not is None
 
     def compare(self, reference: Reference) -> None:

@@ -191,6 +191,7 @@ class Writing:
 
     @staticmethod
     def _piece(ids: Iterator[np.ndarray]) -> np.ndarray:
+        """Return the next PIECE ids of each text: (PIECE, streams)."""
         return np.stack(list(islice(ids, PIECE)))
 
 

@@ -83,7 +83,7 @@ class Task:
 
     @property
     def backward(self) -> bool:
-        """True if the work of a single layer includes the backward."""
+        """Return True if the work is one layer, forward and backward."""
         return self.work == "forward and backward"
 
     @property

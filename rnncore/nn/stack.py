@@ -244,6 +244,7 @@ def sum_products(same: Sequence[lstm.Sum], k: int = 0, parts: int = 1) -> None:
 
 
 def _rows(array: Array, k: int, parts: int) -> slice:
+    """Return the rows of the k-th of `parts` parts of an array: parts of nearly equal size."""
     return slice(len(array) * k // parts, len(array) * (k + 1) // parts)
 
 

@@ -5,7 +5,7 @@
     h, c = cell(z + W_hh h, c)  as in lstm.py, without keep and without dropout
     logits = W h_top + b
 
-If the kernel module has compiled loops, a step is one call of them, which allocates nothing.
+If the kernel module has compiled loops and no cell is clamped, a step is one call of them, which allocates nothing.
 """
 import copy
 import math
@@ -73,9 +73,11 @@ class Stepper:
         self._hold(self.h, self.c, self.logits)
 
     def _layers(self) -> list[lstm.Weights]:
+        """Return each layer's weights."""
         return [lstm.layer(self.params, k) for k in range(self.params.config.layers)]
 
     def _head(self) -> tuple[Array, Array]:
+        """Return the head's weight (V, H) and bias (V,)."""
         return self.params["head.weight"], self.params["head.bias"]
 
     def writer(self) -> Writer | None:

@@ -44,7 +44,8 @@ def charts(rows: list[Row], floor: float | None, unit: str = "character",
     """Return the charts of loss, learning rate and gradient norm that have at least two points.
 
     rows: of metrics.jsonl; floor: the n-gram baseline in nats per character, or None; unit: the word for a symbol;
-    validation_size: the number of symbols of the whole validation text, or None if it is not known.
+    validation_size: the number of symbols of the whole validation text, or None if it is not known. A gradient norm
+    that is 0 somewhere has no chart, because its axis is logarithmic.
     """
     on, end = measured(rows, validation_size, unit)
     train, validation, rate, norm = (line(rows, name) for name in ("loss", "val_loss", "lr", "grad_norm"))
@@ -133,6 +134,7 @@ def _top(train: Line, validation: Line, floor: float | None) -> float:
 
 
 def _draw_loss(axes: "Axes", train: Line, validation: Line, floor: float | None) -> None:
+    """Draw the losses and the n-gram baseline."""
     top = _top(train, validation, floor)
     axes.plot(*thinned(train), color=TRAIN, linewidth=1, label="training")
     if len(validation[0]):
@@ -147,6 +149,7 @@ def _draw_loss(axes: "Axes", train: Line, validation: Line, floor: float | None)
 
 
 def _draw_line(axes: "Axes", drawn: Line, scale: str) -> None:
+    """Draw one line; scale: of the vertical axis, linear or log."""
     from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     axes.plot(*thinned(drawn), color=TRAIN, linewidth=1.2)
@@ -158,6 +161,7 @@ def _draw_line(axes: "Axes", drawn: Line, scale: str) -> None:
 
 def _chart(name: str, title: str, summary: str, draw: Callable[["Axes"], None],
            sizes: tuple[tuple[float, float], tuple[float, float]]) -> Chart:
+    """Return the chart that `draw` draws, in two sizes; sizes: inches, for a wide and for a narrow page."""
     wide = _svg(f"{name}-wide", title, summary, draw, sizes[0])
     narrow = wide if sizes[0] == sizes[1] else _svg(f"{name}-narrow", title, summary, draw, sizes[1])
     return Chart(name, title, summary, wide, narrow)

@@ -34,7 +34,7 @@ function legend(list, classes) {
 }
 
 /* Return, for each symbol, true if it is in the first word of an indented line. A browser may break such a word
-   anywhere. Otherwise a word that is too long for the rest of its line would move to the next line, below a blank one. */
+   anywhere. Otherwise a word that is too long for the rest of its line would move down and leave a blank line. */
 function firstWords(ids) {
   let at = "start";
   return Array.from(ids, (id) => {
