@@ -8,7 +8,7 @@ import numpy as np
 
 from .speed import Entry
 
-TURN = 0.08  # seconds that a turn should last; rounded to whole calls, a turn of several is still above 0.05 s
+TURN = 0.08  # seconds that a turn should last; rounded to whole calls, it lasts more than 0.05 s
 
 Result: TypeAlias = np.ndarray | dict[str, np.ndarray]  # losses in nats, ids of symbols, or name -> a layer's array
 

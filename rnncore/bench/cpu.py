@@ -29,9 +29,9 @@ def measure(asked: dict[str, Any], dtype: str, threads: int | None, options: Opt
     """Return all figures of one setting.
 
     asked: fields of ModelConfig and TrainConfig; dtype: float32 or float64; threads: as in measure_all. With float32,
-    torch is measured in bfloat16 too if it has an LSTM in it for this processor, else "left_out" says why not. "share"
-    of a product is the speed of a training step's products as a share of this product's speed. Raises RunError if the
-    training needs more memory than there is, RuntimeError if the memory of a side cannot be measured.
+    torch is measured in bfloat16 too; if torch has no bfloat16 LSTM for this processor, "left_out" is the reason. The
+    "share" of a matrix product is the speed of a training step divided by the speed of the product. Raises RunError if
+    the training needs more memory than there is, RuntimeError if the memory of a side cannot be measured.
     """
     sizes, config = configs(asked)
     check_memory(config, sizes, 8 if dtype == "float64" else 4, host.memory())

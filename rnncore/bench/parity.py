@@ -47,7 +47,7 @@ def compare(ours: dict[str, Attempt], theirs: dict[str, Attempt], reference: Ref
         if attempt.runs:
             attempt.compare(reference)
     allowed, by = tolerated, None
-    exclude(theirs, TORCH_FACTOR * tolerated)  # first, so that a broken one of torch's does not widen what ours may be
+    exclude(theirs, TORCH_FACTOR * tolerated)  # before the loop: a broken one must not set how far ours may be
     for name, attempt in theirs.items():
         if attempt.runs and attempt.difference is not None and attempt.difference > allowed:
             allowed, by = attempt.difference, name

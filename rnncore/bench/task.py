@@ -111,8 +111,8 @@ class Task:
         """The ids (WINDOWS, 2, T, N): symbols, and the symbols that follow them; each column is one long text.
 
         The model itself writes the first window, from a state of zeros. So the first loss is low for the right network
-        and high for a wrong one, such as one with two gates swapped. On other text, the losses of a right and of a
-        wrong network are nearly the same, because each loss is a mean over T N positions.
+        and high for a wrong one, such as one with two gates swapped. The losses on the other windows are nearly the
+        same for both networks: they are means over T N positions.
         """
         draw, symbols = np.random.default_rng(2), self.sizes.vocab_size
         steps, n = WINDOWS * self.config.seq, self.config.batch
