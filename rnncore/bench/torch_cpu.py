@@ -1,7 +1,7 @@
 """torch's side of the benchmark on a processor: torch.nn.LSTM does the work of ours.Engine, from the same weights.
 
 Only `rnncore bench --against torch` loads this module. Adam has the engine's settings and is fused. bias_hh is zero and
-not trained: the engine has one bias for each layer, and two trained biases would make each step twice as large.
+not trained: the engine has one bias for each layer, and the sum of two trained biases would move twice as far a step.
 """
 import contextlib
 import functools
