@@ -61,8 +61,8 @@ class Layers(Protocol):
     def backward(self, window: Window, dy: Array, dstate: StackState | None, initial: StackState) -> None:
         """Run all layers backwards from dy (H, T, N), which may be overwritten: each gates leaves as dL/dz.
 
-        dy is the gradient at the last layer's output, after its dropout mask. dstate is the gradient at the last state, None for zeros. The gradient at the
-        initial state is written to `initial`.
+        dy is the gradient at the last layer's output after its dropout mask. dstate is the gradient at the last state,
+        None for zeros. The gradient at the initial state is written to `initial`.
         """
 
 
