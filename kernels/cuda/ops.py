@@ -63,7 +63,7 @@ def rule(precision: str, config: ModelSizes, n: int = 1, writing: bool = False) 
 
 def writer(layers: Sequence[LayerWeights], head: HeadWeights, table: Array, h: Array, c: Array,
            logits: Array) -> Writer | None:
-    """Return a Writer from a stack's weights and state, or None if the model is too large for one on this card.
+    """Return a Writer from a stack's weights and state, or None if this card cannot run one for the model.
 
     The arguments are those of cuda/writer.py's Writer. With None a warning of the category paths.Slower is given: every
     symbol is then drawn on the host. A training run gets the warning too. Its samples are short, but a text that is
