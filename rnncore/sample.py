@@ -59,10 +59,11 @@ def generate_ids(model: CharLM, prompt: Ids, config: SampleConfig, count: int = 
     They are the samples first, first + 1, ...: sample k draws the same coins whatever the count. The parameters count
     as they are when the first is asked for. clamp: cells that are held, from the prompt's first symbol on (stepper.py).
     """
-    yield from _write(model, _read(model, prompt, clamp), config, count, first)
+    yield from _write(model, read_prompt(model, prompt, clamp), config, count, first)
 
 
-def _read(model: CharLM, prompt: Ids, clamp: Clamp | None) -> Stepper:
+def read_prompt(model: CharLM, prompt: Ids, clamp: Clamp | None = None) -> Stepper:
+    """Return a stepper that has read the ids `prompt` (n,) from a zero state."""
     prompt = model.kernel.to_host(model.ids(prompt, ("n",), "prompt"))
     with model.kernel.single_threaded():
         stepper = Stepper(model.params, clamp)
@@ -144,7 +145,7 @@ def texts(model: CharLM, count: int, prompt: str | bytes, length: int, config: S
     """The same as they are written, ABREAST at a time. What is wrong with the arguments is raised at once."""
     count, length = arguments.whole("count", count), arguments.whole("length", length)
     arguments.whole("threads", model.threads, 1)
-    stepper, stops = _read(model, prompt_ids(model.vocab, prompt, on_unknown), clamp), ends(model.vocab, stop)
+    stepper, stops = read_prompt(model, prompt_ids(model.vocab, prompt, on_unknown), clamp), ends(model.vocab, stop)
     return (text for first in range(0, count, ABREAST)
             for text in _abreast(model, stepper, first, min(ABREAST, count - first), length, config, stops))
 

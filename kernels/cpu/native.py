@@ -99,10 +99,8 @@ def _whole(path: Path) -> bool:
 
 def _processor() -> bytes:
     """Return a description of the processor's instructions: the library is compiled for this very processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
     features = [line for line in lines if line.startswith(("flags", "Features", "model name"))]
     return "\n".join([platform.machine(), *features[:2]]).encode()
 

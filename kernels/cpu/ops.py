@@ -20,16 +20,12 @@ from ..interface import Layer, Layers, ModelSizes
 from . import native
 from .gates import gates_backward as gates_backward, gates_forward as gates_forward
 from .loops import Loops
+from .native import recurrence as recurrence
 from .updates import adam as adam, muon_apply as muon_apply, muon_momentum as muon_momentum
 
 name = "cpu"
 xp = np
 IDS = np.dtype(np.int64)  # the type of symbol ids on every device; a GPU's kernels take no other type
-
-
-def recurrence(dtype: np.dtype) -> native.Recurrence | None:
-    """Return the compiled time loops for arrays of dtype, or None if NumPy does the work."""
-    return native.recurrence(dtype)
 
 
 class Eager(paths.Path):
