@@ -15,7 +15,7 @@ PLANTED = {
     "one place a word": ("(size_t)(tag & 1) * run.all", "(size_t)0 * run.all"),
     "no barrier after the product": ("            __syncthreads();\n            if (k < LAYERS) cells", "            if (k < LAYERS) cells"),
     "no barrier after h is there": ("width(run, first), x);\n    __syncthreads();", "width(run, first), x);"),
-    "no barrier after the draw": ("        }\n    }\n    __syncthreads();\n}\n\ntemplate <typename T> __device__ __forceinline__ T* take", "        }\n    }\n}\n\ntemplate <typename T> __device__ __forceinline__ T* take"),
+    "no barrier after the draw": ("        }\n    }\n    __syncthreads();\n}\n\n// Take an array", "        }\n    }\n}\n\n// Take an array"),
     "the coin's index": ("uniform(run.start + step,", "uniform(run.start,"),
     "the coin's sample": ("run.sample + run.first + first + c,", "run.sample + first + c,"),
     "the coin's words": ("x[1] << 21 | x[0] >> 11", "x[0] << 21 | x[1] >> 11"),
