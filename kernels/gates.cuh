@@ -7,8 +7,8 @@
 
 template <typename T> __device__ inline T sigmoid(T z) { return T(0.5) * tanh_of(T(0.5) * z) + T(0.5); }
 
-// i f g o arrive as the pre-activations W_ih x + b + W_hh h_prev and leave as the activations. c and h are written:
-// c = f keep c_prev + i g and h = o tanh(c).
+// i f g o arrive as the pre-activations W_ih x + b + W_hh (keep h_prev) and leave as the activations. c and h are
+// written: c = f keep c_prev + i g and h = o tanh(c).
 template <typename T>
 __device__ inline void gates_forward(T& i, T& f, T& g, T& o, T c_prev, T keep, T& c, T& h) {
     i = sigmoid(i);

@@ -55,8 +55,8 @@ def rule(precision: str, config: ModelSizes, why_not: Callable[[str], str | None
 def price(wanted: str, taken: str, precision: str, texts: int = 0) -> str:
     """Return in words how much slower the path `taken` is than the path `wanted`, from MEASURED.
 
-    texts: the number of texts that are written at a time, or 0 for training. For 2 texts and more the figures for 64
-    are used.
+    texts: the number of texts that are written at a time, or 0 for training. For two texts and more the figures of 64
+    texts are used.
     """
     kind = "float32" if precision == "float32" else "16-bit"
     if texts:
@@ -65,6 +65,7 @@ def price(wanted: str, taken: str, precision: str, texts: int = 0) -> str:
     ratios = [times[taken] / times[wanted] for times in shapes if wanted in times and taken in times]
     if not ratios:
         return "slower, by how much was not measured"
+    # The smallest and the largest ratio, with two digits; only one of them if they are the same.
     ends = dict.fromkeys(f"{float(f'{max(1.0, ratio):.2g}'):g}" for ratio in (min(ratios), max(ratios)))
     return f"about {' to '.join(ends)} times slower on {CARD}"
 

@@ -1,6 +1,6 @@
 """The self-check of the compiled loops: native.py uses them only if they agree with the formulas of the LSTM.
 
-A compiler may be faulty, or its options may be wrong for the processor. So both functions run a compiled
+The compiler and the processor of a user's machine are not known in advance. So `loops` and `step` run a compiled
 native.Recurrence in float32 and the plain formulas in float64 on the same random numbers, and compare the results.
 """
 import numpy as np
@@ -10,7 +10,7 @@ from ..interface import CompiledLoops
 
 
 def loops(found: CompiledLoops) -> bool:
-    """Return True if the forward and backward loops agree with the formulas for all these numbers of columns."""
+    """Return True if the compiled loops, forward and backward, agree with the formulas."""
     # One column has code of its own. The others fill the tiles of product.hpp of each width, in whole and in part.
     return all(_loops(found, n) for n in (1, 5, 32, 41, 49))
 
@@ -45,10 +45,7 @@ def _loops(found: CompiledLoops, n: int) -> bool:
 
 
 def step(found: CompiledLoops) -> bool:
-    """Return True if two steps of two layers and the head give the states and logits of the formulas.
-
-    They run for 1, 5 and 49 columns.
-    """
+    """Return True if the compiled step, over two layers and the head, agrees with the formulas."""
     count, hidden, symbols = 2, 19, 7
     draw = np.random.default_rng(1).standard_normal
     table, head = draw((4 * hidden, symbols)), (draw((symbols, hidden)), draw(symbols))

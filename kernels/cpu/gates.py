@@ -27,7 +27,7 @@ def gates_forward(z: Array, recurrent: Array, c_prev: Array, keep: Array | None,
 
         i f o = sigmoid(z + recurrent)    g = tanh(z + recurrent)    c = f keep c_prev + i g    h = o tanh(c)
 
-    z (4H, N) = W_ih x + b, recurrent (4H, N) = W_hh h_prev and c_prev (H, N) are read. gates (4H, N) = i f g o,
+    z (4H, N) = W_ih x + b, recurrent (4H, N) = W_hh (keep h_prev) and c_prev (H, N) are read. gates (4H, N) = i f g o,
     c (H, N) and h (H, N) are written. gates may be the array z, and c may be the array c_prev.
     """
     scale, shift = _sigmoid_as_tanh(*c.shape, c.dtype)

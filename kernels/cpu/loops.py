@@ -9,7 +9,7 @@ import numpy as np
 from ..arrays import Array, LayerWeights
 from .gates import gates_forward
 
-BLOCK = 1 << 16  # the numbers that all operations handle before the next ones: so few that they stay in the cache
+BLOCK = 1 << 16  # numbers in a block; all operations run on one block before the next, so it stays in the cache
 
 
 class Loops:
@@ -72,7 +72,7 @@ def factors(gates: Array, c: Array, keep: Array | None, through: Array, carry: A
     for start in range(0, steps, few):
         now = slice(start, min(start + few, steps))
         i, f, g, o = gates[now].reshape(-1, 4, hidden, n).swapaxes(0, 1)
-        # The order lets each array hold an intermediate result as soon as its own value is no longer needed.
+        # In this order each array is overwritten as soon as its value is no longer read, so few arrays are needed.
         t, b, tanh_c = through[now], carry[now], np.tanh(c[1:][now])
         np.multiply(o, tanh_c, out=b)      # h
         np.multiply(b, tanh_c, out=t)
@@ -95,11 +95,11 @@ def factors(gates: Array, c: Array, keep: Array | None, through: Array, carry: A
 
 
 def step_backward(gates: Array, through: Array, carry: Array, dh: Array, dc: Array) -> None:
-    """Compute the gradient of `gates_forward` for one step from its factors. `factors` and this make gates_backward.
+    """Compute the gradient of `gates_forward` for one step, from the factors that `factors` computed.
 
-    gates (4H, N) arrives as `factors` left it and leaves as dL/dz. through and carry (H, N), which `factors` wrote,
-    are read. dh (H, N) arrives as dL/dh and is overwritten. dc (H, N) arrives as dL/dc from the later step and leaves
-    as dL/dc_prev.
+    The two functions together do the work of gates_backward. gates (4H, N) arrives as `factors` left it and leaves as
+    dL/dz. through and carry (H, N), which `factors` wrote, are read. dh (H, N) arrives as dL/dh and is overwritten.
+    dc (H, N) arrives as dL/dc from the later step and leaves as dL/dc_prev.
     """
     hidden = len(dc)
     gates[3 * hidden:] *= dh

@@ -31,6 +31,7 @@ SOURCES = "../gates.cuh", "product.hpp", "host.cpp"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-fPIC",
          "-shared")
 _POINTER, _LONG = ctypes.c_void_p, ctypes.c_long
+# The arguments of each function that host.cpp exports: addresses, then sizes and distances of rows.
 ARGUMENTS = {"forward": 9 * [_POINTER] + 8 * [_LONG], "backward": 10 * [_POINTER] + 8 * [_LONG],
              "step": 9 * [_POINTER] + 4 * [_LONG], "pack": [_POINTER] + 4 * [_LONG] + [_POINTER],
              "panels": 2 * [_LONG], "tiles": 2 * [_LONG]}
@@ -40,7 +41,7 @@ _lock = threading.Lock()
 
 
 class Unavailable(RuntimeError):
-    """The compiled library cannot be had. The message says why."""
+    """This machine has no compiled library. The message says why."""
 
 
 def compiler() -> str | None:
@@ -211,6 +212,7 @@ class Step:
         return panels
 
     def __call__(self, ids: Ids) -> None:
+        """Take one step with the symbols ids (N,). An id outside 0 .. V - 1 counts as the nearer end of this range."""
         self._ids[...] = ids
         self._call()
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..arrays import Array, Number
 
-BLOCK = 1 << 16  # the numbers that all operations handle before the next ones: so few that they stay in the cache
+BLOCK = 1 << 16  # numbers in a block; all operations run on one block before the next, so it stays in the cache
 
 
 def adam(param: Array, grad: Array, m: Array, v: Array, size: Number, correction: Number, beta1: float, beta2: float,
