@@ -2,8 +2,8 @@
 
 CuPy refuses to call cuBLAS through its own handle during a capture. The functions and numbers here are those of
 NVIDIA's cublas_api.h and library_types.h (CUDA 12 and 13). cuBLAS stores matrices by columns, NumPy by rows: for
-cuBLAS an array (M, N) whose rows are `ld` numbers apart is an N x M matrix with the leading dimension ld. So out = a
-b is computed as out^T = b^T a^T.
+cuBLAS an array (M, N) whose rows are `ld` numbers apart is an N x M matrix with the leading dimension ld. So the
+product out = a b is computed as out^T = b^T a^T.
 
 A precision class says how products are computed. Arrays are float64 in the first class and float32 in all others:
 

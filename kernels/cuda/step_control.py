@@ -1,9 +1,9 @@
-"""Step control: the data on the card that control captured training steps, and the kernels that read and write them.
+"""Step control: counters and rings on the card that control captured training steps, and the kernels that use them.
 
 The host writes the windows and numbers of the next steps into a ring, one slot for each step, and launches the steps.
 Each step reads the slot of its own number, which a counter on the card holds. If the loss or the gradient of a step is
-not finite, the run halts: this step and all steps queued behind it change nothing until the host has read the counter.
-So the host need not wait after each step, and the result is the same as if it did.
+not finite, the run halts: this step and all steps queued behind it change nothing until the host calls `go`. So the
+host need not look at each step before the next one, and the result is the same as if it did.
 """
 import cupy
 import numpy as np
@@ -17,6 +17,7 @@ from .text import source
 THREADS, PARTS, EACH = 256, 256, 16
 SOURCE = source("step_control.cu")
 
+# The kernels of `begin` and `carry`. `scale == scale` is false if scale is NaN: then the run has halted.
 FETCH = ElementwiseKernel(
     "raw int64 windows, raw int64 control, int64 ring, int64 size", "int64 id",
     "id = windows[control[0] % ring * size + i];", "fetch_kernel")

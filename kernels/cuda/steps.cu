@@ -97,7 +97,7 @@ extern "C" __global__ void stack_begin(const Layer* layers, REAL* operands, cons
 }
 
 // Compute all steps (k, t) with k + t = diagonal, from layer `lowest` up. results (2L - 1, 4H, width) are the
-// products of the operands. Each step writes the operand of the same layer for the next time, and the operand of the
+// products of the operands. Each step writes two operands of the next diagonal: that of its own layer, and that of the
 // layer above.
 extern "C" __global__ void diagonal_forward(const Layer* layers, const REAL* results, REAL* operands, const REAL* keep,
                                             int has_keep, int diagonal, int lowest, int count, int steps, int hidden,

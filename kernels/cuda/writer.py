@@ -1,7 +1,7 @@
 """A writer of text on the GPU: one launch of writer.cu draws many characters and runs the layers and the head for each.
 
 The blocks of a launch wait for each other. So the launch is cooperative: all blocks run at the same time, one on each
-multiprocessor. The rest of this file decides how a model is divided among the blocks.
+multiprocessor. `shape` decides how a model is divided among the blocks.
 """
 import functools
 import itertools
