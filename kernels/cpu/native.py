@@ -58,7 +58,7 @@ def cache() -> Path:
     folder = Path(base) / "rnncore"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     about = folder.stat()
-    # The library is loaded into this process, so nobody else may be able to put one here.
+    # The library is loaded into this process, so no other user may be able to write here.
     if about.st_uid != os.getuid() or about.st_mode & 0o022:
         raise PermissionError(f"{folder} can be written by others")
     return folder

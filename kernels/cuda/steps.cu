@@ -1,10 +1,10 @@
 // The kernels of the paths graph and wavefront: the LSTM cell of one step, between two matrix products of cuBLAS. Each
 // thread computes one unit of one layer in one sequence.
 //
-// gates.cuh comes before this text, and REAL is float or double. Arrays are those of rnncore/nn/lstm.py, (rows, T,
-// N), with rows ld numbers apart. Operands and results of the products are matrices of their own, with rows `width`
-// numbers apart. keep (T, N) is read only if has_keep is not 0. `at` is the index of (t, column) in a row of gates.
-// In a row of h or c it is the index of the state before step t, because these arrays have T + 1 steps.
+// gates.cuh comes before this text, and REAL is float or double. Arrays are (rows, T, N), as in rnncore/nn/lstm.py, with
+// rows ld numbers apart. Operands and results of the products are matrices of their own, with rows `width` numbers apart.
+// keep (T, N) is read only if has_keep is not 0. `at` is the index of (t, column) in a row of gates. In a row of h or c it
+// is the index of the state before step t, because these arrays have T + 1 steps.
 
 struct Cache {  // the arrays of lstm.Cache, and the distances of their rows
     REAL *gates, *h, *c;
@@ -97,7 +97,7 @@ extern "C" __global__ void stack_begin(const Layer* layers, REAL* operands, cons
 }
 
 // Compute all steps (k, t) with k + t = diagonal, from layer `lowest` up. results (2L - 1, 4H, width) are the
-// products of the operands. Each step writes two operands of the next diagonal: that of its own layer, and that of the
+// products of the operands. Each step writes two operands of the next diagonal: one for its own layer, one for the
 // layer above.
 extern "C" __global__ void diagonal_forward(const Layer* layers, const REAL* results, REAL* operands, const REAL* keep,
                                             int has_keep, int diagonal, int lowest, int count, int steps, int hidden,

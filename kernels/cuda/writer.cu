@@ -266,8 +266,8 @@ __device__ void advance(const Run& run, Workspace& work, unsigned tag, int step,
 }
 
 // The grid is (blocks, groups). The launch works on the columns first .. first + count - 1 of `all`, `share` of them
-// in each group. It uses the tags tag .. tag + steps, which no launch has used before. sample: the sample in column
-// 0; start: the index of the first uniform draw.
+// in each group. It uses the tags tag .. tag + steps, which no launch has used before. sample is the number of
+// the sample in column 0, start the index of the first uniform draw.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 writer(const Four* weights, REAL* h, REAL* c, REAL* logits, Word* words, long long* ids, int steps, int all, int first,
        int count, int share, unsigned tag, double temperature, int top_k, double top_p, unsigned key0, unsigned key1,
