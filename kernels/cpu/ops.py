@@ -206,7 +206,8 @@ def scatter_add(table: Array, ids: Ids, columns: Array, workspace: Array | None 
     The order of the additions is always the same, and so are the bits of the result. workspace is not used here.
     """
     flat, symbols = ids.reshape(-1), table.shape[1]
-    # A product with a one-hot matrix is fast for few symbols. Its cost grows with V. Sorted sums cost the same for any V.
+    # A product with a one-hot matrix is fast for few symbols. Its cost grows with V. Sorted sums cost the same for
+    # any V.
     if symbols <= 128:
         onehot = np.zeros((len(flat), symbols), columns.dtype)
         onehot[np.arange(len(flat)), flat] = 1

@@ -1,10 +1,10 @@
 // The kernels of the paths graph and wavefront: the LSTM cell of one step, between two matrix products of cuBLAS. Each
 // thread computes one unit of one layer in one sequence.
 //
-// gates.cuh comes before this text, and REAL is float or double. Arrays are (rows, T, N), as in rnncore/nn/lstm.py, with
-// rows ld numbers apart. Operands and results of the products are matrices of their own, with rows `width` numbers apart.
-// keep (T, N) is read only if has_keep is not 0. `at` is the index of (t, column) in a row of gates. In a row of h or c it
-// is the index of the state before step t, because these arrays have T + 1 steps.
+// gates.cuh comes before this text, and REAL is float or double. Arrays are (rows, T, N), as in rnncore/nn/lstm.py,
+// with rows ld numbers apart. Operands and results of the products are matrices of their own, with rows `width` numbers
+// apart. keep (T, N) is read only if has_keep is not 0. `at` is the index of (t, column) in a row of gates. In a row of h
+// or c it is the index of the state before step t, because these arrays have T + 1 steps.
 
 struct Cache {  // the arrays of lstm.Cache, and the distances of their rows
     REAL *gates, *h, *c;
