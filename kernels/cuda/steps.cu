@@ -3,8 +3,8 @@
 //
 // gates.cuh comes before this text, and REAL is float or double. Arrays are (rows, T, N), as in rnncore/nn/lstm.py,
 // with rows ld numbers apart. Operands and results of the products are matrices of their own, with rows `width` numbers
-// apart. keep (T, N) is read only if has_keep is not 0. `at` is the index of (t, column) in a row of gates. In a row of h
-// or c it is the index of the state before step t, because these arrays have T + 1 steps.
+// apart. keep (T, N) is read only if has_keep is not 0. `at` is the index of (t, column) in a row of gates. In a row of
+// h or c it is the index of the state before step t, because these arrays have T + 1 steps.
 
 struct Cache {  // the arrays of lstm.Cache, and the distances of their rows
     REAL *gates, *h, *c;
