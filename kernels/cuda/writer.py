@@ -198,7 +198,7 @@ class Writer:
         self.shape, self._kernel = found, compiled(options(self.sizes, found), found.bytes)
         self._xp, self._weights = xp, pack(xp, layers, head, table, found)
         self._words = self._xp.zeros((2, n, (count * hidden + symbols) * number // 4), np.uint64)
-        self._state, self._tag = (h, c, logits), 1
+        self._state, self._tag = (h, c, logits), 1  # words that were never written have the tag 0
 
     def write(self, characters: int, temperature: float, top_k: int, top_p: float, key: Key, purpose: int,
               sample: int, start: int) -> HostCopy:
