@@ -24,8 +24,8 @@ SMALL = Card(4, 40_000)
 LAUNCH = 16  # characters, in these tests
 
 
-class Handed:
-    """In place of writer.Handed, which needs a card."""
+class HostCopy:
+    """In place of writer.HostCopy, which needs a card."""
 
     def __init__(self, ids):
         self._ids = ids
@@ -48,7 +48,7 @@ def on_host(monkeypatch):
         nonlocal seeds
         seeds = values
     monkeypatch.setattr(writer, "compiled", compiled)
-    monkeypatch.setattr(writer, "Handed", Handed)
+    monkeypatch.setattr(writer, "HostCopy", HostCopy)
     return stall
 
 
