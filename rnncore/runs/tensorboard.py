@@ -68,7 +68,7 @@ class Events:
             if not isinstance(row["step"], bool) and row["step"] >= 0:
                 yield from self._row(row)
         for step, text in samples(self._lines("samples.txt")):
-            indented = "".join(f"    {line}\n" for line in text.splitlines())  # four spaces: Markdown shows it unchanged
+            indented = "".join(f"    {line}\n" for line in text.splitlines())  # so Markdown shows it unchanged
             yield self._event(step, summary=summary.text("sample", indented))
 
     def _begin(self) -> Iterator[bytes]:
