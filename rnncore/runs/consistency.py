@@ -115,7 +115,7 @@ def _split(settings: Settings) -> str | None:
         for part, size in zip(PARTS, sizes, strict=True):
             if kept[part] != size:
                 return f"training.settings.split.{part} is {kept[part]:,}, but the corpus splits into {size:,}"
-    elif not characters <= symbols <= 2 * characters + 2:  # parts end where a document ends
+    elif not characters <= symbols <= 2 * characters + 2:  # with documents, only bounds of the sum are known
         return f"training.settings.split holds {symbols:,} symbols, but training.settings.corpus {characters:,}"
     if baseline and baseline["counted"] > kept["train"]:
         return "training.settings.floor.counted is more than training.settings.split.train"

@@ -14,10 +14,10 @@ from typing import IO
 def new_file(path: Path, mode: str = "b", check: Callable[[Path], None] | None = None) -> Iterator[IO]:
     """Open a temporary file for writing; it replaces the file `path` if the block ends without an exception.
 
-    mode: "b" for bytes, "t" for text in UTF-8. The temporary file lies in the same folder. At the end of the block it
-    is flushed to the disk, given to `check` if there is one, and renamed; then the folder is flushed. After an
-    exception, also one from `check`, the temporary file is removed and `path` is unchanged. Raises OSError with `path`
-    as its filename.
+    mode: "b" for bytes, "t" for text in UTF-8. The temporary file is in the same folder. At the end of the block it is
+    flushed to the disk and given to `check`, if there is one. Then it is renamed and the folder is flushed. After an
+    exception in the block or in `check`, the temporary file is removed and `path` is unchanged. Raises OSError with
+    `path` as its filename.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -4,7 +4,7 @@
     last.safetensors   the newest model and all data for resuming
     step-000100.safetensors, ...   copies of last.safetensors after those steps, the newest `keep` of them. They do not
                        hold the list of the corpus's files, because they may be passed on to other people.
-    metrics.jsonl      one row per second of training, and the last step
+    metrics.jsonl      one row per second of training, per evaluation, and for the last step
     samples.txt        texts that the model wrote during training
     tensorboard/       metrics and samples for TensorBoard, if the run was started with --tensorboard
 """
@@ -80,7 +80,7 @@ class RunFolder:
         """Append a row to metrics.jsonl if one is due.
 
         A row is due after a second without one, at an evaluation, at a step with notes (recovery.py), and at the last
-        step. last: True makes this the last step. A number that is not finite becomes null. Raises OSError.
+        step. last: True to write a row in any case. A number that is not finite becomes null. Raises OSError.
         """
         now = time.monotonic()
         due = progress.milestone or progress.finished or progress.notes or last or now >= self._logged + 1

@@ -37,7 +37,7 @@ def resumed(path: Path, options: RunOptions, bring: Bring | None,
     """
     meta, tensors, warnings = runs.read_newest(path)
     settings = meta["training"]["settings"]
-    stored = TrainConfig(**{"variational": False} | meta["training"]["config"])  # runs before this field
+    stored = TrainConfig(**{"variational": False} | meta["training"]["config"])  # older runs had standard dropout only
     how = asdict(Reading()) | Reading.kept(settings["corpus"])
     settings.setdefault("precision", str(tensors["head.bias"].dtype))
     _refuse_conflicts(options, path, meta, how)
@@ -75,7 +75,7 @@ def _refuse_conflicts(options: RunOptions, path: Path, meta: Metadata, how: dict
         "init_from": settings.get("init_from"), "extend_vocab": settings.get("extend_vocab", False)}
     for name in sorted(asked.keys() & known.keys() - FREE - {*CHANGES}):
         value = asked[name]
-        # The requested value may differ from the run's own: a short text lowers batch and seq. Either is no conflict.
+        # The requested value may differ from the run's own: a short text lowers batch and seq. Accept both values.
         same = value in (known[name], settings["asked"].get(name, known[name]))
         if not same and not (name == "init_from" and names.stands_for(value, settings.get("origin"))):
             option = f"{flag(name)}{'' if value is True else f' {value}'}"
@@ -88,10 +88,11 @@ def _refuse_conflicts(options: RunOptions, path: Path, meta: Metadata, how: dict
 
 def _changed(stored: TrainConfig, options: RunOptions, cores: int,
              asked: int | None) -> tuple[TrainConfig, dict[str, list[Any]]]:
-    """Return the stored config with the requested options of FREE and CHANGES, and name -> [before, after] of CHANGES.
+    """Return the stored config with the requested options of FREE and CHANGES, and the record of the changed CHANGES.
 
-    cores: of this machine. asked: the number of threads that was requested before, None for auto; a new request for
-    auto then keeps the stored number. A new budget replaces the old one, of whichever kind.
+    The record is name -> [before, after]. A new budget replaces the old one, of whichever kind. cores: the cores of
+    this machine. asked: the number of threads requested before, None for auto; a new request for auto then keeps the
+    stored number.
     """
     wanted = {name: value for name, value in options.of(TrainConfig).items() if name in FREE or name in CHANGES}
     if options.threads == AUTO and asked is not None:

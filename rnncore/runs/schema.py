@@ -68,10 +68,12 @@ FILES = Kind("a list with, for each source, null or its files, each [absolute pa
 
 
 def _is_pair(value: Json, first: Kind, second: Kind) -> bool:
+    """Return True if the value is a list of two values of these kinds."""
     return isinstance(value, list) and len(value) == 2 and first.holds(value[0]) and second.holds(value[1])
 
 
 def _are_changes(value: Json) -> bool:
+    """Return True if the value is a list of objects {"step": ..., option: [before, after], ...}."""
     return isinstance(value, list) and all(isinstance(change, dict) and POSITIVE.holds(change.get("step")) and all(
         name == "step" or _is_pair(pair, NUMBER, NUMBER) for name, pair in change.items()) for change in value)
 

@@ -80,7 +80,8 @@ class Events:
         self._file = self._path / EVENTS / EVENT_FILES.replace("*", str(time.time_ns()))
         self._seconds, self._begun = 0.0, time.time() - self._spent
         yield self._event(0, file_version="brain.Event:2")
-        yield self._event(0, session_log=SessionLog(status=SessionLog.START))  # a viewer drops the old data
+        # A TensorBoard that is already running then drops the data of the old file.
+        yield self._event(0, session_log=SessionLog(status=SessionLog.START))
         yield self._event(0, summary=summary.custom_scalars(LAYOUT))
         lines = [f"|{name}|{str(value).replace('|', chr(92) + '|')}|" for name, value in self._about.items()]
         yield self._event(0, summary=summary.text("settings", "\n".join(["|setting|value|", "|---|---|", *lines])))

@@ -24,7 +24,7 @@ def verify(path: Path) -> Iterator[Verdict]:
     if not path.is_dir():
         yield Verdict(path, model_fault(path))
         return
-    names.at(path)  # there is a model
+    names.at(path)  # raises if there is no model
     for file in sorted(path.glob("*.safetensors")):
         yield Verdict(file, model_fault(file))
     for name, fault in (("metrics.jsonl", metrics_fault), ("samples.txt", samples_fault)):
