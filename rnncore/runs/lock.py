@@ -69,7 +69,7 @@ def _lock(path: Path) -> int:
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, b"%d\n" % os.getpid())
                 return descriptor
-        except OSError:  # such as a full disk: another try would fail too, without end
+        except OSError:  # such as a full disk; another try would fail in the same way
             os.close(descriptor)
             raise
         os.close(descriptor)  # the holder has just removed this file: try again with a new one

@@ -18,7 +18,7 @@ from .lock import RunError
 from .metadata import ModelFileError
 
 RUNS = Path("runs")
-PRETRAINED = "pretrained"  # the prefix, as of a folder, before the name of a pretrained model
+PRETRAINED = "pretrained"  # the prefix before the name of a pretrained model
 MODELS = "best.safetensors", "last.safetensors"  # model files of a run folder; the first that exists is taken
 _PRETRAINED = re.compile(rf"{PRETRAINED}/+([^/]+)/*")
 _EMPTY = f"holds no model yet ({' or '.join(MODELS)})"

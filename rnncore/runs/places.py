@@ -35,7 +35,7 @@ def nameless(source: str) -> str:
 
 def keep(settings: Settings, corpus: Corpus) -> None:
     """Write into a run's settings the list of the files of its corpus, or null if the list is too long to store."""
-    settings.pop("paths", None)  # the list's old name, in the runs of a few days
+    settings.pop("paths", None)  # a key that some older runs stored in place of the list
     files = {"below": corpus.record.below, "of": corpus.record.of}
     too_long = len(json.dumps(json.dumps(files))) > metadata.LISTED  # encoded twice, as in a model file
     settings[FILES] = None if too_long else files

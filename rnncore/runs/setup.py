@@ -1,4 +1,4 @@
-"""Training runs from Python: `start` makes a new run folder, `resume` goes on with one; both return a Run to iterate.
+"""Training runs from Python: `start` makes a new run folder, `resume` goes on with one; both give a Run to iterate.
 
     from rnncore.runs.setup import RunOptions, resume, start
 
