@@ -32,7 +32,7 @@ class RunOptions:
     Raises ConfigError if a value is out of its range, OptionError if both out and name are given. Other contradictions
     between options are found when the run starts or is resumed.
     """
-    corpus: tuple[str, ...] = ()  # files, folders, patterns, "-" for stdin, named corpora; a resumed run has its own
+    corpus: tuple[str, ...] = ()  # files, folders, patterns, "-" for stdin, named corpora; resuming: the run's
     preset: str | None = _of("Sizes and more. [default: by corpus and budget]", heading="Model", choices=(*PRESETS,))
     layers: int | None = _of("LSTM layers. [default: the preset's]")
     hidden: int | None = _of("Units a layer. [default: the preset's]")
@@ -68,13 +68,13 @@ class RunOptions:
                                 "each line's JSON. [default: none]", choices=("none", "lines", "blank", "jsonl"))
     field: str | None = _of("The text in each line's JSON. [default: text]", metavar="NAME")
     no_shuffle: bool | None = _of("Split documents in the order in which they come.")
-    encoding: str | None = None   # encoding of the text files, or auto
-    encoding_errors: str | None = None  # treatment of bytes that the encoding lacks: strict, replace or skip
-    newline: str | None = None    # lf: every line end becomes LF; keep: line ends stay as they are
+    encoding: str | None = None   # of the text files, or auto
+    encoding_errors: str | None = None  # what to do with bytes that it does not have: strict, replace or skip
+    newline: str | None = None    # lf: every line end becomes one; keep
     threads: int | Literal["auto"] | None = _of("Threads that share the streams; the same number gives the same bits.",
                                                 heading="Machine", metavar="auto|K")
     device: str = AUTO            # auto, cpu, cuda or cuda:K
-    cuda_path: str = AUTO         # implementation on a GPU, auto or one of config.PATHS
+    cuda_path: str = AUTO         # how a GPU computes, one of config.PATHS
     out: str | None = _of("Run folder [default: runs/NAME].", heading="Run", names="--out -o", metavar="FOLDER")
     name: str | None = _of("Name of the folder under runs/ [default: the corpus's].")
     allow_new_corpus: bool | None = _of("With --resume: go on with CORPUS although it is another text.")
