@@ -208,7 +208,7 @@ def test_numbers_that_are_not_finite_name_a_rate_too(train):
 @pytest.fixture
 def worse(monkeypatch):
     """Counting that is better than any model."""
-    monkeypatch.setattr(ngram, "floor", lambda *args, **kwargs: ngram.Floor(3, 0.1, {3: 0.1}, 9))
+    monkeypatch.setattr(ngram, "baseline", lambda *args, **kwargs: ngram.Baseline(3, 0.1, {3: 0.1}, 9))
 
 
 def longer(result) -> list[str]:
