@@ -11,7 +11,7 @@ the eager sampler draws there.
 TOLERANCES: the largest relative errors that count as rounding, for each precision class. Each is about four times the
 error that rounding alone makes, or more. That error was measured in NumPy, with the operands of every product rounded
 as in the class, over fourteen shapes (H 64 to 1024, L 1 to 3, T 1 to 256, N 1 to 50) and both optimisers. A row that
-is not written, or that belongs to another unit, has a relative error of about 1.
+is not written, or that holds the numbers of another row, has a relative error of about 1.
 
     measured error             loss     norm     moments  update   state
     float32, against float64   1.6e-7   6.7e-5   1.2e-4   2.8e-5   5.7e-5
