@@ -171,7 +171,7 @@ def wrong_symbols(model: CharLM, task: Task, config: SampleConfig) -> str | None
     """
     prompt, tolerance, wrong = np.arange(5) % task.vocab, TOLERANCES[task.precision], 0
     written = np.stack(list(islice(generate_ids(model, prompt, config, task.columns), WRITTEN)))
-    draws = uniform(config.seed, Purpose.COIN, WRITTEN, step=np.arange(task.columns)[:, None]).T
+    draws = uniform(config.seed, Purpose.DRAW, WRITTEN, step=np.arange(task.columns)[:, None]).T
     stepper, slack = Stepper(model.params), tolerance["draw"]
     for symbol in prompt:
         stepper.step(np.array([symbol], np.intp))

@@ -124,13 +124,18 @@ OPTIMIZERS = "adam", "muon"
 class TrainConfig(Checked):
     """The settings of a training run. The budget is one of steps, epochs and minutes; two of them are a ConfigError.
 
-    seq T and batch N are the sizes of the window. lr is the peak learning rate: the rate rises to it during the share
-    `warmup` of the budget, then falls in a straight line to zero (optim.rate). clip bounds the global norm of the
-    gradient (0: no bound). beta1, beta2 and eps belong to Adam, momentum and decay to Muon (optim.py); None for beta2
-    means the value of the optimiser. dropout, weight_drop and variational are described in nn/dropout.py. eval_every:
-    steps between evaluations (None: ten in a run). patience: the run ends after so many evaluations in a row without a
-    lower validation loss (None: never). seed: of dropout and of the place in the text where an epoch begins. threads
-    share the columns of a batch on a CPU.
+        seq, batch            sizes of the window: T characters, N sequences
+        optimizer             adam or muon (optim.py)
+        lr, warmup            the peak learning rate, and the share of the budget in which the rate rises to it
+        beta1, beta2, eps     of Adam; beta2 None: the default of the optimiser
+        momentum, decay       of Muon
+        clip                  bound of the gradient's global norm; 0: no bound
+        dropout, weight_drop  rates of dropout and of weight-drop, and
+        variational           one dropout mask for all steps of a window (nn/dropout.py)
+        eval_every            steps between evaluations; None: ten evaluations in a run
+        patience              evaluations in a row without a lower validation loss that end the run; None: no end
+        seed                  of dropout, and of the place in the text where an epoch begins
+        threads               threads that share the columns of a batch on a CPU
     """
     seq: int = _of(POSITIVE, default=50)
     batch: int = _of(POSITIVE, default=64)
