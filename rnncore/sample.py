@@ -63,7 +63,7 @@ def generate_ids(model: CharLM, prompt: Ids, config: SampleConfig, count: int = 
 
     n is at least 1. The samples have the numbers first, first + 1, ...: sample k has the same uniform draws whatever
     the count. The parameters are copied when the first ids are asked for. clamp: cells that are held, from the first
-    symbol of the prompt on (nn/stepper.py). Raises ValueError for a prompt with other ids, FloatingPointError as `draw`.
+    symbol of the prompt on (nn/stepper.py). Raises ValueError for a wrong prompt, FloatingPointError as `draw`.
     """
     yield from _write(model, _read(model, prompt, clamp), config, count, first)
 
