@@ -27,18 +27,15 @@ def _size(name: str, text: str, least: int = 1, most: int = 100_000) -> tuple:
     _size("layers", "LSTM layers.", most=LAYERS), _size("hidden", "Units a layer."), _size("embed", "Embedding size."),
     _size("vocab", "Symbols.", 2), _size("batch", "Streams side by side (N)."),
     _size("seq", "Characters a window (T)."),
-    ("--optimizer", {"type": click.Choice(OPTIMIZERS), "default": "adam", "show_default": True,
-                     "help": "How to update."}),
+    ("--optimizer", {"type": click.Choice(OPTIMIZERS), "default": "adam", "help": "How to update."}),
     ("--dtype", {"type": click.Choice(CLASSES),
                  "help": "Numbers, and how a GPU multiplies them. [default: float32; on a GPU, the row's classes]"}),
-    ("--cuda-path", {"type": click.Choice(["all", *PATHS]), "default": "all", "show_default": True,
-                     "help": "How a GPU runs the layers."}))
+    ("--cuda-path", {"type": click.Choice(["all", *PATHS]), "default": "all", "help": "How a GPU runs the layers."}))
 @options.grouped(
     "How",
     ("--against", {"type": click.Choice(["torch"]), "help": "Do the same work in torch.nn.LSTM, in turn."}),
-    ("--rounds", {"type": options.Whole(1), "default": 15, "show_default": True,
-                  "help": "How often each has its turn."}),
-    ("--threads", {"default": "auto", "metavar": "auto|K", "show_default": True, "callback": options.threads,
+    ("--rounds", {"type": options.Whole(1), "default": 15, "help": "How often each has its turn."}),
+    ("--threads", {"default": "auto", "metavar": "auto|K", "callback": options.threads,
                    "help": "Threads for training; auto: the number that is fastest here, tried first."}),
     options.DEVICE)
 @options.JSON

@@ -43,9 +43,8 @@ def list_corpora(as_json):
 
 @command.command()
 @click.argument("names", nargs=-1, required=True, type=NAME, metavar="NAME...")
-@click.option("--tries", type=options.Whole(1), default=PATIENCE.tries, show_default=True,
-              help="Rounds over the addresses of a file.")
-@click.option("--timeout", type=options.Number(0, 3600, min_open=True), default=PATIENCE.silence, show_default=True,
+@click.option("--tries", type=options.Whole(1), default=PATIENCE.tries, help="Rounds over the addresses of a file.")
+@click.option("--timeout", type=options.Number(0, 3600, min_open=True), default=PATIENCE.silence,
               metavar="SECONDS", help="Silence after which a server is given up.")
 def fetch(names, tries, timeout):
     """Download what is not here yet of the corpora NAME.

@@ -4,12 +4,12 @@ import shlex
 from dataclasses import replace
 
 import click
-from click.core import ParameterSource
 
 from rnncore import plan
 from rnncore.config import flag
 from rnncore.runs import headline, names
 
+from . import texts
 from .terminal import called
 from .terminal.progress import tell
 
@@ -38,9 +38,8 @@ def farewell(run, stopped: int | None) -> int:
 
 def without_a_step(run) -> int:
     """Say that the time was over before a step was taken, so that there is no model; returns the exit code."""
-    config = run.training.config
     tell(f"rnncore: the run took no step, so {run.folder.path} holds no model: its time was over before the first step "
-         f"began (--minutes {config.minutes:g}); give it more")
+         f"began (--minutes {run.training.config.minutes:g}); give it more")
     return 1
 
 
@@ -136,11 +135,10 @@ def longer(training) -> list[str]:
 def typed() -> list[str]:
     """Return the words that this command line had and the next one repeats: all but those of `again` and `longer`."""
     context = click.get_current_context()
-    leave_out = {"resume", "out", "name", "steps", "epochs", "minutes", "patience"}
+    given = set(texts.typed(context.params)) - {"resume", "out", "name", "steps", "epochs", "minutes", "patience"}
     words: list[str] = []
     for param in context.command.params:
-        given = context.get_parameter_source(param.name) == ParameterSource.COMMANDLINE
-        if not given or param.name in leave_out or param.name not in context.params:
+        if param.name not in given:
             continue
         value = context.params[param.name]
         if isinstance(param, click.Argument):

@@ -38,7 +38,8 @@ def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
 @options.RUN
 @options.grouped(
     "Text",
-    ("--prime", {"default": "", "metavar": "TEXT", "help": "Text to go on from; it is printed first."}),
+    ("--prime", {"default": "", "show_default": False, "metavar": "TEXT",
+                 "help": "Text to go on from; it is printed first."}),
     ("--prime-file", {"type": click.Path(exists=True, dir_okay=False, allow_dash=True),
                       "help": "The same, from a file, or - for stdin: in UTF-8, or for a model of bytes any; for a "
                               "model of documents without the line end that ends it."}),
@@ -46,7 +47,7 @@ def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
                      "help": f"New characters, of a model of bytes bytes; -1: until stopped. [default: {LENGTH}, with "
                              f"--interactive {TURN} a turn]"}),
     ("--stop", {"multiple": True, "metavar": "TEXT", "help": "End before this text; may be given several times."}),
-    ("--count", {"type": options.Whole(1), "default": 1, "show_default": True,
+    ("--count", {"type": options.Whole(1), "default": 1,
                  "help": "How many texts, each with a line end. Those of a model of documents are written as `train "
                          "--documents` reads them: a line each, an empty line between, or JSON lines."}),
     ("--separator", {"metavar": "TEXT", "help": "A line between texts, which are then as they are. [default: dashes on "
@@ -58,15 +59,14 @@ def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
     options.ON_UNKNOWN)
 @options.grouped(
     "Sampling",
-    ("--temperature", {"type": float, "help": "Below 1 safer, above 1 wilder; 0 takes the likeliest.",
-                       **options.default_of(SampleConfig, "temperature")}),
-    ("--top-k", {"type": options.Integer(), "help": "Draw from the K likeliest symbols; 0: from all.",
-                 **options.default_of(SampleConfig, "top_k")}),
-    ("--top-p", {"type": float, "help": "Draw from the likeliest symbols of mass P.",
-                 **options.default_of(SampleConfig, "top_p")}),
+    ("--temperature", {"type": float, "default": SampleConfig.temperature,
+                       "help": "Below 1 safer, above 1 wilder; 0 takes the likeliest."}),
+    ("--top-k", {"type": options.Integer(), "default": SampleConfig.top_k,
+                 "help": "Draw from the K likeliest symbols; 0: from all."}),
+    ("--top-p", {"type": float, "default": SampleConfig.top_p, "help": "Draw from the likeliest symbols of mass P."}),
     ("--greedy", {"is_flag": True, "help": "The same as --temperature 0."}),
-    ("--seed", {"type": options.Integer(), "help": "The same seed writes the same text.",
-                **options.default_of(SampleConfig, "seed")}),
+    ("--seed", {"type": options.Integer(), "default": SampleConfig.seed,
+                "help": "The same seed writes the same text."}),
     ("--clamp", {"multiple": True, "metavar": "LAYER.CELL=VALUE", "callback": clamped,
                  "help": "Hold a cell, counted from 0.0, as `rnncore neurons` names it: its c is VALUE after every "
                          "symbol, the prime's too; may be given several times."}))

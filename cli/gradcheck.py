@@ -12,21 +12,20 @@ from . import options
 @click.command(cls=options.Command)
 @options.grouped(
     "Model and batch",
-    ("--layers", {"type": options.Whole(1, LAYERS), "default": 2, "show_default": True, "help": "LSTM layers."}),
-    ("--hidden", {"type": options.Whole(1), "default": 16, "show_default": True, "help": "Units a layer."}),
-    ("--embed", {"type": options.Whole(1), "default": 8, "show_default": True, "help": "Embedding size."}),
-    ("--vocab", {"type": options.Whole(2, 100_000), "default": 11, "show_default": True, "help": "Symbols."}),
-    ("--seq", {"type": options.Whole(1), "default": 7, "show_default": True, "help": "Time steps."}),
-    ("--batch", {"type": options.Whole(1), "default": 5, "show_default": True, "help": "Sequences."}),
-    ("--dropout", {"type": options.SHARE, "default": 0.0, "show_default": True,
-                   "help": "Dropout after every layer, with fixed masks."}),
-    ("--weight-drop", {"type": options.SHARE, "default": 0.0, "show_default": True,
+    ("--layers", {"type": options.Whole(1, LAYERS), "default": 2, "help": "LSTM layers."}),
+    ("--hidden", {"type": options.Whole(1), "default": 16, "help": "Units a layer."}),
+    ("--embed", {"type": options.Whole(1), "default": 8, "help": "Embedding size."}),
+    ("--vocab", {"type": options.Whole(2, 100_000), "default": 11, "help": "Symbols."}),
+    ("--seq", {"type": options.Whole(1), "default": 7, "help": "Time steps."}),
+    ("--batch", {"type": options.Whole(1), "default": 5, "help": "Sequences."}),
+    ("--dropout", {"type": options.SHARE, "default": 0.0, "help": "Dropout after every layer, with fixed masks."}),
+    ("--weight-drop", {"type": options.SHARE, "default": 0.0,
                        "help": "Dropout of the entries of W_hh, with fixed masks."}),
     ("--variational", {"is_flag": True, "help": "One mask of units for all steps."}),
     ("--documents", {"is_flag": True, "help": "Begin new documents in mid-batch (the keep mask)."}))
-@click.option("--most", type=options.Whole(1), default=200, show_default=True,
+@click.option("--most", type=options.Whole(1), default=200,
               help="Entries of each parameter to move, spread evenly over it.")
-@click.option("--seed", type=options.Whole(0), default=0, show_default=True, help="Of parameters, batch and masks.")
+@click.option("--seed", type=options.Whole(0), default=0, help="Of parameters, batch and masks.")
 @options.JSON
 @options.DEVICE
 def command(layers, hidden, embed, vocab, seq, batch, dropout, weight_drop, variational, documents, most, seed, as_json,

@@ -34,7 +34,7 @@ COMMANDS = {
     "info": "Show what a model file or run holds.",
     "doctor": "Show what this machine can do, and why not.",
 }
-SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
 
 
 class Commands(HelpfulGroup):

@@ -23,8 +23,7 @@ LEAST = 24       # symbols that an excerpt has at least
 @click.argument("text")
 @click.option("--most", type=options.Whole(1), metavar="K", help="Cells a probe: 3 by default, with --json 10.")
 @click.option("--probe", metavar="NAME", help="Only this probe.")
-@click.option("--length", "-n", type=options.Whole(2), default=LENGTH, show_default=True,
-              help="Read so many symbols of TEXT, the first.")
+@click.option("--length", "-n", type=options.Whole(2), default=LENGTH, help="Read so many symbols of TEXT, the first.")
 @click.option("--cells", is_flag=True, help="With --json: tanh(c) of every cell after every symbol, and the probes.")
 @texts.options_of
 @options.ON_UNKNOWN

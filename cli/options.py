@@ -1,6 +1,5 @@
 """Options that several commands share, and help text in groups; defaults are read from rnncore.config."""
 import os
-from dataclasses import fields
 
 import click
 
@@ -14,35 +13,40 @@ from .terminal.meant import SUBCOMMANDS, Helpful, HelpfulGroup, nearest, questio
 from .terminal.progress import tell
 
 DEVICE = click.option("--device", default="auto", metavar="auto|cpu|cuda|cuda:K",
-                      callback=lambda ctx, _, value: _device(value), show_default=True,
+                      callback=lambda ctx, _, value: _device(value),
                       help="Where to compute; auto is a GPU that works, else the CPU.")
-CUDA_PATH = click.option("--cuda-path", type=click.Choice(["auto", *PATHS]), default="auto", show_default=True,
+CUDA_PATH = click.option("--cuda-path", type=click.Choice(["auto", *PATHS]), default="auto",
                          help="How a GPU computes; auto: as suits model and card, if it agrees with eager, tried once.")
-DTYPE = "--dtype", {"type": click.Choice(PRECISIONS), "default": config.DTYPE, "show_default": True,
+DTYPE = "--dtype", {"type": click.Choice(PRECISIONS), "default": config.DTYPE,
                     "help": "Precision: of all numbers, or tf32, bf16: of the factors of products, on a GPU."}
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-ENCODING = click.option("--encoding", default="utf-8", show_default=True, metavar="NAME|auto",
+ENCODING = click.option("--encoding", default="utf-8", metavar="NAME|auto",
                         help="How the text files are encoded; auto: each as it is, UTF-8 where it is valid, else what "
                              "it looks like.")
 ENCODING_ERRORS = click.option("--encoding-errors", type=click.Choice(["strict", "replace", "skip"]), default="strict",
-                               show_default=True, help="What to do with bytes that the encoding does not have: refuse "
-                                                       "them, make them U+FFFD, or leave them out.")
-NEWLINE = click.option("--newline", type=click.Choice(["lf", "keep"]), default="lf", show_default=True,
+                               help="What to do with bytes that the encoding does not have: refuse them, make them "
+                                    "U+FFFD, or leave them out.")
+NEWLINE = click.option("--newline", type=click.Choice(["lf", "keep"]), default="lf",
                        help="Make every line end a LF, or keep them as they are.")
 ON_UNKNOWN = click.option("--on-unknown", type=click.Choice(["error", "skip", "replace"]), default="error",
-                          show_default=True, help="What to do with symbols that the model does not know.")
+                          help="What to do with symbols that the model does not know.")
 DIGITS = 40       # of a whole number, at most: config.MOST has 16, a seed 20
 LAST = "Options"  # the heading of options that no other heading has
 RUN = click.argument("run", required=False, metavar="[RUN]")
 
 
-class Command(Helpful):
-    """A command with --debug, whose help shows its options under headings: those of `grouped`."""
-    computes = True  # does it need libraries that are new enough?
+class Debuggable(Helpful):
+    """A command, or a group of commands, with --debug."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.params.append(_debug())
+        self.params.append(click.Option(["--debug"], is_flag=True, expose_value=False,
+                                        help="Show the traceback of what goes wrong."))
+
+
+class Command(Debuggable):
+    """A command with --debug, whose help shows its options under headings: those of `grouped`."""
+    computes = True  # does it need libraries that are new enough?
 
     def invoke(self, ctx):
         """Run the command; raises ImportError where the libraries here are too old to compute right."""
@@ -71,18 +75,10 @@ class Command(Helpful):
                 formatter.write_dl(records)
 
 
-class Group(HelpfulGroup):
+class Group(Debuggable, HelpfulGroup):
     """A group with --debug, of such commands."""
     command_class = Command
     theirs = SUBCOMMANDS
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.params.append(_debug())
-
-
-def _debug() -> click.Option:
-    return click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of what goes wrong.")
 
 
 class Integer(click.types.IntParamType):
@@ -129,12 +125,6 @@ def grouped(heading: str, *options):
             function.__click_params__[-1].heading = heading
         return function
     return add
-
-
-def default_of(kind, name: str) -> dict:
-    """The default of a field of a config dataclass, as click's settings for its option."""
-    (field,) = (f for f in fields(kind) if f.name == name)
-    return {"default": field.default, "show_default": field.default is not None}
 
 
 def _device(value: str) -> str:

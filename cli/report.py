@@ -24,7 +24,7 @@ NEEDED = "matplotlib", "jinja2"
                                              "[default: the run's validation text, else one that the model writes]")
 @click.option("--out", "-o", type=click.Path(), metavar="FILE",
               help="The file to write. [default: report.html in the run folder, or NAME-report.html here]")
-@click.option("--cells", type=options.Whole(1, 20), default=CELLS, show_default=True, metavar="K",
+@click.option("--cells", type=options.Whole(1, 20), default=CELLS, metavar="K",
               help="Cells to show for each thing that cells may follow.")
 @texts.options_of
 @options.DEVICE

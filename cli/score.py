@@ -16,7 +16,7 @@ from .terminal.progress import tell
 
 def _of(name: str, text: str, **settings) -> tuple:
     """An option for a field of DynamicConfig."""
-    return f"--{name}", {"help": f"With --dynamic: {text}.", **options.default_of(DynamicConfig, name), **settings}
+    return f"--{name}", {"help": f"With --dynamic: {text}.", "default": getattr(DynamicConfig, name), **settings}
 
 
 @click.command(cls=options.Command)

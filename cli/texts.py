@@ -45,8 +45,7 @@ def reading(vocab, how: dict) -> dict:
     documents = how["documents"] or vocab.documents
     if "field" in given and documents != "jsonl":
         raise click.UsageError("--field names what is read of --documents jsonl: give that too, or leave it out")
-    return {"encoding": how["encoding"], "encoding_errors": how["encoding_errors"], "newline": how["newline"],
-            "lower": vocab.lower, "documents": documents, "field": how["field"] or vocab.field}
+    return how | {"lower": vocab.lower, "documents": documents, "field": how["field"] or vocab.field}
 
 
 def typed(names: Iterable[str]) -> list[str]:

@@ -3,12 +3,11 @@ import sys
 from dataclasses import fields
 
 import click
-from click.core import ParameterSource
 
 from rnncore.config import PRESETS, ModelConfig, SaveConfig, SplitConfig, TrainConfig, flag
 from rnncore.runs.options import RunOptions
 
-from . import options
+from . import options, texts
 from .terminal.progress import tell
 from .terminal.signals import Signals
 
@@ -17,8 +16,7 @@ NO_REPORT = "RNNCORE_NO_REPORT"  # in the environment: no run here makes a repor
 WHOLE, NATURAL, SHARE = ({"type": kind} for kind in (options.Whole(0), options.Whole(1), options.SHARE))
 ADDED: dict[str, dict] = {  # to what RunOptions says of an option
     "val": SHARE, "test": SHARE, "min_count": NATURAL, "sample_every": WHOLE, "save_every": NATURAL, "keep": WHOLE,
-    "threads": {"type": str, "callback": lambda *given: options.threads(*given) or "auto", "default": "auto",
-                "show_default": True}}
+    "threads": {"type": str, "callback": lambda *given: options.threads(*given) or "auto", "default": "auto"}}
 SHARED = {"dtype": options.DTYPE, "encoding": options.ENCODING, "encoding_errors": options.ENCODING_ERRORS,
           "newline": options.NEWLINE, "device": options.DEVICE, "cuda_path": options.CUDA_PATH}
 RESUME = click.option("--resume", is_flag=True, help="Go on with -o, or with the newest run.")
@@ -31,7 +29,7 @@ def option_of(name: str, kind: type, names: str | None, help: str, choices: tupl
     if name in OF_PRESETS and "[default" not in help:
         help = f"{help} [default: {default}, or the preset's]"
     elif default is not None and "[default" not in help:
-        settings |= {"default": default, "show_default": True}
+        settings["default"] = default
     if kind is bool:
         settings = {"default": None, "is_flag": True} | settings
     elif choices or kind is not str:
@@ -65,9 +63,8 @@ def command(**given):
     stopped goes on with --resume; SIGUSR1 saves it.
     """
     context = click.get_current_context()
-    asked = {name: given[name] for name in given if context.get_parameter_source(name) == ParameterSource.COMMANDLINE}
-    quiet = options.says_yes(NO_REPORT)
-    sys.exit(train(asked, context.with_resource(Signals()), quiet))
+    asked = {name: given[name] for name in texts.typed(given)}
+    sys.exit(train(asked, context.with_resource(Signals()), options.says_yes(NO_REPORT)))
 
 
 def train(asked: dict, signals: Signals, quiet: bool) -> int:

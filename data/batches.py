@@ -3,8 +3,6 @@
     n characters, N columns: column j is the stream ids[j*S : (j+1)*S + 1], S = (n - 1) // N predictions long
     window k holds steps k*T .. (k+1)*T of every stream, so the state at the end of one window begins the next
 """
-from __future__ import annotations
-
 import operator
 from dataclasses import dataclass
 from fractions import Fraction

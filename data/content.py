@@ -1,6 +1,4 @@
 """The bytes of a file or a pipe, piece by piece, those inside a gzipped one; what goes wrong on the way is one line."""
-from __future__ import annotations
-
 import contextlib
 import gzip
 import io
@@ -65,8 +63,8 @@ def unpacked(where: str, packed: Iterator[bytes], named: bool, binary: bool) -> 
         yield from with_first(first, packed)
         return
     cure = "take another copy" + ", or drop the .gz from its name if it is none" * named
-    stream = cast(BinaryIO, _Stream(first, packed))  # for what is read from start to end, `read` is enough
-    with gzip.GzipFile(fileobj=stream, mode="rb") as file:
+    # for what is read from start to end, `read` is enough
+    with gzip.GzipFile(fileobj=cast(BinaryIO, _Stream(first, packed)), mode="rb") as file:
         yield from chunks(where, file, cure)
 
 

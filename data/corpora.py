@@ -3,8 +3,6 @@
 `numpy` and `python-docs` need no file and no network. A downloaded file is checked against its sha256 whenever it is
 read; one whose sha256 is not known before is held to that of its first download, which is written down beside it.
 """
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -1,7 +1,6 @@
 """Bytes made into text: decoded strictly, refused with the byte, its offset and the `--encoding` that would do."""
-from __future__ import annotations
-
 import codecs
+import contextlib
 import re
 import sys
 import threading
@@ -144,14 +143,12 @@ def _found(raw: bytes, chunks: Iterator[bytes]) -> tuple[str | None, bytes]:
     So nothing is read twice, stdin included. None: it looks like nothing known.
     """
     check = codecs.getincrementaldecoder("utf-8")()
-    try:
+    with contextlib.suppress(UnicodeDecodeError):
         if check.decode(raw).isascii() and check.getstate()[0]:  # its only foreign bytes end it: are they a beginning?
             raw += (more := next(chunks, b""))
             check.decode(more, final=not more)
         if b"\0" not in raw:
             return "utf-8", raw
-    except UnicodeDecodeError:
-        pass
     return likely(raw) or likely(raw.replace(b"\0", b" ")), raw  # text may have a NUL here and there
 
 
@@ -194,8 +191,7 @@ class _Seen:
             self.outcome.mistaken = symbol, symbol.encode().decode(self.encoding, "replace")
 
     def evidence(self) -> bytes:
-        parts = {id(part): part for part in (self.first, self.foreign, self.raw)}
-        return b"".join(parts.values())
+        return b"".join({id(part): part for part in (self.first, self.foreign, self.raw)}.values())
 
     def refusal(self, error: UnicodeDecodeError) -> CorpusError:
         at = self.fed - len(error.object) + error.start  # what a decoder holds back is the end of what it was fed

@@ -2,8 +2,6 @@
 
 The transfer is pooch's, into a temporary file beside the wanted one, which bears its name once its sha256 is right.
 """
-from __future__ import annotations
-
 import contextlib
 import http
 import re
@@ -99,7 +97,7 @@ def _listed(troubles: dict[str, Broken]) -> str:
     return "; ".join(f"{', '.join(hosts[reason])}: {reason}" for reason in reasons)
 
 
-def _transfer(url: str, path: Path, sha256: str | None, transfer: Transfer) -> None:
+def _transfer(url: str, path: Path, sha256: str | None, transfer: "Transfer") -> None:
     """One try at one address."""
     try:
         _sweep(path.parent)
@@ -167,8 +165,7 @@ class Transfer:
 
     def heard(self, response: Response, **_: object) -> None:
         """The answer's head has come."""
-        kind = response.headers.get("content-type", "")
-        if response.status_code == 200 and "html" in kind:
+        if response.status_code == 200 and "html" in response.headers.get("content-type", ""):
             raise Broken("it answers with a web page instead of the file (does the network ask for a login?)")
         if "content-encoding" not in response.headers:
             self.total = int(response.headers.get("content-length", 0))

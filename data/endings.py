@@ -2,8 +2,6 @@
 
 END is a symbol like others, but a model's state begins anew at it: nothing is carried from one document to the next.
 """
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Iterator

@@ -1,6 +1,5 @@
 """The text files of a folder, and what lies in it and is no text to learn: other kinds of files, run folders."""
-from __future__ import annotations
-
+import contextlib
 import os
 import re
 from collections.abc import Iterable
@@ -32,9 +31,10 @@ class Runs:
         names: the files in it, where they are known.
         """
         if folder not in self._known:
-            names = _names(folder) if names is None else set(names)
+            with contextlib.suppress(OSError):
+                names = os.listdir(folder or ".") if names is None else names
             mine = self._apart is not None and os.path.realpath(folder) == self._apart
-            self._known[folder] = mine or any(_shows_a_run(folder, name) for name in names)
+            self._known[folder] = mine or any(_shows_a_run(folder, name) for name in names or ())
         return self._known[folder]
 
     def takes(self, path: str, base: str) -> bool:
@@ -67,13 +67,6 @@ def _is_ours(name: str) -> bool:
     return name in OURS or name == EVENTS or bool(_MODELS.fullmatch(name))
 
 
-def _names(folder: str) -> set[str]:
-    try:
-        return set(os.listdir(folder or "."))
-    except OSError:
-        return set()
-
-
 def _shows_a_run(folder: str, name: str) -> bool:
     """Return whether a file is one of a run's by its name and how it begins: a model of ours, rows, samples."""
     if _MODELS.fullmatch(name):
@@ -84,12 +77,10 @@ def _shows_a_run(folder: str, name: str) -> bool:
 
 def _head(folder: str, name: str) -> bytes:
     path = os.path.join(folder, name)
-    try:
+    with contextlib.suppress(OSError):
         if os.path.isfile(path):
             with open(path, "rb") as file:
                 return file.read(HEAD)
-    except OSError:
-        pass
     return b""
 
 
@@ -114,5 +105,4 @@ def files(folder: Path, runs: Runs) -> list[Path]:
 def listed(names: Iterable[str]) -> str:
     """The first few of the names, and how many more there are."""
     names = list(names)
-    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED:,} more" if len(names) > LISTED else "")

@@ -1,6 +1,4 @@
 """A guess at how bytes are encoded, by their byte order mark, their NULs and the bytes above 0x7f."""
-from __future__ import annotations
-
 import codecs
 import re
 

@@ -2,8 +2,6 @@
 
 The readers of texts and of models both go by this table, so each can say what it was given in its place.
 """
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 

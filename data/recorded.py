@@ -4,8 +4,6 @@ A model file may be anyone's, and what it says is not trusted. Of the sources th
 that its record lists, where they are regular files of the size that they had; no folder is walked, no pattern expanded,
 no device or pipe opened, nothing downloaded. Stdin is read as ever, a named corpus where it is here already.
 """
-from __future__ import annotations
-
 import glob
 import os
 import shutil

@@ -1,6 +1,4 @@
 """Texts written as the documents of a file, for endings.py to read again: the way back from a model to a corpus."""
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Iterator

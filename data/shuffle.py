@@ -6,8 +6,6 @@ own, made of that hash and its number among them: copies do not stand side by si
 
 It takes 16 bytes a document, its place and its key, and a few pieces of the ids, however long they are.
 """
-from __future__ import annotations
-
 from collections.abc import Iterator
 from hashlib import blake2b
 

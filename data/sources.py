@@ -1,6 +1,4 @@
 """What a user names as a corpus, file by file: files, folders, patterns, gzipped files, stdin and the named corpora."""
-from __future__ import annotations
-
 import glob
 import io
 import os

@@ -3,8 +3,6 @@
 A file without a name leaves nothing behind, however the process ends. It does not lie in the run folder, since resuming
 reads the corpus anyway, to make sure that it is the old one.
 """
-from __future__ import annotations
-
 import contextlib
 import mmap
 import os
@@ -22,7 +20,7 @@ CHUNK = 1 << 20      # ids read at a time
 class Spool:
     """Ids (n,) of one unsigned type, written in order, read chunk by chunk or as one array."""
 
-    def __init__(self, dtype: np.typing.DTypeLike):
+    def __init__(self, dtype: np.dtype | type[np.uint8]):
         self.dtype, self.length = np.dtype(dtype), 0
         with _room():
             self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=folder())  # gone with the spool
@@ -56,7 +54,7 @@ class Spool:
             for start, stop in bounds:
                 yield os.pread(descriptor, (stop - start) * size, start * size)
 
-    def map(self, table: np.ndarray, dtype: np.dtype | None = None) -> Spool:
+    def map(self, table: np.ndarray, dtype: np.dtype | None = None) -> "Spool":
         """A new spool with table[id] for every id, without those where it is negative; dtype: by default its own."""
         mapped, whole = Spool(dtype or self.dtype), not (table < 0).any()
         table = table.astype(mapped.dtype) if whole else table

@@ -1,6 +1,4 @@
 """What the reading of a corpus dropped, changed and took for something else, and the lines that say so, once each."""
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -37,9 +35,8 @@ class Tally:
         """A line for the marks, and one for the line ends; cure: with the option that keeps them."""
         notes = [f"dropped {self.marks:,} byte order mark{'s' * (self.marks > 1)}"] if self.marks else []
         ends = [f"{count:,} {kind}" for count, kind in ((self.crlf, "CRLF"), (self.cr, "lone CR")) if count]
-        plural = "s" * (self.crlf + self.cr > 1)
         if ends:
-            notes.append(f"normalised {' and '.join(ends)} line end{plural} to LF"
+            notes.append(f"normalised {' and '.join(ends)} line end{'s' * (self.crlf + self.cr > 1)} to LF"
                          + " (--newline keep leaves them)" * cure)
         return notes
 

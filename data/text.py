@@ -5,8 +5,6 @@
 
 No step holds more than a piece, and long ids lie in a file: 5 GB of text take the memory of 50 MB.
 """
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -46,8 +44,7 @@ class Reading:
     def __post_init__(self) -> None:
         if self.newline not in ("lf", "keep"):
             raise ValueError(f"newline is 'lf' or 'keep', not {self.newline!r}")
-        choices = {"level": LEVELS, "encoding_errors": ERRORS, "documents": KINDS}
-        for name, known in choices.items():
+        for name, known in {"level": LEVELS, "encoding_errors": ERRORS, "documents": KINDS}.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is one of {', '.join(known)}, not {getattr(self, name)!r}")
         if self.level == "byte" and (self.encoding, self.newline, self.lower, self.documents, self.encoding_errors) != (

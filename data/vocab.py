@@ -1,6 +1,4 @@
 """A vocabulary: the distinct characters of a text, sorted by code point, each known by its place."""
-from __future__ import annotations
-
 import codecs
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -70,7 +68,7 @@ class Vocab:
             raise ValueError("a vocabulary of documents is one of characters with U+0003 among them")
 
     @classmethod
-    def from_text(cls, text: str) -> Vocab:
+    def from_text(cls, text: str) -> "Vocab":
         """The vocabulary of a text; ValueError for an empty one, TypeError for what is no str."""
         if not isinstance(text, str):
             raise TypeError(f"a text is a str, not {type(text).__name__}")
@@ -78,7 +76,7 @@ class Vocab:
 
     @classmethod
     def from_code_points(cls, code_points: Iterable[int], level: str = "char", lower: bool = False,
-                         min_count: int = 1, documents: str = "none", field: str = "text") -> Vocab:
+                         min_count: int = 1, documents: str = "none", field: str = "text") -> "Vocab":
         """The vocabulary with these code points; ValueError unless strictly increasing integers in 0..0x10FFFF."""
         try:
             points = list(code_points)
@@ -104,18 +102,18 @@ class Vocab:
         """What differs from a plain vocabulary of characters, as a model file keeps it: level, lower and so on."""
         return {f.name: getattr(self, f.name) for f in fields(self)[1:] if getattr(self, f.name) != f.default}
 
-    def frequent(self, counts: np.ndarray, least: int) -> Vocab:
+    def frequent(self, counts: np.ndarray, least: int) -> "Vocab":
         """The vocabulary whose symbols occur `least` times, by counts (V,); with UNKNOWN where others do not."""
         kept = {s for s, count in zip(self.symbols, counts.tolist(), strict=True) if count >= least}
         kept |= {END} if self.documents != "none" else set()
         symbols = kept if len(kept) == len(self) else kept | {UNKNOWN}
         return replace(self, symbols="".join(sorted(symbols)), min_count=least)
 
-    def with_symbols(self, new: Iterable[str]) -> Vocab:
+    def with_symbols(self, new: Iterable[str]) -> "Vocab":
         """The same with more symbols."""
         return replace(self, symbols="".join(sorted({*self.symbols, *new})))
 
-    def parted(self, documents: str, field: str) -> Vocab:
+    def parted(self, documents: str, field: str) -> "Vocab":
         """The same for texts that are parted so: with END among the symbols where they are documents."""
         symbols = self.symbols if documents == "none" or END in self else "".join(sorted(self.symbols + END))
         return replace(self, symbols=symbols, documents=documents, field=field)

@@ -82,8 +82,7 @@ class Dialogue:
         if not self._begun:
             self.read("")
         for _ in count() if length is None else range(length):
-            logits = self._stepper.kernel.to_host(self._stepper.logits)
-            symbol = int(draw(logits, self.config, self._uniform())[0])
+            symbol = int(draw(self._stepper.kernel.to_host(self._stepper.logits), self.config, self._uniform())[0])
             self._step(symbol)
             self.cut = symbol != self.vocab.end and self.vocab.symbols[symbol] != "\n"
             if symbol == self.vocab.end:

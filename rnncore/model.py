@@ -64,11 +64,11 @@ class CharLM:
         seed = None if seed is None else arguments.whole("seed", seed, 0, 2 ** 64 - 1)
         if len(vocab) != config.vocab_size:
             raise ValueError(f"the vocabulary has {len(vocab)} symbols, the model {config.vocab_size}")
-        self.precision, stored = str(dtype), np.dtype(paths.storage(str(dtype)))
+        self.precision, self.dtype = str(dtype), np.dtype(paths.storage(str(dtype)))
         self.config, self.vocab = config, vocab
         self.kernel = kernels.load(device)
         self.device_path = self.kernel.path("eager", self.precision)
-        self.params = params.initial(config, self.kernel, stored, seed)
+        self.params = params.initial(config, self.kernel, self.dtype, seed)
         self.threads = 1
         self._moving = threading.Lock()
         self._held = Held()
@@ -85,10 +85,6 @@ class CharLM:
         self.kernel = kernels.of(self.params.flat)
         self.device_path = self.kernel.path(path, self.precision, self.config)
         self._moving, self._held = threading.Lock(), Held()
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.params.flat.dtype
 
     @property
     def path(self) -> str:

@@ -48,10 +48,10 @@ def uniform(seed: int, purpose: Purpose, size: int, step: Step = 0, layer: int =
     return ((high.astype(np.uint64) << np.uint64(21)) | (low >> np.uint32(11))) * 2.0 ** -53
 
 
-def normal(seed: int, purpose: Purpose, size: int, step: Step = 0, layer: int = 0) -> np.ndarray:
+def normal(seed: int, purpose: Purpose, size: int, layer: int = 0) -> np.ndarray:
     """Return (size,) float64 draws from N(0, 1), on the host (Box & Muller 1958)."""
     half = -(-size // 2)
-    u = uniform(seed, purpose, 2 * half, step, layer)
+    u = uniform(seed, purpose, 2 * half, layer=layer)
     # u is below 1, so the logarithm of 1 - u is finite.
     radius, angle = np.sqrt(-2 * np.log1p(-u[:half])), 2 * np.pi * u[half:]
     return np.concatenate((radius * np.cos(angle), radius * np.sin(angle)))[:size]

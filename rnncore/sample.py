@@ -65,10 +65,11 @@ def generate_ids(model: CharLM, prompt: Ids, config: SampleConfig, count: int = 
     the count. The parameters are copied when the first ids are asked for. clamp: cells that are held, from the first
     symbol of the prompt on (nn/stepper.py). Raises ValueError for a wrong prompt, FloatingPointError as `draw`.
     """
-    yield from _write(model, _read(model, prompt, clamp), config, count, first)
+    yield from _write(model, read_prompt(model, prompt, clamp), config, count, first)
 
 
-def _read(model: CharLM, prompt: Ids, clamp: Clamp | None) -> Stepper:
+def read_prompt(model: CharLM, prompt: Ids, clamp: Clamp | None = None) -> Stepper:
+    """Return a Stepper that has read the ids `prompt` (n,), n at least 1, from a zero state. clamp: as in `generate`."""
     prompt = model.kernel.to_host(model.ids(prompt, ("n",), "prompt"))
     with model.kernel.single_threaded():
         stepper = Stepper(model.params, clamp)
@@ -163,7 +164,7 @@ def texts(model: CharLM, count: int, prompt: str | bytes, length: int, config: S
     """
     count, length = arguments.whole("count", count), arguments.whole("length", length)
     arguments.whole("threads", model.threads, 1)
-    stepper, stops = _read(model, prompt_ids(model.vocab, prompt, on_unknown), clamp), ends(model.vocab, stop)
+    stepper, stops = read_prompt(model, prompt_ids(model.vocab, prompt, on_unknown), clamp), ends(model.vocab, stop)
     return (text for first in range(0, count, ABREAST)
             for text in _abreast(model, stepper, first, min(ABREAST, count - first), length, config, stops))
 

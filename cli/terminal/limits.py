@@ -1,4 +1,5 @@
 """A limit on the memory of this process (ulimit -v, -d): does it leave room for the libraries, and what to say."""
+import resource
 import sys
 
 from rnncore import requirements
@@ -28,10 +29,6 @@ class TooLittleMemory(MemoryError):
 
 def lowest() -> tuple[int, str] | None:
     """(bytes, the command that sets it) of the lowest limit on this process's memory; None where there is none."""
-    try:
-        import resource
-    except ImportError:  # Windows has none
-        return None
     kinds = (resource.RLIMIT_AS, "ulimit -v"), (resource.RLIMIT_DATA, "ulimit -d")
     found = [(resource.getrlimit(kind)[0], name) for kind, name in kinds]
     return min((limit for limit in found if limit[0] != resource.RLIM_INFINITY), default=None)

@@ -161,7 +161,7 @@ def command(name: str, ours: list[str], theirs: dict[str, str]) -> list[str]:
     return nearest(word, {bare(mine): mine for mine in ours}) or nearest(word, others)
 
 
-def nearest(word: str, names: dict[str, str], most: int = 2) -> list[str]:
+def nearest(word: str, names: dict[str, str]) -> list[str]:
     """The values of the names that `word` begins, else of those a slip of the finger away; none where they are many."""
     if len(word) < 3:
         return []
@@ -171,7 +171,7 @@ def nearest(word: str, names: dict[str, str], most: int = 2) -> list[str]:
     least = min(distances.values(), default=slips + 1)
     close = [names[name] for name, far in distances.items() if far == least] if least <= slips else []
     found = list(dict.fromkeys(begun or close))
-    return found if len(found) <= most else []
+    return found if len(found) <= 2 else []
 
 
 def distance(a: str, b: str) -> int:

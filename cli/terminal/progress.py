@@ -112,8 +112,7 @@ class PlainDisplay:
         if p.milestone or time.monotonic() > self._shown + EVERY:
             self._tell(p)
 
-    def say(self, text: str) -> None:
-        tell(text)
+    say = staticmethod(tell)
 
     def sample(self, p, text: str) -> None:
         """What the model wrote, below the line of its step, byte for byte."""

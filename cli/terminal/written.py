@@ -98,7 +98,9 @@ def write(out: str | None, vocab, texts: Iterable[Iterable[str]], several: bool,
     except OSError as error:
         error.filename = out
         if out and not isinstance(error, FileExistsError):
-            remove_empty(out)
+            with contextlib.suppress(OSError):
+                if not os.path.getsize(out):  # a file with a part of the text stays
+                    os.unlink(out)
         raise
     if stop.number:
         raise SystemExit(128 + stop.number)
@@ -138,13 +140,6 @@ def output(out: str | None, binary: bool):
     if out:
         return open(out, "xb") if binary else open(out, "x", encoding="utf-8", errors=LOST)
     return contextlib.nullcontext(sys.stdout.buffer if binary else sys.stdout)
-
-
-def remove_empty(out: str) -> None:
-    """Take away a file to which nothing could be written; one with a part of the text stays."""
-    with contextlib.suppress(OSError):
-        if not os.path.getsize(out):
-            os.unlink(out)
 
 
 def stream(file, pieces: Iterable[str], encoding: str | None = None, writing=contextlib.nullcontext) -> None:

@@ -1,6 +1,4 @@
 """The pretrained models are files in models/, known by their names: hugo, numpy, tinyshakespeare."""
-from __future__ import annotations
-
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "models"
@@ -14,5 +12,4 @@ def names() -> list[str]:
 
 def find(name: str) -> Path | None:
     """The file, which has its name, of the model that is called `name` or was once; None where there is no such one."""
-    there = names()
-    return next((FOLDER / f"{known}.safetensors" for known in (name, OLD.get(name)) if known in there), None)
+    return next((FOLDER / f"{known}.safetensors" for known in (name, OLD.get(name)) if known in names()), None)

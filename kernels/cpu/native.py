@@ -91,10 +91,8 @@ def _whole(path: Path) -> bool:
 
 def _processor() -> bytes:
     """What tells one processor's instructions from another's."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
     features = [line for line in lines if line.startswith(("flags", "Features", "model name"))]
     return "\n".join([platform.machine(), *features[:2]]).encode()
 

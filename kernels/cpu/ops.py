@@ -20,16 +20,12 @@ from ..interface import Layer, Layers, ModelSizes
 from . import native
 from .gates import gates_backward as gates_backward, gates_forward as gates_forward
 from .loops import Loops
+from .native import recurrence as recurrence
 from .updates import adam as adam, muon_apply as muon_apply, muon_momentum as muon_momentum
 
 name = "cpu"
 xp = np
 IDS = np.dtype(np.int64)  # the type of symbols' ids on every device: the kernels of a GPU take no other
-
-
-def recurrence(dtype: np.dtype) -> native.Recurrence | None:
-    """The loops of rnncore/nn compiled for arrays of dtype, or None where NumPy does the work."""
-    return native.recurrence(dtype)
 
 
 class Eager(paths.Path):

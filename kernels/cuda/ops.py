@@ -14,7 +14,7 @@ from .. import paths
 from ..arrays import Array, CudaArray, HeadWeights, Ids, Key, LayerWeights, Word
 from ..cpu import ops as cpu
 from ..interface import ModelSizes
-from . import paths as fast
+from .paths import FastPath, why_not as why_not
 from .text import GATES, PHILOX
 from .updates import adam as adam, muon_apply as muon_apply, muon_momentum as muon_momentum
 from .writer import Sizes, Writer, card, sizes_of, why_not as why_not_written
@@ -34,17 +34,12 @@ def path(name: str, precision: str, config: ModelSizes | None = None) -> paths.P
         return paths.Path()
     if reason := why_not(name, precision, config):
         raise ValueError(reason)
-    return fast.FastPath(name, precision)
+    return FastPath(name, precision)
 
 
 def forms(config: ModelSizes) -> dict[str, paths.Path]:
     """What trains such a model here beside rnncore/nn/lstm.py; arguments as in cpu/ops.py."""
     return {name: path(name, "float64", config) for name in paths.NAMES[1:] if why_not(name, "float64", config) is None}
-
-
-def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int = 1) -> str | None:
-    """None where a model of these sizes can take the path on the current card; arguments as in cpu/ops.py."""
-    return fast.why_not(name, precision, config, n)
 
 
 def rule(precision: str, config: ModelSizes, n: int = 1, writing: bool = False) -> dict[str, str | None]:

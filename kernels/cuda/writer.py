@@ -78,9 +78,8 @@ def shape(sizes: Sizes, columns: int, card: Card) -> Shape | None:
 
 def weights(sizes: Sizes, found: Shape) -> int:
     """Numbers of one block: its columns of the table, biases, and rows of every matrix."""
-    depth = _depth(sizes)
     return 4 * (found.units * (sizes.symbols + sizes.layers - 1) + found.rows
-                + depth * (found.units * (2 * sizes.layers - 1) + found.rows))
+                + _depth(sizes) * (found.units * (2 * sizes.layers - 1) + found.rows))
 
 
 def _depth(sizes: Sizes) -> int:

@@ -131,12 +131,11 @@ class TorchBaseline(TorchSide):
     def writing(self, streams: int, threads: int) -> Entry:
         """Return an entry of a character of each of so many texts, drawn as SampleConfig says, on so many threads."""
         ids, state = torch.zeros(1, streams, dtype=torch.long, device=self.device), None
-        temperature = SampleConfig().temperature
 
         def write() -> list[int]:
             nonlocal ids, state
             logits, state = self.net(ids, state)
-            ids = torch.multinomial(torch.softmax(self.full(logits[0]) / temperature, dim=1), 1).T
+            ids = torch.multinomial(torch.softmax(self.full(logits[0]) / SampleConfig.temperature, dim=1), 1).T
             return ids[0].tolist()
 
         @contextlib.contextmanager

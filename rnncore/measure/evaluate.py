@@ -106,15 +106,12 @@ class Validation:
         columns, steps = arguments.whole("columns", columns, 1), arguments.whole("steps", steps, 1)
         columns = max(1, min(columns, (len(ids) - 1) // steps))
         self.batches = Batches(ids, columns, min(steps, len(ids) - 1))
+        self.windows = self.batches.windows
         self._held: tuple[CharLM, Workspace] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made of: all but the workspace."""
         return vars(self) | {"_held": None}
-
-    @property
-    def windows(self) -> int:
-        return self.batches.windows
 
     def chars(self, windows: int) -> int:
         """How many predictions the first `windows` hold."""

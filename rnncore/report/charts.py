@@ -77,9 +77,9 @@ def line(rows: list[Row], name: str) -> Line:
     return steps, values
 
 
-def thinned(drawn: Line, most: int = POINTS) -> Line:
-    """The line in at most so many points, each the mean of its neighbours."""
-    edges = np.linspace(0, len(drawn[0]), min(most, len(drawn[0])) + 1).astype(int)
+def thinned(drawn: Line) -> Line:
+    """The line in at most POINTS points, each the mean of its neighbours."""
+    edges = np.linspace(0, len(drawn[0]), min(POINTS, len(drawn[0])) + 1).astype(int)
     steps, values = (np.array([part[a:b].mean() for a, b in pairwise(edges)]) for part in drawn)
     return steps, values
 
@@ -195,8 +195,7 @@ def _own(svg: bytes, name: str, title: str, summary: str) -> str:
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         element.attrib = _attributes(element.attrib, links)
-    view = root.attrib["viewBox"]
-    root.attrib = {"viewBox": view, "role": "img", "aria-labelledby": f"{name}-title {name}-summary"}
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-labelledby": f"{name}-title {name}-summary"}
     for place, (tag, words) in enumerate((("title", title), ("desc", summary))):
         label = ElementTree.Element(tag, {"id": f"{name}-{'title' if tag == 'title' else 'summary'}"})
         label.text = words

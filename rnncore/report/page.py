@@ -32,7 +32,8 @@ def render(story: Story) -> str:
     import jinja2
 
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
-                                     lstrip_blocks=True, undefined=jinja2.StrictUndefined, finalize=_clean)
+                                     lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+                                     finalize=lambda value: visible(value) if type(value) is str else value)
     safe, escape = environment.filters["safe"], environment.filters["escape"]
     environment.filters["indented"] = lambda text: safe(indented(str(escape(visible(text)))))
     script = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)
@@ -48,11 +49,6 @@ def render(story: Story) -> str:
         script=safe(script), style=safe(style), hashes={"script": digest(script), "style": digest(style)})
 
 
-def _clean(value: str | float | None) -> str | float | None:
-    """What a template prints: texts without what would harm a page; markup of ours as it is."""
-    return visible(value) if type(value) is str else value
-
-
 def indented(markup: str) -> str:
     """Return escaped text in which the first word of each indented line may be broken anywhere.
 
@@ -61,10 +57,10 @@ def indented(markup: str) -> str:
     return re.sub(r"(?m)^([^\S\n]+)(\S+)", r'\1<span class="first">\2</span>', markup)
 
 
-def some(samples: list[T], most: int = SAMPLES) -> list[T]:
-    """At most so many, evenly spread, the first and the last among them."""
-    return [samples[k] for k in np.linspace(0, len(samples) - 1, most).round().astype(int)] \
-        if len(samples) > most else samples
+def some(samples: list[T]) -> list[T]:
+    """At most SAMPLES of them, evenly spread, the first and the last among them."""
+    return [samples[k] for k in np.linspace(0, len(samples) - 1, SAMPLES).round().astype(int)] \
+        if len(samples) > SAMPLES else samples
 
 
 def digest(text: str) -> str:

@@ -1,5 +1,4 @@
 """A story is all that a page tells of one model: what its run left, its training card, what it makes of a passage."""
-import json
 from dataclasses import dataclass
 from itertools import islice
 from math import log
@@ -100,7 +99,8 @@ def headline(model: CharLM, card: Card, floor: float | None) -> list[Term]:
 
 def rows(folder: Path) -> list[Row]:
     """Return the numbers in each row of metrics.jsonl in a run folder; lines that are torn are left out."""
-    found = map(_row, _text(folder / "metrics.jsonl").splitlines())
+    found = ({name: value for name, value in row.items() if type(value) in (int, float) and abs(value) < 1e30}
+             for row in map(runs.parsed, _text(folder / "metrics.jsonl").splitlines()) if row)
     return [row for row in found if "step" in row]
 
 
@@ -111,16 +111,6 @@ def samples(folder: Path) -> list[tuple[int, str]]:
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-def _row(line: str) -> Row:
-    """The numbers in a line of JSON."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return {name: value for name, value in row.items() if type(value) in (int, float) and abs(value) < 1e30} \
-        if isinstance(row, dict) else {}
 
 
 def named(model: CharLM, symbols: str | bytes, name: str) -> Passage:

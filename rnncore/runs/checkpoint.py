@@ -96,9 +96,8 @@ def load(name: str | Path, device: str = "auto", dtype: str | None = None) -> Ch
 
 def to_model(document: Metadata, tensors: Tensors, device: str, dtype: str | None = None) -> CharLM:
     """The model that `read` found."""
-    stored = tensors["head.bias"].dtype
     model = CharLM(metadata.sizes(document), metadata.vocabulary(document), device,
-                   dtype or ("float64" if stored == np.float64 else "float32"), seed=None)
+                   dtype or ("float64" if tensors["head.bias"].dtype == np.float64 else "float32"), seed=None)
     with np.errstate(over="ignore"):
         model.assign(tensors)
     for name, view in model.params.items():

@@ -48,17 +48,10 @@ class RunFolder:
 
     def __init__(self, path: Path, settings: Settings, keep: int = 0):
         self.path, self.settings, self.keep = path, settings, keep
+        self.last, self.best = path / "last.safetensors", path / "best.safetensors"
         self.kept: tuple[float, int] | None = None
         self.changed: dict[str, list[Any]] = {}
         self._logged, self._row = float("-inf"), 0
-
-    @property
-    def last(self) -> Path:
-        return self.path / "last.safetensors"
-
-    @property
-    def best(self) -> Path:
-        return self.path / "best.safetensors"
 
     def make(self) -> None:
         """Make the folder and make sure that it can be written. Raises RunError."""
@@ -98,7 +91,7 @@ class RunFolder:
         self._sweep()
         path = self.path / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-        kept = [line for line in lines if (row := _row(line)) is not None and row["step"] <= step]
+        kept = [line for line in lines if (row := parsed(line)) is not None and row["step"] <= step]
         write_whole(path, "".join(line + "\n" for line in kept).encode())
         path = self.path / "samples.txt"
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
@@ -200,7 +193,7 @@ def fresh(name: str) -> Path:
 def first_loss(path: Path) -> float | None:
     """The training loss in the first row of metrics.jsonl in the run folder `path`; None where there is none."""
     with contextlib.suppress(OSError), open(path / "metrics.jsonl", encoding="utf-8", errors="replace") as file:
-        loss = (_row(file.readline()) or {}).get("loss")
+        loss = (parsed(file.readline()) or {}).get("loss")
         return loss if type(loss) is float and loss >= 0 else None
     return None
 
@@ -263,9 +256,10 @@ def _remains(path: Path) -> bool:
     return path.name in NO_MODEL or path.name == LOCK or path.match(".*.tmp")
 
 
-def _row(line: str) -> dict[str, Any] | None:
+def parsed(line: str) -> dict[str, Any] | None:
+    """Return a row of metrics.jsonl; None for a line that is torn or is no row."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

@@ -67,8 +67,7 @@ def origin(options: RunOptions) -> tuple[CharLM | None, str | None, list[str]]:
     if options.init_from is None:
         return None, None, []
     found = names.find(options.init_from)
-    document, tensors = checkpoint.read(found.file)
-    model = checkpoint.to_model(document, tensors, options.device, options.dtype or DTYPE)
+    model = checkpoint.to_model(*checkpoint.read(found.file), options.device, options.dtype or DTYPE)
     _check_origin(model, options)
     return model, found.name, list(map(str, found.notes))
 

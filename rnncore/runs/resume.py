@@ -48,7 +48,9 @@ def taken_up(path: Path, options: RunOptions, bring: Bring | None,
     training, notes = _training_again(model, corpus, config, document, tensors, path, options, say)
     if changes and training.done() < 1:
         notes.append(_record(changes, options, training, settings))
-    saving = _saving(settings, options)
+    saving = SaveConfig(**settings.get("saving", {}) | options.of(SaveConfig))
+    tensorboard.check(saving)
+    settings["saving"] = asdict(saving)
     folder = RunFolder(path, settings, saving.keep)
     folder.kept, folder.changed = training.best, changes
     folder.rewind(training.step)
@@ -198,11 +200,3 @@ def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document
     (path / PASSAGE).unlink(missing_ok=True)
     training.another_text()
     return training, [*corpus.notes, *warnings, *chosen]
-
-
-def _saving(settings: Settings, options: RunOptions) -> SaveConfig:
-    """Return what the folder is to keep: as stored, or as was asked for anew, which is stored. Raises RunError."""
-    saving = SaveConfig(**settings.get("saving", {}) | options.of(SaveConfig))
-    tensorboard.check(saving)
-    settings["saving"] = asdict(saving)
-    return saving

@@ -59,15 +59,12 @@ NUMBERS = Kind("an object of numbers", lambda value: isinstance(value, dict) and
 FOLDER = Kind("an absolute path", lambda value: _is_text(value) and os.path.isabs(value))
 BEST = Kind("[loss, step]", lambda value: _is_pair(value, LOSS, POSITIVE))
 FILES = Kind("a list with, for each source, null or its files, each [absolute path, bytes]", lambda value: isinstance(
-    value, list) and all(source is None or isinstance(source, list) and all(map(_is_file, source)) for source in value))
+    value, list) and all(source is None or isinstance(source, list) and all(
+        _is_pair(file, FOLDER, COUNT) for file in source) for source in value))
 
 
 def _is_pair(value: Json, first: Kind, second: Kind) -> bool:
     return isinstance(value, list) and len(value) == 2 and first.holds(value[0]) and second.holds(value[1])
-
-
-def _is_file(value: Json) -> bool:
-    return _is_pair(value, FOLDER, COUNT)
 
 
 def _are_changes(value: Json) -> bool:
@@ -145,7 +142,10 @@ def _plain(value: Json | tuple[Any, ...], name: str, depth: int) -> Json:
     if isinstance(value, dict):
         found: dict[str, Any] = {}
         for key, inner in value.items():
-            text = _key(key, name)
+            if key is None:
+                raise TypeError(f"{name[:80]} has a key that is NoneType")
+            _fits(key, f"{name[:80]} has a key that is")
+            text = key if isinstance(key, str) else json.dumps(key)
             if text in found:
                 raise ValueError(f"{name[:80]} has the key {shown(text)} twice, as a text and as a number")
             found[text] = _plain(inner, f"{name}.{text}", depth + 1)
@@ -155,14 +155,6 @@ def _plain(value: Json | tuple[Any, ...], name: str, depth: int) -> Json:
     if value is not None:
         _fits(value, f"{name[:80]} is")
     return value
-
-
-def _key(key: str | float | None, name: str) -> str:
-    """The text that a key of an object is in JSON."""
-    if key is None:
-        raise TypeError(f"{name[:80]} has a key that is NoneType")
-    _fits(key, f"{name[:80]} has a key that is")
-    return key if isinstance(key, str) else json.dumps(key)
 
 
 def _fits(value: str | float, what: str) -> None:

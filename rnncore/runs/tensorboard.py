@@ -59,13 +59,15 @@ class Events:
 
     def _news(self) -> Iterator[bytes]:
         """The records of what is new; of the beginning too where there is no file yet."""
+        from tensorboardX import summary
         if self._file is None:
             yield from self._begin()
         for row in map(json.loads, self._lines("metrics.jsonl").splitlines()):
             if not isinstance(row["step"], bool) and row["step"] >= 0:
                 yield from self._row(row)
         for step, text in samples(self._lines("samples.txt")):
-            yield self._text("sample", step, text)
+            indented = "".join(f"    {line}\n" for line in text.splitlines())  # Markdown shows it as it stands
+            yield self._event(step, summary=summary.text("sample", indented))
 
     def _begin(self) -> Iterator[bytes]:
         """The records at the head of a new file, which is to stand in place of those that are there."""
@@ -102,11 +104,6 @@ class Events:
             values[FLOOR] = self._floor
         for tag, value in values.items():
             yield self._event(row["step"], summary=summary.scalar(tag, value))
-
-    def _text(self, tag: str, step: int, text: str) -> bytes:
-        """A text as it stands: Markdown shows what is indented so."""
-        from tensorboardX import summary
-        return self._event(step, summary=summary.text(tag, "".join(f"    {line}\n" for line in text.splitlines())))
 
     def _event(self, step: int, **what: Any) -> bytes:
         """A record as TensorFlow has it: length, checksum, event, checksum."""

@@ -56,20 +56,21 @@ def metrics_fault(text: str) -> str | None:
         if type(step) is not int or step <= before:
             return f"line {number:,} has no step above that of the line before: {AGAIN}"
         before = step
-    return f"the last line is torn, it has no end: {AGAIN}" if text and not text.endswith("\n") else None
+    return None
 
 
 def samples_fault(text: str) -> str | None:
-    """What is wrong with samples.txt: it begins with the step of a sample and ends with a line's end."""
-    if text and not text.startswith("--- step "):
-        return "the first line is no `--- step N`: take another copy"
-    return f"the last line is torn, it has no end: {AGAIN}" if text and not text.endswith("\n") else None
+    """What is wrong with samples.txt: it begins with the step of a sample."""
+    begun = not text or text.startswith("--- step ")
+    return None if begun else "the first line is no `--- step N`: take another copy"
 
 
 def _read(path: Path, fault: Callable[[str], str | None]) -> str | None:
-    """fault of the text of a file in UTF-8, or why it is none."""
+    """fault of the text of a file in UTF-8, which ends with a line's end, or why it is none."""
     try:
-        return fault(path.read_bytes().decode("utf-8"))
+        text = path.read_bytes().decode("utf-8")
+        whole = not text or text.endswith("\n")
+        return fault(text) or (None if whole else f"the last line is torn, it has no end: {AGAIN}")
     except UnicodeDecodeError as error:
         return f"byte {error.start:,} is no UTF-8 ({error.reason}): take another copy"
     except OSError as error:
