@@ -69,7 +69,7 @@ def generate_ids(model: CharLM, prompt: Ids, config: SampleConfig, count: int = 
 
 
 def read_prompt(model: CharLM, prompt: Ids, clamp: Clamp | None = None) -> Stepper:
-    """Return a Stepper that has read the ids `prompt` (n,), n at least 1, from a zero state. clamp: as in `generate`."""
+    """Return a Stepper that has read the ids `prompt` (n,), n at least 1, from a zero state. clamp: see `generate`."""
     prompt = model.kernel.to_host(model.ids(prompt, ("n",), "prompt"))
     with model.kernel.single_threaded():
         stepper = Stepper(model.params, clamp)
