@@ -107,9 +107,9 @@ def build(task: Task, documents: bool = False) -> CharLM:
 
 
 def train(model: CharLM, task: Task, case: str, windows: float, steps: int) -> Training:
-    """Return the Training of a case: `steps` steps on random symbols, in epochs of `windows` windows.
+    """Return a Training of a case, with a budget of `steps` steps, on random symbols. An epoch has `windows` windows.
 
-    In a model of documents, about one symbol in twenty is END. A fraction in `windows` gives a shorter last window.
+    A fraction in `windows` gives a shorter last window. For a model of documents, about one symbol in twenty is END.
     """
     rng, seq = np.random.default_rng(2), task.seq if case == "training" else min(task.seq, SHORT)
     ids = rng.integers(0, task.vocab, task.columns * ceil(windows * seq) + 1)
@@ -138,7 +138,7 @@ def results(model: CharLM, task: Task, case: str) -> Results:
             found["moments", f"{name} of {parameter}"] = values.reshape(gates, len(values) // gates, -1)
     for parameter, values in Parameters(model.config, host(model.params.flat) - before).items():
         found["update", f"the update of {parameter}"] = values.reshape(1, 1, -1)
-    # Each state is compared twice. A fault may lie in one unit or in one sequence, and each is a row only once.
+    # A state is compared twice: its rows are units, then sequences. So a fault in one unit or sequence is not hidden.
     for name, state in zip("hc", training.state or (), strict=True):
         rows = host(state).reshape(1, -1, state.shape[-1])
         found |= {("state", f"a unit's {name}"): rows, ("state", f"a sequence's {name}"): rows.swapaxes(1, 2)}
@@ -156,7 +156,7 @@ def mismatch(found: Results, wanted: Results, precision: str) -> str | None:
         apart, sizes = np.linalg.norm(a - b, axis=-1), np.linalg.norm(b, axis=-1)
         scale = np.maximum(sizes, np.sqrt((sizes ** 2).mean(axis=-1, keepdims=True)))
         error = np.divide(apart, scale, out=np.where(apart == 0, 0.0, inf), where=scale > 0).max()
-        # written with `not`, so that a NaN fails
+        # `not error <= most` instead of `error > most`: a NaN must fail.
         if not error <= (most := TOLERANCES[precision][column]):
             return f"{what} is {error:.2g} off, {most:g} at most is rounding"
     return None

@@ -29,10 +29,10 @@ TURN = 0.2      # seconds that the steps of one call of `take` last, about
 
 
 class Slot(NamedTuple):
-    """The numbers of one step: the window (T+1, N) of ids, the optim.Pace, fresh: True if its state begins at zero."""
-    window: np.ndarray
+    """The numbers of one step, as they go into a slot of the ring."""
+    window: np.ndarray  # (T+1, N) ids
     pace: Pace
-    fresh: bool
+    fresh: bool         # True if the state begins at zero
 
 
 class Outcome(NamedTuple):
@@ -134,10 +134,10 @@ class Captured:
 
 
 class CapturedSteps:
-    """Takes the training steps of a run in batches of captured steps.
+    """The training steps of a run, captured, and taken several at a time.
 
-    The parameters do not depend on the size of the batches. The window, the rate and the masks of a step are functions
-    of its number, and a step whose loss or gradient is not finite halts the steps behind it.
+    The parameters do not depend on how many are taken at a time. The window, the rate and the masks of a step are
+    functions of its number, and a step whose loss or gradient is not finite halts the steps behind it.
     spent() returns the share of a budget of minutes that is spent.
     """
 
@@ -149,14 +149,14 @@ class CapturedSteps:
         self.captured = Captured(model, optimizer, schedule.config, batches.steps, batches.columns)
         self._held: State | None = None  # the state that the last `take` returned
         self._begun = False
-        self._seconds = inf              # seconds a step, in the fastest batch so far
+        self._seconds = inf              # seconds a step, at the best speed so far
         self._windows: dict[int, Ids] = {}  # step -> its window (T+1, N), cut while the card works
 
     def take(self, step: int, state: State | None, stops: Stops = ()) -> StepResult:
-        """Take a batch of steps: step `step` (the first of a run is 0), and those behind it that fit into the batch.
+        """Take a batch of steps from `state` (None: zeros): step `step`, where the first step of a run is 0, and more.
 
-        A batch never crosses an evaluation or a multiple of a number in `stops`. It begins at `state`, or at zeros for
-        None. Raises recovery.Diverged for a step that is not finite, if recovery does not help.
+        A batch of steps never crosses an evaluation or a multiple of a number in `stops`. Raises recovery.Diverged for
+        a step that is not finite, if recovery does not help.
         """
         captured, columns = self.captured, self.schedule.batches.columns
         if not self._begun or state is not self._held:
@@ -172,6 +172,7 @@ class CapturedSteps:
         self._windows = {k: self._window(k) for k in range(step + count, step + 2 * count)}
         outcome = captured.wait()
         self._seconds = min(self._seconds, (time.perf_counter() - begun) / count)  # the first ones compile and record
+        # If a step after the first is bad, the card stays halted there. The next call begins at this step and skips it.
         good = outcome.step - step
         if good:
             self.recovery.passed(step, copy)
@@ -186,7 +187,7 @@ class CapturedSteps:
     def _skip(self, step: int, outcome: Outcome) -> None:
         """Skip a step that is not finite: count it, leave the parameters unchanged, reset the carried state."""
         captured = self.captured
-        # the note that recovery writes gives the gradient of the mean loss, as on the eager path
+        # The note of `recovery` tells the gradient of the mean loss, but a captured gradient is that of the sum.
         captured.grads.flat /= self.schedule.batches.columns * self._steps(step)
         self.recovery.skip(step + 1, float(outcome.losses[step % captured.ring]), captured.grads)
         captured.begin(step + 1, None)
@@ -209,9 +210,9 @@ class CapturedSteps:
         return min(batches.steps, batches.stream - step % batches.windows * batches.steps)
 
     def _together(self, step: int, stops: Stops) -> tuple[int, int]:
-        """Return (T, count): T of the windows of the batch that begins at `step`, and its number of steps.
+        """Return (T, count): the length of the windows, and the number of steps that are taken together from `step` on.
 
-        Each entry of `ends` is the number of steps to a place that the batch may not cross.
+        Each entry of `ends` is the number of steps to a place that a batch of steps may not cross.
         """
         schedule, batches, total = self.schedule, self.schedule.batches, self.schedule.total
         steps, ends = self._steps(step), [self.captured.ring, self._in_time()]
@@ -219,10 +220,10 @@ class CapturedSteps:
             ends.append(total - step)
             ends += [ceil(total * k / MILESTONES) - step for k in range(1, MILESTONES + 1)]
         ends += [every - step % every for every in (schedule.config.eval_every, *stops) if every]
-        # A copy of the parameters is made only at the beginning of a batch, so a batch must begin where one is due.
+        # `take` copies the parameters only before its first step, so a batch of steps must begin where a copy is due.
         since = step if self.recovery.due(step) else self.recovery.since
         ends.append(since + recovery.EVERY - step)
-        # A shorter window at the end of the epoch is a batch of its own.
+        # A shorter window at the end of the epoch is taken alone.
         rest = batches.windows - step % batches.windows  # windows to the end of the epoch
         whole = self._steps(step + rest - 1) == batches.steps
         if not whole:
@@ -230,5 +231,5 @@ class CapturedSteps:
         return steps, max(1, min(end for end in ends if end > 0))
 
     def _in_time(self) -> int:
-        """Return how many steps take about TURN seconds at the best speed so far; MANY before the first batch."""
+        """Return how many steps take about TURN seconds at the best speed so far; MANY if none is known."""
         return MANY if self._seconds == inf else max(1, int(TURN / self._seconds))

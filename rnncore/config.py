@@ -37,9 +37,9 @@ def whole(least: int = 1, most: int | None = MOST, below: str = "") -> Kind:
 
 
 def number(least: float = 0, below: float = math.inf, most: float | None = None, above: bool = False) -> Kind:
-    """Return the Kind of the finite numbers from `least` up to below `below`, or with `most`, up to it inclusive.
+    """Return the Kind of the finite numbers x with least <= x < below, and x <= most if that is given.
 
-    above: `least` itself is left out.
+    above: least < x instead of least <= x.
     """
     words = f"{'above' if above else 'of at least'} {least:g}"
     words += f" and at most {most:,}" if most is not None else f" and below {below:,}" if below < math.inf else ""
@@ -95,6 +95,7 @@ class Checked:
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
+            # A Kind accepts only Python's own numbers, so a NumPy number is converted.
             if getattr(value, "shape", None) == () and hasattr(value, "item"):
                 value = value.item()
                 object.__setattr__(self, each.name, value)  # a frozen class refuses a plain assignment

@@ -34,27 +34,35 @@ class Held(threading.local):
     """
 
     def __init__(self) -> None:
-        self.shares: list[Workspace] = []
+        self.shares: list[Workspace] = []  # one for each share of the columns
         self.grads: params.Parameters | None = None
         self.pool: ThreadPoolExecutor | None = None
         self.process: int | None = None  # id of the process that made the pool: a fork of it has no such threads
-        self.single: Workspace | None = None
+        self.single: Workspace | None = None  # of one step, for CharLM.step
         self.weight_drop: WeightDrop | None = None
 
 
 class CharLM:
     """A character-level LSTM language model: embedding, L LSTM layers, linear head over V symbols.
 
-    config: the sizes; config.vocab_size is len(vocab). vocab: a data.vocab.Vocab. device: auto, cpu, cuda or cuda:K;
-    cuda:K makes card K the current card of the calling thread, and a model always computes on the current card.
-    dtype: float32 or float64; on a GPU also tf32 or bf16, which store float32 and compute products in lower precision.
-    seed: of the initial parameters; None: all are zero. Raises TypeError or ValueError for an argument of a wrong type,
-    size or value, kernels.DeviceError for a device that does not work, MemoryError if there is not enough memory.
+        config     the sizes; config.vocab_size is len(vocab)
+        vocab      a data.vocab.Vocab
+        device     auto, cpu, cuda or cuda:K; cuda:K makes card K the current card of the calling thread
+        dtype      float32 or float64; on a GPU also tf32 or bf16: arrays of float32, products in lower precision
+        seed       of the initial parameters; None: all are zero
 
-    Attributes: params, the Parameters; dtype, of their arrays; precision, the argument dtype; threads (1 at first): on
-    a CPU, so many threads share the columns of `loss_and_grads` and the samples of sample.samples; path (eager at
-    first): the way of computing (kernels/paths.py).
-    A model can be copied with copy.deepcopy, and multiprocessing can send it to another process on the same device.
+    Attributes that are not arguments, or differ from them:
+
+        params     the Parameters
+        dtype      the type of their numbers: float32 or float64
+        precision  the argument dtype
+        threads    on a CPU, so many threads share the columns of `loss_and_grads` and the samples of sample.samples; 1
+                   at first
+        path       the way of computing (kernels/paths.py); eager at first
+
+    On a GPU, a model always computes on the current card. A model can be copied with copy.deepcopy, and multiprocessing
+    can send it to another process. Raises TypeError or ValueError for an argument of a wrong type, size or value,
+    kernels.DeviceError for a device that does not work, MemoryError if there is too little memory.
     """
 
     def __init__(self, config: ModelConfig, vocab: Vocab, device: str = "auto", dtype: str = DTYPE,
@@ -98,7 +106,7 @@ class CharLM:
     def path(self, name: str) -> None:
         if name != self.path:
             self.device_path = self.kernel.path(name, self.precision, self.config)
-            self._held = Held()
+            self._held = Held()  # the old workspaces were made for the old path
 
     def computing(self) -> contextlib.AbstractContextManager[None]:
         """Return a context: inside it, products on this thread are computed as path and precision say."""
@@ -108,10 +116,13 @@ class CharLM:
                        dropout: Dropout | None = None) -> tuple[float, params.Parameters, State]:
         """Run forward, loss and back-propagation through T steps. Return (loss, grads, state).
 
-        Arguments: x (T, N), ids; y (T, N), their targets, the ids one symbol later; state, h and c (L, H, N) before x,
-        None for zeros; keep (T, N), 0 where a new document begins, None for the method `keep`; dropout, None for none.
-        Results: loss, the mean in nats per character; grads, the gradient of the loss as Parameters, which the next
-        call on this thread overwrites; state after x, a copy. Raises ValueError or TypeError for an argument of another
+            x, y     (T, N) ids, and their targets: the ids one symbol later
+            state    h and c (L, H, N) before x; None: zeros
+            keep     (T, N), 0 where a new document begins, else 1; None: the result of the method `keep`
+            dropout  the rates of this step, and the numbers that fix its masks; None: no dropout
+
+        Results: loss, the mean in nats per character; grads, the gradient of the loss, which the next call on this
+        thread overwrites; state, a copy of h and c after x. Raises ValueError or TypeError for an argument of another
         shape, type or value (arguments.py).
         """
         x = self.ids(x)
@@ -133,7 +144,7 @@ class CharLM:
         end = State(*(self.kernel.xp.concatenate(parts, axis=2) for parts in zip(
             *(share.work.state(steps) for share in passes), strict=True)))
         losses = [share.work.loss[:steps].sum() for share in passes]
-        return float(reduce(add, losses)) / x.size, held.grads, end  # not sum(): it begins with an int
+        return float(reduce(add, losses)) / x.size, held.grads, end  # sum() would begin with an int, of another type
 
     def keep(self, ids: Ids) -> Array | None:
         """Return the mask (T, N) of ids (T, N) on the device: 0 at END, where the state is reset, else 1.
@@ -217,7 +228,7 @@ class CharLM:
     def moving(self) -> Iterator[None]:
         """Return a context that may change the parameters. At its end they are as before, to the bit.
 
-        Raises RuntimeError inside another such context of this model: it would save changed parameters as the old ones.
+        Raises RuntimeError if another such context of this model is open: the parameters may be changed ones already.
         """
         if not self._moving.acquire(blocking=False):
             raise RuntimeError("the model's parameters are being moved by a dynamic evaluation or a gradient check: "

@@ -53,7 +53,7 @@ class Schedule:
 
 @dataclass
 class EagerSteps:
-    """Takes one training step at a time. Its loss and gradient norm are on the host before the next step begins.
+    """The training steps of a run, taken one at a time. Loss and gradient norm are on the host before the next step.
 
     spent() returns the share of a budget of minutes that is spent.
     """

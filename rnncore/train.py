@@ -110,7 +110,7 @@ class Training:
         return vars(self) | {"_steps": None}
 
     def __iter__(self) -> Iterator[Progress]:
-        """Train until the budget or the patience is spent, and yield a Progress for each step or batch of steps."""
+        """Train until the budget or the patience is spent, and yield a Progress for each step (or batch of steps)."""
         self.clock = Clock(self.clock.now(), self.clock.training, time.perf_counter())
         self.model.threads = self.config.threads or 1
         finished = self.done() >= 1
