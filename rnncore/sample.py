@@ -21,18 +21,23 @@ SHARE = 16   # samples that a thread needs to be worth using
 TURN = 64    # symbols that each thread writes before all threads wait for each other
 TOO_LARGE = "the model's weights are too large; train it anew with a lower rate (--lr)"
 LAUNCH = 64        # symbols of each sample that a device writes in one launch
-ABREAST = 1024     # samples that are written at the same time, at most
-PERIOD = 2 ** 32   # uniform draws of a sample before they repeat; the state is another one then, and so is the text
+AT_ONCE = 1024     # samples that are written at the same time, at most
+PERIOD = 2 ** 32   # uniform draws of a sample before they repeat; the text does not, because its state is another one
 
 
 def draw(logits: np.ndarray, config: SampleConfig, u: np.ndarray) -> Ids:
     """Draw one symbol a column: logits (V, N) and uniform draws u (N,) in [0, 1) -> ids (N,).
 
-    p = softmax(logits / temperature) in float64. top_k keeps the k most likely symbols. Then top_p keeps the smallest
-    set of most likely symbols whose probabilities sum to top_p or more (Holtzman et al. 2020). The result is the first
-    symbol whose cumulative probability is above u. Temperature 0 takes the most likely symbol. Of equally likely
-    symbols, the lowest id counts as more likely. Raises FloatingPointError if the largest logit of a column is not
-    finite.
+        temperature  0 takes the most likely symbol, and nothing below matters; else p = softmax(logits / temperature),
+                     in float64
+        top_k        keeps the k most likely symbols; 0 keeps all
+        top_p        keeps the smallest set of the most likely symbols whose p sum to top_p or more (Holtzman et al.
+                     2020); 1 keeps all
+        u            picks the first symbol whose cumulative p is above u, in the order of ids, or with top_k or top_p
+                     from the most likely one on
+
+    Of equally likely symbols, the one with the lowest id comes first. Raises FloatingPointError if the largest logit of
+    a column is not finite.
     """
     p = logits.astype(np.float64)
     largest = np.maximum.reduce(p, axis=0)
@@ -51,7 +56,7 @@ def draw(logits: np.ndarray, config: SampleConfig, u: np.ndarray) -> Ids:
         p[config.top_k or len(p):] = 0
         p /= p.sum(axis=0)
         p[np.cumsum(p, axis=0) - p >= config.top_p] = 0
-    # The sum of p is not 1: above, symbols were left out. u is scaled by the sum, so that it always finds a symbol.
+    # The sum of p is not 1 here, so u is scaled by the sum. A u below 1 then always picks a symbol.
     mass = np.add.accumulate(p, axis=0)
     place = (mass > u * mass[-1]).argmax(axis=0)  # the first True
     return place if order is None else np.take_along_axis(order, place[None], axis=0)[0]
@@ -158,19 +163,19 @@ def samples(model: CharLM, count: int, prompt: str | bytes, length: int, config:
 
 def texts(model: CharLM, count: int, prompt: str | bytes, length: int, config: SampleConfig,
           stop: str | Sequence[str] = (), on_unknown: str = "error", clamp: Clamp | None = None) -> Iterator[str]:
-    """Return an iterator over the texts of `samples`, of which ABREAST at a time are written.
+    """Return an iterator over the texts of `samples`, of which AT_ONCE at a time are written.
 
     An error in the arguments is raised at once, not at the first text.
     """
     count, length = arguments.whole("count", count), arguments.whole("length", length)
     arguments.whole("threads", model.threads, 1)
     stepper, stops = read_prompt(model, prompt_ids(model.vocab, prompt, on_unknown), clamp), ends(model.vocab, stop)
-    return (text for first in range(0, count, ABREAST)
-            for text in _abreast(model, stepper, first, min(ABREAST, count - first), length, config, stops))
+    return (text for first in range(0, count, AT_ONCE)
+            for text in _texts_at_once(model, stepper, first, min(AT_ONCE, count - first), length, config, stops))
 
 
-def _abreast(model: CharLM, stepper: Stepper, first: int, count: int, length: int, config: SampleConfig,
-             stop: list[str]) -> Iterator[str]:
+def _texts_at_once(model: CharLM, stepper: Stepper, first: int, count: int, length: int, config: SampleConfig,
+                   stop: list[str]) -> Iterator[str]:
     """Yield the texts of samples first .. first + count - 1, written together by the model's threads."""
     threads = max(1, min(model.kernel.shares(model.threads), count // SHARE))
     edges = [count * k // threads for k in range(threads + 1)]

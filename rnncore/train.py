@@ -125,6 +125,7 @@ class Training:
         return 1.0 if self.given_up() else self._budget_done()
 
     def _budget_done(self) -> float:
+        """Return the share of the budget that is spent, 0 to 1, by steps or by the clock."""
         if self.schedule.total is not None:
             return min(1.0, self.step / self.schedule.total)
         # Half a step is added, so that the run ends at the step whose end is nearest to the budget.
@@ -197,6 +198,7 @@ class Training:
 
         At the end, which may be the end of the patience, also measure final_loss.
         """
+        # The sample is chosen at the first evaluation and kept: losses over other samples could not be compared.
         if self.val_windows is None:
             evaluations: float = MILESTONES
             if self.config.eval_every:
@@ -277,7 +279,7 @@ class Training:
 
 def fit(model: CharLM, batches: Batches, config: TrainConfig,
         validation: Validation | None = None) -> Iterator[Progress]:
-    """Train the model in place until the budget of config is spent. Return an iterator over the Progress of each step.
+    """Return an iterator that trains the model in place until the budget is spent, and yields a Progress a step.
 
     Arguments and errors are those of Training: config must have lr and one of steps, epochs and minutes.
     """
