@@ -1,7 +1,7 @@
 """A dialogue: a model reads and writes texts in turn, and one state goes through all of them.
 
-So each text is read only once, however many turns follow. The model reads each symbol that it writes at once. Between
-two symbols, the state has seen everything that was read and written so far.
+So each text is read only once, however many turns follow. The model reads each symbol as soon as it is drawn. So
+between two symbols, the state has seen everything that was read and written so far.
 """
 from collections.abc import Iterator
 from itertools import count

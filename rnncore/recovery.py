@@ -6,9 +6,9 @@ loss that is not finite, the parameters themselves must be bad. Then a copy of g
 are set to zero, because they hold the gradients that led to the bad parameters. If this happens again before the next
 copy is made, the run has diverged.
 
-The copy is made every EVERY steps, of parameters whose loss and gradient were finite. The step alone decides when it is
-made, and the copy is saved with the run. So a run that was stopped anywhere, also between two bad steps, goes back to
-the same bits. The check costs nothing: every step computes its loss and the norm of its gradient anyway.
+A copy is made after each EVERY steps, of parameters whose loss and gradient were finite. The step alone decides when it
+is made, and the copy is saved with the run. So a run that was stopped anywhere, also between two bad steps, goes back
+to the same bits. The check costs nothing: every step computes its loss and the norm of its gradient anyway.
 """
 import math
 from typing import Any
@@ -47,7 +47,7 @@ class Recovery:
         self.notes: list[str] = []
 
     def due(self, step: int) -> bool:
-        """Return True if a copy of the parameters after `step` steps is due. Only good parameters are then copied."""
+        """Return True if the parameters after `step` steps are to be copied, provided that they are good."""
         return self.good is None or step >= self.since + EVERY
 
     def passed(self, step: int, copy: Array | None = None) -> None:
@@ -88,7 +88,7 @@ class Recovery:
         self.row, self.uncounted, self.since, self.returned = 0, step, step, True
 
     def anew(self) -> None:
-        """Forget the halvings and the bad steps, because the run continues at another peak learning rate."""
+        """Forget the halvings and the bad steps: the run continues at another peak learning rate."""
         self.rate, self.row, self.returned = 1.0, 0, False
 
     def summary(self) -> dict[str, Any]:
@@ -103,10 +103,10 @@ class Recovery:
 
 
 def worst(grads: Parameters) -> tuple[float, str]:
-    """Return (size, place) of the worst gradient: the largest number, and the place in words.
+    """Return (size, place) of the worst gradient. size: its largest absolute value; place: words.
 
-    It is the first gradient that is not finite on the way back from the loss. If all are finite, it is the largest. The
-    place is like "lstm layer 1, forget gate, weight_hh"; layers count from 0, as in the names of the tensors.
+    The worst gradient is the first one that is not finite on the way back from the loss. If all are finite, it is the
+    largest. A place is "lstm layer 1, forget gate, weight_hh"; layers count from 0, as in the names of the tensors.
     """
     # Back-propagation runs from the head to the embedding, so the reversed order of the names starts at the loss.
     found = [(name, [float(abs(block).max()) for block in _blocks(grads, name)]) for name in reversed(list(grads))]

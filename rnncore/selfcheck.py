@@ -1,9 +1,9 @@
-"""The self-check of a fast path: it is compared with eager once on the user's card, and used if the two agree.
+"""The self-check: a fast path is compared with eager once on the user's card, and used if the two agree.
 
 `take` sets the path that the rule names (kernels/paths.py). The comparison (against_eager.py) runs in a child process,
 because after a fault in a kernel its process cannot use the card again, and because a kernel may never end. The result
-is remembered as a record in a private file. It holds for one card with its driver and libraries, one version of the
-source of rnncore, and one path, precision and shape. A file with an error in it counts as empty.
+is remembered as a record in a private file. A record is valid for one card with its driver and libraries, one version
+of the source of rnncore, and one path, precision and shape. A file with an error in it counts as empty.
 """
 import ctypes
 import fcntl
@@ -35,6 +35,7 @@ SILENCE = 120  # seconds without a message after which the child ends itself; a 
 GONE = 10      # seconds that the child may take to end after its last message
 LIMIT = 900    # seconds after which the parent ends the child, whatever its messages
 LINE = 200     # characters of a cause, at most
+# The program of the child. The alarm is set first, so that it also ends a child that hangs in an import.
 ROOT = str(Path(__file__).resolve().parent.parent)
 CHILD = (f"import signal, sys; signal.alarm({SILENCE}); sys.path.insert(0, {ROOT!r}); "
          "from rnncore.selfcheck import child; child()")
@@ -45,6 +46,7 @@ SIZE = 1 << 22        # bytes that are read, at most: MOST records take less
 Record: TypeAlias = dict[str, Any]
 PLACE = {"card": "card", "capability": "capability", "driver": "driver supports", "runtime": "cuda runtime",
          "cupy": "cupy"}  # field of a record -> name in kernels.describe
+# the schemas of a record, and of a message from the child
 RECORD: Fields = {
     **dict.fromkeys((*PLACE, "rnncore", "texts", "date"), TEXT), "folds": FLAG,
     "path": one_of(*PATHS), "precision": one_of(*PRECISIONS),
@@ -182,6 +184,7 @@ def run(task: Task, timed: bool = False) -> Record:
     """
     asked = json.dumps([asdict(task) | {"device": task.device.replace("auto", "cuda")}, timed])
     try:
+        # -P: Python must not import files of the current folder in the place of libraries.
         done = subprocess.run([sys.executable, "-P", "-c", CHILD, asked], stdin=subprocess.DEVNULL, capture_output=True,
                               timeout=LIMIT)
     except OSError as error:

@@ -1,7 +1,7 @@
 """The steps of a training run. The window, the learning rate and the masks of a step are functions of its number.
 
-`EagerSteps` takes one step at a time. On a card, capture.py takes several at once, and the parameters come out as if
-they had been taken one at a time.
+`EagerSteps` takes one step at a time. On a card, capture.py takes several at a time; the parameters do not depend on
+how many.
 """
 import math
 from collections.abc import Callable
