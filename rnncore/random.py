@@ -31,7 +31,7 @@ def key(seed: int) -> tuple[int, int]:
 def counter(purpose: Purpose, step: Step = 0, layer: int = 0) -> tuple[int | Array, int | Array, int]:
     """Return the last three of the four words of the generator's counter. The first word is the index.
 
-    step and layer count from 0. A layer below 2^16 leaves the purpose its own bits of the last word.
+    step and layer count from 0. layer is below 2^16, because the purpose has the higher bits of the last word.
     """
     low, high = step if isinstance(step, tuple) else (step & 0xFFFFFFFF, step >> 32 & 0xFFFFFFFF)
     return low, high, purpose << 16 | layer
