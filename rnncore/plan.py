@@ -132,8 +132,8 @@ def memory(config: TrainConfig, model: ModelConfig, itemsize: int) -> int:
     These are the parameters and their copy (recovery.py), the gradients, two moments, and the arrays of two
     stack.Workspaces, one for training and one for validation.
     """
-    # Each position of a window has gates, h and c (4 + 1 + 1 times H) for a layer, in both workspaces. Dropout adds masks
-    # and masked outputs. Inputs and logits are in both workspaces, too. Weight-drop has a mask and a copy of each W_hh.
+    # For each position of a window, both workspaces have gates, h and c (4 + 1 + 1 times H) of a layer, inputs and
+    # logits. Dropout adds masks and masked outputs. Weight-drop adds a mask and a masked copy of each W_hh.
     a_layer = 12 + (2 if config.dropout else 0)
     masked = 2 * 4 * model.hidden ** 2 * model.layers if config.weight_drop else 0
     position = 2 * model.vocab_size + 2 * model.embed + (a_layer * model.layers + 3) * model.hidden
