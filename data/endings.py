@@ -84,7 +84,7 @@ def _is_array(line: str) -> bool:
 
 
 def _text(line: str, field: str, where: str) -> str:
-    """Return the text in `field` of the object in one line. Raises CorpusError, which calls the line `where`."""
+    """Return the text in `field` of the object in one line. Raises CorpusError; its message calls the line `where`."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -116,6 +116,6 @@ def _lines(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def _check(text: str, where: str) -> None:
-    """Raise CorpusError, which calls the text `where`, if it contains END."""
+    """Raise CorpusError if the text contains END; the message calls the text `where`."""
     if END in text:
         raise CorpusError(f"{where} holds the control character U+0003, which ends documents here: take it out")

@@ -5,8 +5,8 @@
     bytes -> text -> byte order marks removed -> LF line ends -> documents separated -> lower case -> files joined
     -> ids
 
-Documents may be shuffled at the end. No step holds more than a piece, and long ids are stored in a file: 5 GB of text
-take the memory of 50 MB.
+Documents may be shuffled at the end. A step holds about one piece at a time, and long ids are stored in a file. So 5 GB
+of text take no more memory than 50 MB of text; shuffling adds 16 bytes a document.
 """
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -229,7 +229,7 @@ def with_lf(pieces: Iterable[str], tally: Tally) -> Iterator[str]:
 def lowered(pieces: Iterable[str]) -> Iterator[str]:
     """Turn the text into lower case. Hold back the last word of a piece until its end is known.
 
-    At the end of a word, the lower case of a capital sigma is another letter.
+    The lower case of a capital sigma at the end of a word is another letter than inside a word.
     """
     held = ""
     for piece in pieces:
@@ -281,8 +281,8 @@ class Encoder:
     def done(self, reading: Reading, where: str, distinct: int) -> tuple[Vocab, Spool]:
         """Return the vocabulary and the ids over it.
 
-        Raises CorpusError, which calls the text `where`, if it is empty or has fewer than `distinct` distinct symbols.
-        END is not counted as one.
+        Raises CorpusError if the text is empty or has fewer than `distinct` distinct symbols; END is not counted. The
+        message calls the text `where`.
         """
         points = np.sort(self._points)
         if not len(points):
