@@ -273,7 +273,7 @@ class _EncodingCheck:
 def join(pieces: Iterable[str]) -> str:
     """Return the pieces joined. Each piece but the last gets an LF at its end if it ends in neither LF nor CR.
 
-    Empty pieces leave no trace.
+    Empty pieces are ignored.
     """
     full = [piece for piece in pieces if piece]
     return "".join(piece if piece.endswith(("\n", "\r")) else piece + "\n" for piece in full[:-1]) + "".join(full[-1:])

@@ -242,7 +242,7 @@ def lowered(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def joined(texts: Iterable[Iterable[str]]) -> Iterator[str]:
-    """Yield the pieces of all texts in order. Empty texts leave no trace.
+    """Yield the pieces of all texts in order. Empty texts are ignored.
 
     An LF is added between two texts unless the first one ends in LF, CR or END.
     """

@@ -69,7 +69,7 @@ class Entry:
 
     @contextmanager
     def _wall(self) -> Iterator[list[float]]:
-        """Yield a list. When the context ends, wait for the device and add the seconds since the begin to the list."""
+        """Yield a list. When the context ends, wait for the device and add the seconds since its start to the list."""
         seconds: list[float] = []
         begun = time.perf_counter()
         yield seconds

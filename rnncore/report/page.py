@@ -163,7 +163,7 @@ def excerpt(probe: np.ndarray, text: str) -> tuple[int, int]:
         """Return the end of the part that begins at `begin`.
 
         It is the end of the last line that fits, if the part then has LINES lines or more than half of EXCERPT symbols;
-        else it is EXCERPT symbols after the begin, or the end of the text.
+        else it is EXCERPT symbols after `begin`, or the end of the text.
         """
         last, after = min(begin + EXCERPT, symbols), bisect(lines, begin)
         ends = [k for k in lines[after:after + LINES] if k <= last]

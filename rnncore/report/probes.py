@@ -27,7 +27,7 @@ LINES = {    # language -> pattern of a line that looks like it
         | \#\s*(?:include|define|undef|if|ifdef|ifndef|else|endif|pragma)\b )""", re.X),
 }
 
-# A quote or comment that no mark closes ends before the end of its line or paragraph.
+# If no mark closes a quote or a comment, the quote or comment ends before the end of its line or paragraph.
 _LINE_END, _PARAGRAPH_END = r"(?=\n)", r"(?=\n[ \t]*\n)"
 MARKS = {  # language -> opening mark -> quotes or comment, and the pattern that closes it
     "prose": {'"': ("quotes", '"|' + _PARAGRAPH_END), "\u201c": ("quotes", "\u201d|" + _PARAGRAPH_END),
