@@ -44,7 +44,7 @@ def shrink(n: int, columns: int, steps: int) -> tuple[int, int]:
 
 
 def whole(name: str, value: SupportsIndex) -> int:
-    """Return `value` as an int. Raises TypeError, which calls it `name`, if it is a bool or not a whole number."""
+    """Return `value` as an int. Raises TypeError, with `name` in its message, for a bool or not a whole number."""
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError

@@ -53,7 +53,7 @@ def of_stdin(stdin: BinaryIO | None, binary: bool) -> Iterator[bytes]:
 def chunks(where: str, file: Readable, cure: str = "take another copy") -> Iterator[bytes]:
     """Yield the rest of an open file in chunks of CHUNK bytes.
 
-    Raises CorpusError, which calls the file `where` and, for a damaged gzip file, names `cure` as the remedy.
+    Raises CorpusError. The message calls the file `where` and, for a damaged gzip file, names the remedy `cure`.
     """
     while True:
         with readable(where, cure):

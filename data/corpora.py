@@ -153,7 +153,7 @@ def fetch(name: str, patience: Patience, say: Callable[[str], None], moved: Call
     """Download the missing files of the corpus called `name` and return the paths of all its files.
 
     A file is stored only when it is complete and right, and a stored file is not downloaded again. So the next call
-    goes on where this one was stopped. say: called with a line for each round of tries that failed. moved: called with
+    continues where this one stopped. say: called with a line for each round of tries that failed. moved: called with
     the file and the number of its bytes that have arrived. Raises CorpusError if a file cannot be downloaded.
     """
     bases, mirrored = addresses(name), bool(os.environ.get(MIRRORS, "").split())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .guess import HEAD, is_noise, likely, share
 
-AUTO = "auto"  # used as an encoding: each file is read as UTF-8 if it is valid UTF-8, else as what it looks like
+AUTO = "auto"  # each file is read as UTF-8 if it is valid UTF-8, else in the encoding that it looks like
 # Treatment of invalid bytes -> name of the error handler in Python's codecs. The last two are registered below.
 ERRORS = {"strict": "strict", "replace": "rnncore-replace", "skip": "rnncore-skip"}
 _WHOLE = {"punycode", "idna"}  # codecs of Python that can only decode a file as a whole
@@ -67,13 +67,13 @@ class Outcome:
     """Facts about the decoding of one file, from which tally.py makes notes for the user."""
 
     name: str = ""                # name of the file in messages
-    alone: bool = True            # True if no other file of the corpus is read in this encoding
+    alone: bool = True            # True if it is the only file of the corpus
     found: str | None = None      # the encoding that AUTO chose, None for UTF-8
     size: int = 0                 # bytes read
     foreign: bool = False         # True if the file has bytes above 0x7f
     mended: int = 0               # bytes that were replaced or skipped
     looks: str | None = None      # if bytes were mended: the encoding that the file looks like, if any
-    compared: bool = False        # True if the user chose an encoding that is no UTF, and it is compared with UTF-8
+    compared: bool = False        # True if the file is decoded as UTF-8 too, to see if the chosen encoding is a mistake
     mistaken: tuple[str, str] | None = None  # if the file is valid UTF-8: a symbol of it, and what was read instead
 
 
@@ -86,7 +86,7 @@ def decoded(chunks: Iterable[bytes], encoding: str, name: str, errors: str = "st
             outcome: Outcome | None = None) -> Iterator[str]:
     """Yield the text of one file, chunk by chunk. The first chunk has at least HEAD bytes, or is the whole file.
 
-    errors: treatment of a few invalid bytes, one of ERRORS. alone: see Outcome. outcome: filled in during the reading.
+    errors: treatment of invalid bytes, one of ERRORS. alone: see Outcome. outcome: filled in during the reading.
     Raises CorpusError, with the offset in the whole file, for bytes that are invalid in this encoding, and for a file
     that is decoded without an error only by chance (_EncodingCheck.text). name: the name of the file in errors.
     """
@@ -170,7 +170,7 @@ def _chosen(raw: bytes, chunks: Iterator[bytes]) -> tuple[str | None, bytes]:
 class _EncodingCheck:
     """The check that one file really has the encoding in which it is read. It also fills in the Outcome.
 
-    When the file fails, the likely encoding is guessed from a sample: the first chunk, the latest earlier chunk with a
+    If the check fails, the likely encoding is guessed from a sample: the first chunk, the latest earlier chunk with a
     byte above 0x7f, and the present chunk. No more of the file is kept.
     """
 
@@ -222,8 +222,9 @@ class _EncodingCheck:
     def text(self, text: str, last: bool) -> None:
         """Check the text of the present chunk. last: it is the end of the file.
 
-        Raises CorpusError if the file was decoded without an error only by chance. UTF-16 read as UTF-8 is full of
-        NULs: the first NUL decides. Plain text read as UTF-16 is rare Chinese characters: the end of the file decides.
+        Raises CorpusError if the file was decoded without an error only by chance. UTF-16 that is read as UTF-8 is full
+        of NULs, so the check is made at the first NUL. Plain text that is read as UTF-16 becomes rare Chinese
+        characters, so the check is made at the end of the file.
         """
         if last and self.outcome.mended:
             looks = likely(self.sample())
@@ -241,8 +242,9 @@ class _EncodingCheck:
             # Text has blanks or line feeds, and no NULs. Refuse a file that looks like text only in the other encoding.
             by_chance = (self.nul or not self.white) and bool(_WHITE.search(raw.decode(better, "replace")))
         else:
-            # A text may hold a few NULs. So many bytes below 9 are the upper bytes of UTF-16 characters: all letters of
-            # an alphabet have the same upper byte, such as 0 for Latin and 4 for Cyrillic.
+            # A text may hold a few NULs. But if more than a quarter of the bytes are below 9, they are the upper bytes
+            # of UTF-16 characters: all letters of an alphabet have the same upper byte, such as 0 for Latin and 4 for
+            # Cyrillic.
             by_chance = share(rb"[\0-\x08]", raw[:HEAD]) > .25
         if by_chance:
             raise self._refused(b"\0" if self.zero is not None else b"", self.zero, better)
@@ -269,9 +271,9 @@ class _EncodingCheck:
 
 
 def join(pieces: Iterable[str]) -> str:
-    """Return the pieces joined, with an LF added to each but the last that ends in neither LF nor CR.
+    """Return the pieces joined. Each piece but the last gets an LF at its end if it ends in neither LF nor CR.
 
-    Empty pieces leave no trace.
+    Empty pieces are ignored.
     """
     full = [piece for piece in pieces if piece]
     return "".join(piece if piece.endswith(("\n", "\r")) else piece + "\n" for piece in full[:-1]) + "".join(full[-1:])

@@ -37,13 +37,13 @@ class Patience:
     """Limits on the number of tries, on waiting and on slow transfers."""
 
     tries: int = 3          # number of rounds over all addresses
-    pause: float = 1.0      # seconds before the second round; twice as many before the third, and so on
+    pause: float = 1.0      # seconds before the second round; before the third 2 times as many, then 3 times
     silence: float = 20.0   # seconds without a byte after which a transfer fails; half as many for the connection
     slowest: float = 500.0  # bytes per second; a slower transfer fails after `silence` seconds
 
 
 class DownloadError(CorpusError):
-    """All addresses failed. wrong: in its last try, at least one host served another file."""
+    """All addresses failed. wrong: True if the last try at one of the hosts ended with a wrong file."""
 
     def __init__(self, message: str, wrong: bool):
         super().__init__(message)
@@ -60,7 +60,7 @@ class Broken(ValueError):
 
 def download(urls: Sequence[str], path: Path, sha256: str | None, size: int | None, patience: Patience,
              say: Callable[[str], None], moved: Callable[[int], None]) -> str:
-    """Download the file `path` from one of `urls` and return that URL. A right new file replaces an old one.
+    """Download the file `path` from one of `urls` and return that URL. A complete, right file replaces an old one.
 
     sha256 (hex) and size (bytes): those that the file must have, None if not known. say: called with a line for each
     round that failed and is followed by another. moved: called with the number of bytes of the file that have arrived.

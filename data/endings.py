@@ -18,7 +18,7 @@ _BATCH = 1 << 16  # characters; about so many are collected from JSON documents 
 
 
 def documents(pieces: Iterable[str], kind: str, field: str, name: str) -> Iterator[str]:
-    """Yield the documents of one file in pieces, with END after each document. Empty documents leave no trace.
+    """Yield the documents of one file in pieces, with END after each document. Empty documents are dropped.
 
     pieces: the text of the file, with LF line ends. name: the name of the file in errors.
     kind: "lines": each line is a document; "blank": blank lines separate documents; "jsonl": each line is a JSON object
@@ -40,7 +40,8 @@ def documents(pieces: Iterable[str], kind: str, field: str, name: str) -> Iterat
 def _parts(pieces: Iterable[str], kind: str, name: str) -> Iterator[str]:
     """Yield the pieces with each break between documents turned into END. kind: "lines" or "blank".
 
-    White space at the end of a piece is held back from its first LF on: a break may go on in the next piece.
+    A break may continue in the next piece. So if a piece ends in white space with an LF, the part from this first LF on
+    is held back until the next piece.
     """
     held, begun = "", False
     for piece in pieces:
@@ -84,7 +85,7 @@ def _is_array(line: str) -> bool:
 
 
 def _text(line: str, field: str, where: str) -> str:
-    """Return the text in `field` of the object in one line. Raises CorpusError, which calls the line `where`."""
+    """Return the text in `field` of the object in one line. Raises CorpusError; its message calls the line `where`."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -116,6 +117,6 @@ def _lines(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def _check(text: str, where: str) -> None:
-    """Raise CorpusError, which calls the text `where`, if it contains END."""
+    """Raise CorpusError if the text contains END; the message calls the text `where`."""
     if END in text:
         raise CorpusError(f"{where} holds the control character U+0003, which ends documents here: take it out")

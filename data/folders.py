@@ -19,7 +19,10 @@ _BEGINS = {"metrics.jsonl": re.compile(rb'\{"step": (?s:.*)"chars_per_s": '),
 
 
 class Runs:
-    """The run folders found in one search. apart: the folder of the run that reads the corpus, always one of them."""
+    """The run folders found in one search.
+
+    apart: the folder of the run that reads the corpus; it always counts as a run folder.
+    """
 
     def __init__(self, apart: str | None = None):
         self._apart = os.path.realpath(apart) if apart else None
@@ -41,8 +44,8 @@ class Runs:
     def takes(self, path: str, base: str) -> bool:
         """Return True if a path at or below the folder `base` belongs to a run folder, and note that folder.
 
-        Everything in a run folder below `base` belongs to it. If `base` itself is a run folder, only what has the name
-        of a run's file belongs to it.
+        Everything in a run folder below `base` belongs to that run folder. If `base` itself is a run folder, only files
+        and folders with the names that rnncore writes belong to it.
         """
         here = path if os.path.isdir(path) else os.path.dirname(path)
         while len(here) > len(base):

@@ -29,11 +29,11 @@ def likely(raw: bytes) -> str | None:
         return _likely_wide(raw[:HEAD])
     text = raw.decode("utf-8", "replace")
     foreign, damaged = len(re.findall("[^\0-\x7f\ufffd]", text)), text.count("\ufffd")
-    # Above 0x7f, text in another encoding is seldom valid UTF-8. So a file that is half valid is damaged UTF-8.
+    # Above 0x7f, text in another encoding is seldom valid UTF-8. So if at least half is valid, it is damaged UTF-8.
     if foreign >= damaged:
         return "utf-8"
-    # Words of bytes above 0x7f are Cyrillic, Greek or Chinese, in one of many encodings. Bytes with control characters
-    # are not text.
+    # Four bytes above 0x7f in a row are a word in Cyrillic, Greek or Chinese, in one of many encodings. Bytes with
+    # control characters are not text.
     if re.search(rb"[\x80-\xff]{4}|" + _CONTROL, raw):
         return None
     # Latin-1 has control characters at 0x80-0x9f. cp1252 has letters and quotation marks there, and five gaps.

@@ -1,6 +1,6 @@
 """Table of the kinds of files that are not text, known by their first bytes, with a name and a remedy for each.
 
-The readers of texts and of models both use it, so each can name the file that it was given instead.
+The readers of texts and of models both use it, so that their errors can say what kind of file was given instead.
 """
 import re
 from typing import NamedTuple

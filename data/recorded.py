@@ -1,7 +1,8 @@
 """Reading of a text again, from the record of its files in a model file: the only way to open files that a model names.
 
 A model file may come from anyone, so its content is not trusted. Of the sources that it names, only the single files
-that its record lists are opened, and only if they are regular files of their former size. No folder is searched, no
+that its record lists are opened, and only if they are regular files. They must have their former size, unless another
+text is allowed (Record.characters is None). No folder is searched, no
 pattern is expanded, no device or pipe is opened, and nothing is downloaded. Stdin is read as usual, and a named corpus
 is read if it is installed or downloaded already.
 """

@@ -6,16 +6,16 @@ from itertools import chain
 
 from .endings import END
 
-# Characters that readers of JSON lines drop, or take for the end of a line.
+# Characters that readers of JSON lines drop, cannot decode (surrogates), or take for the end of a line.
 ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")
 
 
 def written(texts: Iterable[Iterable[str]], kind: str, field: str, ascii_only: bool = False) -> Iterator[str]:
     """Yield, in pieces, a file from which `endings.documents` reads these texts. Each text comes in pieces too.
 
-    kind: "lines": each text is a line, and its own line ends become blanks; "blank": an empty line separates texts, and
+    kind: "lines": each text is a line, and its own line ends become spaces; "blank": an empty line separates texts, and
     empty lines inside a text are left out; "jsonl": each line is an object with the text in `field`.
-    ascii_only: write all other characters of "jsonl" as escapes. An END inside a text begins the next document.
+    ascii_only: in "jsonl", write characters outside ASCII as escapes. An END inside a text begins the next document.
     """
     for place, text in enumerate(texts):
         if kind == "lines":

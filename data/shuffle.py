@@ -1,8 +1,8 @@
 """Shuffling of documents into a random order that depends only on their texts: on no seed, and on no earlier order.
 
 The key of a document is a hash of its text, and documents are sorted by their keys. So a list gives the same order
-whether it was sorted before or not, and the documents at the end (validation and test) are an even sample. Each copy of
-a document after the first has a key of its own, made of the hash and the copy's number: so copies are scattered, too.
+whether it was sorted before or not, and the documents at the end (validation and test) are a random sample. Each copy
+of a document after the first has a key of its own, made of the hash and the copy's number, so copies are scattered too.
 
 Shuffling needs memory for a few pieces of the ids, however long the text is, and 16 bytes a document (end and key).
 """
@@ -57,7 +57,7 @@ def _documents(spool: Spool, vocab: Vocab) -> tuple[np.ndarray, np.ndarray]:
     number = int(spool.counts(len(vocab))[vocab.end])
     ends, keys = np.empty(number, np.int64), np.empty(number, np.uint64)
     done = seen = 0
-    begun = _hash("")  # hash of the document that goes on in the next chunk, so far
+    begun = _hash("")  # hash so far of the document that continues in the next chunk
     for ids in spool.chunks():
         last = np.flatnonzero(ids == vocab.end)
         first, *others = vocab.decode(ids).split(END)

@@ -31,10 +31,11 @@ class Sources:
     """The sources of a corpus in the order in which the user named them, and the files that they stand for.
 
     - "-" is stdin.
-    - The name of a named corpus (corpora.NAMES) is that corpus, always UTF-8. `./NAME` is a file with such a name.
-    - A folder stands for its text files and those of its subfolders, sorted by path. Left out are hidden files, run
-      folders, folders behind symbolic links, and files that are not text: by their first bytes (magic.py, guess.py), or
-      by a NUL byte in the first 8,192 (guess.HEAD) unless the encoding is UTF-16 or UTF-32.
+    - The name of a named corpus (corpora.NAMES) stands for that corpus, which is always UTF-8. `./NAME` stands for a
+      file with such a name.
+    - A folder stands for its text files and those of its subfolders, sorted by path. Hidden files, run folders and
+      folders behind symbolic links are left out. Files that are not text are left out too: their first bytes show it
+      (magic.py, guess.py), or a NUL byte in the first 8,192 (guess.HEAD) if the encoding is not UTF-16 or UTF-32.
     - A pattern ('texts/*.txt') stands for the files that it matches, and for the files of the folders that it matches,
       sorted. A path that exists is never taken for a pattern.
     - A gzipped file stands for its content. With `binary`, only the name (.gz) shows that a file is gzipped.
@@ -47,7 +48,7 @@ class Sources:
     notes: list[str]         # one line each for the user; complete when the last file was read
     apart: str | None = None  # the folder of the run that reads the corpus; its files are left out
     # For each source that was read, the files that it stood for, as [absolute path, size in bytes]; None for stdin,
-    # for a named corpus, and if a file of it was not a regular file.
+    # for a named corpus, and for a source with a file that was not regular.
     files: list[list | None] = field(default_factory=list)
     below: str = os.sep      # the current folder when a path was last looked for
     _seen: list | None = None  # the file that was opened last, as in `files`
@@ -159,10 +160,12 @@ class Sources:
         self.notes += notes
 
     def _no_text(self, head: bytes, matched: bool) -> tuple[str | None, str | None]:
-        """Return (what a file with these first bytes is, or None for a text; the encoding in which it may be a text).
+        """Return (what, looks) for a file with these first bytes; matched: True if a pattern matches the file.
 
-        In a folder, NUL bytes or control characters show that a file is not text. A file that a pattern matches was
-        meant by the user: it is text unless it is of a known kind (magic.py).
+        what: the reason in words why the file is not text, None for a text. looks: for a file with NUL bytes, the
+        encoding in which it may be text, else None. In a folder, NUL bytes or control characters show that a file is
+        not text, unless the encoding explains them. A file that matches a pattern was meant by the user: it is text
+        unless it is of a known kind (magic.py).
         """
         if kind := kind_of(head):
             return f"is {kind.name}", None

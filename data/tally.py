@@ -26,7 +26,7 @@ class Tally:
             yield piece
 
     def decoded(self, outcome: Outcome, pieces: Iterable[str]) -> Iterator[str]:
-        """Yield the decoded pieces of one file. At its end, keep its Outcome if it has bytes above 0x7f."""
+        """Yield the decoded pieces of one file. At the end, keep the Outcome if the file has bytes above 0x7f."""
         yield from pieces
         if outcome.foreign:
             self.foreign.append(outcome)

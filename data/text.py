@@ -5,8 +5,9 @@
     bytes -> text -> byte order marks removed -> LF line ends -> documents separated -> lower case -> files joined
     -> ids
 
-Documents may be shuffled at the end. No step holds more than a piece, and long ids are stored in a file: 5 GB of text
-take the memory of 50 MB.
+Documents may be shuffled at the end. A step holds about one piece at a time, and long ids are stored in a file. So
+memory hardly grows with the text: 5.2 GB took 244 MB, counting and validation included. Shuffling adds 16 bytes a
+document.
 """
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -229,7 +230,7 @@ def with_lf(pieces: Iterable[str], tally: Tally) -> Iterator[str]:
 def lowered(pieces: Iterable[str]) -> Iterator[str]:
     """Turn the text into lower case. Hold back the last word of a piece until its end is known.
 
-    At the end of a word, the lower case of a capital sigma is another letter.
+    The lower case of a capital sigma at the end of a word is another letter than inside a word.
     """
     held = ""
     for piece in pieces:
@@ -241,7 +242,7 @@ def lowered(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def joined(texts: Iterable[Iterable[str]]) -> Iterator[str]:
-    """Yield the pieces of all texts in order. Empty texts leave no trace.
+    """Yield the pieces of all texts in order. Empty texts are ignored.
 
     An LF is added between two texts unless the first one ends in LF, CR or END.
     """
@@ -281,8 +282,8 @@ class Encoder:
     def done(self, reading: Reading, where: str, distinct: int) -> tuple[Vocab, Spool]:
         """Return the vocabulary and the ids over it.
 
-        Raises CorpusError, which calls the text `where`, if it is empty or has fewer than `distinct` distinct symbols.
-        END is not counted as one.
+        Raises CorpusError if the text is empty or has fewer than `distinct` distinct symbols; END is not counted. The
+        message calls the text `where`.
         """
         points = np.sort(self._points)
         if not len(points):

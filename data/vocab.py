@@ -173,8 +173,8 @@ class Vocab:
         """Return a text that a user typed with the changes that reading a corpus makes.
 
         Byte order marks are removed, and CRLF and lone CR become LF. But marks stay if the mark is in the vocabulary,
-        and line ends stay if CR is in it: its corpus kept them. At level "byte" nothing changes.
-        Raises TypeError as `encode` does.
+        and line ends stay if CR is in the vocabulary, because then the corpus kept them. At level "byte" the text does
+        not change. Raises TypeError as `encode` does.
         """
         self._check(text)
         if self.level == "byte" or isinstance(text, bytes):

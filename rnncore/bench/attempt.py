@@ -24,7 +24,7 @@ class Work(Protocol):
 
 
 class Reference(Protocol):
-    """The same work done in float64: all results are compared with its result."""
+    """The float64 reference: it has done the same work, and all results are compared with its result."""
 
     def difference(self, result: Result) -> float:
         """Return how far a result is from the reference's, in the measure of parity.py."""

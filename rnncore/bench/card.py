@@ -104,7 +104,7 @@ def described(task: Task) -> Figures:
 
 
 def figures(attempt: Attempt, times: list[float] | None) -> Figures:
-    """Return the figures of one attempt: milliseconds a unit (a step, a pass, or a character of each text), and so on.
+    """Return the figures of one attempt, such as milliseconds a unit (a step, a pass, or a character of each text).
 
     times: seconds a unit, one number for each round; None or empty: the figures hold the reason `why_not`.
     """

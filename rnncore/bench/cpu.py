@@ -18,8 +18,8 @@ def measure_all(settings: Iterable[str], given: dict[str, Any], dtype: str, thre
     """Yield the figures of every setting, as they are measured.
 
     settings: names of config.BENCH. given: fields of ModelConfig and TrainConfig that replace the setting's. threads
-    None: the engine uses the number of threads that is fastest. torch always uses its fastest number, up to as many as
-    the engine may use.
+    None: the engine uses the number of threads that is fastest. torch always uses the number of threads that is
+    fastest for it, at most as many as the engine may use.
     """
     for name in dict.fromkeys(settings):
         yield {"setting": name} | measure({"embed": ModelConfig.embed} | BENCH[name] | given, dtype, threads, options)

@@ -29,7 +29,7 @@ def peak() -> int:
 
 
 def of_training(sizes: ModelConfig, config: TrainConfig, threads: int, side: str, device: str, dtype: str) -> int:
-    """Return the peak of MEASURED training steps on `threads` threads, in bytes above Python with NumPy.
+    """Return the peak memory of MEASURED training steps on `threads` threads, in bytes, without Python and NumPy.
 
     side: "module:class" of ours.Engine or torch_cpu.TorchBaseline; device and dtype: arguments of the class. Raises
     RuntimeError with the last line of the fresh interpreter's stderr if it fails.

@@ -56,7 +56,7 @@ class Engine:
     def entries(self, threads: int | None) -> dict[str, Entry]:
         """Return kind of work ("training", "writing 1", ...) -> its entry.
 
-        threads None: training uses the number of threads that is fastest here, writing one for each core.
+        threads None: training uses the number of threads that is fastest here, and writing one thread for each core.
         """
         numbers = [self.kernel.shares(threads)] if threads else speed.numbers_of_threads(self.kernel.cores())
         numbers = sorted({min(number, self.config.batch) for number in numbers})

@@ -61,7 +61,7 @@ class Entry:
     def settle(self) -> None:
         """Warm up, and choose the number of calls in a turn, so that a turn lasts about `least` seconds."""
         self.turn()
-        # The time of one very short call is too rough to choose by, so a tenth of a turn is measured before.
+        # The time of one very short call is too rough to choose by, so calls for a tenth of a turn are timed first.
         if self.seconds * self.units < self.least / 10:
             self.count = max(1, round(self.least / 10 / self.seconds / self.units))
             self.turn()
@@ -69,7 +69,7 @@ class Entry:
 
     @contextmanager
     def _wall(self) -> Iterator[list[float]]:
-        """Yield a list. When the context ends, wait for the device and add the seconds since the begin to the list."""
+        """Yield a list. When the context ends, wait for the device and add the seconds since its start to the list."""
         seconds: list[float] = []
         begun = time.perf_counter()
         yield seconds

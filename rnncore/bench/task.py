@@ -88,7 +88,7 @@ class Task:
 
     @property
     def chars(self) -> int:
-        """The characters in a unit of the work: in a training step, in a pass, or one of each text."""
+        """The number of characters in a unit of the work: a training step, a pass, or one character of each text."""
         return self.streams if self.work == "writing" else self.config.seq * self.config.batch
 
     @cached_property

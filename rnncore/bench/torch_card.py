@@ -1,9 +1,9 @@
 """torch's side of the benchmark on a GPU: the classes of ours.py with torch.nn.LSTM, each eager or in a CUDA graph.
 
-Such a class in float64 is the reference, whose `difference(result)` says how far the result of an attempt is from its
-own. Only `rnncore bench --against torch` loads this module. Adam is fused and capturable; bias_hh is zero and not
-trained, as in torch_cpu.py. A call is LAUNCH whole training steps, or PIECE characters, eager and in a graph alike.
-Nothing in a call waits for the GPU.
+An object of such a class in float64 is the reference: its `difference(result)` returns how far an attempt's result is
+from the reference's result. Only `rnncore bench --against torch` loads this module. Adam is fused and capturable;
+bias_hh is zero and not trained, as in torch_cpu.py. A call is LAUNCH whole training steps, or PIECE characters, eager
+and in a graph alike. Nothing in a call waits for the GPU.
 """
 import contextlib
 import gc
@@ -54,7 +54,7 @@ class TorchWork(TorchSide, ABC, Generic[Result]):
 
     @abstractmethod
     def compute(self) -> Result:
-        """Return the result of the work, begun at the task's weights."""
+        """Return the result of the work, which starts from the task's weights."""
 
     @abstractmethod
     def difference(self, result: Result) -> float:

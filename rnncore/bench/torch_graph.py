@@ -72,7 +72,7 @@ def record(work: Work, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
 
 @contextlib.contextmanager
 def events() -> Iterator[list[float]]:
-    """Yield a list. When the context ends, add the seconds between its begin and its end to the list.
+    """Yield a list. When the context ends, add the seconds between its start and its end to the list.
 
     They are measured by two events on the current stream.
     """

@@ -103,10 +103,10 @@ class Validation:
 
     Each stream starts with the state after the last `steps` characters before it; the first stream starts with zeros.
     The streams leave out fewer characters of the text than there are columns. `loss(model, k)` scores only the first
-    k windows of every stream, each of `steps` characters: an even sample of the text.
+    k windows of every stream, each of `steps` characters: a sample spread over the text.
 
-    ids (n,): the text; columns: the most streams, fewer if a stream would be shorter than `steps`; steps: time steps
-    per window. Raises TypeError and ValueError for other arguments (arguments.py, data/batches.py).
+    ids (n,): the text; columns: the number of streams at most, fewer if a stream would be shorter than `steps`; steps:
+    time steps per window. Raises TypeError and ValueError for other arguments (arguments.py, data/batches.py).
     """
 
     def __init__(self, ids: Ids, columns: int, steps: int):

@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One batch for the check: everything except the parameters that the loss depends on.
+    """One batch for the check: everything that the loss depends on, except the parameters.
 
     x, y (T, N): ids and their targets. state: h and c, each (L, H, N), before x. dropout: rates and seed, or None.
     keep (T, N): 0 where a new document begins, else 1; None: no document begins.

@@ -129,7 +129,7 @@ def _range(noun: str, drawn: Line) -> str:
 
 
 def _top(train: Line, validation: Line, floor: float | None) -> float:
-    """Return the upper end of the axis of the losses: only a share 1 - KEPT of the training losses is above it."""
+    """Return the upper end of the axis of the losses: at most a share 1 - KEPT of the training losses is above it."""
     return max([np.quantile(train[1], KEPT), *validation[1], *([floor] if floor else [])])
 
 

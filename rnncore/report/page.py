@@ -21,8 +21,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = "text.js", "atlas.js", "page.js"
 SAMPLES = 8            # samples of the training run that are shown, at most
 CELL_BYTES = 3 << 19   # bytes of the cells' values, at most; in base64 a third more, so the page stays below 3 MB
-# The cells are shown over SHOWN symbols. For many cells the symbols become fewer, down to FEWEST; for still more cells,
-# cells are left out.
+# The cells are shown over SHOWN symbols. With many cells, fewer symbols are shown, but at least FEWEST. With still more
+# cells, some cells are left out.
 SHOWN = 2000           # symbols
 FEWEST = 1000          # symbols
 LINE_ENDS = {"\n", END}
@@ -113,7 +113,8 @@ def shown(atlas: Atlas) -> int:
 def kept(atlas: Atlas) -> list[tuple[int, int]]:
     """Return (layer, cell) of the cells that are shown, in order: all of them, if they take at most CELL_BYTES bytes.
 
-    Else the cells in the rankings come first, by |r|, and then the cells with the largest standard deviation.
+    Otherwise as many as fit are chosen: first the cells in the rankings, by |r|, then those with the largest standard
+    deviation.
     """
     layers, hidden, _ = atlas.cells.shape
     most = max(1, CELL_BYTES // shown(atlas))
@@ -162,7 +163,7 @@ def excerpt(probe: np.ndarray, text: str) -> tuple[int, int]:
         """Return the end of the part that begins at `begin`.
 
         It is the end of the last line that fits, if the part then has LINES lines or more than half of EXCERPT symbols;
-        else it is EXCERPT symbols after the begin, or the end of the text.
+        else it is EXCERPT symbols after `begin`, or the end of the text.
         """
         last, after = min(begin + EXCERPT, symbols), bisect(lines, begin)
         ends = [k for k in lines[after:after + LINES] if k <= last]

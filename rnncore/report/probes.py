@@ -16,7 +16,7 @@ from ..data.endings import END
 Probe = Callable[[str], np.ndarray]
 
 CODE = 0.15  # share of lines that look like code, above which a text is code: half of it may be prose in strings
-LINE = 200   # symbols at the beginning of a line that are looked at: the time of the patterns grows with the square
+LINE = 200   # symbols at the beginning of a line that are matched: the time of a match grows with their square
 LINES = {    # language -> pattern of a line that looks like it
     "python": re.compile(r"""[ \t]*(?:
         (?:def|class)\s+\w+.*[:(,]$ | (?:from\s+[\w.]+\s+)?import\s+[\w.*(] | (?:return|raise|yield|assert)\b
@@ -27,7 +27,7 @@ LINES = {    # language -> pattern of a line that looks like it
         | \#\s*(?:include|define|undef|if|ifdef|ifndef|else|endif|pragma)\b )""", re.X),
 }
 
-# A quote or comment that no mark closes ends before the end of its line or paragraph.
+# If no mark closes a quote or a comment, the quote or comment ends before the end of its line or paragraph.
 _LINE_END, _PARAGRAPH_END = r"(?=\n)", r"(?=\n[ \t]*\n)"
 MARKS = {  # language -> opening mark -> quotes or comment, and the pattern that closes it
     "prose": {'"': ("quotes", '"|' + _PARAGRAPH_END), "\u201c": ("quotes", "\u201d|" + _PARAGRAPH_END),
@@ -95,7 +95,7 @@ def _is(text: str, test: Callable[[str], bool]) -> np.ndarray:
 
 
 def _since(marks: np.ndarray) -> np.ndarray:
-    """Return (n,): the number of symbols since the last True in marks (n,), as if one stood before the text."""
+    """Return (n,): the number of symbols since the last True in marks (n,), as if a True stood before the text."""
     places = np.arange(len(marks))
     return places - np.maximum.accumulate(np.where(marks, places, -1))
 

@@ -11,7 +11,7 @@ from ..model import CharLM
 from ..nn.lstm import Cache
 from ..sample import TOO_LARGE
 
-RUNNERS = 5                                     # likeliest symbols that are kept of each prediction
+RUNNERS = 5                                     # number of the likeliest symbols that are kept of each prediction
 GATES = {"input": 0, "forget": 1, "output": 3}  # gate -> its place among i f g o; g is left out: it is between -1 and 1
 LOW, HIGH = 0.1, 0.9                            # a gate below LOW counts as shut, above HIGH as open
 

@@ -34,7 +34,7 @@ def folder(path: Path) -> str:
 
 
 def name(text: str) -> str | None:
-    """Return one line on a name without a file that has another meaning, or None if it may be a typing error."""
+    """Return one line on a name that means stdin, a named corpus or an address, not a model; None for other names."""
     if text == "-":
         return f"- is stdin, which has a text and no model: {MODELS}"
     if text in corpora.NAMES:

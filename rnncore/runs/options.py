@@ -69,12 +69,12 @@ class RunOptions:
     field: str | None = _of("The text in each line's JSON. [default: text]", metavar="NAME")
     no_shuffle: bool | None = _of("Split documents in the order in which they come.")
     encoding: str | None = None   # of the text files, or auto
-    encoding_errors: str | None = None  # what to do with bytes that it does not have: strict, replace or skip
-    newline: str | None = None    # lf: every line end becomes one; keep
+    encoding_errors: str | None = None  # treatment of bytes that are invalid in it: strict, replace or skip
+    newline: str | None = None    # lf: every line end becomes LF; keep: line ends stay
     threads: int | Literal["auto"] | None = _of("Threads that share the streams; the same number gives the same bits.",
                                                 heading="Machine", metavar="auto|K")
     device: str = AUTO            # auto, cpu, cuda or cuda:K
-    cuda_path: str = AUTO         # how a GPU computes, one of config.PATHS
+    cuda_path: str = AUTO         # auto, or one of config.PATHS: the path by which a GPU computes
     out: str | None = _of("Run folder [default: runs/NAME].", heading="Run", names="--out -o", metavar="FOLDER")
     name: str | None = _of("Name of the folder under runs/ [default: the corpus's].")
     allow_new_corpus: bool | None = _of("With --resume: go on with CORPUS although it is another text.")

@@ -106,7 +106,7 @@ def _check_documents(options: RunOptions, kind: str) -> None:
 
 
 def _check_bytes(options: RunOptions, who: str | None) -> None:
-    """Raise OptionError for an option without meaning for bytes; `who`, an option or a model, is for bytes."""
+    """Raise OptionError for an option without meaning for bytes. who: the option or the model that is for bytes."""
     for name in "encoding", "encoding_errors", "newline", "lower", "min_count", "documents", "field":
         if getattr(options, name) not in (None, getattr(Reading, name, None)):
             raise OptionError(f"{flag(name)} says how characters are read, and {who} is for bytes: "
@@ -233,7 +233,7 @@ def precision(stored: str, kernel: Kernel) -> tuple[str, list[str]]:
 
 
 def check_gpu(kernel: Kernel, path: str = AUTO, dtype: str = DTYPE) -> None:
-    """Raise OptionError if the device does not have the path or the precision: a CPU lacks those of GPUs."""
+    """Raise OptionError if the device lacks the precision, or if it is a CPU and the path is one of GPUs."""
     if kernel.name != "cpu":
         reason = kernel.why_not("eager", dtype)
         if reason:

@@ -22,7 +22,7 @@ from .schema import Metadata, Settings
 
 BUDGET = {"epochs", "steps", "minutes"}
 FREE = BUDGET | {"eval_every", "patience"}           # options that a resumed run may change without a record
-CHANGES = "lr", "dropout", "weight_drop", "threads"  # options whose change is recorded: other bits result
+CHANGES = "lr", "dropout", "weight_drop", "threads"  # options whose change alters the bits, so it is recorded
 # Options that only a new run with a new model can change, so --init-from is no cure for a conflict.
 MODEL_OPTIONS = {"layers", "hidden", "embed", "preset", "level", "lower", "min_count", "documents", "field",
                  "no_shuffle", "init_from"}
@@ -88,11 +88,11 @@ def _refuse_conflicts(options: RunOptions, path: Path, meta: Metadata, how: dict
 
 def _changed(stored: TrainConfig, options: RunOptions, cores: int,
              asked: int | None) -> tuple[TrainConfig, dict[str, list[Any]]]:
-    """Return the stored config with the requested options of FREE and CHANGES, and the record of the changed CHANGES.
+    """Return (config, record): the stored config with the requested options of FREE and CHANGES, and the changes.
 
-    The record is name -> [before, after]. A new budget replaces the old one, of whichever kind. cores: the cores of
-    this machine. asked: the number of threads requested before, None for auto; a new request for auto then keeps the
-    stored number.
+    record: name -> [before, after] of the options in CHANGES whose value changed. A new budget of any kind replaces the
+    old one. cores: the cores of this machine. asked: the number of threads requested before; None: auto was requested,
+    and a new request for auto keeps the stored number.
     """
     wanted = {name: value for name, value in options.of(TrainConfig).items() if name in FREE or name in CHANGES}
     if options.threads == AUTO and asked is not None:

@@ -129,7 +129,7 @@ def _not_made(value: Json, spec: Made, name: str) -> str | None:
 
 
 def plain(value: dict[Any, Any], name: str, path: Path) -> Json:
-    """Return a dict as it will be after writing and reading JSON: tuples become lists, keys that are numbers texts.
+    """Return a dict as it will be after writing and reading JSON: tuples become lists, and number keys become texts.
 
     Raises TypeError or ValueError if JSON cannot hold a value, or would return another one. The message is one line
     with `path`, the file to be written, and the field. name: the name of the dict in that message.

@@ -61,7 +61,7 @@ class Run:
         self.unsaved: str | None = None  # the error of this attempt, None if it succeeded
         self._last: Progress | None = None
         self._said = set[str]()
-        self._due, self._time = False, 0.0  # is a save due; time.monotonic() of the last save, in seconds
+        self._due, self._time = False, 0.0  # True if a save is due; time.monotonic() of the last save, in seconds
         self._events = tensorboard.Events(folder, training) if self.saving.tensorboard else None
 
     def __iter__(self) -> Iterator[Progress]:
@@ -205,9 +205,10 @@ def start(options: RunOptions, bring: Bring | None = None, say: Say = lambda lin
 def resume(options: RunOptions, bring: Bring | None = None, say: Say = lambda line: None) -> Iterator[Run]:
     """Resume the run in the folder `out`, or with the name `name`, or the newest run, from its last save.
 
-    A finished run has no further step unless the options give it a larger budget or patience. lr, dropout, weight_drop
-    and threads may differ from the run's values; such a change is recorded. Any other conflict with the run raises
-    OptionError. bring, say, the end of the block and the other exceptions: as in `start`.
+    A finished run has no further step unless the options give it a larger budget or patience. The budget, patience and
+    eval_every may differ from the run's values. lr, dropout, weight_drop and threads may differ too, and such a change
+    is recorded. Any other conflict with the run raises OptionError. bring, say, the end of the block and the other
+    exceptions: as in `start`.
     """
     path = Path(options.out) if options.out else runs.RUNS / options.name if options.name else names.newest()
     with lock.held(path):

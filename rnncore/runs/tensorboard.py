@@ -104,7 +104,7 @@ class Events:
         if isinstance(row.get("seconds"), (int, float)):
             self._seconds = row["seconds"]
         values = {tag: row[name] for name, tag in SCALARS.items() if isinstance(row.get(name), (int, float))}
-        if self._baseline is not None and SCALARS["val_loss"] in values:  # a line as long as the validation loss's
+        if self._baseline is not None and SCALARS["val_loss"] in values:  # a point with each validation loss
             values[BASELINE] = self._baseline
         for tag, value in values.items():
             yield self._event(row["step"], summary=summary.scalar(tag, value))

@@ -66,7 +66,7 @@ def metrics_fault(text: str) -> str | None:
 
 
 def samples_fault(text: str) -> str | None:
-    """Return one line on the fault of the text of a samples.txt, or None. It must begin with a sample's step."""
+    """Return one line on the fault of the text of a samples.txt, or None. The text must begin with `--- step `."""
     begun = not text or text.startswith("--- step ")
     return None if begun else "the first line is no `--- step N`: take another copy"
 
