@@ -110,7 +110,7 @@ def _miss(path: str, record: Record, training: bool, name: str) -> tuple[str, st
 
 def choose(asked: str, task: Task, trying: bool = True,
            begin: Callable[[str], None] = lambda path: None) -> tuple[str, dict[str, Record], bool | None]:
-    """Return (path, misses, kept): the path for a task, the better paths that are not taken, and if a check was kept.
+    """Return (path, misses, kept): the path for a task, the better paths not taken, whether a new check was kept.
 
     asked: "auto" for the path that the rule names, or one of PATHS. On a CPU the path is always eager. task.path is
     ignored. A path is taken if its check passed. A path without a record is checked now, after a call of begin(path).

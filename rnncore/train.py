@@ -228,7 +228,7 @@ class Training:
         return sample
 
     def val_chars(self) -> dict[str, int | None]:
-        """Return by name over how many characters validation losses are; None if there is no such loss.
+        """Return, by name, the number of characters behind each validation loss; None if there is no such loss.
 
         best: evaluations before the end. end: the evaluation at the end. all: the whole validation text.
         """
