@@ -8,8 +8,7 @@ copy is made, the run has diverged.
 
 Every EVERY steps the parameters are copied, provided that their loss and gradient were finite. The step of a copy does
 not depend on stops of the run, and the copy is saved with the run. So a run that was stopped anywhere, also between two
-bad steps, goes back to the same bits. The check costs nothing: every step computes its loss and the norm of its gradient
-anyway.
+bad steps, goes back to the same bits. The check costs nothing: every step computes its loss and gradient norm anyway.
 """
 import math
 from typing import Any

@@ -21,8 +21,7 @@ constexpr int THREADS = 256, WARPS = THREADS / 32, MEMBERS = HIDDEN / UNITS, TIL
 constexpr int CELLS = (UNITS * COLUMNS + THREADS - 1) / THREADS;  // cells (unit, sequence) of each thread
 constexpr int BATCH = HIDDEN > 128 ? 4 : 2;  // tiles of weights that are loaded at a time; with more, registers spill
 
-// In the forward loop a warp has one of ROW_GROUPS parts of the gates' rows, and sums over one of SLICES parts of the
-// units.
+// In the forward loop a warp has one of ROW_GROUPS parts of the gates' rows, and one of SLICES parts of the sums.
 constexpr int ROW_GROUPS = UNITS >= 64 ? 8 : UNITS == 32 ? 4 : HIDDEN % 128 ? 2 : 1, SLICES = WARPS / ROW_GROUPS;
 constexpr bool STAGED = MEMBERS > 1 && ROW_GROUPS > 1;  // several warps read the same h: copy it to shared memory
 
