@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
-OLDEST_CUPY = 14  # the major version of CuPy, and the only one that has been tried
-# Words of an error message by which CUDA's compiler, libraries or headers are known to be missing.
+OLDEST_CUPY = 14  # the oldest major version of CuPy that works, and the only one that was tried
+# Words in an error message that mean: CUDA's compiler, libraries or headers are missing.
 MISSING = "nvrtc", "cublas", "libcu", "cannot open source file", "could not open source", "headers", "cuda_path"
 INSUFFICIENT_DRIVER, NO_DEVICE, INVALID_DEVICE, OUT_OF_MEMORY = 35, 100, 101, 2  # numbers of cudaError_t
 

@@ -1,9 +1,9 @@
 // The arithmetic of one LSTM unit, forward and backward, as device functions for float and double.
 //
 // It is the twin of gates_forward and gates_backward in cpu/gates.py. Every argument is the value of one unit in one
-// sequence: i f g o are the four gates, keep is 0 where a new document begins and 1 elsewhere. The first half of
-// Python's gates_backward is gates_factors here, because a card can compute it while it waits for dh. The text is
-// included by the CUDA kernels and by the processor's loops (cpu/host.cpp); each has its own tanh_of.
+// sequence: i f g o are the four gates, keep is 0 where a new document begins and 1 elsewhere. gates_factors does the
+// first half of Python's gates_backward: a card can compute that half while it waits for dh. The CUDA kernels and the
+// processor's loops (cpu/host.cpp) include this text, after a tanh_of of their own.
 
 template <typename T> __device__ inline T sigmoid(T z) { return T(0.5) * tanh_of(T(0.5) * z) + T(0.5); }
 

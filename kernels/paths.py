@@ -99,7 +99,7 @@ def products() -> Products | None:
 def computing(makes: Products) -> Iterator[None]:
     """Return a context in which `makes` computes each kernel.product and kernel.row_sums of this thread.
 
-    Only the kernel module of GPUs asks for it; the processor's products are always NumPy's.
+    Only the kernel module of GPUs calls `products`; the processor's products are always NumPy's.
     """
     before, _thread.products = products(), makes
     try:

@@ -16,7 +16,7 @@ if (_root / "setup.cfg").is_file() and (_root / "kernels" / "__init__.py").is_fi
 
 from . import requirements  # noqa: E402, the path above must be set first
 
-if not requirements.is_command():  # that command checks before it computes; its --help works without
+if not requirements.is_command():  # the command checks later, before it computes, because its --help must always work
     requirements.check()
 
 __version__ = "0.1.0"

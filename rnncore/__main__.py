@@ -1,4 +1,4 @@
-"""Run the command `rnncore`: `python -m rnncore`."""
+"""Run the command `rnncore` as `python -m rnncore`."""
 from .cli import main
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def train(model: CharLM, task: Task, case: str, windows: float, steps: int) -> T
 def results(model: CharLM, task: Task, case: str) -> Results:
     """Train STEPS steps of a case. Return losses, gradient norms, moments, updates and the last state.
 
-    A captured path has one Progress for several steps, so it returns fewer losses and norms than eager.
+    A captured path yields one Progress for several steps, so its results have fewer losses and norms than eager's.
     """
     host, training, found = model.kernel.to_host, train(model, task, case, MANY + 0.2, 10 * MANY), Results()
     before, training.stops = np.array(host(model.params.flat)), (STEPS,)
@@ -166,7 +166,7 @@ def wrong_symbols(model: CharLM, task: Task, config: SampleConfig) -> str | None
     """Return a line if too many symbols that the model's path writes are not those of the eager sampler, or None.
 
     The eager model reads the symbols that the path wrote, so a wrong symbol does not make the next ones wrong.
-    At temperature 0, a symbol is right if its logit is at most 10 `draw` below the largest.
+    At temperature 0, a symbol is right if its logit is at most 10 times `draw` below the largest.
     """
     prompt, tolerance, wrong = np.arange(5) % task.vocab, TOLERANCES[task.precision], 0
     written = np.stack(list(islice(generate_ids(model, prompt, config, task.columns), WRITTEN)))

@@ -120,7 +120,7 @@ def _layers(name: str, value: ArrayLike, shape: Shape, kernel: Kernel, dtype: np
 
 
 def _real(name: str, value: ArrayLike, kernel: Kernel, shape: Shape) -> Array:
-    """Return the value as an array of real numbers, where it is: on the device or on the host."""
+    """Return the value as an array of real numbers, as `_array` does. Raise TypeError for other numbers."""
     array = _array(name, value, kernel, shape)
     if array.dtype.kind not in REAL:
         raise TypeError(f"{name} is to be {_words(shape)} of real numbers, not of {array.dtype}")
@@ -128,7 +128,10 @@ def _real(name: str, value: ArrayLike, kernel: Kernel, shape: Shape) -> Array:
 
 
 def _array(name: str, value: ArrayLike, kernel: Kernel, shape: Shape) -> Array:
-    """Return the value as an array of that shape, where it is: on the device or on the host. Raise ValueError."""
+    """Return the value as an array. An array on the device stays there; anything else becomes an array on the host.
+
+    Raise ValueError for another shape, and for a value that is no array.
+    """
     # np.matrix is a subclass of np.ndarray whose rows stay two-dimensional; np.asarray makes a plain array of it.
     array: Array = value if isinstance(value, kernel.xp.ndarray) and type(value) is not np.matrix else \
         _host_array(name, value, shape)

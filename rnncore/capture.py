@@ -4,7 +4,7 @@
 
 Numbers that differ from step to step (the window, the rate, the counter of the dropout masks) lie on the card, in the
 slots of a ring that the host fills ahead (kernels/cuda/step_control.py). A captured gradient is the gradient of the
-summed loss. The optimiser gets a factor that makes it the gradient of the mean loss, and clips it.
+summed loss. The optimiser multiplies it by one factor, which turns it into the gradient of the mean loss and clips it.
 """
 import time
 from collections.abc import Callable
@@ -153,7 +153,7 @@ class CapturedSteps:
         self._windows: dict[int, Ids] = {}  # step -> its window (T+1, N), cut while the card works
 
     def take(self, step: int, state: State | None, stops: Stops = ()) -> StepResult:
-        """Take a batch of steps from `state` (None: zeros): step `step`, where the first step of a run is 0, and more.
+        """Take a batch of steps from `state` (None: zeros). The first of them is step `step`, counted from 0.
 
         A batch of steps never crosses an evaluation or a multiple of a number in `stops`. Raises recovery.Diverged for
         a step that is not finite, if recovery does not help.
@@ -171,7 +171,7 @@ class CapturedSteps:
         captured.launch(count, steps)
         self._windows = {k: self._window(k) for k in range(step + count, step + 2 * count)}
         outcome = captured.wait()
-        self._seconds = min(self._seconds, (time.perf_counter() - begun) / count)  # the first ones compile and record
+        self._seconds = min(self._seconds, (time.perf_counter() - begun) / count)  # the first call also compiles
         # If a step after the first is bad, the card stays halted there. The next call begins at this step and skips it.
         good = outcome.step - step
         if good:
@@ -187,7 +187,7 @@ class CapturedSteps:
     def _skip(self, step: int, outcome: Outcome) -> None:
         """Skip a step that is not finite: count it, leave the parameters unchanged, reset the carried state."""
         captured = self.captured
-        # The note of `recovery` tells the gradient of the mean loss, but a captured gradient is that of the sum.
+        # `recovery` reports the gradient of the mean loss, but a captured gradient is the gradient of the summed loss.
         captured.grads.flat /= self.schedule.batches.columns * self._steps(step)
         self.recovery.skip(step + 1, float(outcome.losses[step % captured.ring]), captured.grads)
         captured.begin(step + 1, None)

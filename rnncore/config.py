@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, TypeAlias, TypeGuard, TypeVar
 
 T = TypeVar("T")
 Json: TypeAlias = None | bool | int | float | str | list[Any] | dict[str, Any]  # a value of a JSON text, or a setting
-OPTIONAL = None      # default of a setting that is chosen, and printed, when a run starts: by corpus or machine
-MOST = 2 ** 53       # largest whole number and budget without another bound: a float holds each number up to it
+OPTIONAL = None      # default of a setting that a run chooses by its corpus or machine, and prints, when it starts
+MOST = 2 ** 53       # bound of a whole number or budget that has no other: a float holds every whole number up to it
 LARGEST = 10 ** 308  # bound of a whole number that is used as a float; a float holds up to 1.8e308
 LAYERS = 1_000       # layers of a model, at most
 SEGMENT = 10_000     # characters of a step of dynamic evaluation, at most
@@ -61,7 +61,7 @@ def one_of(*values: str) -> Kind:
     return Kind(f"one of {', '.join(values)}", lambda value: isinstance(value, str) and value in values)
 
 
-# kinds of several settings
+# kinds that several settings share
 POSITIVE, COUNT, SHARE = whole(), whole(0), number(below=1)
 SEED = whole(0, 2 ** 64 - 1, below="2^64")
 BUDGET = number(most=MOST, above=True)
@@ -131,8 +131,8 @@ class TrainConfig(Checked):
         beta1, beta2, eps     of Adam; beta2 None: the default of the optimiser
         momentum, decay       of Muon
         clip                  bound of the gradient's global norm; 0: no bound
-        dropout, weight_drop  rates of dropout and of weight-drop, and
-        variational           one dropout mask for all steps of a window (nn/dropout.py)
+        dropout, weight_drop  rates of dropout and of weight drop (nn/dropout.py)
+        variational           True: one dropout mask for all steps of a window; False: a new mask at each step
         eval_every            steps between evaluations; None: ten evaluations in a run
         patience              evaluations in a row without a lower validation loss that end the run; None: no end
         seed                  of dropout, and of the place in the text where an epoch begins
@@ -167,7 +167,7 @@ class TrainConfig(Checked):
 
     @property
     def peak(self) -> float:
-        """Return lr. Raise ConfigError as long as it is None, which is before plan.fill has chosen it."""
+        """Return lr. Raise ConfigError if lr is None: plan.fill has not chosen it yet."""
         if self.lr is None:
             raise ConfigError("a run needs lr")
         return self.lr
@@ -186,7 +186,7 @@ class SaveConfig(Checked):
     """The files that a run writes into its folder.
 
     save_every: steps between saves (None: at each evaluation, and each minute). sample_every: steps between samples
-    (None: at each evaluation; 0: no samples). keep: so many of the newest saves stay, beside the best and the last.
+    (None: at each evaluation; 0: no samples). keep: how many of the newest saves stay, beside the best and the last.
     tensorboard: write event files. report: make report.html at the end.
     """
     save_every: int | None = _of(POSITIVE, default=OPTIONAL)
@@ -214,7 +214,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "medium": {"layers": 2, "hidden": 256},
     "large": {"layers": 3, "hidden": 512},
     "original": {"layers": 3, "hidden": 512, "seq": 50, "batch": 100, "optimizer": "adam", "dropout": 0.5,
-                 "weight_drop": 0.0, "variational": False},  # Char_RNN (2018)
+                 "weight_drop": 0.0, "variational": False},  # the Keras project of 2018 that this one follows
 }
 
 BENCH: dict[str, dict[str, Any]] = {  # work that `rnncore bench` measures -> fields of ModelConfig and TrainConfig
@@ -226,7 +226,7 @@ BENCH: dict[str, dict[str, Any]] = {  # work that `rnncore bench` measures -> fi
     "h192": {"layers": 2, "hidden": 192, "vocab_size": 65, "seq": 50, "batch": 50},
 }
 
-# the sizes of the chart of FlashRNN
+# one layer at the sizes of a chart in the FlashRNN paper (Poeppel, Beck & Hochreiter 2024)
 LAYER = {"layers": 1, "hidden": 768, "embed": 768, "vocab_size": 1, "seq": 1024, "batch": 16}
 THREE, SIXTEEN_BIT = ("float32", "tf32", "bf16"), ("bf16", "fp16")
 BENCH_CARD = {  # row of `rnncore bench` on a GPU -> the kind of work, its sizes, the precision classes

@@ -96,7 +96,7 @@ class Dialogue:
         self._stepper.step(np.array([symbol], np.intp))
 
     def _uniform(self) -> np.ndarray:
-        """Return the next uniform draw (1,) of the seed. They are the draws of sample 0 of `sample.generate_ids`."""
+        """Return the next uniform draw (1,) of the seed. The draws are those of sample 0 in `sample.generate_ids`."""
         place = self._drawn % DRAWS
         if place == 0:
             self._draws = uniform(self.config.seed, Purpose.DRAW, DRAWS, start=self._drawn % PERIOD)

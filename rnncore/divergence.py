@@ -1,4 +1,4 @@
-"""Divergence: a run whose numbers are finite, but whose loss ends above a uniform guess and above its beginning.
+"""Divergence: the numbers of a run are finite, but its last loss is above its first, and above that of a uniform guess.
 
 recovery.py handles numbers that are not finite. A high validation loss alone is not divergence: a model that learns its
 text by heart has one, too, and so has a model whose validation text is of another kind. So the training loss must be

@@ -38,7 +38,7 @@ class Held(threading.local):
         self.grads: params.Parameters | None = None
         self.pool: ThreadPoolExecutor | None = None
         self.process: int | None = None  # id of the process that made the pool: a fork of it has no such threads
-        self.single: Workspace | None = None  # of one step, for CharLM.step
+        self.single: Workspace | None = None  # a workspace of one step, for CharLM.step
         self.weight_drop: WeightDrop | None = None
 
 
@@ -56,8 +56,8 @@ class CharLM:
         params     the Parameters
         dtype      the type of their numbers: float32 or float64
         precision  the argument dtype
-        threads    on a CPU, so many threads share the columns of `loss_and_grads` and the samples of sample.samples; 1
-                   at first
+        threads    number of threads that share the columns in `loss_and_grads` and the samples in sample.samples, on a
+                   CPU; 1 at first
         path       the way of computing (kernels/paths.py); eager at first
 
     On a GPU, a model always computes on the current card. A model can be copied with copy.deepcopy, and multiprocessing
@@ -98,7 +98,7 @@ class CharLM:
     def path(self) -> str:
         """Return the name of the path that the model takes: eager, or on a GPU also graph, wavefront or persistent.
 
-        To set a path that this device, these sizes or this precision do not have raises ValueError.
+        Setting a path that this device, these sizes or this precision do not have raises ValueError.
         """
         return self.device_path.name
 
@@ -226,9 +226,9 @@ class CharLM:
 
     @contextlib.contextmanager
     def moving(self) -> Iterator[None]:
-        """Return a context that may change the parameters. At its end they are as before, to the bit.
+        """Return a context in which the parameters may be changed. Its end restores them bit for bit.
 
-        Raises RuntimeError if another such context of this model is open: the parameters may be changed ones already.
+        Raises RuntimeError if another such context of this model is open: it may have changed the parameters already.
         """
         if not self._moving.acquire(blocking=False):
             raise RuntimeError("the model's parameters are being moved by a dynamic evaluation or a gradient check: "
@@ -245,13 +245,13 @@ class CharLM:
         return Workspace(self.params, steps, n, training=False, path=self.device_path)
 
     def mask_gradients(self, weights: Mapping[str, Array], grads: params.Parameters) -> None:
-        """Turn the gradients at the result of `weights` into gradients at the parameters, in place."""
+        """Turn the gradients of the result of `weights` into the gradients of the parameters, in place."""
         if weights is not self.params:
             assert self._held.weight_drop is not None  # `weights` made it on this thread
             self._held.weight_drop.backward(grads)
 
     def weights(self, dropout: Dropout | None) -> Mapping[str, Array]:
-        """Return the parameters for one step, by name. With weight-drop, every W_hh is a masked copy."""
+        """Return the parameters for one step, by name. With weight drop, every W_hh is a masked copy."""
         if dropout is None or not dropout.weight_rate:
             return self.params
         if self._held.weight_drop is None:

@@ -128,8 +128,8 @@ def orthogonal(work: Workspace) -> None:
     k.xp.multiply(blocks, blocks, out=product)
     k.row_sums(product.reshape(len(norm), -1), norm)
     k.xp.sqrt(norm, out=norm)
-    # The quintic converges for singular values up to 1, and none is above the Frobenius norm. A gradient of zeros must
-    # not divide by zero.
+    # The quintic converges for singular values up to 1. A block divided by its Frobenius norm has none above 1.
+    # The summand 1e-7 avoids a division by zero for a block of zeros.
     norm += 1e-7
     blocks /= norm[:, None, None]
     x, y = (blocks.swapaxes(1, 2), product.swapaxes(1, 2)) if tall else (blocks, product)

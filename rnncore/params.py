@@ -71,7 +71,7 @@ class Parameters(Mapping[str, Array]):
 
 
 def count(config: ModelConfig) -> int:
-    """Return P, the number of parameters: the sum of the sizes of `shapes`, without the list that `shapes` makes."""
+    """Return P, the number of parameters. A formula gives it, so the list of `shapes` is not made."""
     v, e, h = config.vocab_size, config.embed, config.hidden
     return v * e + 4 * h * (e + h + 1) + (config.layers - 1) * 4 * h * (2 * h + 1) + v * (h + 1)
 

@@ -13,8 +13,8 @@ CHARACTERS = 4_000_000   # characters that a run without a budget trains on; ten
 MOST_EPOCHS = 20         # epochs of a run without a budget, at most
 WINDOWS = 20             # windows in an epoch, at least: a short text gets fewer columns instead of fewer windows
 SHARE = 8                # columns that a thread needs to be worth using
-SHORT = 300_000          # characters; from a shorter text, a larger model than `short` only learns it by heart
-WORTH_WIDTH = 6_000_000  # characters trained on, from which `medium` is better than `small` in equal time
+SHORT = 300_000          # characters: a model larger than `short` would learn a shorter text by heart
+WORTH_WIDTH = 6_000_000  # characters to train on: from here on `medium` is better than `small` in equal time
 FAST = 1e11              # parameters x characters per second: only a GPU has this `speed` or more
 TUNE = 0.3               # factor on the usual learning rate for a model that was trained before
 # rows (largest epochs x parameters / characters, dropout rate, weight-drop rate): the first that fits is taken
@@ -94,7 +94,7 @@ def threads(config: TrainConfig, cores: int) -> int:
 
 def dropout(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int,
             speed: float) -> tuple[dict[str, float], str]:
-    """Return the rates of dropout and weight-drop, and the reason for them.
+    """Return the rates of dropout and weight drop, and the reason for them.
 
     They grow with epochs x parameters / characters, and are 0 for a text that is read once at most. Raises ConfigError
     for a config without a budget.
@@ -129,11 +129,11 @@ def about(number: float) -> str:
 def memory(config: TrainConfig, model: ModelConfig, itemsize: int) -> int:
     """Return about how many bytes a run takes; itemsize: bytes of a number.
 
-    These are the parameters and their copy (recovery.py), the gradients, two moments, and the arrays of two
+    It counts the parameters and their copy (recovery.py), the gradients, two moments, and the arrays of two
     stack.Workspaces, one for training and one for validation.
     """
     # For each position of a window, both workspaces have gates, h and c (4 + 1 + 1 times H) of a layer, inputs and
-    # logits. Dropout adds masks and masked outputs. Weight-drop adds a mask and a masked copy of each W_hh.
+    # logits. Dropout adds masks and masked outputs. Weight drop adds a mask and a masked copy of each W_hh.
     a_layer = 12 + (2 if config.dropout else 0)
     masked = 2 * 4 * model.hidden ** 2 * model.layers if config.weight_drop else 0
     position = 2 * model.vocab_size + 2 * model.embed + (a_layer * model.layers + 3) * model.hidden

@@ -6,9 +6,9 @@ loss that is not finite, the parameters themselves must be bad. Then a copy of g
 are set to zero, because they hold the gradients that led to the bad parameters. If this happens again before the next
 copy is made, the run has diverged.
 
-A copy is made after each EVERY steps, of parameters whose loss and gradient were finite. The step alone decides when it
-is made, and the copy is saved with the run. So a run that was stopped anywhere, also between two bad steps, goes back
-to the same bits. The check costs nothing: every step computes its loss and the norm of its gradient anyway.
+Every EVERY steps the parameters are copied, provided that their loss and gradient were finite. The step of a copy does
+not depend on stops of the run, and the copy is saved with the run. So a run that was stopped anywhere, also between two
+bad steps, goes back to the same bits. The check costs nothing: every step computes its loss and gradient norm anyway.
 """
 import math
 from typing import Any

@@ -23,7 +23,7 @@ TOO_LARGE = "the model's weights are too large; train it anew with a lower rate 
 LAUNCH = 64        # symbols of each sample that a device writes in one launch
 AT_ONCE = 1024     # samples that are written at the same time, at most
 # The index of a uniform draw has 32 bits. PERIOD is a multiple of DRAWS and of LAUNCH, so no block of draws crosses it.
-PERIOD = 2 ** 32   # uniform draws of a sample before they repeat; the text does not, because its state is another one
+PERIOD = 2 ** 32   # uniform draws of a sample before they repeat; the text does not repeat, because the state differs
 
 
 def draw(logits: np.ndarray, config: SampleConfig, u: np.ndarray) -> Ids:

@@ -110,7 +110,7 @@ def _miss(path: str, record: Record, training: bool, name: str) -> tuple[str, st
 
 def choose(asked: str, task: Task, trying: bool = True,
            begin: Callable[[str], None] = lambda path: None) -> tuple[str, dict[str, Record], bool | None]:
-    """Return (path, misses, kept): the path for a task, the better paths that are not taken, the fate of a new check.
+    """Return (path, misses, kept): the path for a task, the better paths not taken, whether a new check was kept.
 
     asked: "auto" for the path that the rule names, or one of PATHS. On a CPU the path is always eager. task.path is
     ignored. A path is taken if its check passed. A path without a record is checked now, after a call of begin(path).
@@ -131,7 +131,7 @@ def choose(asked: str, task: Task, trying: bool = True,
             if trying or asked != "auto":
                 begin(path)
                 record, new = check(task, again=False), True
-            # Another path would not get the card or its memory either, and the user hears of one cause only.
+            # Another path would not get the card or its memory either, so none is checked. The user hears one cause.
             ended = not record or "unable" in record
         if record.get("cause", "") is None:
             break
@@ -253,9 +253,10 @@ def described(task: Task) -> Record:
 
 
 def find(task: Task) -> list[Record]:
-    """Return the records of the task's path on its card, with the driver, libraries and source of now.
+    """Return the records of the task's path on its card, with the present driver, libraries and source.
 
-    For training, V matters only through whether the embedding is folded, so V and E are left out of the key.
+    The key has no E. For training, V matters only through whether the embedding is folded, so the key has `folds` and
+    not V; for writing it has V and not `folds`.
     """
     others = "embed", "vocab" if task.optimizer else "folds"
     return remembered({name: value for name, value in described(task).items() if name not in others})

@@ -59,7 +59,7 @@ class Progress:
 
 @dataclass
 class Clock:
-    """The time of a run, in seconds; a run that was resumed counts on."""
+    """The time of a run, in seconds. In a resumed run the clock continues."""
     before: float = 0.0           # up to the last start or resumption
     training: float = 0.0         # in training steps alone
     started: float | None = None  # time.perf_counter() at the last start; None: the clock stands still
@@ -164,7 +164,7 @@ class Training:
     def _advance(self) -> Progress:
         """Take a step, or several on a path that captures steps, and evaluate if that is due."""
         begun = time.perf_counter()
-        self.final_loss, self.final_windows = None, 0  # those of an earlier end, if the budget was extended
+        self.final_loss, self.final_windows = None, 0  # they may be from an earlier end: a budget can be extended
         kind = CapturedSteps if self.model.device_path.captured else EagerSteps
         if self._steps is None or type(self._steps) is not kind:
             self._steps = kind(self.model, self.optimizer, self.recovery, self.schedule, self.done)
@@ -228,7 +228,7 @@ class Training:
         return sample
 
     def val_chars(self) -> dict[str, int | None]:
-        """Return the numbers of characters that validation losses are over; None for what there is not.
+        """Return, by name, the number of characters behind each validation loss; None if there is no such loss.
 
         best: evaluations before the end. end: the evaluation at the end. all: the whole validation text.
         """

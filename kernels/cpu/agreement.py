@@ -11,7 +11,7 @@ from ..interface import CompiledLoops
 
 def loops(found: CompiledLoops) -> bool:
     """Return True if the compiled loops, forward and backward, agree with the formulas."""
-    # One column has code of its own. The others fill the tiles of product.hpp of each width, in whole and in part.
+    # host.cpp has separate code for one column. The other numbers give full and partly filled tiles (product.hpp).
     return all(_loops(found, n) for n in (1, 5, 32, 41, 49))
 
 

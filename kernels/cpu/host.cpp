@@ -33,7 +33,7 @@ static inline double tanh_of(double z) { return std::tanh(z); }
 
 #include "../gates.cuh"
 
-// LINE: the bytes of a cache line. SOON: how many rows before its use a row is asked for.
+// LINE: the bytes of a cache line. SOON: a row is prefetched this many rows before its use.
 enum { LINE = 64, SOON = 4 };
 
 // A view of one step of an array (rows, T, N): row r begins at data + r ld.
@@ -45,7 +45,7 @@ struct Rows {
     Rows at(long t, long n) const { return {data + t * n, ld}; }
     T* operator[](long row) const { return data + row * ld; }
 
-    // Prefetch the n numbers of a row that is read soon. The processor does not foresee rows that are pages apart.
+    // Prefetch the n numbers of a row that is read soon. The processor itself prefetches no rows that are pages apart.
     void fetch(long row, long n) const {
         const char *from = reinterpret_cast<const char*>((*this)[row]), *to = from + n * sizeof(T);
         for (; from < to; from += LINE) __builtin_prefetch(from);
@@ -128,8 +128,8 @@ static void add_product(const T* w, const T* x, T* z, long rows, long inner) {
 }
 
 // Do the work of `run_forward` for one column (N = 1). W_ih x of all steps is one product whose columns are the steps.
-// After it w_hh is used as it is stored, and the units of a step are neighbours in memory: a product that is packed for
-// one column would fill half a vector with padding.
+// The product of each step reads w_hh as it is stored: a packed product would compute half a vector of columns, all but
+// one of them padding. The units of a step are neighbours in memory.
 template <typename T>
 static void run_column(const T* w_ih, const T* bias, Rows<const T> x, const T* w_hh, Rows<T> gates, Rows<T> h, Rows<T> c,
                        const T* keep, long steps, long inputs, long hidden) {

@@ -221,7 +221,7 @@ class Step:
 
 
 def aligned(array: np.ndarray) -> np.ndarray:
-    """Return the part of a flat array that begins at its first cache line."""
+    """Return a flat array from its first cache-line boundary on: a view that begins at a multiple of LINE bytes."""
     skip = -array.ctypes.data % LINE // array.itemsize
     return array[skip:]
 

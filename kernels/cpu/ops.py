@@ -180,7 +180,7 @@ def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array) -> None:
     targets (T, N) are ids.
     """
     targets = targets[None]
-    # Without its maximum no logit is above 0, so exp cannot overflow.
+    # After the maximum is subtracted, no logit is above 0, so exp cannot overflow.
     logits -= logits.max(axis=0)
     picked = np.take_along_axis(logits, targets, axis=0)
     np.exp(logits, out=logits)

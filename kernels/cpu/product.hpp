@@ -54,7 +54,7 @@ struct Right {
     }
 };
 
-// The summand of a product: one number for each row if ld is 0, else a matrix whose rows are ld numbers apart.
+// The array that is added to a product: one number for each row if ld is 0, else a matrix with rows ld numbers apart.
 template <typename T>
 struct Start {
     const T* data;

@@ -1,4 +1,4 @@
-"""kernels.cuda computes on CuPy arrays, and has the fast paths of a card. Outside it only cards.py imports CuPy.
+"""kernels.cuda computes on CuPy arrays and has the fast paths of a card. Of other files only cards.py imports CuPy.
 
     ops.py            the kernel module: every operation of the engine, each with a CUDA kernel of its own
     updates.py        the updates of parameters by Adam and Muon

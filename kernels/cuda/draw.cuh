@@ -70,8 +70,8 @@ __device__ void sort(const double* p, int count, double* sorted, int* order) {
     }
 }
 
-// Set all but the likeliest symbols of the sorted p (SYMBOLS,) to 0. Keep the first top_k (0: all), and of these as few
-// as have together a probability of at least top_p.
+// Set all but the likeliest symbols of the sorted p (SYMBOLS,) to 0. Keep the first top_k (0: all), and of these the
+// fewest whose probabilities sum to top_p or more.
 __device__ void keep_likeliest(double* p, int top_k, double top_p) {
     double mine = 0, total;
     for (int v = lane() * SHARE; v < share_end(); v++) {

@@ -2,8 +2,8 @@
 
 The function runs under stream capture: its kernels are recorded, not run. So it must not allocate memory, copy to or
 from the host, wait for the card, or call any CuPy function that calls cuBLAS. A number that it passes by value keeps
-its value in every launch. A launch works on the memory of the capture. The graph keeps the function alive, and so the
-arrays that the function holds; every other array that the function uses must outlive the graph.
+its value in every launch. A launch reads and writes the memory that the capture used. The graph keeps the function
+alive, and so the arrays that the function holds; every other array that the function uses must outlive the graph.
 """
 import contextlib
 import gc

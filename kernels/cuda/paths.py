@@ -72,8 +72,8 @@ class FastPath(paths.Path):
             reason = why_not(self.name, self.precision, config, n)
             if reason is None:
                 return Persistent(config.hidden, steps, n, self.precision)
-            # Of our commands only bench can come here. For the others selfcheck.choose has called why_not with the
-            # columns of the training, and validation has no more. A caller of the library may have more columns.
+            # Only the command bench, or a program that uses the library, can have too many columns here. For the other
+            # commands selfcheck.choose has called why_not with the columns of the training; validation has no more.
             paths.warn(f"{reason}: their time loops go by graph, {paths.price('persistent', 'graph', self.precision)}")
         return Stepwise(self.products.cublas, config.hidden, n, self.dtype)
 

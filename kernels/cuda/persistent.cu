@@ -5,23 +5,23 @@
 // group (x of the grid) work together on chunks of COLUMNS sequences, and wait only for each other. The groups are y
 // of the grid; each takes every gridDim.y-th chunk. Each step sends its results (h forward, dz backward) to all
 // blocks of the group through `exchange` in global memory, as 16-bit numbers: bf16 if BF16 is 1, else fp16. Sums are
-// float. A block that is a group of its own keeps them in shared memory; it has one chunk. ptx.cuh, tanh_of and
+// float. A block that is a group of its own keeps its results in shared memory, and has one chunk. ptx.cuh, tanh_of and
 // gates.cuh come before this text.
 //
 // The order of reads and writes between blocks:
 // - All threads of a block write the values of a step. After a __syncthreads one thread publishes the number of the
-//   step with store_release. This covers the writes of the other threads too, because the barrier has shown them to it.
+//   step with store_release. This covers the writes of the other threads too: the thread sees them after the barrier.
 // - The lanes of a warp load_acquire the numbers of all blocks that the warp reads from. After a __syncwarp they load
 //   the values, past the first-level cache, which may hold old ones.
 // - There are two slots for values, used in turn. A block writes to a slot only after a __syncthreads that its warps
-//   reach after their waits for the previous step. Together the warps wait for all blocks. So each block has published
-//   that step by then, and before that it has read the slot that is written now for the last time.
+//   reach after their waits for the previous step. Together the warps wait for all blocks. So by then each block has
+//   published the previous step, and it did so after its last read of the slot that is written now.
 
 constexpr int THREADS = 256, WARPS = THREADS / 32, MEMBERS = HIDDEN / UNITS, TILES = COLUMNS / 8;
 constexpr int CELLS = (UNITS * COLUMNS + THREADS - 1) / THREADS;  // cells (unit, sequence) of each thread
-constexpr int BATCH = HIDDEN > 128 ? 4 : 2;  // tiles of weights that are loaded at a time; with more, ptxas spills
+constexpr int BATCH = HIDDEN > 128 ? 4 : 2;  // tiles of weights that are loaded at a time; with more, registers spill
 
-// Forward, ROW_GROUPS warps divide the gates' rows among them, and SLICES warps the sum over the units.
+// In the forward loop a warp has one of ROW_GROUPS parts of the gates' rows, and one of SLICES parts of the sums.
 constexpr int ROW_GROUPS = UNITS >= 64 ? 8 : UNITS == 32 ? 4 : HIDDEN % 128 ? 2 : 1, SLICES = WARPS / ROW_GROUPS;
 constexpr bool STAGED = MEMBERS > 1 && ROW_GROUPS > 1;  // several warps read the same h: copy it to shared memory
 
@@ -48,7 +48,7 @@ __device__ __forceinline__ void mma(float* d, const unsigned* a, const unsigned*
 // (16, 8) is 8 neighbouring bytes.
 template <int ROWS, int DEPTH>
 struct Product {
-    static constexpr int CHAINS = ROWS * TILES >= 4 || DEPTH % 2 ? 1 : 2;  // used in turn: an mma need not wait
+    static constexpr int CHAINS = ROWS * TILES >= 4 || DEPTH % 2 ? 1 : 2;  // in turn: no mma waits for the one before
     unsigned a[ROWS][DEPTH][4];
     float d[CHAINS][ROWS][TILES][4];
 
@@ -130,8 +130,8 @@ __device__ __forceinline__ void take_weights(Forward& product, const float* w) {
         }
 }
 
-// Return cell k of this thread in the forward loop. If no warps divide a sum (SLICES 1), it is where mma leaves the
-// sum.
+// Return cell k of this thread in the forward loop. If SLICES is 1, it is a cell whose whole sums mma leaves in this
+// thread.
 __device__ __forceinline__ Cell forward_cell(int k) {
     if (SLICES > 1) return cell_of(k);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, pairs = UNITS / 8 / ROW_GROUPS;

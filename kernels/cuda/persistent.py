@@ -37,7 +37,8 @@ class Geometry(NamedTuple):
 def geometry(hidden: int, n: int, multiprocessors: int) -> Geometry:
     """Return the geometry for sizes that `why_not` accepts.
 
-    A chunk has 8 sequences, or 16 if the card has not enough multiprocessors to run chunks of 8 at the same time.
+    A chunk has 8 sequences. It has 16 if the card cannot run all chunks of 8 at the same time and 16 fit into shared
+    memory.
     """
     units = hidden if hidden <= 128 else 64 if hidden <= 256 else 32 if hidden <= 512 else 16
     members = hidden // units

@@ -5,8 +5,8 @@
 
 struct __align__(16) Four { REAL of[4]; };
 
-constexpr int DEPTH = (HIDDEN + 3) / 4, GATES = 4 * COLUMNS;  // fours of a row; sums of a group
-constexpr int UNROLLED = COLUMNS * sizeof(REAL) > 8 ? 1 : 2;  // fours of a row that a lane loads at once
+constexpr int DEPTH = (HIDDEN + 3) / 4, GATES = 4 * COLUMNS;  // Fours in a row of the matrix; sums of a group
+constexpr int UNROLLED = COLUMNS * sizeof(REAL) > 8 ? 1 : 2;  // Fours of a row that a lane loads at once
 
 // Sum each of COUNT values over the lanes of a warp; COUNT is a power of two up to 32. Lane k returns the sum of value
 // k * COUNT / 32. In each round a lane sends half of its values to another lane, so it needs fewer exchanges than COUNT

@@ -18,7 +18,7 @@ struct Layer {
     REAL* dropped;                    // (H, T, N): the output of the layer, h times its mask
     long long mask_ld, mask_step, dropped_ld;
     const REAL *dh_last, *dc_last;    // (H, N): the gradient at the last state, or null for zeros
-    REAL *dh_first, *dc_first;        // (H, N): the gradient at the initial state; dc_first has dc on the way there
+    REAL *dh_first, *dc_first;        // (H, N): the gradient at the initial state; until then dc_first holds dc
 };
 
 __device__ inline int thread() { return blockIdx.x * blockDim.x + threadIdx.x; }

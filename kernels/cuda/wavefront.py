@@ -2,8 +2,9 @@
 
 A step needs only results of the diagonal before it. So the products of all layers on one diagonal are one batched call
 of cuBLAS, and their gates are one kernel of steps.cu: T + L - 1 diagonals run one after the other instead of all T L
-steps (Appleyard, Kocisky & Blunsom 2016, "Optimizing Performance of Recurrent Neural Networks on GPUs"). Products are
-numbered, so that those of a diagonal have consecutive numbers: 2k with W_hh of layer k, and 2k - 1 with its W_ih.
+steps (Appleyard, Kocisky & Blunsom 2016, "Optimizing Performance of Recurrent Neural Networks on GPUs"). The product
+with W_hh of layer k has the number 2k, the product with its W_ih the number 2k - 1. So the products of a diagonal have
+consecutive numbers.
 """
 from collections.abc import Sequence
 

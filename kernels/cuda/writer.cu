@@ -13,9 +13,9 @@
 //
 // A word has two places, one for even and one for odd tags. No place is overwritten before all blocks have read it:
 // - A block writes its first word of tag t + 2 after it has read all of the top layer's h of tag t + 1.
-// - Every block has units in every layer. So by then each other block had written its part of that h.
+// - Every block has units in every layer. So by then each other block has written its part of that h.
 // - The last values of tag t that a block reads are the logits, for the draw of t + 1. All its threads read them before
-//   a __syncthreads, and only after this barrier the block writes its part of that h.
+//   a __syncthreads. The block writes its part of that h after this barrier.
 //
 // The recurrent product of a layer needs only the layer's own h of the step before. It is computed as soon as this h is
 // there, after the product for the layer above, and kept in `ahead`. So a step waits only for the product with h_below.

@@ -61,7 +61,7 @@ def shape(sizes: Sizes, columns: int, card: Card) -> Shape | None:
     The order of a sum, and so its rounding, depends on the model and the card, but not on the number of columns.
     """
     layers, hidden, symbols, _ = sizes
-    parts = -(-hidden // 128)  # as many warps as the depth can feed, with four numbers for each lane
+    parts = -(-hidden // 128)  # warps that find work if each lane takes four numbers of the depth
     units = max(-(-hidden // card.processors), min(8, max(1, WARPS // parts)))
     slices = max(1, min(parts, WARPS // units))
     blocks = -(-hidden // units)
@@ -157,7 +157,7 @@ class HostCopy:
     freed before, CuPy would give it to the next copy from the host to the card. The old copy would then overwrite
     the new data, and the card would read wrong numbers.
     """
-    _pending: ClassVar[dict] = {}  # the event after a copy: the memory that it reads and writes
+    _pending: ClassVar[dict] = {}  # event after a copy -> the memory that the copy reads and writes
 
     def __init__(self, ids: CudaArray):
         import cupy

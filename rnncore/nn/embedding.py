@@ -3,8 +3,9 @@
     x[:, t] = embedding[ids[t]]^T                      ids (T, N), embedding (V, E), x (E, T, N)
     z[:, t] = W_ih x[:, t] + b  =  table[:, ids[t]]    table = W_ih embedding^T + b (4H, V)
 
-If V is well below T N, forward computes the table, one product for each symbol, and gathers its columns by id; backward
-adds dz into the columns of the small table's gradient. Otherwise forward makes x, and the layer computes W_ih x + b.
+If V is at most half of T N, the embedding is folded: forward computes the table, one product for each symbol, and
+gathers its columns by id; backward adds dz into the columns of the table's gradient. Otherwise forward makes x, and the
+layer computes W_ih x + b.
 """
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ class Buffers(NamedTuple):
 
     @property
     def dx(self) -> Array:
-        """The gradient of x, in the array of x: backward overwrites x when it is no longer needed."""
+        """The gradient of x, in the array of x: backward writes it after the last use of x."""
         return self.x
 
     @property
@@ -64,8 +65,8 @@ def table(embedding: Array, w: lstm.Weights, out: Array) -> Array:
 def forward(embedding: Array, w: lstm.Weights, ids: Ids, fold: bool, z: Array, buffers: Buffers) -> Array | None:
     """Look up the first layer's input for ids (T, N).
 
-    If `fold`, write W_ih x + b into z (4H, T, N) and return None; else leave z and return x (E, T, N), a view of the
-    buffers.
+    If `fold`, write W_ih x + b into z (4H, T, N) and return None. Else leave z unchanged and return x (E, T, N), a view
+    of the buffers.
     """
     k = kernels.of(z)
     if fold:
@@ -79,7 +80,7 @@ def forward(embedding: Array, w: lstm.Weights, ids: Ids, fold: bool, z: Array, b
 def scatter_rows(embedding: Array, dtable: Array, grads: lstm.Weights, rows: slice, shares: list[Share]) -> None:
     """Write some rows of the table's gradient dtable (4H, V), of dW_ih (4H, E) and of db (4H,), from all shares.
 
-    Threads can each take other rows: a row depends on the same row of dz alone.
+    Several threads may work at once, each on its own rows: a row needs no other row of dz.
     """
     k = kernels.of(dtable)
     dtable[rows] = 0
@@ -92,8 +93,8 @@ def scatter_rows(embedding: Array, dtable: Array, grads: lstm.Weights, rows: sli
 def backward(dembedding: Array, w: lstm.Weights, dtable: Array | None, shares: list[Share]) -> None:
     """Write dembedding (V, E), the gradient of the embedding.
 
-    It is made from dtable (4H, V) if the embedding is folded. If dtable is None it is made from the shares, and their x
-    is overwritten by dx.
+    dtable (4H, V) is the table's gradient if the embedding is folded, else None. For None, dembedding is computed from
+    the shares, and dx overwrites their x.
     """
     k = kernels.of(dembedding)
     if dtable is not None:

@@ -17,8 +17,9 @@ keep (T, N) is 0 where a new document begins and 1 elsewhere: no state and no gr
 document. keep None means that no document begins.
 
 The arithmetic of one time step is two functions of the kernel module, gates_forward and gates_backward: NumPy in
-kernels/cpu/gates.py, C++ in kernels/gates.cuh. The functions below run on a GPU's path `eager`, and wherever a path has
-no faster implementation of a layer (`Path.layers` in kernels/interface.py). Tests compare every faster one with them.
+kernels/cpu/gates.py, C++ in kernels/gates.cuh. A path (kernels/paths.py) is a way to compute a model on a device. The
+functions below are the path `eager` of a GPU. Other paths have faster implementations of a layer; tests and `rnncore
+gradcheck` compare those with these functions.
 """
 from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias

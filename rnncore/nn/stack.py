@@ -103,8 +103,8 @@ class Pass(NamedTuple):
     """The input of one pass over a share of a batch, and the workspace that the pass writes.
 
     ids and targets (T, N): symbols, and the symbols that follow them. keep (T, N): 0 where a new document begins, 1
-    elsewhere; None: no document begins. dropout: only its rate of units counts here, because the parameters that the
-    caller passes have weight drop applied already.
+    elsewhere; None: no document begins. dropout: its weight_rate is not used here, because the caller passes parameters
+    that have weight drop applied already.
     """
     ids: Ids
     work: Workspace

@@ -5,7 +5,8 @@
     h, c = cell(z + W_hh h, c)  as in lstm.py, without keep and without dropout
     logits = W h_top + b
 
-If the kernel module has compiled loops and no cell is clamped, a step is one call of them, which allocates nothing.
+If the kernel module has compiled loops and no cell is clamped (held at a value), a step is one compiled call, which
+allocates no arrays.
 """
 import copy
 import math
@@ -21,7 +22,7 @@ from ..params import Parameters
 from . import embedding, head, lstm
 
 Clamp: TypeAlias = Mapping[tuple[int, int], float]  # (layer, cell), both counted from 0 -> the value of its c
-LARGEST = float(np.finfo(np.float32).max)  # the largest size of a clamp's value: any model's dtype can hold it
+LARGEST = float(np.finfo(np.float32).max)  # the largest absolute value of a clamp: any model's dtype can hold it
 
 
 class Stepper:
@@ -54,7 +55,7 @@ class Stepper:
         return other
 
     def _hold(self, h: Array, c: Array, logits: Array) -> None:
-        """Take these arrays as state and logits, and make what works on them: the buffers and the compiled step."""
+        """Take these arrays as state and logits. Make the buffers and the compiled step that work on them."""
         self.h, self.c, self.logits = h, c, logits
         empty, dtype, (_, hidden, n) = self.kernel.xp.empty, h.dtype, h.shape
         self._gates = empty((4 * hidden, 1, n), dtype)
@@ -83,8 +84,8 @@ class Stepper:
     def writer(self) -> Writer | None:
         """Return an object that writes text on the device in a few kernel launches; None if only `step` can write.
 
-        The writer goes on from h, c and logits, in place. No kernel can clamp cells, so a Stepper with a clamp has no
-        writer; the caller tells the user how much slower that is.
+        The writer continues from h, c and logits, and writes them in place. No kernel can clamp cells, so a Stepper
+        with a clamp has no writer; the caller tells the user how much slower that is.
         """
         return None if self.clamp else self.kernel.writer(self.layers, self._head(), self.table, self.h, self.c,
                                                           self.logits)
