@@ -15,7 +15,8 @@ from types import ModuleType
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
-from .decode import CorpusError, decode, join
+from .decode import CorpusError, decode
+from .endings import joined
 from .download import DownloadError, Patience, download
 
 # Environment variable with the addresses of mirrors, separated by white space. They replace the addresses below, and a
@@ -81,7 +82,7 @@ def text(name: str) -> str:
     if name == "python-docs":
         _, topics = _topics()
         return "\n".join(topics[key] for key in sorted(topics))
-    return join(decode(path.read_bytes(), "utf-8", str(path)) for path in files(name))
+    return "".join(joined([decode(path.read_bytes(), "utf-8", str(path))] for path in files(name)))
 
 
 def files(name: str) -> list[Path]:

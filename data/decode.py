@@ -270,15 +270,6 @@ class _EncodingCheck:
         return CorpusError(f"{self.name}: {cause} {label(self.encoding)}; {cure}")
 
 
-def join(pieces: Iterable[str]) -> str:
-    """Return the pieces joined. Each piece but the last gets an LF at its end if it ends in neither LF nor CR.
-
-    Empty pieces are ignored.
-    """
-    full = [piece for piece in pieces if piece]
-    return "".join(piece if piece.endswith(("\n", "\r")) else piece + "\n" for piece in full[:-1]) + "".join(full[-1:])
-
-
 def same(encoding: str, better: str) -> bool:
     """Return True if `encoding` decodes as `better` does: utf-16-le as utf-16 after a mark, utf-8-sig as utf-8."""
     return codec(encoding).startswith(codec(better))

@@ -120,3 +120,18 @@ def _check(text: str, where: str) -> None:
     """Raise CorpusError if the text contains END; the message calls the text `where`."""
     if END in text:
         raise CorpusError(f"{where} holds the control character U+0003, which ends documents here: take it out")
+
+
+def joined(texts: Iterable[Iterable[str]]) -> Iterator[str]:
+    """Yield the pieces of all texts in order. Empty texts are ignored.
+
+    An LF is added between two texts unless the first one ends in LF, CR or END.
+    """
+    last = "\n"
+    for pieces in texts:
+        begun = False
+        for piece in filter(None, pieces):
+            if not begun and last not in "\n\r" + END:
+                yield "\n"
+            begun, last = True, piece[-1]
+            yield piece

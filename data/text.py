@@ -20,7 +20,7 @@ import numpy as np
 
 from . import recorded, sources as sources_
 from .decode import ERRORS, CorpusError, CorpusNotFoundError, Outcome, UnknownEncodingError, codec, decoded, one_line
-from .endings import END, KINDS, documents
+from .endings import KINDS, documents, joined
 from .folders import listed
 from .shuffle import shuffled
 from .spool import Spool
@@ -239,21 +239,6 @@ def lowered(pieces: Iterable[str]) -> Iterator[str]:
         piece, held = piece[:end], piece[end:]
         yield piece.lower()
     yield held.lower()
-
-
-def joined(texts: Iterable[Iterable[str]]) -> Iterator[str]:
-    """Yield the pieces of all texts in order. Empty texts are ignored.
-
-    An LF is added between two texts unless the first one ends in LF, CR or END.
-    """
-    last = "\n"
-    for pieces in texts:
-        begun = False
-        for piece in filter(None, pieces):
-            if not begun and last not in "\n\r" + END:
-                yield "\n"
-            begun, last = True, piece[-1]
-            yield piece
 
 
 class Encoder:

@@ -15,7 +15,6 @@ from ..arrays import Array, CudaArray, HeadWeights, Ids, Key, LayerWeights
 from ..cpu.ops import IDS
 from .text import TANH, source
 
-TYPES = {"float32": "float", "float64": "double"}
 WARPS = 16  # the largest number of warps of a block
 # The largest number of columns that a block works on at a time, by the bytes of a number. A block of more than
 # MANY_WARPS warps works on half as many.
