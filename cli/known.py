@@ -57,7 +57,7 @@ def beside(card: dict, file: Path, model, ids, unknown: int) -> tuple[dict | Non
     trained_on, knows = of_another(card, train, ids, unknown, model.vocab.end)
     if knows:
         return trained_on, None, KNOWN
-    floor = ngram.floor(train, ids[:ngram.MOST], len(model.vocab))
+    floor = ngram.baseline(train, ids[:ngram.MOST], len(model.vocab))
     return trained_on, {"nats_per_char": floor.nats, "order": floor.order, "counted": floor.counted,
                         "characters": len(train)}, None
 

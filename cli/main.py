@@ -64,6 +64,7 @@ class Commands(HelpfulGroup):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx):
+        show_notices()
         try:
             code = super().invoke(ctx)
             sys.stdout.flush()
@@ -106,6 +107,14 @@ def main(args=None) -> None:
             raise
         code = explain(error)
     sys.exit(code)
+
+
+def show_notices() -> None:
+    """Print the notices of the library, such as that it compiles, as lines on stderr."""
+    import logging  # here, because it would slow down --help
+    logger = logging.getLogger("rnncore")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [logging.StreamHandler()]
 
 
 def worded(message, category, filename, lineno, line=None) -> str:

@@ -1,7 +1,7 @@
-"""The named corpora: texts that came with the installation, and texts that are downloaded once into the user's cache.
+"""The named corpora: texts that are installed already, and texts that are downloaded once into the user's cache folder.
 
 `numpy` and `python-docs` need no file and no network. A downloaded file is checked against its sha256 whenever it is
-read; one whose sha256 is not known before is held to that of its first download, which is written down beside it.
+read. If rnncore does not know the sha256 of a file, the first download decides: its sha256 is stored beside the file.
 """
 import hashlib
 import os
@@ -15,32 +15,35 @@ from types import ModuleType
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
-from .decode import CorpusError, decode, join
+from .decode import CorpusError, decode
+from .endings import joined
 from .download import DownloadError, Patience, download
 
-MIRRORS = "RNNCORE_CORPORA_URL"  # the environment's addresses to use instead, each with files of the names below
+# Environment variable with the addresses of mirrors, separated by white space. They replace the addresses below, and a
+# mirror has each file under its File.name.
+MIRRORS = "RNNCORE_CORPORA_URL"
 
 
 class File(NamedTuple):
-    """A file of a corpus."""
+    """A file of a named corpus that is downloaded."""
 
-    name: str           # in the cache folder, and on a mirror
-    path: str           # below each of the corpus's addresses
-    size: int | None    # bytes; None: not known
-    sha256: str | None  # hex; None: whatever the first download has
+    name: str           # its name in the cache folder and on a mirror
+    path: str           # its path relative to each address of the corpus
+    size: int | None    # bytes; None if not known
+    sha256: str | None  # hex; None: the sha256 of the first download
 
 
 class Named(NamedTuple):
-    """What a name stands for."""
+    """A named corpus."""
 
-    about: str
-    licence: str
-    files: tuple[File, ...] = ()      # to be downloaded, in the order of the text; none: it came with the installation
-    addresses: tuple[str, ...] = ()   # to be tried in this order
+    about: str    # a description for lists
+    licence: str  # its licence, for lists
+    files: tuple[File, ...] = ()      # the files to download, in the order of the text; empty if it is installed
+    addresses: tuple[str, ...] = ()   # the addresses (URLs) of their folder, in the order in which they are tried
 
 
 def _github(repository: str, commit: str, folder: str) -> tuple[str, ...]:
-    """Where a folder of a repository is served as it was at a commit."""
+    """Return two addresses of a folder of a GitHub repository at a commit: GitHub's own and jsDelivr's."""
     return (f"https://raw.githubusercontent.com/{repository}/{commit}/{quote(folder)}",
             f"https://cdn.jsdelivr.net/gh/{repository}@{commit}/{quote(folder)}")
 
@@ -75,17 +78,18 @@ NAMES = {
 
 
 def text(name: str) -> str:
-    """The text of the corpus called `name`, one of NAMES; CorpusError where it is not here."""
+    """Return the text of the corpus called `name`. Raises CorpusError as `files` does."""
     if name == "python-docs":
         _, topics = _topics()
         return "\n".join(topics[key] for key in sorted(topics))
-    return join(decode(path.read_bytes(), "utf-8", str(path)) for path in files(name))
+    return "".join(joined([decode(path.read_bytes(), "utf-8", str(path))] for path in files(name)))
 
 
 def files(name: str) -> list[Path]:
-    """The files that hold the corpus, in the order of the text, those that were downloaded with the right sha256.
+    """Return the paths of the files of the corpus called `name`, in the order of its text.
 
-    CorpusError where they are not here, or are not what they were.
+    Raises CorpusError for a name that is not in NAMES, for files that are not installed or downloaded, and for a
+    downloaded file whose sha256 is wrong.
     """
     if name not in NAMES:
         raise CorpusError(f"no corpus is called {name!r}: there are {', '.join(NAMES)}")
@@ -106,7 +110,7 @@ def files(name: str) -> list[Path]:
 
 
 def state(name: str) -> str:
-    """"here", "absent", "changed" where a file's sha256 is wrong, or "2 of 5 files"."""
+    """Return "here", "absent", "2 of 5 files", or "changed" if the sha256 of a file is wrong."""
     if not NAMES[name].files:
         try:
             return "here" if files(name) else "absent"
@@ -119,7 +123,7 @@ def state(name: str) -> str:
 
 
 def size(name: str) -> int | None:
-    """Bytes; None where that is not known before the download."""
+    """Return the size of the corpus in bytes, or None if it is not known before the download."""
     if NAMES[name].files:
         sizes = [file.size or (place(file).stat().st_size if place(file).is_file() else None)
                  for file in NAMES[name].files]
@@ -130,12 +134,15 @@ def size(name: str) -> int | None:
 
 
 def missing(name: str) -> list[File]:
-    """The files to be downloaded, those that have changed included."""
+    """Return the files that must be downloaded: those that are absent and those that have changed."""
     return [file for file in NAMES[name].files if _state(file) != "here"]
 
 
 def addresses(name: str) -> list[str]:
-    """The addresses to download from, each ending in a slash: those of the environment, else the corpus's own."""
+    """Return the addresses to download from, each with a slash at the end: those in MIRRORS, else the corpus's own.
+
+    Raises CorpusError if an address in MIRRORS is not one of http or https.
+    """
     mirrors = os.environ.get(MIRRORS, "").split()
     for mirror in mirrors:
         if urlsplit(mirror).scheme not in ("http", "https") or not urlsplit(mirror).netloc:
@@ -144,11 +151,11 @@ def addresses(name: str) -> list[str]:
 
 
 def fetch(name: str, patience: Patience, say: Callable[[str], None], moved: Callable[[File, int], None]) -> list[Path]:
-    """Download what is missing of the corpus called `name`; returns its files.
+    """Download the missing files of the corpus called `name` and return the paths of all its files.
 
-    Files are whole and right or not there, and one that is there is not downloaded again, so that the next call goes
-    on where this one was stopped. `say` is told a line for every round of tries that failed, `moved` how many bytes
-    of a file have come. CorpusError where it cannot be had.
+    A file is stored only when it is complete and right, and a stored file is not downloaded again. So the next call
+    continues where this one stopped. say: called with a line for each round of tries that failed. moved: called with
+    the file and the number of its bytes that have arrived. Raises CorpusError if a file cannot be downloaded.
     """
     bases, mirrored = addresses(name), bool(os.environ.get(MIRRORS, "").split())
     for file in missing(name):
@@ -161,7 +168,8 @@ def fetch(name: str, patience: Patience, say: Callable[[str], None], moved: Call
                             partial(moved, file))
         except DownloadError as error:
             raise _cure(name, file, error) from None
-        bases.sort(key=lambda base: not used.startswith(base))  # the one that works goes first from now on
+        # Try the address that has just worked first for the next file.
+        bases.sort(key=lambda base: not used.startswith(base))
     for file in NAMES[name].files:
         if file.sha256 is None and _recorded(file) is None:
             _record(file)
@@ -169,23 +177,23 @@ def fetch(name: str, patience: Patience, say: Callable[[str], None], moved: Call
 
 
 def place(file: File) -> Path:
-    """Where a downloaded file is kept."""
+    """Return the path of a downloaded file in the cache folder."""
     return folder() / file.name
 
 
 def record(file: File) -> Path:
-    """Where the sha256 of a first download is kept, in the form of sha256sum."""
+    """Return the path of the file with the sha256 of a first download, in the format of sha256sum."""
     return folder() / f"{file.name}.sha256"
 
 
 def folder() -> Path:
-    """The user's cache folder for corpora."""
+    """Return the user's cache folder for corpora: rnncore/corpora in $XDG_CACHE_HOME, by default in ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "rnncore" / "corpora"
 
 
 def _state(file: File) -> str:
-    """"here", "absent" or "changed"."""
+    """Return "here", "absent" or, if the sha256 is wrong, "changed" for one file."""
     if not place(file).is_file():
         return "absent"
     wanted = file.sha256 or _recorded(file)
@@ -193,12 +201,13 @@ def _state(file: File) -> str:
 
 
 def _sha256(path: Path) -> str:
+    """Return the sha256 (hex) of a file."""
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _recorded(file: File) -> str | None:
-    """The sha256 of the first download, None where there was none."""
+    """Return the sha256 (hex) of the first download, None if there was none. Raises CorpusError if it is unreadable."""
     try:
         said = record(file).read_text(encoding="ascii", errors="replace")
     except FileNotFoundError:
@@ -209,14 +218,14 @@ def _recorded(file: File) -> str | None:
 
 
 def _record(file: File) -> None:
-    """Write the sha256 of a first download beside it."""
+    """Write the sha256 of a downloaded file beside it, for comparison with later downloads."""
     temporary = record(file).with_name(f"tmp-{os.getpid()}-{record(file).name}")
     temporary.write_text(f"{_sha256(place(file))}  {file.name}\n", encoding="ascii")
     os.replace(temporary, record(file))
 
 
 def _cure(name: str, file: File, error: DownloadError) -> CorpusError:
-    """The error with what to do about it."""
+    """Return the error of a download with the remedy added."""
     if error.wrong and file.sha256 is None:
         return CorpusError(f"{error}: it is not what the first download was; delete {record(file)} to take it as it is")
     if os.environ.get(MIRRORS):
@@ -226,7 +235,7 @@ def _cure(name: str, file: File, error: DownloadError) -> CorpusError:
 
 
 def _numpy() -> list[Path]:
-    """Every .py file of numpy, sorted by its path inside the package."""
+    """Return the .py files of NumPy, sorted by path inside the package. Raises CorpusError without NumPy."""
     spec = find_spec("numpy")
     if spec is None or not spec.submodule_search_locations:
         raise CorpusError("the corpus numpy is not here: `pip install numpy`")
@@ -235,7 +244,10 @@ def _numpy() -> list[Path]:
 
 
 def _topics() -> tuple[ModuleType, dict[str, str]]:
-    """Return the module that has the topics of `pydoc`, and these by their keys."""
+    """Return the module with the topics of `pydoc`, and the topics by their keys.
+
+    Raises CorpusError if this Python has no such module.
+    """
     try:
         module = import_module("pydoc_data.topics")
         return module, module.topics

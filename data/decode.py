@@ -1,4 +1,7 @@
-"""Bytes made into text: decoded strictly, refused with the byte, its offset and the `--encoding` that would do."""
+"""Decoding of bytes into text, chunk by chunk, and the errors of a corpus.
+
+The error for an invalid byte names the byte, its offset in the file and, if it can be guessed, the right --encoding.
+"""
 import codecs
 import contextlib
 import re
@@ -9,40 +12,44 @@ from dataclasses import dataclass
 
 from .guess import HEAD, is_noise, likely, share
 
-AUTO = "auto"  # in an encoding's place: each file as it is, UTF-8 where it is valid, else what it looks like
-ERRORS = {"strict": "strict", "replace": "rnncore-replace", "skip": "rnncore-skip"}  # what is done with a byte that the
-#                                                                    encoding does not have: Python's name of a handler
-_WHOLE = {"punycode", "idna"}  # codecs of Python that cannot decode a piece at a time
+AUTO = "auto"  # each file is read as UTF-8 if it is valid UTF-8, else in the encoding that it looks like
+# Treatment of invalid bytes -> name of the error handler in Python's codecs. The last two are registered below.
+ERRORS = {"strict": "strict", "replace": "rnncore-replace", "skip": "rnncore-skip"}
+_WHOLE = {"punycode", "idna"}  # codecs of Python that can only decode a file as a whole
 _WHITE = re.compile("[ \n]")
-_mended = threading.local()    # .bytes: how many the handlers below have taken since a decoder was last asked
+_mended = threading.local()    # .bytes: number of bytes replaced or skipped in the present call of a decoder
 
 
 class CorpusError(ValueError):
-    """A corpus that cannot be used; str(error) is one line that names the cause and the cure."""
+    """A corpus cannot be used. str(error) is one line that names the cause and the remedy."""
 
     def __init__(self, message: str):
         super().__init__(one_line(message))
 
 
 class CorpusNotFoundError(CorpusError):
-    """A path where nothing is: a usage error on a command line."""
+    """A path does not exist. The command line reports it as a usage error."""
 
 
 class UnknownEncodingError(CorpusError):
-    """An encoding that Python does not know: a usage error on a command line."""
+    """Python does not know an encoding. The command line reports it as a usage error."""
 
 
 def one_line(message: str) -> str:
-    """The message with what a terminal would not print (a line feed in a file's name) written as an escape."""
+    """Return the message with unprintable characters, such as a line feed in a file's name, written as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 def codec(encoding: str) -> str:
-    """Python's own name for an encoding of text ("UTF8" -> "utf-8"), AUTO for itself, or UnknownEncodingError."""
+    """Return Python's own name for an encoding of text ("UTF8" -> "utf-8"), or AUTO for AUTO.
+
+    Raises UnknownEncodingError if Python has no such encoding of text.
+    """
     if encoding == AUTO:
         return AUTO
     try:
-        " ".encode(encoding)  # codecs.lookup alone accepts base64, which is no encoding of text
+        # codecs.lookup alone would accept codecs that encode no text, such as base64.
+        " ".encode(encoding)
         return codecs.lookup(encoding).name
     except (LookupError, ValueError):
         raise UnknownEncodingError(
@@ -51,63 +58,64 @@ def codec(encoding: str) -> str:
 
 
 def is_wide(encoding: str) -> bool:
-    """Whether NUL bytes are ordinary in this encoding."""
+    """Return True if text in this encoding has NUL bytes as a rule: UTF-16 and UTF-32."""
     return codec(encoding).startswith(("utf-16", "utf-32"))
 
 
 @dataclass
 class Outcome:
-    """What came of decoding one file: what is to be said of it once all is read."""
+    """Facts about the decoding of one file, from which tally.py makes notes for the user."""
 
-    name: str = ""                # of the file
-    alone: bool = True            # whether it is the only one
-    found: str | None = None      # the encoding that AUTO took, where it is another than UTF-8
+    name: str = ""                # name of the file in messages
+    alone: bool = True            # True if it is the only file of the corpus
+    found: str | None = None      # the encoding that AUTO chose, None for UTF-8
     size: int = 0                 # bytes read
-    foreign: bool = False         # whether it has bytes above 0x7f
+    foreign: bool = False         # True if the file has bytes above 0x7f
     mended: int = 0               # bytes that were replaced or skipped
-    looks: str | None = None      # of a file with such bytes: the encoding that it looks like, itself or another
-    compared: bool = False        # whether it was read otherwise than as UTF-8, and compared with that
-    mistaken: tuple[str, str] | None = None  # where it is valid UTF-8: a symbol, and what was made of it
+    looks: str | None = None      # if bytes were mended: the encoding that the file looks like, if any
+    compared: bool = False        # True if the file is decoded as UTF-8 too, to see if the chosen encoding is a mistake
+    mistaken: tuple[str, str] | None = None  # if the file is valid UTF-8: a symbol of it, and what was read instead
 
 
 def decode(raw: bytes, encoding: str, name: str) -> str:
-    """The text of one file that is at hand as a whole: as `decoded`."""
+    """Return the text of one file whose bytes are all in memory. Raises CorpusError as `decoded` does."""
     return "".join(decoded([raw], encoding, name))
 
 
 def decoded(chunks: Iterable[bytes], encoding: str, name: str, errors: str = "strict", alone: bool = True,
             outcome: Outcome | None = None) -> Iterator[str]:
-    """The text of one file, chunk by chunk; the first chunk has HEAD bytes at least, or all.
+    """Yield the text of one file, chunk by chunk. The first chunk has at least HEAD bytes, or is the whole file.
 
-    CorpusError, calling the file `name`, where its bytes are not that encoding: with the offset in the whole file. What
-    decodes by chance is refused too: UTF-16 is full of NULs as UTF-8, plain text is rare Chinese as UTF-16. errors: one
-    of ERRORS, for the odd bad byte. alone: whether no other file is read in this encoding. outcome is filled in.
+    errors: treatment of invalid bytes, one of ERRORS. alone: see Outcome. outcome: filled in during the reading.
+    Raises CorpusError, with the offset in the whole file, for bytes that are invalid in this encoding, and for a file
+    that is decoded without an error only by chance (_EncodingCheck.text). name: the name of the file in errors.
     """
     outcome, chunks = outcome or Outcome(), iter(chunks)
     outcome.name, outcome.alone = name, alone
     raw = b"".join(chunks) if codec(encoding) in _WHOLE else next(chunks, b"")
     if codec(encoding) == AUTO:
-        while raw.isascii() and b"\0" not in raw and (more := next(chunks, b"")):  # as UTF-8 as all else
+        # ASCII is the same in UTF-8 and in the other encodings without NULs: the choice waits for the first other byte.
+        while raw.isascii() and b"\0" not in raw and (more := next(chunks, b"")):
             outcome.size += len(raw)
             yield raw.decode("ascii")
             raw = more
-        found, raw = _found(raw, chunks)
+        found, raw = _chosen(raw, chunks)
         outcome.found = None if found in (None, "utf-8") else found
-        errors = errors if found else "strict"  # what looks like nothing known is more than an odd byte
-        encoding = "cp1252" if found == "latin-1" else found or "utf-8"  # cp1252 has what Latin-1 has, and more
-    decoder, seen = _decoder(encoding, raw, errors), _Seen(encoding, name, raw, alone, outcome)
+        errors = errors if found else "strict"  # a file that looks like no known encoding is refused
+        encoding = "cp1252" if found == "latin-1" else found or "utf-8"  # cp1252 has all of Latin-1's text, and more
+    decoder, check = _decoder(encoding, raw, errors), _EncodingCheck(encoding, name, raw, alone, outcome)
     while True:
-        seen.add(raw)
+        check.add(raw)
         _mended.bytes = 0
         try:
             text = decoder.decode(raw, final=not raw)
         except UnicodeDecodeError as error:
-            raise seen.refusal(error) from None
+            raise check.refusal(error) from None
         except UnicodeError as error:
             raise CorpusError(
                 f"{name} is not {label(encoding)} ({error}): name its encoding with --encoding") from None
         outcome.mended += _mended.bytes
-        seen.check(text, last=not raw)
+        check.text(text, last=not raw)
         if text:
             yield text
         if not raw:
@@ -116,7 +124,11 @@ def decoded(chunks: Iterable[bytes], encoding: str, name: str, errors: str = "st
 
 
 def _decoder(encoding: str, head: bytes, errors: str) -> codecs.IncrementalDecoder:
-    """One that takes UTF-16 and UTF-32 without a byte order mark for the machine's own order, as bytes.decode does."""
+    """Return a decoder for a file that begins with `head`; errors: one of ERRORS.
+
+    UTF-16 and UTF-32 without a byte order mark are read in the machine's byte order, as bytes.decode does.
+    """
+    # Python's incremental decoders for these two refuse text without a mark; the decoders -le and -be do not need one.
     name = codec(encoding)
     if name in ("utf-16", "utf-32") and likely(head[:4]) != name:
         name += "-le" if sys.byteorder == "little" else "-be"
@@ -124,7 +136,7 @@ def _decoder(encoding: str, head: bytes, errors: str) -> codecs.IncrementalDecod
 
 
 def _handler(instead: str) -> Callable[[UnicodeError], tuple[str, int]]:
-    """A handler of errors that puts `instead` in the place of bytes and counts them."""
+    """Return an error handler for a codec that writes `instead` for invalid bytes and adds their number to _mended."""
     def mend(error: UnicodeError) -> tuple[str, int]:
         if not isinstance(error, UnicodeDecodeError):
             raise error
@@ -137,37 +149,44 @@ codecs.register_error(ERRORS["replace"], _handler("\N{REPLACEMENT CHARACTER}"))
 codecs.register_error(ERRORS["skip"], _handler(""))
 
 
-def _found(raw: bytes, chunks: Iterator[bytes]) -> tuple[str | None, bytes]:
-    """What AUTO takes a file for by the first chunk that is not all ASCII, and that chunk, made longer where need be.
+def _chosen(raw: bytes, chunks: Iterator[bytes]) -> tuple[str | None, bytes]:
+    """Return the encoding that AUTO chooses, and the bytes from which it was chosen, which are still to be decoded.
 
-    So nothing is read twice, stdin included. None: it looks like nothing known.
+    raw: the first chunk that is not plain ASCII. The next one is appended if `raw` alone does not show enough. So no
+    byte is read twice, and stdin can be read too. The encoding is None if the bytes look like no known encoding.
     """
     check = codecs.getincrementaldecoder("utf-8")()
     with contextlib.suppress(UnicodeDecodeError):
-        if check.decode(raw).isascii() and check.getstate()[0]:  # its only foreign bytes end it: are they a beginning?
+        # If the only bytes above 0x7f end the chunk, the next chunk shows whether they begin a UTF-8 character.
+        if check.decode(raw).isascii() and check.getstate()[0]:
             raw += (more := next(chunks, b""))
             check.decode(more, final=not more)
         if b"\0" not in raw:
             return "utf-8", raw
-    return likely(raw) or likely(raw.replace(b"\0", b" ")), raw  # text may have a NUL here and there
+    # The second guess is for a text that holds a few NULs and is neither UTF-16 nor UTF-32.
+    return likely(raw) or likely(raw.replace(b"\0", b" ")), raw
 
 
-class _Seen:
-    """What is remembered of a file's bytes and text, to refuse it for a good reason wherever its fault shows.
+class _EncodingCheck:
+    """The check that one file really has the encoding in which it is read. It also fills in the Outcome.
 
-    The encoding is judged by the first chunk, the last one that held more than ASCII, and the one at fault.
+    If the check fails, the likely encoding is guessed from a sample: the first chunk, the latest earlier chunk with a
+    byte above 0x7f, and the present chunk. No more of the file is kept.
     """
 
     def __init__(self, encoding: str, name: str, first: bytes, alone: bool, outcome: Outcome):
         self.encoding, self.name, self.wide, self.alone = encoding, name, is_wide(encoding), alone
-        self.first, self.foreign, self.raw, self.fed, self.outcome = first, b"", b"", outcome.size, outcome
-        self.zero: int | None = None      # where the first NUL byte is
-        self.nul = self.white = False     # whether the text has a NUL, a blank or a line feed
+        self.first, self.foreign, self.raw, self.outcome = first, b"", b"", outcome
+        self.fed = outcome.size           # bytes of the file up to the end of the present chunk
+        self.zero: int | None = None      # offset of the first NUL byte
+        self.nul = self.white = False     # True once the text has a NUL; once it has a blank or a line feed
         outcome.compared = not (self.wide or outcome.found or codec(encoding).startswith("utf-8")
                                 or codec(encoding) in _WHOLE)
-        self.utf8 = codecs.getincrementaldecoder("utf-8")() if outcome.compared else None  # while all is valid UTF-8
+        # A second decoder, kept as long as all bytes are valid UTF-8.
+        self.utf8 = codecs.getincrementaldecoder("utf-8")() if outcome.compared else None
 
     def add(self, raw: bytes) -> None:
+        """Note the bytes of the next chunk, before it is decoded; no bytes mean the end of the file."""
         if not self.raw.isascii():
             self.foreign = self.raw
         if self.zero is None and (at := raw.find(0)) >= 0:
@@ -181,7 +200,7 @@ class _Seen:
             self._compare(self.utf8, raw)
 
     def _compare(self, utf8: codecs.IncrementalDecoder, raw: bytes) -> None:
-        """Note a symbol that UTF-8 reads where the encoding reads another, as long as all is valid UTF-8."""
+        """Note the first symbol that UTF-8 would read otherwise, as long as the whole file is valid UTF-8."""
         try:
             text = utf8.decode(raw, final=not raw)
         except UnicodeDecodeError:
@@ -190,36 +209,51 @@ class _Seen:
         if self.outcome.mistaken is None and (symbol := next((s for s in text if s > "\x7f"), None)):
             self.outcome.mistaken = symbol, symbol.encode().decode(self.encoding, "replace")
 
-    def evidence(self) -> bytes:
+    def sample(self) -> bytes:
+        """Return the bytes from which the likely encoding is guessed, each chunk once."""
         return b"".join({id(part): part for part in (self.first, self.foreign, self.raw)}.values())
 
     def refusal(self, error: UnicodeDecodeError) -> CorpusError:
-        at = self.fed - len(error.object) + error.start  # what a decoder holds back is the end of what it was fed
-        return self._refused(error.object[error.start:error.start + 1], at, likely(self.evidence()))
+        """Return the error for a byte at which decoding the present chunk failed."""
+        # error.object ends where the chunk ends. It may begin earlier, with bytes that the decoder held back.
+        at = self.fed - len(error.object) + error.start
+        return self._refused(error.object[error.start:error.start + 1], at, likely(self.sample()))
 
-    def check(self, text: str, last: bool) -> None:
-        """Refuse what is text by chance: for NULs as soon as there is one, for Chinese once all is known."""
+    def text(self, text: str, last: bool) -> None:
+        """Check the text of the present chunk. last: it is the end of the file.
+
+        Raises CorpusError if the file was decoded without an error only by chance. UTF-16 that is read as UTF-8 is full
+        of NULs, so the check is made at the first NUL. Plain text that is read as UTF-16 becomes rare Chinese
+        characters, so the check is made at the end of the file.
+        """
         if last and self.outcome.mended:
-            looks = likely(self.evidence())
+            looks = likely(self.sample())
             self.outcome.looks = self.encoding if looks and same(self.encoding, looks) else looks
         nul = "\0" in text
         first_nul, self.nul = nul and not self.nul, self.nul or nul
         self.white = self.white or self.wide and bool(_WHITE.search(text))
         if not (last if self.wide else first_nul):
             return
-        raw = self.evidence()
+        raw = self.sample()
         better = likely(raw)
         if better is None or same(self.encoding, better):
             return
         if self.wide:
+            # Text has blanks or line feeds, and no NULs. Refuse a file that looks like text only in the other encoding.
             by_chance = (self.nul or not self.white) and bool(_WHITE.search(raw.decode(better, "replace")))
         else:
-            by_chance = share(rb"[\0-\x08]", raw[:HEAD]) > .25  # an alphabet's upper bytes, not a NUL here and there
+            # A text may hold a few NULs. But if more than a quarter of the bytes are below 9, they are the upper bytes
+            # of UTF-16 characters: all letters of an alphabet have the same upper byte, such as 0 for Latin and 4 for
+            # Cyrillic.
+            by_chance = share(rb"[\0-\x08]", raw[:HEAD]) > .25
         if by_chance:
             raise self._refused(b"\0" if self.zero is not None else b"", self.zero, better)
 
     def _refused(self, byte: bytes, at: int | None, better: str | None) -> CorpusError:
-        """The error for a file that fails with `byte` at `at` (None: nowhere) and looks like `better`."""
+        """Return the error for a file in which `byte` at offset `at` is wrong (None: no byte is) and its remedy.
+
+        better: the encoding that the file looks like, or None.
+        """
         cause = "this is not" if at is None else f"byte 0x{byte.hex()} at offset {at} is not"
         if better is None and is_noise(self.first[:HEAD]):
             cure = "the file looks like no text at all: `rnncore train --level byte` learns the bytes of any file"
@@ -236,17 +270,11 @@ class _Seen:
         return CorpusError(f"{self.name}: {cause} {label(self.encoding)}; {cure}")
 
 
-def join(pieces: Iterable[str]) -> str:
-    """The pieces one after the other, each but the last ending in a newline; empty ones leave no trace."""
-    full = [piece for piece in pieces if piece]
-    return "".join(piece if piece.endswith(("\n", "\r")) else piece + "\n" for piece in full[:-1]) + "".join(full[-1:])
-
-
 def same(encoding: str, better: str) -> bool:
-    """Whether `better` would decode no differently: utf-16 is utf-16-le under a mark, utf-8 is utf-8-sig."""
+    """Return True if `encoding` decodes as `better` does: utf-16-le as utf-16 after a mark, utf-8-sig as utf-8."""
     return codec(encoding).startswith(codec(better))
 
 
 def label(encoding: str) -> str:
-    """An encoding's name as people write it."""
+    """Return an encoding's name as people write it: "Latin-1", "UTF-8", "KOI8-R"."""
     return "Latin-1" if codec(encoding) == "iso8859-1" else codec(encoding).upper()

@@ -1,6 +1,7 @@
-"""One file fetched over HTTP: from the first of several addresses that serves it whole and right, or not at all.
+"""Download of one file over HTTP from the first of several addresses that serves the complete and right file.
 
-The transfer is pooch's, into a temporary file beside the wanted one, which bears its name once its sha256 is right.
+The package pooch transfers it into a temporary file beside the wanted file. The temporary file is renamed to the wanted
+file when its sha256 is right, so a partial or wrong file never has that name.
 """
 import contextlib
 import http
@@ -15,11 +16,12 @@ from urllib.parse import urlsplit
 
 from .decode import CorpusError
 
-MOST = 1 << 28       # bytes of a file whose size is not known
-STALE = 24 * 3600    # seconds after which a temporary file is nobody's any more
-LATER = {408, 425, 429}  # statuses below 500 that may be others the next time
-NO_SUCH_HOST = "its name cannot be looked up"  # what happens without a network, at once
-REASONS = (          # what the errors of requests mean, by the words in them
+MOST = 1 << 28       # bytes; upper limit for a file whose size is not known
+STALE = 24 * 3600    # seconds; an older temporary file belongs to no running transfer
+LATER = {408, 425, 429}  # HTTP statuses below 500 after which another try may succeed
+NO_SUCH_HOST = "its name cannot be looked up"  # the reason without a network; another try would fail at once, too
+# (pattern in an error of requests, reason for the user). The first pattern that is found counts.
+REASONS = (
     ("proxy", "the proxy does not let it through"),
     ("resolve|getaddrinfo|name or service", NO_SUCH_HOST),
     ("timed out", "silent for too long"),
@@ -32,16 +34,16 @@ REASONS = (          # what the errors of requests mean, by the words in them
 
 @dataclass(frozen=True)
 class Patience:
-    """How long servers are waited for."""
+    """Limits on the number of tries, on waiting and on slow transfers."""
 
-    tries: int = 3          # rounds over all addresses
-    pause: float = 1.0      # seconds before the second round, twice as many before the third, ...
-    silence: float = 20.0   # seconds without a byte after which a server is given up; for a connection, half as many
-    slowest: float = 500.0  # bytes a second that a transfer must make once it has lasted so many seconds
+    tries: int = 3          # number of rounds over all addresses
+    pause: float = 1.0      # seconds before the second round; before the third 2 times as many, then 3 times
+    silence: float = 20.0   # seconds without a byte after which a transfer fails; half as many for the connection
+    slowest: float = 500.0  # bytes per second; a slower transfer fails after `silence` seconds
 
 
 class DownloadError(CorpusError):
-    """Every address failed; wrong: each of those that answered to the last served another file."""
+    """All addresses failed. wrong: True if the last try at one of the hosts ended with a wrong file."""
 
     def __init__(self, message: str, wrong: bool):
         super().__init__(message)
@@ -49,7 +51,7 @@ class DownloadError(CorpusError):
 
 
 class Broken(ValueError):
-    """A transfer that failed; final: the next one from there would fail in the same way; wrong: another file came."""
+    """A transfer failed. final: another try at this address would fail, too. wrong: the address served another file."""
 
     def __init__(self, message: str, final: bool = False, wrong: bool = False):
         super().__init__(message)
@@ -58,11 +60,11 @@ class Broken(ValueError):
 
 def download(urls: Sequence[str], path: Path, sha256: str | None, size: int | None, patience: Patience,
              say: Callable[[str], None], moved: Callable[[int], None]) -> str:
-    """Fetch `path` from one of `urls` and return that one; an old file is replaced once the new one is right.
+    """Download the file `path` from one of `urls` and return that URL. A complete, right file replaces an old one.
 
-    sha256 (hex) and size (bytes) are those that the file must have, None: not known. `say` is told a line for every
-    round that failed, `moved` the bytes that the transfer under way has brought. CorpusError where every address
-    failed, the folder cannot be written, or pooch is not installed.
+    sha256 (hex) and size (bytes): those that the file must have, None if not known. say: called with a line for each
+    round that failed and is followed by another. moved: called with the number of bytes of the file that have arrived.
+    Raises DownloadError if all addresses failed, CorpusError if the folder cannot be written or pooch is not installed.
     """
     left = list(urls)
     troubles: dict[str, Broken] = {}
@@ -86,42 +88,42 @@ def download(urls: Sequence[str], path: Path, sha256: str | None, size: int | No
 
 
 def host(url: str) -> str:
-    """The host of an address, without the password that may stand before it."""
+    """Return the host of a URL, without a user name and password before it."""
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def _listed(troubles: dict[str, Broken]) -> str:
-    """The hosts, with those of the same trouble together."""
+    """Return the hosts and their troubles in words; hosts with the same trouble are listed together."""
     reasons = dict.fromkeys(map(str, troubles.values()))
     hosts = {reason: [where for where, trouble in troubles.items() if str(trouble) == reason] for reason in reasons}
     return "; ".join(f"{', '.join(hosts[reason])}: {reason}" for reason in reasons)
 
 
 def _transfer(url: str, path: Path, sha256: str | None, transfer: "Transfer") -> None:
-    """One try at one address."""
+    """Try one address once. Raises Broken if the transfer fails, CorpusError if it would fail at any address."""
     try:
         _sweep(path.parent)
         library().retrieve(url, sha256 and f"sha256:{sha256}", path.name, path.parent, downloader=transfer)
-    except OSError as error:  # those of the network are made Broken inside
+    except OSError as error:  # an error of the disk: Transfer turns those of the network into Broken
         raise _unwritable(path.parent, error) from None
     except (Broken, CorpusError):
         raise
-    except ValueError:  # pooch's, for a wrong hash
+    except ValueError:  # pooch raises it for a wrong hash; Broken and CorpusError are ValueErrors too, hence the order
         raise Broken("it serves another file (its sha256 is wrong; nothing was kept)", True, True) from None
 
 
 def library() -> ModuleType:
-    """The package pooch."""
+    """Return the package pooch. Raises CorpusError if it is not installed."""
     try:
         import pooch
     except ImportError:
         raise CorpusError("corpora are downloaded by pooch, which is not here: `pip install pooch`") from None
-    pooch.get_logger().setLevel("ERROR")  # the words are ours
+    pooch.get_logger().setLevel("ERROR")  # rnncore prints its own messages
     return pooch
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the temporary files of transfers that were killed; make the folder, private to this user, if need be."""
+    """Make the folder if it is missing, private to the user, and remove the temporary files of killed transfers."""
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     for path in folder.glob("tmp*"):
@@ -131,26 +133,31 @@ def _sweep(folder: Path) -> None:
 
 
 def _unwritable(folder: Path, error: OSError) -> CorpusError:
+    """Return the error for a folder that cannot be written."""
     return CorpusError(f"{folder} cannot be written ({error.strerror or 'it is not allowed'}): "
                        "make room and make it writable, or name another folder for caches in XDG_CACHE_HOME")
 
 
 class Response(Protocol):
-    """A response of requests, as far as it is read here."""
+    """The part of a response of the package requests that is used here."""
 
     status_code: int
     headers: Mapping[str, str]
 
 
 class Transfer:
-    """A downloader for pooch, and the file that it writes to: counts, and gives up what is too slow, long or short."""
+    """A downloader for pooch, and at the same time the file that it writes to.
+
+    It counts the bytes and raises Broken for a transfer that is too slow, too long or too short. pooch calls it with a
+    URL and the path of a temporary file; requests then writes to it.
+    """
 
     def __init__(self, size: int | None, patience: Patience, moved: Callable[[int], None]):
         self.size, self.patience, self.moved = size, patience, moved
-        self.done = self.total = 0  # bytes; total 0: not known
+        self.done = self.total = 0  # bytes that have arrived, and bytes announced by the server (0 if not known)
 
     def __call__(self, url: str, output_file: str, _: None) -> None:
-        """Fetch url into the temporary file of that name; what the network does wrong is Broken."""
+        """Download url into the temporary file output_file. Raises Broken for errors of the network."""
         fetch = library().HTTPDownloader(
             timeout=(self.patience.silence / 2, self.patience.silence), hooks={"response": self.heard},
             headers={"Accept-Encoding": "identity", "User-Agent": "rnncore"})
@@ -164,13 +171,15 @@ class Transfer:
             raise Broken(f"the connection broke off after {self.done:,} of {wanted:,} bytes")
 
     def heard(self, response: Response, **_: object) -> None:
-        """The answer's head has come."""
+        """Read the headers of a response, before its content: note the size. Raises Broken for a web page."""
         if response.status_code == 200 and "html" in response.headers.get("content-type", ""):
             raise Broken("it answers with a web page instead of the file (does the network ask for a login?)")
+        # With a content encoding, content-length counts the packed bytes, and `write` gets the unpacked ones.
         if "content-encoding" not in response.headers:
             self.total = int(response.headers.get("content-length", 0))
 
     def write(self, chunk: bytes) -> None:
+        """Write a chunk of the file. Raises Broken if the file is too long or the transfer too slow."""
         self.done += len(chunk)
         if self.done > (self.size or MOST):
             raise Broken(f"it sends more than {self.size or MOST:,} bytes: another file (nothing was kept)", True, True)
@@ -182,12 +191,13 @@ class Transfer:
         self.moved(self.done)
 
     def flush(self) -> None:
+        """Flush the temporary file."""
         with self.disk():
             self.file.flush()
 
     @contextlib.contextmanager
     def disk(self) -> Iterator[None]:
-        """An error in here is none of the network's."""
+        """Turn an OSError in this context into a CorpusError. It is an error of the disk, not of the network."""
         try:
             yield
         except OSError as error:
@@ -195,7 +205,7 @@ class Transfer:
 
 
 def _broken(error: OSError) -> Broken:
-    """What an error of requests means, in words."""
+    """Return the Broken for an error of requests: its reason in words, and whether another try makes sense."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         words = http.HTTPStatus(status).phrase if status in set(http.HTTPStatus) else ""

@@ -1,6 +1,7 @@
-"""Many short documents in one corpus: names, tweets, poems, rows of JSON, each with END after it.
+"""Documents: many short texts in one corpus, such as names, tweets, poems or rows of JSON, with END after each.
 
-END is a symbol like others, but a model's state begins anew at it: nothing is carried from one document to the next.
+END is a symbol like others, but the model's state is reset to zero before the model reads END. So no state is carried
+from one document to the next.
 """
 import json
 import re
@@ -8,24 +9,26 @@ from collections.abc import Iterable, Iterator
 
 from .decode import CorpusError
 
-END = "\x03"  # U+0003, END OF TEXT
-KINDS = "none", "lines", "blank", "jsonl"
-_BREAK = {"lines": re.compile("\n+"), "blank": re.compile("\n(?:[ \t]*\n)+")}
+END = "\x03"  # U+0003 END OF TEXT, the symbol that ends a document
+KINDS = "none", "lines", "blank", "jsonl"  # how documents are separated, see `documents`; "none": one continuous text
+_BREAK = {"lines": re.compile("\n+"), "blank": re.compile("\n(?:[ \t]*\n)+")}  # text between two documents
 _KINDS = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list",
-          dict: "an object"}  # what JSON makes
-_BATCH = 1 << 16  # characters of documents from JSON handed on at a time, about
+          dict: "an object"}  # type that json.loads returns -> words for an error
+_BATCH = 1 << 16  # characters; about so many are collected from JSON documents before they are yielded as one piece
 
 
 def documents(pieces: Iterable[str], kind: str, field: str, name: str) -> Iterator[str]:
-    """The documents of one file called `name`, END after each, in pieces; empty ones leave no trace.
+    """Yield the documents of one file in pieces, with END after each document. Empty documents are dropped.
 
-    kind: lines, each a document; blank, blank lines between them; jsonl, the text in `field` of each line's object.
-    CorpusError for END in a document, and for lines that are not such objects.
+    pieces: the text of the file, with LF line ends. name: the name of the file in errors.
+    kind: "lines": each line is a document; "blank": blank lines separate documents; "jsonl": each line is a JSON object
+    whose key `field` has the document.
+    Raises CorpusError for a document that contains END, and for lines of "jsonl" that are not such objects.
     """
     split = _objects(pieces, field, name) if kind == "jsonl" else _parts(pieces, kind, name)
     last = END
     for piece in filter(None, split):
-        if last == END:
+        if last == END:  # a second END in a row would make an empty document
             piece = piece.lstrip(END) if piece[0] == END else piece
         if piece:
             last = piece[-1]
@@ -35,20 +38,25 @@ def documents(pieces: Iterable[str], kind: str, field: str, name: str) -> Iterat
 
 
 def _parts(pieces: Iterable[str], kind: str, name: str) -> Iterator[str]:
-    """Breaks made END; one that may go on in the next piece is held back."""
+    """Yield the pieces with each break between documents turned into END. kind: "lines" or "blank".
+
+    A break may continue in the next piece. So if a piece ends in white space with an LF, the part from this first LF on
+    is held back until the next piece.
+    """
     held, begun = "", False
     for piece in pieces:
         _check(piece, name)
         piece = held + piece
         if not begun:
             piece = piece.lstrip("\n")
-        open_ = piece.find("\n", len(piece.rstrip(" \t\n")))  # what may be the beginning of a break
+        open_ = piece.find("\n", len(piece.rstrip(" \t\n")))  # where an unfinished break may begin; -1 for none
         piece, held = (piece[:open_], piece[open_:]) if open_ >= 0 else (piece, "")
         begun = begun or bool(piece)
         yield _BREAK[kind].sub(END, piece)
 
 
 def _objects(pieces: Iterable[str], field: str, name: str) -> Iterator[str]:
+    """Yield the texts in `field` of the JSON objects, one object a line, with END after each; skip blank lines."""
     batch, size, first = [], 0, True
     for number, line in enumerate(_lines(pieces), 1):
         if not line.strip():
@@ -67,16 +75,17 @@ def _objects(pieces: Iterable[str], field: str, name: str) -> Iterator[str]:
 
 
 def _is_array(line: str) -> bool:
-    """Whether the first line of a file is, or begins, an array of what is wanted."""
+    """Return True if the first line of a file is, or begins, a JSON array of objects."""
     if not line.lstrip().startswith("["):
         return False
     try:
         return any(isinstance(row, dict) for row in json.loads(line))
     except (ValueError, RecursionError):
-        return True  # it goes on in the next line
+        return True  # the array goes on in the next line
 
 
 def _text(line: str, field: str, where: str) -> str:
+    """Return the text in `field` of the object in one line. Raises CorpusError; its message calls the line `where`."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -96,7 +105,7 @@ def _text(line: str, field: str, where: str) -> str:
 
 
 def _lines(pieces: Iterable[str]) -> Iterator[str]:
-    """The lines of pieces that are cut anywhere, without their ends."""
+    """Yield the lines of a text without their LF; the pieces may end inside a line."""
     held: list[str] = []
     for piece in pieces:
         first, *others = piece.split("\n")
@@ -108,5 +117,21 @@ def _lines(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def _check(text: str, where: str) -> None:
+    """Raise CorpusError if the text contains END; the message calls the text `where`."""
     if END in text:
         raise CorpusError(f"{where} holds the control character U+0003, which ends documents here: take it out")
+
+
+def joined(texts: Iterable[Iterable[str]]) -> Iterator[str]:
+    """Yield the pieces of all texts in order. Empty texts are ignored.
+
+    An LF is added between two texts unless the first one ends in LF, CR or END.
+    """
+    last = "\n"
+    for pieces in texts:
+        begun = False
+        for piece in filter(None, pieces):
+            if not begun and last not in "\n\r" + END:
+                yield "\n"
+            begun, last = True, piece[-1]
+            yield piece

@@ -1,15 +1,17 @@
-"""What a file is by its first bytes: the kinds that are no text, in the words of people, and what to do with each.
+"""Table of the kinds of files that are not text, known by their first bytes, with a name and a remedy for each.
 
-The readers of texts and of models both go by this table, so each can say what it was given in its place.
+The readers of texts and of models both use it, so that their errors can say what kind of file was given instead.
 """
 import re
 from typing import NamedTuple
 
-GZIP = b"\x1f\x8b\x08"  # such a file is read for what is inside, so it is no kind of its own but inside another
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/|www\.)\S")  # one slash is left where it was made a path
-_CURL = "http", "ftp", "www."  # how addresses begin that curl can fetch
-_PLAIN = re.compile(rb"[\t-\r\x1b -~]*")
+GZIP = b"\x1f\x8b\x08"  # first bytes of a gzipped file; its content is read, so only gzip inside gzip is a kind below
+# One slash is enough: pathlib turns the two slashes of an address into one.
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/|www\.)\S")
+_CURL = "http", "ftp", "www."  # beginnings of addresses that curl can download
+_PLAIN = re.compile(rb"[\t-\r\x1b -~]*")  # printable ASCII, white space and ESC
 
+# Remedies.
 SAVE = "save it as plain text and name that"
 UNPACK = "unpack it and name the files inside"
 BYTES = "take it out, or learn its bytes with `rnncore train --level byte`"
@@ -20,16 +22,18 @@ MODEL = ("a model goes before the text, as in `rnncore score RUN TEXT`, and `rnn
 
 
 class Kind(NamedTuple):
-    """A kind of file that is no text."""
+    """A kind of file that is not text."""
 
-    name: str  # with its article
-    cure: str  # what to do with it where a text is wanted
+    name: str  # its name in messages, with the article: "a PDF"
+    cure: str  # the remedy in a message to a user who gave such a file as a text
 
 
 _PDF = Kind("a PDF", "save its text (pdftotext does) and name that")
-_ENTRY = rb"PK\x03\x04(?s:.{26})"  # of a zip archive, up to its name
-_KINDS = (  # a pattern of the first bytes, and the kind; the first that is there counts
-    (rb"(?s:...)\0\0\0\0\0\{\s*\"", MODEL_FILE := Kind("a model (safetensors)", MODEL)),  # may begin as a pickle
+_ENTRY = rb"PK\x03\x04(?s:.{26})"  # header of an entry in a zip archive, up to the entry's name
+# (pattern of the first bytes, kind). The first pattern that matches counts, so the order matters: kinds of zip archives
+# come before the plain archive, and models before pickles, since the length at the start of a model may look like one.
+_KINDS = (
+    (rb"(?s:...)\0\0\0\0\0\{\s*\"", MODEL_FILE := Kind("a model (safetensors)", MODEL)),
     (rb"(?=PK)(?s:.*)" + _ENTRY + rb"word/", Kind("a Word document (docx)", SAVE)),
     (rb"(?=PK)(?s:.*)" + _ENTRY + rb"xl/", Kind("an Excel workbook (xlsx)", SAVE)),
     (rb"(?=PK)(?s:.*)" + _ENTRY + rb"ppt/", Kind("a PowerPoint file (pptx)", SAVE)),
@@ -77,16 +81,16 @@ _TABLE = tuple((re.compile(pattern), kind) for pattern, kind in _KINDS)
 
 
 def kind_of(head: bytes) -> Kind | None:
-    """The kind of a file with these first bytes (8,192 or all); None for a text and for what is not known.
+    """Return the kind of a file with these first bytes (8,192, or the whole file); None for text and unknown kinds.
 
-    A text may begin with the letters of a kind: what is all printable ASCII is a text, but for a PDF.
+    A text may begin with the letters of a kind, such as BM. So a file of printable ASCII is text, except for a PDF.
     """
     plain = _PLAIN.fullmatch(head)
     return next((kind for pattern, kind in _TABLE if (kind is _PDF or not plain) and pattern.match(head)), None)
 
 
 def address(source: str) -> str | None:
-    """What to say of a name that is an address, of something on another machine mostly; None for any other."""
+    """Return the message for a source that is an address (URL) instead of a path, or None if it is not an address."""
     if source.startswith("file:/"):
         return f"{source} is an address: name the path alone, without file://"
     if not _ADDRESS.match(source):

@@ -1,8 +1,10 @@
-"""A text that was read before, read again: the one way in which a file that a model file names is opened.
+"""Reading of a text again, from the record of its files in a model file: the only way to open files that a model names.
 
-A model file may be anyone's, and what it says is not trusted. Of the sources that it names, the single files are opened
-that its record lists, where they are regular files of the size that they had; no folder is walked, no pattern expanded,
-no device or pipe opened, nothing downloaded. Stdin is read as ever, a named corpus where it is here already.
+A model file may come from anyone, so its content is not trusted. Of the sources that it names, only the single files
+that its record lists are opened, and only if they are regular files. They must have their former size, unless another
+text is allowed (Record.characters is None). No folder is searched, no
+pattern is expanded, no device or pipe is opened, and nothing is downloaded. Stdin is read as usual, and a named corpus
+is read if it is installed or downloaded already.
 """
 import glob
 import os
@@ -19,37 +21,37 @@ from .content import of_file
 from .decode import CorpusError
 from .sources import File, Sources, absolute, current
 
-GONE = "is not there any more"  # why a file is not opened: there is none
-LONGEST, SHOWN = 4096, 100      # characters of a path that may be one; of a longer text in its place that are shown
+GONE = "is not there any more"  # the reason why a file that does not exist is not opened
+LONGEST, SHOWN = 4096, 100      # characters; a path longer than LONGEST is shown in messages by its first SHOWN
 
 
 class Record(NamedTuple):
-    """What is known of the files of a text.
+    """Record of the files of a text that was read before.
 
-    of: for each source the files that it stood for, each [absolute path, bytes]; None for stdin, a named corpus, and a
-    file that was no regular one. None in place of all: unknown; of such a text, the sources that are plain paths of
-    regular files are opened. below: the folder, absolute, in which the sources were named. A file below it that was
-    named from there is looked for at the same place below the current folder too: the two may have been moved together.
-    characters: how many symbols the text has; no more are read. None: the text may be another, its files of any size.
+    A file below the folder `below` whose source was a relative path is also looked for at the same place below the
+    current folder: the run and its text may have been moved together.
     """
 
+    # For each source, the files that it stood for, as [absolute path, size in bytes]; None for stdin, a named corpus or
+    # a file that was not regular. None instead of the whole list: the files are not known, and only sources that are
+    # themselves paths of regular files are opened.
     of: list[list | None] | None = None
-    below: str = os.sep
-    characters: int | None = None
+    below: str = os.sep  # absolute path of the folder that was the current one when the sources were named
+    characters: int | None = None  # symbols in the text; no more are read. None: text and file sizes may have changed
 
 
 class Lost(NamedTuple):
-    """A file that is not opened."""
+    """A file of a record that cannot be opened."""
 
-    source: str       # that it is of, as it was named
-    seen: str         # the file as it is named from the current folder
-    path: str | None  # where it was, absolute; None where that is not known
-    why: str          # in words, after its name
-    changed: bool = False  # whether it has another size, and nothing else is wrong
+    source: str       # the source that it belongs to, as the user named it
+    seen: str         # its path as seen from the current folder
+    path: str | None  # its former absolute path; None if it is not known
+    why: str          # the reason in words, to follow the file's name in a message
+    changed: bool = False  # True if the only reason is that its size has changed
 
 
 class LostError(CorpusError):
-    """A text of which files are not opened; `lost` says which."""
+    """Files of a record cannot be opened. `lost` has one Lost for each of them."""
 
     def __init__(self, lost: list[Lost]):
         more = f" (and {len(lost) - 1:,} more)" if len(lost) > 1 else ""
@@ -59,17 +61,17 @@ class LostError(CorpusError):
 
 
 class LongerError(CorpusError):
-    """A text that is longer than it was."""
+    """A text is longer than it was, or than it may be."""
 
 
 @dataclass
 class Remembered(Sources):
-    """As Sources, the files that the record lists."""
+    """Sources whose files are those that a record lists: no folder or pattern is searched."""
 
-    record: Record = Record()  # it never changes
+    record: Record = Record()  # the shared default is immutable
 
     def opened(self) -> Iterator[File]:
-        """The files. Raises LostError before the first is opened where one cannot be."""
+        """Yield the files in order. Raises LostError, before any file is opened, if one of them cannot be opened."""
         self.below = current() if self.record.of is None else self.record.below
         found = [list(self._files(place, source)) for place, source in enumerate(self.sources)]
         if lost := [file for files in found for file in files if isinstance(file, Lost)]:
@@ -78,7 +80,11 @@ class Remembered(Sources):
         yield from super().opened()
 
     def _files(self, place: int, source: str) -> Iterator[tuple[str, int | None] | Lost]:
-        """For each file of a source that is a path, (path, bytes or None) of one to open."""
+        """Yield, for each file of a source, the (path, size) to open it with, or its Lost.
+
+        size is in bytes, or None for any size. Nothing is yielded for stdin and a named corpus. place: the index of the
+        source.
+        """
         if source == "-" or source in corpora.NAMES:
             return
         if self.record.of is None:
@@ -92,7 +98,11 @@ class Remembered(Sources):
                 yield self._file(source, path, None if self.record.characters is None else size)
 
     def _file(self, source: str, path: str, size: int | None) -> tuple[str, int | None] | Lost:
-        """The file where it was, else where it would be if the folder in which it was named were the current one."""
+        """Return the (path, size) to open a file with, or its Lost.
+
+        The file is looked for at `path`, its former absolute path, and then at the same place below the current folder.
+        size: the former size in bytes, or None for any size.
+        """
         why = why_not(path, size)
         below = os.path.join(self.record.below, "")
         seen = path[len(below):] if path.startswith(below) and not os.path.isabs(source) else path
@@ -102,7 +112,7 @@ class Remembered(Sources):
         return Lost(source, seen, path, why, why_not(path, None) is None) if why else (path, size)
 
     def _paths(self, source: str) -> Iterator[File]:
-        """The files of a source that is a path, opened one after the other."""
+        """Yield the listed files of a source that is not stdin or a named corpus; each is opened when it is read."""
         listed = self._listed[len(self.files) - 1]
         for path, size in listed:
             self.note(path, size)
@@ -110,18 +120,21 @@ class Remembered(Sources):
             yield File(path, 0, self.encoding, chunks, len(listed) == 1)
 
     def note(self, path: str, size: int | None) -> None:
-        """Note a file of the source that is being read."""
+        """Add a file to `files` of the source that is being read; size: in bytes, or None to look it up."""
         if (listed := self.files[-1]) is not None:
             listed.append([absolute(path), os.stat(path).st_size if size is None else size])
 
 
 def short(path: str) -> str:
-    """A path as it is shown: of one that is longer than any, its beginning."""
+    """Return a path for a message; only the beginning of a text that is too long to be a path."""
     return path if len(path) <= LONGEST else f"{path[:SHOWN]} ..."
 
 
 def why_not(path: str, size: int | None) -> str | None:
-    """Why a file is not opened, in words after its name; None where it is a regular file of so many bytes (or any)."""
+    """Return the reason why a file is not opened, in words to follow its name, or None if it may be opened.
+
+    A file may be opened if it is a regular file of `size` bytes (None: of any size).
+    """
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -132,27 +145,34 @@ def why_not(path: str, size: int | None) -> str | None:
 
 
 def _not_as(found: os.stat_result, size: int | None) -> str | None:
+    """Return the reason why a file with this stat result is not opened, as `why_not` does."""
     if not stat.S_ISREG(found.st_mode):
         return "is a folder" if stat.S_ISDIR(found.st_mode) else "is no regular file"
     return None if size in (None, found.st_size) else f"has {found.st_size:,} bytes, and had {size:,}"
 
 
 class Regular:
-    """A regular file of this size (None: of any), opened to be read no further. Raises CorpusError, OSError."""
+    """A regular file of `size` bytes (None: of any size), opened for reading, and read no further than this size.
+
+    Raises CorpusError if the file is not as it should be, OSError if it cannot be opened.
+    """
 
     def __init__(self, path: str, size: int | None):
-        if why := why_not(path, size):  # to open some devices does something
+        # Check before opening, since opening a device can have an effect. Check again afterwards: the path may name
+        # another file by then. O_NONBLOCK: opening a pipe must not wait for a writer. O_NOCTTY: a terminal must not
+        # become the terminal that controls this process.
+        if why := why_not(path, size):
             raise CorpusError(f"{path} {why}")
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         self._file: BinaryIO = os.fdopen(descriptor, "rb")
         found = os.fstat(descriptor)
-        if why := _not_as(found, size):  # another one since
+        if why := _not_as(found, size):
             self._file.close()
             raise CorpusError(f"{path} {why}")
         self._left = found.st_size
 
     def read(self, size: int) -> bytes:
-        """As of a file."""
+        """Return the next bytes, at most `size`, and none beyond the size that the file had when it was opened."""
         data = self._file.read(min(size, self._left))
         self._left -= len(data)
         return data
@@ -165,10 +185,11 @@ class Regular:
 
 
 def bounded(pieces: Iterable[str], most: int | None) -> Iterator[str]:
-    """The pieces of a text of `most` symbols; None: of half as many as there are bytes free where long texts are kept.
+    """Yield the pieces of a text that may have at most `most` symbols.
 
-    Raises LongerError for one that has more, as soon as that is seen, and CorpusError, before any is read, where there
-    is no room for it.
+    most: None allows half as many symbols as there are free bytes in the folder for temporary files (spool.folder).
+    Raises LongerError as soon as a piece exceeds the limit. Raises CorpusError, before any piece is read, if the folder
+    has fewer than `most` free bytes.
     """
     folder = spool.folder() or tempfile.gettempdir()
     free = shutil.disk_usage(folder).free

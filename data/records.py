@@ -1,4 +1,4 @@
-"""Texts written as the documents of a file, for endings.py to read again: the way back from a model to a corpus."""
+"""Writer of documents: it turns texts, such as samples of a model, into a file that endings.py reads as documents."""
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -6,15 +6,16 @@ from itertools import chain
 
 from .endings import END
 
-ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")  # what readers of JSON lines drop or break at
+# Characters that readers of JSON lines drop, cannot decode (surrogates), or take for the end of a line.
+ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")
 
 
 def written(texts: Iterable[Iterable[str]], kind: str, field: str, ascii_only: bool = False) -> Iterator[str]:
-    """The file, in pieces, of which `endings.documents` makes these texts; each text comes in pieces too.
+    """Yield, in pieces, a file from which `endings.documents` reads these texts. Each text comes in pieces too.
 
-    kind: lines, a text a line, its own line ends made blanks; blank, an empty line between texts, empty ones within
-    them left out; jsonl, an object a line with the text in `field`, in ASCII alone where that is asked for. An END
-    within a text begins the next document.
+    kind: "lines": each text is a line, and its own line ends become spaces; "blank": an empty line separates texts, and
+    empty lines inside a text are left out; "jsonl": each line is an object with the text in `field`.
+    ascii_only: in "jsonl", write characters outside ASCII as escapes. An END inside a text begins the next document.
     """
     for place, text in enumerate(texts):
         if kind == "lines":
@@ -28,7 +29,7 @@ def written(texts: Iterable[Iterable[str]], kind: str, field: str, ascii_only: b
 
 
 def _object(text: Iterable[str], field: str, ascii_only: bool) -> Iterator[str]:
-    """A text as the only field of an object."""
+    """Yield a text as a line with an object whose only field it is; each END in the text begins another object."""
     head, tail = f'{{{_string(field, ascii_only)}: "', '"}\n'
     yield head
     for piece in text:
@@ -37,13 +38,13 @@ def _object(text: Iterable[str], field: str, ascii_only: bool) -> Iterator[str]:
 
 
 def _string(text: str, ascii_only: bool) -> str:
-    """A string of JSON."""
+    """Return a text as a string of JSON, with quotation marks."""
     return ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=ascii_only))
 
 
 def _block(symbols: Iterable[str]) -> Iterator[str]:
-    """A text without empty lines, its end a line end."""
-    held, begun = "", False  # a line end and the blanks after it; is there anything before them?
+    """Yield a text without empty lines and with an LF at its end; each END becomes an empty line."""
+    held, begun = "", False  # an LF and the blanks after it, which are not yielded yet; True inside a text
     for symbol in symbols:
         if symbol == END:
             yield "\n\n" * begun

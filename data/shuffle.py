@@ -1,10 +1,10 @@
-"""Documents in an order by chance, which depends on nothing but their text: so on no seed, and on no order before.
+"""Shuffling of documents into a random order that depends only on their texts: on no seed, and on no earlier order.
 
-Each document has a key, a hash of its text; they are put in the order of their keys. Sorted or not, a list gives the
-same order, and those at its end are an even sample. Of several copies of a document each but the first has a key of its
-own, made of that hash and its number among them: copies do not stand side by side.
+The key of a document is a hash of its text, and documents are sorted by their keys. So a list gives the same order
+whether it was sorted before or not, and the documents at the end (validation and test) are a random sample. Each copy
+of a document after the first has a key of its own, made of the hash and the copy's number, so copies are scattered too.
 
-It takes 16 bytes a document, its place and its key, and a few pieces of the ids, however long they are.
+Shuffling needs memory for a few pieces of the ids, however long the text is, and 16 bytes a document (end and key).
 """
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -15,13 +15,17 @@ from .endings import END
 from .spool import CHUNK, Spool
 from .vocab import Vocab
 
-KEY = b"rnncore document"  # for ever: with another, others would be validated on
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-PART = 1 << 16  # documents handled at a time
+# Never change this key: with another one, old runs would be resumed with other documents in their validation part.
+KEY = b"rnncore document"
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio, the increment of SplitMix64
+PART = 1 << 16  # number of documents handled at a time
 
 
 def shuffled(spool: Spool, vocab: Vocab) -> tuple[Spool, int]:
-    """The ids over `vocab` of documents, END after each, in their new order, and how many documents there are."""
+    """Return a spool with the documents in their new order, and the number of documents.
+
+    spool: ids over `vocab`, with END after each document.
+    """
     ends, keys = _documents(spool, vocab)
     moved, held, full = Spool(spool.dtype), bytearray(), CHUNK * spool.dtype.itemsize
     for piece in spool.pieces(_bounds(ends, order(keys))):
@@ -34,7 +38,10 @@ def shuffled(spool: Spool, vocab: Vocab) -> tuple[Spool, int]:
 
 
 def _bounds(ends: np.ndarray, places: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Where the documents lie, in their new order; a long one in parts."""
+    """Yield (start, stop) of each document in the new order; a document longer than CHUNK ids is yielded in parts.
+
+    ends: index after each document (D,) in the old order. places: old numbers of the documents (D,) in the new order.
+    """
     for begin in range(0, len(places), PART):
         part = places[begin:begin + PART]
         starts, stops = np.where(part > 0, ends[part - 1], 0).tolist(), ends[part].tolist()
@@ -46,11 +53,11 @@ def _bounds(ends: np.ndarray, places: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def _documents(spool: Spool, vocab: Vocab) -> tuple[np.ndarray, np.ndarray]:
-    """(the place after each document (D,) int64, its key (D,) uint64)."""
+    """Return (ends, keys) of the D documents: the index after each (D,) int64 and its key (D,) uint64."""
     number = int(spool.counts(len(vocab))[vocab.end])
     ends, keys = np.empty(number, np.int64), np.empty(number, np.uint64)
     done = seen = 0
-    begun = _hash("")  # of the document that went on at the end of a chunk
+    begun = _hash("")  # hash so far of the document that continues in the next chunk
     for ids in spool.chunks():
         last = np.flatnonzero(ids == vocab.end)
         first, *others = vocab.decode(ids).split(END)
@@ -65,14 +72,15 @@ def _documents(spool: Spool, vocab: Vocab) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _hash(text: str) -> blake2b:
-    """The hash of a document's text, which more text may be added to."""
+    """Return the hash object of a document's text; `update` can add more text."""
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, person=KEY)
 
 
 def order(keys: np.ndarray) -> np.ndarray:
-    """The numbers (D,) of documents in their new order, by their keys (D,) uint64, in whose place they are made.
+    """Return the numbers (D,) int64 of the documents in their new order; keys (D,) uint64 is overwritten with them.
 
-    The lower bits of a key give way to the document's number: one array is sorted, and what stood where is known.
+    The lower bits of each key are replaced by the document's number. So one array can be sorted in place, and its
+    entries still say which document they belong to. Two equal keys count as two copies of a document.
     """
     bits = np.uint64(len(keys).bit_length())
     number = (np.uint64(1) << bits) - np.uint64(1)
@@ -81,7 +89,8 @@ def order(keys: np.ndarray) -> np.ndarray:
         part &= ~number
         part |= np.arange(start, start + len(part), dtype=np.uint64)
     keys.sort()
-    before, begun = None, 0  # the key of the document before, and where its copies begin
+    # Copies are neighbours now. Every copy but the first gets a new key, and the second sort scatters them.
+    before, begun = None, 0  # key of the document before this part, and the index of its first copy
     for start in range(0, len(keys), PART):
         part = keys[start:start + PART]
         own, places = part >> bits, np.arange(start, start + len(part))
@@ -99,14 +108,17 @@ def order(keys: np.ndarray) -> np.ndarray:
 
 
 def mixed(x: np.ndarray) -> np.ndarray:
-    """64 bits by chance from 64 others (n,) uint64: the end of SplitMix64 (Steele, Lea & Flood 2014)."""
+    """Return x (n,) uint64 with its bits mixed: the output function of SplitMix64 (Steele, Lea & Flood 2014)."""
     x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return x ^ x >> np.uint64(31)
 
 
 def whole(ids: np.ndarray, end: int, cut: int) -> int:
-    """The place between two documents, or before or after all, that is nearest to `cut`: the first of equals."""
+    """Return the index nearest to `cut` where the ids (n,) can be split without cutting a document: 0, or after an END.
+
+    end: the id of END. Of two indices at the same distance, the lower one is returned.
+    """
     reach = CHUNK
     while True:
         low, high = max(0, cut - reach), min(len(ids), cut + reach)

@@ -1,4 +1,4 @@
-"""What a user names as a corpus, file by file: files, folders, patterns, gzipped files, stdin and the named corpora."""
+"""The sources of a corpus: files, folders, patterns, stdin and named corpora, opened file by file."""
 import glob
 import io
 import os
@@ -17,38 +17,48 @@ from .magic import address, kind_of
 
 
 class File(NamedTuple):
-    """One file to read."""
+    """One file of a corpus, opened to be read."""
 
-    name: str                # as errors call it
-    source: int              # the place, among the sources given, of the one that it is of
-    encoding: str
-    chunks: Iterator[bytes]  # content.CHUNK bytes each, but for the last; raises CorpusError for what cannot be read
-    alone: bool = True       # whether it is the only one
+    name: str                # its name in errors
+    source: int              # the index of its source among the sources of the corpus
+    encoding: str            # the encoding to decode it with
+    chunks: Iterator[bytes]  # its bytes in chunks of content.CHUNK; raises CorpusError if they cannot be read
+    alone: bool = True       # True if it is the only file of the corpus
 
 
 @dataclass
 class Sources:
-    """The files that the sources stand for, in that order, each to be read before the next is asked for.
+    """The sources of a corpus in the order in which the user named them, and the files that they stand for.
 
-    "-" is stdin, `stdin` or the process's own; a folder stands for its files, a pattern ('texts/*.txt') for what it
-    matches, sorted, where nothing bears its own name. binary: files that are no text are wanted too. apart: the folder
-    of the run that is asking. notes: what is to be said when all are read. files: for each source that was read the
-    files that it stood for, each [absolute path, bytes]; None for stdin, a named corpus and what is no regular file.
-    below: the folder that was the current one.
+    - "-" is stdin.
+    - The name of a named corpus (corpora.NAMES) stands for that corpus, which is always UTF-8. `./NAME` stands for a
+      file with such a name.
+    - A folder stands for its text files and those of its subfolders, sorted by path. Hidden files, run folders and
+      folders behind symbolic links are left out. Files that are not text are left out too: their first bytes show it
+      (magic.py, guess.py), or a NUL byte in the first 8,192 (guess.HEAD) if the encoding is not UTF-16 or UTF-32.
+    - A pattern ('texts/*.txt') stands for the files that it matches, and for the files of the folders that it matches,
+      sorted. A path that exists is never taken for a pattern.
+    - A gzipped file stands for its content. With `binary`, only the name (.gz) shows that a file is gzipped.
     """
 
     sources: Sequence[str]
-    encoding: str
-    binary: bool
-    stdin: BinaryIO | None
-    notes: list[str]
-    apart: str | None = None
+    encoding: str            # of the files and of stdin, or decode.AUTO
+    binary: bool             # True: files that are not text are wanted too
+    stdin: BinaryIO | None   # read for "-"; None: the process's stdin
+    notes: list[str]         # one line each for the user; complete when the last file was read
+    apart: str | None = None  # the folder of the run that reads the corpus; its files are left out
+    # For each source that was read, the files that it stood for, as [absolute path, size in bytes]; None for stdin,
+    # for a named corpus, and for a source with a file that was not regular.
     files: list[list | None] = field(default_factory=list)
-    below: str = os.sep
-    _seen: list | None = None  # of the file that was opened last, as in files
+    below: str = os.sep      # the current folder when a path was last looked for
+    _seen: list | None = None  # the file that was opened last, as in `files`
 
     def opened(self) -> Iterator[File]:
-        """The files."""
+        """Yield the files in order. Each must be read before the next one is asked for.
+
+        Raises CorpusError for no sources and for a source that is not text or cannot be read, CorpusNotFoundError for
+        one that does not exist.
+        """
         if not self.sources:
             raise CorpusError(
                 f"no corpus: name a file, a folder, - for stdin, or one of {', '.join(corpora.NAMES)}")
@@ -58,6 +68,7 @@ class Sources:
                 yield file._replace(source=place, alone=file.alone and len(self.sources) == 1)
 
     def _of(self, source: str) -> Iterator[File]:
+        """Yield the files of one source."""
         if source == "-":
             yield self._named("stdin", of_stdin(self.stdin, self.binary))
         elif source in corpora.NAMES:
@@ -69,7 +80,7 @@ class Sources:
             yield from self._paths(source)
 
     def _paths(self, source: str) -> Iterator[File]:
-        """The file, or the text files of the folder or pattern."""
+        """Yield the file at a path, or the text files of a folder or pattern."""
         runs, self.below = Runs(self.apart), current()
         with readable(source):
             folder, there = os.path.isdir(source), _is_there(source)
@@ -83,21 +94,24 @@ class Sources:
             yield from self._texts(source, self._matches(source, runs), runs, True)
 
     def _open(self, path: str) -> BinaryIO:
-        """Open a file that the user named, of any kind."""
+        """Open a file of any kind (a device or pipe too) and remember it in `_seen`."""
         file = open(path, "rb")
         found = os.fstat(file.fileno())
         self._seen = [absolute(path), found.st_size] if stat.S_ISREG(found.st_mode) else None
         return file
 
     def _note(self) -> None:
-        """Note the file that was opened last as one that is read."""
+        """Add the file that was opened last to `files`."""
         if self._seen is None:
             self.files[-1] = None
         elif self.files[-1] is not None:
             self.files[-1].append(self._seen)
 
     def _named(self, name: str, found: Iterator[bytes]) -> File:
-        """A file that the user named: it has to be a text."""
+        """Return the File for a single file or stdin, called `name`, with the bytes `found`.
+
+        Raises CorpusError if it is a kind of file that is not text, unless `binary` is set.
+        """
         first = next(found, b"")
         if not self.binary and (kind := kind_of(first[:HEAD])):
             raise CorpusError(f"{name} is {kind.name}, not a text: {kind.cure}")
@@ -105,7 +119,10 @@ class Sources:
         return File(name, 0, self.encoding, with_first(first, found))
 
     def _matches(self, source: str, runs: Runs) -> list[Path]:
-        """The files that match a pattern, and those of the folders that do, each once. Raises CorpusNotFoundError."""
+        """Return the files that match a pattern and those of the folders that match it, each once.
+
+        Raises CorpusNotFoundError if there is no match outside run folders.
+        """
         with readable(source):
             found = sorted(glob.glob(source, recursive=True)) if glob.has_magic(source) else []
             kept = [Path(path) for path in found if not runs.takes(path, _base(source))]
@@ -120,9 +137,12 @@ class Sources:
         raise CorpusNotFoundError(f"no {what} {source!r}{more}; the named corpora are {', '.join(corpora.NAMES)}")
 
     def _texts(self, where: str, paths: list[Path], runs: Runs, matched: bool) -> Iterator[File]:
-        """The text files of a folder or pattern (matched), and at the end a note on what was left out."""
-        skipped: dict[Path, str] = {}  # what is no text, and what it is
-        hints: dict[Path, str] = {}    # the encoding that it looks like
+        """Yield the text files among the paths of a folder or, if `matched`, of a pattern; add notes on those left out.
+
+        where: the folder or pattern as the user named it. Raises CorpusError if none is a text (see `_refuse`).
+        """
+        skipped: dict[Path, str] = {}  # file that is not text -> what it is
+        hints: dict[Path, str] = {}    # file that is not text -> encoding that it looks like
         for path in paths:
             found = of_file(str(path), self.binary, self._open)
             first = next(found, b"")
@@ -136,13 +156,16 @@ class Sources:
         any_text = len(skipped) < len(paths)
         notes = _left_out(Path(where), skipped, hints, any_text) + runs.note(where)
         if not any_text:
-            self._nothing(where, runs, notes)
+            self._refuse(where, runs, notes)
         self.notes += notes
 
     def _no_text(self, head: bytes, matched: bool) -> tuple[str | None, str | None]:
-        """(what a file is that is no text, None for a text; the encoding in which it may be one).
+        """Return (what, looks) for a file with these first bytes; matched: True if a pattern matches the file.
 
-        Of what a pattern matches (matched), only the kinds that are known count.
+        what: the reason in words why the file is not text, None for a text. looks: for a file with NUL bytes, the
+        encoding in which it may be text, else None. In a folder, NUL bytes or control characters show that a file is
+        not text, unless the encoding explains them. A file that matches a pattern was meant by the user: it is text
+        unless it is of a known kind (magic.py).
         """
         if kind := kind_of(head):
             return f"is {kind.name}", None
@@ -153,8 +176,11 @@ class Sources:
             return None if looks and self.encoding == AUTO else "has NUL bytes", looks
         return "has control characters" if is_noise(head) else None, None
 
-    def _nothing(self, where: str, runs: Runs, notes: list[str]) -> None:
-        """Refuse a folder without a text; not where only runs are in it and it is not all that was named."""
+    def _refuse(self, where: str, runs: Runs, notes: list[str]) -> None:
+        """Raise CorpusError for a folder or pattern without a text file.
+
+        Nothing is raised if it has run folders and the user named other sources too: those sources may have the text.
+        """
         if os.path.normpath(where) in runs.met:
             cause = f"{where} is a run folder, not a text: the run goes before the text, as in `rnncore score RUN TEXT`"
         else:
@@ -164,6 +190,7 @@ class Sources:
 
 
 def _is_there(path: str) -> bool:
+    """Return True if a file or folder of this path exists. Raises OSError if that cannot be found out."""
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -172,7 +199,11 @@ def _is_there(path: str) -> bool:
 
 
 def _left_out(where: Path, skipped: dict[Path, str], hints: dict[Path, str], any_text: bool) -> list[str]:
-    """A line on the files of a folder that are no text, and where one looks like one what would read it."""
+    """Return one line for the user on the files that are not text, no line if there are none.
+
+    skipped and hints: as in Sources._texts. any_text: the folder has a text file too; then the line advises --encoding
+    auto, since one encoding would not fit all files.
+    """
     if not skipped:
         return []
     count = "1 file that is no text" if len(skipped) == 1 else f"{len(skipped):,} files that are no text"
@@ -184,19 +215,22 @@ def _left_out(where: Path, skipped: dict[Path, str], hints: dict[Path, str], any
 
 
 def _base(pattern: str) -> str:
-    """The folder up to which a pattern has no wildcard."""
+    """Return the longest leading folder of a pattern that has no wildcard."""
     while glob.has_magic(pattern):
         pattern = os.path.dirname(pattern)
     return pattern
 
 
 def shown(source: str) -> str:
-    """A source in words."""
+    """Return a source as messages call it: "stdin" for "-"."""
     return "stdin" if source == "-" else source
 
 
 def name(source: str) -> str:
-    """A good default name for what is made of a source: a file's stem, a folder's name, a named corpus, "stdin"."""
+    """Return a default name for a run on this source: a file's stem, a folder's name, a named corpus or "stdin".
+
+    The name for a pattern is the name of the folder before its first wildcard.
+    """
     if source == "-" or source in corpora.NAMES:
         return shown(source)
     whole = os.path.abspath(source)
@@ -209,14 +243,15 @@ def name(source: str) -> str:
 
 
 def absolute(path: str) -> str:
-    """Return the path of a file as it is from any folder."""
-    if ".." in path.split(os.sep):  # which after a symbolic link is not the folder before it
+    """Return the absolute path of a file, without "." and ".."."""
+    # os.path.normpath drops "link/.." from a path. But behind a symbolic link, ".." is the parent of the link's target.
+    if ".." in path.split(os.sep):
         path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
     return os.path.normpath(os.path.join(current(), path))
 
 
 def current() -> str:
-    """Return the current folder; the root where it was removed."""
+    """Return the current folder, or the root folder if the current one was removed."""
     try:
         return os.getcwd()
     except FileNotFoundError:

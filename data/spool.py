@@ -1,7 +1,7 @@
-"""A spool is a sequence of ids of any length, in memory while it is short and in an unlinked temporary file when not.
+"""Spool: a sequence of ids of any length, kept in memory while it is short and in an unlinked temporary file otherwise.
 
-A file without a name leaves nothing behind, however the process ends. It does not lie in the run folder, since resuming
-reads the corpus anyway, to make sure that it is the old one.
+An unlinked file has no name and leaves nothing behind, however the process ends. It is not stored in the run folder:
+resuming a run reads the corpus again in any case, to make sure that it has not changed.
 """
 import contextlib
 import mmap
@@ -13,49 +13,56 @@ import numpy as np
 
 from .decode import CorpusError
 
-IN_MEMORY = 8 << 20  # bytes; longer ones go to a file
-CHUNK = 1 << 20      # ids read at a time
+IN_MEMORY = 8 << 20  # bytes; a longer spool goes to a file
+CHUNK = 1 << 20      # number of ids read at a time
 
 
 class Spool:
-    """Ids (n,) of one unsigned type, written in order, read chunk by chunk or as one array."""
+    """Ids (n,) of one unsigned type, written in order and read in chunks or as one array.
+
+    Each method raises CorpusError if the disk is full or the temporary file cannot be used.
+    """
 
     def __init__(self, dtype: np.dtype | type[np.uint8]):
         self.dtype, self.length = np.dtype(dtype), 0
-        with _room():
-            self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=folder())  # gone with the spool
+        with _disk_errors():
+            self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=folder())  # freed together with the spool
         self._array: np.ndarray | None = None
 
     def append(self, ids: np.ndarray) -> None:
-        """Add ids at the end; they must fit the type."""
-        with _room():
+        """Append ids (m,); they must fit into the spool's type."""
+        with _disk_errors():
             self._file.seek(0, os.SEEK_END)
             self._file.write(np.ascontiguousarray(ids, self.dtype).data)
         self.length += len(ids)
 
     def chunks(self, size: int = CHUNK) -> Iterator[np.ndarray]:
-        """All ids in order, as arrays of `size`, without mapping the file."""
+        """Yield all ids in order, in arrays of `size` ids (the last may be shorter), without mapping the file."""
         for start in range(0, self.length, size):
-            with _room():
+            with _disk_errors():
                 self._file.seek(start * self.dtype.itemsize)
                 raw = self._file.read(size * self.dtype.itemsize)
             yield np.frombuffer(raw, self.dtype)
 
     def pieces(self, bounds: Iterable[tuple[int, int]]) -> Iterator[bytes]:
-        """The ids from start to stop as they lie there, for each (start, stop), without mapping the file."""
+        """Yield, for each (start, stop) in `bounds`, the bytes of ids[start:stop], without mapping the file."""
         size = self.dtype.itemsize
         if self.length * size <= IN_MEMORY:
             raw = self.array().tobytes()
             yield from (raw[start * size:stop * size] for start, stop in bounds)
             return
-        with _room():
+        # os.pread does not see bytes that Python still buffers, so flush them first.
+        with _disk_errors():
             self._file.flush()
             descriptor = self._file.fileno()
             for start, stop in bounds:
                 yield os.pread(descriptor, (stop - start) * size, start * size)
 
     def map(self, table: np.ndarray, dtype: np.dtype | None = None) -> "Spool":
-        """A new spool with table[id] for every id, without those where it is negative; dtype: by default its own."""
+        """Return a new spool with table[id] for every id; an id whose entry is negative is dropped.
+
+        table: (V,) integers. dtype: type of the new ids, by default the type of this spool.
+        """
         mapped, whole = Spool(dtype or self.dtype), not (table < 0).any()
         table = table.astype(mapped.dtype) if whole else table
         for ids in self.chunks():
@@ -64,16 +71,16 @@ class Spool:
         return mapped
 
     def counts(self, symbols: int) -> np.ndarray:
-        """How often each of the ids 0..symbols-1 occurs: (symbols,)."""
+        """Return the number of occurrences of each id in 0..symbols-1: (symbols,) int64."""
         total = np.zeros(symbols, np.int64)
         for ids in self.chunks():
             total += np.bincount(ids, minlength=symbols)
         return total
 
     def array(self) -> np.ndarray:
-        """The ids (n,), to be read only: those in a file as a memory map."""
+        """Return the ids (n,), read-only; as a memory map if they are in a file. Call it after the last append."""
         if self._array is None:
-            with _room():
+            with _disk_errors():
                 self._file.seek(0)
                 in_file = self.length * self.dtype.itemsize > IN_MEMORY
                 raw = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) if in_file else self._file.read()
@@ -82,14 +89,18 @@ class Spool:
 
 
 def folder() -> str | None:
-    """Where files lie: in $TMPDIR, else /var/tmp, on a disk where /tmp may be memory, else where Python says."""
+    """Return the folder for temporary files, or None for Python's own choice, which follows $TMPDIR.
+
+    /var/tmp is taken if TMPDIR is not set: it is on a disk, while /tmp may be in memory.
+    """
     if os.environ.get("TMPDIR") or not os.access("/var/tmp", os.W_OK):
         return None
     return "/var/tmp"
 
 
 @contextlib.contextmanager
-def _room() -> Iterator[None]:
+def _disk_errors() -> Iterator[None]:
+    """Turn an OSError in this context into a CorpusError that says where ids are stored and how to move them."""
     try:
         yield
     except OSError as error:

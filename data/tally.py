@@ -1,38 +1,41 @@
-"""What the reading of a corpus dropped, changed and took for something else, and the lines that say so, once each."""
+"""Tally of what the reading of a corpus dropped, changed and guessed, and the notes for the user made from it."""
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from .decode import AUTO, Outcome, label
 from .folders import listed
 
-LINES = 8   # files that have a line of their own
-MANY = .01  # the share of a file's bytes above which those mended are more than an odd one
+LINES = 8   # number of files that get a note of their own
+MANY = .01  # share of a file's bytes; if more are mended, the encoding is probably wrong
 
 
 @dataclass
 class Tally:
-    """What the steps dropped, changed and passed on."""
+    """Counts that the reading steps of text.py update while a corpus is read."""
 
-    symbols: list[int]  # of each source
-    marks: int = 0
-    crlf: int = 0
-    cr: int = 0
-    foreign: list[Outcome] = field(default_factory=list)  # of the files with bytes above 0x7f
+    symbols: list[int]  # number of symbols of each source
+    marks: int = 0      # number of byte order marks that were removed
+    crlf: int = 0       # number of CRLF line ends that became LF
+    cr: int = 0         # number of lone CR line ends that became LF
+    foreign: list[Outcome] = field(default_factory=list)  # one for each file with bytes above 0x7f
 
     def read(self, source: int, pieces: Iterable[str]) -> Iterator[str]:
-        """The pieces, counted for their source."""
+        """Yield the pieces and count their symbols for the source with this index."""
         for piece in pieces:
             self.symbols[source] += len(piece)
             yield piece
 
     def decoded(self, outcome: Outcome, pieces: Iterable[str]) -> Iterator[str]:
-        """The pieces of one file; when it is read, what came of decoding it is kept."""
+        """Yield the decoded pieces of one file. At the end, keep the Outcome if the file has bytes above 0x7f."""
         yield from pieces
         if outcome.foreign:
             self.foreign.append(outcome)
 
     def notes(self, cure: bool = True) -> list[str]:
-        """A line for the marks, and one for the line ends; cure: with the option that keeps them."""
+        """Return one line on removed byte order marks and one on changed line ends, each only if there were any.
+
+        cure: the line on line ends names the option that keeps them.
+        """
         notes = [f"dropped {self.marks:,} byte order mark{'s' * (self.marks > 1)}"] if self.marks else []
         ends = [f"{count:,} {kind}" for count, kind in ((self.crlf, "CRLF"), (self.cr, "lone CR")) if count]
         if ends:
@@ -41,7 +44,10 @@ class Tally:
         return notes
 
     def encodings(self, encoding: str, errors: str) -> list[str]:
-        """What is to be said of how the files were decoded; encoding, errors: what was asked for."""
+        """Return the lines on guessed encodings, mended bytes and encodings that are probably wrong.
+
+        encoding, errors: the encoding and the treatment of invalid bytes (decode.ERRORS) that the user asked for.
+        """
         found = [outcome for outcome in self.foreign if outcome.found]
         mended = [outcome for outcome in self.foreign if outcome.mended]
         left = sum(outcome.mended for outcome in mended[LINES:])
@@ -62,8 +68,12 @@ class Tally:
             *self._mistaken(encoding)]
 
     def _mistaken(self, encoding: str) -> list[str]:
-        """A warning where files that are valid UTF-8 were read otherwise; which are none, where only some are."""
+        """Return one warning if files that are valid UTF-8 were read in another encoding, else no line.
+
+        If other files are not valid UTF-8, the warning names those and advises --encoding auto.
+        """
         right = [outcome.name for outcome in self.foreign if outcome.compared and not outcome.mistaken]
+        # A file with mended bytes has a line of its own already, with the encoding that it looks like.
         wrong = [(each.name, each.mistaken) for each in self.foreign if each.mistaken and not each.mended]
         if not wrong:
             return []
@@ -77,7 +87,10 @@ class Tally:
 
 
 def _other(outcome: Outcome, used: str) -> str:
-    """Which encoding may be the right one of a file in which more than the odd byte was mended; else nothing."""
+    """Return a hint at the right encoding of a file with mended bytes, as the end of a sentence, or "" for no hint.
+
+    used: the encoding in which the file was read.
+    """
     if outcome.looks is None and outcome.mended > MANY * outcome.size:
         return "; so many may be text in another --encoding (latin-1, cp1251, gb18030, shift_jis, ...)"
     if outcome.looks in (None, used):
@@ -86,9 +99,10 @@ def _other(outcome: Outcome, used: str) -> str:
 
 
 def _bytes(count: int) -> str:
+    """Return a number of bytes in words."""
     return f"{count:,} byte{'s' * (count != 1)}"
 
 
 def _first(lines: list[str], rest: str) -> list[str]:
-    """The first of the lines, a file each, and one for those that are left."""
+    """Return the first LINES lines, and `rest` in place of the others if there are more."""
     return lines[:LINES] + [rest] * (len(lines) > LINES)

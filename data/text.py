@@ -1,9 +1,13 @@
-"""A corpus: text on disk, on stdin or under a name, read once, in pieces, checked, mended and encoded as it comes.
+"""A corpus: the text of files, stdin or named corpora, encoded as ids over the vocabulary of its own symbols.
 
-    files -> bytes -> text -> without marks -> line ends -> documents -> lower case -> joined -> ids over its vocabulary
-    -> documents shuffled
+`read` reads the text once, in pieces of about 1 MiB (content.CHUNK). Every piece passes these steps in order:
 
-No step holds more than a piece, and long ids lie in a file: 5 GB of text take the memory of 50 MB.
+    bytes -> text -> byte order marks removed -> LF line ends -> documents separated -> lower case -> files joined
+    -> ids
+
+Documents may be shuffled at the end. A step holds about one piece at a time, and long ids are stored in a file. So
+memory hardly grows with the text: 5.2 GB took 244 MB, counting and validation included. Shuffling adds 16 bytes a
+document.
 """
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +20,7 @@ import numpy as np
 
 from . import recorded, sources as sources_
 from .decode import ERRORS, CorpusError, CorpusNotFoundError, Outcome, UnknownEncodingError, codec, decoded, one_line
-from .endings import END, KINDS, documents
+from .endings import KINDS, documents, joined
 from .folders import listed
 from .shuffle import shuffled
 from .spool import Spool
@@ -25,21 +29,26 @@ from .vocab import LEVELS, MARK, UnknownSymbolError, Vocab, points_of, text_of
 
 __all__ = ["Corpus", "CorpusError", "CorpusNotFoundError", "Reading", "UnknownEncodingError", "read"]
 
-WORD = 1 << 16   # characters without a blank that are held back, to see the word's end, at most
+WORD = 1 << 16   # characters; `lowered` does not hold back a longer text without a blank, so that memory is bounded
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the bytes of a corpus become symbols. level byte: each byte is one, whatever it means; the rest is moot."""
+    """Settings that turn the bytes of a corpus into symbols.
 
-    encoding: str = "utf-8"
-    encoding_errors: str = "strict"  # what becomes of bytes that the encoding does not have: one of decode.ERRORS
-    newline: str = "lf"    # lf: CRLF and lone CR become LF; keep
-    lower: bool = False
-    level: str = "char"    # one of vocab.LEVELS
-    documents: str = "none"  # what parts one from the next: one of endings.KINDS
-    field: str = "text"      # of jsonl: the name of what is learnt
-    shuffle: bool = False    # documents: in an order by chance, shuffle.py's
+    At level "byte" each byte is one symbol, whatever it means. No byte is dropped or changed, no newline is added
+    between files, and no file is skipped because it is not text.
+    Raises ValueError for a bad or unfitting setting, UnknownEncodingError for an encoding that Python does not know.
+    """
+
+    encoding: str = "utf-8"  # a codec of Python, or decode.AUTO
+    encoding_errors: str = "strict"  # treatment of bytes that are invalid in the encoding: one of decode.ERRORS
+    newline: str = "lf"    # "lf" turns CRLF and lone CR into LF; "keep" leaves line ends as they are
+    lower: bool = False    # True turns the text into lower case
+    level: str = "char"    # kind of symbol: one of vocab.LEVELS
+    documents: str = "none"  # separation of documents: one of endings.KINDS
+    field: str = "text"      # for documents "jsonl": key of the text in each object
+    shuffle: bool = False    # True puts the documents in the fixed random order of shuffle.py
 
     def __post_init__(self) -> None:
         if self.newline not in ("lf", "keep"):
@@ -54,54 +63,54 @@ class Reading:
             raise ValueError("documents are told apart by LF line ends: leave --newline keep out")
         if self.shuffle and self.documents == "none":
             raise ValueError("documents are shuffled, a continuous text is not")
-        codec(self.encoding)  # an unknown one is refused before anything is read
+        codec(self.encoding)  # an unknown encoding is refused before any file is opened
 
     @staticmethod
     def kept(about: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of its fields that an object has, as a run keeps them among others of its corpus."""
+        """Return the fields of Reading in `about`, the object that describes the corpus in a run's metadata."""
         return {each.name: about[each.name] for each in fields(Reading) if each.name in about}
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A text and where it is from."""
+    """One text as ids over its own vocabulary, with its sources, its hash and notes for the user."""
 
     name: str  # a good default name for a run: a file's stem, a folder's name, a named corpus, "stdin"
-    vocab: Vocab  # of its own symbols
-    spool: Spool  # its ids
-    sources: tuple[str, ...]  # as they were given
-    notes: tuple[str, ...]  # a line each, to be said once: what was dropped, skipped or normalised
-    sha256: str  # hex, of the text in UTF-8, or of the bytes
-    left_out: tuple[str, ...] = ()  # those of the notes that say what of the sources was not read
-    record: recorded.Record = recorded.Record()  # it never changes; the files that were read
+    vocab: Vocab  # the symbols that occur in the text
+    spool: Spool  # the ids over `vocab`
+    sources: tuple[str, ...]  # the sources as the caller gave them
+    notes: tuple[str, ...]  # one line each, for the user: what was dropped, skipped or normalised
+    sha256: str  # hex; hash of the text in UTF-8 before shuffling, or of the bytes at level "byte"
+    left_out: tuple[str, ...] = ()  # the notes on parts of the sources that were not read
+    record: recorded.Record = recorded.Record()  # the files that were read; the shared default is immutable
 
     @property
     def ids(self) -> np.ndarray:
-        """The ids (n,) over `vocab`, to be read only; a memory map where they are many."""
+        """Return the ids (n,) over `vocab`: read-only, and a memory map if they are stored in a file."""
         return self.spool.array()
 
     @property
     def characters(self) -> int:
-        """How many symbols it has."""
+        """Return n, the number of symbols in the text."""
         return self.spool.length
 
     @property
     def text(self) -> str:
-        """All of it, in memory."""
+        """Return the whole text in memory."""
         return self.vocab.decode(self.ids)
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """How often each symbol of `vocab` occurs: (V,)."""
+        """Return the number of occurrences of each symbol of `vocab`: (V,) int64."""
         return self.spool.counts(len(self.vocab))
 
     def symbols(self) -> Iterator[str]:
-        """Its symbols one by one."""
+        """Yield the symbols one by one."""
         for ids in self.spool.chunks():
             yield from map(self.vocab.symbols.__getitem__, ids.tolist())
 
     def digest(self, count: int) -> str | None:
-        """The sha256, hex, of its first `count` symbols alone, in UTF-8 or as bytes; None where it has fewer."""
+        """Return the sha256 (hex) of the first `count` symbols of an unshuffled corpus; None if there are fewer."""
         if count >= self.characters:
             return self.sha256 if count == self.characters else None
         digest, points = hashlib.sha256(), points_of(self.vocab.symbols)
@@ -114,7 +123,11 @@ class Corpus:
         return digest.hexdigest()
 
     def encode(self, vocab: Vocab, on_unknown: str = "error") -> tuple[np.ndarray, int]:
-        """The ids over another vocabulary, and how many symbols it does not know; on_unknown: as Vocab.encode."""
+        """Return the ids (n,) over another vocabulary, and the number of symbols in the text that it lacks.
+
+        on_unknown is "error", "skip" or "replace", as in Vocab.encode. Raises UnknownSymbolError for "error" if the
+        text has a symbol that `vocab` lacks.
+        """
         table = vocab.places(self.vocab.symbols)
         unknown = int(self.counts[table < 0].sum()) if (table < 0).any() else 0
         if unknown and on_unknown == "error":
@@ -127,21 +140,15 @@ class Corpus:
 
 def read(sources: Sequence[str], stdin: BinaryIO | None = None, distinct: int = 2, apart: str | None = None,
          record: recorded.Record | None = None, **how: Any) -> Corpus:
-    """Read files, folders, patterns, "-" (stdin) and named corpora, in that order, into one corpus; how: a Reading's.
+    """Read the sources in their order into one corpus. how: fields of Reading. stdin, apart: see sources.Sources.
 
-    A folder stands for its text files, recursively, sorted by path: without the hidden ones, those that are no text (by
-    their first bytes, or a NUL byte in the first 8,192, unless the encoding has such), those of run folders, and
-    folders behind symbolic links; apart is the folder of a run that reads this. Of a gzipped file, what is inside is
-    read. Files are joined so that each but the last ends in a newline. Byte order marks are dropped wherever they are;
-    CRLF and lone CR become LF unless `newline` is "keep". Named corpora have their own encoding. At the level of bytes
-    nothing is skipped, joined by more, dropped or changed, and gzip is known by the file's name. `stdin` is a binary
-    stream, by default the process's. The sha256 is that of the text before documents are shuffled.
+    A newline is added to each file but the last if it lacks one. The sha256 is computed before documents are shuffled.
+    record: the files of a text that was read before; of its sources, only these files are opened (recorded.py).
 
-    record: of a text that was read before, whose sources a model file names: those of its files alone are opened.
-
-    Raises CorpusNotFoundError for a path where nothing is, UnknownEncodingError, and CorpusError for what cannot be
-    read, is no text or not in that encoding, is empty, or has one distinct symbol where `distinct` asks for two;
-    recorded.LostError where files of the record cannot be opened.
+    Raises ValueError for a bad setting, UnknownEncodingError, CorpusNotFoundError for a path that does not exist, and
+    CorpusError for a text that cannot be read, is not text, is not in that encoding, is empty, or has one distinct
+    symbol where `distinct` asks for two. With a record it raises recorded.LostError for files that cannot be opened
+    and recorded.LongerError for a text that has become longer.
     """
     reading, tally = Reading(**how), Tally([0] * len(sources))
     notes: list[str] = []
@@ -172,10 +179,10 @@ def read(sources: Sequence[str], stdin: BinaryIO | None = None, distinct: int = 
                   digest.hexdigest(), left_out, recorded.Record(files.files, files.below))
 
 
-# Every step takes the pieces of one file and yields the pieces that they become: another goes where it belongs in here.
+# Every step takes the pieces of one file and yields changed pieces. `steps` is the place to add another one.
 
 def steps(file: sources_.File, reading: Reading, tally: Tally) -> Iterator[str]:
-    """The text of one file as it is learnt, piece by piece; a byte is the code point of the same number."""
+    """Return the text of one file as the model learns it, in pieces. At level "byte", byte b becomes code point b."""
     if reading.level == "byte":
         return (chunk.decode("latin-1") for chunk in file.chunks)
     outcome = Outcome()
@@ -185,13 +192,14 @@ def steps(file: sources_.File, reading: Reading, tally: Tally) -> Iterator[str]:
         pieces = with_lf(pieces, tally)
     if reading.documents != "none":
         pieces = documents(pieces, reading.documents, reading.field, file.name)
-    if reading.documents == "jsonl":  # the line ends that JSON writes as escapes
+    if reading.documents == "jsonl":  # again, for line ends that JSON writes as escapes
         pieces = with_lf(pieces, tally)
+    # Lower case comes after JSON is parsed: the name of the field must keep its capitals.
     return lowered(pieces) if reading.lower else pieces
 
 
 def without_marks(pieces: Iterable[str], tally: Tally) -> Iterator[str]:
-    """Without byte order marks."""
+    """Remove byte order marks anywhere in the text and count them in `tally`."""
     for piece in pieces:
         if MARK in piece:
             tally.marks += piece.count(MARK)
@@ -200,7 +208,10 @@ def without_marks(pieces: Iterable[str], tally: Tally) -> Iterator[str]:
 
 
 def with_lf(pieces: Iterable[str], tally: Tally) -> Iterator[str]:
-    """With LF line ends; a CR at the end of a piece is held back until it is known whether a LF follows."""
+    """Turn CRLF and lone CR into LF and count both in `tally`.
+
+    A CR at the end of a piece is held back until the next piece shows whether an LF follows.
+    """
     held = ""
     for piece in pieces:
         piece, held = held + piece, ""
@@ -217,7 +228,10 @@ def with_lf(pieces: Iterable[str], tally: Tally) -> Iterator[str]:
 
 
 def lowered(pieces: Iterable[str]) -> Iterator[str]:
-    """In lower case, word by word: a capital sigma is another letter at a word's end, so the last word is held back."""
+    """Turn the text into lower case. Hold back the last word of a piece until its end is known.
+
+    The lower case of a capital sigma at the end of a word is another letter than inside a word.
+    """
     held = ""
     for piece in pieces:
         piece, held = held + piece, ""
@@ -227,28 +241,16 @@ def lowered(pieces: Iterable[str]) -> Iterator[str]:
     yield held.lower()
 
 
-def joined(texts: Iterable[Iterable[str]]) -> Iterator[str]:
-    """The texts' pieces one after the other, each but the last ending in a newline or END; without the empty ones."""
-    last = "\n"
-    for pieces in texts:
-        begun = False
-        for piece in filter(None, pieces):
-            if not begun and last not in "\n\r" + END:
-                yield "\n"
-            begun, last = True, piece[-1]
-            yield piece
-
-
 class Encoder:
-    """Ids by the order in which symbols are first met, as the text comes; at its end, by their code points."""
+    """Encoder of a text in one pass: `add` numbers symbols as they turn up, `done` renumbers them by code point."""
 
     def __init__(self) -> None:
         self.spool = Spool(np.uint8)
-        self._points = np.empty(0, np.uint32)             # (V,) of the symbols met so far
-        self._table = np.full(0x110000, -1, np.int32)     # id by code point, -1 for what was not met
+        self._points = np.empty(0, np.uint32)             # (V,) code points that have occurred, by id
+        self._table = np.full(0x110000, -1, np.int32)     # code point -> id; -1 for one that has not occurred
 
     def add(self, text: str) -> None:
-        """Encode the next piece."""
+        """Encode the next piece of the text into the spool."""
         points = points_of(text)
         ids = self._table.take(points, mode="clip")
         new = np.unique(points[ids < 0])
@@ -257,12 +259,17 @@ class Encoder:
             self._points = np.concatenate([self._points, new])
             ids = self._table.take(points, mode="clip")
             dtype = np.min_scalar_type(len(self._points) - 1)
+            # The ids outgrew their type (at 257 and 65,537 symbols): copy those that are stored into the wider type.
             if dtype != self.spool.dtype:
                 self.spool = self.spool.map(np.arange(len(self._points)), dtype)
         self.spool.append(ids)
 
     def done(self, reading: Reading, where: str, distinct: int) -> tuple[Vocab, Spool]:
-        """The vocabulary, and the ids over it. CorpusError for no symbol, or for one where two are wanted."""
+        """Return the vocabulary and the ids over it.
+
+        Raises CorpusError if the text is empty or has fewer than `distinct` distinct symbols; END is not counted. The
+        message calls the text `where`.
+        """
         points = np.sort(self._points)
         if not len(points):
             raise CorpusError(f"{where} is empty: name a file with text in it")
@@ -272,4 +279,5 @@ class Encoder:
                               "from; two are needed at least")
         if np.array_equal(points, self._points):
             return vocab, self.spool
+        # The second argsort inverts the first: entry k is the rank of symbol k by code point, its id from now on.
         return vocab, self.spool.map(np.argsort(np.argsort(self._points)))

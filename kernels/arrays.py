@@ -1,6 +1,7 @@
-"""Types of the arrays that the engine works on: NumPy's on a processor, CuPy's on a card, with the same interface.
+"""The types of the arrays that the engine works on: NumPy arrays on a processor, CuPy arrays on a card.
 
-Shapes stand in comments and docstrings; T, N, E, H, V, L are those of README.md.
+The two libraries have the same interface. A type says nothing about the shape: comments and docstrings give it, in the
+letters of README.md: T steps, N sequences, E input size, H hidden units, V symbols, L layers.
 """
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -8,17 +9,19 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 Array: TypeAlias = np.ndarray  # real numbers of the model's dtype, on the model's device
-Ids: TypeAlias = np.ndarray    # ids of symbols, whole numbers from 0 below V: on the host, or on the model's device
-CudaArray: TypeAlias = Any     # a cupy.ndarray, where its address on the card is read: CuPy has no types for mypy
+Ids: TypeAlias = np.ndarray    # ids of symbols, whole numbers from 0 to V - 1, on the host or on the model's device
+# A cupy.ndarray whose address on the card is read. It is Any because CuPy brings no types for mypy.
+CudaArray: TypeAlias = Any
 
 Number: TypeAlias = float | Array  # a number, or an array () of float64 on the device
-Word: TypeAlias = int | Array      # of 32 bits: a number below 2^32, or an array of uint32
-Key: TypeAlias = tuple[int, int]   # of the random numbers: two words
-Argument: TypeAlias = CudaArray | np.generic  # of a kernel: an array, or a number of the very type that it takes
+Word: TypeAlias = int | Array      # a word of 32 bits: a number below 2^32, or an array of uint32
+Key: TypeAlias = tuple[int, int]   # the key of the random generator: two words of 32 bits
+Argument: TypeAlias = CudaArray | np.generic  # an argument of a CUDA kernel: an array, or a number of its exact type
 
 HeadWeights: TypeAlias = tuple[Array, Array]          # weight (V, H), bias (V,)
-LayerCache: TypeAlias = tuple[Array, Array, Array]    # gates (4H, T, N), h and c (H, T+1, N) of a layer
-StackState: TypeAlias = tuple[Array | Sequence[Array], Array | Sequence[Array]]  # h and c: (L, H, N), or L (H, N)
+LayerCache: TypeAlias = tuple[Array, Array, Array]    # one layer's gates (4H, T, N), h and c (H, T+1, N)
+# h and c of all layers, each an array (L, H, N) or a list of L arrays (H, N).
+StackState: TypeAlias = tuple[Array | Sequence[Array], Array | Sequence[Array]]
 
 
 class LayerWeights(NamedTuple):
@@ -29,9 +32,9 @@ class LayerWeights(NamedTuple):
 
 
 class Window(NamedTuple):
-    """What runs over the T steps of a window of N sequences; lists have an entry a layer."""
+    """The arrays of a pass over a window of T steps and N sequences. Each list has one entry for each layer."""
     weights: Sequence[LayerWeights]
     caches: Sequence[LayerCache]
-    keep: Array | None                # (T, N): 0 where a new document begins; None: nowhere
-    masks: Sequence[Array] | None     # of dropout, (H, T, N) or (H, 1, N): what each layer hands on is h times its own,
-    dropped: Sequence[Array] | None   # (H, T, N)
+    keep: Array | None                # (T, N): 0 where a new document begins, else 1; None: no document begins
+    masks: Sequence[Array] | None     # dropout masks, (H, T, N) or (H, 1, N); None: no dropout
+    dropped: Sequence[Array] | None   # (H, T, N): the output of each layer, h times the layer's mask

@@ -1,4 +1,7 @@
-"""Whether a GPU works here, and if not, why not and which one command mends it: found out by running a tiny kernel."""
+"""Test whether a GPU works by running a tiny kernel on it. If it does not work, name the cause and one command as cure.
+
+CuPy's own `cupy.cuda.is_available()` is not enough: it does not notice that CUDA's compiler (NVRTC) is missing.
+"""
 import ctypes
 import importlib
 import importlib.util
@@ -8,13 +11,14 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
-OLDEST_CUPY = 14  # the major version; the only one that has been tried
+OLDEST_CUPY = 14  # the oldest major version of CuPy that works, and the only one that was tried
+# Words in an error message that mean: CUDA's compiler, libraries or headers are missing.
 MISSING = "nvrtc", "cublas", "libcu", "cannot open source file", "could not open source", "headers", "cuda_path"
-INSUFFICIENT_DRIVER, NO_DEVICE, INVALID_DEVICE, OUT_OF_MEMORY = 35, 100, 101, 2  # cudaError_t
+INSUFFICIENT_DRIVER, NO_DEVICE, INVALID_DEVICE, OUT_OF_MEMORY = 35, 100, 101, 2  # numbers of cudaError_t
 
 
 def driver_version() -> int | None:
-    """The CUDA version that the NVIDIA driver supports, as 12040 for 12.4; None without a driver."""
+    """Return the CUDA version that the NVIDIA driver supports, 12040 for 12.4; None if there is no driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -25,7 +29,10 @@ def driver_version() -> int | None:
 
 
 def why_no_cuda(index: int = 0) -> str | None:
-    """None where card `index` computes, else the cause and the command that mends it, in one line."""
+    """Return None if card `index` works, else one line with the cause and the command that mends it.
+
+    Card `index`, counted from 0, becomes the current card of the calling thread.
+    """
     version = driver_version()
     if version is None:
         return ("this machine has no NVIDIA driver (libcuda.so.1): install it (Debian, Ubuntu: `apt install "
@@ -36,7 +43,7 @@ def why_no_cuda(index: int = 0) -> str | None:
     give_cupy_a_cache()
     try:
         cupy = importlib.import_module("cupy")
-    except Exception as error:  # not ImportError alone: CuPy makes its cache folder here
+    except Exception as error:  # not only ImportError: CuPy makes its cache folder during the import
         return f"CuPy cannot be imported ({_line(error)}): {install}"
     if int(cupy.__version__.partition(".")[0]) < OLDEST_CUPY:
         return f"CuPy {OLDEST_CUPY} or newer is needed, and {cupy.__version__} is installed: {install}"
@@ -49,7 +56,10 @@ def why_no_cuda(index: int = 0) -> str | None:
 
 
 def _tiny_kernel(cupy: ModuleType) -> None:
-    """Compile a kernel and a product, run both and look at the results."""
+    """Compile and run an elementwise kernel and a matrix product. Raise ArithmeticError if the result is wrong.
+
+    The kernel needs NVRTC and the product needs cuBLAS, so a missing library raises an error here.
+    """
     double = cupy.ElementwiseKernel("float32 x", "float32 y", "y = 2 * x", "rnncore_try_out")
     ones = cupy.ones((2, 2), "float32")
     if float(cupy.matmul(double(ones), ones).sum()) != 16:
@@ -57,7 +67,7 @@ def _tiny_kernel(cupy: ModuleType) -> None:
 
 
 def _explain(error: Exception, index: int, version: int, install: str) -> str:
-    """The cause and the cure of what went wrong on the way to the tiny kernel's result."""
+    """Return one line with the cause and the cure of an error that `_tiny_kernel` or the choice of the card raised."""
     status, words = getattr(error, "status", None), _line(error)
     if status == INSUFFICIENT_DRIVER or "insufficient" in words.lower():
         return (f"the driver is too old: it supports CUDA {version // 1000}.{version % 1000 // 10}, the installed CuPy "
@@ -80,7 +90,10 @@ def _line(error: Exception) -> str:
 
 
 def give_cupy_a_cache() -> None:
-    """Where the home folder cannot be written, let CuPy keep its compiled kernels in a private temporary folder."""
+    """Let CuPy keep its compiled kernels in a private temporary folder if the home folder cannot be written.
+
+    Sets CUPY_CACHE_DIR in the environment, unless it is set already.
+    """
     if "CUPY_CACHE_DIR" in os.environ:
         return
     home = Path(os.path.expanduser("~")) / ".cupy" / "kernel_cache"
@@ -92,12 +105,16 @@ def give_cupy_a_cache() -> None:
         mine = Path(tempfile.gettempdir()) / f"rnncore-cupy-{os.getuid()}"
         mine.mkdir(mode=0o700, exist_ok=True)
         about = mine.lstat()
+        # A folder in the shared temporary folder may belong to somebody else, who could put code into CuPy's cache.
         private = stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o022
         os.environ["CUPY_CACHE_DIR"] = str(mine) if private else tempfile.mkdtemp(prefix="rnncore-cupy-")
 
 
 def describe(index: int = 0) -> dict[str, str]:
-    """Return what `rnncore doctor` says of a card that works: name, compute capability, memory, driver, versions."""
+    """Return what `rnncore doctor` prints about card `index`: name, compute capability, memory in GiB, versions.
+
+    Raises CuPy's own errors if the card does not work.
+    """
     cupy = importlib.import_module("cupy")
     about = cupy.cuda.runtime.getDeviceProperties(index)
     free, total = cupy.cuda.Device(index).mem_info

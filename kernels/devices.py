@@ -1,4 +1,4 @@
-"""A device is a name ("cpu", "cuda", "cuda:1", "auto") that becomes a kernel module here, and only here."""
+"""Find the kernel module for a device name ("cpu", "cuda", "cuda:1", "auto"). No other file does this."""
 import re
 
 from .arrays import Array
@@ -8,14 +8,15 @@ from .interface import Kernel
 
 
 class DeviceError(RuntimeError):
-    """A device that cannot be used; the message is one line that names the cause and the cure."""
+    """A device cannot be used. The message is one line that names the cause and the cure."""
 
 
 def load(device: str = "auto") -> Kernel:
-    """The kernel module for `device`: auto, cpu, cuda or cuda:K. auto is a GPU that works, else the CPU.
+    """Return the kernel module for `device`: auto, cpu, cuda or cuda:K. auto means card 0 if it works, else the CPU.
 
-    cuda:K makes card K the current one of the calling thread. Raises DeviceError, with the cause and the cure, for a
-    GPU that cannot be used; ValueError for any other name.
+    cuda means card 0. Every name but cpu makes its card the current card of the calling thread, if the card works.
+    Raises DeviceError, with the cause and the cure, if the card of a name cuda or cuda:K cannot be used. Raises
+    ValueError for any other name.
     """
     if device == "cpu":
         return cpu
@@ -30,11 +31,11 @@ def load(device: str = "auto") -> Kernel:
 
 
 def of(array: Array) -> Kernel:
-    """The kernel module that `array` belongs to."""
+    """Return the kernel module for the library of `array`: NumPy or CuPy."""
     return cpu if isinstance(array, cpu.xp.ndarray) else _cuda()
 
 
 def _cuda() -> Kernel:
-    """The kernel module of GPUs, imported where one is used: CuPy may be missing."""
+    """Import and return the kernel module of GPUs. It is not imported at the top, because CuPy may be missing."""
     from .cuda import ops
     return ops

@@ -1,4 +1,6 @@
-// Philox4x32-10 (Salmon et al. 2011): four words of a counter become four random ones, by a key of two.
+// The random generator Philox4x32-10 (Salmon et al. 2011) in CUDA C++; kernels/cpu/ops.py has it in NumPy.
+//
+// x arrives as the four words of the counter and leaves as four random words of 32 bits. The key is k0 and k1.
 
 __device__ inline void philox4x32(unsigned x[4], unsigned k0, unsigned k1) {
     for (int round = 0; round < 10; round++) {

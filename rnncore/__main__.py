@@ -1,4 +1,4 @@
-"""`python -m rnncore` is the `rnncore` command."""
+"""Run the command `rnncore` as `python -m rnncore`."""
 from .cli import main
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""A captured step is a whole training step recorded once on a card and replayed: nothing of it waits for the host.
+"""Captured training steps: a whole step is recorded once on a card as a CUDA graph and replayed without the host.
 
     window -> embedding, layers, head -> loss -> back-propagation -> norm, clipping -> optimiser -> state carried on
 
-What differs from step to step (the window, the rate, the dropout masks' counter) lies on the card, in the slots of a
-ring that the host fills ahead (kernels/cuda/step_control.py). The gradient is that of the summed loss; what the
-optimiser multiplies it with makes the mean of it.
+Numbers that differ from step to step (the window, the rate, the counter of the dropout masks) lie on the card, in the
+slots of a ring that the host fills ahead (kernels/cuda/step_control.py). A captured gradient is the gradient of the
+summed loss. The optimiser multiplies it by one factor, which turns it into the gradient of the mean loss and clips it.
 """
 import time
 from collections.abc import Callable
@@ -22,23 +22,24 @@ from .optim import Adam, Pace
 from .recovery import Recovery
 from .steps import MILESTONES, Schedule, StepResult, Stops
 
-RING = 256      # steps that may be launched before the host looks, at most,
-IDS = 1 << 22   # and ids in their windows
-MANY = 8        # steps of one launch
-TURN = 0.2      # seconds that the steps of one take last, about
+RING = 256      # slots of the ring: the host waits after at most so many steps
+IDS = 1 << 22   # ids in all slots of the ring, at most: large windows have fewer slots
+MANY = 8        # steps of one graph
+TURN = 0.2      # seconds that the steps of one call of `take` last, about
 
 
 class Slot(NamedTuple):
-    """What a step goes by: the window (T+1, N) of ids, optim.Pace, and whether the state begins at zero."""
-    window: np.ndarray
+    """The numbers of one step, as they go into a slot of the ring."""
+    window: np.ndarray  # (T+1, N) ids
     pace: Pace
-    fresh: bool
+    fresh: bool         # True if the state begins at zero
 
 
 class Outcome(NamedTuple):
-    """How far what was launched came: the next step, and whether that one's loss or gradient is not finite.
+    """The result of the steps that were launched.
 
-    losses (nats a character) and norms (before clipping): those of the last steps, by step % ring.
+    step: the number of the next step; bad: True if the loss or the gradient of that step is not finite. losses (ring,)
+    in nats per character and norms (ring,) before clipping: step s stands at s % ring.
     """
     step: int
     bad: bool
@@ -47,9 +48,10 @@ class Outcome(NamedTuple):
 
 
 class Captured:
-    """The training steps of a model over batches of at most (T, N), on the path that the model takes.
+    """The captured training steps of a model over windows (T, N) or shorter, on the path of the model.
 
-    optimizer: of its parameters; config: a TrainConfig. Only one at a time may train a model.
+    optimizer: of the model's parameters; steps: T; n: N. Only one Captured at a time may train a model. Raises
+    ValueError if the path does not capture steps.
     """
 
     def __init__(self, model: CharLM, optimizer: Adam, config: TrainConfig, steps: int, n: int):
@@ -60,29 +62,31 @@ class Captured:
         self.control = self.path.step_control(self.ring, steps, n, config.clip)
         self.work = stack.Workspace(model.params, steps, n, path=self.path)
         sizes = model.config.layers, model.config.hidden, n
-        self.state = State(*(model.kernel.xp.zeros(sizes, model.dtype) for _ in "hc"))  # before the next step
+        self.state = State(*(model.kernel.xp.zeros(sizes, model.dtype) for _ in "hc"))  # where the next step begins
         self._keep = model.kernel.xp.empty((steps, n), model.dtype)
-        self._graphs: dict[int, Callable[[], None]] = {}  # number of steps -> what launches the graph
-        optimizer.workspaces = {}  # to be kept from step to step
-        self._tried: set[int] = set()  # numbers of time steps that have run once: their buffers are made
+        self._graphs: dict[int, Callable[[], None]] = {}  # number of steps -> the launch of their graph
+        # A graph works on the memory that it was recorded with. So the optimiser keeps its buffers from now on.
+        optimizer.workspaces = {}
+        self._warm: set[int] = set()  # values of T whose kernels are compiled and whose buffers are made
 
     def begin(self, step: int, state: State | None) -> None:
-        """Step `step` is the next, from that state; None: zeros."""
+        """Make `step` the next step. It begins at `state`, h and c (L, H, N), or at zeros for None."""
         for mine, given in zip(self.state, state or (0, 0), strict=True):
             mine[...] = given
         self.control.go(step)
 
     def fill(self, step: int, slots: list[Slot]) -> None:
-        """What the steps from `step` on go by, of windows of one length; at most `ring` steps ahead of the next."""
+        """Write the slots of the steps from `step` on, at most `ring` of them. All their windows have one length."""
         numbers = np.array([[*slot.pace, slot.fresh] for slot in slots], np.float64)
         self.control.fill(step, np.stack([slot.window for slot in slots]), numbers)
 
     def launch(self, count: int, steps: int) -> None:
-        """Enqueue the next `count` steps, all of windows of `steps` characters; the host does not wait."""
+        """Enqueue the next `count` steps, over windows of T = `steps` characters. The host does not wait for them."""
         with self.model.computing():
-            if steps not in self._tried:
-                self._try(steps)
-            if steps != self.steps:  # the last window of an epoch: one step, for which no graph is recorded
+            if steps not in self._warm:
+                self._warm_up(steps)
+            # Only the last window of an epoch is shorter. It is one step an epoch, so no graph is recorded for it.
+            if steps != self.steps:
                 for _ in range(count):
                     self._step(steps)
                 return
@@ -94,18 +98,22 @@ class Captured:
                     self._graphs[repeats]()
 
     def wait(self) -> Outcome:
-        """Wait for what was launched."""
+        """Wait for all steps that were launched, and return their result."""
         return Outcome(*self.control.read())
 
-    def _try(self, steps: int) -> None:
-        """Run a halted step, which changes nothing: kernels are compiled and buffers made before a capture."""
+    def _warm_up(self, steps: int) -> None:
+        """Run one halted step over `steps` characters, which changes no parameter, moment or state.
+
+        It compiles the kernels and makes the buffers. A capture may do neither.
+        """
         step = self.wait().step
         self.control.go(step, halted=True)
         self._step(steps)
         self.control.go(step)
-        self._tried.add(steps)
+        self._warm.add(steps)
 
     def _step(self, steps: int) -> None:
+        """Enqueue the kernels of one training step over a window of `steps` characters."""
         model, work, control, optimizer = self.model, self.work, self.control, self.optimizer
         first, last = (State(work.h[:, :, t], work.c[:, :, t]) for t in (0, steps))
         control.begin(self.state, first)
@@ -120,16 +128,17 @@ class Captured:
         control.carry(last, self.state)
 
     def _kept(self, x: Ids) -> Array | None:
-        """0 where a document ends, as CharLM.keep."""
+        """Return `keep` (T, N) as CharLM.keep does, but in an array that was made before; None without documents."""
         end = self.model.vocab.end
         return None if end is None else self.model.kernel.xp.not_equal(x, end, out=self._keep[:len(x)])
 
 
 class CapturedSteps:
-    """Takes the steps of a run several at a time, up to the next at which something is due.
+    """The training steps of a run, captured, and taken several at a time.
 
-    What becomes of the parameters does not depend on how many are taken together: each step has the window, the rate
-    and the masks of its number, and one whose loss or gradient is not finite stops those behind it.
+    The parameters do not depend on how many are taken at a time. The window, the rate and the masks of a step are
+    functions of its number, and a step whose loss or gradient is not finite halts the steps behind it.
+    spent() returns the share of a budget of minutes that is spent.
     """
 
     def __init__(self, model: CharLM, optimizer: Adam, recovery: Recovery, schedule: Schedule,
@@ -138,15 +147,16 @@ class CapturedSteps:
         self.spent = spent
         batches = schedule.batches
         self.captured = Captured(model, optimizer, schedule.config, batches.steps, batches.columns)
-        self._held: State | None = None  # the state behind the last step, as the caller was given it
+        self._held: State | None = None  # the state that the last `take` returned
         self._begun = False
-        self._seconds = inf              # a step
-        self._windows: dict[int, Ids] = {}  # by step: cut ahead, while the card works
+        self._seconds = inf              # seconds a step, at the best speed so far
+        self._windows: dict[int, Ids] = {}  # step -> its window (T+1, N), cut while the card works
 
     def take(self, step: int, state: State | None, stops: Stops = ()) -> StepResult:
-        """Take step `step`, from 0, and those behind it that are taken together, from that state; None: zeros.
+        """Take a batch of steps from `state` (None: zeros). The first of them is step `step`, counted from 0.
 
-        They go up to the next at which an evaluation is due, or of which one of `stops` is a divisor.
+        A batch of steps never crosses an evaluation or a multiple of a number in `stops`. Raises recovery.Diverged for
+        a step that is not finite, if recovery does not help.
         """
         captured, columns = self.captured, self.schedule.batches.columns
         if not self._begun or state is not self._held:
@@ -155,12 +165,14 @@ class CapturedSteps:
         steps, count = self._together(step, stops)
         rates = [self.schedule.rate(step + k, self.spent) * self.recovery.rate for k in range(count)]
         captured.fill(step, [self._slot(step + k, lr) for k, lr in enumerate(rates)])
+        # Whether these parameters are good is known only after the steps have changed them. So the copy is made now.
         copy = self.model.params.flat.copy() if self.recovery.due(step) else None
         begun = time.perf_counter()
         captured.launch(count, steps)
         self._windows = {k: self._window(k) for k in range(step + count, step + 2 * count)}
         outcome = captured.wait()
-        self._seconds = min(self._seconds, (time.perf_counter() - begun) / count)  # the first ones compile and record
+        self._seconds = min(self._seconds, (time.perf_counter() - begun) / count)  # the first call also compiles
+        # If a step after the first is bad, the card stays halted there. The next call begins at this step and skips it.
         good = outcome.step - step
         if good:
             self.recovery.passed(step, copy)
@@ -173,45 +185,51 @@ class CapturedSteps:
                           float(outcome.norms[slots[-1]]), captured.state)
 
     def _skip(self, step: int, outcome: Outcome) -> None:
-        """Skip a step that is not finite: it counts, but changes nothing, and the state begins anew."""
+        """Skip a step that is not finite: count it, leave the parameters unchanged, reset the carried state."""
         captured = self.captured
+        # `recovery` reports the gradient of the mean loss, but a captured gradient is the gradient of the summed loss.
         captured.grads.flat /= self.schedule.batches.columns * self._steps(step)
         self.recovery.skip(step + 1, float(outcome.losses[step % captured.ring]), captured.grads)
         captured.begin(step + 1, None)
 
     def _slot(self, step: int, lr: float) -> Slot:
-        """What step `step` goes by."""
+        """Return the numbers of step `step` at the learning rate lr."""
         pace = self.optimizer.pace(lr, step + 1 - self.recovery.uncounted)
         return Slot(self._window(step), pace, step % self.schedule.batches.windows == 0)
 
     def _window(self, step: int) -> Ids:
-        """The ids (T+1, N) of step `step`: all but the last row are read, all but the first predicted."""
+        """Return the window (T+1, N) of step `step`: rows 0..T-1 are read, rows 1..T are to be predicted."""
         if step in self._windows:
             return self._windows.pop(step)
         x, y = self.schedule.window(step)
         return np.concatenate((x, y[-1:]))
 
     def _steps(self, step: int) -> int:
-        """T of that step's window: the last of an epoch may be shorter."""
+        """Return T of the window of step `step`; the last window of an epoch may be shorter."""
         batches = self.schedule.batches
         return min(batches.steps, batches.stream - step % batches.windows * batches.steps)
 
     def _together(self, step: int, stops: Stops) -> tuple[int, int]:
-        """(T of their windows, how many steps) are taken together."""
+        """Return (T, count): the length of the windows, and the number of steps that are taken together from `step` on.
+
+        Each entry of `ends` is the number of steps to a place that a batch of steps may not cross.
+        """
         schedule, batches, total = self.schedule, self.schedule.batches, self.schedule.total
         steps, ends = self._steps(step), [self.captured.ring, self._in_time()]
         if total is not None:
             ends.append(total - step)
             ends += [ceil(total * k / MILESTONES) - step for k in range(1, MILESTONES + 1)]
         ends += [every - step % every for every in (schedule.config.eval_every, *stops) if every]
+        # `take` copies the parameters only before its first step, so a batch of steps must begin where a copy is due.
         since = step if self.recovery.due(step) else self.recovery.since
         ends.append(since + recovery.EVERY - step)
-        rest = batches.windows - step % batches.windows  # of the epoch
+        # A shorter window at the end of the epoch is taken alone.
+        rest = batches.windows - step % batches.windows  # windows to the end of the epoch
         whole = self._steps(step + rest - 1) == batches.steps
         if not whole:
             ends.append(1 if rest == 1 else rest - 1)
         return steps, max(1, min(end for end in ends if end > 0))
 
     def _in_time(self) -> int:
-        """How many steps take about as long as one turn, at the best speed so far."""
+        """Return how many steps take about TURN seconds at the best speed so far; MANY if none is known."""
         return MANY if self._seconds == inf else max(1, int(TURN / self._seconds))

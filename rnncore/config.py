@@ -1,4 +1,7 @@
-"""Every default of the engine is written here once, in frozen dataclasses; the command line reads them."""
+"""The settings of the engine: each default and each range is written once, in frozen dataclasses.
+
+The command line reads its defaults and ranges from here. A model file is checked with the same ranges.
+"""
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -6,32 +9,38 @@ from typing import Any, NamedTuple, TypeAlias, TypeGuard, TypeVar
 
 T = TypeVar("T")
 Json: TypeAlias = None | bool | int | float | str | list[Any] | dict[str, Any]  # a value of a JSON text, or a setting
-OPTIONAL = None     # a default that depends on the corpus or the machine: chosen when the run starts, and printed
-MOST = 2 ** 53      # of whole numbers and budgets that nothing else bounds: up to it a float holds each
-LARGEST = 10 ** 308  # of whole numbers that stand for a float
-LAYERS = 1_000
-SEGMENT = 10_000    # characters a step of dynamic evaluation
+OPTIONAL = None      # default of a setting that a run chooses by its corpus or machine, and prints, when it starts
+MOST = 2 ** 53       # bound of a whole number or budget that has no other: a float holds every whole number up to it
+LARGEST = 10 ** 308  # bound of a whole number that is used as a float; a float holds up to 1.8e308
+LAYERS = 1_000       # layers of a model, at most
+SEGMENT = 10_000     # characters of a step of dynamic evaluation, at most
 
 
 class ConfigError(ValueError):
-    """A setting out of its range; the message names it."""
+    """A setting is outside its range; the message names the setting."""
 
 
 class Kind(NamedTuple):
-    """What a setting, or a field of a JSON text, may be: in words and as a test."""
+    """The values that a setting, or a field of a JSON text, may have: `words` names them, holds(value) tests one."""
     words: str
     holds: Callable[[Any], bool]
 
 
 def whole(least: int = 1, most: int | None = MOST, below: str = "") -> Kind:
-    """Whole numbers from least to most, of Python's own type; below: the first that is none, in words."""
+    """Return the Kind of the whole numbers, of Python's type int, from least to most (None: without end).
+
+    below: words for most + 1, for a bound that is too long to read, such as "2^64".
+    """
     bounds = f"from {least:,} to {most:,}" if most is not None and not below else f"of at least {least}"
     return Kind(f"a whole number {bounds}" + f" and below {below}" * bool(below),
                 lambda value: type(value) is int and least <= value and (most is None or value <= most))
 
 
 def number(least: float = 0, below: float = math.inf, most: float | None = None, above: bool = False) -> Kind:
-    """Finite numbers of at least `least`, or above it, and below `below`, or of at most `most`."""
+    """Return the Kind of the finite numbers x with least <= x < below, and x <= most if that is given.
+
+    above: least < x instead of least <= x.
+    """
     words = f"{'above' if above else 'of at least'} {least:g}"
     words += f" and at most {most:,}" if most is not None else f" and below {below:,}" if below < math.inf else ""
 
@@ -43,15 +52,16 @@ def number(least: float = 0, below: float = math.inf, most: float | None = None,
 
 
 def _finite(value: Json) -> TypeGuard[float]:
-    """Return whether this is a number, of Python's own type, that a float holds."""
+    """Return True if value is a number (int or float, not bool) that a finite float can hold."""
     return abs(value) < LARGEST if type(value) is int else isinstance(value, float) and math.isfinite(value)
 
 
 def one_of(*values: str) -> Kind:
-    """One of these texts."""
+    """Return the Kind of these texts."""
     return Kind(f"one of {', '.join(values)}", lambda value: isinstance(value, str) and value in values)
 
 
+# kinds that several settings share
 POSITIVE, COUNT, SHARE = whole(), whole(0), number(below=1)
 SEED = whole(0, 2 ** 64 - 1, below="2^64")
 BUDGET = number(most=MOST, above=True)
@@ -59,32 +69,36 @@ FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 
 
 def flag(name: str) -> str:
-    """Return a setting as it is typed on a command line: `save_every` is `--save-every`."""
+    """Return the option of a setting on the command line: `save_every` is `--save-every`."""
     return f"--{name.replace('_', '-')}"
 
 
 def shown(value: Json) -> str:
-    """A value's beginning; a long one is not written out."""
+    """Return a short text for a value in a message: at most 40 characters, or the bits of a very large number."""
     if type(value) is int and abs(value) >= 10 ** 40:
         return f"a whole number of {value.bit_length():,} bits"
     return f"{value!r:.40}" if isinstance(value, (str, int, float, type(None))) else type(value).__name__
 
 
 def _of(kind: Kind, default: T) -> T:
-    """A field of that kind; None goes too where it is the default."""
+    """Return a dataclass field of that kind. None is allowed, too, if it is the default."""
     return field(default=default, metadata={"kind": kind})
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A config whose fields are of their kinds; a NumPy number becomes Python's. Raises ConfigError with the field."""
+    """A config that checks each of its fields when it is made. Raises ConfigError that names a field out of its range.
+
+    Each field has a Kind in its metadata. A NumPy number becomes a number of Python.
+    """
 
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
+            # A Kind accepts only Python's own numbers, so a NumPy number is converted.
             if getattr(value, "shape", None) == () and hasattr(value, "item"):
                 value = value.item()
-                object.__setattr__(self, each.name, value)  # the class is frozen
+                object.__setattr__(self, each.name, value)  # a frozen class refuses a plain assignment
             kind = each.metadata["kind"]
             _check(kind.holds(value) or value is None and each.default is None,
                    f"{each.name} must be {kind.words}, not {shown(value)}")
@@ -97,7 +111,7 @@ def _check(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class ModelConfig(Checked):
-    """The sizes of a model: V symbols, E embedding, H hidden, L layers."""
+    """The sizes of a model: vocab_size V symbols, embed E, hidden H units a layer, layers L."""
     vocab_size: int = field(metadata={"kind": POSITIVE})
     embed: int = _of(POSITIVE, default=64)
     hidden: int = _of(POSITIVE, default=128)
@@ -109,13 +123,20 @@ OPTIMIZERS = "adam", "muon"
 
 @dataclass(frozen=True)
 class TrainConfig(Checked):
-    """How a model is trained. Exactly one of steps, epochs and minutes is the budget.
+    """The settings of a training run. The budget is one of steps, epochs and minutes; two of them are a ConfigError.
 
-    seq T and batch N are the window; lr is the peak rate, reached after the warm-up share of the budget and falling in
-    a straight line to zero; clip bounds the gradient's global norm (0: no bound); threads share the batch's columns.
-    beta1, beta2 and eps are Adam's, momentum and decay Muon's; beta2 is the optimiser's own where it is None.
-    dropout, weight_drop and variational are dropout.py's. patience ends the run after so many evaluations in a row
-    without a better loss.
+        seq, batch            sizes of the window: T characters, N sequences
+        optimizer             adam or muon (optim.py)
+        lr, warmup            the peak learning rate, and the share of the budget in which the rate rises to it
+        beta1, beta2, eps     of Adam; beta2 None: the default of the optimiser
+        momentum, decay       of Muon
+        clip                  bound of the gradient's global norm; 0: no bound
+        dropout, weight_drop  rates of dropout and of weight drop (nn/dropout.py)
+        variational           True: one dropout mask for all steps of a window; False: a new mask at each step
+        eval_every            steps between evaluations; None: ten evaluations in a run
+        patience              evaluations in a row without a lower validation loss that end the run; None: no end
+        seed                  of dropout, and of the place in the text where an epoch begins
+        threads               threads that share the columns of a batch on a CPU
     """
     seq: int = _of(POSITIVE, default=50)
     batch: int = _of(POSITIVE, default=64)
@@ -146,23 +167,28 @@ class TrainConfig(Checked):
 
     @property
     def peak(self) -> float:
-        """The peak rate of a run, which is lr once a plan has filled it in. Raises ConfigError before that."""
+        """Return lr. Raise ConfigError if lr is None: plan.fill has not chosen it yet."""
         if self.lr is None:
             raise ConfigError("a run needs lr")
         return self.lr
 
 
-DTYPE = "float32"                                    # of a model that names none
-PRECISIONS = "float64", DTYPE, "tf32", "bf16"        # as kernels/paths.py has them, whose import would load NumPy
-ON_GPUS = "tf32", "bf16"                             # the precisions that a CPU has not
-PATHS = "eager", "graph", "wavefront", "persistent"  # as there
+# PRECISIONS and PATHS are copies of lists in kernels/paths.py. To import that module would load NumPy, and --help must
+# not wait for NumPy.
+DTYPE = "float32"                                    # the precision of a model that is given none
+PRECISIONS = "float64", DTYPE, "tf32", "bf16"
+ON_GPUS = "tf32", "bf16"                             # the precisions that only a GPU has
+PATHS = "eager", "graph", "wavefront", "persistent"
 
 
 @dataclass(frozen=True)
 class SaveConfig(Checked):
-    """What a run leaves in its folder: a save and a sample every so many steps (None: with validation, and a save each
-    minute; 0: no sample), the last `keep` saved models beside the best and the last; tensorboard: event files; report:
-    at the end."""
+    """The files that a run writes into its folder.
+
+    save_every: steps between saves (None: at each evaluation, and each minute). sample_every: steps between samples
+    (None: at each evaluation; 0: no samples). keep: how many of the newest saves stay, beside the best and the last.
+    tensorboard: write event files. report: make report.html at the end.
+    """
     save_every: int | None = _of(POSITIVE, default=OPTIONAL)
     sample_every: int | None = _of(COUNT, default=OPTIONAL)
     keep: int = _of(COUNT, default=0)
@@ -172,12 +198,15 @@ class SaveConfig(Checked):
 
 @dataclass(frozen=True)
 class SplitConfig(Checked):
-    """Shares of the text: `val` for validation, after the training part, and `test` left out at its end."""
+    """The shares of a text, each from 0 to below 1: `val` for validation, `test` held out at the end of the text.
+
+    The order is training, validation, test.
+    """
     val: float = _of(SHARE, default=0.1)
     test: float = _of(SHARE, default=0.0)
 
 
-# Fields of ModelConfig and TrainConfig; what a preset leaves open, and the plan with it, is chosen later.
+# preset -> fields of ModelConfig and TrainConfig; fields that a preset does not name are chosen by plan.py
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"layers": 1, "hidden": 64, "embed": 32},
     "short": {"layers": 1, "hidden": 256},  # for a short text
@@ -185,10 +214,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "medium": {"layers": 2, "hidden": 256},
     "large": {"layers": 3, "hidden": 512},
     "original": {"layers": 3, "hidden": 512, "seq": 50, "batch": 100, "optimizer": "adam", "dropout": 0.5,
-                 "weight_drop": 0.0, "variational": False},  # Char_RNN (2018)
+                 "weight_drop": 0.0, "variational": False},  # the Keras project of 2018 that this one follows
 }
 
-BENCH: dict[str, dict[str, Any]] = {  # fields of ModelConfig and TrainConfig: what `rnncore bench` measures
+BENCH: dict[str, dict[str, Any]] = {  # work that `rnncore bench` measures -> fields of ModelConfig and TrainConfig
     "char-rnn": {"layers": 2, "hidden": 128, "vocab_size": 65, "seq": 50, "batch": 50},
     "original": {"layers": 3, "hidden": 512, "vocab_size": 96, "seq": 50, "batch": 100},
     "medium": {"layers": 2, "hidden": 256, "vocab_size": 65, "seq": 64, "batch": 64},
@@ -197,9 +226,10 @@ BENCH: dict[str, dict[str, Any]] = {  # fields of ModelConfig and TrainConfig: w
     "h192": {"layers": 2, "hidden": 192, "vocab_size": 65, "seq": 50, "batch": 50},
 }
 
-LAYER = {"layers": 1, "hidden": 768, "embed": 768, "vocab_size": 1, "seq": 1024, "batch": 16}  # FlashRNN's chart
+# one layer at the sizes of a chart in the FlashRNN paper (Poeppel, Beck & Hochreiter 2024)
+LAYER = {"layers": 1, "hidden": 768, "embed": 768, "vocab_size": 1, "seq": 1024, "batch": 16}
 THREE, SIXTEEN_BIT = ("float32", "tf32", "bf16"), ("bf16", "fp16")
-BENCH_CARD = {  # what `rnncore bench` measures on a GPU: the work, its sizes, the precision classes
+BENCH_CARD = {  # row of `rnncore bench` on a GPU -> the kind of work, its sizes, the precision classes
     "char-rnn": ("training", BENCH["char-rnn"], THREE),
     "original": ("training", BENCH["original"], THREE),
     "wide": ("training", BENCH["wide"], SIXTEEN_BIT),
@@ -216,17 +246,23 @@ BENCH_CARD = {  # what `rnncore bench` measures on a GPU: the work, its sizes, t
 
 @dataclass(frozen=True)
 class SampleConfig(Checked):
-    """How a symbol is drawn. top_k 0 and top_p 1 leave all symbols in; temperature 0 takes the likeliest."""
+    """The settings of the sampler (sample.draw). temperature 0 takes the most likely symbol.
+
+    top_k 0 and top_p 1 leave all symbols in. seed: of the uniform draws.
+    """
     temperature: float = _of(number(), default=0.8)
-    top_k: int = _of(whole(0, None), default=0)  # the number of symbols bounds it
+    top_k: int = _of(whole(0, None), default=0)  # a number above V leaves all symbols in
     top_p: float = _of(number(most=1, above=True), default=1.0)
     seed: int = _of(SEED, default=0)
 
 
 @dataclass(frozen=True)
 class DynamicConfig(Checked):
-    """Dynamic evaluation. rate: of plain SGD; decay: the share of the way back to the trained parameters, a step;
-    segment: characters a step."""
+    """The settings of dynamic evaluation (measure/dynamic.py).
+
+    rate: the learning rate of plain SGD. decay: the share of the distance to the trained parameters that each step goes
+    back. segment: characters of a step.
+    """
     rate: float = _of(number(), default=0.1)
     decay: float = _of(number(most=1), default=0.001)
     segment: int = _of(whole(1, SEGMENT), default=20)

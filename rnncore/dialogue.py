@@ -1,7 +1,7 @@
-"""A Dialogue is a model that reads and writes in turn: one state goes through all that either side has said.
+"""A dialogue: a model reads and writes texts in turn, and one state goes through all of them.
 
-So a text is read once, however many turns follow it. What is drawn is read at once: between two symbols the state is
-that after all that was read and written so far.
+So each text is read only once, however many turns follow. The model reads each symbol as soon as it is drawn. So
+between two symbols, the state has seen everything that was read and written so far.
 """
 from collections.abc import Iterator
 from itertools import count
@@ -14,11 +14,11 @@ from .kernels.arrays import Array
 from .model import CharLM
 from .nn.stepper import Clamp, Stepper
 from .random import Purpose, uniform
-from .sample import COINS, PERIOD, draw, prompt_ids
+from .sample import DRAWS, PERIOD, draw, prompt_ids
 
 
 class Mark(NamedTuple):
-    """Where a dialogue was: h, c (L, H, 1), logits (V, 1), whether anything had been read, and Dialogue.cut."""
+    """A saved place in a dialogue: h, c (L, H, 1), logits (V, 1), begun (something was read), Dialogue.cut."""
     h: Array
     c: Array
     logits: Array
@@ -27,10 +27,11 @@ class Mark(NamedTuple):
 
 
 class Dialogue:
-    """The parameters of `model` as they are when it is made, the state zero. `config` may be changed between turns.
+    """A dialogue with a copy of the parameters that `model` has now. The state begins at zero.
 
-    cut: whether the last that happened is a text written that ended within a line. clamp: cells that are held
-    (stepper.py). Raises ConfigError for one that is not there.
+    config: the settings of the sampler, which may be changed between turns. cut: True if the last turn was written and
+    ended inside a line. clamp: (layer, cell) -> the number at which c of this cell is held (nn/stepper.py). Raises
+    ConfigError for a cell that the model does not have.
     """
 
     def __init__(self, model: CharLM, config: SampleConfig, clamp: Clamp | None = None):
@@ -40,28 +41,29 @@ class Dialogue:
         self.rewind()
 
     def rewind(self) -> None:
-        """Begin with the seed's first coin again."""
-        self._drawn, self._coins = 0, np.empty(0)
+        """Begin with the first uniform draw of the seed again."""
+        self._drawn, self._draws = 0, np.empty(0)
 
     def reset(self) -> None:
-        """Forget all that was read and written; the coins go on."""
+        """Forget everything that was read and written. The uniform draws go on."""
         self._stepper.h[...] = self._stepper.c[...] = 0
         self._begun = self.cut = False
 
     def mark(self) -> Mark:
-        """Where the dialogue is now, for `back`."""
+        """Return the place where the dialogue is now, for `back`."""
         s = self._stepper
         return Mark(s.h.copy(), s.c.copy(), s.logits.copy(), self._begun, self.cut)
 
     def back(self, mark: Mark) -> None:
-        """Go back to where the dialogue was; the coins go on, so that the next text is another."""
+        """Go back to a place. The uniform draws go on, so the next text is a different one."""
         s = self._stepper
         s.h[...], s.c[...], s.logits[...], self._begun, self.cut = mark
 
     def read(self, text: str | bytes, on_unknown: str = "error") -> None:
-        """Read a text. The first is a prompt as `sample.generate` has it: a newline in place of nothing.
+        """Read a text. The first text is a prompt as in `sample.generate`: if it is empty, a newline is read.
 
-        Raises UnknownSymbolError before anything is read.
+        on_unknown: error, skip or replace. error raises UnknownSymbolError for a symbol that the model does not know,
+        before anything is read.
         """
         if self._begun:
             ids = self.vocab.encode(self.vocab.typed(text), on_unknown)
@@ -73,14 +75,14 @@ class Dialogue:
         self._begun, self.cut = True, False
 
     def write(self, length: int | None) -> Iterator[str]:
-        """At most `length` symbols (None: without end), each yielded when it has been drawn and read.
+        """Draw, read and yield up to `length` symbols (None: without end). Stop at the end of a document.
 
-        It ends where a document does.
+        If nothing was read before, the text begins as after an empty prompt.
         """
         if not self._begun:
             self.read("")
         for _ in count() if length is None else range(length):
-            symbol = int(draw(self._stepper.kernel.to_host(self._stepper.logits), self.config, self._coin())[0])
+            symbol = int(draw(self._stepper.kernel.to_host(self._stepper.logits), self.config, self._uniform())[0])
             self._step(symbol)
             self.cut = symbol != self.vocab.end and self.vocab.symbols[symbol] != "\n"
             if symbol == self.vocab.end:
@@ -88,14 +90,15 @@ class Dialogue:
             yield self.vocab.symbols[symbol]
 
     def _step(self, symbol: int) -> None:
-        if symbol == self.vocab.end:  # the next document begins
+        """Read one symbol."""
+        if symbol == self.vocab.end:  # a new document begins with a zero state
             self._stepper.h[...] = self._stepper.c[...] = 0
         self._stepper.step(np.array([symbol], np.intp))
 
-    def _coin(self) -> np.ndarray:
-        """The next (1,) of the seed's coins: those of the first sample of `sample.generate_ids`."""
-        place = self._drawn % COINS
+    def _uniform(self) -> np.ndarray:
+        """Return the next uniform draw (1,) of the seed. The draws are those of sample 0 in `sample.generate_ids`."""
+        place = self._drawn % DRAWS
         if place == 0:
-            self._coins = uniform(self.config.seed, Purpose.COIN, COINS, start=self._drawn % PERIOD)
+            self._draws = uniform(self.config.seed, Purpose.DRAW, DRAWS, start=self._drawn % PERIOD)
         self._drawn += 1
-        return self._coins[place:place + 1]
+        return self._draws[place:place + 1]

@@ -1,7 +1,8 @@
-"""CharLM is the model a user holds: parameters, vocabulary, device and dtype, and the steps that they allow.
+"""CharLM, the model that a user holds: parameters and vocabulary on one device in one precision.
 
-A batch's columns are independent, so they are shared out over threads, each with its own workspace; then each makes
-some rows of every gradient, summed over the shares in a fixed order. The same number of threads gives the same bits.
+The columns of a batch are independent. So each thread runs a share of the columns, in a workspace of its own. Then each
+thread computes some rows of every gradient, and sums them over the shares in a fixed order. So the same number of
+threads gives the same bits.
 """
 import contextlib
 import os
@@ -26,31 +27,42 @@ R = TypeVar("R")
 
 
 class Held(threading.local):
-    """What a model makes on first use and keeps, of each thread that calls it its own.
+    """Objects that a model makes on first use and keeps, such as workspaces. Each calling thread has its own.
 
-    So several threads may work with one model at once, and what a call gave to one stays right until it calls again.
+    So several threads may use one model at the same time, and the arrays that a call returned to a thread stay valid
+    until this thread calls again.
     """
 
     def __init__(self) -> None:
-        self.shares: list[Workspace] = []
+        self.shares: list[Workspace] = []  # one for each share of the columns
         self.grads: params.Parameters | None = None
         self.pool: ThreadPoolExecutor | None = None
-        self.process: int | None = None  # that the pool runs in: a fork of it has none of its threads
-        self.single: Workspace | None = None
+        self.process: int | None = None  # id of the process that made the pool: a fork of it has no such threads
+        self.single: Workspace | None = None  # a workspace of one step, for CharLM.step
         self.weight_drop: WeightDrop | None = None
 
 
 class CharLM:
     """A character-level LSTM language model: embedding, L LSTM layers, linear head over V symbols.
 
-    config: the sizes, config.vocab_size = len(vocab); vocab: a data.vocab.Vocab; device: auto, cpu, cuda or cuda:K;
-    dtype: float32 or float64; on a GPU also tf32 or bf16, which keep float32 and make products of less; seed: of the
-    initial parameters, None for zeros. threads (an attribute, 1 at first) share the columns of `loss_and_grads`, and
-    many samples, on a CPU. Raises ValueError for sizes that do not fit, kernels.DeviceError for a device that does not
-    work. cuda:K makes card K the calling thread's; a model works on the current card, by the `path` that it is given
-    (kernels/paths.py), eager at first.
+        config     the sizes; config.vocab_size is len(vocab)
+        vocab      a data.vocab.Vocab
+        device     auto, cpu, cuda or cuda:K; cuda:K makes card K the current card of the calling thread
+        dtype      float32 or float64; on a GPU also tf32 or bf16: arrays of float32, products in lower precision
+        seed       of the initial parameters; None: all are zero
 
-    It can be copied (copy.deepcopy) and sent to another process as multiprocessing does, on the device that it is on.
+    Attributes that are not arguments, or differ from them:
+
+        params     the Parameters
+        dtype      the type of their numbers: float32 or float64
+        precision  the argument dtype
+        threads    number of threads that share the columns in `loss_and_grads` and the samples in sample.samples, on a
+                   CPU; 1 at first
+        path       the way of computing (kernels/paths.py); eager at first
+
+    On a GPU, a model always computes on the current card. A model can be copied with copy.deepcopy, and multiprocessing
+    can send it to another process. Raises TypeError or ValueError for an argument of a wrong type, size or value,
+    kernels.DeviceError for a device that does not work, MemoryError if there is too little memory.
     """
 
     def __init__(self, config: ModelConfig, vocab: Vocab, device: str = "auto", dtype: str = DTYPE,
@@ -70,11 +82,12 @@ class CharLM:
         self._held = Held()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy is made of: all but the kernel module, which is the parameters', and what is made anew."""
+        """Return the attributes of a copy, without the kernel module and without objects that a copy makes anew."""
         anew = {"kernel", "device_path", "_held", "_moving"}
         return {name: value for name, value in vars(self).items() if name not in anew} | {"path": self.path}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the attributes of `__getstate__`, and make the others anew."""
         path = state.pop("path")
         vars(self).update(state)
         self.kernel = kernels.of(self.params.flat)
@@ -83,9 +96,9 @@ class CharLM:
 
     @property
     def path(self) -> str:
-        """How the work is done: eager, or on a GPU also graph, wavefront or persistent.
+        """Return the name of the path that the model takes: eager, or on a GPU also graph, wavefront or persistent.
 
-        Raises ValueError, when it is set, for one that is not for this device, these sizes or this precision.
+        Setting a path that this device, these sizes or this precision do not have raises ValueError.
         """
         return self.device_path.name
 
@@ -93,20 +106,24 @@ class CharLM:
     def path(self, name: str) -> None:
         if name != self.path:
             self.device_path = self.kernel.path(name, self.precision, self.config)
-            self._held = Held()
+            self._held = Held()  # the old workspaces were made for the old path
 
     def computing(self) -> contextlib.AbstractContextManager[None]:
-        """A context in which products on this thread are made as path and precision say."""
+        """Return a context: inside it, products on this thread are computed as path and precision say."""
         return self.device_path.computing()
 
     def loss_and_grads(self, x: ArrayLike, y: ArrayLike, state: State | None = None, *, keep: ArrayLike | None = None,
                        dropout: Dropout | None = None) -> tuple[float, params.Parameters, State]:
-        """Forward, loss and back-propagation through T steps: (loss, grads, state).
+        """Run forward, loss and back-propagation through T steps. Return (loss, grads, state).
 
-        x, y (T, N): ids and their targets, the symbols one later. state: h and c, each (L, H, N), before x; None:
-        zeros. keep (T, N): 0 where a new document begins; None: as `keep` says. loss: mean nats per character, a float.
-        grads: Parameters of its gradient, which this thread's next call overwrites. state: a copy, after x. Raises
-        ValueError or TypeError for an argument of another shape, type or value (arguments.py).
+            x, y     (T, N) ids, and their targets: the ids one symbol later
+            state    h and c (L, H, N) before x; None: zeros
+            keep     (T, N), 0 where a new document begins, else 1; None: the result of the method `keep`
+            dropout  the rates of this step, and the numbers that fix its masks; None: no dropout
+
+        Results: loss, the mean in nats per character; grads, the gradient of the loss, which the next call on this
+        thread overwrites; state, a copy of h and c after x. Raises ValueError or TypeError for an argument of another
+        shape, type or value (arguments.py).
         """
         x = self.ids(x)
         steps, n = x.shape
@@ -127,20 +144,27 @@ class CharLM:
         end = State(*(self.kernel.xp.concatenate(parts, axis=2) for parts in zip(
             *(share.work.state(steps) for share in passes), strict=True)))
         losses = [share.work.loss[:steps].sum() for share in passes]
-        return float(reduce(add, losses)) / x.size, held.grads, end  # sum() begins with an int: another type
+        return float(reduce(add, losses)) / x.size, held.grads, end  # sum() would begin with an int, of another type
 
     def keep(self, ids: Ids) -> Array | None:
-        """Of ids (T, N) on the device: 0 at a document's END, where the state begins anew; None without such."""
+        """Return the mask (T, N) of ids (T, N) on the device: 0 at END, where the state is reset, else 1.
+
+        Return None if the vocabulary has no END.
+        """
         end = self.vocab.end
         return None if end is None else (ids != end).astype(self.dtype)
 
     def each(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """function of every item, in order, on the model's threads."""
+        """Return function(item) for each item, in order; the model's threads share the calls."""
         pool = self._held.pool
         return list(pool.map(function, items)) if pool else list(map(function, items))
 
     def losses(self, x: ArrayLike, y: ArrayLike, state: State | None, work: Workspace) -> tuple[Array, State]:
-        """Forward alone: (loss (T, N) in nats, state); both are views of the workspace, which holds at least (T, N)."""
+        """Run the forward pass alone. Return the loss (T, N) of each symbol in nats, and the state after x.
+
+        Both are views of work, a workspace of N columns and at least T steps. x, y, state: as in `loss_and_grads`.
+        Raises ValueError for a workspace of other sizes.
+        """
         x = self.ids(x)
         y, state = self.ids(y, x.shape, "y"), self._state(state, x.shape[1])
         if x.shape[1] != work.n or len(x) > work.steps:
@@ -151,7 +175,10 @@ class CharLM:
         return loss, work.state(len(x))
 
     def step(self, ids: ArrayLike, state: State | None) -> tuple[Array, State]:
-        """One symbol a column: ids (N,) -> logits (V, N) and the state after it; both are copies."""
+        """Read one symbol a column, ids (N,). Return the logits (V, N) of the next symbol and the new state, as copies.
+
+        state: h and c, each (L, H, N); None: zeros.
+        """
         ids, held = self.ids(ids, ("N",), "ids")[None], self._held
         state = self._state(state, ids.shape[1])
         if held.single is None or held.single.n != ids.shape[1]:
@@ -161,19 +188,19 @@ class CharLM:
         return logits[:, 0].copy(), State(*(array.copy() for array in held.single.state(1)))
 
     def tensors(self) -> params.Tensors:
-        """Copies of the parameters on the host under PyTorch's names, with a bias_hh of zeros a layer.
+        """Return copies of the parameters on the host, by PyTorch's names, with a bias_hh of zeros for each layer.
 
-        `load_state_dict` of a module with `embedding`, `lstm` and `head` takes them as they are.
+        `load_state_dict` of a torch module with `embedding`, `lstm` and `head` takes them as they are.
         """
         tensors = {name: np.array(self.kernel.to_host(view)) for name, view in self.params.items()}
         return tensors | {name.replace("bias_ih", "bias_hh"): np.zeros_like(bias)
                           for name, bias in tensors.items() if "bias_ih" in name}
 
     def assign(self, tensors: Mapping[str, ArrayLike]) -> None:
-        """Set every parameter from a mapping with PyTorch's names; a layer's two biases are added.
+        """Set every parameter from a mapping with PyTorch's names. The two biases of a layer are added.
 
-        Raises ValueError for a missing name or another shape, TypeError for what is no number; the model is then as it
-        was.
+        Raises ValueError for a missing name or another shape, TypeError for a tensor that is not of real numbers. After
+        an error, the model is as it was.
         """
         arguments.of("tensors", tensors, Mapping)
 
@@ -188,6 +215,7 @@ class CharLM:
                 raise ValueError(f"{name} has the shape {tensor.shape}, not {shape}")
             return tensor
 
+        # All tensors are read before the first parameter is set, so an error changes nothing.
         wanted = {name: found(name, view.shape) for name, view in self.params.items()}
         for name in wanted:
             twin = name.replace("bias_ih", "bias_hh")
@@ -198,9 +226,9 @@ class CharLM:
 
     @contextlib.contextmanager
     def moving(self) -> Iterator[None]:
-        """A context that may move the parameters: at its end they are as before, to the bit.
+        """Return a context in which the parameters may be changed. Its end restores them bit for bit.
 
-        Raises RuntimeError where there is another such context of this model, which would take moved ones for them.
+        Raises RuntimeError if another such context of this model is open: it may have changed the parameters already.
         """
         if not self._moving.acquire(blocking=False):
             raise RuntimeError("the model's parameters are being moved by a dynamic evaluation or a gradient check: "
@@ -213,17 +241,17 @@ class CharLM:
             self._moving.release()
 
     def workspace(self, steps: int, n: int) -> Workspace:
-        """A workspace for `losses` over (T, N)."""
+        """Return a workspace for `losses` over at most `steps` steps (T) of n columns (N)."""
         return Workspace(self.params, steps, n, training=False, path=self.device_path)
 
     def mask_gradients(self, weights: Mapping[str, Array], grads: params.Parameters) -> None:
-        """Turn the gradients at what `weights` gave into those at the parameters."""
+        """Turn the gradients of the result of `weights` into the gradients of the parameters, in place."""
         if weights is not self.params:
-            assert self._held.weight_drop is not None  # it gave these weights, on this thread
+            assert self._held.weight_drop is not None  # `weights` made it on this thread
             self._held.weight_drop.backward(grads)
 
     def weights(self, dropout: Dropout | None) -> Mapping[str, Array]:
-        """The parameters as this step sees them: every W_hh masked where there is weight-drop."""
+        """Return the parameters for one step, by name. With weight drop, every W_hh is a masked copy."""
         if dropout is None or not dropout.weight_rate:
             return self.params
         if self._held.weight_drop is None:
@@ -231,16 +259,16 @@ class CharLM:
         return self._held.weight_drop.forward(self.params, dropout, self.each)
 
     def ids(self, ids: ArrayLike, shape: arguments.Shape = ("T", "N"), name: str = "x") -> Ids:
-        """ids on the device. Raises ValueError for what is no id here, and for another shape (arguments.ids)."""
+        """Return ids on the device. Raise ValueError for another shape, or a number that is no id (arguments.ids)."""
         return arguments.ids(name, ids, self.config.vocab_size, self.kernel, shape)
 
     def _state(self, state: State | None, n: int) -> State | None:
-        """The state of n columns on the device."""
+        """Return the state, h and c (L, H, N) with N = n, on the device; None for None."""
         sizes = self.config.layers, self.config.hidden, n
         return None if state is None else arguments.state(state, sizes, self.kernel, self.dtype)
 
     def _workspaces(self, steps: int, n: int) -> list[Workspace]:
-        """The shares of n columns, made anew only where those at hand are of other sizes."""
+        """Return a workspace for each share of n columns. Make new ones only if the old ones have other sizes."""
         threads, held = min(self.kernel.shares(arguments.whole("threads", self.threads, 1)), n), self._held
         shares, forked = held.shares, held.pool and held.process != os.getpid()
         if not shares or len(shares) != threads or shares[0].columns != n or shares[0].steps < steps or forked:

@@ -1,7 +1,7 @@
-"""Parameters are one flat buffer and a read-only mapping of names to writable views of it.
+"""The parameters of a model: one flat buffer, and a read-only mapping of names to writable views of it.
 
-So clipping, an optimiser, saving and a sum over threads are each one operation on one array. `shapes` is the only
-place that knows the layout; names, shapes and gate order (i f g o) are PyTorch's, with one bias a layer.
+So clipping, an optimiser, saving and a sum over threads are each one operation on one array. Only `shapes` knows the
+layout. Names, shapes and gate order (i f g o) are PyTorch's, but each layer has one bias.
 """
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod, sqrt
@@ -14,12 +14,12 @@ from .config import ModelConfig
 from .kernels import Array, Kernel
 from .random import Purpose, normal, uniform
 
-Tensors: TypeAlias = dict[str, np.ndarray]  # parameters, and what else a model file holds, by PyTorch's names
-Each: TypeAlias = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # map, or CharLM.each: on its threads
+Tensors: TypeAlias = dict[str, np.ndarray]  # PyTorch's name, or another name in a model file -> tensor
+Each: TypeAlias = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # map, or CharLM.each
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape, in the order of the flat buffer."""
+    """Return the name and the shape of each parameter, in the order of the flat buffer."""
     layout: dict[str, tuple[int, ...]] = {"embedding.weight": (config.vocab_size, config.embed)}
     for layer in range(config.layers):
         layout[f"lstm.weight_ih_l{layer}"] = (4 * config.hidden, config.hidden if layer else config.embed)
@@ -31,7 +31,11 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 class Parameters(Mapping[str, Array]):
-    """Named views of one flat buffer `flat` (P,); write through a view (`p[name][...] = `), never rebind it."""
+    """A mapping of names to views of one flat buffer `flat` (P,). Write into a view: `p[name][...] = value`.
+
+    parts: name -> the slice of `flat`. Raises TypeError if flat is not a contiguous array of floats, ValueError if its
+    shape is not (count(config),).
+    """
 
     def __init__(self, config: ModelConfig, flat: Array):
         if not isinstance(config, ModelConfig):
@@ -42,7 +46,7 @@ class Parameters(Mapping[str, Array]):
         if flat.shape != (count(config),):
             raise ValueError(f"{count(config)} parameters wanted, a buffer of shape {flat.shape} given")
         self.config, self.flat = config, flat
-        self.parts, start = dict[str, slice](), 0  # name -> where it lies in the flat buffer
+        self.parts, start = dict[str, slice](), 0  # name -> slice of the flat buffer
         for name, shape in shapes(config).items():
             self.parts[name] = slice(start, start + prod(shape))
             start += prod(shape)
@@ -58,24 +62,25 @@ class Parameters(Mapping[str, Array]):
         return len(self._views)
 
     def __reduce__(self) -> tuple[type["Parameters"], tuple[ModelConfig, Array]]:
-        """Copy and serialise the buffer alone: the views are made anew, so they are views of the copy."""
+        """Copy and pickle the flat buffer alone. The copy makes its own views, which are views of its own buffer."""
         return type(self), (self.config, self.flat)
 
     def like(self) -> "Parameters":
-        """A second buffer of the same layout, dtype and device, filled with zeros."""
+        """Return Parameters of zeros with the same layout, dtype and device."""
         return Parameters(self.config, kernels.of(self.flat).xp.zeros_like(self.flat))
 
 
 def count(config: ModelConfig) -> int:
-    """P, the number of parameters: the sizes of `shapes` added up, in whole numbers, without a list of them."""
+    """Return P, the number of parameters. A formula gives it, so the list of `shapes` is not made."""
     v, e, h = config.vocab_size, config.embed, config.hidden
     return v * e + 4 * h * (e + h + 1) + (config.layers - 1) * 4 * h * (2 * h + 1) + v * (h + 1)
 
 
 def initial(config: ModelConfig, kernel: Kernel, dtype: np.dtype, seed: int | None) -> Parameters:
-    """Fresh parameters: weights uniform in +-1/sqrt(H), biases 0, embedding N(0, 1); the same on every device.
+    """Return fresh parameters: weights uniform in +-1/sqrt(H), biases 0, embedding N(0, 1); the same on every device.
 
-    seed None: all are zero, for a model that is to be read from a file. Raises MemoryError before any are made.
+    seed None: all are zero, for a model whose parameters come from a file. Raises MemoryError, before an array is made,
+    if the parameters take more bytes than the device has.
     """
     needed, there = count(config) * np.dtype(dtype).itemsize, kernel.memory()
     if needed > there:

@@ -1,23 +1,31 @@
-"""A plan fills in what the user left open in a ModelConfig and a TrainConfig, and says in words why it chose so."""
+"""The plan of a run: it chooses each setting that the user left open, and gives the reason for each choice in words.
+
+`cores` is how many threads are worth using (Kernel.cores). `speed` is the assumed throughput of one share of a batch,
+in parameters x characters per second (Kernel.speed). It is used only to plan budgets.
+"""
 from dataclasses import fields, replace
 from typing import Any
 
 from . import params
 from .config import PRESETS, ConfigError, ModelConfig, TrainConfig
 
-CHARACTERS = 4_000_000   # a run without a budget trains on so many, as far as MOST_EPOCHS allow; ten times on a GPU
-MOST_EPOCHS = 20
-WINDOWS = 20             # windows in an epoch that a text too short for the usual streams is cut into
-SHARE = 8                # columns that a thread needs to be worth its while
-SHORT = 300_000          # characters; below, a model of more layers or units only learns the text by heart
-WORTH_WIDTH = 6_000_000  # characters trained on from which `medium` is ahead of `small` at equal time
-FAST = 1e11              # parameters times characters a second (kernels' speed) that only a GPU reaches
-TUNE = 0.3               # times the usual rate: for a model that was trained before
-REGULARISE = (1, 0.0, 0.0), (5, 0.1, 0.0), (15, 0.2, 0.2), (float("inf"), 0.3, 0.3)  # up to, dropout, weight-drop
+CHARACTERS = 4_000_000   # characters that a run without a budget trains on; ten times as many on a GPU
+MOST_EPOCHS = 20         # epochs of a run without a budget, at most
+WINDOWS = 20             # windows in an epoch, at least: a short text gets fewer columns instead of fewer windows
+SHARE = 8                # columns that a thread needs to be worth using
+SHORT = 300_000          # characters: a model larger than `short` would learn a shorter text by heart
+WORTH_WIDTH = 6_000_000  # characters to train on: from here on `medium` is better than `small` in equal time
+FAST = 1e11              # parameters x characters per second: only a GPU has this `speed` or more
+TUNE = 0.3               # factor on the usual learning rate for a model that was trained before
+# rows (largest epochs x parameters / characters, dropout rate, weight-drop rate): the first that fits is taken
+REGULARISE = (1, 0.0, 0.0), (5, 0.1, 0.0), (15, 0.2, 0.2), (float("inf"), 0.3, 0.3)
 
 
 def preset(config: TrainConfig, train_chars: int, cores: int, speed: float) -> tuple[str, str]:
-    """(name, reason) of the preset that suits corpus, budget and device; speed: the kernels', of a share."""
+    """Return the name of the preset for corpus, budget and device, and the reason for it.
+
+    train_chars: characters of the training part.
+    """
     if train_chars < SHORT:
         return "short", f"{about(train_chars)} characters to learn from"
     config, fast = replace(config, **(default_budget(config, train_chars, speed) or {})), speed >= FAST
@@ -28,25 +36,26 @@ def preset(config: TrainConfig, train_chars: int, cores: int, speed: float) -> t
 
 
 def with_preset(name: str, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Keyword arguments for (ModelConfig, TrainConfig): those of `given` that are not None, else the preset's."""
+    """Return keyword arguments for ModelConfig and for TrainConfig: from `given` if not None, else from the preset."""
     merged = PRESETS[name] | {key: value for key, value in given.items() if value is not None}
 
     def of(kind: type[ModelConfig | TrainConfig]) -> dict[str, Any]:
+        """Return the settings that are fields of this config."""
         return {field.name: merged[field.name] for field in fields(kind) if field.name in merged}
 
     return of(ModelConfig), of(TrainConfig)
 
 
 def columns(config: TrainConfig, train_chars: int) -> int:
-    """Streams side by side, N: the usual number, fewer where a short text would make a few windows of them."""
+    """Return the number of columns N: config.batch, or fewer if a short text would have fewer than WINDOWS windows."""
     return max(1, min(config.batch, train_chars // (WINDOWS * config.seq)))
 
 
 def fill(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int,
          speed: float, tuned: bool = False) -> tuple[TrainConfig, list[str]]:
-    """The config with lr, budget, dropout and threads filled in, and a reason for each that was chosen here.
+    """Return the config with lr, budget, dropout and threads filled in, and a reason for each that was chosen here.
 
-    tuned: the model was trained before, and goes on at a lower rate.
+    tuned: the model was trained before, so the usual learning rate is lower.
     """
     chosen, reasons = dict[str, Any](), list[str]()
     if config.lr is None:
@@ -72,7 +81,7 @@ def fill(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int,
 
 
 def default_budget(config: TrainConfig, train_chars: int, speed: float) -> dict[str, Any] | None:
-    """The epochs of a run without a budget; None where it has one."""
+    """Return {"epochs": number} for a run without a budget, None for a run that has one."""
     if (config.steps, config.epochs, config.minutes) != (None, None, None):
         return None
     epochs = CHARACTERS * (10 if speed >= FAST else 1) / train_chars
@@ -80,13 +89,17 @@ def default_budget(config: TrainConfig, train_chars: int, speed: float) -> dict[
 
 
 def threads(config: TrainConfig, cores: int) -> int:
-    """Threads that share the streams."""
+    """Return the number of threads: config.threads, or as many as cores and SHARE columns for each thread allow."""
     return config.threads or max(1, min(cores, config.batch // SHARE))
 
 
 def dropout(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int,
             speed: float) -> tuple[dict[str, float], str]:
-    """Rates that grow with epochs x parameters / characters; none for a text that is read once."""
+    """Return the rates of dropout and weight drop, and the reason for them.
+
+    They grow with epochs x parameters / characters, and are 0 for a text that is read once at most. Raises ConfigError
+    for a config without a budget.
+    """
     epochs = budget(config, model, train_chars, cores, speed) / train_chars
     pressure = epochs * params.count(model) / train_chars if epochs > 1 else 0.0
     units, weights = next((units, weights) for most, units, weights in REGULARISE if pressure <= most)
@@ -95,7 +108,10 @@ def dropout(config: TrainConfig, model: ModelConfig, train_chars: int, cores: in
 
 
 def budget(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int, speed: float) -> float:
-    """About how many characters the run trains on; of minutes, by the speed that is usual."""
+    """Return about how many characters the run trains on. For a budget of minutes, `speed` gives an estimate.
+
+    Raises ConfigError for a config without a budget.
+    """
     if config.epochs is not None:
         return config.epochs * train_chars
     if config.steps is not None:
@@ -106,16 +122,19 @@ def budget(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int
 
 
 def about(number: float) -> str:
-    """A number in three digits: 112 thousand, 9.31 million."""
+    """Return a number in words, with three digits: 112 thousand, 9.31 million."""
     return f"{number / 1e6:.3g} million" if number >= 1e6 else f"{number / 1e3:.3g} thousand" if number >= 1e3 else \
         f"{number:.3g}"
 
 
 def memory(config: TrainConfig, model: ModelConfig, itemsize: int) -> int:
-    """About the bytes that a run takes: parameters and a copy, gradients, moments, the work of a window and validation.
+    """Return about how many bytes a run takes; itemsize: bytes of a number.
 
-    The arrays of stack.Workspace: states and gates a layer twice (training, validation), the inputs and logits too.
+    It counts the parameters and their copy (recovery.py), the gradients, two moments, and the arrays of two
+    stack.Workspaces, one for training and one for validation.
     """
+    # For each position of a window, both workspaces have gates, h and c (4 + 1 + 1 times H) of a layer, inputs and
+    # logits. Dropout adds masks and masked outputs. Weight drop adds a mask and a masked copy of each W_hh.
     a_layer = 12 + (2 if config.dropout else 0)
     masked = 2 * 4 * model.hidden ** 2 * model.layers if config.weight_drop else 0
     position = 2 * model.vocab_size + 2 * model.embed + (a_layer * model.layers + 3) * model.hidden
@@ -123,29 +142,31 @@ def memory(config: TrainConfig, model: ModelConfig, itemsize: int) -> int:
 
 
 def largest_batch(config: TrainConfig, model: ModelConfig, itemsize: int, there: int) -> int:
-    """The largest batch whose `memory` is at most `there` bytes; below 1 where none is."""
+    """Return the largest batch whose `memory` is at most `there` bytes. A result below 1 means that none fits."""
+    # `memory` is linear in the batch, so two values give the slope.
     one, two = (memory(replace(config, batch=batch), model, itemsize) for batch in (1, 2))
     return 1 + (there - one) // (two - one)
 
 
 def usual_rate(model: ModelConfig, optimizer: str, tuned: bool) -> float:
-    """Return the peak rate of a run that names none; tuned: its model was trained before."""
+    """Return the peak learning rate of a run without --lr; tuned: its model was trained before."""
     return rate(model, optimizer) * (TUNE if tuned else 1)
 
 
 def lower_rate(config: TrainConfig, model: ModelConfig, tuned: bool, factor: float = 1.0) -> float:
-    """Return a peak rate to try after one that was too high: the usual one, or a third of the last where that is less.
+    """Return a peak learning rate to try after one that was too high.
 
-    factor: what recovery.py had made of the run's rate at its end.
+    It is the smaller of the usual rate and a third of the rate at the end of the run. factor: the product of all
+    halvings by then (Recovery.rate).
     """
     return min(usual_rate(model, config.optimizer, tuned), config.peak * factor / 3)
 
 
 def rate(model: ModelConfig, optimizer: str) -> float:
-    """A peak rate. Muon: 3e-2. Adam: 2e-2 for one layer of 128, 1e-2 for two, less for wider and deeper ones.
+    """Return a peak learning rate. Muon: 3e-2. Adam: 2e-2 for 1 x 128, 1e-2 for 2 x 128, less for larger models.
 
-    Muon's on tinyshakespeare, 2 x 128, in nats/char: after 200 steps .02 gives 1.672 and .05 gives 1.612, after 938
-    steps .02 gives 1.482, .035 gives 1.483 and .05 gives 1.494.
+    Measured with Muon on tinyshakespeare, 2 x 128, loss in nats per character: after 200 steps, rate .02 gives 1.672
+    and .05 gives 1.612; after 938 steps, .02 gives 1.482, .035 gives 1.483 and .05 gives 1.494.
     """
     if optimizer == "muon":
         return 0.03

@@ -1,13 +1,14 @@
-"""Recovery is what a run does where a loss or a gradient is no finite number: skip, slow down, go back, give up.
+"""Recovery of a run from a loss or gradient that is not finite: skip the step, go back to good parameters, or give up.
 
-A bad step is skipped: parameters and moments stay as they are, the carried state begins at zero, and the rate is halved
-from there on. After LIMIT of them in a row, or one validation loss that is no number, the parameters themselves are at
-fault: a copy of good ones returns, and the optimiser begins anew, for its moments hold what led astray. Where even
-that has happened since the last copy, the run has diverged.
+A step with such a loss or gradient is a bad step. It is skipped: parameters and moments stay as they are, the carried
+state is reset, and the learning rate is halved from then on. After LIMIT bad steps in a row, or after one validation
+loss that is not finite, the parameters themselves must be bad. Then a copy of good parameters returns, and the moments
+are set to zero, because they hold the gradients that led to the bad parameters. If this happens again before the next
+copy is made, the run has diverged.
 
-The copy is P numbers in memory, made every EVERY steps of parameters whose loss and gradient were finite. When it is
-made depends on the step alone, not on when a file was written, and it is saved with the rest: a run that was stopped
-anywhere, between two bad steps too, goes back to the same bits. The check reads two numbers that the step has anyway.
+Every EVERY steps the parameters are copied, provided that their loss and gradient were finite. The step of a copy does
+not depend on stops of the run, and the copy is saved with the run. So a run that was stopped anywhere, also between two
+bad steps, goes back to the same bits. The check costs nothing: every step computes its loss and gradient norm anyway.
 """
 import math
 from typing import Any
@@ -16,22 +17,27 @@ from . import kernels
 from .kernels.arrays import Array
 from .params import Parameters
 
-LIMIT = 3    # bad steps in a row that are the parameters' fault
-EVERY = 100  # steps between copies
-GATES = "input", "forget", "cell", "output"
+LIMIT = 3    # bad steps in a row after which the good parameters return
+EVERY = 100  # steps between two copies
+GATES = "input", "forget", "cell", "output"  # in the order of the blocks i f g o
+# attributes of a Recovery that a saved run holds
 STORED = "rate", "row", "uncounted", "since", "returned"
 
 
 class Diverged(ArithmeticError):
-    """The loss or the gradient is no longer a finite number, and going back to good parameters did not help."""
+    """A loss or a gradient is not finite, and going back to good parameters is impossible or did not help."""
 
 
 class Recovery:
-    """What was done so far. params: Parameters and moments: arrays by name, those of the run; both change in place.
+    """The recovery of one run. It changes params (the parameters) and moments (name -> array (P,)) in place.
 
-    rate: what the schedule's rate is multiplied with; row: bad steps in a row; uncounted: steps that the optimiser's
-    bias correction does not count; good (P,): the copy, None before the first, made or given back at step `since`;
-    returned: whether it was given back since; notes: a line on each thing done, for the caller to take and clear.
+        rate       factor on the learning rate of the schedule
+        row        number of bad steps in a row up to now
+        uncounted  number of steps that Adam's bias correction does not count
+        good       (P,), the copy of good parameters; None before the first
+        since      the step at which the copy was made, or at which it returned
+        returned   True if the parameters went back to this copy
+        notes      a line for each thing that was done; the caller takes them and empties the list
     """
 
     def __init__(self, params: Parameters, moments: dict[str, Array]):
@@ -41,20 +47,20 @@ class Recovery:
         self.notes: list[str] = []
 
     def due(self, step: int) -> bool:
-        """Is a copy of the parameters after `step` steps to be made, if they are good?"""
+        """Return True if the parameters after `step` steps are to be copied, provided that they are good."""
         return self.good is None or step >= self.since + EVERY
 
     def passed(self, step: int, copy: Array | None = None) -> None:
-        """The loss and the gradient of the parameters after `step` steps are finite.
+        """Take note that the parameters after `step` steps have a finite loss and gradient. Copy them if that is due.
 
-        Called before they are updated, or with a copy from then.
+        If the parameters were updated since, `copy` (P,) must hold them as they were before the update.
         """
         self.row = 0
         if self.due(step):
             self.good, self.since, self.returned = self.params.flat.copy() if copy is None else copy, step, False
 
     def skip(self, step: int, loss: float, grads: Parameters) -> None:
-        """Step `step`, from 1, is a bad one, and nothing is updated by it. Raises Diverged."""
+        """Take note that step `step` (from 1) is a bad step, which updates nothing. Raises Diverged as `go_back`."""
         size, place = worst(grads)
         what = f"step {step}: loss {loss:.4g}, gradient {size:.4g} in {place}"
         self.row += 1
@@ -65,7 +71,10 @@ class Recovery:
         self.notes.append(f"{what}: step skipped, the rate halved from here on")
 
     def go_back(self, step: int, what: str) -> None:
-        """Give the parameters the good values back and the optimiser zeros. Raises Diverged where that was in vain."""
+        """Set the parameters to the copy and the moments to zero. what: the reason, for the note.
+
+        Raises Diverged if there is no copy, or if the parameters already went back to it.
+        """
         if self.good is None:
             raise Diverged(f"{what}, and no step before them was finite")
         if self.returned:
@@ -75,28 +84,31 @@ class Recovery:
         self.params.flat[...] = self.good
         for moment in self.moments.values():
             moment[...] = 0
+        # The moments are zero, as at step 0, so Adam's bias correction counts from here on.
         self.row, self.uncounted, self.since, self.returned = 0, step, step, True
 
     def anew(self) -> None:
-        """Forget what the rate was multiplied with, and why: the run goes on at another peak rate."""
+        """Forget the halvings and the bad steps: the run continues at another peak learning rate."""
         self.rate, self.row, self.returned = 1.0, 0, False
 
     def summary(self) -> dict[str, Any]:
-        """The numbers that resuming needs, beside `good`."""
+        """Return the numbers, by name, that a resumed run needs beside `good`."""
         return {name: getattr(self, name) for name in STORED}
 
     def restore(self, summary: dict[str, Any], good: Array | None) -> None:
-        """Go on from what `summary` and `good` were; {} and None for a run from before there was recovery."""
+        """Continue from the result of `summary` and from `good`. A number that an older file lacks stays as it is."""
         for name in STORED:
             setattr(self, name, summary.get(name, getattr(self, name)))
         self.good = good
 
 
 def worst(grads: Parameters) -> tuple[float, str]:
-    """(size, place): the first gradient on the way back from the loss that is not finite, else the largest.
+    """Return (size, place) of the worst gradient. size: its largest absolute value; place: words.
 
-    The place is in words, as "lstm layer 1, forget gate, weight_hh"; layers count from 0, as in the tensors' names.
+    The worst gradient is the first one that is not finite on the way back from the loss. If all are finite, it is the
+    largest. A place is "lstm layer 1, forget gate, weight_hh"; layers count from 0, as in the names of the tensors.
     """
+    # Back-propagation runs from the head to the embedding, so the reversed order of the names starts at the loss.
     found = [(name, [float(abs(block).max()) for block in _blocks(grads, name)]) for name in reversed(list(grads))]
     bad = next((entry for entry in found if not all(map(math.isfinite, entry[1]))), None)
     name, sizes = bad or max(found, key=lambda entry: max(entry[1]))
@@ -110,5 +122,5 @@ def worst(grads: Parameters) -> tuple[float, str]:
 
 
 def _blocks(grads: Parameters, name: str) -> list[Array]:
-    """A parameter's gradient; of an LSTM's the four blocks of its gates."""
+    """Return the gradient of a parameter as a list: its four gate blocks in the LSTM, else one block."""
     return kernels.of(grads.flat).xp.split(grads[name], 4) if name.startswith("lstm.") else [grads[name]]

@@ -1,8 +1,8 @@
-"""The oldest versions of other libraries that rnncore works with, and what is said where one is older.
+"""The oldest versions of Python and of other libraries that rnncore works with, and the check of those installed here.
 
-setup.cfg asks pip for the same versions, tests/oldest.txt names exactly those, and continuous integration runs with
-them. With anything older `import rnncore` raises ImportError; an optional library that is too old counts as missing.
-This module imports nothing of ours.
+setup.cfg asks pip for the same versions. tests/oldest.txt lists exactly these, and continuous integration tests with
+them. With an older version, `import rnncore` raises ImportError. An optional library that is too old counts as missing.
+This module imports nothing else of rnncore, because the others need the libraries that it checks.
 """
 import re
 import shlex
@@ -12,6 +12,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 
+# library -> its oldest version: BASE is always needed, OPTIONAL is needed by some commands
 PYTHON = "3.11"
 BASE = {"numpy": "1.26.0", "click": "8.1.0", "safetensors": "0.4.0", "rich": "13.0.0", "threadpoolctl": "3.0.0"}
 OPTIONAL = {"matplotlib": "3.8.0", "jinja2": "3.1.0", "pooch": "1.8.0", "tensorboardX": "2.6.2.2", "torch": "2.4.0",
@@ -20,18 +21,18 @@ OLDEST = BASE | OPTIONAL
 
 
 class TooOld(ImportError):
-    """A library that is missing or too old; the message is one line that names it and the command that mends it."""
+    """A library is missing or too old. The message is one line with its name and the command that installs it."""
 
 
 def check() -> None:
-    """Raise TooOld unless Python and all libraries that rnncore always needs are there and new enough."""
+    """Raise TooOld if Python or a library of BASE is missing or too old."""
     if message := fault():
         raise TooOld(message)
 
 
 @cache
 def fault() -> str | None:
-    """Return what is missing or too old among Python and BASE, and the command that mends it; None where nothing is."""
+    """Return a line that names what is missing or too old of Python and BASE, and the cure; None if nothing is."""
     if _numbers(sys.version) < _numbers(PYTHON):
         return (f"rnncore needs Python {PYTHON} or newer, and this is {sys.version.split()[0]}: make the environment "
                 f"anew with a newer one, as in `python{PYTHON} -m venv .venv`")
@@ -40,30 +41,32 @@ def fault() -> str | None:
 
 
 def missing(*names: str) -> str | None:
-    """Return which of some OPTIONAL libraries are missing, too old or broken, with the command that mends it, or None.
+    """Return a line if some of these OPTIONAL libraries are missing, too old or broken, with the command that mends it.
 
-    Those that are new enough are imported to find out.
+    Return None if all of them work. A library that is new enough is imported, to see whether it works.
     """
     return _words({name: lacking(name) or _broken(name) for name in names})
 
 
 def _words(found: dict[str, str | None]) -> str | None:
+    """Return one line of the words that are not None, with the command that installs those libraries, or None."""
     wrong = {name: words for name, words in found.items() if words}
     return f"{' and '.join(wrong.values())}: {cure(wrong)}" if wrong else None
 
 
 def _broken(name: str) -> str | None:
+    """Import a library. Return words if this fails, else None."""
     import logging
-    logging.getLogger(name).setLevel(logging.ERROR)  # a library's notes on its own caches say nothing to a reader
+    logging.getLogger(name).setLevel(logging.ERROR)  # a library logs notes on its own caches, which help no user
     try:
         import_module(name)
-    except Exception as error:  # one that does not fit the libraries beside it may raise anything
+    except Exception as error:  # a library that does not fit the others may raise anything
         return f"{name}, which cannot be imported here ({' '.join(str(error).split())})"
     return None
 
 
 def lacking(name: str) -> str | None:
-    """Return in words what is wrong with a library of OLDEST: missing or too old; None where it will do."""
+    """Return words if a library of OLDEST is missing or too old, else None."""
     here = installed(name)
     if here is None and find_spec(name) is None:
         return f"{name} {OLDEST[name]} or newer, which is not installed"
@@ -74,8 +77,8 @@ def lacking(name: str) -> str | None:
 
 @cache
 def installed(name: str) -> str | None:
-    """Return the version of an installed distribution; None where nothing is known of one with that name."""
-    from importlib import metadata  # which takes longer to import than all of this module
+    """Return the version of an installed distribution; None if no metadata of this name are found."""
+    from importlib import metadata  # imported here, because that takes longer than the rest of this module
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -83,12 +86,12 @@ def installed(name: str) -> str | None:
 
 
 def cure(names: Iterable[str]) -> str:
-    """Return the command that installs libraries of OLDEST, new enough, into the Python that runs."""
+    """Return the command, in backticks, that installs new enough versions of these libraries for this Python."""
     return pip("install --upgrade " + " ".join(f"'{name}>={OLDEST[name]}'" for name in names))
 
 
 def pip(arguments: str) -> str:
-    """Return the command, in backticks, by which pip does something to the Python that runs; uv's without pip."""
+    """Return a pip command for this Python, in backticks. Without pip it is a command of uv."""
     python = shlex.quote(sys.executable) if sys.executable else "python"
     if find_spec("pip") is None:
         return f"`uv pip {arguments.replace(' ', f' --python {python} ', 1)}`"
@@ -96,13 +99,13 @@ def pip(arguments: str) -> str:
 
 
 def is_command() -> bool:
-    """Is this process the command `rnncore`? It says itself what is too old, and its help works all the same."""
+    """Return True if this process is the command `rnncore`, which makes the check later: its --help always works."""
     name = re.split(r"[/\\]", sys.argv[0])[-1] if sys.argv else ""
     return name in ("rnncore", "rnncore.exe") or name == "-m" and "rnncore" in sys.orig_argv
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version: 2.0.0rc1 is (2, 0, 0). Trailing zeros do not count."""
+    """Return the leading numbers of a version without zeros at the end: 2.0.0rc1 is (2,)."""
     found = re.match(r"\d+(\.\d+)*", version)
     numbers = list(map(int, found[0].split("."))) if found else []
     while numbers and numbers[-1] == 0:

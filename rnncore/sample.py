@@ -1,4 +1,7 @@
-"""The sampler draws symbol after symbol from what the model predicts; its chance comes in as an argument."""
+"""The sampler: it draws one symbol after another from the model's predictions, and the model reads each of them.
+
+`draw` gets its random numbers as an argument: a uniform draw u for each symbol.
+"""
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count as count_up, islice, pairwise, repeat
@@ -13,22 +16,29 @@ from .model import CharLM
 from .nn.stepper import Clamp, Stepper, checked
 from .random import Purpose, counter, key, uniform
 
-COINS = 256  # random numbers made at a time
-SHARE = 16   # samples that make a thread of their own worth while
-TURN = 64    # symbols that the threads write before they wait for each other
+DRAWS = 256  # uniform draws that are made at a time for each sample
+SHARE = 16   # samples that a thread needs to be worth using
+TURN = 64    # symbols that each thread writes before all threads wait for each other
 TOO_LARGE = "the model's weights are too large; train it again with a lower --lr"
-LAUNCH = 64  # symbols that a device writes at a time
-ABREAST = 1024     # samples written at a time, at most
-PERIOD = 2 ** 32   # coins of a sample; then they come again, though what they decide is another text
+LAUNCH = 64        # symbols of each sample that a device writes in one launch
+AT_ONCE = 1024     # samples that are written at the same time, at most
+# The index of a uniform draw has 32 bits. PERIOD is a multiple of DRAWS and of LAUNCH, so no block of draws crosses it.
+PERIOD = 2 ** 32   # uniform draws of a sample before they repeat; the text does not repeat, because the state differs
 
 
-def draw(logits: np.ndarray, config: SampleConfig, coin: np.ndarray) -> Ids:
-    """One symbol a column: logits (V, N), coin (N,) in [0, 1) -> ids (N,).
+def draw(logits: np.ndarray, config: SampleConfig, u: np.ndarray) -> Ids:
+    """Draw one symbol a column: logits (V, N) and uniform draws u (N,) in [0, 1) -> ids (N,).
 
-    p = softmax(logits / temperature) in float64; top_k keeps the k likeliest, then top_p the fewest likeliest whose
-    mass is at least p (Holtzman et al. 2020); the coin picks by inverse distribution. Temperature 0 takes the
-    likeliest; of equals the lowest id comes first. Raises FloatingPointError where a column's largest logit is no
-    finite number.
+        temperature  0 takes the most likely symbol, and nothing below matters; else p = softmax(logits / temperature),
+                     in float64
+        top_k        keeps the k most likely symbols; 0 keeps all
+        top_p        keeps the smallest set of the most likely symbols whose p sum to top_p or more (Holtzman et al.
+                     2020); 1 keeps all
+        u            picks the first symbol whose cumulative p is above u, in the order of ids, or with top_k or top_p
+                     from the most likely one on
+
+    Of equally likely symbols, the one with the lowest id comes first. Raises FloatingPointError if the largest logit of
+    a column is not finite.
     """
     p = logits.astype(np.float64)
     largest = np.maximum.reduce(p, axis=0)
@@ -37,7 +47,7 @@ def draw(logits: np.ndarray, config: SampleConfig, coin: np.ndarray) -> Ids:
     p -= largest
     if config.temperature == 0:
         return p.argmax(axis=0)
-    with np.errstate(over="ignore"):  # a tiny temperature leaves nothing of all but the likeliest
+    with np.errstate(over="ignore"):  # a tiny temperature gives -inf, and p = 0
         p /= config.temperature
     np.exp(p, out=p)
     order = None
@@ -47,23 +57,25 @@ def draw(logits: np.ndarray, config: SampleConfig, coin: np.ndarray) -> Ids:
         p[config.top_k or len(p):] = 0
         p /= p.sum(axis=0)
         p[np.cumsum(p, axis=0) - p >= config.top_p] = 0
+    # The sum of p is not 1 here, so u is scaled by the sum. A u below 1 then always picks a symbol.
     mass = np.add.accumulate(p, axis=0)
-    place = (mass > coin * mass[-1]).argmax(axis=0)  # the first that is
+    place = (mass > u * mass[-1]).argmax(axis=0)  # the first True
     return place if order is None else np.take_along_axis(order, place[None], axis=0)[0]
 
 
 def generate_ids(model: CharLM, prompt: Ids, config: SampleConfig, count: int = 1,
                  clamp: Clamp | None = None, first: int = 0) -> Iterator[Ids]:
-    """Endless ids (count,), a symbol for each of `count` samples that go on from the ids `prompt` (n,), n at least 1.
+    """Yield ids (count,) without end: the next symbol of each of `count` samples that continue the ids `prompt` (n,).
 
-    They are the samples first, first + 1, ...: sample k draws the same coins whatever the count. The parameters count
-    as they are when the first is asked for. clamp: cells that are held, from the prompt's first symbol on (stepper.py).
+    n is at least 1. The samples have the numbers first, first + 1, ...: sample k has the same uniform draws whatever
+    the count. The parameters are copied when the first ids are asked for. clamp: cells that are held, from the first
+    symbol of the prompt on (nn/stepper.py). Raises ValueError for a wrong prompt, FloatingPointError as `draw`.
     """
     yield from _write(model, read_prompt(model, prompt, clamp), config, count, first)
 
 
 def read_prompt(model: CharLM, prompt: Ids, clamp: Clamp | None = None) -> Stepper:
-    """Return a stepper that has read the ids `prompt` (n,) from a zero state."""
+    """Return a Stepper that has read the ids `prompt` (n,), n at least 1, from a zero state. clamp: see `generate`."""
     prompt = model.kernel.to_host(model.ids(prompt, ("n",), "prompt"))
     with model.kernel.single_threaded():
         stepper = Stepper(model.params, clamp)
@@ -73,28 +85,30 @@ def read_prompt(model: CharLM, prompt: Ids, clamp: Clamp | None = None) -> Stepp
 
 
 def _write(model: CharLM, stepper: Stepper, config: SampleConfig, count: int, first: int) -> Iterator[Ids]:
-    """Samples first .. first + count, each from where the one column of the stepper is."""
+    """Yield the ids (count,) of samples first .. first + count - 1, each from the state of the stepper's one column."""
     stepper = stepper.repeat(count)
     writer = None if model.path == "eager" else stepper.writer()  # eager draws every symbol on the host
     return _loop(stepper, config, first) if writer is None else _launches(writer, config, first)
 
 
 def _loop(stepper: Stepper, config: SampleConfig, first: int) -> Iterator[Ids]:
+    """Yield the ids (N,), drawn on the host, one step of the stepper at a time."""
     samples_, logits = np.arange(first, first + stepper.h.shape[-1])[:, None], stepper.logits
-    for start in count_up(0, COINS):
-        for coin in uniform(config.seed, Purpose.COIN, COINS, step=samples_, start=start % PERIOD).T:
-            ids = draw(stepper.kernel.to_host(logits), config, coin)
+    for start in count_up(0, DRAWS):
+        for u in uniform(config.seed, Purpose.DRAW, DRAWS, step=samples_, start=start % PERIOD).T:
+            ids = draw(stepper.kernel.to_host(logits), config, u)
             yield ids
             logits = stepper.step(ids)
 
 
 def _launches(writer: Writer, config: SampleConfig, first: int) -> Iterator[np.ndarray]:
-    """The same, written on the device: one launch ahead of what was taken, never two."""
-    chance = config.temperature, config.top_k, config.top_p, key(config.seed), counter(Purpose.COIN)[2], first
+    """Yield the ids (N,), drawn on the device. One launch is always ahead of the ids that were taken, never two."""
+    chance = config.temperature, config.top_k, config.top_p, key(config.seed), counter(Purpose.DRAW)[2], first
     coming = writer.write(LAUNCH, *chance, 0)
     for start in count_up(LAUNCH, LAUNCH):
         now, coming = coming, writer.write(LAUNCH, *chance, start % PERIOD)
         ids = now.ids()
+        # The device cannot raise an error: it writes -1 where the largest logit is not finite.
         wrong = np.flatnonzero((ids < 0).any(axis=1))
         yield from ids[:wrong[0] if len(wrong) else None]
         if len(wrong):
@@ -105,15 +119,22 @@ def generate(model: CharLM, prompt: str | bytes = "", length: int | None = None,
              temperature: float = SampleConfig.temperature, top_k: int = SampleConfig.top_k,
              top_p: float = SampleConfig.top_p, seed: int = SampleConfig.seed, stop: str | Sequence[str] = (),
              on_unknown: str = "error", clamp: Clamp | None = None) -> Iterator[str]:
-    """An iterator over what the model writes after `prompt`: new characters only, at most `length` (None: without end).
+    """Return an iterator over the text that the model writes after `prompt`: new characters only.
 
-    Without a prompt it starts as after a newline; a prompt's line ends are made LF and its byte order marks dropped, as
-    the corpus's were. It ends before `stop`, or the first of several, and a model of documents at the end of one.
-    on_unknown says what becomes of symbols of the prompt that the model does not know: error (UnknownSymbolError), skip
-    or replace.
-    A model of bytes writes `length` bytes; those that are no UTF-8 are U+FFFD here. clamp: (layer, cell), from 0 -> the
-    number at which c of this cell is held, from the prompt's first symbol on.
-    Raises config.ConfigError, a ValueError, for sampling options out of range and cells that are not there.
+        prompt                     its line ends become LF and its byte order marks are dropped, as in the corpus; an
+                                   empty prompt is a newline
+        length                     number of characters, at most; None: without end
+        temperature, top_k, top_p  as in `draw`
+        seed                       of the uniform draws
+        stop                       a text, or several: the iterator ends before the first of them
+        on_unknown                 symbols of the prompt that the model does not know: error (UnknownSymbolError), skip
+                                   or replace
+        clamp                      (layer, cell), from 0 -> the number at which c of this cell is held, from the first
+                                   symbol of the prompt on
+
+    A model of documents also stops at the end of a document. A model of bytes writes `length` bytes; bytes that are no
+    UTF-8 come out as U+FFFD. Raises config.ConfigError, a ValueError, for settings out of range and for cells that the
+    model does not have.
     """
     config = SampleConfig(temperature, top_k, top_p, seed)
     return model.vocab.readables(symbols(model, prompt, length, config, stop, on_unknown, clamp))
@@ -121,9 +142,9 @@ def generate(model: CharLM, prompt: str | bytes = "", length: int | None = None,
 
 def symbols(model: CharLM, prompt: str | bytes, length: int | None, config: SampleConfig, stop: str | Sequence[str],
             on_unknown: str, clamp: Clamp | None, first: int = 0) -> Iterator[str]:
-    """As `generate`, but the symbols as the vocabulary has them: a byte is the code point of the same number.
+    """Return an iterator as `generate`, but over symbols of the vocabulary: a byte is the code point of its number.
 
-    first: which sample it is (0, 1, ...), by whose coins it is drawn.
+    first: the number of the sample (0, 1, ...), on which its uniform draws depend.
     """
     length = None if length is None else arguments.whole("length", length)
     ids = generate_ids(model, prompt_ids(model.vocab, prompt, on_unknown), config, 1, checked(clamp, model.config),
@@ -133,33 +154,37 @@ def symbols(model: CharLM, prompt: str | bytes, length: int | None, config: Samp
 
 def samples(model: CharLM, count: int, prompt: str | bytes, length: int, config: SampleConfig,
             stop: str | Sequence[str] = (), on_unknown: str = "error", clamp: Clamp | None = None) -> list[str]:
-    """`count` texts, each of at most `length` new symbols; the first is what `symbols` yields.
+    """Return `count` texts of at most `length` new symbols each. The first is the text of `symbols`.
 
-    On a CPU the model's threads share them; sample k draws the same coins whatever their number and the count.
+    On a CPU, the model's threads share the samples. Sample k has the same uniform draws, whatever the number of threads
+    and of samples.
     """
     return list(texts(model, count, prompt, length, config, stop, on_unknown, clamp))
 
 
 def texts(model: CharLM, count: int, prompt: str | bytes, length: int, config: SampleConfig,
           stop: str | Sequence[str] = (), on_unknown: str = "error", clamp: Clamp | None = None) -> Iterator[str]:
-    """The same as they are written, ABREAST at a time. What is wrong with the arguments is raised at once."""
+    """Return an iterator over the texts of `samples`, of which AT_ONCE at a time are written.
+
+    An error in the arguments is raised at once, not at the first text.
+    """
     count, length = arguments.whole("count", count), arguments.whole("length", length)
     arguments.whole("threads", model.threads, 1)
     stepper, stops = read_prompt(model, prompt_ids(model.vocab, prompt, on_unknown), clamp), ends(model.vocab, stop)
-    return (text for first in range(0, count, ABREAST)
-            for text in _abreast(model, stepper, first, min(ABREAST, count - first), length, config, stops))
+    return (text for first in range(0, count, AT_ONCE)
+            for text in _texts_at_once(model, stepper, first, min(AT_ONCE, count - first), length, config, stops))
 
 
-def _abreast(model: CharLM, stepper: Stepper, first: int, count: int, length: int, config: SampleConfig,
-             stop: list[str]) -> Iterator[str]:
-    """The samples first .. first + count at once, each from where the one column of the stepper is."""
+def _texts_at_once(model: CharLM, stepper: Stepper, first: int, count: int, length: int, config: SampleConfig,
+                   stop: list[str]) -> Iterator[str]:
+    """Yield the texts of samples first .. first + count - 1, written together by the model's threads."""
     threads = max(1, min(model.kernel.shares(model.threads), count // SHARE))
     edges = [count * k // threads for k in range(threads + 1)]
     streams = [_write(model, stepper, config, b - a, first + a) for a, b in pairwise(edges)]
     rows, ended = [np.empty((count, 0), np.intp)], np.zeros(count, bool)
     with model.kernel.single_threaded(), ThreadPoolExecutor(threads) as pool:
         each = pool.map if threads > 1 else map
-        for start in range(0, length, TURN):  # so that an interrupt need not wait for the end
+        for start in range(0, length, TURN):  # in turns, so that Ctrl-C need not wait for the end
             turn = min(TURN, length - start)
             rows.append(np.concatenate(list(each(_taken, streams, repeat(turn)))))
             if model.vocab.end is not None:
@@ -171,15 +196,15 @@ def _abreast(model: CharLM, stepper: Stepper, first: int, count: int, length: in
 
 
 def _taken(stream: Iterator[Ids], count: int) -> Ids:
-    """The next so many symbols of each sample of a stream: (N, count)."""
+    """Return the next ids (N, count) of a stream of N samples."""
     return np.stack(list(islice(stream, count)), axis=1)
 
 
 def prompt_ids(vocab: Vocab, prompt: str | bytes, on_unknown: str) -> Ids:
-    """The ids that a sample starts from: those of the prompt, else of a newline, else the first symbol's.
+    """Return the ids (n,) that a sample starts from: the prompt, or without one a newline, or else the first symbol.
 
-    The prompt's line ends and marks are made those of the corpus. Where texts are documents, a new one begins: END
-    comes first. Of several in the prompt the last one counts, for the state begins at zero after each.
+    The line ends and byte order marks of the prompt are treated as in the corpus. For a model of documents, the ids are
+    END and the prompt. If the prompt has END inside, they begin at the last END, because END resets the state.
     """
     ids = vocab.encode(vocab.begun(prompt), on_unknown)
     if vocab.end is not None:
@@ -189,13 +214,17 @@ def prompt_ids(vocab: Vocab, prompt: str | bytes, on_unknown: str) -> Ids:
 
 
 def ends(vocab: Vocab, stop: str | bytes | Iterable[str]) -> list[str]:
-    """The symbols of the texts before which a sample ends: of one text, or of several."""
+    """Return the texts before which a sample ends, as symbols of the vocabulary. stop: one text, or several.
+
+    Raises TypeError for another type.
+    """
     if not isinstance(stop, (str, bytes, Iterable)):
         raise TypeError(f"stop is a text or several, not {stop!r}")
     return [vocab.spelled(vocab.typed(text)) for text in ([stop] if isinstance(stop, (str, bytes)) else stop)]
 
 
 def _characters(vocab: Vocab, steps: Iterator[Ids], length: int | None) -> Iterator[str]:
+    """Yield the symbols of the first sample, at most `length`, up to the end of a document."""
     made = 0
     while length is None or made < length:
         symbol = next(steps)[0]
@@ -206,7 +235,11 @@ def _characters(vocab: Vocab, steps: Iterator[Ids], length: int | None) -> Itera
 
 
 def until(characters: Iterator[str], stop: Iterable[str]) -> Iterator[str]:
-    """The characters before the first stop string; what may be the beginning of one is held back until it is clear."""
+    """Yield the characters before the first stop string.
+
+    Characters that may be the beginning of a stop string are held back until this is certain.
+    """
+    # The longest stop string is tried first. So of two that end at one place, the one that begins earlier counts.
     stop, held = sorted(filter(None, stop), key=len, reverse=True), ""
     if not stop:
         yield from characters

@@ -1,9 +1,9 @@
-"""The self-check of a GPU's fast path: it is compared with eager once on the user's card, and used where the two agree.
+"""The self-check: a fast path is compared with eager once on the user's card, and used if the two agree.
 
-`take` sets the path that the rule names (kernels/paths.py). The comparison (against_eager.py) runs in a child
-process, because a kernel's fault poisons its process and a wait may never end. The result is remembered in a private
-file, for one card with its driver and libraries, one state of our own source, and one path, precision and shape. A file
-that is not whole counts as empty.
+`take` sets the path that the rule names (kernels/paths.py). The comparison (against_eager.py) runs in a child process,
+because after a fault in a kernel its process cannot use the card again, and because a kernel may never end. The result
+is remembered as a record in a private file. A record is valid for one card with its driver and libraries, one version
+of the source of rnncore, and one path, precision and shape. A file with an error in it counts as empty.
 """
 import ctypes
 import fcntl
@@ -31,20 +31,22 @@ from .nn.embedding import folded
 from .runs.files import write_whole
 from .runs.metadata import FLAG, POSITIVE, SECONDS, TEXT, Fields, Maybe, ModelFileError, fault, one_line, strict
 
-SILENCE = 120  # seconds without a message after which a child ends: a kernel may take one to be compiled
-GONE = 10      # seconds that a child may take to end after its verdict
-LIMIT = 900    # seconds after which a child is ended whatever it says
-LINE = 200     # characters of a cause
+SILENCE = 120  # seconds without a message after which the child ends itself; a kernel may take one to be compiled
+GONE = 10      # seconds that the child may take to end after its last message
+LIMIT = 900    # seconds after which the parent ends the child, whatever its messages
+LINE = 200     # characters of a cause, at most
+# The program of the child. The alarm is set first, so that it also ends a child that hangs in an import.
 ROOT = str(Path(__file__).resolve().parent.parent)
 CHILD = (f"import signal, sys; signal.alarm({SILENCE}); sys.path.insert(0, {ROOT!r}); "
          "from rnncore.selfcheck import child; child()")
-PR_SET_PDEATHSIG = 1  # of prctl(2)
-NAME = "paths.json"   # in native.cache()
-MOST = 1000           # records that are kept, the newest
-SIZE = 1 << 22        # bytes that so many do not take
+PR_SET_PDEATHSIG = 1  # option of prctl(2): the signal that a process gets when its parent ends
+NAME = "paths.json"   # the file of the records, in the folder native.cache()
+MOST = 1000           # records that are kept, at most: the newest
+SIZE = 1 << 22        # bytes that are read, at most: MOST records take less
 Record: TypeAlias = dict[str, Any]
 PLACE = {"card": "card", "capability": "capability", "driver": "driver supports", "runtime": "cuda runtime",
          "cupy": "cupy"}  # field of a record -> name in kernels.describe
+# the schemas of a record, and of a message from the child
 RECORD: Fields = {
     **dict.fromkeys((*PLACE, "rnncore", "texts", "date"), TEXT), "folds": FLAG,
     "path": one_of(*PATHS), "precision": one_of(*PRECISIONS),
@@ -55,11 +57,12 @@ MESSAGE: Fields = {"stage?": TEXT, "cause?": Maybe(TEXT), "unable?": TEXT, "ms?"
 
 def take(model: CharLM, asked: str, device: str, trying: bool, say: Callable[[str], None], name: str = "RUN",
          **shape: Any) -> list[str]:
-    """Set the path of a model on a GPU, after a self-check where none is remembered; return what to say of it.
+    """Set the path of a model, after a self-check if none is remembered. Return at most one line to tell the user.
 
-    asked: "auto" or one of PATHS; device: as the model was given it; trying: whether "auto" is worth a check; say is
-    told a line before one begins; name: of the user's run, for the shell; shape: columns, and of training seq and
-    optimizer. Raises ValueError for a path that a processor has not.
+    asked: "auto" or one of PATHS. device: the device that the model was made for. trying: for "auto", True if the work
+    is long enough for a check. say(line) is called before a check begins. name: the name of the user's run, quoted for
+    the shell. shape: columns (N), and for training seq (T) and optimizer. Raises ValueError for a path that a CPU does
+    not have.
     """
     if model.kernel.name == "cpu":
         model.path = "eager" if asked == "auto" else asked
@@ -73,9 +76,9 @@ def take(model: CharLM, asked: str, device: str, trying: bool, say: Callable[[st
 
 
 def note(asked: str, task: Task, path: str, misses: dict[str, Record], kept: bool | None, name: str) -> str | None:
-    """Return in one line why `path` is taken and what that costs; None where there is no news.
+    """Return a line on why `path` is taken and how much slower it is than the better one; None if there is no news.
 
-    misses and kept are as `choose` returns them; name: of the user's run, for the shell.
+    misses and kept: as `choose` returns them. name: the name of the user's run, quoted for the shell.
     """
     if not misses:
         lost = "" if kept else \
@@ -93,7 +96,7 @@ def note(asked: str, task: Task, path: str, misses: dict[str, Record], kept: boo
 
 
 def _miss(path: str, record: Record, training: bool, name: str) -> tuple[str, str]:
-    """Return in words why a path is not taken, and what the user can do."""
+    """Return words on why a path is not taken, and words on what the user can do, which may be empty."""
     what, work = (f"the {path} path", "run") if training else ("the writing kernel", "text")
     if "misfit" in record:
         return f"{what} does not fit ({record['misfit']})", ""
@@ -107,13 +110,13 @@ def _miss(path: str, record: Record, training: bool, name: str) -> tuple[str, st
 
 def choose(asked: str, task: Task, trying: bool = True,
            begin: Callable[[str], None] = lambda path: None) -> tuple[str, dict[str, Record], bool | None]:
-    """Return the path for a task on its device, the better ones that are not taken, and whether a check is remembered.
+    """Return (path, misses, kept): the path for a task, the better paths not taken, whether a new check was kept.
 
-    asked: "auto" for the path that the rule names, or one of PATHS. On a CPU it is always eager. task.path is not
-    looked at. A path is taken where its check passed; one without a record is checked now, after a call of begin(path).
-    trying=False: for "auto", remembered checks alone count. A path that is not taken has its record, {} where it was
-    not checked, or {"misfit"}: the reason why it does not fit. The third is None where nothing was checked now.
-    Raises kernels.DeviceError.
+    asked: "auto" for the path that the rule names, or one of PATHS. On a CPU the path is always eager. task.path is
+    ignored. A path is taken if its check passed. A path without a record is checked now, after a call of begin(path).
+    trying=False: for "auto", nothing is checked now.
+    misses: path -> its record; {} if it was not checked; {"misfit": reason} if it does not fit. kept: True if a check
+    that was made now is remembered, False if it is not, None if no check was made. Raises kernels.DeviceError.
     """
     kernel, misses, new, ended = kernels.load(task.device), dict[str, Record](), False, False
     found = {"eager": None} if kernel.name == "cpu" or asked == "eager" else order(asked, task, kernel)
@@ -124,11 +127,12 @@ def choose(asked: str, task: Task, trying: bool = True,
         record = {"misfit": reason} if reason else next(iter(find(task)), {})
         if not record:
             if ended:
-                continue  # it was said that nothing is checked
+                continue
             if trying or asked != "auto":
                 begin(path)
                 record, new = check(task, again=False), True
-            ended = not record or "unable" in record  # nor would another path get the card or its memory
+            # Another path would not get the card or its memory either, so none is checked. The user hears one cause.
+            ended = not record or "unable" in record
         if record.get("cause", "") is None:
             break
         misses[path] = record
@@ -136,9 +140,9 @@ def choose(asked: str, task: Task, trying: bool = True,
 
 
 def order(asked: str, task: Task, kernel: Kernel) -> dict[str, str | None]:
-    """Return the paths to take for a task, the first first, each with the reason why it does not fit, or None.
+    """Return the paths for a task, the best first: path -> the reason why it does not fit, or None.
 
-    asked "auto": those of the rule. One of PATHS: that, then those of the rule that are below it.
+    asked: "auto" gives the paths of the rule. One of PATHS gives that path, then the slower paths of the rule.
     """
     found = kernel.rule(task.precision, task.sizes, task.columns, task.optimizer is None)
     if asked == "auto" or task.optimizer is None:
@@ -148,11 +152,13 @@ def order(asked: str, task: Task, kernel: Kernel) -> dict[str, str | None]:
 
 
 def check(task: Task, again: bool = True) -> Record:
-    """Check the task's path, with times, and return the record, which takes the place of older ones.
+    """Check the path of a task, with times. Return the record, which replaces older records of this check.
 
-    again=False: without times, and not where there is a record by now. One process of a user checks at a time, where
-    the file system knows locks. A check that could not be made is not remembered; its record has "unable".
+    again=False: without times, and if a record exists by now, return it instead. A check that could not be made is not
+    remembered; its record has "unable".
     """
+    # Two checks at once would disturb each other's times and memory. The second process waits, and then finds the
+    # record of the first. A file system without locks raises OSError; then there is no waiting.
     with ExitStack() as stack:
         with suppress(OSError):
             path = kernels.host.native.cache() / f".{NAME}.lock"
@@ -172,9 +178,13 @@ def check(task: Task, again: bool = True) -> Record:
 
 
 def run(task: Task, timed: bool = False) -> Record:
-    """Return how a check in a child ended: {"cause"}, if timed "ms" and "eager_ms" too; {"unable"} if none was made."""
+    """Run a check in a child process. Return {"cause": words or None}, or {"unable": words} if no check was possible.
+
+    timed: the result of a path that passed also has "ms" and "eager_ms".
+    """
     asked = json.dumps([asdict(task) | {"device": task.device.replace("auto", "cuda")}, timed])
     try:
+        # -P: Python must not import files of the current folder in the place of libraries.
         done = subprocess.run([sys.executable, "-P", "-c", CHILD, asked], stdin=subprocess.DEVNULL, capture_output=True,
                               timeout=LIMIT)
     except OSError as error:
@@ -198,16 +208,17 @@ def run(task: Task, timed: bool = False) -> Record:
 
 
 def child() -> None:
-    """Check the task in the first argument, and write each message as a line.
+    """Check the task in the first argument of this process. Write each message as one line of JSON to stdout.
 
-    {"unable"}: the card could not be had, or not enough of its memory, which says nothing of the path. An alarm ends
-    the process where a kernel or the end of the process hangs, and a signal where its parent is gone.
+    The message {"unable": words} means that the card, or enough of its memory, was not available. So nothing is known
+    about the path. An alarm ends the process if a kernel or the end of the process hangs. A signal ends it when its
+    parent ends.
     """
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     task, timed = json.loads(sys.argv[1])
     out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no message
+    os.dup2(2, 1)  # libraries that print to stdout write to stderr from here on, not between the messages
     try:
         for message in compare(Task(**task), timed):
             signal.alarm(SILENCE)
@@ -221,7 +232,7 @@ def child() -> None:
 
 @functools.cache
 def texts() -> str:
-    """Return a sum of the text of every kernel and of the engine around them: the same in a checkout and installed."""
+    """Return a hash of the source of all kernels and of the engine. It is the same in a checkout and installed."""
     digest, here, there = hashlib.sha256(), Path(__file__).parent, Path(kernels.__file__).parent
     for folder in (there, there / "cpu", there / "cuda", here, here / "nn"):
         for path in sorted(path for path in folder.iterdir() if path.suffix in (".py", ".cu", ".cuh", ".cpp", ".hpp")):
@@ -230,28 +241,29 @@ def texts() -> str:
 
 
 def place(device: str) -> Record:
-    """Return the fields of a record that say where it was made: card, driver and libraries, our own text."""
+    """Return the fields of a record on where the check was made: card, driver, libraries, the source of rnncore."""
     about = kernels.describe(int(device.partition(":")[2] or 0))
     return {name: about[key] for name, key in PLACE.items()} | {"rnncore": __version__, "texts": texts()}
 
 
 def described(task: Task) -> Record:
-    """Return the fields of a record that say what was checked, and where."""
+    """Return the fields of a record on the task that was checked, and on where the check was made."""
     about = asdict(task) | {"folds": folded(task.vocab, task.seq * task.columns)}
     return place(about.pop("device")) | about
 
 
 def find(task: Task) -> list[Record]:
-    """Return the records of the task's path on its card as it is now.
+    """Return the records of the task's path on its card, with the present driver, libraries and source.
 
-    For training, V matters only through whether the embedding is folded, and E does not matter.
+    The key has no E. For training, V matters only through whether the embedding is folded, so the key has `folds` and
+    not V; for writing it has V and not `folds`.
     """
     others = "embed", "vocab" if task.optimizer else "folds"
     return remembered({name: value for name, value in described(task).items() if name not in others})
 
 
 def remembered(wanted: Record) -> list[Record]:
-    """Return the records with these fields, the newest first; none where the file is missing or not as it should be."""
+    """Return the records that have all fields of `wanted`, the newest first. A missing or faulty file has none."""
     try:
         path = kernels.host.native.cache() / NAME
         with open(path, "rb") as file:

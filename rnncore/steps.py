@@ -1,7 +1,7 @@
-"""A training step, and what it goes by: the window of the text, the rate and the masks are functions of its number.
+"""The steps of a training run. The window, the learning rate and the masks of a step are functions of its number.
 
-Those of a run are taken one at a time (`EagerSteps`), or on a card several at once (capture.py). What becomes of the
-parameters does not depend on which.
+`EagerSteps` takes one step at a time. On a card, capture.py takes several at a time; the parameters do not depend on
+how many.
 """
 import math
 from collections.abc import Callable
@@ -18,41 +18,45 @@ from .params import Parameters
 from .random import Purpose, uniform
 from .recovery import Recovery
 
-Stops: TypeAlias = tuple[int | None, ...]  # step numbers, or None: the caller wants to act at their multiples
-MILESTONES = 10  # evaluations in a run, unless eval_every says otherwise
+Stops: TypeAlias = tuple[int | None, ...]  # each a number or None: the caller wants to act at its multiples
+MILESTONES = 10  # evaluations in a run, if eval_every is None
 
 
 class StepResult(NamedTuple):
-    """One step or several: the loss of each, and of the last one the rate, the gradient's norm and the state behind it.
-
-    losses are nats per character, each over `chars` characters; norm is that before clipping.
-    """
-    losses: tuple[float, ...]
-    chars: int
-    lr: float
-    norm: float
-    state: State
+    """The result of one step, or of several that were taken together."""
+    losses: tuple[float, ...]  # of each step, in nats per character
+    chars: int                 # characters of each step
+    lr: float                  # learning rate of the last step
+    norm: float                # norm of the gradient of the last step, before clipping
+    state: State               # after the last step
 
 
 class Schedule:
-    """The windows and the rates of a run's steps; total: steps in the budget, None where it is one of minutes."""
+    """The windows and the learning rates of the steps of a run.
+
+    total: the number of steps in the budget, None for a budget of minutes. Raises ValueError as `total_steps`.
+    """
 
     def __init__(self, config: TrainConfig, batches: Batches):
         self.config, self.batches, self.total = config, batches, total_steps(config, batches)
 
     def window(self, step: int) -> tuple[Ids, Ids]:
-        """x, y (T, N) of step `step`, from 0: what it reads and what it predicts."""
+        """Return x, y (T, N) of step `step` (from 0): the ids that it reads, and the ids that it predicts."""
         epoch, window = divmod(step, self.batches.windows)
         return self.batches.window(window, rotation(self.config.seed, epoch, len(self.batches.ids)))
 
     def rate(self, step: int, spent: Callable[[], float]) -> float:
-        """The learning rate of step `step`. spent: the share of a budget of minutes that is gone by now."""
+        """Return the learning rate of step `step` (from 0). spent(): the share of a budget of minutes that is spent."""
+        # A step stands for the interval from step / total to (step + 1) / total, so its rate is that of the middle.
         return rate(self.config, min(1.0, step / self.total) + 0.5 / self.total if self.total else spent())
 
 
 @dataclass
 class EagerSteps:
-    """Takes one step at a time: what is computed is back on the host before the next."""
+    """The training steps of a run, taken one at a time. Loss and gradient norm are on the host before the next step.
+
+    spent() returns the share of a budget of minutes that is spent.
+    """
     model: CharLM
     optimizer: Adam
     recovery: Recovery
@@ -60,8 +64,12 @@ class EagerSteps:
     spent: Callable[[], float]
 
     def take(self, step: int, state: State | None, stops: Stops = ()) -> StepResult:
-        """Take step `step`, from 0, from that state; None: zeros. Of `stops` none is passed over: it is one step."""
+        """Take step `step` (from 0) from `state`; None: zeros. stops: not used, because one step passes none of them.
+
+        Raises recovery.Diverged for a step that is not finite, if recovery does not help.
+        """
         config, (x, y) = self.schedule.config, self.schedule.window(step)
+        # An epoch begins at another place in the text, so the state of the old place does not fit.
         if step % self.schedule.batches.windows == 0:
             state = None
         dropout = Dropout(config.dropout or 0.0, config.seed, step, config.variational, config.weight_drop or 0.0)
@@ -71,7 +79,7 @@ class EagerSteps:
         return StepResult((loss,), x.size, lr, norm, self._update(step, loss, grads, norm, lr, state))
 
     def _update(self, step: int, loss: float, grads: Parameters, norm: float, lr: float, state: State) -> State:
-        """Update the parameters, unless a number is not finite; returns the state to carry on."""
+        """Update the parameters, or skip the step if loss or norm is not finite. Return the state for the next step."""
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self.recovery.skip(step + 1, loss, grads)
             return State(*map(self.model.kernel.xp.zeros_like, state))
@@ -82,7 +90,7 @@ class EagerSteps:
 
 
 def total_steps(config: TrainConfig, batches: Batches) -> int | None:
-    """Steps in the budget; None for minutes. Raises ValueError without a rate or a budget."""
+    """Return the number of steps in the budget; None for minutes. Raise ValueError without a rate or a budget."""
     if config.lr is None or (config.steps, config.epochs, config.minutes) == (None, None, None):
         raise ValueError("a run needs lr and one of steps, epochs and minutes")
     if config.epochs is not None:
@@ -91,5 +99,5 @@ def total_steps(config: TrainConfig, batches: Batches) -> int | None:
 
 
 def rotation(seed: int, epoch: int, length: int) -> int:
-    """Where the text begins in this epoch: at its start in the first, then at random."""
+    """Return the place, from 0 below `length`, where the text begins in an epoch: 0 in the first, then at random."""
     return int(uniform(seed, Purpose.ROTATE, 1, step=epoch)[0] * length) if epoch else 0

@@ -1,7 +1,8 @@
-"""Training is a loop that yields its Progress: a window of every stream a step, the state carried, the budget fixed.
+"""The training loop: it takes step after step until the budget is spent, and yields a Progress for each.
 
-The place in the text, the rate and the masks are functions of the step, so a resumed run goes on exactly where it was.
-A budget of minutes is spent by the clock instead: the share of it that is gone stands where the share of steps does.
+A step trains on one window of every stream, and the state is carried to the next step. Text, learning rate and masks
+are functions of the number of the step, so a resumed run continues exactly where it was. With a budget of minutes, the
+learning rate is a function of the time that is spent instead.
 """
 import math
 import time
@@ -23,63 +24,65 @@ from .optim import OPTIMIZERS
 from .recovery import Recovery
 from .steps import MILESTONES, EagerSteps, Schedule, Stops
 
-VALIDATE = 0.03    # the share of a run that evaluations in mid-run may take
-FINAL = 0.03       # the share that the last one may take
-STORED = "step", "chars", "val_windows", "stale", "final_loss", "final_windows"  # of a Training's attributes
-FORWARD = 0.4      # a forward pass costs at most this part of a training step
+VALIDATE = 0.03    # share of the run's time that all evaluations before the end may take together
+FINAL = 0.03       # share of the run's time that the evaluation at the end may take
+STORED = "step", "chars", "val_windows", "stale", "final_loss", "final_windows"  # attributes that a saved run holds
+FORWARD = 0.4      # time of a forward pass, as a share of the time of a training step, at most
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands after a step. Losses are nats per character, None where none was measured.
+    """The progress of a run after a step. Losses are in nats per character, and None if they were not measured.
 
-    val_loss is over val_chars characters, a sample of the validation text that is the same in all of a run; at the end
-    val_loss_of_all is over val_chars_of_all, as many of them as the time allows.
-    notes: a line on each number that was not finite, and what was done about it (recovery.py); the loss of a step that
-    was skipped for it is what it was, nan or inf too.
+    val_loss is over the same val_chars characters of the validation text in the whole run. At the end, val_loss_of_all
+    is over val_chars_of_all characters, as many as the time allows. notes: a line for each thing that recovery.py did
+    about a number that is not finite. milestone: True if an evaluation was due. finished: True if this is the end.
     """
     step: int             # steps taken
     epoch: int            # whole passes over the text before this step
     done: float           # share of the budget that is spent, 0 to 1
     chars: int            # characters trained on
-    seconds: float        # since the start, evaluation and saving included
-    chars_per_s: float    # while training
-    loss: float
-    lr: float
+    seconds: float        # since the start, with evaluation and saving
+    chars_per_s: float    # over the time of training steps alone
+    loss: float           # of this step; nan or inf if the step was skipped for it
+    lr: float             # learning rate of this step
     grad_norm: float      # before clipping
     val_loss: float | None = None
     milestone: bool = False
     finished: bool = False
     notes: tuple[str, ...] = ()
     val_chars: int | None = None
-    sampled: bool = False  # is val_loss over less than all of the validation text?
+    sampled: bool = False  # True if val_loss is over a part of the validation text
     val_loss_of_all: float | None = None
     val_chars_of_all: int | None = None
 
 
 @dataclass
 class Clock:
-    """Seconds that count: all since the run began (earlier sittings included), and those spent in training steps."""
-    before: float = 0.0
-    training: float = 0.0
-    started: float | None = None
+    """The time of a run, in seconds. In a resumed run the clock continues."""
+    before: float = 0.0           # up to the last start or resumption
+    training: float = 0.0         # in training steps alone
+    started: float | None = None  # time.perf_counter() at the last start; None: the clock stands still
 
     def now(self) -> float:
+        """Return the seconds since the run began, without the time between a stop and a resumption."""
         return self.before + (time.perf_counter() - self.started if self.started is not None else 0.0)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy is made of: it stands still until it is iterated, and has its own beginning then."""
+        """Return the attributes of a copy: its clock stands still until the copy is iterated."""
         return {"before": self.now(), "training": self.training, "started": None}
 
 
 class Training:
-    """One run: the model, its optimiser, its place in the text and its clock. Iterate to train; each step yields.
+    """One run: model, optimiser, place in the text and clock. Iterate over it to train; it yields a Progress a step.
 
-    On a path of a card that captures steps, several may be taken at once before there is a Progress: up to the next at
-    which an evaluation is due, or of which one of `stops` is a divisor.
+    On a path that captures steps, one Progress may cover several steps. A batch of steps never crosses an evaluation or
+    a multiple of a number in `stops`.
 
-    model: a CharLM; batches: data.batches.Batches of the training text; config: with lr and a budget filled in;
-    validation: an evaluate.Validation or None. `step`, `state`, `optimizer` and `summary()` are what resuming needs.
+    model: a CharLM; batches: data.batches.Batches of the training text; config: a TrainConfig with lr and a budget;
+    validation: a measure.evaluate.Validation, or None. A resumed run needs `summary()`, `optimizer.moments`, `state`
+    and `recovery.good` (see `restore`). Raises TypeError for an argument of another type, ValueError for a config
+    without lr or budget. Iteration raises recovery.Diverged if recovery does not help.
     """
 
     def __init__(self, model: CharLM, batches: Batches, config: TrainConfig, validation: Validation | None = None):
@@ -92,21 +95,22 @@ class Training:
         self.recovery = Recovery(model.params, self.optimizer.moments)
         self.step, self.chars, self.clock, self.course = 0, 0, Clock(), Course()
         self.state: State | None = None
-        self.val_windows: int | None = None       # the sample of the validation text that mid-run evaluations score
-        self.best: tuple[float, int] | None = None  # lowest val_loss, and its step
-        self.stale = 0                            # evaluations since then
-        self.final_loss: float | None = None      # over the first final_windows, when the run is finished
+        self.val_windows: int | None = None       # windows of the validation text that each evaluation scores
+        self.best: tuple[float, int] | None = None  # the lowest val_loss, and its step
+        self.stale = 0                            # evaluations since the best one
+        self.final_loss: float | None = None      # over the first final_windows windows, at the end of the run
         self.final_windows = 0
-        self.spent = 0.0                          # done() after the last step
+        self.spent = 0.0                          # the result of done() after the last step
         self.schedule = Schedule(config, batches)
-        self.stops: Stops = ()                    # step numbers, or None: the caller wants to act at their multiples
+        self.stops: Stops = ()                    # the caller wants to act at their multiples (steps.py)
         self._steps: EagerSteps | CapturedSteps | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy is made of: all but what takes the steps, which may have graphs of this one's arrays."""
+        """Return the attributes of a copy, without the object that takes the steps: its graphs use our arrays."""
         return vars(self) | {"_steps": None}
 
     def __iter__(self) -> Iterator[Progress]:
+        """Train until the budget or the patience is spent, and yield a Progress for each step (or batch of steps)."""
         self.clock = Clock(self.clock.now(), self.clock.training, time.perf_counter())
         self.model.threads = self.config.threads or 1
         finished = self.done() >= 1
@@ -117,35 +121,40 @@ class Training:
                 yield progress
 
     def done(self) -> float:
-        """The share of the budget that is spent; 1 where the patience is."""
+        """Return the share of the budget that is spent, 0 to 1; 1 if the patience is spent."""
         return 1.0 if self.given_up() else self._budget_done()
 
     def _budget_done(self) -> float:
+        """Return the share of the budget that is spent, 0 to 1, by steps or by the clock."""
         if self.schedule.total is not None:
             return min(1.0, self.step / self.schedule.total)
+        # Half a step is added, so that the run ends at the step whose end is nearest to the budget.
         step_time = self.clock.training / max(1, self.step)
         return min(1.0, (self.clock.now() + step_time / 2) / self._training_time())
 
     def spent_all(self) -> bool:
-        """Whether the budget is spent."""
+        """Return True if the budget is spent."""
         return self._budget_done() >= 1
 
     def given_up(self) -> bool:
-        """Whether the patience is spent."""
+        """Return True if the patience is spent: config.patience evaluations in a row were not better than the best."""
         return self.config.patience is not None and self.stale >= self.config.patience
 
     def diverged(self) -> bool:
-        """Return whether a run that is at its end has diverged, in numbers that are finite."""
+        """Return True if the run, which is at its end, has diverged with finite numbers (divergence.py)."""
         return diverged(self.course, self.model.config.vocab_size, self.last_loss()[1])
 
     def last_loss(self) -> tuple[str, float | None]:
-        """Return "validation" and the loss of the evaluation at the end; without one "training" and the recent loss."""
+        """Return ("validation", the loss at the end), or without an evaluation ("training", the recent loss).
+
+        Losses are in nats per character; None if there is none.
+        """
         if self.validation and self.final_loss is not None:
             return "validation", self.final_loss
         return "training", self.course.recent
 
     def _training_time(self) -> float:
-        """Seconds of a budget of minutes, less what the last evaluation will take."""
+        """Return the seconds of a budget of minutes, without the time that the evaluation at the end will take."""
         budget = 60 * (self.config.minutes or 0)
         if not (self.validation and self.clock.training):
             return budget
@@ -153,9 +162,9 @@ class Training:
         return budget - min(FINAL * budget, FORWARD * self.validation.chars(self.validation.windows) / speed)
 
     def _advance(self) -> Progress:
-        """Take a step, or on a card several, and evaluate where that is due."""
+        """Take a step, or several on a path that captures steps, and evaluate if that is due."""
         begun = time.perf_counter()
-        self.final_loss, self.final_windows = None, 0  # of a run that was at its end before and goes on
+        self.final_loss, self.final_windows = None, 0  # they may be from an earlier end: a budget can be extended
         kind = CapturedSteps if self.model.device_path.captured else EagerSteps
         if self._steps is None or type(self._steps) is not kind:
             self._steps = kind(self.model, self.optimizer, self.recovery, self.schedule, self.done)
@@ -167,7 +176,8 @@ class Training:
         self.step, self.chars = self.step + steps, self.chars + steps * taken.chars
         self.clock.training += time.perf_counter() - begun
         done = self.done()
-        milestone = done >= 1 or self._due(self.spent, done)  # what the caller did since the last step counts
+        # With minutes, the time of the caller's work since the last step counts, too: self.spent is from before it.
+        milestone = done >= 1 or self._due(self.spent, done)
         self.spent = done
         val_loss = self._validate(self.validation, done >= 1) if milestone and self.validation else None
         done = 1.0 if self.given_up() else done
@@ -178,12 +188,17 @@ class Training:
                         chars["best"] != chars["all"], self.final_loss, chars.get("end"))
 
     def _due(self, before: float, done: float) -> bool:
+        """Return True if an evaluation is due; before, done: the share of the budget before and after this step."""
         if self.config.eval_every:
             return self.step % self.config.eval_every == 0
         return int(MILESTONES * before) < int(MILESTONES * done)
 
     def _validate(self, validation: Validation, last: bool) -> float:
-        """The validation loss on the sample; at the end, of the patience too, also on as much as the time allows."""
+        """Return the validation loss on the sample of this run, and update `best` and `stale`.
+
+        At the end, which may be the end of the patience, also measure final_loss.
+        """
+        # The sample is chosen at the first evaluation and kept: losses over other samples could not be compared.
         if self.val_windows is None:
             evaluations: float = MILESTONES
             if self.config.eval_every:
@@ -199,7 +214,10 @@ class Training:
         return sample
 
     def _measure(self, validation: Validation, few: int, last: bool) -> float:
-        """The loss on a sample of so few windows; final_loss as well where this is the last."""
+        """Return the loss on the first `few` windows. last: set final_loss, over as many windows as the time allows.
+
+        Raises recovery.Diverged for a loss that is not finite, if recovery does not help.
+        """
         windows = max(few, self._affordable(validation, FINAL)) if last else few
         whole, sample = validation.loss(self.model, windows, prefix=few)
         while not math.isfinite(whole):
@@ -210,7 +228,10 @@ class Training:
         return sample
 
     def val_chars(self) -> dict[str, int | None]:
-        """How many characters validation losses are over: `best` in mid-run, `end` at the end, and `all` there are."""
+        """Return, by name, the number of characters behind each validation loss; None if there is no such loss.
+
+        best: evaluations before the end. end: the evaluation at the end. all: the whole validation text.
+        """
         if self.validation is None:
             return dict.fromkeys(("best", "end", "all"))
         count = self.validation.chars
@@ -218,35 +239,35 @@ class Training:
         return {name: count(number) if number else None for name, number in windows.items()}
 
     def _all_chars(self) -> float:
-        """Characters that the whole run will train on."""
+        """Return the number of characters that the whole run will train on, estimated from the steps so far."""
         if self.schedule.total is not None:
             return self.schedule.total * self.chars / self.step
         return self.chars / self.clock.training * 60 * (self.config.minutes or 0)
 
     def _affordable(self, validation: Validation, share: float) -> int:
-        """How many windows of validation cost at most that share of the run; at least one."""
+        """Return how many windows of validation cost at most this share of the run's time; at least one."""
         window = validation.batches.columns * validation.batches.steps
         return min(validation.windows, max(1, int(share * self._all_chars() / FORWARD / window)))
 
     def summary(self) -> dict[str, Any]:
-        """The numbers that resuming needs, beside the parameters, the optimiser's moments and the state."""
+        """Return the numbers, by name, that `restore` needs beside the parameters and its other arguments."""
         return {name: getattr(self, name) for name in STORED} | {
             "seconds": self.clock.now(), "training_seconds": self.clock.training,
             "best": list(self.best) if self.best else None, "recovery": self.recovery.summary(),
             "course": asdict(self.course)}
 
     def another_text(self) -> None:
-        """Go on with another text than before: what was measured on the old validation part counts no more."""
+        """Forget the state and all losses, because the run continues with another text."""
         self.state, self.val_windows, self.best, self.stale = None, None, None, 0
         self.final_loss, self.final_windows = None, 0
         self.course = Course()
 
     def restore(self, summary: dict[str, Any], moments: Mapping[str, np.ndarray], state: State | None,
                 good: np.ndarray | None = None) -> None:
-        """Go on from what `summary`, `optimizer.moments`, `state` and `recovery.good` were."""
+        """Continue a saved run: from its `summary()`, `optimizer.moments`, `state` and `recovery.good`, on the host."""
         self.clock = Clock(summary["seconds"], summary["training_seconds"])
         for name in STORED:
-            setattr(self, name, summary.get(name, 0))  # older files lack `stale`
+            setattr(self, name, summary.get(name, 0))  # older files have no `stale`
         self.best = tuple(summary["best"]) if summary["best"] else None
         self.spent, self.course = self.done(), Course(**summary.get("course", {}))
         for name, moment in self.optimizer.moments.items():
@@ -258,8 +279,8 @@ class Training:
 
 def fit(model: CharLM, batches: Batches, config: TrainConfig,
         validation: Validation | None = None) -> Iterator[Progress]:
-    """Train model in place on batches (data.batches.Batches) until the budget of config is spent, a Progress a step.
+    """Return an iterator that trains the model in place until the budget is spent, and yields a Progress a step.
 
-    config.lr and one of steps, epochs, minutes must be given. Raises recovery.Diverged where recovery does not help.
+    Arguments and errors are those of Training: config must have lr and one of steps, epochs and minutes.
     """
     return iter(Training(model, batches, config, validation))

@@ -1,4 +1,5 @@
 """What the tests share: no network, one BLAS thread, small models with no zero parameters, random batches."""
+import contextlib
 import importlib
 import inspect
 import ipaddress
@@ -17,6 +18,7 @@ from rnncore.cli.terminal import called
 from rnncore.config import ModelConfig
 from rnncore.data.vocab import Vocab
 from rnncore.kernels import cards
+from rnncore.kernels.cpu import native
 from rnncore.model import CharLM
 from rnncore.nn.lstm import State
 from rnncore.runs.folder import RunFolder
@@ -25,6 +27,8 @@ NOWHERE = "http://127.0.0.1:9"  # for the processes that tests start: a proxy th
 os.environ |= {name: NOWHERE for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy")}
 os.environ |= {"NO_PROXY": "localhost,127.0.0.1", "no_proxy": "localhost,127.0.0.1"}
 os.environ["RNNCORE_NO_REPORT"] = "1"  # hundreds of runs here end without anybody to look at them
+with contextlib.suppress(native.Unavailable):
+    native.build()  # before the tests: some ask for an empty stderr, and compiling is said there
 for kind, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(kind) == signal.SIG_IGN:  # as under nohup, and in the background of a shell: what is started here
         signal.signal(kind, usual)                # would not hear it

@@ -1,15 +1,18 @@
-"""The pretrained models are files in models/, known by their names: hugo, numpy, tinyshakespeare."""
+"""The pretrained models: hugo, numpy and tinyshakespeare. Each is a file models/NAME.safetensors beside this module."""
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "models"
-OLD = {"shakespeare": "tinyshakespeare"}  # former names: they still open the model
+OLD = {"shakespeare": "tinyshakespeare"}  # former name -> present name; a former name still opens its model
 
 
 def names() -> list[str]:
-    """The names of the models that are here."""
+    """Return the sorted names of the models that are installed."""
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
 def find(name: str) -> Path | None:
-    """The file, which has its name, of the model that is called `name` or was once; None where there is no such one."""
+    """Return the file of the model with this present or former name, or None if there is no such model.
+
+    The stem of the returned path is the present name.
+    """
     return next((FOLDER / f"{known}.safetensors" for known in (name, OLD.get(name)) if known in names()), None)

@@ -1,7 +1,9 @@
-"""kernels.cpu is the engine's work on NumPy arrays: ops.py, with loops of C++ in place of Python's where they compile.
+"""kernels.cpu computes on NumPy arrays. If this machine has a C++ compiler, the time loops are compiled C++.
 
-    ops.py         the kernel module: every operation of the engine, written in NumPy
+    ops.py         the kernel module: every operation of the engine in NumPy
+    gates.py       the arithmetic of the LSTM cell, forward and backward
+    loops.py       the time loops of a layer in NumPy, for a machine without a compiler
     updates.py     the updates of parameters by Adam and Muon
-    native.py      the time loops in C++ (host.cpp, product.hpp, ../gates.cuh), compiled on this machine when first used
-    agreement.py   the compiled loops are used only where they agree with the formulas
+    native.py      compiles and calls the time loops in C++ (host.cpp, product.hpp, ../gates.cuh)
+    agreement.py   the self-check of the compiled loops against the formulas
 """

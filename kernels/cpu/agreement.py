@@ -1,6 +1,7 @@
-"""Does what the machine's compiler made of host.cpp agree with the formulas? Asked before native.py hands it out.
+"""The self-check of the compiled loops: native.py uses them only if they agree with the formulas of the LSTM.
 
-found is a native.Recurrence of float32; the formulas are written out here in float64, in NumPy's plainest words.
+The compiler and the processor of a user's machine are not known in advance. So `loops` and `step` run a compiled
+native.Recurrence in float32 and the plain formulas in float64 on the same random numbers, and compare the results.
 """
 import numpy as np
 
@@ -9,12 +10,13 @@ from ..interface import CompiledLoops
 
 
 def loops(found: CompiledLoops) -> bool:
-    """Do the loops agree with the formulas for tiles of each width, in whole and in part?"""
+    """Return True if the compiled loops, forward and backward, agree with the formulas."""
+    # host.cpp has separate code for one column. The other numbers give full and partly filled tiles (product.hpp).
     return all(_loops(found, n) for n in (1, 5, 32, 41, 49))
 
 
 def _loops(found: CompiledLoops, n: int) -> bool:
-    """Do three steps with a mask give the states, and back the gradients, that the formulas of lstm.py give?"""
+    """Return True if three steps of n columns with `keep` give the states and gradients of lstm.py's formulas."""
     steps, inputs, hidden = 3, 4, 6
     draw = np.random.default_rng(0).standard_normal
     w = Weights(draw((4 * hidden, inputs)), draw((4 * hidden, hidden)), draw(4 * hidden))
@@ -43,7 +45,7 @@ def _loops(found: CompiledLoops, n: int) -> bool:
 
 
 def step(found: CompiledLoops) -> bool:
-    """Do two steps of two layers give the states and the logits of the formulas, for one column and for five?"""
+    """Return True if the compiled step, over two layers and the head, agrees with the formulas."""
     count, hidden, symbols = 2, 19, 7
     draw = np.random.default_rng(1).standard_normal
     table, head = draw((4 * hidden, symbols)), (draw((symbols, hidden)), draw(symbols))
@@ -67,5 +69,5 @@ def step(found: CompiledLoops) -> bool:
 
 
 def _activations(z: np.ndarray) -> np.ndarray:
-    """i f g o of pre-activations (4H, N)."""
+    """Return the activations i f g o (4H, N) of pre-activations z (4H, N)."""
     return np.where(np.arange(len(z))[:, None] // (len(z) // 4) == 2, np.tanh(z), 0.5 + 0.5 * np.tanh(0.5 * z))

@@ -1,7 +1,7 @@
-"""The arithmetic of the LSTM cell on NumPy arrays, forward and backward: the twin of kernels/gates.cuh.
+"""The arithmetic of the LSTM cell on NumPy arrays, forward and backward. kernels/gates.cuh is its twin in C++.
 
-One column a sequence: H hidden units, N sequences; gates in the order i f g o. `keep` (N,) is 0 where a new document
-begins at this step and 1 elsewhere, or None.
+H is the number of hidden units, N the number of sequences; each sequence is one column. The gates are in the order
+i f g o. `keep` (N,) is 0 where a new document begins at this step and 1 elsewhere. None means 1 everywhere.
 """
 from functools import lru_cache
 
@@ -12,7 +12,10 @@ from ..arrays import Array, Number
 
 @lru_cache(maxsize=8)
 def _sigmoid_as_tanh(hidden: int, n: int, dtype: np.dtype) -> tuple[Array, Array]:
-    """scale and shift (4H, N) with which one tanh makes all four gates: sigmoid(z) = tanh(z / 2) / 2 + 1 / 2."""
+    """Return scale and shift (4H, N), with which one call of tanh computes all four gates.
+
+    gate(z) = scale tanh(scale z) + shift: for i, f and o sigmoid(z) = tanh(z / 2) / 2 + 1 / 2, for g tanh(z).
+    """
     scale, shift = np.full((4, hidden, n), 0.5, dtype), np.full((4, hidden, n), 0.5, dtype)
     scale[2], shift[2] = 1, 0
     return scale.reshape(4 * hidden, n), shift.reshape(4 * hidden, n)
@@ -20,10 +23,12 @@ def _sigmoid_as_tanh(hidden: int, n: int, dtype: np.dtype) -> tuple[Array, Array
 
 def gates_forward(z: Array, recurrent: Array, c_prev: Array, keep: Array | None, gates: Array, c: Array,
                   h: Array) -> None:
-    """One step of the LSTM cell (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000).
+    """Compute one step of the LSTM cell (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000).
 
-    z (4H, N) is W_ih x + b, recurrent (4H, N) is W_hh h_prev; c_prev (H, N) is read. The activations i f g o, gates
-    (4H, N), which may be z, c, which may be c_prev, and h (H, N) are written: c = f keep c_prev + i g, h = o tanh(c).
+        i f o = sigmoid(z + recurrent)    g = tanh(z + recurrent)    c = f keep c_prev + i g    h = o tanh(c)
+
+    z (4H, N) = W_ih x + b, recurrent (4H, N) = W_hh (keep h_prev) and c_prev (H, N) are read. gates (4H, N) = i f g o,
+    c (H, N) and h (H, N) are written. gates may be the array z, and c may be the array c_prev.
     """
     scale, shift = _sigmoid_as_tanh(*c.shape, c.dtype)
     np.add(z, recurrent, out=gates)
@@ -43,11 +48,11 @@ def gates_forward(z: Array, recurrent: Array, c_prev: Array, keep: Array | None,
 
 def gates_backward(gates: Array, c_prev: Array, c: Array, keep: Number | None, dh: Array, dc: Array,
                    dz: Array) -> None:
-    """The gradient of `gates_forward`.
+    """Compute the gradient of `gates_forward`.
 
-    gates (4H, N) are the activations; c_prev and c (H, N), those before and after the step, and dh (H, N) = dL/dh are
-    read. dc (H, N) arrives as dL/dc from the later step and leaves as dL/dc_prev; dz (4H, N), which may be gates, is
-    written.
+    gates (4H, N) = the activations, c_prev and c (H, N) = the cell state before and after the step, and dh (H, N) =
+    dL/dh are read. dc (H, N) arrives as dL/dc from the later step and leaves as dL/dc_prev. dz (4H, N) is written; it
+    may be the array gates.
     """
     keep = 1 if keep is None else keep
     i, f, g, o = gates.reshape(4, *c.shape)

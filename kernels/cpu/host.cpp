@@ -1,7 +1,8 @@
-// The loops of rnncore/nn/lstm.py and rnncore/nn/stepper.py on the host's processor, over the arithmetic of gates.cuh.
+// The compiled time loops of a processor: all steps of one layer (rnncore/nn/lstm.py), and one step of a whole stack
+// (rnncore/nn/stepper.py). The arithmetic of the cell is gates.cuh.
 //
-// One layer's whole recurrence, and one step of a whole stack. Called from native.py on NumPy arrays: gates (4H, T, N),
-// h and c (H, T+1, N), x and dx (E, T, N), dy (H, T, N), each with its rows `ld` numbers apart; keep (T, N) or null.
+// native.py compiles this file and calls it on NumPy arrays: gates (4H, T, N), h and c (H, T+1, N), x and dx (E, T, N),
+// dy (H, T, N), where the rows of each array are `ld` numbers apart. keep is (T, N) or null.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -10,7 +11,8 @@
 
 #define __device__
 
-// A rational function on [-7.9, 7.9], within 3e-7 of tanh everywhere: float needs no more, and it vectorises.
+// A rational function on [-7.9, 7.9] that differs from tanh by at most 3e-7 everywhere. That is enough for float, and
+// the compiler can vectorise it.
 static inline float tanh_of(float z) {
     z = z > 7.9f ? 7.9f : z < -7.9f ? -7.9f : z;
     float s = z * z;
@@ -31,9 +33,10 @@ static inline double tanh_of(double z) { return std::tanh(z); }
 
 #include "../gates.cuh"
 
+// LINE: the bytes of a cache line. SOON: a row is prefetched this many rows before its use.
 enum { LINE = 64, SOON = 4 };
 
-// One step of an array (rows, T, N).
+// A view of one step of an array (rows, T, N): row r begins at data + r ld.
 template <typename T>
 struct Rows {
     T* data;
@@ -42,14 +45,15 @@ struct Rows {
     Rows at(long t, long n) const { return {data + t * n, ld}; }
     T* operator[](long row) const { return data + row * ld; }
 
-    // Ask for the n numbers of a row that is soon read: the processor does not foresee what lies pages apart.
+    // Prefetch the n numbers of a row that is read soon. The processor itself prefetches no rows that are pages apart.
     void fetch(long row, long n) const {
         const char *from = reinterpret_cast<const char*>((*this)[row]), *to = from + n * sizeof(T);
         for (; from < to; from += LINE) __builtin_prefetch(from);
     }
 };
 
-// z (4H, N), contiguous, the pre-activations -> gates, the activations, c and h; gates may be z, c may be c_prev.
+// Compute gates (the activations), c and h of one step from the pre-activations z (4H, N), which are contiguous. gates
+// may be z, and c may be c_prev.
 template <typename T>
 static void step_forward(const T* z, Rows<T> gates, Rows<T> c_prev, const T* __restrict keep, Rows<T> c, Rows<T> h,
                          long hidden, long n) {
@@ -66,8 +70,9 @@ static void step_forward(const T* z, Rows<T> gates, Rows<T> c_prev, const T* __r
     }
 }
 
-// gates = the activations of one step -> dL/dz, which goes into dz too; dh (H, N) is dL/dh without dy, dc (H, N) arrives
-// as dL/dc and leaves as dL/dc_prev; made (4 N,) is scratch.
+// Compute the gradient of one step. gates arrives as the activations and leaves as dL/dz, which is also packed into
+// dz. dh (H, N) is dL/dh without the share of dy. dc (H, N) arrives as dL/dc and leaves as dL/dc_prev. made (4 N,) is
+// scratch.
 template <typename T>
 static void step_backward(Rows<T> gates, Rows<const T> c_prev, Rows<const T> c, const T* __restrict keep,
                           Rows<const T> dy, const T* __restrict dh, T* __restrict dc, Right<T>& dz, T* __restrict made,
@@ -93,15 +98,17 @@ static void step_backward(Rows<T> gates, Rows<const T> c_prev, Rows<const T> c, 
     }
 }
 
+// Compute out (rows, N) = in times keep (N,). out may be in.
 template <typename T>
-static void mask(T* out, Rows<const T> in, const T* keep, long rows, long n) {  // out (rows, N) may be in
+static void mask(T* out, Rows<const T> in, const T* keep, long rows, long n) {
     for (long row = 0; row < rows; row++)
         for (long k = 0; k < n; k++) out[row * n + k] = in[row][k] * keep[k];
 }
 
-enum { AHEAD = 8192 };  // bytes; weights that the caches do not hold arrive 1.4 times as fast when asked for
+// The distance in bytes at which weights are prefetched. Weights that are not in the caches arrive 1.4 times as fast.
+enum { AHEAD = 8192 };
 
-// z (R,) += w (R, K) x (K,): dot products, four rows at a time.
+// Compute z (R,) += w (R, K) x (K,) as dot products, four rows at a time.
 template <typename T>
 static void add_product(const T* w, const T* x, T* z, long rows, long inner) {
     for (; rows >= 4; rows -= 4, w += 4 * inner, z += 4) {
@@ -120,8 +127,9 @@ static void add_product(const T* w, const T* x, T* z, long rows, long inner) {
     }
 }
 
-// `run_forward` over one column. What x adds to all steps is one product, its columns the steps; then w_hh is used as it
-// is stored, and the units of a step lie side by side: packed for one column, half a vector of it would be padding.
+// Do the work of `run_forward` for one column (N = 1). W_ih x of all steps is one product whose columns are the steps.
+// The product of each step reads w_hh as it is stored: a packed product would compute half a vector of columns, all but
+// one of them padding. The units of a step are neighbours in memory.
 template <typename T>
 static void run_column(const T* w_ih, const T* bias, Rows<const T> x, const T* w_hh, Rows<T> gates, Rows<T> h, Rows<T> c,
                        const T* keep, long steps, long inputs, long hidden) {
@@ -150,8 +158,8 @@ static void run_column(const T* w_ih, const T* bias, Rows<const T> x, const T* w
     }
 }
 
-// h and c are written, gates leaves as the activations. x is the layer's input, w_ih (4H, E), bias (4H,); x null: gates
-// arrives as W_ih x + b. ones (N,) stands for no mask.
+// Run all steps of a layer. x is its input; w_ih is (4H, E), bias (4H,). If x is null, gates arrives as W_ih x + b.
+// gates leaves as the activations; h and c are written. ones (N,) takes the place of keep if keep is null.
 template <typename T>
 static void run_forward(const T* w_ih, const T* bias, Rows<const T> x, const T* w_hh, Rows<T> gates, Rows<T> h, Rows<T> c,
                         const T* keep, const T* ones, long steps, long inputs, long hidden, long n) {
@@ -172,8 +180,8 @@ static void run_forward(const T* w_ih, const T* bias, Rows<const T> x, const T* 
     }
 }
 
-// gates arrives as the activations and leaves as dL/dz; dh and dc (H, N) arrive as the gradient at the last state and
-// leave as that at the initial one; dx is written where it is wanted.
+// Run all steps of a layer backwards. gates arrives as the activations and leaves as dL/dz. dh and dc (H, N) arrive
+// as the gradient at the last state and leave as the gradient at the initial state. dx is written unless it is null.
 template <typename T>
 static void run_backward(const T* w_ih, const T* w_hh, Rows<T> gates, Rows<const T> c, const T* keep, const T* ones,
                          Rows<const T> dy, T* dh, T* dc, Rows<T> dx, long steps, long inputs, long hidden, long n) {
@@ -194,8 +202,8 @@ static void run_backward(const T* w_ih, const T* w_hh, Rows<T> gates, Rows<const
     }
 }
 
-// z (R, N) = start (R,) + w [x; y], x and y (H, N), either of which may be null; start null: what is in z. w is (R, K) as
-// it is stored for one column, and packed for more; tiles is scratch for those.
+// Compute z (R, N) = start (R,) + w [x; y] for x and y (H, N). x or y may be null. If start is null, the product is
+// added to z. For one column w (R, K) is as it is stored; for more columns it is packed, and tiles is scratch.
 template <typename T>
 static void product(const T* w, const T* x, const T* y, const T* start, T* z, T* tiles, long rows, long hidden, long n) {
     const long depth = ((x != nullptr) + (y != nullptr)) * hidden;
@@ -211,9 +219,10 @@ static void product(const T* w, const T* x, const T* y, const T* start, T* z, T*
     Left<T>{rows, depth, const_cast<T*>(w)}.times(right, start ? Start<T>{start, 0} : Start<T>{z, n}, z, n);
 }
 
-// One symbol a column through L layers and the head: h and c (L, H, N) are advanced in place, logits (V, N) written.
-// weights: two of each layer, those of `product` and the bias, then the head's; table (4H, V) stands for the first w_ih
-// and bias; z (4H, N) and tiles are scratch; ones (H N,); ids (N,) outside 0 .. V - 1 are brought inside.
+// Feed one symbol of each column through L layers and the head: advance h and c (L, H, N) in place and write logits
+// (V, N). weights: for each layer the matrix for `product` and the bias, then the same of the head. table (4H, V)
+// takes the place of the first w_ih and bias. z (4H, N) and tiles are scratch; ones is (H N,). An id (N,)
+// below 0 or above V - 1 is moved to 0 or V - 1, because the table is read at it.
 template <typename T>
 static void run_step(const T* const* weights, const T* table, const T* ones, long* ids, T* h, T* c, T* z, T* tiles,
                      T* logits, long layers, long hidden, long symbols, long n) {
@@ -229,7 +238,7 @@ static void run_step(const T* const* weights, const T* table, const T* ones, lon
     product<T>(weights[0], h - size, nullptr, weights[1], logits, tiles, symbols, hidden, n);
 }
 
-// 1 where the memory for f is not there, else 0: what C++ throws would end the process.
+// Call f. Return 1 if there is no memory for it, else 0: an exception that left this library would end the process.
 template <typename F>
 static long guarded(F f) {
     try {

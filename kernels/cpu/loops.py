@@ -1,27 +1,30 @@
-"""An LSTM layer on NumPy arrays in few and large operations: what trains on a processor where nothing is compiled.
+"""One LSTM layer on NumPy arrays in few, large operations. A processor without compiled loops trains with it.
 
-A small operation costs more than its numbers, and threads wait for each other at each. So the time loops work on copies
-with the steps first, where a step is one contiguous block, and what does not depend on later steps is made for many of
-them at once.
+A small NumPy operation takes longer to start than to compute, and threads wait for each other at each operation. So the
+time loops work on copies of the arrays with the steps first: there each step is one contiguous block. The backward pass
+computes the factors that do not depend on later steps for many steps at once.
 """
 import numpy as np
 
 from ..arrays import Array, LayerWeights
 from .gates import gates_forward
 
-BLOCK = 1 << 16  # numbers that a pass of several operations takes at a time: small enough to stay in the cache
+BLOCK = 1 << 16  # numbers in a block; all operations run on one block before the next, so it stays in the cache
 
 
 class Loops:
-    """The layer for H units and N sequences, up to `steps` at a time; layers that follow each other may share one."""
+    """The time loops of a layer of `hidden` units, for n sequences and at most `steps` steps.
+
+    It holds only buffers of one call. So layers that run one after the other may share one object.
+    """
 
     def __init__(self, hidden: int, steps: int, n: int, dtype: np.dtype):
         shapes = (4 * hidden,), (hidden,), (steps, 4 * hidden), (steps + 1, hidden), (steps + 1, hidden)
         self._recurrent, self._state, self._z, self._h, self._c = (np.empty((*shape, n), dtype) for shape in shapes)
-        self._factors: Array | None = None  # (2, T, H, N), made by the first backward
+        self._factors: Array | None = None  # through and carry, (2, T, H, N); the first backward makes them
 
     def forward(self, w: LayerWeights, x: Array | None, gates: Array, h: Array, c: Array, keep: Array | None) -> None:
-        """Run the layer; arguments as in lstm.py."""
+        """Run the layer; arguments as in rnncore/nn/lstm.py."""
         steps = gates.shape[1]
         if x is not None:
             np.matmul(w.w_ih, x.reshape(len(x), -1), out=gates.reshape(len(gates), -1))
@@ -38,7 +41,7 @@ class Loops:
 
     def backward(self, w: LayerWeights, gates: Array, c: Array, keep: Array | None, dy: Array, dh: Array, dc: Array,
                  dx: Array | None) -> None:
-        """Run the layer backwards; arguments as in lstm.py."""
+        """Run the layer backwards; arguments as in rnncore/nn/lstm.py."""
         steps = gates.shape[1]
         if self._factors is None:
             self._factors = np.empty((2, *self._h[1:].shape), self._h.dtype)
@@ -59,15 +62,17 @@ class Loops:
 def factors(gates: Array, c: Array, keep: Array | None, through: Array, carry: Array) -> None:
     """Compute, for all steps at once, the gradient factors that do not depend on later steps.
 
-    gates (T, 4H, N) arrives as the activations and leaves as the factors that make dz of dc (i f g) and of dh (o):
+    gates (T, 4H, N) arrives as the activations i f g o and leaves as four factors. dz is dc times the factors in the
+    place of i, f and g, and dh times the factor in the place of o:
         g i (1 - i)    keep c_prev f (1 - f)    i (1 - g^2)    tanh(c) o (1 - o)
-    c (T+1, H, N) is read; through (T, H, N) = o (1 - tanh(c)^2) and carry (T, H, N) = f keep are written.
+    c (T+1, H, N) is read. through (T, H, N) = o (1 - tanh(c)^2) and carry (T, H, N) = f keep are written.
     """
     steps, hidden, n = through.shape
-    few = max(1, BLOCK // (hidden * n))  # steps at a time: what they touch stays in the cache
+    few = max(1, BLOCK // (hidden * n))  # the steps of a block, whose arrays stay in the cache
     for start in range(0, steps, few):
         now = slice(start, min(start + few, steps))
         i, f, g, o = gates[now].reshape(-1, 4, hidden, n).swapaxes(0, 1)
+        # In this order each array is overwritten as soon as its value is no longer read, so few arrays are needed.
         t, b, tanh_c = through[now], carry[now], np.tanh(c[1:][now])
         np.multiply(o, tanh_c, out=b)      # h
         np.multiply(b, tanh_c, out=t)
@@ -90,11 +95,11 @@ def factors(gates: Array, c: Array, keep: Array | None, through: Array, carry: A
 
 
 def step_backward(gates: Array, through: Array, carry: Array, dh: Array, dc: Array) -> None:
-    """The gradient of `gates_forward` for one step, from its factors; with those it is gates_backward.
+    """Compute the gradient of `gates_forward` for one step, from the factors that `factors` computed.
 
-    gates (4H, N) arrives as `factors` left it and leaves as dL/d(pre-activation); through and carry (H, N) as
-    there; dh (H, N) arrives as dL/dh and is used up; dc (H, N) arrives as dL/dc from the later step and leaves as
-    dL/dc_prev.
+    The two functions together do the work of gates_backward. gates (4H, N) arrives as `factors` left it and leaves as
+    dL/dz. through and carry (H, N), which `factors` wrote, are read. dh (H, N) arrives as dL/dh and is overwritten.
+    dc (H, N) arrives as dL/dc from the later step and leaves as dL/dc_prev.
     """
     hidden = len(dc)
     gates[3 * hidden:] *= dh

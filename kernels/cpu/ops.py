@@ -1,7 +1,7 @@
-"""The engine's fused operations on NumPy arrays, written in place.
+"""The kernel module of a processor: every operation of the engine on NumPy arrays, written in place.
 
-Notation, one column a sequence: H hidden units, N sequences, T steps, V symbols. The gates of one step are (4H, N) in
-the order i f g o. `keep` (N,) is 0 where a new document begins at this step and 1 elsewhere, or None.
+T is the number of steps, N of sequences, H of hidden units, V of symbols. Each sequence is one column. Other files of
+kernels/cpu have the cell's gates (gates.py), the time loops (loops.py, native.py) and the optimisers (updates.py).
 """
 import contextlib
 import math
@@ -25,21 +25,25 @@ from .updates import adam as adam, muon_apply as muon_apply, muon_momentum as mu
 
 name = "cpu"
 xp = np
-IDS = np.dtype(np.int64)  # the type of symbols' ids on every device: the kernels of a GPU take no other
+IDS = np.dtype(np.int64)  # the type of symbol ids on every device; a GPU's kernels take no other type
 
 
 class Eager(paths.Path):
-    """The path of a processor: layers one after the other, compiled where compiled() gives that, else NumPy's loops."""
+    """The path of a processor. It runs the layers one after the other.
+
+    compiled() returns the compiled loops of one layer, or None: then NumPy's loops of dtype (loops.py) do the work.
+    """
 
     def __init__(self, dtype: str, compiled: Callable[[], Layer | None]):
         self.dtype, self.compiled = np.dtype(dtype), compiled
 
     def layers(self, config: ModelSizes, steps: int, n: int, in_turn: Callable[[Layer | None], Layers]) -> Layers:
+        """Return an object that runs all layers over at most `steps` steps and exactly `n` sequences."""
         return in_turn(self.compiled() or Loops(config.hidden, steps, n, self.dtype))
 
 
 def path(name: str, precision: str, config: ModelSizes | None = None) -> paths.Path:
-    """The path of that name: eager alone. Raises ValueError for what is a GPU's."""
+    """Return the path eager, the only one of a processor. Raises ValueError for a path or a precision of GPUs."""
     if reason := why_not(name, precision):
         raise ValueError(reason)
     dtype = paths.storage(precision)
@@ -47,7 +51,7 @@ def path(name: str, precision: str, config: ModelSizes | None = None) -> paths.P
 
 
 def forms(config: ModelSizes) -> dict[str, paths.Path]:
-    """What trains such a model here, each as a path in float64: NumPy's loops and the compiled ones."""
+    """Return NumPy's loops and, if this machine has them, the compiled loops: each as a path in float64, by name."""
     found: dict[str, paths.Path] = {"NumPy's loops": Eager("float64", lambda: None)}
     if recurrence(np.dtype("float32")):
         found["compiled loops"] = Eager("float64", lambda: native.Recurrence(native.build(), "float64"))
@@ -55,24 +59,27 @@ def forms(config: ModelSizes) -> dict[str, paths.Path]:
 
 
 def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int = 1) -> str | None:
-    """None where this path can be taken in this precision, else the cause and the cure in one line."""
+    """Return None if the processor has this path in this precision, else one line with the cause and the cure."""
     if precision in ("tf32", "bf16"):
         return f"{precision} is a precision of GPUs: take float32"
     return None if name == "eager" else f"{name} is a path of GPUs: the processor has only eager"
 
 
 def rule(precision: str, config: ModelSizes, n: int = 1, writing: bool = False) -> dict[str, str | None]:
-    """The paths for a model of these sizes: eager alone; arguments as in cuda/ops.py."""
+    """Return the paths for a model of any sizes: only eager; arguments as in cuda/ops.py."""
     return {"eager": why_not("eager", precision)}
 
 
 def writer(layers: Sequence[LayerWeights], head: HeadWeights, table: Array, h: Array, c: Array, logits: Array) -> None:
-    """None: the loop over characters is that of rnncore/sample.py."""
+    """Return None: on a processor the loop over characters is in rnncore/sample.py."""
     return None
 
 
 def cores() -> int:
-    """Shares of a batch that are worth making: the cores that this process may use, by its affinity and its quota."""
+    """Return the number of cores that this process may use, by its affinity and its CPU quota, at least 1.
+
+    A batch is best split into as many shares.
+    """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = Path("/sys/fs/cgroup/cpu.max")
     quota, period = limit.read_text().split() if limit.is_file() else ("max", "100000")
@@ -80,17 +87,20 @@ def cores() -> int:
 
 
 def speed() -> float:
-    """Parameters times characters a second that a share trains, about: 45,000 a second with 243,000 parameters."""
+    """Return the approximate training throughput of a share, in parameters x characters per second.
+
+    It is 45,000 characters per second for a model of 243,000 parameters.
+    """
     return 1.1e10
 
 
 def shares(threads: int) -> int:
-    """How many shares of a batch to work on at once where that many threads are wanted."""
+    """Return the number of shares that a batch is split into: one for each thread."""
     return threads
 
 
 def memory() -> int:
-    """Bytes that this process may use: the machine's memory, or its control group's limit where that is less."""
+    """Return the memory that this process may use, in bytes: the machine's, or its control group's lower limit."""
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     bound = limit.read_text().strip() if limit.is_file() else "max"
@@ -98,39 +108,44 @@ def memory() -> int:
 
 
 def to_device(array: Array) -> Array:
+    """Return the array itself: the device is the host."""
     return array
 
 
 def to_host(array: Array) -> Array:
+    """Return the array itself: the device is the host."""
     return array
 
 
 def ids_to_device(ids: Ids) -> Ids:
-    """Return symbols' ids, an array of whole numbers on the host, as one of IDS without gaps on the device.
+    """Return symbol ids, an array of whole numbers on the host, as a contiguous array of IDS.
 
-    Raises TypeError for a type of numbers that are not whole.
+    The array itself is returned if it is one already. Raises TypeError for a type whose numbers are not whole.
     """
     ready = ids.dtype == IDS and ids.flags.c_contiguous
     return ids if ready else ids.astype(IDS, order="C", casting="same_kind")
 
 
 def single_threaded() -> contextlib.AbstractContextManager:
-    """A context in which each matrix product runs on the thread that calls it."""
+    """Return a context in which each matrix product runs only on the thread that calls it."""
     return _threadpools().limit(limits=1, user_api="blas")
 
 
 @cache
 def _threadpools() -> ThreadpoolController:
-    """Those of NumPy among them: to look for them takes milliseconds."""
+    """Return the controller of the BLAS libraries' threads. It is made once: the search takes milliseconds."""
     return ThreadpoolController()
 
 
 def synchronize() -> None:
-    """Nothing to wait for: NumPy has done its work when it returns."""
+    """Do nothing: NumPy has done its work when it returns."""
 
 
 def product(a: Array, b: Array, out: Array, add: bool = False) -> None:
-    """out = a @ b, or with add out += a @ b; also of stacks (B, R, M) @ (B, M, C), or of one a for all b."""
+    """Compute out (R, C) = a (R, M) @ b (M, C), or out += a @ b if add.
+
+    A batch has the shapes (B, R, M), (B, M, C) and (B, R, C). a may also be (R, M), the same for every b of a batch.
+    """
     if add:
         out += a @ b
     else:
@@ -138,13 +153,14 @@ def product(a: Array, b: Array, out: Array, add: bool = False) -> None:
 
 
 def row_sums(a: Array, out: Array) -> None:
-    """out (R,) = the sum of each row of a (R, M): the same bits wherever the rows lie, unlike a product with ones."""
+    """Compute out (R,) = the sum of each row of a (R, M)."""
+    # A product with a vector of ones may round differently when the rows lie elsewhere in memory. This sum does not.
     a.sum(axis=1, out=out)
 
 
 @contextlib.contextmanager
 def timer() -> Iterator[list[float]]:
-    """A context that yields a list, to which its end adds the seconds that what ran inside took."""
+    """Return a context that yields an empty list. Its end adds the seconds that passed inside to the list."""
     begun = time.perf_counter()
     seconds: list[float] = []
     yield seconds
@@ -152,17 +168,19 @@ def timer() -> Iterator[list[float]]:
 
 
 def affine(weight: Array, bias: Array, x: Array, out: Array) -> None:
-    """out (R, C) = weight (R, M) @ x (M, C) + bias (R,)."""
+    """Compute out (R, C) = weight (R, M) @ x (M, C) + bias (R,)."""
     product(weight, x, out)
     out += bias[:, None]
 
 
 def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array) -> None:
-    """Write -log softmax(logits)[target] into loss (T, N), in nats; targets (T, N) are ids.
+    """Compute loss (T, N) = -log softmax(logits)[target] in nats, and its gradient in place of the logits.
 
-    logits (V, T, N), softmax over axis 0, leaves as the gradient of the summed loss: p - onehot(target).
+    logits (V, T, N) leaves as p - onehot(target), the gradient of the summed loss, where p is the softmax over axis 0.
+    targets (T, N) are ids.
     """
     targets = targets[None]
+    # After the maximum is subtracted, no logit is above 0, so exp cannot overflow.
     logits -= logits.max(axis=0)
     picked = np.take_along_axis(logits, targets, axis=0)
     np.exp(logits, out=logits)
@@ -173,21 +191,23 @@ def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array) -> None:
 
 
 def gather(table: Array, ids: Ids, out: Array) -> None:
-    """out[:, t, n] = table[:, ids[t, n]]: table (R, V), ids (T, N), out (R, T, N)."""
-    np.take(table, ids, axis=1, out=out, mode="clip")  # "raise" would buffer the output
+    """Compute out[:, t, n] = table[:, ids[t, n]] for table (R, V), ids (T, N) and out (R, T, N)."""
+    np.take(table, ids, axis=1, out=out, mode="clip")  # with mode="raise" NumPy fills a buffer first
 
 
 def scatter_workspace(symbols: int, positions: int, dtype: np.dtype) -> None:
-    """None: `scatter_add` needs no workspace here."""
+    """Return None: `scatter_add` needs no workspace on a processor."""
     return None
 
 
 def scatter_add(table: Array, ids: Ids, columns: Array, workspace: Array | None = None) -> None:
-    """table[:, ids[t, n]] += columns[:, t N + n]: table (R, V), ids (T, N), columns (R, T N); always in one order.
+    """Compute table[:, ids[t, n]] += columns[:, t N + n] for table (R, V), ids (T, N) and columns (R, T N).
 
-    Few symbols: a product with a one-hot matrix; many: sums over columns sorted by id. workspace: not used here.
+    The order of the additions is always the same, and so are the bits of the result. workspace is not used here.
     """
     flat, symbols = ids.reshape(-1), table.shape[1]
+    # A product with a one-hot matrix is fast for few symbols. Its cost grows with V. Sorted sums cost the same for
+    # any V.
     if symbols <= 128:
         onehot = np.zeros((len(flat), symbols), columns.dtype)
         onehot[np.arange(len(flat)), flat] = 1
@@ -198,20 +218,22 @@ def scatter_add(table: Array, ids: Ids, columns: Array, workspace: Array | None 
     table[:, found] += np.add.reduceat(columns[:, order], first, axis=1)
 
 
+# Constants of Philox4x32: the multipliers of a round, and what a round adds to the two words of the key.
 PHILOX_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 PHILOX_WEYL = 0x9E3779B9, 0xBB67AE85
 
 
 def philox(counter: Sequence[Word], key: Key) -> tuple[Array, Array, Array, Array]:
-    """Philox4x32-10 (Salmon et al. 2011): four uint32 arrays, a pure function of counter and key.
+    """Return four uint32 arrays of random words: Philox4x32-10 (Salmon et al. 2011).
 
-    counter: four arrays of uint32 (or numbers), of shapes that broadcast together; key: two numbers below 2^32.
+    The result is a pure function of counter and key. counter: four arrays of uint32, or numbers below 2^32, of shapes
+    that broadcast together; key: two numbers below 2^32.
     """
     x0, x1, x2, x3 = np.broadcast_arrays(*(np.asarray(word, np.uint32) for word in counter))
     k0, k1 = key
     m0, m1 = PHILOX_MULTIPLIERS
     for _ in range(10):
-        p0, p1 = (np.multiply(x, m, dtype=np.uint64) for x, m in ((x0, m0), (x2, m1)))  # 64 bits in any NumPy
+        p0, p1 = (np.multiply(x, m, dtype=np.uint64) for x, m in ((x0, m0), (x2, m1)))  # 64 bits in NumPy 1 and 2
         x0 = (p1 >> np.uint64(32)).astype(np.uint32) ^ x1 ^ np.uint32(k0)
         x2 = (p0 >> np.uint64(32)).astype(np.uint32) ^ x3 ^ np.uint32(k1)
         x1, x3 = p1.astype(np.uint32), p0.astype(np.uint32)
@@ -220,12 +242,14 @@ def philox(counter: Sequence[Word], key: Key) -> tuple[Array, Array, Array, Arra
 
 
 def dropout_mask(out: Array, rate: float, counter: Sequence[Word], key: Key, first: int, columns: int) -> None:
-    """Fill out (H, T, N) with 0 at probability `rate`, else 1 / (1 - rate) (inverted dropout, Srivastava et al. 2014).
+    """Fill out (H, T, N) with 0 with the probability `rate`, else with 1 / (1 - rate).
 
-    out is columns first .. first + N of a batch of `columns`: whatever the shares of a batch, its mask is the same.
-    Each call of the generator serves eight units of one column with 16 bits each; counter: three words.
+    This is inverted dropout (Srivastava et al. 2014). out holds the columns first .. first + N - 1 of a batch of
+    `columns`, so the mask of a batch does not depend on how the batch is split into shares. counter: the last three
+    words of the counter; the first word counts groups of eight units of a column at a step. key: as in `philox`.
     """
     hidden, steps, n = out.shape
+    # One call of philox gives 128 bits: 16 bits for each of eight units.
     eights = -(-hidden // 8)
     index = ((np.arange(steps, dtype=np.uint32)[:, None] * np.uint32(eights)
               + np.arange(eights, dtype=np.uint32)[:, None, None]) * np.uint32(columns)

@@ -1,14 +1,15 @@
-// A product C = A B whose left side is packed once and then used at every time step.
+// The matrix product of the time loops, C = A B, whose left side A is packed once and then used at every time step.
 //
-// A BLAS packs both sides on each call, which for the narrow products of a recurrence is a good part of the work. Here
-// A (M, K) lies in panels of R rows, [K][R], B (K, n) in tiles of at most two vectors, [K][width], padded with zeros; R
-// rows of a tile's width of C stay in registers over all of K (Goto & van de Geijn 2008).
+// A BLAS packs both sides at each call, and for the narrow products of a time loop packing is a large part of the
+// work. Here A (M, K) is packed into panels of R rows, each [K][R], and B (K, n) into tiles of at most two vectors of
+// columns, each [K][width], padded with zeros. The sums of R rows and one tile of C stay in registers over all of K
+// (Goto & van de Geijn 2008).
 #include <algorithm>
 #include <cstring>
 #include <new>
 
 #if defined(__AVX512F__)
-enum { WIDEST = 64, R = 8 };  // bytes of a vector; 16 of them are sums
+enum { WIDEST = 64, R = 8 };  // the bytes of a vector, and the rows of a panel: 8 rows of 2 vectors are 16 registers
 #elif defined(__AVX__)
 enum { WIDEST = 32, R = 6 };
 #else
@@ -16,14 +17,14 @@ enum { WIDEST = 16, R = 6 };
 #endif
 
 template <typename T>
-struct Buffer {  // uninitialised, on a vector's boundary
+struct Buffer {  // an uninitialised array that begins at a multiple of 64 bytes, the widest vector
     T* data;
     explicit Buffer(long size) : data(static_cast<T*>(::operator new[](size * sizeof(T), std::align_val_t(64)))) {}
     Buffer(const Buffer&) = delete;
     ~Buffer() { ::operator delete[](data, std::align_val_t(64)); }
 };
 
-// The right side: B (depth, n), packed some rows at a time into `tiles`, size(depth, n) numbers.
+// The right side B (depth, n). Its rows are packed into `tiles`, an array of size(depth, n) numbers.
 template <typename T>
 struct Right {
     enum { HALF = WIDEST / 2 / sizeof(T) };
@@ -32,10 +33,11 @@ struct Right {
 
     static long size(long depth, long n) { return depth * ((n + HALF - 1) / HALF * HALF); }
 
-    // How many columns a tile takes where `left` are left: the narrowest of four shapes that holds them, else the widest.
+    // The number of columns of the next tile when `left` columns are left: the narrowest of four widths that holds them
+    // all, else the widest.
     static long width(long left) { return left > 3 * HALF ? 4 * HALF : (left + HALF - 1) / HALF * HALF; }
 
-    // b (n,) becomes row k.
+    // Write b (n,) to row k.
     void put(long k, const T* b) {
         T* to = tiles;
         for (long j = 0, wide; j < n; j += wide, to += depth * wide) {
@@ -46,20 +48,21 @@ struct Right {
         }
     }
 
-    // b (rows, n), its rows ldb apart, becomes the rows first .. first + rows.
+    // Write b (rows, n), whose rows are ldb numbers apart, to the rows first .. first + rows - 1.
     void pack(const T* b, long ldb, long first, long rows) {
         for (long k = 0; k < rows; k++) put(first + k, b + k * ldb);
     }
 };
 
-// What a product begins with: a number a row (ld 0), or a matrix, its rows ld apart.
+// The array that is added to a product: one number for each row if ld is 0, else a matrix with rows ld numbers apart.
 template <typename T>
 struct Start {
     const T* data;
     const long ld;
 };
 
-// c (rows, columns), its rows ldc apart, = start + a panel times a tile of V vectors of BYTES.
+// Compute c (rows, columns) = start + a panel times a tile. The tile is V vectors of BYTES wide; c's rows are ldc
+// apart.
 template <typename T, int BYTES, int V>
 static void tile(const T* __restrict a, const T* __restrict b, Start<T> start, T* c, long ldc, long depth, long rows,
                  long columns) {
@@ -72,6 +75,8 @@ static void tile(const T* __restrict a, const T* __restrict b, Start<T> start, T
         for (int r = 0; r < R; r++)
             for (int v = 0; v < V; v++) sum[r][v] += a[r] * x[v];
     }
+    // Only the last panel and the last tile are partly padding: then fewer rows or columns are written than were
+    // computed.
     for (long r = 0; r < rows; r++, c += ldc) {
         const T* from = start.data + (start.ld ? r * start.ld : r);
         if (columns == V * LANES)
@@ -90,7 +95,7 @@ static void tile(const T* __restrict a, const T* __restrict b, Start<T> start, T
     }
 }
 
-// The left side: A (rows, depth), packed some columns at a time into `panels`, size(rows, depth) numbers.
+// The left side A (rows, depth). Its columns are packed into `panels`, an array of size(rows, depth) numbers.
 template <typename T>
 struct Left {
     const long rows, depth;
@@ -98,7 +103,7 @@ struct Left {
 
     static long size(long rows, long depth) { return (rows + R - 1) / R * R * depth; }
 
-    // a (rows, columns) becomes the columns first .. first + columns; transposed: a is stored as (columns, rows).
+    // Write a (rows, columns) to the columns first .. first + columns - 1. transposed: a is stored as (columns, rows).
     void pack(const T* a, long first, long columns, bool transposed) {
         const long down = transposed ? 1 : columns, along = transposed ? rows : 1;
         for (long m = 0; m < rows; m += R)
@@ -112,7 +117,8 @@ struct Left {
             }
     }
 
-    // c (rows, n), its rows ldc apart, = start + A b; the matrix of start may be c. A panel is read once, for all tiles.
+    // Compute c (rows, n) = start + A b, where c's rows are ldc apart. The matrix of start may be c itself. Each
+    // panel is read from memory once, for all tiles.
     void times(const Right<T>& b, Start<T> start, T* c, long ldc) const {
         enum { HALF = Right<T>::HALF };
         for (long m = 0; m < rows; m += R) {

@@ -1,17 +1,23 @@
-"""What an optimiser does to NumPy arrays, written in place: the arithmetic of Adam, and Muon's but its products."""
+"""The arithmetic of the optimisers on NumPy arrays, in place: all of Adam, and Muon without its matrix products.
+
+rnncore/optim.py computes the matrix products that make Muon's momentum orthogonal.
+"""
 import numpy as np
 
 from ..arrays import Array, Number
 
-BLOCK = 1 << 16  # numbers that a pass of several operations takes at a time: small enough to stay in the cache
+BLOCK = 1 << 16  # numbers in a block; all operations run on one block before the next, so it stays in the cache
 
 
 def adam(param: Array, grad: Array, m: Array, v: Array, size: Number, correction: Number, beta1: float, beta2: float,
          eps: float, scale: Number) -> None:
-    """One step of Adam (Kingma & Ba 2015, algorithm 1) on flat buffers (P,), in place.
+    """Take one step of Adam (Kingma & Ba 2015, algorithm 1) on flat buffers (P,), in place.
 
-    The gradient is `scale * grad`; param, m (first moment) and v (second moment) are updated. At step t from 1
-    size = rate / (1 - beta1^t), correction = 1 / sqrt(1 - beta2^t).
+        g = scale grad    m = beta1 m + (1 - beta1) g    v = beta2 v + (1 - beta2) g^2
+        param -= size m / (correction sqrt(v) + eps)
+
+    param, m (first moment) and v (second moment) are updated. At step t, counted from 1, size = rate / (1 - beta1^t)
+    and correction = 1 / sqrt(1 - beta2^t).
     """
     work = np.empty((2, min(BLOCK, len(param))), param.dtype)
     for start in range(0, len(param), BLOCK):
@@ -35,7 +41,11 @@ def adam(param: Array, grad: Array, m: Array, v: Array, size: Number, correction
 
 
 def muon_momentum(momentum: Array, grad: Array, scale: Number, mu: float, block: Array) -> None:
-    """momentum = mu momentum + (1 - mu) scale grad, in place; block = mu momentum + (1 - mu) scale grad."""
+    """Update momentum = mu momentum + g, and write block = mu momentum + g, where g = (1 - mu) scale grad.
+
+    All arrays have the shape of one weight matrix. block is Nesterov's look-ahead from the new momentum (Muon,
+    K. Jordan et al. 2024).
+    """
     gradient = grad * scale
     gradient *= 1 - mu
     momentum *= mu
@@ -45,6 +55,10 @@ def muon_momentum(momentum: Array, grad: Array, scale: Number, mu: float, block:
 
 
 def muon_apply(weight: Array, change: Array, rate: Number, side: float, decay: float, scale: Number) -> None:
-    """weight = (1 - rate decay) weight - rate side change, in place, whatever the gradient's scale."""
+    """Update weight = (1 - rate decay) weight - rate side change in place (Muon, K. Jordan et al. 2024).
+
+    weight and change have the same shape. change is the momentum that was made orthogonal, so the gradient's scale does
+    not matter; a GPU's function needs `scale` to skip a step.
+    """
     weight *= 1 - rate * decay
     weight -= side * rate * change

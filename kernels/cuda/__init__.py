@@ -1,14 +1,14 @@
-"""kernels.cuda is the engine's work on CuPy arrays, and the fast paths of a card. Only cards.py imports CuPy too.
+"""kernels.cuda computes on CuPy arrays and has the fast paths of a card. Of other files only cards.py imports CuPy.
 
-    ops.py            the kernel module: every operation of the engine, a kernel of our own each
+    ops.py            the kernel module: every operation of the engine, each with a CUDA kernel of its own
     updates.py        the updates of parameters by Adam and Muon
     text.py           CUDA C++ that several kernels share
-    paths.py          the fast paths: which products and which time loops
-    cublas.py         products in a precision class, from memory that is there before
-    stepwise.py       time loops: a product and a gate kernel a step (steps.cu)
-    wavefront.py      time loops: all layers of a diagonal at once (steps.cu)
-    persistent.py     time loops: one launch a layer, the weights held in registers (persistent.cu)
-    graph.py          a graph of launches, recorded once and replayed
-    step_control.py   counters and rings by which a captured step goes (step_control.cu)
-    writer.py         text written in a few launches (writer.cu)
+    paths.py          the fast paths: the products and the time loops of each
+    cublas.py         matrix products in a precision class, which a graph can capture
+    stepwise.py       time loops with one product and one gate kernel at each step (steps.cu)
+    wavefront.py      time loops that run all layers of a diagonal at once (steps.cu)
+    persistent.py     time loops with one launch for each layer, the weights held in registers (persistent.cu)
+    graph.py          CUDA graphs: work that is captured once and replayed
+    step_control.py   counters and rings on the card that control captured steps (step_control.cu)
+    writer.py         writes text, many characters in one launch (writer.cu)
 """

@@ -1,15 +1,16 @@
-"""A cuBLAS handle of our own, whose matrix products a CUDA graph can capture: CuPy refuses its own during a capture.
+"""Matrix products through a cuBLAS handle of our own, so that a CUDA graph can capture them.
 
-Functions and numbers are those of NVIDIA's cublas_api.h and library_types.h (CUDA 12 and 13). cuBLAS counts in columns,
-NumPy in rows: an array (M, N) whose rows lie apart by `ld` is to cuBLAS an N x M matrix with that leading dimension,
-so out = a b is asked of it as out^T = b^T a^T.
+CuPy refuses to call cuBLAS through its own handle during a capture. The functions and numbers here are those of
+NVIDIA's cublas_api.h and library_types.h (CUDA 12 and 13). cuBLAS stores matrices by columns, NumPy by rows: for
+cuBLAS an array (M, N) whose rows are `ld` numbers apart is an N x M matrix with the leading dimension ld. So the
+product out = a b is computed as out^T = b^T a^T.
 
-A precision says how products are computed, not how numbers are stored, which is in float32 but for the first:
+A precision class says how products are computed. Arrays are float64 in the first class and float32 in all others:
 
-    float64    in float64
-    float32    in float32, never TF32: cuBLAS's default math keeps at least the precision that is asked for
-    tf32       operands rounded to 10 bits of mantissa, sums in float32: TF32 from compute capability 8.0, below it fp16
-    bf16       operands rounded to 7 bits of mantissa, sums in float32: from compute capability 8.0
+    float64    computed in float64
+    float32    computed in float32, never in TF32: cuBLAS's default math keeps at least the precision of the arrays
+    tf32       operands rounded to 10 bits of mantissa, sums in float32; TF32 from compute capability 8.0, below it fp16
+    bf16       operands rounded to 7 bits of mantissa, sums in float32; only from compute capability 8.0
 """
 import ctypes
 import functools
@@ -22,15 +23,16 @@ import numpy as np
 
 from ..arrays import Array, CudaArray
 
-COMPUTE_TYPES = {"float64": 70, "float32": 68, "tf32": 77, "bf16": 75}  # cublasComputeType_t
-COMPUTE_32F_FAST_16F = 74
-AMPERE = 80                            # the compute capability, times ten, from which there are TF32 and bf16
-DATA_TYPES = {"float32": 0, "float64": 1}  # cudaDataType: CUDA_R_32F, CUDA_R_64F
-AS_IT_IS, TRANSPOSED = 0, 1            # cublasOperation_t
+COMPUTE_TYPES = {"float64": 70, "float32": 68, "tf32": 77, "bf16": 75}  # numbers of cublasComputeType_t
+COMPUTE_32F_FAST_16F = 74              # float32 with products in fp16, of cublasComputeType_t
+AMPERE = 80                            # the first compute capability, times ten, with TF32 and bf16
+DATA_TYPES = {"float32": 0, "float64": 1}  # numbers of cudaDataType: CUDA_R_32F, CUDA_R_64F
+NOT_TRANSPOSED, TRANSPOSED = 0, 1      # numbers of cublasOperation_t
+# Numbers of cublasMath_t, cublasPointerMode_t (the scales are on the host) and cublasGemmAlgo_t.
 DEFAULT_MATH, ON_THE_HOST, DEFAULT_ALGORITHM = 0, 0, -1
-WORKSPACE = 32 << 20                   # bytes: what the manual (cublasSetWorkspace) recommends for Hopper, the most
-ALIGNMENT = 16                         # bytes: what batched products with tensor cores read at once
-LARGEST = 2 ** 31 - 1                  # sizes are C's int
+WORKSPACE = 32 << 20                   # bytes; the manual (cublasSetWorkspace) recommends no more for any card
+ALIGNMENT = 16                         # bytes that batched products with tensor cores read at once
+LARGEST = 2 ** 31 - 1                  # the largest size that cuBLAS takes: sizes are C's int
 
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
 _SHAPE = [_POINTER, _INT, _INT, _INT, _INT, _INT]  # handle, operations on A and B, m, n, k
@@ -51,30 +53,34 @@ SIGNATURES = {
 
 
 class Unavailable(RuntimeError):
-    """There is no cuBLAS for this precision here; the message says why."""
+    """This machine has no cuBLAS for this precision class. The message says why."""
 
 
 class CublasError(RuntimeError):
-    """cuBLAS refused a call; the message has the function and cuBLAS's own name for the fault."""
+    """A call of cuBLAS failed. The message has the function and cuBLAS's own name for the fault."""
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The libcublas that CuPy has in this process: dlopen finds a loaded library by its name. Raises Unavailable."""
+    """Return the libcublas that CuPy has loaded into this process. Raises Unavailable if there is none."""
     try:
+        # CuPy loads the library here. Then dlopen finds it by its name alone, wherever CuPy found the file.
         cupy.cuda.get_cublas_handle()
         name = f"libcublas.so.{cupy.cuda.runtime.runtimeGetVersion() // 1000}"
         found = ctypes.CDLL(name)
         for function, arguments in SIGNATURES.items():
             getattr(found, function).argtypes = arguments
         found.cublasGetStatusName.restype = ctypes.c_char_p
-    except Exception as error:  # CuPy has a type of its own for each library and each way to fail
+    except Exception as error:  # CuPy raises a different type for each library and each fault
         raise Unavailable(f"cuBLAS cannot be used ({' '.join(str(error).split())})") from None
     return found
 
 
 def compute_type(precision: str, capability: int) -> int:
-    """cuBLAS's compute type for a card of this compute capability, times ten. Raises ValueError, Unavailable."""
+    """Return cuBLAS's compute type for a precision class on a card of this compute capability, times ten.
+
+    Raises ValueError for an unknown precision, and Unavailable if the card does not have it.
+    """
     if precision not in COMPUTE_TYPES:
         raise ValueError(f"unknown precision {precision!r}: {', '.join(COMPUTE_TYPES)}")
     if capability < AMPERE and precision == "bf16":
@@ -83,10 +89,11 @@ def compute_type(precision: str, capability: int) -> int:
 
 
 class Cublas:
-    """Products on the current card, which must be the current one at every call, and on CuPy's current stream.
+    """A cuBLAS handle for one precision class. Its products run on CuPy's current stream.
 
-    All use one workspace, so two streams must not run products of one Cublas at the same time. To give it up waits for
-    the card, which is forbidden during a capture. Raises Unavailable.
+    The card that is current when the object is made must also be current at every call. All products use one workspace,
+    so two streams must not run products of one Cublas at the same time. When the object is freed, cuBLAS waits for the
+    card; that is forbidden during a capture. Raises Unavailable if cuBLAS cannot be used.
     """
 
     def __init__(self, precision: str):
@@ -106,10 +113,11 @@ class Cublas:
         self._call("cublasSetPointerMode_v2", self._handle, ON_THE_HOST)
 
     def product(self, a: Array, b: Array, out: Array, add: bool = False) -> None:
-        """out (M, N) = a (M, K) b (K, N), or += with `add`; or a batch of them, (B, M, K), (B, K, N) and (B, M, N).
+        """Compute out (M, N) = a (M, K) b (K, N), or out += a b if add.
 
-        Each is an array or a view of self.dtype whose rows or columns are contiguous. Raises ValueError for what cuBLAS
-        cannot take, and for an out whose range of memory meets that of a or b.
+        A batch has the shapes (B, M, K), (B, K, N) and (B, M, N). Each array or view has self.dtype, and its rows or
+        columns are contiguous. Raises ValueError for arrays that cuBLAS cannot take, and if the memory of out overlaps
+        the memory of a or b.
         """
         self._check(a, b, out)
         if out.size == 0 or a.size == 0:
@@ -120,19 +128,20 @@ class Cublas:
         if any(into.first < other.last and other.first < into.last for other in (left, right)):
             raise ValueError("the product would overwrite its own operands")
         (*batch, m, k), n = a.shape, b.shape[-1]
+        # An out that is stored by rows is out^T to cuBLAS: the two factors change places.
         if into.by_rows:
             left, right, m, n = right, left, n, m
-        operations = [AS_IT_IS if matrix.by_rows == into.by_rows else TRANSPOSED for matrix in (left, right)]
+        operations = [NOT_TRANSPOSED if matrix.by_rows == into.by_rows else TRANSPOSED for matrix in (left, right)]
         matrices = [(matrix.first, self._type, matrix.ld, *([matrix.stride] if batch else []))
                     for matrix in (left, right, into)]
         function = "cublasGemmStridedBatchedEx" if batch else "cublasGemmEx"
         self._gemm(function, operations, (m, n, k), matrices, add, batch)
 
     def pointers(self, arrays: Sequence[CudaArray]) -> CudaArray:
-        """The addresses of arrays on the card, themselves an array on the card, for `batched`: not during a capture.
+        """Return the addresses of arrays on the card, for `batched`, as an array on the card. Not during a capture.
 
-        Whoever calls holds the arrays. Raises ValueError where one does not begin at a multiple of 16 bytes: on the
-        card that would be a fault (cublasGemmBatchedEx in the manual).
+        The caller must keep the arrays alive. Raises ValueError for an array of another dtype, or one that does not
+        begin at a multiple of 16 bytes: it would cause a fault on the card (cublasGemmBatchedEx in the manual).
         """
         addresses = np.array([array.data.ptr for array in arrays], np.uint64)
         if (addresses % ALIGNMENT).any() or any(array.dtype != self.dtype for array in arrays):
@@ -141,9 +150,11 @@ class Cublas:
 
     def batched(self, a: CudaArray, b: CudaArray, out: CudaArray, m: int, n: int, k: int, lda: int, ldb: int,
                 ldout: int, transposed_a: bool = False, transposed_b: bool = False, add: bool = False) -> None:
-        """out[j] (M, N) = a[j] (M, K) b[j] (K, N), or += with `add`, for arrays of addresses from `pointers`.
+        """Compute out[j] (M, N) = a[j] (M, K) b[j] (K, N), or += if add, for arrays of addresses from `pointers`.
 
-        Rows are contiguous and lie apart by lda, ldb, ldout; what is transposed is stored as (K, M) or (N, K).
+        Rows are contiguous, and lda, ldb and ldout numbers apart. transposed_a: each a[j] is stored as (K, M);
+        transposed_b: each b[j] is stored as (N, K). Raises ValueError if the numbers of matrices differ or rows
+        overlap.
         """
         least = (m if transposed_a else k), (k if transposed_b else n), n
         if not len(a) == len(b) == len(out) or any(x < y for x, y in zip((lda, ldb, ldout), least, strict=True)):
@@ -152,7 +163,7 @@ class Cublas:
         self._gemm("cublasGemmBatchedEx", (int(transposed_b), int(transposed_a)), (n, m, k), matrices, add, [len(out)])
 
     def _check(self, a: Array, b: Array, out: Array) -> None:
-        """Raises ValueError for arrays of the wrong dtype or shape."""
+        """Raise ValueError for arrays of another dtype than self.dtype, or of shapes that do not fit together."""
         if any(array.dtype != self.dtype for array in (a, b, out)):
             raise ValueError(f"a product in {self.precision} is of {self.dtype}, not {a.dtype}, {b.dtype}, {out.dtype}")
         (*batch, m, k), n = a.shape, b.shape[-1]
@@ -161,6 +172,7 @@ class Cublas:
 
     def _gemm(self, function: str, operations: Sequence[int], shape: tuple[int, int, int],
               matrices: Sequence[tuple[int, ...]], add: bool, batch: Sequence[int]) -> None:
+        """Call a function of cuBLAS for products on the current stream, with the workspace of this object."""
         left, right, into = matrices
         self._call("cublasSetStream_v2", self._handle, cupy.cuda.get_current_stream().ptr)
         self._call("cublasSetWorkspace_v2", self._handle, self._workspace.data.ptr, WORKSPACE)  # a new stream resets it
@@ -169,27 +181,32 @@ class Cublas:
                    self._compute, DEFAULT_ALGORITHM)
 
     def _call(self, function: str, *arguments: int | None) -> None:
+        """Call a function of cuBLAS. Raise CublasError if it fails."""
         status = getattr(self._library, function)(*arguments)
         if status:
             raise CublasError(f"{function}: {self._library.cublasGetStatusName(status).decode()}")
 
 
 class Layout(NamedTuple):
-    """How the matrices in the last two axes of an array lie in memory; ld and stride count numbers."""
-    first: int     # address of the first byte
-    last: int      # and that after the last
-    by_rows: bool  # the numbers of a row are neighbours, else those of a column
-    ld: int        # from one row, or column, to the next
-    stride: int    # from one matrix of a batch to the next
+    """The memory layout of the matrices in the last two axes of an array. ld and stride are counted in numbers."""
+    first: int     # the address of the first byte
+    last: int      # the address after the last byte
+    by_rows: bool  # True if the numbers of a row are neighbours in memory, False if those of a column are
+    ld: int        # the distance from one row (or column) to the next
+    stride: int    # the distance from one matrix of a batch to the next
 
 
 def lay_out(array: CudaArray) -> Layout:
-    """The layout of an array (R, C) or (B, R, C), none of them 0. Raises ValueError for one that cuBLAS cannot take."""
+    """Return the layout of an array (R, C) or (B, R, C) without an axis of length 0.
+
+    Raises ValueError for a layout or a size that cuBLAS cannot take.
+    """
     batch, rows, columns = array.shape if array.ndim == 3 else (1, *array.shape)
     *_, down, along = steps = [step // array.itemsize for step in array.strides]
     by_rows = columns == 1 or along == 1
     ld, width, height = (down, columns, rows) if by_rows else (along, rows, columns)
     ld = width if height == 1 else ld
+    # The matrices of a batch may be one after the other, or interleaved row by row as in an array (R, B, C).
     extent, stride = (height - 1) * ld + width, steps[0] if batch > 1 else 0
     apart = batch == 1 or stride >= extent or width <= stride <= ld // batch
     contiguous = by_rows or rows == 1 or down == 1

@@ -1,9 +1,9 @@
-"""A CUDA graph: the work that a function gives to the card, recorded once and launched as often as wanted.
+"""A CUDA graph: the work that a function gives to the card, captured once and launched any number of times.
 
-The function runs under stream capture, where its kernels are recorded and not run. So it may allocate nothing, copy
-nothing to or from the host, wait for nothing, and call nothing of CuPy's that calls cuBLAS; numbers that it passes by
-value stay as they were. A graph works on the memory that was there: it holds the function, and so what that holds;
-every other array that the function works on must outlive the graph.
+The function runs under stream capture: its kernels are recorded, not run. So it must not allocate memory, copy to or
+from the host, wait for the card, or call any CuPy function that calls cuBLAS. A number that it passes by value keeps
+its value in every launch. A launch reads and writes the memory that the capture used. The graph keeps the function
+alive, and so the arrays that the function holds; every other array that the function uses must outlive the graph.
 """
 import contextlib
 import gc
@@ -14,17 +14,19 @@ import cupy
 
 
 class Allocation(RuntimeError):
-    """A function that is being captured asked for memory, which the pool would give to others after the capture."""
+    """A function asked for memory during its capture. CuPy's pool could give that memory away after the capture."""
 
 
 class Graph:
-    """`repeats` calls of function(), in order, as one launch.
+    """`repeats` calls of function(), one after the other, as one launch.
 
-    The function is run once before the capture, so that its kernels are compiled and its buffers made; warm_up=False
-    leaves that out, where it was run before on arrays of the same kinds. A launch begins after what the caller's stream
-    holds, and what that stream is given later waits for it: no other synchronisation is needed.
-    stream: its own, non-blocking; `with graph.stream:` puts other work in line with the launches.
-    Raises Allocation, or what CuPy raises, for a function that cannot be captured; it can still be called as it is.
+    Before the capture the function runs once, to compile its kernels and make its buffers. warm_up=False leaves this
+    out; then the function must have run before on arrays of the same kinds. A launch begins after the work that is
+    already in the caller's stream, and later work in that stream waits for it: no other synchronisation is needed.
+
+    stream: the graph's own, non-blocking; `with graph.stream:` puts other work in order with the launches. Raises
+    Allocation, or CuPy's own error, if the function cannot be captured. The function can still be called without a
+    graph then.
     """
 
     def __init__(self, function: Callable[[], object], repeats: int = 1, warm_up: bool = True):
@@ -36,13 +38,17 @@ class Graph:
             self._graph = self._capture(function, repeats)
 
     def launch(self) -> None:
-        """Enqueue all of it on its stream, in line with the current one; the host does not wait."""
+        """Enqueue all calls on the graph's stream, in order with the current stream. The host does not wait."""
         with self._in_line():
             self._graph.launch(self.stream)
 
     @contextlib.contextmanager
     def _in_line(self) -> Iterator[None]:
-        """The own stream as the current one: it begins after the one that is current now, which then waits for it."""
+        """Return a context in which the graph's stream is current.
+
+        The graph's stream first waits for the work of the caller's stream. At the end of the context the caller's
+        stream waits for the work of the graph's stream.
+        """
         caller = cupy.cuda.get_current_stream()
         self._before.record(caller)
         self.stream.wait_event(self._before)
@@ -54,7 +60,8 @@ class Graph:
             caller.wait_event(self._after)
 
     def _capture(self, function: Callable[[], object], repeats: int) -> "cupy.cuda.Graph":
-        """The recorded graph. No garbage is collected meanwhile: to free what the driver holds may spoil a capture."""
+        """Return the captured graph."""
+        # No garbage is collected meanwhile: it may free objects of the driver, and that may spoil a capture.
         collects = gc.isenabled()
         gc.disable()
         try:
@@ -74,4 +81,5 @@ class Graph:
 
 
 def _refuse(size: int) -> NoReturn:
+    """Take the place of CuPy's allocator during a capture: raise Allocation."""
     raise Allocation(f"{size} bytes of the card's memory are wanted during a capture: make every buffer before")

@@ -1,7 +1,9 @@
-"""The engine's fused operations on CuPy arrays: the functions of cpu/ops.py, a kernel of our own each.
+"""The kernel module of a GPU: the functions of cpu/ops.py on CuPy arrays, each with a CUDA kernel of its own.
 
-The gate arithmetic is gates.cuh. Kernels are made when they are first called, so this module imports without a driver.
-In the kernels' text `i` counts the elements of the arrays that are not raw, and `_ind.size()` is how many there are.
+The gate arithmetic is gates.cuh. A kernel is compiled at its first call, so this module can be imported without a
+driver. CuPy runs the text of an ElementwiseKernel once for each element of the arrays that are not `raw`: `i` is the
+index of the element, and `_ind.size()` the number of elements. An array that is `raw` is indexed by the text itself.
+Functions of ids raise TypeError for ids of another type than cpu.IDS.
 """
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -24,12 +26,12 @@ xp = cupy
 
 
 def recurrence(dtype: np.dtype) -> None:
-    """None: a GPU runs the loops of rnncore/nn/lstm.py and stepper.py, a kernel a step."""
+    """Return None: a GPU has no compiled time loops of this kind. Its path says what runs them (paths.py)."""
     return None
 
 
 def path(name: str, precision: str, config: ModelSizes | None = None) -> paths.Path:
-    """The path of that name for a model of these sizes; arguments as in cpu/ops.py."""
+    """Return the path of that name for a model. Raises ValueError if `why_not` gives a reason against it."""
     if (name, precision) in (("eager", "float32"), ("eager", "float64")):
         return paths.Path()
     if reason := why_not(name, precision, config):
@@ -38,12 +40,12 @@ def path(name: str, precision: str, config: ModelSizes | None = None) -> paths.P
 
 
 def forms(config: ModelSizes) -> dict[str, paths.Path]:
-    """What trains such a model here beside rnncore/nn/lstm.py; arguments as in cpu/ops.py."""
+    """Return by name each fast path that can train a model of these sizes in float64."""
     return {name: path(name, "float64", config) for name in paths.NAMES[1:] if why_not(name, "float64", config) is None}
 
 
 def rule(precision: str, config: ModelSizes, n: int = 1, writing: bool = False) -> dict[str, str | None]:
-    """The paths for a model of these sizes on the current card, as `paths.rule` orders them; n columns."""
+    """Return the paths for a model of these sizes with n columns on the current card, ordered by `paths.rule`."""
     def reason(name: str) -> str | None:
         found = why_not(name, precision, config, n)
         if found is None and writing and name != "eager":
@@ -56,10 +58,11 @@ def rule(precision: str, config: ModelSizes, n: int = 1, writing: bool = False) 
 
 def writer(layers: Sequence[LayerWeights], head: HeadWeights, table: Array, h: Array, c: Array,
            logits: Array) -> Writer | None:
-    """A Writer from a stack's weights and state, as Stepper has them, or None where the card has no room for it.
+    """Return a Writer from a stack's weights and state, or None if this card cannot run one for the model.
 
-    None comes with a warning (paths.Slower): every symbol is then drawn on the host. A run that trains sees it too: its
-    samples are short, but a text that is written later is not.
+    The arguments are those of cuda/writer.py's Writer. With None a warning of the category paths.Slower is given: every
+    symbol is then drawn on the host. A training run gets the warning too. Its samples are short, but a text that is
+    written later may be long.
     """
     on = card()
     if (reason := why_not_written(sizes_of(h, logits), on)) is None:
@@ -69,50 +72,52 @@ def writer(layers: Sequence[LayerWeights], head: HeadWeights, table: Array, h: A
 
 
 def cores() -> int:
-    """Shares of a batch that are worth making: one, the card has its own."""
+    """Return 1: a batch is not split into shares, because a card splits the work itself."""
     return 1
 
 
 def speed() -> float:
-    """Parameters times characters a second that a share trains, about: assumed, not measured."""
+    """Return the assumed throughput (parameters x characters per second). It is used only to plan budgets."""
     return 5e11
 
 
 def shares(threads: int) -> int:
-    """One, however many threads are wanted."""
+    """Return 1 for any number of threads."""
     return 1
 
 
 def memory() -> int:
-    """Bytes of memory of the current card."""
+    """Return the total memory of the current card, in bytes."""
     return cupy.cuda.Device().mem_info[1]
 
 
 def to_device(array: Array) -> Array:
+    """Return a NumPy array as a CuPy array on the current card."""
     return cupy.asarray(array)
 
 
 def to_host(array: Array) -> Array:
+    """Return a CuPy array as a NumPy array. This waits for the card."""
     return cupy.asnumpy(array)
 
 
 def ids_to_device(ids: Ids) -> Ids:
-    """Return symbols' ids as an array of cpu.IDS on the card; arguments as in cpu/ops.py."""
+    """Return symbol ids from the host as an array of cpu.IDS on the card. Raises TypeError as in cpu/ops.py."""
     return to_device(cpu.ids_to_device(ids))
 
 
 def single_threaded() -> contextlib.nullcontext:
-    """On a GPU a product does not run on this process's threads."""
+    """Return a context that does nothing: a GPU's products do not run on threads of this process."""
     return contextlib.nullcontext()
 
 
 def synchronize() -> None:
-    """Wait until the card has done what the current stream holds."""
+    """Wait until the card has done all work in the current stream."""
     cupy.cuda.get_current_stream().synchronize()
 
 
 def product(a: Array, b: Array, out: Array, add: bool = False) -> None:
-    """out = a @ b, or with add out += a @ b; arguments as in cpu/ops.py."""
+    """Compute out = a @ b, or out += a @ b if add; arguments as in cpu/ops.py."""
     if makes := paths.products():
         makes.product(a, b, out, add)
     elif add:
@@ -122,7 +127,7 @@ def product(a: Array, b: Array, out: Array, add: bool = False) -> None:
 
 
 def row_sums(a: Array, out: Array) -> None:
-    """out (R,) = the sum of each row of a (R, M); arguments as in cpu/ops.py."""
+    """Compute out (R,) = the sum of each row of a (R, M)."""
     if makes := paths.products():
         makes.row_sums(a, out)
     else:
@@ -131,7 +136,7 @@ def row_sums(a: Array, out: Array) -> None:
 
 @contextlib.contextmanager
 def timer() -> Iterator[list[float]]:
-    """Time what runs inside, as in cpu/ops.py, between two events on the current stream: the card's own clock."""
+    """Return a context as in cpu/ops.py. The card's clock measures the seconds, in the current stream."""
     begun, ended = cupy.cuda.Event(), cupy.cuda.Event()
     seconds: list[float] = []
     begun.record()
@@ -142,7 +147,7 @@ def timer() -> Iterator[list[float]]:
 
 
 def affine(weight: Array, bias: Array, x: Array, out: Array) -> None:
-    """out = weight @ x + bias; arguments as in cpu/ops.py."""
+    """Compute out = weight @ x + bias; arguments as in cpu/ops.py."""
     product(weight, x, out)
     out += bias[:, None]
 
@@ -159,7 +164,7 @@ GATES_FORWARD = ElementwiseKernel(
 
 def gates_forward(z: Array, recurrent: Array, c_prev: Array, keep: Array | None, gates: Array, c: Array,
                   h: Array) -> None:
-    """One step of the LSTM cell; arguments as in cpu/ops.py."""
+    """Compute one step of the LSTM cell; arguments as in cpu/gates.py."""
     GATES_FORWARD(z, recurrent, c_prev, _mask(keep, c), gates, c, h)
 
 
@@ -175,17 +180,17 @@ GATES_BACKWARD = ElementwiseKernel(
 
 def gates_backward(gates: Array, c_prev: Array, c: Array, keep: Array | None, dh: Array, dc: Array,
                    dz: Array) -> None:
-    """The gradient of `gates_forward`; arguments as in cpu/ops.py."""
+    """Compute the gradient of `gates_forward`; arguments as in cpu/gates.py."""
     GATES_BACKWARD(gates, c_prev, c, _mask(keep, c), dh, dz, dc)
 
 
 def _mask(keep: Array | None, like: Array) -> Array | np.generic:
-    """keep, or where there is none a number that keeps everything."""
+    """Return keep, or the number 1 if keep is None: it keeps everything, and the kernel broadcasts it."""
     return like.dtype.type(1) if keep is None else keep
 
 
 def _check_ids(name: str, ids: Ids) -> None:
-    """Raise TypeError for ids of another type than the kernels read."""
+    """Raise TypeError if the ids are not of the type that the kernels read."""
     if ids.dtype != cpu.IDS:
         raise TypeError(f"{name} must be an array of {cpu.IDS}, not of {ids.dtype}: use ids_to_device")
 
@@ -208,7 +213,7 @@ SOFTMAX_CROSS_ENTROPY = ElementwiseKernel(
 
 
 def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array) -> None:
-    """Loss, and its gradient at the logits; arguments as in cpu/ops.py."""
+    """Compute the loss, and its gradient in place of the logits; arguments as in cpu/ops.py."""
     _check_ids("targets", targets)
     SOFTMAX_CROSS_ENTROPY(targets, len(logits), logits, loss)
 
@@ -220,12 +225,12 @@ GATHER = ElementwiseKernel(
 
 
 def gather(table: Array, ids: Ids, out: Array) -> None:
-    """out[:, t, n] = table[:, ids[t, n]]; arguments as in cpu/ops.py."""
+    """Compute out[:, t, n] = table[:, ids[t, n]]; arguments as in cpu/ops.py."""
     _check_ids("ids", ids)
     GATHER(table, ids, table.shape[1], ids.size, out)
 
 
-WORKSPACE = 1 << 24  # numbers in a one-hot matrix, at most
+WORKSPACE = 1 << 24  # the largest size of a one-hot matrix, in numbers
 ONE_HOT = ElementwiseKernel(
     "raw int64 ids, int64 first, int64 positions", "T onehot", """
     onehot = ids[first + i % positions] == i / positions;  // onehot is (V, positions)
@@ -233,15 +238,17 @@ ONE_HOT = ElementwiseKernel(
 
 
 def scatter_workspace(symbols: int, positions: int, dtype: np.dtype) -> CudaArray:
-    """Return a workspace for `scatter_add`: a one-hot matrix of as many positions as are taken at a time."""
+    """Return a workspace for `scatter_add`: a one-hot matrix (V, K) for K positions at a time."""
     return xp.empty((symbols, max(1, min(positions, WORKSPACE // symbols))), dtype)
 
 
 def scatter_add(table: Array, ids: Ids, columns: Array, workspace: Array | None = None) -> None:
-    """table[:, ids[t, n]] += columns[:, t N + n]; arguments as in cpu/ops.py.
+    """Compute table[:, ids[t, n]] += columns[:, t N + n]; arguments as in cpu/ops.py.
 
-    Products with one-hot matrices in `workspace` (see `scatter_workspace`), without atomics: always in one order.
+    workspace: from `scatter_workspace`, or None to make one here.
     """
+    # Atomic additions would run in a random order, so the bits of the sum would vary. Products with one-hot matrices
+    # always add in the same order.
     _check_ids("ids", ids)
     workspace = scatter_workspace(table.shape[1], ids.size, table.dtype) if workspace is None else workspace
     for first in range(0, ids.size, workspace.shape[1]):
@@ -260,7 +267,7 @@ PHILOX_KERNEL = ElementwiseKernel(
 
 
 def philox(counter: Sequence[Word], key: Key) -> tuple[Array, Array, Array, Array]:
-    """Philox4x32-10; arguments as in cpu/ops.py."""
+    """Return four uint32 arrays of random words, by Philox4x32-10; arguments as in cpu/ops.py."""
     return PHILOX_KERNEL(*(xp.asarray(word, np.uint32) for word in counter), *map(np.uint32, key))
 
 
@@ -276,9 +283,9 @@ DROPOUT_MASK = ElementwiseKernel(
 
 
 def dropout_mask(out: Array, rate: float, counter: Sequence[Word], key: Key, first: int, columns: int) -> None:
-    """Fill out (H, T, N) with 0 at probability `rate`, else 1 / (1 - rate); arguments as in cpu/ops.py.
+    """Fill out (H, T, N) with 0 with the probability `rate`, else with 1 / (1 - rate); arguments as in cpu/ops.py.
 
-    The counter's words may lie on the device: arrays () of uint32.
+    A word of the counter may be an array () of uint32 on the card, so that a captured step makes a new mask each time.
     """
     words = [word if isinstance(word, xp.ndarray) else np.uint32(word) for word in (*counter, *key)]
     DROPOUT_MASK(np.uint32(round(rate * 65536)), 1 / (1 - rate), *words, first, columns, *out.shape, out)

@@ -1,12 +1,12 @@
-"""The fast paths of a card: products by cuBLAS in a precision class, time loops in place, steps that can be captured.
+"""The fast paths of a card: products by cuBLAS in a precision class, and time loops that a CUDA graph can capture.
 
     path        time loops                                              precision
-    graph       stepwise.py: a product and a gate kernel a step         any
+    graph       stepwise.py: a product and a gate kernel at each step   any
     wavefront   wavefront.py: all layers of a diagonal at once          any
-    persistent  persistent.py: one kernel a layer                       tf32, bf16
+    persistent  persistent.py: one kernel for each layer                tf32, bf16
 
-A whole training step on them allocates nothing after its first time, so it can be captured in a CUDA graph
-(rnncore/capture.py). "eager" in tf32 or bf16 is rnncore/nn/lstm.py's loops with such products.
+A whole training step on one of these paths allocates no memory after its first run, so a graph can capture it
+(rnncore/capture.py). The path "eager" in tf32 or bf16 is here too: the loops of rnncore/nn/lstm.py with such products.
 """
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -25,7 +25,10 @@ from .wavefront import Wavefront
 
 
 def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int = 1) -> str | None:
-    """None where a model of these sizes (None: any) can take the path on the current card."""
+    """Return None if a model of these sizes can take the path on the current card, else one line with the cause.
+
+    config None: any model. n: the number of columns.
+    """
     card = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
     capability = 10 * card["major"] + card["minor"]
     if precision == "bf16" and capability < 80:
@@ -38,7 +41,10 @@ def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int 
 
 
 class FastPath(paths.Path):
-    """One of the paths above on the current card, in float64, float32, tf32 or bf16."""
+    """One of the paths above on the current card, in float64, float32, tf32 or bf16.
+
+    Raises cublas.Unavailable if cuBLAS cannot be used in this precision.
+    """
 
     def __init__(self, name: str, precision: str):
         self.name, self.precision, self.dtype = name, precision, paths.storage(precision)
@@ -46,37 +52,45 @@ class FastPath(paths.Path):
         self.products = Products(precision, self.dtype)
 
     def computing(self) -> AbstractContextManager[None]:
+        """Return a context in which cuBLAS computes the products of this thread in the precision of the path."""
         return paths.computing(self.products)
 
     def layers(self, config: ModelSizes, steps: int, n: int, in_turn: Callable[[Layer | None], Layers]) -> Layers:
+        """Return an object that runs all layers over at most `steps` steps and exactly `n` sequences."""
         if self.name == "eager":
             return in_turn(None)
         if self.name == "wavefront":
             return Wavefront(self.products.cublas, config.layers, config.hidden, n, self.dtype)
-        return in_turn(Looped(self.products, self.loops(config, steps, n)))
+        return in_turn(LoopedLayer(self.products, self.loops(config, steps, n)))
 
     def loops(self, config: ModelSizes, steps: int, n: int) -> Persistent | Stepwise:
-        """Return the time loops of one layer over at most (T, N)."""
+        """Return the time loops of one layer for at most `steps` steps and exactly `n` sequences.
+
+        If the persistent kernel cannot take n sequences, the loops of the path graph are returned, with a warning.
+        """
         if self.name == "persistent":
             reason = why_not(self.name, self.precision, config, n)
             if reason is None:
                 return Persistent(config.hidden, steps, n, self.precision)
-            # No command of ours comes here but bench: selfcheck.choose has asked for the columns of the training, and a
-            # validation has no more. A caller of the library may have more.
+            # Only the command bench, or a program that uses the library, can have too many columns here. For the other
+            # commands selfcheck.choose has called why_not with the columns of the training; validation has no more.
             paths.warn(f"{reason}: their time loops go by graph, {paths.price('persistent', 'graph', self.precision)}")
         return Stepwise(self.products.cublas, config.hidden, n, self.dtype)
 
     def step_control(self, ring: int, steps: int, n: int, clip: float) -> StepControl:
-        """Return the counters and rings by which captured steps over (T, N) go."""
+        """Return the counters and rings that control captured steps over (steps, n); arguments as in StepControl."""
         return StepControl(ring, steps, n, clip, self.dtype)
 
     def record(self, function: Callable[[], object], repeats: int) -> Callable[[], None]:
-        """So many calls of function(), which was called before, as one launch."""
+        """Capture `repeats` calls of function() in a graph, and return a function that launches them without waiting.
+
+        function must have run once before. Raises graph.Allocation if it asks for memory.
+        """
         return Graph(function, repeats, warm_up=False).launch
 
 
-class Looped:
-    """A layer whose time loops are a card's own: its products over all steps stand before and after them."""
+class LoopedLayer:
+    """One LSTM layer with the time loops of a card. Products over all steps at once come before and after the loops."""
 
     def __init__(self, products: "Products", loops: Persistent | Stepwise):
         self.products, self.loops = products, loops
@@ -102,14 +116,14 @@ class Products:
 
     def __init__(self, precision: str, dtype: str):
         self.cublas, self.exact, self.dtype = Cublas(precision), Cublas(dtype), dtype
-        self.ones: dict[int, CudaArray] = {}  # by length: a graph may hold each
+        self.ones: dict[int, CudaArray] = {}  # vectors of ones by length; a graph may use each, so none is freed
 
     def product(self, a: Array, b: Array, out: Array, add: bool) -> None:
-        """out (R, C) = a @ b, or out += a @ b."""
+        """Compute out (R, C) = a @ b, or out += a @ b if add."""
         self.cublas.product(a, b, out, add)
 
     def row_sums(self, a: Array, out: Array) -> None:
-        """out (R,) = the sum of each row of a (R, M)."""
+        """Compute out (R,) = the sum of each row of a (R, M), as a product with ones in full float32 or float64."""
         size = a.shape[1]
         if size not in self.ones:
             self.ones[size] = cupy.ones((size, 1), self.dtype)

@@ -1,24 +1,29 @@
-// The whole time loop of one LSTM layer as one launch, forward and backward: W_hh stays in registers for all steps.
+// The kernels of the path persistent: the whole time loop of one LSTM layer in one launch, forward and backward. W_hh
+// stays in registers for all steps.
 //
-// A block of 256 threads owns UNITS of the HIDDEN units with their four gates. The HIDDEN / UNITS blocks of a group (x
-// of the grid) share chunks of COLUMNS sequences, and only they wait for each other; the groups are the grid's y, and
-// each takes every gridDim.y-th chunk. What a step hands to the next (forward h, backward dz) goes to all blocks of the
-// group through `exchange`, as 16-bit numbers: bf16 where BF16 is 1, else fp16. Sums are float. A block that is a group
-// alone keeps it in shared memory, for one chunk. This text stands after ptx.cuh, tanh_of and gates.cuh.
+// A block of 256 threads owns UNITS of the HIDDEN units, with all four gates of each. The HIDDEN / UNITS blocks of a
+// group (x of the grid) work together on chunks of COLUMNS sequences, and wait only for each other. The groups are y
+// of the grid; each takes every gridDim.y-th chunk. Each step sends its results (h forward, dz backward) to all
+// blocks of the group through `exchange` in global memory, as 16-bit numbers: bf16 if BF16 is 1, else fp16. Sums are
+// float. A block that is a group of its own keeps its results in shared memory, and has one chunk. ptx.cuh, tanh_of and
+// gates.cuh come before this text.
 //
-// Order between blocks. A step's values are written by all threads of a block, then comes __syncthreads, then one
-// thread's store_release of the step's number, which covers what the barrier has shown it. A warp's lanes load_acquire
-// the numbers of the blocks it reads from, then __syncwarp, then loads past the first cache. There are two slots, taken
-// in turn. A block writes to a slot only behind a __syncthreads that all its warps reach after their waits for the step
-// before, together for all blocks: each block has published that step, after its last read of the slot written now.
+// The order of reads and writes between blocks:
+// - All threads of a block write the values of a step. After a __syncthreads one thread publishes the number of the
+//   step with store_release. This covers the writes of the other threads too: the thread sees them after the barrier.
+// - The lanes of a warp load_acquire the numbers of all blocks that the warp reads from. After a __syncwarp they load
+//   the values, past the first-level cache, which may hold old ones.
+// - There are two slots for values, used in turn. A block writes to a slot only after a __syncthreads that its warps
+//   reach after their waits for the previous step. Together the warps wait for all blocks. So by then each block has
+//   published the previous step, and it did so after its last read of the slot that is written now.
 
 constexpr int THREADS = 256, WARPS = THREADS / 32, MEMBERS = HIDDEN / UNITS, TILES = COLUMNS / 8;
-constexpr int CELLS = (UNITS * COLUMNS + THREADS - 1) / THREADS;  // units times sequences, of each thread
-constexpr int BATCH = HIDDEN > 128 ? 4 : 2;  // of weights' tiles on their way: with all at once, ptxas spills
+constexpr int CELLS = (UNITS * COLUMNS + THREADS - 1) / THREADS;  // cells (unit, sequence) of each thread
+constexpr int BATCH = HIDDEN > 128 ? 4 : 2;  // tiles of weights that are loaded at a time; with more, registers spill
 
-// Forward: ROW_GROUPS warps share the gates' rows, SLICES warps the sum over the units.
+// In the forward loop a warp has one of ROW_GROUPS parts of the gates' rows, and one of SLICES parts of the sums.
 constexpr int ROW_GROUPS = UNITS >= 64 ? 8 : UNITS == 32 ? 4 : HIDDEN % 128 ? 2 : 1, SLICES = WARPS / ROW_GROUPS;
-constexpr bool STAGED = MEMBERS > 1 && ROW_GROUPS > 1;  // several warps need the same of h: one copy in shared memory
+constexpr bool STAGED = MEMBERS > 1 && ROW_GROUPS > 1;  // several warps read the same h: copy it to shared memory
 
 static_assert(HIDDEN % UNITS == 0 && UNITS % 16 == 0 && HIDDEN % (16 * SLICES) == 0 && COLUMNS % 8 == 0, "geometry");
 
@@ -38,15 +43,16 @@ __device__ __forceinline__ void mma(float* d, const unsigned* a, const unsigned*
 #endif
 }
 
-// A warp's product: ROWS tiles of 16 rows, DEPTH of 16 summands. Summand 4 q + s of a tile is what mma calls 2 q + s
-// for s < 2 and 2 q + s + 6 else, so that a thread's share of a tile of b (16, 8) is 8 bytes in a row.
+// The product of one warp: ROWS tiles of 16 rows and DEPTH tiles of 16 summands. The summands of a tile are permuted:
+// summand 4 q + s is number 2 q + s of mma if s < 2, else number 2 q + s + 6. So the share of a thread in a tile of b
+// (16, 8) is 8 neighbouring bytes.
 template <int ROWS, int DEPTH>
 struct Product {
-    static constexpr int CHAINS = ROWS * TILES >= 4 || DEPTH % 2 ? 1 : 2;  // of mma that do not wait for each other
+    static constexpr int CHAINS = ROWS * TILES >= 4 || DEPTH % 2 ? 1 : 2;  // in turn: no mma waits for the one before
     unsigned a[ROWS][DEPTH][4];
     float d[CHAINS][ROWS][TILES][4];
 
-    // b: a tile (16, 8) after the other, TILES of them for each 16 summands.
+    // Compute d = a b. b is a row of tiles (16, 8), TILES of them for each 16 summands.
     template <bool CACHED>
     __device__ __forceinline__ void run(const uint2* b) {
 #pragma unroll
@@ -68,7 +74,7 @@ struct Product {
     }
 };
 
-// Until the blocks of the units first to last have published `step`, for the warp that calls.
+// Wait with this warp until the blocks of the units first to last have published `step`.
 __device__ __forceinline__ void wait(const unsigned* flags, int first, int last, unsigned step) {
     for (int member = first / UNITS + threadIdx.x % 32; member <= last / UNITS; member += 32) {
 #ifdef DEBUG_SPINS
@@ -83,17 +89,18 @@ __device__ __forceinline__ void wait(const unsigned* flags, int first, int last,
     __syncwarp();
 }
 
+// Publish that this block has written the values of a step.
 __device__ __forceinline__ void publish(unsigned* flags, unsigned step) {
     __syncthreads();
     if (MEMBERS > 1 && threadIdx.x == 0) store_release(flags + blockIdx.x, step);
 }
 
-// Where in a matrix of b's tiles, `depth` summands by COLUMNS, a summand of a column stands.
+// Return the index of a summand of a column in a matrix of b's tiles.
 __device__ __forceinline__ int place(int summand, int tile, int column) {
     return ((summand / 16 * TILES + tile) * 8 + column) * 16 + summand % 16;
 }
 
-struct Cell { int unit, tile, column; };  // the unit counts within the block
+struct Cell { int unit, tile, column; };  // the unit is counted within the block, the column within the tile
 
 __device__ __forceinline__ Cell cell_of(int k) {
     const int at = (int)threadIdx.x + k * THREADS;
@@ -102,7 +109,8 @@ __device__ __forceinline__ Cell cell_of(int k) {
 
 typedef Product<UNITS / 4 / ROW_GROUPS, HIDDEN / 16 / SLICES> Forward;
 
-// Two tiles of rows are 8 units: gates i and f, then g and o. So a thread's sums are all gates of one unit.
+// Load the block's weights for the forward product. Two tiles of rows are 8 units: gates i and f, then gates g and o.
+// So the sums of a thread are all four gates of one unit.
 __device__ __forceinline__ void take_weights(Forward& product, const float* w) {
     const int warp = threadIdx.x / 32, row = threadIdx.x % 32 / 4, quarter = threadIdx.x % 4;
     constexpr int rows = UNITS / 4 / ROW_GROUPS, depth = HIDDEN / 16 / SLICES;
@@ -122,14 +130,16 @@ __device__ __forceinline__ void take_weights(Forward& product, const float* w) {
         }
 }
 
-// Where the threads of the forward loop have their cells: alone in a row group, as mma leaves its sums.
+// Return cell k of this thread in the forward loop. If SLICES is 1, it is a cell whose whole sums mma leaves in this
+// thread.
 __device__ __forceinline__ Cell forward_cell(int k) {
     if (SLICES > 1) return cell_of(k);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, pairs = UNITS / 8 / ROW_GROUPS;
     return {(warp * pairs + k / 2 / TILES) * 8 + lane / 4, k / 2 % TILES, lane % 4 * 2 + k % 2};
 }
 
-// The four gates' sums z of every cell of this thread are added to. shared: room for the parts of SLICES warps.
+// Add the products of the four gates to z, for every cell of this thread. shared: a buffer for the parts of SLICES
+// warps.
 __device__ __forceinline__ void add_sums(const Forward& product, float (*z)[4], float* shared) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int rows = UNITS / 4 / ROW_GROUPS;
@@ -166,9 +176,10 @@ __device__ __forceinline__ void add_sums(const Forward& product, float (*z)[4], 
     }
 }
 
-// gates (4H, T, N) arrives as W_ih x + b and leaves as the activations; h and c (H, T+1, N), slot 0 given; keep (T, N)
-// or null. *_ld: how far the rows of an array are apart. exchange: two slots a chunk of HIDDEN by COLUMNS 16-bit
-// numbers; flags: MEMBERS a chunk, 0 before the launch. Dynamic shared memory: a float a cell of all chunks of a group.
+// Run the layer. gates (4H, T, N) arrives as W_ih x + b and leaves as the activations. h and c (H, T+1, N) are written
+// from slot 1 on; slot 0 is the initial state. keep is (T, N) or null. *_ld: the distance of the rows of an array.
+// exchange: for each chunk two slots of HIDDEN by COLUMNS 16-bit numbers. flags: MEMBERS for each chunk, 0 before the
+// launch. Dynamic shared memory: one float for each cell of all chunks of a group. Step -1 only sends the initial h.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
     const float* w, float* gates, unsigned gates_ld, float* h, unsigned h_ld, float* c, unsigned c_ld,
     const float* keep, unsigned short* exchange, unsigned* flags, int steps, int n, int chunks) {
@@ -227,7 +238,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
             }
             publish(published, t + 2);
 #pragma unroll
-            for (int k = 0; k < CELLS; k++) {  // nobody waits for these
+            for (int k = 0; k < CELLS; k++) {  // after publish: no block waits for these
                 const Cell cell = forward_cell(k);
                 const int unit = member * UNITS + cell.unit, column = chunk * COLUMNS + cell.tile * 8 + cell.column;
                 if (t < 0 || cell.tile >= TILES || column >= n) continue;
@@ -242,7 +253,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
 
 typedef Product<UNITS / 16, HIDDEN / 32> Backward;
 
-// W_hh^T: rows are this block's units, a warp's summands the gates of HIDDEN / 8 units, all four of one unit together.
+// Load the block's weights for the backward product with W_hh^T. Its rows are the block's units. The summands of a warp
+// are the gates of HIDDEN / 8 units, the four gates of a unit together.
 __device__ __forceinline__ void take_transposed(Backward& product, const float* w) {
     const int warp = threadIdx.x / 32, row = threadIdx.x % 32 / 4, quarter = threadIdx.x % 4;
     const float* own = w + (size_t)(warp * (HIDDEN / 8) + quarter) * HIDDEN + blockIdx.x * UNITS + row;
@@ -260,7 +272,7 @@ __device__ __forceinline__ void take_transposed(Backward& product, const float* 
         }
 }
 
-// The sums of every cell of this thread, out of the warps' parts.
+// Set dh to the sums of all warps' parts, for every cell of this thread.
 __device__ __forceinline__ void take_sums(const Backward& product, float* dh, float* shared) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
@@ -285,12 +297,13 @@ __device__ __forceinline__ void take_sums(const Backward& product, float* dh, fl
     }
 }
 
-// gates (4H, T, N) arrives as the activations and leaves as dL/dz; c (H, T+1, N); dy (H, T, N); dh and dc (H, N) arrive
-// as the gradient at the last state and leave as that at the initial one. exchange: slots of 4 HIDDEN by COLUMNS.
+// Run the layer backwards. gates (4H, T, N) arrives as the activations and leaves as dL/dz. c (H, T+1, N) and dy (H,
+// T, N) are read. dh and dc (H, N) arrive as the gradient at the last state and leave as the gradient at the initial
+// state. exchange has slots of 4 HIDDEN by COLUMNS numbers. Step -1 only computes the gradient at the initial state.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
     const float* w, float* gates, unsigned gates_ld, const float* c, unsigned c_ld, const float* keep, const float* dy,
     unsigned dy_ld, float* dh, float* dc, unsigned short* exchange, unsigned* flags, int steps, int n, int chunks) {
-    constexpr int SLOT = 4 * HIDDEN * COLUMNS, SHARE = HIDDEN / WARPS;  // units of a warp's sum
+    constexpr int SLOT = 4 * HIDDEN * COLUMNS, SHARE = HIDDEN / WARPS;  // units over which a warp sums
     extern __shared__ float state[];  // dc
     __shared__ __align__(16) float parts[WARPS * UNITS * COLUMNS];
     __shared__ __align__(16) unsigned short alone[MEMBERS == 1 ? SLOT : 8];
@@ -318,7 +331,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
             }
             unsigned short* slots = exchange + (size_t)chunk * 2 * SLOT;
             unsigned* published = flags + chunk * MEMBERS;
-            const unsigned done = steps - 1 - t;  // steps that were published before
+            const unsigned done = steps - 1 - t;  // the number of steps that are published already
             if (done) {
                 if (MEMBERS > 1) wait(published, warp * SHARE, (warp + 1) * SHARE - 1, done);
                 const unsigned short* from = MEMBERS == 1 ? alone : slots + (t + 1) % 2 * SLOT;
@@ -345,7 +358,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
             }
             publish(published, done + 1);
 #pragma unroll
-            for (int k = 0; k < CELLS; k++) {  // nobody waits for these
+            for (int k = 0; k < CELLS; k++) {  // after publish: no block waits for these
                 const Cell cell = cell_of(k);
                 const int unit = member * UNITS + cell.unit, column = chunk * COLUMNS + cell.tile * 8 + cell.column;
                 if (t < 0 || cell.tile >= TILES || column >= n) continue;

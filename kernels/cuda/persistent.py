@@ -1,8 +1,8 @@
-"""One layer's time loop as one launch, forward and backward, in the precision classes with 16-bit products.
+"""Time loops of one layer as a single launch, forward and backward, in the precision classes with 16-bit products.
 
-The kernels are persistent.cu. W_hh stays in the registers of a group of blocks for all steps, and a group
-takes chunks of sequences. The blocks of all groups must be on the card together, one to a multiprocessor, or they
-would wait for each other for ever.
+The kernels are in persistent.cu. W_hh stays in the registers of a group of blocks for all steps, and a group works on
+chunks of sequences. The blocks of a group wait for each other at each step. So the blocks of all groups must run at the
+same time, one on each multiprocessor; otherwise they would wait forever.
 """
 from typing import NamedTuple
 
@@ -13,31 +13,36 @@ from ..arrays import Argument, Array, CudaArray
 from .text import GATES, source
 
 CODE = source("ptx.cuh") + GATES + source("persistent.cu")
-THREADS = 256
-LARGEST = 1024         # of hidden: above it W_hh does not fit into registers
-STATE = 8 << 10        # bytes of shared memory for c or dc; the kernels' own arrays take up to 40 KB of the 48
-CLASSES = {"tf32": 75, "bf16": 80}  # and the compute capability that has such products
+THREADS = 256          # the threads of a block, as in persistent.cu
+LARGEST = 1024         # the largest hidden size: above it W_hh does not fit into the registers of a card
+STATE = 8 << 10        # bytes of shared memory for c or dc; the kernels' own arrays take up to 40 of the 48 KB
+# For each precision class the first compute capability, times ten, whose tensor cores have its products.
+CLASSES = {"tf32": 75, "bf16": 80}
 
 
 class Geometry(NamedTuple):
-    """How the work is shared out: members * groups blocks, each owns `units` of a group's `chunks` of `columns`."""
-    units: int
-    members: int
-    columns: int
-    chunks: int   # of all groups together
-    groups: int
+    """The division of the work among members * groups blocks."""
+    units: int    # hidden units of each block
+    members: int  # blocks of a group: together they have all hidden units
+    columns: int  # sequences of a chunk
+    chunks: int   # chunks of all groups together
+    groups: int   # groups; each works on its own share of the chunks
 
     @property
     def state(self) -> int:
-        """Bytes of dynamic shared memory: a float a cell."""
+        """Return the bytes of dynamic shared memory of a block: one float for each unit and sequence of its chunks."""
         return -(-self.chunks // self.groups) * -(-self.units * self.columns // THREADS) * THREADS * 4
 
 
 def geometry(hidden: int, n: int, multiprocessors: int) -> Geometry:
-    """For `why_not`'s sizes. Sequences are 8 to a chunk, or 16 where the card has not blocks enough for that."""
+    """Return the geometry for sizes that `why_not` accepts.
+
+    A chunk has 8 sequences. It has 16 if the card cannot run all chunks of 8 at the same time and 16 fit into shared
+    memory.
+    """
     units = hidden if hidden <= 128 else 64 if hidden <= 256 else 32 if hidden <= 512 else 16
     members = hidden // units
-    if members == 1:  # blocks on their own need not be there together
+    if members == 1:  # such blocks wait for no other, so any number may be launched
         return Geometry(units, 1, 8, -(-n // 8), -(-n // 8))
     most = max(1, multiprocessors // members)
     shared_memory_for_16 = hidden % 128 == 0 or hidden <= 704
@@ -47,9 +52,10 @@ def geometry(hidden: int, n: int, multiprocessors: int) -> Geometry:
 
 
 def why_not(hidden: int, n: int, precision: str, capability: int, multiprocessors: int) -> str | None:
-    """Why there is no such kernel for this layer on this card, in one line; None where there is one.
+    """Return None if the kernels can run this layer on this card, else one line with the cause.
 
-    capability: major and minor as one number, as 90; multiprocessors: how many the card has.
+    n: the number of sequences; capability: the compute capability times ten, 90 for 9.0; multiprocessors: how many of
+    them the card has.
     """
     if precision not in CLASSES:
         return f"persistent kernels compute in tf32 or bf16, not in {precision}: --dtype tf32"
@@ -66,10 +72,11 @@ def why_not(hidden: int, n: int, precision: str, capability: int, multiprocessor
 
 
 class Persistent:
-    """The time loops of layers of one size on the current card, or on one as described; raises ValueError as `why_not`.
+    """The time loops of layers of one hidden size, for n sequences and at most `steps` steps.
 
-    A call has up to `steps` steps, and n sequences. Buffers are made here: a call allocates nothing. Where `spins` is
-    given, a wait of more rounds ends the launch with an error.
+    All buffers are made here, so a call allocates nothing. capability and multiprocessors describe the card; None means
+    the current card. spins: for tests, the number of rounds after which a wait ends the launch with an error. Raises
+    ValueError if `why_not` gives a reason against it.
     """
 
     def __init__(self, hidden: int, steps: int, n: int, precision: str, capability: int | None = None,
@@ -93,17 +100,20 @@ class Persistent:
         self._exchange, self._flags = cupy.zeros(slots, np.uint16), cupy.zeros(chunks * members, np.uint32)
 
     def forward(self, w_hh: Array, gates: Array, h: Array, c: Array, keep: Array | None) -> None:
-        """gates (4H, T, N) enters as W_ih x + b and leaves as the activations; h and c (H, T+1, N).
+        """Run the layer: gates (4H, T, N) arrives as W_ih x + b and leaves as the activations.
 
-        h[:, 1:] and c[:, 1:] are written. w_hh (4H, H); keep (T, N) or None. All are float32; rows may lie apart.
+        h[:, 1:] and c[:, 1:] (H, T+1, N) are written; slot 0 is the initial state. w_hh is (4H, H), keep (T, N) or
+        None. All arrays are float32. Arrays (rows, T, N) may be the first steps of longer arrays. Raises ValueError
+        for arrays of another dtype or with gaps, and for gates of another shape.
         """
         self._launch(self._forward, gates, contiguous(w_hh), *rows(gates), *rows(h), *rows(c), contiguous(keep))
 
     def backward(self, w_hh: Array, gates: Array, c: Array, keep: Array | None, dy: Array, dh: Array,
                  dc: Array) -> None:
-        """gates (4H, T, N) enters as the activations and leaves as dL/dz; dy (H, T, N).
+        """Run the layer backwards: gates (4H, T, N) arrives as the activations and leaves as dL/dz.
 
-        dh and dc (H, N) enter as the gradient at the last state and leave as that at the initial one.
+        c (H, T+1, N) and dy (H, T, N) are read. dh and dc (H, N) arrive as the gradient at the last state and leave as
+        the gradient at the initial state. Raises the same errors as `forward`.
         """
         self._launch(self._backward, gates, contiguous(w_hh), *rows(gates), *rows(c), contiguous(keep), *rows(dy),
                      contiguous(dh), contiguous(dc))
@@ -121,7 +131,10 @@ class Persistent:
 
 
 def contiguous(array: Array | None) -> Argument:
-    """The array, or a null pointer for None, as a kernel takes it. Raises ValueError for one that has gaps."""
+    """Return the array as a kernel takes it, or a null pointer for None.
+
+    Raises ValueError for an array that is not float32 or not contiguous.
+    """
     if array is None:
         return np.uintp(0)
     if not (array.dtype == np.float32 and array.flags.c_contiguous):
@@ -130,7 +143,10 @@ def contiguous(array: Array | None) -> Argument:
 
 
 def rows(array: Array) -> tuple[CudaArray, np.uint32]:
-    """An array (R, T, N) and how many numbers its rows are apart, both as a kernel takes them. Raises ValueError."""
+    """Return an array (R, T, N) and the distance of its rows in numbers, both as a kernel takes them.
+
+    Raises ValueError for an array that is not float32, has gaps within a row, or spans 2^32 numbers or more.
+    """
     apart = array.strides[0] // array.itemsize
     if array.dtype != np.float32 or not array[0].flags.c_contiguous or len(array) * apart >= 2 ** 32:
         raise ValueError("the persistent kernels need float32 arrays of less than 2^32 numbers, rows without gaps")

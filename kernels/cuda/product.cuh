@@ -1,14 +1,16 @@
-// Rows of a matrix times the columns of a state, by the warps of a block: `product`.
+// The matrix product of writer.cu: a block's rows of a matrix times the columns of a state.
 //
-// Options: REAL, HIDDEN, COLUMNS, SLICES, WARPS, as in writer.cu. Four rows of the matrix, a group, belong together;
-// the depth, filled up to fours, is shared by SLICES warps and their lanes.
+// Options: REAL, HIDDEN, COLUMNS, SLICES, WARPS, as in writer.cu. Four rows of the matrix are a group. The depth of the
+// product, padded to a multiple of four, is divided among SLICES warps and their lanes.
 
 struct __align__(16) Four { REAL of[4]; };
 
-constexpr int DEPTH = (HIDDEN + 3) / 4, GATES = 4 * COLUMNS;
-constexpr int UNROLLED = COLUMNS * sizeof(REAL) > 8 ? 1 : 2;  // fours of a row that a lane loads at once
+constexpr int DEPTH = (HIDDEN + 3) / 4, GATES = 4 * COLUMNS;  // Fours in a row of the matrix; sums of a group
+constexpr int UNROLLED = COLUMNS * sizeof(REAL) > 8 ? 1 : 2;  // Fours of a row that a lane loads at once
 
-// Sums of COUNT values over the lanes, COUNT a power of two up to 32: lane k has that of value k * COUNT / 32.
+// Sum each of COUNT values over the lanes of a warp; COUNT is a power of two up to 32. Lane k returns the sum of value
+// k * COUNT / 32. In each round a lane sends half of its values to another lane, so it needs fewer exchanges than COUNT
+// separate sums.
 template <int COUNT> __device__ __forceinline__ REAL fold(REAL (&v)[COUNT]) {
     int m = COUNT;
 #pragma unroll
@@ -29,7 +31,8 @@ template <int COUNT> __device__ __forceinline__ REAL fold(REAL (&v)[COUNT]) {
     return v[0];
 }
 
-// sums[slice][group][4][COLUMNS]: what a slice of the depth gives of w (groups, 4, 4 DEPTH) x (COLUMNS, 4 DEPTH)^T.
+// Compute the product w (groups, 4, 4 DEPTH) x (COLUMNS, 4 DEPTH)^T in parts: sums[slice][group][4][COLUMNS] is the
+// share of one slice of the depth. The caller adds the slices.
 __device__ void product(const Four* w, int groups, const REAL* x, REAL* sums) {
     for (int task = warp(); task < groups * SLICES; task += WARPS) {
         const Four* mine = w + task / SLICES * 4 * DEPTH;

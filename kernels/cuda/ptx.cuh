@@ -1,8 +1,9 @@
-// What CUDA C++ has no word for without its headers: 16-bit floats, tensor cores, and flags between blocks, as PTX.
+// Functions for 16-bit floats, tensor cores and flags between blocks, in PTX. Without its headers CUDA C++ does not
+// have them.
 //
-// A pair of 16-bit numbers is one unsigned, the first in its low half. The fragments of mma are those of the PTX manual
-// ("Matrix Fragments for mma.m16n8k16"): d (16, 8) += a (16, K) b (K, 8). Where there is no such card, an emulator has
-// functions of the same names.
+// A pair of 16-bit numbers is one unsigned, with the first number in the low half. mma_*_kK computes d (16, 8) += a
+// (16, K) b (K, 8) with one warp. The PTX manual ("Matrix Fragments for mma.m16n8k16") says which numbers each lane
+// has. The tests run the kernels without a card in an emulator, which has functions of the same names.
 
 #ifndef EMULATOR
 __device__ __forceinline__ unsigned short to_f16(float x) {
@@ -49,7 +50,7 @@ __device__ __forceinline__ void mma_f16_k8(float* d, const unsigned* a, const un
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(b[0]));
 }
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800  // and where nvcc reads the text for the host
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800  // nvcc also reads the text for the host
 __device__ __forceinline__ void mma_f16_k16(float* d, const unsigned* a, const unsigned* b) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};" : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -63,7 +64,8 @@ __device__ __forceinline__ void mma_bf16_k16(float* d, const unsigned* a, const 
 }
 #endif
 
-// What this thread, and those whose writes it has seen, wrote before is seen by who acquires the value stored here.
+// Store a value. A thread that loads it with load_acquire then sees all earlier writes of this thread, and all writes
+// that this thread has seen.
 __device__ __forceinline__ void store_release(unsigned* at, unsigned value) {
     asm volatile("st.release.gpu.global.u32 [%0], %1;" :: "l"(at), "r"(value) : "memory");
 }

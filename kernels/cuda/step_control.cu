@@ -1,9 +1,11 @@
-// The sums by which a captured step decides, and the decision: step_control.py launches both.
+// The kernels of step control: sums of the losses and of the gradient, and the decision whether the step counts.
+// step_control.py launches both.
 
-// partials (2, parts): of the losses, and of the gradient's squares, a part of each a block; grid (parts, 2).
+// Compute partials (2, parts): partial sums of the losses, and of the squares of the gradient. The grid is (parts, 2);
+// each block writes one partial sum.
 extern "C" __global__ void sums(const REAL* loss, long long losses, const REAL* grads, long long count,
                                 double* partials) {
-    __shared__ double room[THREADS];
+    __shared__ double sum[THREADS];
     const bool square = blockIdx.y;
     const REAL* values = square ? grads : loss;
     const long long size = square ? count : losses;
@@ -12,36 +14,39 @@ extern "C" __global__ void sums(const REAL* loss, long long losses, const REAL* 
         const double value = values[k];
         total += square ? value * value : value;
     }
-    room[threadIdx.x] = total;
+    sum[threadIdx.x] = total;
     for (int half = THREADS / 2; half; half /= 2) {
         __syncthreads();
-        if (threadIdx.x < half) room[threadIdx.x] += room[threadIdx.x + half];
+        if (threadIdx.x < half) sum[threadIdx.x] += sum[threadIdx.x + half];
     }
-    if (threadIdx.x == 0) partials[blockIdx.y * gridDim.x + blockIdx.x] = room[0];
+    if (threadIdx.x == 0) partials[blockIdx.y * gridDim.x + blockIdx.x] = sum[0];
 }
 
-// One block. control: the step that is taken, from 0, and whether the run has halted; losses and norms: a ring by step.
-// A step whose loss or gradient is no finite number halts the run: until the host has looked, scale is NaN, at which
-// nothing is updated, and the counter stands.
-extern "C" __global__ void judge(const double* partials, int parts, long long* control, double* losses, double* norms,
-                                 double* scale, int ring, double positions, double clip) {
-    __shared__ double room[2][THREADS];
+// Decide whether the step counts; one block. control: the number of the step, from 0, and 1 if the run has halted.
+// losses and norms are rings: the mean loss and the norm of the mean gradient, by step. If one of the two is not
+// finite, the run halts: until the host sets control again, scale is NaN, so that nothing is updated, and the step is
+// not counted.
+//
+// The sums are made in one fixed order, in double: a run that is repeated makes the same decisions.
+extern "C" __global__ void decide(const double* partials, int parts, long long* control, double* losses,
+                                  double* norms, double* scale, int ring, double positions, double clip) {
+    __shared__ double sum[2][THREADS];
     for (int which = 0; which < 2; which++) {
         double total = 0;
         for (int k = threadIdx.x; k < parts; k += THREADS) total += partials[which * parts + k];
-        room[which][threadIdx.x] = total;
+        sum[which][threadIdx.x] = total;
     }
     for (int half = THREADS / 2; half; half /= 2) {
         __syncthreads();
         if (threadIdx.x < half)
-            for (int which = 0; which < 2; which++) room[which][threadIdx.x] += room[which][threadIdx.x + half];
+            for (int which = 0; which < 2; which++) sum[which][threadIdx.x] += sum[which][threadIdx.x + half];
     }
     if (threadIdx.x) return;
-    const double loss = room[0][0] / positions, norm = sqrt(room[1][0]) / positions;
+    const double loss = sum[0][0] / positions, norm = sqrt(sum[1][0]) / positions;
     if (!control[1]) {
         losses[control[0] % ring] = loss;
         norms[control[0] % ring] = norm;
-        control[1] = !(loss - loss == 0 && norm - norm == 0);
+        control[1] = !(loss - loss == 0 && norm - norm == 0);  // x - x is NaN if x is NaN or infinite
     }
     const double bound = clip > 0 && norm > clip ? clip / norm : 1;
     const double nothing = 0;

@@ -1,8 +1,9 @@
-"""What a captured training step goes by, on the card: the windows and rates of the next steps, a counter, the verdict.
+"""Step control: counters and rings on the card that control captured training steps, and the kernels that use them.
 
-The host fills a ring, a slot a step, and launches; each step reads the slot of its own number. A step whose loss or
-gradient is no finite number halts the run: it and all steps queued behind it change nothing until the host has
-looked. So nothing is synchronised in between, and yet what follows a bad step is as if every step had been looked at.
+The host writes the windows and numbers of the next steps into a ring, one slot for each step, and launches the steps.
+Each step reads the slot of its own number, which a counter on the card holds. If the loss or the gradient of a step is
+not finite, the run halts: this step and all steps queued behind it change nothing until the host calls `go`. So the
+host need not look at each step before the next one, and the result is the same as if it did.
 """
 import cupy
 import numpy as np
@@ -12,9 +13,11 @@ from ..arrays import Array, StackState
 from ..cpu.ops import IDS, ids_to_device
 from .text import source
 
-THREADS, PARTS, EACH = 256, 256, 16  # of the sums: threads a block, blocks at most, and numbers a thread at least
+# For the sums: the threads of a block, the largest number of blocks, and the smallest number of summands of a thread.
+THREADS, PARTS, EACH = 256, 256, 16
 SOURCE = source("step_control.cu")
 
+# The kernels of `begin` and `carry`. `scale == scale` is false if scale is NaN: then the run has halted.
 FETCH = ElementwiseKernel(
     "raw int64 windows, raw int64 control, int64 ring, int64 size", "int64 id",
     "id = windows[control[0] % ring * size + i];", "fetch_kernel")
@@ -35,19 +38,22 @@ CARRY = ElementwiseKernel(
 
 
 class StepControl:
-    """Counters and rings on the card by which captured steps over (T, N) symbols go.
+    """Counters and rings on the card that control captured steps over (T, N) = (steps, n) symbols.
 
-    dtype: of the model's arrays; clip: the norm at which gradients are clipped.
+    ring: how many steps the rings hold; clip: the norm at which gradients are clipped, 0 for never; dtype: the dtype of
+    the model's arrays. A captured step reads four attributes:
 
-    ids (T+1, N): the window of the step; pace: rate, size, correction (optim.Pace) and scale: arrays () of float64, of
-    which scale is what the summed gradient is to be multiplied with, or NaN; words: the step's number as two uint32.
+        ids    (T+1, N): the window of the step
+        pace   rate, size and correction of the step (optim.Pace), arrays () of float64
+        scale  () of float64: the factor of the summed gradient, or NaN after the run has halted
+        words  the number of the step as two arrays () of uint32
     """
 
     def __init__(self, ring: int, steps: int, n: int, clip: float, dtype: str | np.dtype):
         self.ring, self.clip = ring, clip
         self.windows = cupy.zeros((ring, steps + 1, n), IDS)
-        self.slots = cupy.zeros((ring, 4))  # of each step: the pace, and whether it begins at a state of zeros
-        self.control = cupy.zeros(2, np.int64)
+        self.slots = cupy.zeros((ring, 4))  # of each step: the pace, and 1 if it begins with a reset state, else 0
+        self.control = cupy.zeros(2, np.int64)  # the number of the next step, and 1 if the run has halted, else 0
         self.ids = cupy.zeros((steps + 1, n), IDS)
         self._now, self._scale, self._words = cupy.zeros(3), cupy.zeros(1), cupy.zeros(2, np.uint32)
         self.pace = tuple(self._now[k:k + 1].reshape(()) for k in range(3))
@@ -56,42 +62,48 @@ class StepControl:
         self.losses, self.norms = cupy.zeros(ring), cupy.zeros(ring)
         self._partials = cupy.zeros((2, PARTS))
         options = f"-DREAL={'double' if np.dtype(dtype) == np.float64 else 'float'}", f"-DTHREADS={THREADS}"
-        self._sums, self._judge = (cupy.RawKernel(SOURCE, name, options=options) for name in ("sums", "judge"))
+        self._sums, self._decide = (cupy.RawKernel(SOURCE, name, options=options) for name in ("sums", "decide"))
 
     def fill(self, step: int, windows: np.ndarray, numbers: np.ndarray) -> None:
-        """The slots of the K steps from `step` on, which counts from 0; K at most `ring`.
+        """Write the slots of the K steps from `step` on, counted from 0; K is at most `ring`.
 
-        windows (K, T+1, N): ids, of fewer rows where all windows are shorter; numbers (K, 4): rate, size, correction,
-        and 1 where the state begins at zero, else 0.
+        windows (K, T+1, N) are ids; they may have fewer rows if all windows are shorter. numbers (K, 4): rate, size,
+        correction, and 1 for a step that begins with a reset state, else 0.
         """
         slot = step % self.ring
-        for here, some in ((slot, slice(0, self.ring - slot)), (0, slice(self.ring - slot, None))):  # it may wrap
+        for here, some in ((slot, slice(0, self.ring - slot)), (0, slice(self.ring - slot, None))):  # the ring may wrap
             if len(numbers[some]):
                 there = slice(here, here + len(numbers[some]))
                 self.windows[there, :windows.shape[1]] = cupy.asarray(ids_to_device(windows[some]))
                 self.slots[there] = cupy.asarray(numbers[some])
 
     def go(self, step: int, halted: bool = False) -> None:
-        """Step `step` is the next."""
+        """Make `step` the next step. halted: steps change nothing until this function is called again."""
         self.control[...] = cupy.asarray(np.array([step, halted], np.int64))
 
     def read(self) -> tuple[int, bool, np.ndarray, np.ndarray]:
-        """Wait for what was launched: the next step, has it halted there, and by slot the losses and norms."""
+        """Wait for all launched steps. Return the next step, True if the run halted there, and the two rings.
+
+        The rings are the losses (nats per character) and the norms of the mean gradients before clipping, by slot.
+        """
         step, halted = map(int, cupy.asnumpy(self.control))
         return step, bool(halted), cupy.asnumpy(self.losses), cupy.asnumpy(self.norms)
 
     def begin(self, state: StackState, first: StackState) -> None:
-        """Within a step, at first: fetch what is in its slot; state (h, c: (L, H, N)) -> first, or zeros if fresh."""
+        """Begin a step: read its slot, and copy `state` to `first`, or write zeros if the step resets the state.
+
+        Both are pairs h and c of arrays (L, H, N).
+        """
         FETCH(self.windows, self.control, self.ring, self.ids.size, self.ids)
         BEGIN(*state, self.slots, self.control, self.ring, *first, self._now, self._words)
 
     def check(self, loss: Array, grads: Array) -> None:
-        """From loss (T, N) and the gradient (P,) of its sum: scale, the rings, and the counter."""
+        """Set scale, the rings and the counter from loss (T, N) and the gradient (P,) of its sum."""
         parts = min(PARTS, -(-grads.size // (THREADS * EACH)))
         self._sums((parts, 2), (THREADS,), (loss, np.int64(loss.size), grads, np.int64(grads.size), self._partials))
-        self._judge((1,), (THREADS,), (self._partials, np.int32(parts), self.control, self.losses, self.norms,
-                                       self._scale, np.int32(self.ring), np.float64(loss.size), np.float64(self.clip)))
+        self._decide((1,), (THREADS,), (self._partials, np.int32(parts), self.control, self.losses, self.norms,
+                                        self._scale, np.int32(self.ring), np.float64(loss.size), np.float64(self.clip)))
 
     def carry(self, last: StackState, state: StackState) -> None:
-        """Within a step, at last: last -> state, unless the run has halted."""
+        """End a step: copy `last` to `state`, both h and c (L, H, N), unless the run has halted."""
         CARRY(*last, self.scale, *state)

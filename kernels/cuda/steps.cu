@@ -1,26 +1,29 @@
-// The LSTM cell around a matrix product a time step: a thread is one unit of one layer in one sequence.
+// The kernels of the paths graph and wavefront: the LSTM cell of one step, between two matrix products of cuBLAS. Each
+// thread computes one unit of one layer in one sequence.
 //
-// REAL is float or double; gates.cuh stands in front of this text. Arrays are those of rnncore/nn/lstm.py, (rows, T, N),
-// rows ld apart; operands and results of the products are matrices of their own, rows `width` apart. keep (T, N) counts
-// where documents is not 0. `at` is where (t, column) lies in a row; c and h begin one step earlier.
+// gates.cuh comes before this text, and REAL is float or double. Arrays are (rows, T, N), as in rnncore/nn/lstm.py,
+// with rows ld numbers apart. Operands and results of the products are matrices of their own, with rows `width` numbers
+// apart. keep (T, N) is read only if has_keep is not 0. `at` is the index of (t, column) in a row of gates. In a row of
+// h or c it is the index of the state before step t, because these arrays have T + 1 steps.
 
-struct Cache {  // lstm.Cache
+struct Cache {  // the arrays of lstm.Cache, and the distances of their rows
     REAL *gates, *h, *c;
     long long gates_ld, h_ld, c_ld;
 };
 
-struct Layer {  // of a stack, in words of eight bytes as wavefront.py writes them; a pointer that is not needed is 0
+// One layer of a stack. wavefront.py writes it as numbers of 8 bytes. A pointer that is not needed is 0.
+struct Layer {
     Cache cache;
-    const REAL *bias, *mask;          // mask (H, T, N), or (H, 1, N): then mask_step is 0, else N
-    REAL* dropped;                    // (H, T, N): what the layer hands on, where there are masks
+    const REAL *bias, *mask;          // the dropout mask is (H, T, N), or (H, 1, N) with mask_step 0
+    REAL* dropped;                    // (H, T, N): the output of the layer, h times its mask
     long long mask_ld, mask_step, dropped_ld;
-    const REAL *dh_last, *dc_last;    // (H, N): the gradient at the last state, 0 where there is none
-    REAL *dh_first, *dc_first;        // (H, N): that at the initial state; dc_first is dc on the way there
+    const REAL *dh_last, *dc_last;    // (H, N): the gradient at the last state, or null for zeros
+    REAL *dh_first, *dc_first;        // (H, N): the gradient at the initial state; until then dc_first holds dc
 };
 
 __device__ inline int thread() { return blockIdx.x * blockDim.x + threadIdx.x; }
 
-// z arrives as the sums of one unit's gates; its activations, c and h are written. Returns h.
+// Compute one unit from its pre-activations z: write its activations, c and h. Return h.
 __device__ inline REAL forward(const Cache& cache, REAL z[4], int hidden, int unit, long long at, int n, REAL keep) {
     REAL *c = cache.c + unit * cache.c_ld + at, *h = cache.h + unit * cache.h_ld + at, h_new;
     gates_forward(z[0], z[1], z[2], z[3], c[0], keep, c[n], h_new);
@@ -28,7 +31,8 @@ __device__ inline REAL forward(const Cache& cache, REAL z[4], int hidden, int un
     return h[n] = h_new;
 }
 
-// The activations of one unit become dL/dz, in the cache and in dz (4H, width); dc leaves as that of the step before.
+// Compute the gradient of one unit. Its activations in the cache are overwritten by dL/dz, which is also written to dz
+// (4H, width). dc arrives as dL/dc and leaves as dL/dc_prev.
 __device__ inline void backward(const Cache& cache, REAL* dz, REAL dh, REAL& dc, int hidden, int unit, long long at,
                                 int n, int column, int width, REAL keep) {
     const REAL* c = cache.c + unit * cache.c_ld + at;
@@ -42,18 +46,20 @@ __device__ inline void backward(const Cache& cache, REAL* dz, REAL dh, REAL& dc,
     }
 }
 
-// to (H, N) = keep (N,) from (H, N): the initial h before the loop, dL/dh at the initial state after it.
+// Compute to (H, N) = keep (N,) times from (H, N). It serves for the initial h before the loop, and for dL/dh at the
+// initial state after it.
 extern "C" __global__ void keep_rows(const REAL* from, REAL* to, const REAL* keep, long long from_ld, long long to_ld,
-                                     int documents, int hidden, int n) {
+                                     int has_keep, int hidden, int n) {
     const int unit = thread() / n, column = thread() % n;
     if (unit >= hidden) return;
-    to[unit * to_ld + column] = from[unit * from_ld + column] * (documents ? keep[column] : 1);
+    to[unit * to_ld + column] = from[unit * from_ld + column] * (has_keep ? keep[column] : 1);
 }
 
-// Step t of one layer: recurrent (4H, width) is W_hh h; next (H, width) leaves as the h that step t + 1 multiplies.
+// Compute step t of one layer. recurrent (4H, width) is W_hh h. next (H, width) = h times the keep of step t + 1 is the
+// operand of the next product.
 extern "C" __global__ void step_forward(REAL* gates, REAL* h, REAL* c, const REAL* recurrent, REAL* next,
                                         const REAL* keep, long long gates_ld, long long h_ld, long long c_ld,
-                                        int documents, int t, int steps, int hidden, int n, int width) {
+                                        int has_keep, int t, int steps, int hidden, int n, int width) {
     const int unit = thread() / n, column = thread() % n;
     if (unit >= hidden) return;
     const long long at = (long long)t * n + column;
@@ -62,35 +68,39 @@ extern "C" __global__ void step_forward(REAL* gates, REAL* h, REAL* c, const REA
         const long long row = gate * hidden + unit;
         z[gate] = gates[row * gates_ld + at] + recurrent[row * width + column];
     }
-    const REAL h_new = forward({gates, h, c, gates_ld, h_ld, c_ld}, z, hidden, unit, at, n, documents ? keep[at] : 1);
-    next[unit * (long long)width + column] = h_new * (documents && t + 1 < steps ? keep[at + n] : 1);
+    const REAL h_new = forward({gates, h, c, gates_ld, h_ld, c_ld}, z, hidden, unit, at, n, has_keep ? keep[at] : 1);
+    next[unit * (long long)width + column] = h_new * (has_keep && t + 1 < steps ? keep[at + n] : 1);
 }
 
-// Step t of one layer backwards: dh (H, N), rows dh_ld apart, comes from step t + 1: W_hh^T dz, but for the last step.
+// Compute step t of one layer backwards. dh (H, N), with rows dh_ld apart, is W_hh^T dz of step t + 1, or at the last
+// step the gradient at the last state.
 extern "C" __global__ void step_backward(REAL* gates, REAL* c, const REAL* dy, const REAL* dh, REAL* dc, REAL* dz,
                                          const REAL* keep, long long gates_ld, long long c_ld, long long dy_ld,
-                                         long long dh_ld, int documents, int t, int steps, int hidden, int n,
+                                         long long dh_ld, int has_keep, int t, int steps, int hidden, int n,
                                          int width) {
     const int unit = thread() / n, column = thread() % n;
     if (unit >= hidden) return;
     const long long at = (long long)t * n + column;
-    const REAL later = dh[unit * dh_ld + column] * (documents && t + 1 < steps ? keep[at + n] : 1);
+    const REAL later = dh[unit * dh_ld + column] * (has_keep && t + 1 < steps ? keep[at + n] : 1);
     backward({gates, nullptr, c, gates_ld, 0, c_ld}, dz, later + dy[unit * dy_ld + at], dc[unit * n + column], hidden,
-             unit, at, n, column, width, documents ? keep[at] : 1);
+             unit, at, n, column, width, has_keep ? keep[at] : 1);
 }
 
-// Of a stack: operand 2k, of the products with W_hh of layer k, is its initial h; operand 2k - 1 is for its W_ih.
-extern "C" __global__ void stack_begin(const Layer* layers, REAL* operands, const REAL* keep, int documents, int hidden,
+// Write the first operands of a stack. Operand 2k, for W_hh of layer k, is the layer's initial h. Operand 2k - 1, for
+// W_ih of layer k, is written by the layer below.
+extern "C" __global__ void stack_begin(const Layer* layers, REAL* operands, const REAL* keep, int has_keep, int hidden,
                                        int n, int width) {
     const int unit = thread() / n, column = thread() % n, k = blockIdx.y;
     if (unit >= hidden) return;
     const REAL h = layers[k].cache.h[unit * layers[k].cache.h_ld + column];
-    operands[(2LL * k * hidden + unit) * width + column] = h * (documents ? keep[column] : 1);
+    operands[(2LL * k * hidden + unit) * width + column] = h * (has_keep ? keep[column] : 1);
 }
 
-// All steps (k, t) with k + t = diagonal, from layer `lowest` up: results (2L - 1, 4H, width) are the products.
+// Compute all steps (k, t) with k + t = diagonal, from layer `lowest` up. results (2L - 1, 4H, width) are the
+// products of the operands. Each step writes two operands of the next diagonal: one for its own layer, one for the
+// layer above.
 extern "C" __global__ void diagonal_forward(const Layer* layers, const REAL* results, REAL* operands, const REAL* keep,
-                                            int documents, int diagonal, int lowest, int count, int steps, int hidden,
+                                            int has_keep, int diagonal, int lowest, int count, int steps, int hidden,
                                             int n, int width) {
     const int unit = thread() / n, column = thread() % n, k = lowest + blockIdx.y, t = diagonal - k;
     if (unit >= hidden) return;
@@ -104,16 +114,17 @@ extern "C" __global__ void diagonal_forward(const Layer* layers, const REAL* res
                              : layer.cache.gates[row * layer.cache.gates_ld + at];
         z[gate] = below + results[own];
     }
-    const REAL h = forward(layer.cache, z, hidden, unit, at, n, documents ? keep[at] : 1);
-    operands[2 * k * size + place] = h * (documents && t + 1 < steps ? keep[at + n] : 1);
+    const REAL h = forward(layer.cache, z, hidden, unit, at, n, has_keep ? keep[at] : 1);
+    operands[2 * k * size + place] = h * (has_keep && t + 1 < steps ? keep[at + n] : 1);
     const REAL y = layer.mask ? h * layer.mask[unit * layer.mask_ld + t * layer.mask_step + column] : h;
     if (layer.mask) layer.dropped[unit * layer.dropped_ld + at] = y;
     if (k + 1 < count) operands[(2 * k + 1) * size + place] = y;
 }
 
-// The same backwards: results (2L - 1, H, width) are W_hh^T dz (2k) and W_ih^T dz (2k - 1), dz (L, 4H, width) is made.
+// Compute all steps of a diagonal backwards. results (2L - 1, H, width) are W_hh^T dz (number 2k) and W_ih^T dz (number
+// 2k - 1) of later diagonals. dz (L, 4H, width) is written.
 extern "C" __global__ void diagonal_backward(const Layer* layers, const REAL* results, REAL* dz, const REAL* dy,
-                                             const REAL* keep, long long dy_ld, int documents, int diagonal, int lowest,
+                                             const REAL* keep, long long dy_ld, int has_keep, int diagonal, int lowest,
                                              int count, int steps, int hidden, int n, int width) {
     const int unit = thread() / n, column = thread() % n, k = lowest + blockIdx.y, t = diagonal - k;
     if (unit >= hidden) return;
@@ -126,22 +137,22 @@ extern "C" __global__ void diagonal_backward(const Layer* layers, const REAL* re
     if (layer.mask) above *= layer.mask[unit * layer.mask_ld + t * layer.mask_step + column];
     REAL dh = 0, dc = 0;
     if (!last) {
-        dh = results[2 * k * size + place] * (documents ? keep[at + n] : 1);
+        dh = results[2 * k * size + place] * (has_keep ? keep[at + n] : 1);
         dc = layer.dc_first[state];
     } else if (layer.dh_last) {
         dh = layer.dh_last[state];
         dc = layer.dc_last[state];
     }
     backward(layer.cache, dz + 4 * k * size, dh + above, dc, hidden, unit, at, n, column, width,
-             documents ? keep[at] : 1);
+             has_keep ? keep[at] : 1);
     layer.dc_first[state] = dc;
 }
 
-// dL/dh at the initial state of every layer, from W_hh^T dz of the first step.
-extern "C" __global__ void stack_end(const Layer* layers, const REAL* results, const REAL* keep, int documents,
+// Compute dL/dh at the initial state of every layer from W_hh^T dz of the first step.
+extern "C" __global__ void stack_end(const Layer* layers, const REAL* results, const REAL* keep, int has_keep,
                                      int hidden, int n, int width) {
     const int unit = thread() / n, column = thread() % n, k = blockIdx.y;
     if (unit >= hidden) return;
     const REAL dh = results[(2LL * k * hidden + unit) * width + column];
-    layers[k].dh_first[unit * n + column] = dh * (documents ? keep[column] : 1);
+    layers[k].dh_first[unit * n + column] = dh * (has_keep ? keep[column] : 1);
 }

@@ -1,7 +1,7 @@
-"""The text in CUDA C++ that several kernels are made of: the gate arithmetic and the random numbers."""
+"""The source text in CUDA C++ that several kernels share: the gate arithmetic and the random generator."""
 from pathlib import Path
 
-HERE = Path(__file__).parent  # the text that the processor's loops have too lies above
+HERE = Path(__file__).parent  # gates.cuh and philox.cuh are one folder above
 TANH = """
 __device__ inline float tanh_of(float z) { return tanhf(z); }
 __device__ inline double tanh_of(double z) { return tanh(z); }
@@ -9,7 +9,10 @@ __device__ inline double tanh_of(double z) { return tanh(z); }
 
 
 def source(*names: str) -> str:
-    """Return the text of these files of kernels/ and kernels/cuda/, one after the other."""
+    """Return the text of these files, one after the other. A file is in kernels/cuda/, or else in kernels/.
+
+    Kernels are compiled from one text without an include path, so this takes the place of #include.
+    """
     paths = ((HERE if (HERE / name).is_file() else HERE.parent) / name for name in names)
     return "".join(path.read_text(encoding="utf-8") for path in paths)
 

@@ -1,6 +1,8 @@
-"""The functions of kernels/cpu/updates.py on CuPy arrays; where a gradient's scale is NaN they do nothing.
+"""The arithmetic of the optimisers on CuPy arrays: the functions of kernels/cpu/updates.py, each as one kernel.
 
-Numbers that differ from step to step (size, correction, rate, scale) may be arrays () of float64 on the device.
+If the scale of the gradient is NaN, they change nothing. step_control.cu sets it to NaN to skip a step. Numbers that
+vary by step (size, correction, rate, scale) may be arrays () of float64 on the card, so a captured step reads new
+values.
 """
 from cupy import ElementwiseKernel
 
@@ -20,7 +22,7 @@ ADAM = ElementwiseKernel(
 
 def adam(param: Array, grad: Array, m: Array, v: Array, size: Number, correction: Number, beta1: float, beta2: float,
          eps: float, scale: Number) -> None:
-    """One step of Adam on flat buffers."""
+    """Take one step of Adam on flat buffers (P,), in place; arguments as in cpu/updates.py."""
     ADAM(grad, size, correction, beta1, beta2, eps, scale, param, m, v)
 
 
@@ -35,7 +37,7 @@ MUON_MOMENTUM = ElementwiseKernel(
 
 
 def muon_momentum(momentum: Array, grad: Array, scale: Number, mu: float, block: Array) -> None:
-    """Muon's momentum, and a look ahead."""
+    """Update Muon's momentum and write its look-ahead to block; arguments as in cpu/updates.py."""
     MUON_MOMENTUM(grad, scale, mu, momentum, block)
 
 
@@ -46,5 +48,5 @@ MUON_APPLY = ElementwiseKernel(
 
 
 def muon_apply(weight: Array, change: Array, rate: Number, side: float, decay: float, scale: Number) -> None:
-    """Muon's step."""
+    """Take one step of Muon on a weight matrix, in place; arguments as in cpu/updates.py."""
     MUON_APPLY(change, rate, side, decay, scale, weight)

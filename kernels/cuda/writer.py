@@ -1,6 +1,7 @@
-"""A Writer has the GPU write text: draw, layers and head of many characters in one launch of writer.cu.
+"""A writer of text on the GPU: one launch of writer.cu draws many characters and runs the layers and the head for each.
 
-The launch is cooperative, so that all its blocks run at once: they wait for each other. A multiprocessor has one block.
+The blocks of a launch wait for each other. So the launch is cooperative: all blocks run at the same time, one on each
+multiprocessor. `shape` decides how a model is divided among the blocks.
 """
 import functools
 import itertools
@@ -14,51 +15,52 @@ from ..arrays import Array, CudaArray, HeadWeights, Ids, Key, LayerWeights
 from ..cpu.ops import IDS
 from .text import TANH, source
 
-TYPES = {"float32": "float", "float64": "double"}
-WARPS = 16           # of a block at most
-TOGETHER = {4: 8, 8: 4}  # columns that a block works on at a time, at most, by the bytes of a number
-CROWDED = 12             # warps above which it is half of them
+WARPS = 16  # the largest number of warps of a block
+# The largest number of columns that a block works on at a time, by the bytes of a number. A block of more than
+# MANY_WARPS warps works on half as many.
+MOST_COLUMNS = {4: 8, 8: 4}
+MANY_WARPS = 12
 
 
 class Card(NamedTuple):
-    """A GPU: its multiprocessors, the bytes of shared memory that a block may have, are there cooperative launches?"""
-    processors: int
-    shared: int
-    cooperative: bool = True
+    """The properties of a GPU on which the division of the work depends."""
+    processors: int           # the number of multiprocessors
+    shared: int               # the largest shared memory of a block, in bytes
+    cooperative: bool = True  # True if the card has cooperative launches
 
 
 class Sizes(NamedTuple):
-    """A model's layers, hidden units and symbols, and the bytes of a number."""
+    """The sizes of a model."""
     layers: int
-    hidden: int
+    hidden: int   # hidden units of a layer
     symbols: int
-    number: int
+    number: int   # the bytes of a number: 4 or 8
 
 
 class Shape(NamedTuple):
-    """How a model lies on a card: options of writer.cu, of which only KEPT and COLUMNS depend on the number of columns.
+    """The division of a model among the blocks of a launch. The first six fields are options of writer.cu.
 
-    blocks make a group, which has `share` columns at a time; `bytes` of shared memory a block.
+    Only columns, kept, groups, share and bytes depend on the number of columns.
     """
-    units: int
-    rows: int
-    slices: int
-    warps: int
-    columns: int
-    kept: bool
-    blocks: int
-    groups: int
-    share: int
-    bytes: int
+    units: int    # hidden units of each layer that a block has
+    rows: int     # groups of four rows of the head that a block has
+    slices: int   # warps that share the depth of a product
+    warps: int    # warps of a block
+    columns: int  # columns that a block works on at a time
+    kept: bool    # True if a block keeps its weights in shared memory
+    blocks: int   # blocks of a group: together they have the whole model
+    groups: int   # groups of blocks, which share the columns
+    share: int    # columns of a group in one launch
+    bytes: int    # shared memory of a block
 
 
 def shape(sizes: Sizes, columns: int, card: Card) -> Shape | None:
-    """The shape for so many columns, or None where not even one column has room.
+    """Return the shape for this number of columns, or None if shared memory is too small for even one column.
 
-    A sum's order, and so its rounding, depends on the model and the card, not on the number of columns.
+    The order of a sum, and so its rounding, depends on the model and the card, but not on the number of columns.
     """
     layers, hidden, symbols, _ = sizes
-    parts = -(-hidden // 128)  # slices of the depth that keep a warp busy with four numbers a lane
+    parts = -(-hidden // 128)  # warps that find work if each lane takes four numbers of the depth
     units = max(-(-hidden // card.processors), min(8, max(1, WARPS // parts)))
     slices = max(1, min(parts, WARPS // units))
     blocks = -(-hidden // units)
@@ -66,10 +68,11 @@ def shape(sizes: Sizes, columns: int, card: Card) -> Shape | None:
     groups = max(1, min(card.processors // blocks, columns))
     share = -(-columns // groups)
     warps = min(WARPS, units * slices)
-    limit = TOGETHER[sizes.number] // (1 + (warps > CROWDED))
+    limit = MOST_COLUMNS[sizes.number] // (1 + (warps > MANY_WARPS))
+    # Shapes with the weights in shared memory come first, even if a block then works on fewer columns at a time.
     for kept, at_once in itertools.product((True, False), (8, 4, 2, 1)):
         found = Shape(units, rows, slices, warps, at_once, kept, blocks, groups, share, 0)
-        most = _most(sizes, found, card.shared)
+        most = _most_columns(sizes, found, card.shared)
         if at_once <= limit and at_once < 2 * share and most >= min(share, at_once):
             share = share if share <= most else most // at_once * at_once
             return found._replace(share=share, bytes=_bytes(sizes, found, share))
@@ -77,17 +80,18 @@ def shape(sizes: Sizes, columns: int, card: Card) -> Shape | None:
 
 
 def weights(sizes: Sizes, found: Shape) -> int:
-    """Numbers of one block: its columns of the table, biases, and rows of every matrix."""
+    """Return how many weights a block has: its columns of the table, its biases, and its rows of every matrix."""
     return 4 * (found.units * (sizes.symbols + sizes.layers - 1) + found.rows
                 + _depth(sizes) * (found.units * (2 * sizes.layers - 1) + found.rows))
 
 
 def _depth(sizes: Sizes) -> int:
+    """Return the hidden size rounded up to a multiple of four."""
     return 4 * -(-sizes.hidden // 4)
 
 
 def _bytes(sizes: Sizes, found: Shape, share: int) -> int:
-    """Shared memory of a block that has `share` columns: `furnish` in writer.cu."""
+    """Return the bytes of shared memory of a block with `share` columns: the sum of `allocate` in writer.cu."""
     at_once, depth = found.columns, _depth(sizes)
     numbers = (found.kept * weights(sizes, found) + 2 * at_once * depth
                + 4 * at_once * found.slices * max(found.units, found.rows)
@@ -96,8 +100,8 @@ def _bytes(sizes: Sizes, found: Shape, share: int) -> int:
     return sizes.number * numbers + at_once * (20 * sizes.symbols + 8) + 4 * share
 
 
-def _most(sizes: Sizes, found: Shape, shared: int) -> int:
-    """The most columns of a group for which so many bytes of shared memory suffice."""
+def _most_columns(sizes: Sizes, found: Shape, shared: int) -> int:
+    """Return the largest number of columns of a group for which `shared` bytes of shared memory are enough."""
     share = 0
     while share < found.share and _bytes(sizes, found, share + 1) <= shared:
         share += 1
@@ -105,7 +109,7 @@ def _most(sizes: Sizes, found: Shape, shared: int) -> int:
 
 
 def why_not(sizes: Sizes, card: Card) -> str | None:
-    """In a line: why a model of these sizes cannot write on the card so; None: it can."""
+    """Return None if the card can write text with a model of these sizes, else one line with the cause."""
     if not card.cooperative:
         return "the card cannot launch blocks that wait for each other"
     if shape(sizes, 1, card) is None:
@@ -114,18 +118,19 @@ def why_not(sizes: Sizes, card: Card) -> str | None:
 
 
 def card() -> Card:
-    """The current card."""
+    """Return the properties of the current card."""
     import cupy
     about = cupy.cuda.Device().attributes
     return Card(about["MultiProcessorCount"], about["MaxSharedMemoryPerBlockOptin"], bool(about["CooperativeLaunch"]))
 
 
 def text() -> str:
-    """The CUDA C++ of the kernel `writer`, but for its options."""
+    """Return the source text of the kernel `writer` in CUDA C++, without its options."""
     return TANH + source("ptx.cuh", "gates.cuh", "philox.cuh", "draw.cuh", "product.cuh", "writer.cu")
 
 
 def options(sizes: Sizes, found: Shape) -> tuple[str, ...]:
+    """Return the compiler's options that make the kernel `writer` for one model and one shape."""
     names = {"HIDDEN": sizes.hidden, "LAYERS": sizes.layers, "SYMBOLS": sizes.symbols, "UNITS": found.units,
              "ROWS": found.rows, "SLICES": found.slices, "WARPS": found.warps, "COLUMNS": found.columns,
              "KEPT": int(found.kept), "REAL": {4: "float", 8: "double"}[sizes.number]}
@@ -133,49 +138,53 @@ def options(sizes: Sizes, found: Shape) -> tuple[str, ...]:
 
 
 def compiled(options: tuple[str, ...], shared: int) -> Callable[..., None]:
-    """The kernel as a function of grid, block and arguments; CuPy compiles it once."""
+    """Return the kernel as a function of grid, block and arguments. shared: bytes of shared memory of a block.
+
+    CuPy compiles the kernel once for the same options.
+    """
     import cupy
     kernel = cupy.RawKernel(text(), "writer", options, enable_cooperative_groups=True)
-    kernel.max_dynamic_shared_size_bytes = card().shared  # of all launches: equal texts share one limit
+    kernel.max_dynamic_shared_size_bytes = card().shared  # kernels of one text share the limit
     return functools.partial(kernel, shared_mem=shared)
 
 
-class Handed:
-    """Ids (characters, N) on their way from the card to the host: `ids` waits for them.
+class HostCopy:
+    """A copy of ids (characters, N) from the card to the host, which is still running. `ids` waits for it.
 
-    A text may be left while its next symbols are on their way: its generator ends, is closed or collected, or raises.
-    Their copy is made all the same. CuPy gives pinned memory that was freed to whoever asks next, which is any copy to
-    the card: the host would write there at once, this copy would write over it, and the card would read the wrong
-    numbers. So the memory of a copy is held here until the copy has been made, whatever becomes of the object.
+    The class holds the memory of every copy until the copy is complete, even if the object is gone. A caller may leave
+    a text before its end, but the card makes the copy of the next symbols all the same. If the pinned memory were
+    freed before, CuPy would give it to the next copy from the host to the card. The old copy would then overwrite
+    the new data, and the card would read wrong numbers.
     """
-    _under_way: ClassVar[dict] = {}  # event after a copy: the memory that it reads, and that it writes
+    _pending: ClassVar[dict] = {}  # event after a copy -> the memory that the copy reads and writes
 
     def __init__(self, ids: CudaArray):
         import cupy
-        for event in list(Handed._under_way):
+        for event in list(HostCopy._pending):
             if event.done:
-                Handed._under_way.pop(event, None)
-        self._there = cupy.cuda.Event(disable_timing=True)
-        pinned = cupy.cuda.alloc_pinned_memory(ids.nbytes)  # into other memory no copy is made while the host goes on
+                HostCopy._pending.pop(event, None)
+        self._copied = cupy.cuda.Event(disable_timing=True)
+        pinned = cupy.cuda.alloc_pinned_memory(ids.nbytes)  # needed for a copy without waiting
         self._host = np.frombuffer(pinned, ids.dtype, ids.size).reshape(ids.shape)
         try:
             ids.get(out=self._host, blocking=False)
         finally:
-            self._there.record()
-            Handed._under_way[self._there] = ids, pinned
+            self._copied.record()
+            HostCopy._pending[self._copied] = ids, pinned
 
     def ids(self) -> Ids:
-        """Return the ids in an array of its own, in ordinary memory."""
-        self._there.synchronize()
-        Handed._under_way.pop(self._there, None)
+        """Wait for the copy. Return the ids (characters, N) as an array in ordinary memory."""
+        self._copied.synchronize()
+        HostCopy._pending.pop(self._copied, None)
         return self._host.copy()
 
 
 class Writer:
-    """Text from a stack's weights and its state h, c (L, H, N) and logits (V, N), which goes on in place.
+    """A writer of text from the state h, c (L, H, N) and logits (V, N), which it advances in place.
 
-    xp: the library of these arrays; layers: w_ih, w_hh, bias of each; head: weight, bias; table (4H, V): the first
-    layer's W_ih embedding^T + b. Raises ValueError where `why_not` has a reason.
+    xp: the array library of the arrays. layers: w_ih, w_hh and bias of each layer; head: weight (V, H) and bias (V,);
+    table (4H, V): the first layer's W_ih embedding^T + b. The weights are copied. on: the card. Raises ValueError if
+    `why_not` gives a reason against it.
     """
 
     def __init__(self, xp: ModuleType, layers: Sequence[LayerWeights], head: HeadWeights, table: Array, h: Array,
@@ -188,13 +197,15 @@ class Writer:
         self.shape, self._kernel = found, compiled(options(self.sizes, found), found.bytes)
         self._xp, self._weights = xp, pack(xp, layers, head, table, found)
         self._words = self._xp.zeros((2, n, (count * hidden + symbols) * number // 4), np.uint64)
-        self._state, self._tag = (h, c, logits), 1
+        self._state, self._tag = (h, c, logits), 1  # words that were never written have the tag 0
 
     def write(self, characters: int, temperature: float, top_k: int, top_p: float, key: Key, purpose: int,
-              sample: int, start: int) -> Handed:
-        """The next `characters` ids of every column, drawn as rnncore/sample.py does; the state goes on.
+              sample: int, start: int) -> HostCopy:
+        """Draw the next `characters` ids of every column, as rnncore/sample.py does, and advance the state.
 
-        Column n has the coins of sample `sample` + n from index `start` on; purpose: the last word of their counter.
+        temperature, top_k and top_p are those of config.SampleConfig. An id of -1 means that the largest logit was not
+        finite. key: the key of the random generator. Column n takes the uniform draws of sample `sample` + n from the
+        index `start` on; purpose is the last word of their counter. Returns without waiting for the card.
         """
         n, found = self._state[0].shape[-1], self.shape
         ids, slab = self._xp.empty((characters, n), IDS), found.groups * found.share
@@ -205,28 +216,30 @@ class Writer:
             self._kernel((found.blocks, -(-count // found.share)), (32 * found.warps,), (
                 self._weights, *self._state, self._words, ids,
                 *map(np.int32, (characters, n, first, count, found.share)), np.uint32(self._tag), *chance))
+        # A launch uses characters + 1 tags that were not used before: see writer.cu.
         self._tag = (self._tag + characters + 1) % 2 ** 32
-        return Handed(ids)
+        return HostCopy(ids)
 
 
 def sizes_of(h: Array, logits: Array) -> Sizes:
+    """Return the sizes of a model from its state h (L, H, N) and logits (V, N)."""
     return Sizes(len(h), h.shape[1], len(logits), h.dtype.itemsize)
 
 
 def pack(xp: ModuleType, layers: Sequence[LayerWeights], head: HeadWeights, table: Array, found: Shape) -> Array:
-    """The weights as writer.cu wants them: (blocks, numbers), what a block owns in one piece, in its order."""
+    """Return the weights (blocks, numbers) in the order of writer.cu: all weights of a block are one row."""
     def blocks(units: Array, each: int) -> Array:
-        """units (U, ..., K), a row of numbers each: (blocks, `each` units of a block with K filled up to fours)."""
+        """Return rows (U, ..., K) as (blocks, numbers): `each` rows for a block, K padded to a multiple of four."""
         filled = xp.zeros((found.blocks * each, *units.shape[1:-1], 4 * -(-units.shape[-1] // 4)), units.dtype)
         filled[:len(units), ..., :units.shape[-1]] = units
         return filled.reshape(found.blocks, -1)
 
     def gates(matrix: Array) -> Array:
-        """(4H, K) -> (H, 4, K)."""
+        """Return a matrix (4H, K) as (H, 4, K): the four gates of a unit together."""
         return matrix.reshape(4, -1, matrix.shape[-1]).swapaxes(0, 1)
 
     def fours(rows: Array) -> Array:
-        """(V, K) -> (V / 4, 4, K), filled up."""
+        """Return rows (V, K) as (V / 4, 4, K), padded with zeros: groups of four rows."""
         filled = xp.zeros((-(-len(rows) // 4) * 4, rows.shape[1]), rows.dtype)
         filled[:len(rows)] = rows
         return filled.reshape(-1, 4, rows.shape[1])

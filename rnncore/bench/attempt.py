@@ -1,4 +1,4 @@
-"""An attempt is one way to do a row's work on a card: its result and its entry, or why it is not timed."""
+"""An attempt is one way to do a row's work on a GPU: its result and its entry, or the reason why it is not timed."""
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -8,40 +8,43 @@ import numpy as np
 
 from .speed import Entry
 
-TURN = 0.08  # seconds that a turn lasts, about: above 0.05 where a unit is shorter
+TURN = 0.08  # seconds that a turn should last; rounded to whole calls, it lasts more than 0.05 s
 
-Result: TypeAlias = np.ndarray | dict[str, np.ndarray]  # losses, symbols, or a layer's arrays
+Result: TypeAlias = np.ndarray | dict[str, np.ndarray]  # losses in nats, ids of symbols, or name -> a layer's array
 
 
 class Work(Protocol):
-    """One side's way to do the work; a class of ours.py or torch_card.py."""
+    """One side's way to do the work: a class of ours.py or torch_card.py."""
 
     def result(self) -> Result:
-        """Return what is compared with the reference."""
+        """Return the result that is compared with the reference's."""
 
     def entry(self) -> Entry:
-        """Return what takes turns."""
+        """Return the entry that takes turns."""
 
 
 class Reference(Protocol):
-    """The work done in float64, with which all results are compared."""
+    """The float64 reference: it has done the same work, and all results are compared with its result."""
 
     def difference(self, result: Result) -> float:
-        """Return how far a result is from this one's."""
+        """Return how far a result is from the reference's, in the measure of parity.py."""
 
 
 @dataclass
 class Attempt:
-    """One way to do a row's work, or why it could not run or was not timed."""
+    """One way to do a row's work, or the reason why it could not run or was not timed."""
     entry: Entry | None = None
-    result: Result = field(default_factory=dict)  # empty again once it has been compared
+    result: Result = field(default_factory=dict)  # card.py empties it after the comparison, to free memory
     ready: float = 0.0                            # seconds to compile, capture and compute the result
-    difference: float | None = None               # from the float64 reference, None where it was not compared
-    why_not: str | None = None
+    difference: float | None = None               # from the float64 reference; None: not compared
+    why_not: str | None = None                    # the reason in one line; None: it runs
 
     @classmethod
     def of(cls, make: Callable[[], Work]) -> "Attempt":
-        """Make the work and its result. Any error is a reason not to run: CUDA's have no common class."""
+        """Return an attempt with the entry and the result of the work that make() returns.
+
+        Any exception becomes the reason why the attempt does not run: CUDA's exceptions have no common class.
+        """
         begun = perf_counter()
         try:
             work = make()
@@ -53,10 +56,11 @@ class Attempt:
 
     @property
     def runs(self) -> bool:
+        """Return True if there is no reason against timing the attempt."""
         return self.why_not is None
 
     def compare(self, reference: Reference) -> None:
-        """Measure the difference from the reference. Any error is a reason not to be timed."""
+        """Set the difference from the reference. Any exception becomes the reason why the attempt is not timed."""
         try:
             self.difference = reference.difference(self.result)
         except Exception as error:
@@ -64,5 +68,5 @@ class Attempt:
 
 
 def reason(error: Exception) -> str:
-    """Return an error in one line."""
+    """Return the class and the message of an exception in one line of at most 300 characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]

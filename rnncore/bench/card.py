@@ -1,8 +1,9 @@
-"""The rows of a card: all paths of ours and torch's work, eager and in a CUDA graph, each precision class apart.
+"""The benchmark on a GPU: a row is a kind of work of one size, measured for each precision class separately.
 
-In a row and class all compute the same from the same weights. An attempt whose result differs from the float64
-reference by more than its class allows is not timed (parity.py). The others then take turns by the card's own clock.
-The ratio is that of the fastest of torch's to the fastest of ours.
+In a row and class, all attempts do the same work from the same weights: the engine on each of its paths, and torch in
+each of its kinds, eager and in a CUDA graph. An attempt whose result differs from the float64 reference by more than
+its class allows is not timed (parity.py). The others take turns, timed by the GPU's own clock. The ratio is torch's
+fastest time divided by the engine's fastest time.
 """
 import gc
 from collections.abc import Collection, Iterable, Iterator
@@ -19,16 +20,17 @@ from .attempt import Attempt, reason
 from .speed import Figures, Options
 from .task import STEPS, Task
 
-SIDES = "ours", "torch"
+SIDES = "ours", "torch"  # keys of a row's figures: the engine's attempts and torch's
 DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def measure_all(rows: Iterable[str], given: dict[str, Any], dtype: str | None, path: str,
                 options: Options) -> Iterator[Figures]:
-    """Yield the figures of every row in each of its classes, as they are made.
+    """Yield the figures of every row in each of its precision classes, as they are measured.
 
-    rows: names, none for all; given: fields that go before the row's; dtype: one class, None for the row's; path: one
-    of PATHS, or all.
+    rows: names of config.BENCH and BENCH_CARD, none for all rows of BENCH_CARD. given: fields of ModelConfig and
+    TrainConfig that replace the row's. dtype: one precision class, None for the row's classes. path: one of PATHS, or
+    all. A row of a single layer has no vocabulary, so it does not take a given vocab_size.
     """
     for name in dict.fromkeys(rows or BENCH_CARD):
         work, sizes, classes = BENCH_CARD.get(name) or ("training", BENCH[name], ("float32", "tf32", "bf16"))
@@ -36,11 +38,11 @@ def measure_all(rows: Iterable[str], given: dict[str, Any], dtype: str | None, p
         task = Task.of(work, sizes | kept)
         for precision in [dtype] if dtype else classes:
             yield measure(name, task, precision, options, PATHS if path == "all" else (path,))
-        gc.collect()  # what a row held on the card goes before the next
+        gc.collect()  # frees the row's arrays on the GPU before the next row needs memory
 
 
 def measure(row: str, task: Task, precision: str, options: Options, paths: Collection[str] = PATHS) -> Figures:
-    """Return all figures of one row in one precision class."""
+    """Return all figures of one row in one precision class. paths: the paths of the engine that are measured."""
     options.say(f"{row}, {precision}: making ready")
     reference, about = None, None
     if options.torch_device:
@@ -57,7 +59,7 @@ def measure(row: str, task: Task, precision: str, options: Options, paths: Colle
     for attempt in named.values():
         attempt.result = {}
     if options.torch_device:
-        del reference  # what it has on the card is not needed while the others take turns
+        del reference  # frees its arrays on the GPU: after the comparison nothing reads them
         torch_card.release()
     timed = {name: attempt for name, attempt in named.items() if attempt.runs}
     options.say(f"{row}, {precision}: {len(timed)} take turns")
@@ -72,11 +74,16 @@ def measure(row: str, task: Task, precision: str, options: Options, paths: Colle
 
 
 def turns(timed: dict[tuple[str, str], Attempt], options: Options) -> dict[tuple[str, str], list[float]]:
-    """Return the name of each -> its seconds a unit, a number a round. After an error on the card there are none."""
+    """Return name -> seconds a unit, one number for each round.
+
+    An exception ends the turns: the result is then empty, and the exception is the reason why no attempt is timed.
+    """
     entries = {name: attempt.entry for name, attempt in timed.items() if attempt.entry}
     try:
         for entry in entries.values():
-            for _ in range(2):  # the first is still short where the first call of all was long
+            # settle() chooses the number of calls a turn from a measured time. The first call of all may be slow, and
+            # then the number is too small. The second settle() measures without that call.
+            for _ in range(2):
                 entry.settle()
         return speed.run(entries, options)
     except Exception as error:
@@ -86,7 +93,7 @@ def turns(timed: dict[tuple[str, str], Attempt], options: Options) -> dict[tuple
 
 
 def described(task: Task) -> Figures:
-    """Return the sizes of the row and what else it is."""
+    """Return the figures that describe a row: the kind of work and its sizes."""
     sizes, config = task.sizes, task.config
     about = {"work": task.work, "layers": sizes.layers, "hidden": sizes.hidden, "embed": sizes.embed}
     if task.work == "writing":
@@ -97,7 +104,10 @@ def described(task: Task) -> Figures:
 
 
 def figures(attempt: Attempt, times: list[float] | None) -> Figures:
-    """Return the figures of one attempt: ms a step, a pass, or a character of each text."""
+    """Return the figures of one attempt, such as milliseconds a unit (a step, a pass, or a character of each text).
+
+    times: seconds a unit, one number for each round; None or empty: the figures hold the reason `why_not`.
+    """
     found: Figures = {}
     if attempt.difference is not None:
         found["difference"] = attempt.difference if np.isfinite(attempt.difference) else None
@@ -110,7 +120,11 @@ def figures(attempt: Attempt, times: list[float] | None) -> Figures:
 
 
 def outcome(times: dict[tuple[str, str], list[float]], found: Figures) -> Figures:
-    """Return which path of ours is chosen and why, which of torch's it is compared with, and the ratio or why none."""
+    """Return the chosen path of the engine and the reason, torch's attempt that it is compared with, and the ratio.
+
+    The fastest attempt of each side is taken. "verdict" says why there is no ratio, or which of torch's attempts were
+    not timed; None if neither is the case.
+    """
     timed = {side: {name: each["ms"] for name, each in found[side].items() if "ms" in each} for side in SIDES}
     rest = {side: {name: each["why_not"] for name, each in found[side].items() if "ms" not in each} for side in SIDES}
     words = {side: "; ".join(f"{name}: {why_not}" for name, why_not in rest[side].items()) for side in SIDES}
@@ -134,7 +148,10 @@ def outcome(times: dict[tuple[str, str], list[float]], found: Figures) -> Figure
 
 
 def machine(device: str) -> Figures:
-    """Return what the card is, and what is installed for it."""
+    """Return the name of the GPU, and the versions of its driver and libraries.
+
+    device: as for kernels.load; a name without a number means GPU 0.
+    """
     found = kernels.describe(int(device.partition(":")[2] or 0))
     if DRIVER.is_file():
         found["driver"] = driver(DRIVER.read_text(encoding="utf-8", errors="replace"))
@@ -142,6 +159,6 @@ def machine(device: str) -> Figures:
 
 
 def driver(text: str) -> str:
-    """Return the version in the first line of the driver's own account: the first word of digits and dots."""
+    """Return the version in the text of /proc/driver/nvidia/version: the first line's first word of digits and dots."""
     words = text.splitlines()[0].split() if text else []
     return next((word for word in words if word.replace(".", "").isdecimal() and "." in word), "unknown")

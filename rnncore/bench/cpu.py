@@ -1,4 +1,4 @@
-"""One setting on a processor: the engine, matrix products and torch take turns, and figures are made of their times."""
+"""The benchmark on a processor: in each setting, the engine, matrix products and torch take turns and are timed."""
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,16 +15,24 @@ from .task import configs
 
 def measure_all(settings: Iterable[str], given: dict[str, Any], dtype: str, threads: int | None,
                 options: Options) -> Iterator[Figures]:
-    """Yield the figures of every setting, as they are made. given: fields that go before the setting's.
+    """Yield the figures of every setting, as they are measured.
 
-    threads None: ours on as many as are fastest; torch always takes its fastest number, up to as many as ours may have.
+    settings: names of config.BENCH. given: fields of ModelConfig and TrainConfig that replace the setting's. threads
+    None: the engine uses the number of threads that is fastest. torch always uses the number of threads that is
+    fastest for it, at most as many as the engine may use.
     """
     for name in dict.fromkeys(settings):
         yield {"setting": name} | measure({"embed": ModelConfig.embed} | BENCH[name] | given, dtype, threads, options)
 
 
 def measure(asked: dict[str, Any], dtype: str, threads: int | None, options: Options) -> Figures:
-    """Return all figures of one setting; asked: fields of ModelConfig and TrainConfig."""
+    """Return all figures of one setting.
+
+    asked: fields of ModelConfig and TrainConfig; dtype: float32 or float64; threads: as in measure_all. With float32,
+    torch is measured in bfloat16 too; if torch has no bfloat16 LSTM for this processor, "left_out" is the reason. The
+    "share" of a matrix product is the speed of a training step divided by the speed of the product. Raises RunError if
+    the training needs more memory than there is, RuntimeError if the memory of a side cannot be measured.
+    """
     sizes, config = configs(asked)
     check_memory(config, sizes, 8 if dtype == "float64" else 4, host.memory())
     options.say(f"warming up: {sizes.layers} x {sizes.hidden}")
@@ -57,7 +65,11 @@ def measure(asked: dict[str, Any], dtype: str, threads: int | None, options: Opt
 
 
 def figures(entry: Entry, times: list[float], ours: list[float] | None = None) -> Figures:
-    """Return medians and quartiles of the times of a unit; with our times of the same rounds, the ratio to them too."""
+    """Return the median and quartiles of the times, in ms a unit, and the speed in characters/s and GFLOP/s.
+
+    times: seconds a unit, one number for each round. ours: the engine's times in the same rounds. If they are given,
+    "times_ours" is the ratio of `times` to them.
+    """
     low, middle, high = np.quantile(times, [0.25, 0.5, 0.75]).tolist()
     found = {"ms": 1e3 * middle, "quartiles_ms": [1e3 * low, 1e3 * high], "threads": entry.threads,
              "tried_ms": {number: 1e3 * seconds for number, seconds in entry.tried.items()}}

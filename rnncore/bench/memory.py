@@ -1,4 +1,7 @@
-"""The peak memory of a few training steps, measured in a fresh interpreter above what that takes with NumPy alone."""
+"""The peak memory of a few training steps, measured in a fresh interpreter. The memory of Python and NumPy is left out.
+
+The peak of a process never falls, so in the benchmark's own process it would include all that was measured before.
+"""
 import importlib
 import json
 import os
@@ -10,14 +13,12 @@ from pathlib import Path
 from ..config import ModelConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-MEASURED = 3  # training steps
+MEASURED = 3  # training steps whose peak is measured
 
 
 def peak() -> int:
-    """Return the bytes that this process has held at most.
-
-    Linux's VmHWM; ru_maxrss, for elsewhere, would count there what the parent held when it started this process.
-    """
+    """Return the largest number of bytes that this process has held in memory so far."""
+    # On Linux, ru_maxrss also counts what the parent process held when it started this one; VmHWM does not.
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text(encoding="utf-8").splitlines():
@@ -28,10 +29,10 @@ def peak() -> int:
 
 
 def of_training(sizes: ModelConfig, config: TrainConfig, threads: int, side: str, device: str, dtype: str) -> int:
-    """Return the bytes at the peak of MEASURED training steps on so many threads.
+    """Return the peak memory of MEASURED training steps on `threads` threads, in bytes, without Python and NumPy.
 
-    side: "module:class" of ours.Engine or of torch's. Raises RuntimeError with the last line that the fresh interpreter
-    wrote on stderr where it fails.
+    side: "module:class" of ours.Engine or torch_cpu.TorchBaseline; device and dtype: arguments of the class. Raises
+    RuntimeError with the last line of the fresh interpreter's stderr if it fails.
     """
     asked = json.dumps([asdict(sizes), asdict(config), threads, side, device, dtype])
     paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
@@ -44,7 +45,7 @@ def of_training(sizes: ModelConfig, config: TrainConfig, threads: int, side: str
 
 
 def child() -> None:
-    """Take the steps in the fresh interpreter: `of_training` reads what this writes."""
+    """Take the steps in the fresh interpreter, and write the bytes to stdout, where `of_training` reads them."""
     importlib.import_module("numpy")
     before = peak()
     sizes, config, threads, side, device, dtype = json.loads(sys.argv[1])

@@ -1,7 +1,8 @@
-"""The engine's side of the benchmark: Engine on any device, and for the rows of a card a class a kind of work.
+"""The engine's side of the benchmark: Engine on any device, and for the rows of a GPU one class for each kind of work.
 
-Such a class has a `result()`, which is compared with the float64 reference, and an `entry()` that then takes turns. A
-path that cannot run raises an error, at the latest in `result`.
+The classes are Training, Writing and Layer. `result()` is compared with the float64 reference; `entry()` then takes
+turns; `paths` names the paths that are measured for the kind of work. A path that cannot run raises an error, in
+`result` at the latest.
 """
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,16 +24,16 @@ from . import speed
 from .speed import Entry
 from .task import PIECE, STEPS, STREAMS, WINDOWS, Task, flops, vocab, windows
 
-SQUARE = 1024  # rows and columns of the large product
-DTYPES = {"float64": "float64", "float32": "float32", "tf32": "tf32", "bf16": "bf16",  # by class
-          "fp16": "tf32"}  # ours has no other class with float16's ten bits of mantissa
+SQUARE = 1024  # rows and columns of the large square product
+DTYPES = {"float64": "float64", "float32": "float32", "tf32": "tf32", "bf16": "bf16",  # precision class -> our dtype
+          "fp16": "tf32"}  # tf32 is our only dtype with ten bits of mantissa, as float16 has
 
 
 class Engine:
-    """A fresh model at work on random symbols, as `train` and `generate` work."""
+    """A fresh model that trains on random symbols and writes, by the same functions as `train` and `generate`."""
 
     def __init__(self, sizes: ModelConfig, config: TrainConfig, device: str, dtype: str, path: str = "eager"):
-        """path: one of config.PATHS; the CPU knows eager alone."""
+        """Make model, optimiser and windows. path: one of config.PATHS; on a CPU only eager."""
         self.model, self.config = CharLM(sizes, vocab(sizes), device, dtype, config.seed), config
         self.kernel, self.rate = self.model.kernel, config.peak
         self.model.path = path
@@ -42,7 +43,10 @@ class Engine:
         self.count = 0
 
     def train(self) -> float:
-        """Take a whole step: forward, loss, back-propagation, clipping, update; carry the state. Return the loss."""
+        """Take a whole training step: forward, loss, back-propagation, clipping, update; carry the state on.
+
+        Return the loss in nats per character.
+        """
         x, y = self.windows[self.count % WINDOWS]
         self.count += 1
         loss, grads, self.state = self.model.loss_and_grads(x, y, self.state)
@@ -50,7 +54,10 @@ class Engine:
         return loss
 
     def entries(self, threads: int | None) -> dict[str, Entry]:
-        """Return kind of work -> its entry; threads None: as many as are fastest."""
+        """Return kind of work ("training", "writing 1", ...) -> its entry.
+
+        threads None: training uses the number of threads that is fastest here, and writing one thread for each core.
+        """
         numbers = [self.kernel.shares(threads)] if threads else speed.numbers_of_threads(self.kernel.cores())
         numbers = sorted({min(number, self.config.batch) for number in numbers})
         shared = [threads or self.kernel.cores()]
@@ -58,7 +65,7 @@ class Engine:
             f"writing {streams}": speed.fastest(partial(self.writing, streams), shared) for streams in STREAMS}
 
     def training(self, threads: int) -> Entry:
-        """Return an entry of training steps on so many threads."""
+        """Return an entry whose unit is one training step, on `threads` threads."""
         @contextmanager
         def around() -> Iterator[None]:
             self.model.threads = threads
@@ -69,9 +76,10 @@ class Engine:
                      flops(self.model.config, self.config), threads)
 
     def writing(self, streams: int, threads: int | None = None) -> Entry:
-        """Return an entry of a character of one text, or PIECE of each of so many, which so many threads share.
+        """Return an entry whose unit is one character of each of `streams` texts.
 
-        threads None: one a core.
+        A call writes one character of a single text, or PIECE characters of each of several texts, which `threads`
+        threads share; None: one thread for each core.
         """
         threads = self.kernel.shares(threads or self.kernel.cores())
         if streams == 1:
@@ -84,9 +92,10 @@ class Engine:
         return Entry(work, self.kernel.synchronize, chars=streams, threads=threads, units=PIECE)
 
     def products(self, threads: int) -> dict[str, tuple[Entry, tuple[int, int, int]]]:
-        """Return name -> (entry, (R, M, N)): W_hh h for each step of a window, and a large square one.
+        """Return name -> (entry, (R, M, N)) of two matrix products (R, M) @ (M, N), which bound the speed of training.
 
-        Each thread makes its own, with the share of the columns that it has in training.
+        "recurrent" is W_hh h, once for each step of a window; each thread computes the columns that it has in training.
+        "square" is a large square product, one for each thread.
         """
         hidden, n = self.model.config.hidden, self.config.batch
         columns = [n * (k + 1) // threads - n * k // threads for k in range(threads)]
@@ -97,7 +106,7 @@ class Engine:
         return made
 
     def _product(self, rows: int, inner: int, columns: list[int], count: int) -> Entry:
-        """`count` products of (rows, inner) with (inner, columns), a thread for each of the numbers of columns."""
+        """Return an entry of `count` products (rows, inner) @ (inner, N), with a thread for each N in `columns`."""
         def draw(*shape: int) -> Array:
             return self.kernel.to_device(np.random.default_rng(0).standard_normal(shape).astype(self.model.dtype))
 
@@ -112,7 +121,7 @@ class Engine:
 
 
 class Launches:
-    """An Engine's training on a path that captures it: a call hands the device LAUNCH whole steps, unwaited for."""
+    """An Engine's training in captured steps: a call enqueues LAUNCH whole steps, and the host does not wait."""
 
     def __init__(self, engine: Engine):
         config = engine.config
@@ -123,6 +132,7 @@ class Launches:
         self.windows = [np.concatenate((x, y[-1:])) for x, y in pairs]
 
     def __call__(self) -> None:
+        """Enqueue the next LAUNCH steps; fill the ring first when its steps are used up."""
         engine, optimizer = self.engine, self.engine.optimizer
         if engine.count % self.ahead == 0:
             steps = range(engine.count, engine.count + self.ahead)
@@ -132,13 +142,13 @@ class Launches:
         engine.count += LAUNCH
 
     def losses(self) -> list[float]:
-        """Return those of the last launch; waits for it."""
+        """Wait for the last call's steps, and return their LAUNCH losses in nats per character."""
         slots = np.arange(self.engine.count - LAUNCH, self.engine.count) % self.captured.ring
         return self.captured.wait().losses[slots].tolist()
 
 
 class Training:
-    """Whole steps with carried state: LAUNCH at once where the path captures them."""
+    """Work "training": whole training steps with carried state; LAUNCH steps a call if the path captures them."""
     paths: tuple[str, ...] = PATHS
 
     def __init__(self, task: Task, device: str, dtype: str, path: str):
@@ -148,7 +158,7 @@ class Training:
         self.launches = None if path == "eager" else Launches(self.engine)
 
     def result(self) -> np.ndarray:
-        """Return the losses (STEPS,) from the first step on."""
+        """Return the losses (STEPS,) of the first steps, in nats per character."""
         if self.launches is None:
             return np.array([self.engine.train() for _ in range(STEPS)])
         losses: list[float] = []
@@ -158,32 +168,35 @@ class Training:
         return np.array(losses)
 
     def entry(self) -> Entry:
+        """Return the entry whose unit is one training step."""
         entry = replace(self.engine.training(1), timer=self.engine.kernel.timer)
         return entry if self.launches is None else replace(entry, work=self.launches, units=LAUNCH)
 
 
 class Writing:
-    """Some texts at once, each PIECE characters a call, on the host when the call ends."""
-    paths: tuple[str, ...] = ("eager", "graph")  # graph has the device's own loop, as every path but eager
+    """Work "writing": `streams` texts at once, PIECE characters of each a call. A call ends when the host has them."""
+    paths: tuple[str, ...] = ("eager", "graph")  # every path but eager writes by the same kernel: graph stands for all
 
     def __init__(self, task: Task, device: str, dtype: str, path: str):
         self.model, self.streams = model(task, device, dtype, path), task.streams
 
     def result(self) -> np.ndarray:
-        """Return the likeliest symbols (PIECE, streams) after symbol 0."""
+        """Return the ids (PIECE, streams) that follow symbol 0 if each step takes the likeliest symbol."""
         return self._piece(generate_ids(self.model, np.zeros(1, np.intp), SampleConfig(temperature=0), self.streams))
 
     def entry(self) -> Entry:
+        """Return the entry whose unit is one character of each text."""
         ids, kernel = generate_ids(self.model, np.zeros(1, np.intp), SampleConfig(), self.streams), self.model.kernel
         return Entry(lambda: self._piece(ids), kernel.synchronize, chars=self.streams, units=PIECE, timer=kernel.timer)
 
     @staticmethod
     def _piece(ids: Iterator[np.ndarray]) -> np.ndarray:
+        """Return the next PIECE ids of each text: (PIECE, streams)."""
         return np.stack(list(islice(ids, PIECE)))
 
 
 class Layer:
-    """One LSTM layer and nothing else: forward, and where the task says so backward with all gradients."""
+    """Work "forward" or "forward and backward": one LSTM layer and nothing else, backward with all gradients."""
     paths: tuple[str, ...] = ("eager", "graph", "persistent")
 
     def __init__(self, task: Task, device: str, dtype: str, path: str):
@@ -197,7 +210,7 @@ class Layer:
         self.dx = self.kernel.xp.empty_like(self.x)
 
     def run(self) -> None:
-        """Run the pass; where the path captures, replay the first."""
+        """Run the pass once. If the path captures, the first call records the pass, and later calls replay it."""
         if self.graph:
             self.graph()
             return
@@ -206,7 +219,7 @@ class Layer:
             self.graph = self.path.record(self._pass, 1) if self.path.captured else None
 
     def _pass(self) -> None:
-        """From a state of zeros; the gradient at the last state is zero."""
+        """Run forward and, if the task says so, backward, from a state of zeros; the last state's gradient is zero."""
         (cache,), w = self.work.caches, self.weights
         self.work.begin(None)
         window = Window([w], [cache], None, None, None)
@@ -219,7 +232,7 @@ class Layer:
             stack.sum_products([found])
 
     def result(self) -> dict[str, np.ndarray]:
-        """Return y (H, T, N), and the gradients."""
+        """Return name -> array: y (H, T, N), and with backward dx (E, T, N) and the gradients of the weights."""
         self.run()
         found = {"y": self.work.caches[0].h[:, 1:]}
         if self.backward:
@@ -227,11 +240,12 @@ class Layer:
         return {name: np.array(self.kernel.to_host(array)) for name, array in found.items()}
 
     def entry(self) -> Entry:
+        """Return the entry whose unit is one pass over a window."""
         return Entry(self.run, self.kernel.synchronize, chars=self.x[0].size, timer=self.kernel.timer)
 
 
 def model(task: Task, device: str, dtype: str, path: str) -> CharLM:
-    """Return a model with the task's weights, on a path."""
+    """Return a model with the task's weights, which runs on a path of config.PATHS."""
     made = CharLM(task.sizes, vocab(task.sizes), device, dtype, seed=None)
     made.assign(task.tensors)
     made.path = path

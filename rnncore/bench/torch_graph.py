@@ -1,4 +1,4 @@
-"""A capture is torch's work in a CUDA graph, which replays it; and a timer, torch's twin of a kernel module's.
+"""The capture of torch's work in a CUDA graph, which replays it, and a timer by the GPU's clock (`events`).
 
 Only torch_card.py imports this module.
 """
@@ -16,10 +16,11 @@ WARM_UP = 3  # calls of the work before it is captured
 
 
 def captured(work: Work, device: torch.device) -> Work:
-    """Capture `work` in a CUDA graph and return a function that replays it; on a CPU return `work`. Both warm it up.
+    """Warm `work` up, capture it in a CUDA graph, and return a function that replays it. On a CPU, return `work`.
 
-    The caller holds no tensor with a grad_fn meanwhile. Such a tensor keeps the AccumulateGrad nodes of its parameters,
-    and a node keeps the stream on which it was made: backward then goes to that stream too, which ends the capture.
+    The caller must not hold a tensor with a grad_fn. Such a tensor keeps the AccumulateGrad nodes of its parameters
+    alive, and a node keeps the stream on which it was made. Backward would then use that stream too, and the capture
+    would fail. Errors of the work and of the capture are passed on.
     """
     if device.type != "cuda":
         for _ in range(WARM_UP):
@@ -30,9 +31,10 @@ def captured(work: Work, device: torch.device) -> Work:
 
 @functools.cache
 def side_stream(device: torch.device) -> torch.cuda.Stream:
-    """Return the stream of all captures on the device. The first call makes it and does a first capture, thrown away.
+    """Return the stream of all captures on the device. The first call makes it, and makes one capture that is not used.
 
-    What fails only in a process's first capture fails there. The next one reports any other error.
+    Some errors come only in the first capture of a process. They come here and are ignored. Any other error comes again
+    in the next capture, which passes it on.
     """
     stream = torch.cuda.Stream(device)
     with contextlib.suppress(RuntimeError), torch.inference_mode(False), torch.enable_grad():
@@ -41,7 +43,7 @@ def side_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def tiny_work(device: torch.device) -> Work:
-    """Return the work of the first capture: a product forward and backward, into a parameter of its own."""
+    """Return the work of the first capture: a matrix product, forward and backward, with a parameter of its own."""
     weight = torch.ones(8, 8, device=device, requires_grad=True)
 
     def work() -> None:
@@ -51,14 +53,17 @@ def tiny_work(device: torch.device) -> Work:
 
 
 def record(work: Work, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
-    """Warm `work` up and capture it, both on `stream`; the current stream waits for it and is the current one again."""
+    """Warm `work` up and capture it, both on `stream`; return the graph.
+
+    The current stream waits for `stream`, and is the current stream again at the end, also after an error.
+    """
     current = torch.cuda.current_stream(stream.device)
     stream.wait_stream(current)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.stream(stream):  # by itself, torch.cuda.graph leaves this stream current after a failed capture
+    with torch.cuda.stream(stream):  # torch.cuda.graph alone would leave `stream` current after a failed capture
         for _ in range(WARM_UP):
             work()
-        gc.collect()  # a reference cycle may still hold the graph of a loss
+        gc.collect()  # frees tensors with a grad_fn that a reference cycle still holds (see `captured`)
         with torch.cuda.graph(graph, stream=stream):
             work()
     current.wait_stream(stream)
@@ -67,7 +72,10 @@ def record(work: Work, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
 
 @contextlib.contextmanager
 def events() -> Iterator[list[float]]:
-    """Yield a list, to which the context's end adds the seconds between two events on the current stream."""
+    """Yield a list. When the context ends, add the seconds between its start and its end to the list.
+
+    They are measured by two events on the current stream.
+    """
     begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     seconds: list[float] = []
     begun.record()

@@ -1,25 +1,32 @@
-"""torch's kinds: how numbers are held and multiplied, those of each precision class, and what torch asks cuDNN for."""
+"""torch's kinds: a kind is a way to store and to multiply numbers; each precision class has one kind or two.
+
+cudnn_algorithm tells which algorithm of cuDNN torch uses for a task.
+"""
 from typing import NamedTuple
 
 import torch
 
 from .task import Task
 
-LOSS_SCALE = 1024.0  # factor of the loss with float16's gradients; fixed, for a scaler that adapts waits for the card
+# Factor of the loss, so that small gradients do not become zero in float16. It is fixed, because torch's scaler that
+# adapts it waits for the GPU.
+LOSS_SCALE = 1024.0
 
 
 class Kind(NamedTuple):
-    """How numbers are held and multiplied: the weights' dtype, autocast's (or None), whether TF32 is allowed."""
-    weights: torch.dtype
-    autocast: torch.dtype | None = None
-    tf32: bool = True
+    """A way to store and to multiply numbers."""
+    weights: torch.dtype                 # dtype of the weights
+    autocast: torch.dtype | None = None  # dtype of the products under autocast; None: without autocast
+    tf32: bool = True                    # float32 products may round their factors to TF32
 
     @property
     def scale(self) -> float:
+        """The factor of the loss before backward: LOSS_SCALE with float16, else 1."""
         return LOSS_SCALE if torch.float16 in (self.weights, self.autocast) else 1.0
 
     @property
     def computed(self) -> torch.dtype:
+        """The dtype in which the LSTM computes."""
         return self.autocast or self.weights
 
 
@@ -35,12 +42,18 @@ CLASSES = {  # precision class -> torch's kinds in it
 
 
 def kinds(task: Task, precision: str) -> list[str]:
-    """Return torch's kinds in a class; for writing without autocast, which would convert the weights at each symbol."""
+    """Return the names of torch's kinds in a precision class.
+
+    Writing leaves out the kinds with autocast, which would convert the weights again for each symbol.
+    """
     return [kind for kind in CLASSES[precision] if task.work != "writing" or not KINDS[kind].autocast]
 
 
 def cudnn_algorithm(task: Task, kind: str) -> str:
-    """Return what torch asks of cuDNN on a card from sm_80 on, forward and backward, by the rules in its RNN.cpp."""
+    """Return the algorithm that torch requests from cuDNN on a GPU of sm_80 or later, forward and backward.
+
+    The rules are those of torch's RNN.cpp.
+    """
     hidden, computed = task.sizes.hidden, KINDS[kind].computed
     n = task.streams if task.work == "writing" else task.config.batch
     persistent = (computed == torch.float16 and task.sizes.layers == 1 and hidden % 128 == 0 and hidden <= 1024

@@ -1,9 +1,9 @@
-"""Dynamic evaluation scores a text while the model goes on learning from it (Krause et al. 2018, arXiv 1709.07432).
+"""Dynamic evaluation: score a text while the model goes on learning from it (Krause et al. 2018, arXiv 1709.07432).
 
-    p <- p - rate dL/dp + decay (p0 - p)        after each segment: L its mean loss, p0 the trained parameters
+    p <- p - rate dL/dp + decay (p0 - p)        after each segment; L: its mean loss, p0: the trained parameters
 
-Every loss is counted before the model has learnt from the segment that it stands in. Gradients reach back to the
-segment's beginning, the state is carried over all of the text.
+The losses of a segment are computed before the model learns from that segment. Gradients stop at the beginning of the
+segment. The state is carried through the whole text.
 """
 from collections.abc import Iterator
 from math import isfinite
@@ -19,12 +19,15 @@ from ..params import Parameters
 
 
 def losses(model: CharLM, ids: Ids, config: DynamicConfig | None = None) -> Iterator[np.ndarray]:
-    """Yield (T,) float64 arrays, one a segment: -log p of each symbol of ids (n,) after the first.
+    """Yield one float64 array (T,) per segment: the loss -log p, in nats, of each symbol of ids (n,) after the first.
 
-    ids: of model.vocab.encode. The model's parameters move from one array to the next and are put back, to the bit,
-    when the iterator ends, is closed or raises. config: None for the defaults. Raises ValueError at once for what is no
-    array (n,) of whole numbers, later for one that is no id; RuntimeError, at the first array, while another iterator
-    moves the model's parameters (CharLM.moving); FloatingPointError for a loss that is not finite.
+    ids: as model.vocab.encode returns them. config: None for the defaults. The model's parameters change between two
+    arrays. They return to their old values, to the bit, when the iterator ends, is closed or raises.
+
+    Raises TypeError at the call if config has another type. Raises ValueError at the call if ids is not an array (n,)
+    of whole numbers, and later at the first number that is not an id of the model. Raises RuntimeError at the first
+    array if another iterator is changing this model's parameters (CharLM.moving). Raises FloatingPointError if a loss
+    is not finite.
     """
     if not isinstance(config, DynamicConfig | None):
         raise TypeError(f"config is a DynamicConfig or None, not {config!r}")
@@ -32,6 +35,7 @@ def losses(model: CharLM, ids: Ids, config: DynamicConfig | None = None) -> Iter
 
 
 def _losses(model: CharLM, ids: Ids, config: DynamicConfig) -> Iterator[np.ndarray]:
+    # A generator of its own: `losses` then checks its arguments at the call, not at the first array.
     predictions = len(ids) - 1
     with model.moving():
         pull, state = config.decay * model.params.flat, None
@@ -48,11 +52,16 @@ def _losses(model: CharLM, ids: Ids, config: DynamicConfig) -> Iterator[np.ndarr
 
 def _step(model: CharLM, piece: Ids, state: State | None, config: DynamicConfig, pull: Array, work: stack.Workspace,
           grads: Parameters) -> tuple[np.ndarray, State]:
-    """Losses (T,) on the host for ids piece (T + 1, 1), and the state after them; pull (P,) is decay p0."""
+    """Score one segment, then update the parameters in place; return the losses (T,) on the host and the next state.
+
+    piece (T + 1, 1): the ids of the segment and the one before it. pull (P,): decay p0. work, grads: buffers that all
+    segments share.
+    """
     flat, steps, x = model.params.flat, len(piece) - 1, piece[:-1]
     work.begin(state)
-    with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at the loss
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller checks that the loss is finite
         stack.gradients(model.params, grads, [stack.Pass(x, work, model.keep(x), targets=piece[1:])], over=steps)
+        # The update of the module's formula as flat = (1 - decay) flat + (pull - rate grads): no array is made.
         grads.flat *= -config.rate
         grads.flat += pull
         flat *= 1 - config.decay

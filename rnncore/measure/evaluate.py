@@ -1,4 +1,4 @@
-"""How well a model predicts a text, in nats per character: `score` in one pass, Validation in many columns."""
+"""The loss of a model on a text, in nats per character: `score` reads in one pass, `Validation` in parallel columns."""
 from collections.abc import Iterator
 from math import ceil
 from typing import Any
@@ -13,16 +13,17 @@ from ..kernels.arrays import Ids
 from ..model import CharLM
 from ..nn.stack import Workspace
 
-CHUNK = 256      # steps that `losses` takes at a time: bounds its memory
-GROUP = 1 << 14    # predictions that `window_losses` makes side by side: 64 windows of 256
-STEPS = 32         # steps that it takes at a time
-NUMBERS = 1 << 24  # of its arrays, about: with fewer columns for larger models, bounds its memory
+CHUNK = 256        # time steps that `losses` computes in one call; bounds its memory
+GROUP = 1 << 14    # predictions that `window_losses` makes in one group, such as 64 windows of 256 characters
+STEPS = 32         # time steps that `window_losses` computes in one call
+NUMBERS = 1 << 24  # bound, roughly, on the floats in the workspace of `window_losses`: larger models get fewer columns
 
 
 def losses(model: CharLM, ids: Ids) -> Iterator[np.ndarray]:
-    """Yield (T,) float64 arrays: -log p of each symbol of ids (n,) after the first, the state carried over all.
+    """Yield float64 arrays (T,): the loss -log p, in nats, of each symbol of ids (n,) after the first.
 
-    Raises ValueError at once for what is no array (n,) of whole numbers, later for one that is no id.
+    The state is carried through the whole text. Raises ValueError at the call if ids is not an array (n,) of whole
+    numbers, and later at the first number that is not an id of the model.
     """
     return _losses(model, arguments.symbols("ids", ids))
 
@@ -36,10 +37,11 @@ def _losses(model: CharLM, ids: Ids) -> Iterator[np.ndarray]:
 
 
 def window_losses(model: CharLM, ids: Ids, window: int) -> Iterator[np.ndarray]:
-    """Yield (T,) float64 arrays: -log p of each symbol of ids (n,) after the first, in order, each predicted once.
+    """Yield float64 arrays (T,): the loss -log p, in nats, of each symbol of ids (n,) after the first, in text order.
 
-    The state starts from zero every `window` predictions, as a model of a fixed context would see the text; the last
-    window may be shorter. Raises ConfigError, a ValueError, for a window below 1, and as `losses`.
+    The state is reset to zero every `window` predictions, so a prediction sees the text of its window only, as with a
+    model of a fixed context. The last window may be shorter. Each symbol is predicted once. Raises ConfigError, a
+    ValueError, if window is below 1; raises for ids as `losses` does.
     """
     if arguments.whole("window", window) < 1:
         raise ConfigError(f"window must be a whole number of at least 1, not {window}")
@@ -49,16 +51,17 @@ def window_losses(model: CharLM, ids: Ids, window: int) -> Iterator[np.ndarray]:
 def _window_losses(model: CharLM, ids: Ids, window: int) -> Iterator[np.ndarray]:
     predictions = len(ids) - 1
     c = model.config
+    # The floats of the workspace per column, roughly: logits, inputs, and about six arrays of H per layer.
     a_column = min(STEPS, window) * (c.vocab_size + c.embed + 6 * c.layers * c.hidden)
     columns = min(GROUP // window, ceil(predictions / window), NUMBERS // a_column)
-    if columns < 2:
+    if columns < 2:  # with a single column, `losses` does the same work
         for start in range(0, predictions, window):
             yield from losses(model, ids[start:start + window + 1])
         return
     work, size = model.workspace(min(STEPS, window), columns), window * columns
     for start in range(0, predictions, size):
         piece = np.asarray(ids[start:start + size + 1])
-        padded = np.zeros((2, size), np.intp)  # what stands after the text's end is not counted
+        padded = np.zeros((2, size), np.intp)  # losses of the padding after the text's end are dropped
         padded[:, :len(piece) - 1] = piece[:-1], piece[1:]
         x, y = padded.reshape(2, columns, window).swapaxes(1, 2)
         found, state = np.empty((window, columns)), None
@@ -69,25 +72,26 @@ def _window_losses(model: CharLM, ids: Ids, window: int) -> Iterator[np.ndarray]
 
 
 def encode(model: CharLM, text: str | bytes, on_unknown: str = "error") -> np.ndarray:
-    """The ids (n,) of a text that is to be scored.
+    """Return the ids (n,) of a text to be scored.
 
-    on_unknown: error (raises data.vocab.UnknownSymbolError), skip or replace. Raises CorpusError, a ValueError, for
-    fewer than 2 symbols.
+    on_unknown: treatment of symbols outside the vocabulary, one of "error", "skip" and "replace". Raises
+    data.vocab.UnknownSymbolError for such a symbol under "error". Raises CorpusError, a ValueError, if fewer than 2 ids
+    remain.
     """
     return at_least_two(model.vocab.encode(text, on_unknown))
 
 
 def at_least_two(ids: np.ndarray) -> np.ndarray:
-    """The ids, if there is something to predict; else CorpusError."""
+    """Return ids (n,). Raise CorpusError if n is below 2, because there is nothing to predict then."""
     if len(ids) < 2:
         raise CorpusError(f"{len(ids)} known symbols in the text: nothing to predict; give at least 2")
     return ids
 
 
 def score(model: CharLM, text: str | bytes, on_unknown: str = "error") -> float:
-    """Nats per character: the mean over the n - 1 predictions in text, the state carried from its first symbol on.
+    """Return the mean loss in nats per character over the n - 1 predictions in a text of n symbols.
 
-    on_unknown and what is raised: as `encode`.
+    The state begins at zero and is carried through the whole text. on_unknown and the exceptions: as in `encode`.
     """
     ids = encode(model, text, on_unknown)
     with model.kernel.single_threaded():
@@ -95,10 +99,14 @@ def score(model: CharLM, text: str | bytes, on_unknown: str = "error") -> float:
 
 
 class Validation:
-    """A validation text, scored as contiguous streams side by side, each from the state that the text before it left.
+    """A validation text, cut into contiguous streams that are scored in parallel, one column each.
 
-    The streams hold all of the text but fewer characters than there are columns. `loss(model, k)` scores only the first
-    k windows of `steps` characters of every stream, an even sample of the text.
+    Each stream starts with the state after the last `steps` characters before it; the first stream starts with zeros.
+    The streams leave out fewer characters of the text than there are columns. `loss(model, k)` scores only the first
+    k windows of every stream, each of `steps` characters: a sample spread over the text.
+
+    ids (n,): the text; columns: the number of streams at most, fewer if a stream would be shorter than `steps`; steps:
+    time steps per window. Raises TypeError and ValueError for other arguments (arguments.py, data/batches.py).
     """
 
     def __init__(self, ids: Ids, columns: int, steps: int):
@@ -110,23 +118,28 @@ class Validation:
         self._held: tuple[CharLM, Workspace] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy is made of: all but the workspace."""
+        """Return the attributes for a copy: all but the workspace, which belongs to one model."""
         return vars(self) | {"_held": None}
 
     def chars(self, windows: int) -> int:
-        """How many predictions the first `windows` hold."""
+        """Return the number of predictions in the first `windows` windows of all streams."""
         return self.batches.columns * min(windows * self.batches.steps, self.batches.stream)
 
     def loss(self, model: CharLM, windows: int | None = None, prefix: int | None = None) -> tuple[float, float]:
-        """Nats per character over the first `windows` (None: all), and over the first `prefix` of those."""
+        """Return the mean loss, in nats per character, over the first `windows` windows and over the first `prefix`.
+
+        windows: None for all. prefix: None, or a number that is not reached, returns the first loss twice.
+        """
         batches = self.batches
         if self._held is None or self._held[0] is not model:
             self._held = model, model.workspace(batches.steps, batches.columns)
         work, total, counted, at_prefix = self._held[1], 0.0, 0, 0.0
-        x, y = batches.window(0, rotation=-batches.steps)  # what comes before each stream
+        # One window before each stream gives its initial state. For the first column that window is the end of the
+        # text, so this column starts with zeros instead.
+        x, y = batches.window(0, rotation=-batches.steps)
         _, state = model.losses(x, y, None, work)
         for array in (*state.h, *state.c):
-            array[:, 0] = 0                                # nothing comes before the first
+            array[:, 0] = 0
         for k in range(min(windows or self.windows, self.windows)):
             x, y = batches.window(k)
             loss, state = model.losses(x, y, state, work)

@@ -1,8 +1,10 @@
-"""Dropout is a product with a mask that is a pure function of (seed, step, layer, position).
+"""Dropout is a product with a mask, and the mask is a pure function of (seed, step, layer, position).
 
-Of units: what a layer hands on, at every step anew (Srivastava et al. 2014) or with one mask for all steps of a window
-(variational dropout; Gal & Ghahramani 2016). Of weights: the entries of W_hh, one mask a training step for all
-sequences (weight-drop; Merity et al. 2018). A dropped entry is zero, the others are scaled by 1 / (1 - rate).
+A dropped entry is zero; the others are scaled by 1 / (1 - rate). There are three kinds:
+
+    of units       a layer's outputs, with a new mask at every time step (Srivastava et al. 2014)
+    variational    a layer's outputs, with one mask for all time steps of a window (Gal & Ghahramani 2016)
+    weight drop    the entries of W_hh, with one mask a training step for all sequences (Merity et al. 2018)
 """
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -14,7 +16,11 @@ from ..random import Purpose, Step, counter, key
 
 
 class Dropout(NamedTuple):
-    """The rates, of units and of the entries of W_hh, and what makes this step's masks its own."""
+    """The rates of dropout, and the seed and the number of the training step, which determine its masks.
+
+    rate: probability that a unit is dropped; variational: one mask of units for all time steps of a window;
+    weight_rate: probability that an entry of W_hh is dropped.
+    """
     rate: float
     seed: int
     step: Step
@@ -22,18 +28,25 @@ class Dropout(NamedTuple):
     weight_rate: float = 0.0
 
     def rows(self, steps: int) -> int:
-        """How many masks a layer needs for `steps`."""
+        """Return the number of masks of units that a layer needs for `steps` time steps."""
         return 1 if self.variational else steps
 
 
 def fill_mask(mask: Array, dropout: Dropout, layer: int, first: int, columns: int) -> None:
-    """Fill mask (H, T or 1, N), the columns first .. first + N of a batch of `columns`."""
+    """Fill a layer's mask of units (H, T or 1, N) with 0 and 1 / (1 - rate).
+
+    The N columns of the mask are the columns first .. first + N of a batch of `columns`. So the mask of a batch is the
+    same, however many shares the batch is cut into.
+    """
     kernels.of(mask).dropout_mask(mask, dropout.rate, counter(Purpose.DROPOUT, dropout.step, layer), key(dropout.seed),
                                   first, columns)
 
 
 class WeightDrop:
-    """Weight-drop: `forward` gives the parameters with every W_hh masked, `backward` masks the gradients of those."""
+    """Weight drop: `forward` returns the parameters with every W_hh masked, `backward` masks the gradients of W_hh.
+
+    The masks and the masked copies (4H, H) are made once for `params`; each forward overwrites them.
+    """
 
     def __init__(self, params: Parameters):
         empty_like = kernels.of(params.flat).xp.empty_like
@@ -41,7 +54,10 @@ class WeightDrop:
         self.weights = {**params, **{name: empty_like(mask) for name, mask in self.masks.items()}}
 
     def forward(self, params: Parameters, dropout: Dropout, each: Each = map) -> Mapping[str, Array]:
-        """Names -> parameters, of which every W_hh is a masked copy; each(function, items) may use several threads."""
+        """Return name -> parameter, where every W_hh is a masked copy, which the next call overwrites.
+
+        each(function, items) calls the function for each item; it may use several threads.
+        """
         def drop(item: tuple[int, tuple[str, Array]]) -> None:
             layer, (name, mask) = item
             kernels.of(mask).dropout_mask(mask[:, None], dropout.weight_rate,
@@ -53,7 +69,7 @@ class WeightDrop:
         return self.weights
 
     def backward(self, grads: Parameters) -> None:
-        """Turn the gradients at the masked W_hh into those at the parameters, in place."""
+        """Turn the gradients with respect to the masked W_hh into gradients with respect to W_hh, in place."""
         for name, mask in self.masks.items():
             gradient = grads[name]
             gradient *= mask

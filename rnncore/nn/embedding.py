@@ -1,10 +1,11 @@
-"""The embedding is a table look-up, folded into the first layer's input product where that is cheaper.
+"""The embedding is a table look-up. It is folded into the first layer's input product where that is cheaper.
 
     x[:, t] = embedding[ids[t]]^T                      ids (T, N), embedding (V, E), x (E, T, N)
     z[:, t] = W_ih x[:, t] + b  =  table[:, ids[t]]    table = W_ih embedding^T + b (4H, V)
 
-Where V is well below T N, the product with every row of the embedding is made once and its columns are gathered by
-id; backward adds dz into the columns of that small table. Otherwise x is made and the layer projects it.
+If V is at most half of T N, the embedding is folded: forward computes the table, one product for each symbol, and
+gathers its columns by id; backward adds dz into the columns of the table's gradient. Otherwise forward makes x, and the
+layer computes W_ih x + b.
 """
 from typing import NamedTuple
 
@@ -14,78 +15,93 @@ from ..kernels.arrays import Array, Ids
 from . import lstm
 
 
-class Room(NamedTuple):
-    """Arrays for a pass over at most (T, N) symbols of a batch of so many positions, made once."""
-    x: Array              # (E, T, N)
-    table: Array          # (4H, V); (4H, 0) where the batch is too small to fold
-    onehot: Array | None  # what kernels.scatter_add works in, if anything
+class Buffers(NamedTuple):
+    """Arrays for a pass over at most (T, N) symbols, made once and written again by each pass."""
+    x: Array              # (E, T, N): the first layer's input
+    table: Array          # (4H, V): W_ih embedding^T + b; (4H, 0) if the batch is too small to fold
+    onehot: Array | None  # workspace of kernels.scatter_add; None if it needs none
 
     @property
     def dx(self) -> Array:
-        """The array of x, when backward needs x no more: the gradient there."""
+        """The gradient of x, in the array of x: backward writes it after the last use of x."""
         return self.x
 
     @property
     def dtable(self) -> Array:
-        """The array of the table, when backward needs that no more: its gradient."""
+        """The gradient of the table, in the array of the table, which backward no longer needs."""
         return self.table
 
 
 class Share(NamedTuple):
-    """What the backward of one share of a batch goes by: ids (T, N) and dz (4H, T N)."""
+    """The arrays of one share of a batch that backward reads: ids (T, N) and dz (4H, T N), and the share's buffers."""
     ids: Ids
     dz: Array
-    room: Room
+    buffers: Buffers
 
 
-def room(config: ModelConfig, steps: int, n: int, positions: int, like: Array, training: bool) -> Room:
-    """For (T, N) symbols out of a batch of `positions`, of the dtype and on the device of an array."""
+def buffers(config: ModelConfig, steps: int, n: int, positions: int, like: Array, training: bool) -> Buffers:
+    """Return buffers for (T, N) symbols that belong to a batch of `positions` symbols.
+
+    The arrays have the dtype and the device of the array `like`. training: a backward will follow.
+    """
     kernel, dtype = kernels.of(like), like.dtype
     symbols = config.vocab_size if folded(config.vocab_size, positions) else 0
-    return Room(kernel.xp.empty((config.embed, steps, n), dtype), kernel.xp.empty((4 * config.hidden, symbols), dtype),
-                kernel.scatter_workspace(config.vocab_size, steps * n, dtype) if training else None)
+    return Buffers(kernel.xp.empty((config.embed, steps, n), dtype),
+                   kernel.xp.empty((4 * config.hidden, symbols), dtype),
+                   kernel.scatter_workspace(config.vocab_size, steps * n, dtype) if training else None)
 
 
 def folded(symbols: int, positions: int) -> bool:
-    """Is one product per symbol cheaper than one per position?"""
+    """Return True if one product for each symbol is cheaper than one for each position."""
     return 2 * symbols <= positions
 
 
 def table(embedding: Array, w: lstm.Weights, out: Array) -> Array:
-    """Write the first layer's input share for every symbol: out (4H, V), which is returned."""
+    """Write W_ih embedding^T + b into out (4H, V), a column for each symbol, and return out."""
     kernels.of(out).affine(w.w_ih, w.bias, embedding.T, out)
     return out
 
 
-def forward(embedding: Array, w: lstm.Weights, ids: Ids, fold: bool, z: Array, room: Room) -> Array | None:
-    """The first layer's input: x (E, T, N); to fold, None, and z (4H, T, N) holds the input's share."""
+def forward(embedding: Array, w: lstm.Weights, ids: Ids, fold: bool, z: Array, buffers: Buffers) -> Array | None:
+    """Look up the first layer's input for ids (T, N).
+
+    If `fold`, write W_ih x + b into z (4H, T, N) and return None. Else leave z unchanged and return x (E, T, N), a view
+    of the buffers.
+    """
     k = kernels.of(z)
     if fold:
-        k.gather(table(embedding, w, room.table), ids, z)
+        k.gather(table(embedding, w, buffers.table), ids, z)
         return None
-    x = room.x[:, :len(ids)]
+    x = buffers.x[:, :len(ids)]
     k.gather(embedding.T, ids, x)
     return x
 
 
 def scatter_rows(embedding: Array, dtable: Array, grads: lstm.Weights, rows: slice, shares: list[Share]) -> None:
-    """Rows of the table's gradient, dtable (4H, V), of dW_ih and of db, from all shares of the batch."""
+    """Write some rows of the table's gradient dtable (4H, V), of dW_ih (4H, E) and of db (4H,), from all shares.
+
+    Several threads may work at once, each on its own rows: a row needs no other row of dz.
+    """
     k = kernels.of(dtable)
     dtable[rows] = 0
-    for ids, dz, room in shares:
-        k.scatter_add(dtable[rows], ids, dz[rows], room.onehot)
+    for ids, dz, buffers in shares:
+        k.scatter_add(dtable[rows], ids, dz[rows], buffers.onehot)
     k.product(dtable[rows], embedding, grads.w_ih[rows])
     k.row_sums(dtable[rows], grads.bias[rows])
 
 
 def backward(dembedding: Array, w: lstm.Weights, dtable: Array | None, shares: list[Share]) -> None:
-    """Write dembedding (V, E), from dtable where that is given, else from the shares, whose x is used up."""
+    """Write dembedding (V, E), the gradient of the embedding.
+
+    dtable (4H, V) is the table's gradient if the embedding is folded, else None. For None, dembedding is computed from
+    the shares, and dx overwrites their x.
+    """
     k = kernels.of(dembedding)
     if dtable is not None:
         k.product(dtable.T, w.w_ih, dembedding)
         return
     dembedding[...] = 0
-    for ids, dz, room in shares:
-        dx = room.dx[:, :len(ids)]
+    for ids, dz, buffers in shares:
+        dx = buffers.dx[:, :len(ids)]
         k.product(w.w_ih.T, dz, lstm.columns(dx))
-        k.scatter_add(dembedding.T, ids, lstm.columns(dx), room.onehot)
+        k.scatter_add(dembedding.T, ids, lstm.columns(dx), buffers.onehot)

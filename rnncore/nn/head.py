@@ -1,7 +1,10 @@
 """The head turns the top layer's output into a loss: a linear layer and the softmax cross-entropy, in nats.
 
-    logits[:, t] = W y[:, t] + b          y (H, T, N), W (V, H), logits (V, T, N)
+    logits[:, t] = W y[:, t] + b          y (H, T, N), W (V, H), b (V,), logits (V, T, N)
     loss[t, n] = -log softmax(logits[:, t, n])[target[t, n]]
+
+This file holds the linear layer. stack.py calls the kernel's softmax_cross_entropy, which writes the loss and turns the
+logits into dL/dlogits in place.
 """
 from .. import kernels
 from ..kernels.arrays import Array
@@ -9,7 +12,7 @@ from .lstm import Sum, columns
 
 
 def forward(weight: Array, bias: Array, y: Array, logits: Array) -> None:
-    """Write logits (V, T, N)."""
+    """Write logits (V, T, N) from y (H, T, N)."""
     kernels.of(y).affine(weight, bias, columns(y), columns(logits))
 
 
@@ -19,5 +22,5 @@ def backward(weight: Array, dlogits: Array, dy: Array) -> None:
 
 
 def sums(dweight: Array, dbias: Array, y: Array, dlogits: Array) -> list[Sum]:
-    """The gradients as in lstm.py: dweight (V, H), dbias (V,)."""
+    """Return the gradients of W and b as sums over time and sequences: dweight (V, H) and dbias (V,), as in lstm.py."""
     return [(dweight, columns(dlogits), columns(y)), (dbias, columns(dlogits), None)]

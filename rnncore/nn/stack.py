@@ -1,8 +1,11 @@
-"""The network over shares of a batch's columns: embedding, L LSTM layers with dropout after each, head.
+"""The whole network over a window: embedding, L LSTM layers with dropout after each, head.
 
-`gradients` is a training step but for the update: forward, loss, back-propagation, and the sums over time that are the
-parameters' gradients. All is pure but for the Workspace that the caller made and passes in. Notation as in lstm.py; V
-symbols. Those sums wait until all shares are through, because they go over the shares too.
+`gradients` is a training step without the update: forward, loss, back-propagation, and the parameters' gradients, which
+are sums over time. The columns of a batch may be cut into shares, so that several threads can work. The gradients are
+summed over the shares too, so they are computed when all shares have done their back-propagation.
+
+The functions have no state: all that they write lies in the Workspace and the gradients that the caller passes in.
+Notation as in lstm.py, and V symbols.
 """
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -16,13 +19,20 @@ from .lstm import Cache, State
 
 
 class InTurn:
-    """The layers of a window, one after the other, each by `layer`, or where that is None by lstm.py."""
+    """All layers of a window, one after the other.
+
+    layer: the functions forward and backward of one layer; None for those of lstm.py.
+    """
 
     def __init__(self, layer: Layer | None = None):
         self.layer: Layer = lstm if layer is None else layer
 
     def forward(self, window: Window, x: Array | None) -> None:
-        """Run all layers, x as in lstm.py; where there are masks, dropped[k] = what layer k makes, times its mask."""
+        """Run all layers on x (E, T, N), or None as in lstm.py: write gates, h and c of the window's caches.
+
+        With dropout, dropped[k] (H, T, N) is written too: the output of layer k times its mask, which layer k+1
+        or the head reads.
+        """
         weights, caches, keep, masks, dropped = window
         for k, (w, (gates, h, c)) in enumerate(zip(weights, caches, strict=True)):
             self.layer.forward(w, x, gates, h, c, keep)
@@ -31,21 +41,27 @@ class InTurn:
                 x = kernels.of(x).xp.multiply(x, masks[k], out=dropped[k])
 
     def backward(self, window: Window, dy: Array, dstate: StackState | None, initial: StackState) -> None:
-        """Run all layers backwards: dy is used up, the gradient at the initial state written; dstate None: zeros."""
+        """Run all layers backwards from dy (H, T, N), the gradient of the last layer's output: write dz of each layer.
+
+        dy is overwritten. dstate is the gradient of the last state, None for zeros. The gradient of the initial state
+        is written into `initial`.
+        """
         weights, caches, keep, masks, _ = window
         for k in reversed(range(len(caches))):
             (gates, _, c), dh, dc = caches[k], initial[0][k], initial[1][k]
             dh[...], dc[...] = (dstate[0][k], dstate[1][k]) if dstate else (0, 0)
             if masks:
                 dy *= masks[k]
+            # dx of layer k is dy of layer k-1, in the same array; layer 0 leaves its dx to embedding.py.
             self.layer.backward(weights[k], gates, c, keep, dy, dh, dc, dy if k else None)
 
 
 class Workspace:
-    """All the arrays that a pass over at most (T, N) symbols writes, made once, and what runs its layers.
+    """All the arrays that a pass over at most (T, N) symbols writes, made once, and the object that runs the layers.
 
-    offset and columns place the N columns in a batch of `columns`, so that dropout's masks do not depend on the share.
-    path: None for eager.
+    params give the sizes, dtype and device. The N columns are the columns offset .. offset + N of a batch of `columns`
+    (None: N): dropout's masks depend on the place in the batch, not on the share. training False: no backward follows,
+    and dy has no steps. path: the kernel module's path that runs the layers, None for eager.
     """
 
     def __init__(self, params: Parameters, steps: int, n: int, training: bool = True, offset: int = 0,
@@ -55,38 +71,40 @@ class Workspace:
         self.offset, self.columns = offset, columns or n
         self.h, self.c = (empty((config.layers, hidden, steps + 1, n), dtype) for _ in "hc")
         self.caches = [Cache(empty((4 * hidden, steps, n), dtype), h, c) for h, c in zip(self.h, self.c, strict=True)]
-        self.room = embedding.room(config, steps, n, steps * self.columns, params.flat, training)
+        self.embedding = embedding.buffers(config, steps, n, steps * self.columns, params.flat, training)
         self.logits = empty((config.vocab_size, steps, n), dtype)
-        self.dlogits = self.logits      # the same array, as the loss leaves it: the gradient there
+        self.dlogits = self.logits      # the same array after the loss, which turns the logits into their gradient
         self.loss = empty((steps, n), dtype)
-        self.masks: list[Array] = []    # (H, T, N) a layer, made by the first pass with dropout; variational: (H, 1, N)
-        self.dropped: list[Array] = []  # (H, T, N) a layer: its output times its mask
-        self.kept: list[Array] = []     # (H, T, N) a layer, made by the first backward with keep: the states it left
+        # One array (H, T, N) a layer. The lists stay empty, and cost no memory, until a pass needs them.
+        self.masks: list[Array] = []    # masks of units; variational dropout: (H, 1, N)
+        self.dropped: list[Array] = []  # the layer's output times its mask
+        self.kept: list[Array] = []     # keep times h before each step
         self.dy = empty((hidden, steps if training else 0, n), dtype)
         self.initial = State(*empty((2, config.layers, hidden, n), dtype))
         self.layers = (path or kernel.path("eager", str(dtype))).layers(config, steps, n, InTurn)
 
     def first(self, steps: int) -> list[Cache]:
-        """The caches for a run of `steps`, at most T."""
+        """Return the layers' caches for `steps` time steps. Raises ValueError for more than T."""
         if steps > self.steps:
             raise ValueError(f"a workspace of {self.steps} steps cannot hold {steps}")
         return [cache.first(steps) for cache in self.caches]
 
     def begin(self, state: State | None) -> None:
-        """The initial state of the next pass, or None: zeros."""
+        """Set the initial state of the next pass; None: zeros."""
         for k, cache in enumerate(self.caches):
             cache.h[:, 0], cache.c[:, 0] = (0, 0) if state is None else (state.h[k], state.c[k])
 
     def state(self, steps: int) -> State:
-        """The state after `steps` as it lies in the caches: views."""
+        """Return the state after `steps` time steps: views of the caches, which the next pass overwrites."""
         return State(self.h[:, :, steps], self.c[:, :, steps])
 
 
 class Pass(NamedTuple):
-    """What the network runs over: ids (T, N), keep (T, N), 0 where a new document begins, dropout, targets (T, N).
+    """The input of one pass over a share of a batch, and the workspace that the pass writes.
 
-    work is where. Of the dropout's rates only that of units is applied here: weight-drop is a matter of the params that
-    are given.
+    ids and targets (T, N): symbols, and the symbols that follow them. keep (T, N): 0 where a new document begins, 1
+    elsewhere; None: no document begins. dropout: its weight_rate is not used here, because the caller passes parameters
+    that have weight drop applied already.
     """
     ids: Ids
     work: Workspace
@@ -96,22 +114,22 @@ class Pass(NamedTuple):
 
     @property
     def drops(self) -> Dropout | None:
-        """The dropout where it drops units, else None."""
+        """The dropout if its rate of units is above 0, else None."""
         return self.dropout if self.dropout and self.dropout.rate > 0 else None
 
     def folds(self, symbols: int) -> bool:
-        """Is the embedding folded (embedding.py)? The batch decides, so all its shares do the same."""
+        """Return True if the embedding is folded (embedding.py). All shares agree: the size of the batch decides."""
         return embedding.folded(symbols, len(self.ids) * self.work.columns)
 
     def outputs(self) -> list[Array]:
-        """What each layer handed on in the forward: L arrays y (H, T, N)."""
+        """Return each layer's output in the forward, after dropout: L arrays y (H, T, N)."""
         steps = len(self.ids)
         if self.drops:
             return [dropped[:, :steps] for dropped in self.work.dropped]
         return [cache.h[:, 1:steps + 1] for cache in self.work.caches]
 
     def before(self) -> list[Array]:
-        """What W_hh of each layer saw: L arrays h_prev (H, T, N)."""
+        """Return the states that each layer's W_hh was multiplied with: L arrays h_prev (H, T, N), keep included."""
         steps, work = len(self.ids), self.work
         states = [cache.h[:, :steps] for cache in work.caches]
         if self.keep is None:
@@ -123,25 +141,28 @@ class Pass(NamedTuple):
 
 def gradients(params: Mapping[str, Array], grads: Parameters, passes: Sequence[Pass], over: float = 1,
               each: Each = map) -> list[State]:
-    """Write into grads the gradient of the sum of all losses of a batch's shares, divided by `over`.
+    """Write into grads the gradient of the summed loss of all shares of a batch, divided by `over`.
 
-    The shares begin at the states that lie in their workspaces (`Workspace.begin`), and leave there the loss (T, N) of
-    each symbol and the last state. Returns, of each share, the gradient at the initial state (divided too), which the
-    next call overwrites. `each(function, items)` may use a thread an item.
+    Each share begins at the state that `Workspace.begin` has set. Its workspace then holds the loss (T, N) of each
+    symbol in nats, not divided, and the last state. Return the gradient of each share's initial state, divided too,
+    which the next call overwrites. each(function, items) calls the function for each item; it may use several threads.
     """
-    def there_and_back(run: Pass) -> State:
+    def forward_and_backward(run: Pass) -> State:
         losses(params, run)
         if over != 1:
             run.work.dlogits[:, :len(run.ids)] /= over
         return backward(params, run)
 
-    initial = list(each(there_and_back, passes))
+    initial = list(each(forward_and_backward, passes))
     sum_up(params, grads, passes, each)
     return initial
 
 
 def losses(params: Mapping[str, Array], run: Pass) -> Array:
-    """The loss (T, N) of each symbol in nats, a view of the workspace; the gradient of their sum is left in dlogits."""
+    """Return the loss (T, N) of each symbol in nats, a view of the workspace.
+
+    work.dlogits (V, T, N) then holds the gradient of the summed loss.
+    """
     assert run.targets is not None
     logits, loss = forward(params, run), run.work.loss[:len(run.ids)]
     kernels.of(logits).softmax_cross_entropy(logits, run.targets, loss)
@@ -149,21 +170,24 @@ def losses(params: Mapping[str, Array], run: Pass) -> Array:
 
 
 def forward(params: Mapping[str, Array], run: Pass) -> Array:
-    """Logits (V, T, N), a view of the workspace, from the initial state that lies there; the last: `work.state(T)`."""
+    """Return the logits (V, T, N), a view of the workspace.
+
+    The pass begins at the state that `Workspace.begin` has set; `work.state(T)` is the last state after it.
+    """
     work, table, logits = run.work, params["embedding.weight"], run.work.logits[:, :len(run.ids)]
     if run.drops:
         _fill_masks(run, run.drops)
     window, z = _window(params, run), work.caches[0].z[:, :len(run.ids)]
-    x = embedding.forward(table, window.weights[0], run.ids, run.folds(len(table)), z, work.room)
+    x = embedding.forward(table, window.weights[0], run.ids, run.folds(len(table)), z, work.embedding)
     work.layers.forward(window, x)
     head.forward(params["head.weight"], params["head.bias"], run.outputs()[-1], logits)
     return logits
 
 
 def backward(params: Mapping[str, Array], run: Pass, dstate: State | None = None) -> State:
-    """Back through head and layers from work.dlogits: what `sum_up` needs stays in run.work.
+    """Run head and layers backwards from work.dlogits. The workspace then holds what `sum_up` needs.
 
-    dstate: the gradient that arrives at the last state, or None for truncated BPTT. Returns the gradient at the initial
+    dstate: the gradient of the last state; None for zeros, as in truncated BPTT. Return the gradient of the initial
     state, which the next call overwrites.
     """
     work, steps = run.work, len(run.ids)
@@ -174,16 +198,18 @@ def backward(params: Mapping[str, Array], run: Pass, dstate: State | None = None
 
 
 def sum_up(params: Mapping[str, Array], grads: Parameters, shares: Sequence[Pass], each: Each = map) -> None:
-    """Write every gradient into grads, the sums over time and sequences of all shares of a batch, in their order.
+    """Write every parameter's gradient into grads: sums over time and sequences, and over the shares in their order.
 
-    `each(function, items)` may use a thread an item: each makes the same rows of every gradient.
+    each(function, items) calls the function for each item; it may use several threads.
     """
     sums, table = [_sums(grads, share) for share in shares], params["embedding.weight"]
     first, symbols = lstm.layer(grads, 0), len(table)
     scattered = [embedding.Share(share.ids, lstm.columns(share.work.caches[0].dz[:, :len(share.ids)]),
-                                 share.work.room) for share in shares]
-    dtable = shares[0].work.room.dtable if shares[0].folds(symbols) else None
+                                 share.work.embedding) for share in shares]
+    dtable = shares[0].work.embedding.dtable if shares[0].folds(symbols) else None
 
+    # A thread computes its rows of every gradient over all shares. So no two threads write one entry, and the order of
+    # the additions, which decides the last bits, does not depend on which thread is faster.
     def some_rows(k: int) -> None:
         for same in zip(*sums, strict=True):
             sum_products(same, k, len(shares))
@@ -195,10 +221,10 @@ def sum_up(params: Mapping[str, Array], grads: Parameters, shares: Sequence[Pass
 
 
 def _sums(grads: Parameters, share: Pass) -> list[lstm.Sum]:
-    """(gradient, a (R, T N), b (C, T N) or None) of each gradient, as in lstm.py."""
+    """Return (gradient, a (R, T N), b (C, T N) or None) of each gradient, as in lstm.py."""
     caches, dlogits = share.work.first(len(share.ids)), share.work.dlogits[:, :len(share.ids)]
     outputs, before = share.outputs(), share.before()
-    below = [None if share.folds(len(dlogits)) else share.work.room.x[:, :len(share.ids)], *outputs]
+    below = [None if share.folds(len(dlogits)) else share.work.embedding.x[:, :len(share.ids)], *outputs]
     found = head.sums(grads["head.weight"], grads["head.bias"], outputs[-1], dlogits)
     for k, cache in enumerate(caches):
         found += lstm.sums(lstm.layer(grads, k), below[k], cache.dz, before[k])
@@ -206,7 +232,7 @@ def _sums(grads: Parameters, share: Pass) -> list[lstm.Sum]:
 
 
 def sum_products(same: Sequence[lstm.Sum], k: int = 0, parts: int = 1) -> None:
-    """The k-th of so many parts of the rows of a gradient, from its (gradient, a, b) of each share."""
+    """Write the k-th of `parts` parts of the rows of one gradient, from its (gradient, a, b) of each share."""
     for number, (gradient, a, b) in enumerate(same):
         kernel, rows = kernels.of(a), _rows(gradient, k, parts)
         if b is not None:
@@ -218,11 +244,12 @@ def sum_products(same: Sequence[lstm.Sum], k: int = 0, parts: int = 1) -> None:
 
 
 def _rows(array: Array, k: int, parts: int) -> slice:
+    """Return the rows of the k-th of `parts` parts of an array: parts of nearly equal size."""
     return slice(len(array) * k // parts, len(array) * (k + 1) // parts)
 
 
 def _window(params: Mapping[str, Array], run: Pass) -> Window:
-    """What runs over all layers; the masks as the forward has filled them."""
+    """Return the arguments of the layers' forward and backward; `_fill_masks` has filled the masks."""
     caches, steps = run.work.first(len(run.ids)), len(run.ids)
     masks = [mask[:, :run.drops.rows(steps)] for mask in run.work.masks] if run.drops else None
     weights = [lstm.layer(params, k) for k in range(len(caches))]
@@ -230,7 +257,7 @@ def _window(params: Mapping[str, Array], run: Pass) -> Window:
 
 
 def _fill_masks(run: Pass, dropout: Dropout) -> None:
-    """Fill the mask (H, T or 1, N) of what each layer hands on, and see that there is room for the products."""
+    """Fill the mask (H, T or 1, N) of each layer's output; make the arrays for masks and dropped outputs if needed."""
     work, rows, like = run.work, dropout.rows(run.work.steps), [cache.h[:, 1:] for cache in run.work.caches]
     xp = kernels.of(like[0]).xp
     work.dropped = work.dropped or [xp.empty_like(h) for h in like]

@@ -1,10 +1,12 @@
-"""A Stepper advances the whole stack by one symbol a column, in place: what a text is written with.
+"""A Stepper runs the whole network one symbol at a time and keeps the state: text is written with it.
 
-    z = table[:, ids]           layer 0: table = W_ih embedding^T + b (4H, V), made once
+    z = table[:, ids]           layer 0: table = W_ih embedding^T + b (4H, V), computed once
     z = W_ih h_below + b        the layers above
-    h, c = cell(z + W_hh h, c)  as in lstm.py, with neither mask nor dropout;  logits = W h_top + b
+    h, c = cell(z + W_hh h, c)  as in lstm.py, without keep and without dropout
+    logits = W h_top + b
 
-Where the kernel module has its loops compiled, the step is one call of them, which allocates nothing.
+If the kernel module has compiled loops and no cell is clamped (held at a value), a step is one compiled call, which
+allocates no arrays.
 """
 import copy
 import math
@@ -19,16 +21,19 @@ from ..kernels import Array, Ids, Writer
 from ..params import Parameters
 from . import embedding, head, lstm
 
-Clamp: TypeAlias = Mapping[tuple[int, int], float]  # (layer, cell), from 0 -> the number at which its c is held
-LARGEST = float(np.finfo(np.float32).max)
+Clamp: TypeAlias = Mapping[tuple[int, int], float]  # (layer, cell), both counted from 0 -> the value of its c
+LARGEST = float(np.finfo(np.float32).max)  # the largest absolute value of a clamp: any model's dtype can hold it
 
 
 class Stepper:
-    """The parameters as they were when it was made, and a state of one column, zero at first; more by `repeat`.
+    """A copy of the parameters, and a state that each step advances: one column of zeros at first.
 
-    h, c (L, H, N) may be written between steps; logits (V, N) are those of the last step. clamp: (layer, cell), from 0
-    -> the number that c of this cell is after each step, whatever the gates make of it; h = o tanh(c) as ever.
-    Raises ConfigError for a cell that is not there and for what is no finite number.
+    h, c (L, H, N) are the state, and a caller may write them between steps. logits (V, N) are those of the last step,
+    zeros before the first. Later changes of `params` have no effect.
+
+    clamp: (layer, cell), both counted from 0 -> a value. After each step, c of this cell is set to the value, whatever
+    the gates say, and h = o tanh(c) is computed from it. Raises ConfigError for a cell that the model does not have and
+    for a value that is not finite, TypeError for a clamp of another form.
     """
 
     def __init__(self, params: Parameters, clamp: Clamp | None = None):
@@ -44,12 +49,13 @@ class Stepper:
         self._hold(h, c, zeros((config.vocab_size, 1), dtype))
 
     def repeat(self, count: int) -> "Stepper":
-        """Another with the same parameters, and `count` columns for each of this one's."""
+        """Return another Stepper with the same parameters and `count` copies of each column, side by side."""
         other = copy.copy(self)
         other._hold(*(self.kernel.xp.repeat(a, count, axis=-1) for a in (self.h, self.c, self.logits)))
         return other
 
     def _hold(self, h: Array, c: Array, logits: Array) -> None:
+        """Take these arrays as state and logits. Make the buffers and the compiled step that work on them."""
         self.h, self.c, self.logits = h, c, logits
         empty, dtype, (_, hidden, n) = self.kernel.xp.empty, h.dtype, h.shape
         self._gates = empty((4 * hidden, 1, n), dtype)
@@ -59,7 +65,7 @@ class Stepper:
         self._compiled = compiled and compiled.stepper(self.layers, self._head(), self.table, h, c, logits)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy is made of: all but what works on these very arrays, which is made anew."""
+        """Return the attributes that a copy needs. The others point into these arrays: __setstate__ makes them anew."""
         return {name: vars(self)[name] for name in ("clamp", "params", "table", "h", "c", "logits")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -68,21 +74,24 @@ class Stepper:
         self._hold(self.h, self.c, self.logits)
 
     def _layers(self) -> list[lstm.Weights]:
+        """Return each layer's weights."""
         return [lstm.layer(self.params, k) for k in range(self.params.config.layers)]
 
     def _head(self) -> tuple[Array, Array]:
+        """Return the head's weight (V, H) and bias (V,)."""
         return self.params["head.weight"], self.params["head.bias"]
 
     def writer(self) -> Writer | None:
-        """What writes text from here in a few launches, h, c and logits in place; None where `step` is the way.
+        """Return an object that writes text on the device in a few kernel launches; None if only `step` can write.
 
-        `step` is the way where cells are held, which no such kernel does: the caller tells the user what that costs.
+        The writer continues from h, c and logits, and writes them in place. No kernel can clamp cells, so a Stepper
+        with a clamp has no writer; the caller tells the user how much slower that is.
         """
         return None if self.clamp else self.kernel.writer(self.layers, self._head(), self.table, self.h, self.c,
                                                           self.logits)
 
     def step(self, ids: Ids) -> Array:
-        """ids (N,), whole numbers on the host -> logits (V, N), which the next step overwrites."""
+        """Read one symbol a column, ids (N,) on the host; return the logits (V, N), which the next step overwrites."""
         if self._compiled:
             self._compiled(ids)
         else:
@@ -91,6 +100,7 @@ class Stepper:
         return self.logits
 
     def _loop(self, ids: Ids) -> None:
+        """Run the step layer by layer for ids (1, N) on the device."""
         k, gates = self.kernel, self._gates[:, 0]
         z = gates  # one array, as in lstm.py
         for layer, (w, h, c) in enumerate(self._cells):
@@ -108,7 +118,11 @@ class Stepper:
 
 
 def checked(clamp: Clamp | None, config: ModelConfig) -> Clamp:
-    """The clamp, if the model has its cells and its values are finite; else ConfigError."""
+    """Return the clamp, or an empty one for None.
+
+    Raises TypeError if it does not map (layer, cell) to a number, ConfigError if the model does not have a cell or a
+    value is not finite in float32.
+    """
     if not isinstance(clamp, Mapping | None):
         raise TypeError(f"clamp maps (layer, cell) to a number, not {clamp!r:.60}")
     for place, value in (clamp or {}).items():

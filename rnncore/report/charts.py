@@ -1,4 +1,4 @@
-"""Charts of a training run as SVG that takes its colours and fonts from the page around it."""
+"""Charts of a training run: loss, learning rate and gradient norm, as SVG with the colours and fonts of its page."""
 import io
 import logging
 from collections.abc import Callable
@@ -13,37 +13,41 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Row: TypeAlias = dict[str, Any]                  # of metrics.jsonl
-Line: TypeAlias = tuple[np.ndarray, np.ndarray]  # steps, values
-POINTS = 400   # of a line: more are averaged
-ROWS = 12      # of a table
-KEPT = 0.97    # share of the training losses that the axis shows: the first steps would flatten the rest
-MARGIN = 0.04  # of the axis, above and below
+Row: TypeAlias = dict[str, Any]                  # one line of metrics.jsonl
+Line: TypeAlias = tuple[np.ndarray, np.ndarray]  # steps (n,) and values (n,)
+POINTS = 400   # points of a drawn line, at most; more are averaged
+ROWS = 12      # rows of a table, at most, beside the best one
+KEPT = 0.97    # share of the training losses that fit on the axis: the high losses of the first steps are cut off
+MARGIN = 0.04  # empty share of the axis above and below the lines
+# matplotlib takes no CSS variables. So it draws in colours that no chart uses otherwise, and `_attributes` replaces
+# each of them by the page's colour.
 COLOURS = {"#010101": "currentColor", "#020202": "var(--faint)", "#030303": "var(--rule)", "#040404": "var(--train)",
            "#050505": "var(--validation)", "#060606": "var(--floor)"}
 INK, FAINT, RULE, TRAIN, VALIDATION, FLOOR = COLOURS
-WIDE, NARROW, SMALL = (7.7, 3.0), (4.0, 3.1), (4.0, 2.0)  # inches, of 72 of the SVG's units
-FONTS = {"font-family", "font", "font-style", "font-weight", "font-variant", "font-stretch"}  # the page's are taken
+WIDE, NARROW, SMALL = (7.7, 3.0), (4.0, 3.1), (4.0, 2.0)  # inches, width and height; an inch is 72 units of the SVG
+FONTS = {"font-family", "font", "font-style", "font-weight", "font-variant", "font-stretch"}  # left to the page's style
 LINK = "{http://www.w3.org/1999/xlink}href"
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart for people who see it, as SVG for a wide and a narrow page, and in words."""
-    name: str
+    """A chart as SVG, for a wide and for a narrow page, and in words for people who cannot see it."""
+    name: str     # loss, rate or norm
     title: str
-    summary: str
-    wide: str
-    narrow: str
+    summary: str  # the chart in words
+    wide: str     # SVG element for a wide page
+    narrow: str   # SVG element for a narrow page; the same as `wide` for a small chart
 
 
-def charts(rows: list[Row], floor: float | None, unit: str = "character", there: int | None = None) -> list[Chart]:
-    """The charts of the rows of metrics.jsonl: loss, rate and gradient norm, those that have two points to draw.
+def charts(rows: list[Row], floor: float | None, unit: str = "character",
+           validation_size: int | None = None) -> list[Chart]:
+    """Return the charts of loss, learning rate and gradient norm that have at least two points.
 
-    floor: the nats per character that counting alone reaches, or None; unit: what a symbol is called; there: how many
-    of them the whole validation text has, where that is known.
+    rows: of metrics.jsonl; floor: the n-gram baseline in nats per character, or None; unit: the word for a symbol;
+    validation_size: the number of symbols of the whole validation text, or None if it is not known. A gradient norm
+    that is 0 somewhere has no chart, because its axis is logarithmic.
     """
-    on, end = measured(rows, there, unit)
+    on, end = measured(rows, validation_size, unit)
     train, validation, rate, norm = (line(rows, name) for name in ("loss", "val_loss", "lr", "grad_norm"))
     found = []
     if len(train[0]) > 1:
@@ -58,36 +62,38 @@ def charts(rows: list[Row], floor: float | None, unit: str = "character", there:
     return found
 
 
-def measured(rows: list[Row], there: int | None, unit: str = "character") -> tuple[str, str]:
-    """What mid-run evaluations are over, and what the one at the end gave, in words; "" where that is not known.
+def measured(rows: list[Row], validation_size: int | None, unit: str = "character") -> tuple[str, str]:
+    """Return two phrases: the sample that the evaluations in mid-run use, and the result of the evaluation at the end.
 
-    Words on the first where it is a sample: of what there is, or of what the evaluation at the end is over.
+    Both are "" unless the evaluations use a sample: fewer symbols than the whole validation text has, or than the
+    evaluation at the end used. The second is "" too if there was no evaluation at the end.
     """
     row: Row = next((row for row in reversed(rows) if "val_loss" in row), {})
     few, many, loss = (row.get(name) for name in ("val_chars", "val_chars_of_all", "val_loss_of_all"))
-    sampled = few is not None and few < max(there or 0, many or 0)
+    sampled = few is not None and few < max(validation_size or 0, many or 0)
     end = f"over {many:,} {unit}s it is {loss:.3f} at the end" if sampled and None not in (many, loss) else ""
     return (f"on a sample of {few:,} {unit}s" if sampled else ""), end
 
 
 def line(rows: list[Row], name: str) -> Line:
-    """(steps, values) of the rows that have a number there."""
+    """Return the steps and the values of the rows that have a number under this name."""
     found = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
     steps, values = np.array(found, np.float64).reshape(-1, 2).T
     return steps, values
 
 
 def thinned(drawn: Line) -> Line:
-    """The line in at most POINTS points, each the mean of its neighbours."""
+    """Return the line with at most POINTS points; each is the mean of neighbouring points."""
     edges = np.linspace(0, len(drawn[0]), min(POINTS, len(drawn[0])) + 1).astype(int)
     steps, values = (np.array([part[a:b].mean() for a, b in pairwise(edges)]) for part in drawn)
     return steps, values
 
 
 def table(rows: list[Row]) -> list[tuple[int, float | None, float, float, float]]:
-    """(step, training loss, validation loss, rate, gradient norm) at evaluations, some where they are many.
+    """Return (step, training loss, validation loss, learning rate, gradient norm) of evaluations, in order of steps.
 
-    The first, the last and the best are among them.
+    Of many evaluations, ROWS are taken, evenly spread, with the first and the last; the best one is always added. A run
+    without evaluations is shown by its training losses. Losses are in nats per symbol.
     """
     found = [row for row in rows if isinstance(row.get("val_loss"), (int, float))]
     if not found:
@@ -99,6 +105,7 @@ def table(rows: list[Row]) -> list[tuple[int, float | None, float, float, float]
 
 
 def _losses(train: Line, validation: Line, floor: float | None, on: str, end: str) -> str:
+    """Return the chart of the losses in words; on and end: the phrases of `measured`."""
     words = [f"The training loss goes from {train[1][0]:.3f} at step {train[0][0]:,.0f} "
              f"to {train[1][-1]:.3f} at step {train[0][-1]:,.0f}"]
     if len(validation[0]):
@@ -115,17 +122,19 @@ def _losses(train: Line, validation: Line, floor: float | None, on: str, end: st
 
 
 def _range(noun: str, drawn: Line) -> str:
+    """Return a line in words: its first, last, largest and smallest value."""
     steps, values = drawn
     return (f"{noun} goes from {values[0]:.3g} to {values[-1]:.3g}; it is {values.max():.3g} at most, "
             f"at step {steps[values.argmax()]:,.0f}, and {values.min():.3g} at least.")
 
 
 def _top(train: Line, validation: Line, floor: float | None) -> float:
-    """Where the axis of the losses ends."""
+    """Return the upper end of the axis of the losses: at most a share 1 - KEPT of the training losses is above it."""
     return max([np.quantile(train[1], KEPT), *validation[1], *([floor] if floor else [])])
 
 
 def _draw_loss(axes: "Axes", train: Line, validation: Line, floor: float | None) -> None:
+    """Draw the losses and the n-gram baseline."""
     top = _top(train, validation, floor)
     axes.plot(*thinned(train), color=TRAIN, linewidth=1, label="training")
     if len(validation[0]):
@@ -140,6 +149,7 @@ def _draw_loss(axes: "Axes", train: Line, validation: Line, floor: float | None)
 
 
 def _draw_line(axes: "Axes", drawn: Line, scale: str) -> None:
+    """Draw one line; scale: of the vertical axis, linear or log."""
     from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     axes.plot(*thinned(drawn), color=TRAIN, linewidth=1.2)
@@ -151,18 +161,20 @@ def _draw_line(axes: "Axes", drawn: Line, scale: str) -> None:
 
 def _chart(name: str, title: str, summary: str, draw: Callable[["Axes"], None],
            sizes: tuple[tuple[float, float], tuple[float, float]]) -> Chart:
+    """Return the chart that `draw` draws, in two sizes; sizes: inches, for a wide and for a narrow page."""
     wide = _svg(f"{name}-wide", title, summary, draw, sizes[0])
     narrow = wide if sizes[0] == sizes[1] else _svg(f"{name}-narrow", title, summary, draw, sizes[1])
     return Chart(name, title, summary, wide, narrow)
 
 
 def _svg(name: str, title: str, summary: str, draw: Callable[["Axes"], None], size: tuple[float, float]) -> str:
-    """What `draw` puts on axes, as an SVG element; the same input gives the same text."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its notes on its own caches say nothing to a reader
+    """Return what `draw` draws on axes as an SVG element; the same input gives the same text."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # matplotlib's notes on its caches are no use to a user
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+    # Text stays text. The salt makes ids that do not change from run to run and that differ from chart to chart.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 8 if size is WIDE else 9.5,
                                 "axes.linewidth": 0.6, "text.color": INK, "xtick.labelcolor": FAINT,
                                 "ytick.labelcolor": FAINT}):
@@ -181,11 +193,14 @@ def _svg(name: str, title: str, summary: str, draw: Callable[["Axes"], None], si
         axes.margins(x=0.01)
         file = io.BytesIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _own(file.getvalue(), name, title, summary)
+    return _embedded(file.getvalue(), name, title, summary)
 
 
-def _own(svg: bytes, name: str, title: str, summary: str) -> str:
-    """The SVG for the inside of a page: no styles, no fonts, no outside names, its colours those of the page."""
+def _embedded(svg: bytes, name: str, title: str, summary: str) -> str:
+    """Return matplotlib's SVG as an element of a page: no style sheet, no fonts, no namespaces, the page's colours.
+
+    title and summary become the title and description that screen readers read out.
+    """
     root = ElementTree.fromstring(svg)
     for parent in list(root.iter()):
         for child in list(parent):
@@ -204,7 +219,11 @@ def _own(svg: bytes, name: str, title: str, summary: str) -> str:
 
 
 def _attributes(found: dict[str, str], links: set[str]) -> dict[str, str]:
-    """An element's attributes: styles become attributes, links are local, and ids that nothing links to are left."""
+    """Return the attributes of an element as the page needs them.
+
+    Style declarations become attributes, because the page's security policy forbids inline styles. Links have no
+    namespace. An id stays only if an element links to it. Colours become the page's.
+    """
     kept = {key: value for key, value in found.items() if key not in ("style", "clip-path", LINK, "id")}
     if LINK in found:
         kept["href"] = found[LINK]

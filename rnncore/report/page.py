@@ -1,4 +1,4 @@
-"""A page tells of one model in one HTML file that needs nothing beside itself: no other file, no network."""
+"""The page of a report: one HTML file about one model, which needs no other file and no network."""
 import base64
 import hashlib
 import json
@@ -19,16 +19,22 @@ from .story import Story
 T = TypeVar("T")
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = "text.js", "atlas.js", "page.js"
-SAMPLES = 8          # shown of those made on the way
-ROOM = 3 << 19       # bytes of cells: as base64 a third more, so that the page stays below 3 MB
-SHOWN = 2000         # symbols that cells are shown over,
-FEWEST = 1000        # so many where there are many cells: below, it is cells that are left out
+SAMPLES = 8            # samples of the training run that are shown, at most
+CELL_BYTES = 3 << 19   # bytes of the cells' values, at most; in base64 a third more, so the page stays below 3 MB
+# The cells are shown over SHOWN symbols. With many cells, fewer symbols are shown, but at least FEWEST. With still more
+# cells, some cells are left out.
+SHOWN = 2000           # symbols
+FEWEST = 1000          # symbols
 LINE_ENDS = {"\n", END}
-EXCERPT, LINES = 420, 11  # symbols and lines of a probe's picture, at most
+EXCERPT, LINES = 420, 11  # symbols and lines in a probe's excerpt, at most
 
 
 def render(story: Story) -> str:
-    """The page. Texts of others are escaped, and only the scripts and styles that came with it may run."""
+    """Return the page as HTML.
+
+    Text from the model, the run and the corpus is escaped. The page's Content-Security-Policy allows only the page's
+    own scripts and styles, by their hashes. So no text that is shown can run as a script.
+    """
     import jinja2
 
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
@@ -39,10 +45,10 @@ def render(story: Story) -> str:
     script = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)
     style = environment.get_template("page.css").render()
     drawn = [{"chart": chart, "wide": safe(chart.wide), "narrow": safe(chart.narrow)}
-             for chart in charts.charts(story.rows, story.floor, story.unit, story.there)]
+             for chart in charts.charts(story.rows, story.floor, story.unit, story.validation_size)]
     return environment.get_template("page.html").render(
         story=story, drawn=drawn,
-        sampled=charts.measured(story.rows, story.there, story.unit)[0], table=charts.table(story.rows),
+        sampled=charts.measured(story.rows, story.validation_size, story.unit)[0], table=charts.table(story.rows),
         samples=some(story.samples),
         bits=float(story.passage.bits.mean()), atlas=story.atlas, left_out=left_out(story.atlas),
         data=safe(embedded(data(story))),
@@ -50,26 +56,27 @@ def render(story: Story) -> str:
 
 
 def indented(markup: str) -> str:
-    """Return escaped text in which the first word of each indented line may be broken anywhere.
+    """Return escaped text in which a browser may break the first word of each indented line anywhere.
 
-    Else such a word, longer than what the indent leaves of the line, would begin a new one below a blank.
+    Otherwise a word that is too long for the rest of its line would move to the next line, and the indent would stand
+    alone as a blank line.
     """
     return re.sub(r"(?m)^([^\S\n]+)(\S+)", r'\1<span class="first">\2</span>', markup)
 
 
 def some(samples: list[T]) -> list[T]:
-    """At most SAMPLES of them, evenly spread, the first and the last among them."""
+    """Return at most SAMPLES of the samples, evenly spread, with the first and the last."""
     return [samples[k] for k in np.linspace(0, len(samples) - 1, SAMPLES).round().astype(int)] \
         if len(samples) > SAMPLES else samples
 
 
 def digest(text: str) -> str:
-    """What a Content-Security-Policy knows a script or style by."""
+    """Return the hash of a script or style in the form of a Content-Security-Policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def embedded(found: dict[str, Any]) -> str:
-    """JSON that may stand inside a script element: it has no <, > or &, and nothing but ASCII."""
+    """Return JSON that can stand inside a script element: ASCII without <, > and &."""
     text = json.dumps(found, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -77,7 +84,7 @@ def embedded(found: dict[str, Any]) -> str:
 
 
 def data(story: Story) -> dict[str, Any]:
-    """What the scripts draw: symbols once, and arrays as base64 of little-endian numbers."""
+    """Return the data that the scripts draw: the glyph of each symbol, and arrays as base64, little-endian."""
     passage = story.passage
     predicted = (story.vocab.symbols[k] for k in np.unique(np.concatenate([passage.ids, passage.likely.ravel()])))
     symbols = "".join(sorted({*story.atlas.text, *predicted}))
@@ -94,19 +101,23 @@ def data(story: Story) -> dict[str, Any]:
 
 
 def packed(array: np.ndarray | list[int], dtype: str) -> str:
-    """An array as base64."""
+    """Return an array of this dtype as base64."""
     return base64.b64encode(np.ascontiguousarray(array, dtype).tobytes()).decode()
 
 
 def shown(atlas: Atlas) -> int:
-    """How many symbols of the atlas's text the cells are shown over."""
-    return min(len(atlas.text), SHOWN, max(FEWEST, ROOM // (atlas.cells.shape[0] * atlas.cells.shape[1])))
+    """Return the number of symbols, from the beginning of the atlas's text, over which the cells are shown."""
+    return min(len(atlas.text), SHOWN, max(FEWEST, CELL_BYTES // (atlas.cells.shape[0] * atlas.cells.shape[1])))
 
 
 def kept(atlas: Atlas) -> list[tuple[int, int]]:
-    """(layer, cell) of those that there is room for: all, or those that follow a probe best and then the liveliest."""
+    """Return (layer, cell) of the cells that are shown, in order: all of them, if they take at most CELL_BYTES bytes.
+
+    Otherwise as many as fit are chosen: first the cells in the rankings, by |r|, then those with the largest standard
+    deviation.
+    """
     layers, hidden, _ = atlas.cells.shape
-    most = max(1, ROOM // shown(atlas))
+    most = max(1, CELL_BYTES // shown(atlas))
     if layers * hidden <= most:
         return [divmod(place, hidden) for place in range(layers * hidden)]
     ranked = sorted((pair for pairs in atlas.ranking.values() for pair in pairs), key=lambda pair: -abs(pair[2]))
@@ -117,7 +128,10 @@ def kept(atlas: Atlas) -> list[tuple[int, int]]:
 
 
 def cells(atlas: Atlas, best: int) -> dict[str, Any]:
-    """The cells as 127 tanh(c), which of them there are, and the pictures: a probe, its best cells, an excerpt."""
+    """Return the data of the atlas: 127 tanh(c) of the cells, which cells they are, and a picture for each probe.
+
+    A picture is a probe, its `best` cells with the largest |r| and an excerpt of the text. A cell's value is one byte.
+    """
     wanted, symbols = kept(atlas), shown(atlas)
     values = np.stack([atlas.cells[layer, cell, :symbols] for layer, cell in wanted])
     place = {pair: k for k, pair in enumerate(wanted)}
@@ -130,19 +144,27 @@ def cells(atlas: Atlas, best: int) -> dict[str, Any]:
 
 
 def about(name: str) -> str:
-    """What a probe is, in a line."""
+    """Return the first line of a probe's docstring, which tells a user what the probe is."""
     return (PROBES[name].__doc__ or "").strip().partition("\n")[0] if name in PROBES else ""
 
 
 def excerpt(probe: np.ndarray, text: str) -> tuple[int, int]:
-    """(begin, end) of the stretch over which the probe (n,) varies most: lines; of long ones, EXCERPT symbols."""
+    """Return (begin, end) of the part of the text over which the probe (n,) has the largest standard deviation.
+
+    A part begins with a line and has at most LINES lines and EXCERPT symbols. Within a line that is longer than EXCERPT
+    symbols, parts begin at every multiple of EXCERPT too.
+    """
     symbols = len(probe)
     lines = [k + 1 for k in range(symbols - 1) if text[k] in LINE_ENDS]
     within = [k for k in range(0, symbols, EXCERPT) if bisect(lines, k) == bisect(lines, k - EXCERPT)]
     starts = {0, *(k for k in (*lines, *within) if k + EXCERPT <= symbols)}
 
     def end(begin: int) -> int:
-        """Where a stretch ends: after so many lines or symbols; with a line where it is more than half as long."""
+        """Return the end of the part that begins at `begin`.
+
+        It is the end of the last line that fits, if the part then has LINES lines or more than half of EXCERPT symbols;
+        else it is EXCERPT symbols after `begin`, or the end of the text.
+        """
         last, after = min(begin + EXCERPT, symbols), bisect(lines, begin)
         ends = [k for k in lines[after:after + LINES] if k <= last]
         return ends[-1] if len(ends) == LINES or ends and ends[-1] > begin + EXCERPT // 2 else last
@@ -152,7 +174,7 @@ def excerpt(probe: np.ndarray, text: str) -> tuple[int, int]:
 
 
 def left_out(atlas: Atlas) -> list[str]:
-    """What the page leaves out of the atlas, a sentence each."""
+    """Return a sentence for each thing that the page leaves out of the atlas: cells and text."""
     layers, hidden, _ = atlas.cells.shape
     found, number = [], len(kept(atlas))
     if number < layers * hidden:

@@ -1,8 +1,9 @@
-"""A probe is a number for every symbol of a text, computed from the text alone, that a cell of a network may count too.
+"""A probe is a number for every symbol of a text, computed from the text alone. A cell of a network may follow it.
 
 (Karpathy, Johnson & Fei-Fei 2015, "Visualizing and Understanding Recurrent Networks": cells that follow quotes,
-brackets and the length of a line.) Each says how things stand once the symbol has been read: at an opening quote it is
-inside, at a newline the next line has 0 characters. A new document begins at END, where all probes begin anew.
+brackets and the length of a line.) A probe's number at a symbol holds after the symbol has been read: at an opening
+quote the text is inside the quote, at a newline the line has 0 symbols. A new document begins after END, and there all
+probes begin again.
 """
 import re
 from collections.abc import Callable, Iterator
@@ -14,9 +15,9 @@ from ..data.endings import END
 
 Probe = Callable[[str], np.ndarray]
 
-CODE = 0.15  # share of the lines that look like code in what is code: a half of it may be prose in strings
-LINE = 200   # symbols of a line that are looked at: patterns take the square of it
-LINES = {
+CODE = 0.15  # share of lines that look like code, above which a text is code: half of it may be prose in strings
+LINE = 200   # symbols at the beginning of a line that are matched: the time of a match grows with their square
+LINES = {    # language -> pattern of a line that looks like it
     "python": re.compile(r"""[ \t]*(?:
         (?:def|class)\s+\w+.*[:(,]$ | (?:from\s+[\w.]+\s+)?import\s+[\w.*(] | (?:return|raise|yield|assert)\b
         | (?:if|elif|else|for|while|with|try|except)\b.*:$ | @\w | >>>\s
@@ -26,8 +27,9 @@ LINES = {
         | \#\s*(?:include|define|undef|if|ifdef|ifndef|else|endif|pragma)\b )""", re.X),
 }
 
-_LINE_END, _PARAGRAPH_END = r"(?=\n)", r"(?=\n[ \t]*\n)"  # where what nobody closes ends: it stays outside
-MARKS = {  # what opens a quote or a comment -> which of the two, and what closes it
+# If no mark closes a quote or a comment, the quote or comment ends before the end of its line or paragraph.
+_LINE_END, _PARAGRAPH_END = r"(?=\n)", r"(?=\n[ \t]*\n)"
+MARKS = {  # language -> opening mark -> quotes or comment, and the pattern that closes it
     "prose": {'"': ("quotes", '"|' + _PARAGRAPH_END), "\u201c": ("quotes", "\u201d|" + _PARAGRAPH_END),
               "\u201e": ("quotes", "[\u201c\u201d]|" + _PARAGRAPH_END), "\xab": ("quotes", "\xbb|" + _PARAGRAPH_END),
               "\u300c": ("quotes", "\u300d|" + _PARAGRAPH_END)},
@@ -38,8 +40,8 @@ MARKS = {  # what opens a quote or a comment -> which of the two, and what close
 }
 
 
-def _a_document(probe: Probe) -> Probe:
-    """The probe of each document for itself; at END it is 0."""
+def _by_document(probe: Probe) -> Probe:
+    """Return the probe computed for each document separately; at END it is 0."""
     @wraps(probe)
     def of_text(text: str) -> np.ndarray:
         first, *others = text.split(END)
@@ -49,7 +51,7 @@ def _a_document(probe: Probe) -> Probe:
 
 
 def language(text: str) -> str:
-    """What a text looks like: python, c (and what has its comments: C++, Java, JavaScript), or prose."""
+    """Return the kind of text that a text looks like: python, prose, or c, which includes C++, Java and JavaScript."""
     lines = [line.strip()[:LINE] for line in text.split("\n") if line.strip()]
     hits = {name: sum(map(bool, map(pattern.match, lines))) for name, pattern in LINES.items()}
     likeliest = max(hits, key=hits.__getitem__)
@@ -57,12 +59,12 @@ def language(text: str) -> str:
 
 
 def spans(text: str) -> Iterator[tuple[str, int, int]]:
-    """(quotes or comment, begin, end) of each in the text: from its opening mark on, to before the last of its closing.
+    """Yield ("quotes" or "comment", begin, end) of each quote and comment in a text.
 
-    A backslash in a string of code hides the symbol after it. An apostrophe is a quote in code alone, and never within
-    a number.
-    What is not closed on its line is none there (a lifetime in Rust, a regular expression); in prose it ends with the
-    paragraph.
+    begin is the place of the opening mark, which is inside. end is the place of the closing mark's last symbol, which
+    is outside. In a string of code, a backslash hides the symbol after it. An apostrophe is a quotation mark in code
+    only, and not within a number of C. In code, a quotation mark that is not closed on its line opens nothing (a
+    lifetime in Rust, a regular expression). In prose, a quote that is not closed ends with its paragraph.
     """
     kind = language(text)
     marks, escape = MARKS[kind], "" if kind == "prose" else r"\\.|"
@@ -80,6 +82,7 @@ def spans(text: str) -> Iterator[tuple[str, int, int]]:
 
 
 def _inside(text: str, wanted: str) -> np.ndarray:
+    """Return (n,): 1 inside the spans of one kind, quotes or comment, else 0."""
     inside = np.zeros(len(text))
     for kind, begin, end in spans(text):
         inside[begin:end] = kind == wanted
@@ -87,15 +90,17 @@ def _inside(text: str, wanted: str) -> np.ndarray:
 
 
 def _is(text: str, test: Callable[[str], bool]) -> np.ndarray:
+    """Return (n,) bool: the test of every symbol."""
     return np.fromiter(map(test, text), bool, len(text))
 
 
 def _since(marks: np.ndarray) -> np.ndarray:
-    """How many symbols ago the last of the marks (n,) stood; before the first, as if one stood before the text."""
+    """Return (n,): the number of symbols since the last True in marks (n,), as if a True stood before the text."""
     places = np.arange(len(marks))
     return places - np.maximum.accumulate(np.where(marks, places, -1))
 
 
+# Users read the docstrings of the probes below: the report shows the first line, `rnncore neurons --json` all lines.
 def inside_quotes(text: str) -> np.ndarray:
     """1 inside quotation marks, of code inside strings, else 0."""
     return _inside(text, "quotes")
@@ -158,13 +163,13 @@ def since_space(text: str) -> np.ndarray:
     return _since(_is(text, str.isspace))
 
 
-PROBES: dict[str, Probe] = {name: _a_document(probe) for name, probe in {
+PROBES: dict[str, Probe] = {name: _by_document(probe) for name, probe in {
     "inside quotes": inside_quotes, "bracket depth": bracket_depth, "position in the line": line_position,
     "indentation": indentation, "digit": digit, "upper case": upper_case, "after a newline": after_newline,
     "inside a comment": inside_comment, "distance to the last space": since_space}.items()}
 
 
 def measure(text: str) -> dict[str, np.ndarray]:
-    """The probes that vary in this text: name -> (n,) float64."""
+    """Return the probes that vary in a text of n symbols: name -> (n,) float64."""
     found = {name: probe(text) for name, probe in PROBES.items()}
     return {name: values for name, values in found.items() if len(values) and np.ptp(values)}

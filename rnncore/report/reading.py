@@ -1,4 +1,4 @@
-"""A reading of a text is what a model made of it: what each cell held, what surprised it, what it expected instead."""
+"""A reading is the record of a model that reads a text: values of cells, surprise, and the symbols that it expected."""
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,26 +11,26 @@ from ..model import CharLM
 from ..nn.lstm import Cache
 from ..sample import TOO_LARGE
 
-RUNNERS = 5                                     # likeliest symbols that are kept of each prediction
-GATES = {"input": 0, "forget": 1, "output": 3}  # gate -> its place among i f g o
-LOW, HIGH = 0.1, 0.9                            # a gate below is shut, above is open
+RUNNERS = 5                                     # number of the likeliest symbols that are kept of each prediction
+GATES = {"input": 0, "forget": 1, "output": 3}  # gate -> its place among i f g o; g is left out: it is between -1 and 1
+LOW, HIGH = 0.1, 0.9                            # a gate below LOW counts as shut, above HIGH as open
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """n symbols of a text and the n - 1 predictions of all but the first; layers and cells are counted from 0."""
-    ids: np.ndarray                                # (n,) the symbols
-    bits: np.ndarray                               # (n - 1,) float64: -log2 p of ids[1:], as `rnncore score` has them
-    likely: np.ndarray                             # (n - 1, K): the K likeliest symbols, the likeliest first
-    odds: np.ndarray                               # (n - 1, K) float64: how likely they are
+    """The record of n symbols: n values of each cell, and n - 1 predictions. Layers and cells are counted from 0."""
+    ids: np.ndarray                                # (n,): the symbols
+    bits: np.ndarray                               # (n - 1,) float64: -log2 p of ids[1:], as in `rnncore score`
+    likely: np.ndarray                             # (n - 1, K): ids of the K likeliest symbols, the likeliest first
+    odds: np.ndarray                               # (n - 1, K) float64: their probabilities
     cells: np.ndarray                              # (L, H, n) float32: tanh(c) after each symbol has been read
-    saturation: list[dict[str, tuple[float, float]]]  # a layer: gate -> (share below LOW, share above HIGH)
+    saturation: list[dict[str, tuple[float, float]]]  # for each layer: gate -> (share below LOW, share above HIGH)
 
 
 def read(model: CharLM, ids: Ids) -> Reading:
-    """The reading of ids (n,), n at least 2, in one column from a zero state, which is carried over all.
+    """Return the reading of ids (n,), n at least 2, as one sequence from a state of zeros.
 
-    Raises FloatingPointError for cells that are no numbers.
+    Raises FloatingPointError if cells are not finite.
     """
     ids, config, parts = np.asarray(ids, np.intp), model.config, []
     cells = np.empty((config.layers, config.hidden, len(ids)), np.float32)
@@ -55,19 +55,23 @@ def read(model: CharLM, ids: Ids) -> Reading:
 
 
 def chunks(model: CharLM, ids: Ids) -> Iterator[tuple[slice, Ids, Array, Array, list[Cache]]]:
-    """(where, targets (t,), loss, logits, caches) of every few symbols; the next overwrites the arrays.
+    """Yield (where, targets (t,), loss, logits, caches) of every CHUNK symbols; the next chunk overwrites the arrays.
 
-    The last symbol is read alone: nothing follows it, so it has no target.
+    where: the slice of ids. The last symbol is a chunk of its own: no symbol follows it, so its targets are empty.
     """
     work, state, last = model.workspace(CHUNK, 1), None, len(ids) - 1
     for begin, end in pairwise([*range(0, last, CHUNK), last, last + 1]):
         x, targets = ids[begin:end], ids[begin + 1:end + 1]
+        # The last symbol stands in as its own target, because `losses` needs one. That loss is not used.
         loss, state = model.losses(x[:, None], (targets if len(targets) else x)[:, None], state, work)
         yield slice(begin, end), targets, loss, work.logits, work.first(len(x))
 
 
 def _likeliest(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(ids (T, K), odds (T, K)) from logits (V, >= T, 1), which the loss has left as p - onehot(target)."""
+    """Return the K likeliest ids (T, K) and their probabilities (T, K), the likeliest first.
+
+    logits (V, >= T, 1) hold p - onehot(target): the loss has turned the logits into their gradient.
+    """
     steps = np.arange(len(targets))
     p = logits[:, :len(targets), 0].astype(np.float64)
     p[targets, steps] += 1

@@ -1,4 +1,4 @@
-"""A story is all that a page tells of one model: what its run left, its training card, what it makes of a passage."""
+"""A story is all that a page tells of one model: the files of its run, its training card, its reading of a passage."""
 from dataclasses import dataclass
 from itertools import islice
 from math import log
@@ -25,46 +25,47 @@ from .atlas import FEW, Atlas, of
 from .charts import Row
 from .reading import Reading, read
 
-CHARACTERS = 4000  # of the passage that is read
-RANKED = 10        # cells a probe that are ranked, at least
+CHARACTERS = 4000  # characters of the passage that are read, at most
+RANKED = 10        # cells that are ranked for each probe, at least
 ALONE = "This report is made from a model file without its run folder, so it has no curves and no samples."
-Term: TypeAlias = tuple[str, str]  # a term and what it is
+Term: TypeAlias = tuple[str, str]  # a term and its explanation
 
 
 @dataclass(frozen=True, eq=False)
 class Story:
-    """All that a page tells. The lists may be empty: what they would show is left out."""
-    name: str                        # of the run or the model
-    headline: list[Term]             # the figures that come first
+    """All that a page tells of one model. The page leaves out the sections whose lists are empty."""
+    name: str                        # name of the run or of the model file
+    headline: list[Term]             # the figures at the top of the page
     facts: list[Term]                # the training card
     vocab: Vocab
-    passage: Reading
-    source: str                      # where the passage is from, in words
-    atlas: Atlas                     # over the passage's beginning
-    rows: list[Row]                  # of metrics.jsonl
-    samples: list[tuple[int, str]]   # step and text
-    floor: float | None              # nats per character that counting alone reaches
-    there: int | None                # characters of the whole validation text, where that is known
-    notes: list[str]                 # what is to be said of it, a sentence each
-    best: int                        # cells shown a probe
+    passage: Reading                 # the model's reading of a passage
+    source: str                      # the passage's origin, in words
+    atlas: Atlas                     # over the passage
+    rows: list[Row]                  # rows of metrics.jsonl
+    samples: list[tuple[int, str]]   # step and text of each sample of the run
+    floor: float | None              # the n-gram baseline in nats per character; None if it is not known
+    validation_size: int | None      # symbols of the whole validation text; None if it is not known
+    notes: list[str]                 # notes for the reader, one sentence each
+    best: int                        # cells that are shown for each probe
 
     @property
     def unit(self) -> str:
-        """What a symbol is called."""
+        """The word for a symbol: byte or character."""
         return "byte" if self.vocab.level == "byte" else "character"
 
 
 class Passage(NamedTuple):
-    """A text to read: its ids (n,), where they are from in words, and what is to be said of it, a sentence each."""
-    ids: Ids
-    source: str
-    notes: list[str]
+    """A text for the model to read."""
+    ids: Ids          # (n,)
+    source: str       # the text's origin, in words
+    notes: list[str]  # notes for the reader, one sentence each
 
 
 def tell(found: Found, model: CharLM, card: Card, passage: Passage, cells: int = 3) -> Story:
-    """Return the story of a model by its first CHARACTERS of a passage; cells: so many are shown a probe.
+    """Return the story of a model, which reads the first CHARACTERS symbols of a passage.
 
-    Raises FloatingPointError where the loss or the cells are no numbers.
+    found: the model's file and run folder; card: its training card; cells: the cells that are shown for each probe.
+    Raises FloatingPointError if the loss or the cells are not finite.
     """
     reading, folder = read(model, passage.ids[:CHARACTERS]), found.folder
     if not np.isfinite(reading.bits).all():
@@ -82,11 +83,11 @@ def tell(found: Found, model: CharLM, card: Card, passage: Passage, cells: int =
                  facts=[("model", sizes), *cards.terms(card)], vocab=model.vocab, passage=reading,
                  source=passage.source, atlas=of(reading, model.vocab, max(cells, RANKED)),
                  rows=rows(folder) if folder else [], samples=samples(folder) if folder else [], floor=floor,
-                 there=(known.get("val_chars") or {}).get("all"), notes=notes, best=cells)
+                 validation_size=(known.get("val_chars") or {}).get("all"), notes=notes, best=cells)
 
 
 def headline(model: CharLM, card: Card, floor: float | None) -> list[Term]:
-    """Return the figures that a page begins with; card: of `rnncore train`, or empty."""
+    """Return the figures at the top of a page; card: a training card of `rnncore train`, or empty."""
     config = model.config
     found = [("model", f"{config.layers} × {config.hidden} LSTM, {params.count(config):,} parameters")]
     if card:
@@ -98,7 +99,7 @@ def headline(model: CharLM, card: Card, floor: float | None) -> list[Term]:
 
 
 def rows(folder: Path) -> list[Row]:
-    """Return the numbers in each row of metrics.jsonl in a run folder; lines that are torn are left out."""
+    """Return the numbers in each row of metrics.jsonl in a run folder; lines that cannot be parsed are left out."""
     found = ({name: value for name, value in row.items() if type(value) in (int, float) and abs(value) < 1e30}
              for row in map(runs.parsed, _text(folder / "metrics.jsonl").splitlines()) if row)
     return [row for row in found if "step" in row]
@@ -110,20 +111,25 @@ def samples(folder: Path) -> list[tuple[int, str]]:
 
 
 def _text(path: Path) -> str:
+    """Return the text of a file, or "" if there is no such file."""
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def named(model: CharLM, symbols: str | bytes, name: str) -> Passage:
-    """Return the passage of a text that the user named. Raises CorpusError for fewer than 2 symbols."""
+    """Return the passage of a text that the user named; symbols: the text as characters or bytes, name: its name.
+
+    Symbols that the model does not know are replaced by stand-ins. Raises CorpusError for fewer than 2 symbols.
+    """
     unknown = sum(symbol not in model.vocab for symbol in model.vocab.spelled(symbols))
     notes = [f"{unknown:,} of the characters read are not in the model’s vocabulary: stand-ins are in their places."]
     return Passage(encode(model, symbols, "replace"), f"the beginning of {name}", notes if unknown else [])
 
 
 def own(model: CharLM, card: Card, found: Found) -> Passage:
-    """Return a passage of the validation text; of one that is not at hand, what the model writes.
+    """Return the beginning of the model's validation text, or a text that the model writes if there is none to read.
 
-    The validation text is what `keep` wrote of it in the run folder, else the corpus of the training card, read anew.
+    The validation text is read from the run folder, where `keep` has written its beginning, or else from the corpus
+    that the training card names.
     """
     kept, ids, why = found.folder and found.folder / runs.PASSAGE, np.empty(0, np.intp), ""
     if kept and kept.is_file():
@@ -143,20 +149,23 @@ def own(model: CharLM, card: Card, found: Found) -> Passage:
 
 
 def validation(model: CharLM, card: Card, file: Path) -> Ids:
-    """Return the validation ids (n,) of the corpus in the card of a model file. Raises CorpusError, as text_of does."""
+    """Return the ids (n,) of the validation text of the corpus that a model file's training card names.
+
+    Raises CorpusError if the text cannot be read or has changed.
+    """
     ids, split = text_of(card, file).encode(model.vocab, "replace")[0], card["split"]
     return ids[split["train"]:split["train"] + split["validation"]]
 
 
 def keep(folder: Path, vocab: Vocab, ids: Ids) -> None:
-    """Write the first CHARACTERS of a run's validation ids (n,) into its folder, as a text or as bytes."""
+    """Write the first CHARACTERS of a run's validation ids (n,) into its folder, as UTF-8 text or as bytes."""
     text = "".join(map(vocab.symbols.__getitem__, ids[:CHARACTERS].tolist()))
     write_whole(folder / runs.PASSAGE,
                 text.encode("latin-1") if vocab.level == "byte" else text.encode(errors="surrogatepass"))
 
 
 def _kept(vocab: Vocab, path: Path) -> Ids:
-    """The ids of what `keep` wrote."""
+    """Return the ids (n,) of the passage that `keep` has written to a file."""
     with path.open("rb") as file:
-        data = file.read(4 * CHARACTERS)  # a longer one is not of `keep`
+        data = file.read(4 * CHARACTERS)  # a character has at most 4 bytes: `keep` writes no longer file
     return vocab.encode(data if vocab.level == "byte" else data.decode(errors="replace"), "replace")

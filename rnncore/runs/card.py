@@ -1,11 +1,11 @@
-"""A training card in words: on what a model was trained, how, and how good it became."""
+"""A training card as text: the corpus of a model, its training settings, and its losses."""
 from collections.abc import Iterator
 
 from . import headline
 from .folder import trained
 from .schema import Card
 
-SETTINGS = {  # fields of a TrainConfig, in words
+SETTINGS = {  # field of a TrainConfig -> its text, with {} for the value
     "optimizer": "{}", "lr": "rate {}", "batch": "batch {}", "seq": "window {}", "dropout": "dropout {}",
     "weight_drop": "weight-drop {}", "seed": "seed {}", "epochs": "for {} epochs", "steps": "for {} steps",
     "minutes": "for {} minutes"}
@@ -13,7 +13,10 @@ LOSSES = {"val": "validation", "w256": "state reset every 256 characters", "dyna
 
 
 def terms(card: Card) -> Iterator[tuple[str, str]]:
-    """Yield (term, words) of a training card; a model that was not trained by `rnncore train` has another, or none."""
+    """Yield (term, text) for each entry of a training card.
+
+    Yield nothing if `RunFolder.card` did not make the card: `rnncore.save` accepts any card, and none.
+    """
     if not trained(card):
         return
     corpus, split = card["corpus"], card["split"]
@@ -36,9 +39,9 @@ def terms(card: Card) -> Iterator[tuple[str, str]]:
         yield "begun from", f"{card['init_from']}" + f" ({origin})" * (origin != card["init_from"])
     if found := headline.of(card):
         yield "validation", f"step {found.best.step:,}: {found.words}"
-    if floor := card.get("floor"):
-        yield "baseline", (f"{floor['nats']:.4f} nats/char by n-grams, context: the last {floor['order']} "
-                           f"character{'s' * (floor['order'] != 1)}")
+    if baseline := card.get("floor"):
+        yield "baseline", (f"{baseline['nats']:.4f} nats/char by n-grams, context: the last {baseline['order']} "
+                           f"character{'s' * (baseline['order'] != 1)}")
     elif card.get("no_floor"):
         yield "baseline", f"no n-gram baseline: {card['no_floor']}"
     if card.get("losses"):
@@ -48,7 +51,10 @@ def terms(card: Card) -> Iterator[tuple[str, str]]:
 
 
 def settings(card: Card) -> str:
-    """Return how a model was trained, in words; a setting that an older card lacks, or that is none, is left out."""
+    """Return the training settings of a card as one text, without settings that are missing or null.
+
+    Cards of older versions lack some settings.
+    """
     train, found = card["train"], [] if type(card.get("preset")) is not str else [f"preset {card['preset']}"]
     for name, words in SETTINGS.items():
         value = train.get(name)

@@ -1,8 +1,9 @@
-"""A model file is one safetensors file: tensors under PyTorch's names, and one JSON text that says what they are.
+"""A model file: one safetensors file with the tensors under PyTorch's names and one JSON text, the metadata.
 
-The metadata key `rnncore` holds the schema version, the sizes, the vocabulary as code points, the training card and a
-sha256 over the rest of that text and every tensor. Nothing is ever unpickled. Saving writes a temporary file in the
-same folder, flushes it to the disk and renames it, so a file under its own name is whole.
+The JSON text stands under the key `rnncore` of the safetensors header. It holds the schema version, the sizes, the
+vocabulary as code points, the training card, and a sha256 over its other fields and every tensor. Nothing is ever
+unpickled. `save` writes a temporary file in the same folder, flushes it to the disk and renames it. Therefore the file
+under the final name is always complete.
 """
 import hashlib
 import json
@@ -27,30 +28,33 @@ from .files import write_whole
 from .metadata import KEY, SCHEMA, ModelFileError
 from .schema import Card, Metadata, plain
 
-DTYPES = {"F16": "float32", "F32": "float32", "F64": "float64"}  # of the file: of the model
-FLOATS = "float16", "float32", "float64"
+DTYPES = {"F16": "float32", "F32": "float32", "F64": "float64"}  # dtype in the file -> dtype of the loaded model
+FLOATS = "float16", "float32", "float64"  # dtypes of the extra tensors that `save` accepts
 
 
 def save(model: CharLM, path: str | os.PathLike[str], card: Card | None = None, extra: Tensors | None = None,
          training: dict[str, Any] | None = None, half: bool = False) -> None:
-    """Write model to `path`. card: what is said of its training; extra tensors and a `training` text: for resuming.
+    """Write a model to the file `path`.
 
-    card and training are JSON: a tuple comes back as a list, a key that is a number as a text. half: in float16, a file
-    of half the size. The new file is read back, by the check that loading makes, before it takes the name `path`.
-    Raises OSError, TypeError and ValueError for a card, or extra tensors, that no file can hold, ModelFileError for
-    what loading would refuse; the file that stood there is whole until the new one is.
+    card: the training card, any JSON object. extra: more tensors by name, which resuming needs. training: a JSON object
+    that resuming needs. After loading, a tuple in card or training is a list, and a key that was a number is a text.
+    half: True to store float16, which halves the file.
+
+    The new file is read back and checked as in loading before it replaces the file at `path`. Until then the old file
+    stays complete. Raises OSError if the file cannot be written, TypeError or ValueError if a file cannot hold the card
+    or an extra tensor, and ModelFileError if loading would refuse the new file.
     """
     path = Path(path)
-    document: Metadata = {"schema": SCHEMA, "config": asdict(model.config), "vocab": model.vocab.code_points,
-                "card": plain({} if card is None else card, "card", path)}
+    meta: Metadata = {"schema": SCHEMA, "config": asdict(model.config), "vocab": model.vocab.code_points,
+                      "card": plain({} if card is None else card, "card", path)}
     if model.vocab.settings:
-        document["text"] = model.vocab.settings
+        meta["text"] = model.vocab.settings
     if training is not None:
-        document["training"] = plain(training, "training", path)
+        meta["training"] = plain(training, "training", path)
     tensors = _with_extra(model.tensors(), extra or {}, path)
     if half:
         tensors = {name: _halved(name, tensor, path) for name, tensor in tensors.items()}
-    document["sha256"] = _digest(document, tensors)
+    meta["sha256"] = _digest(meta, tensors)
 
     def check(temporary: Path) -> None:
         try:
@@ -58,11 +62,14 @@ def save(model: CharLM, path: str | os.PathLike[str], card: Card | None = None, 
         except ModelFileError as error:
             raise ModelFileError(f"{path} is not saved: {error.cause}", error.cause) from None
 
-    write_whole(path, to_bytes(tensors, {KEY: json.dumps(document)}), check)
+    write_whole(path, to_bytes(tensors, {KEY: json.dumps(meta)}), check)
 
 
 def _with_extra(tensors: Tensors, extra: Tensors, path: Path) -> Tensors:
-    """The model's tensors and those beside them, which have other names. Raises TypeError, ValueError."""
+    """Add the extra tensors to the model's tensors and return these.
+
+    Raises TypeError if an extra tensor is not a NumPy array of floats, ValueError if its name is taken.
+    """
     for name, value in extra.items():
         if not isinstance(name, str) or not isinstance(value, np.ndarray) or value.dtype.name not in FLOATS:
             raise TypeError(f"{path} is not saved: extra tensor {name!s:.80} is no NumPy array of floats under a name")
@@ -73,7 +80,10 @@ def _with_extra(tensors: Tensors, extra: Tensors, path: Path) -> Tensors:
 
 
 def _halved(name: str, tensor: np.ndarray, path: Path) -> np.ndarray:
-    """A tensor in float16; numbers that are not finite stay what they are."""
+    """Return a tensor in float16. Raises ModelFileError if a finite number of it becomes infinite.
+
+    A tensor that already holds numbers that are not finite passes here; the check of the new file refuses it.
+    """
     with np.errstate(over="ignore"):
         half = tensor.astype(np.float16)
     if np.isfinite(tensor).all() and not np.isfinite(half).all():
@@ -82,11 +92,14 @@ def _halved(name: str, tensor: np.ndarray, path: Path) -> np.ndarray:
 
 
 def load(name: str | Path, device: str = "auto", dtype: str | None = None) -> CharLM:
-    """The model that a name stands for (names.py): a file, a run folder (its best, else its last), a pretrained one.
+    """Load the model for a name: a model file, a run folder, or the name of a run or pretrained model (names.py).
 
-    dtype: a precision, as CharLM's; None: as in the file, where float16 becomes float32. Warns (names.Ambiguous) where
-    the name could stand for several models, and (names.Renamed) where it is a former one. Raises ModelFileError for
-    what is no whole model file of ours, FileNotFoundError, kernels.DeviceError.
+    A run folder stands for its best model, or for its last model if it has no best one. device: as in CharLM. dtype: a
+    precision, as in CharLM; None for the one in the file, where float16 becomes float32.
+
+    Warns with names.Ambiguous if the name could mean several models, and with names.Renamed if the name is an old one.
+    Raises FileNotFoundError if there is no such model, ModelFileError if the file is damaged or not a model file of
+    rnncore, and kernels.DeviceError if the device does not work.
     """
     found = names.find(name)
     for note in found.notes:
@@ -94,9 +107,12 @@ def load(name: str | Path, device: str = "auto", dtype: str | None = None) -> Ch
     return to_model(*read(found.file), device, dtype)
 
 
-def to_model(document: Metadata, tensors: Tensors, device: str, dtype: str | None = None) -> CharLM:
-    """The model that `read` found."""
-    model = CharLM(metadata.sizes(document), metadata.vocabulary(document), device,
+def to_model(meta: Metadata, tensors: Tensors, device: str, dtype: str | None = None) -> CharLM:
+    """Make a CharLM on the device from the metadata and the tensors that `read` returned.
+
+    dtype: as in `load`. Raises ModelFileError if a number is too large for the dtype.
+    """
+    model = CharLM(metadata.sizes(meta), metadata.vocabulary(meta), device,
                    dtype or ("float64" if tensors["head.bias"].dtype == np.float64 else "float32"), seed=None)
     with np.errstate(over="ignore"):
         model.assign(tensors)
@@ -107,7 +123,11 @@ def to_model(document: Metadata, tensors: Tensors, device: str, dtype: str | Non
 
 
 def read(path: Path) -> tuple[Metadata, Tensors]:
-    """(document, tensors) of a model file, checked: names, shapes, dtypes, finite numbers, sha256."""
+    """Return (metadata, tensors) of a model file after checks of names, shapes, dtypes, finite numbers and sha256.
+
+    The `training` field is checked by metadata.check_training, not here. Raises FileNotFoundError if there is no file,
+    ModelFileError if a check fails.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such model file or run folder")
     tensors: Tensors = {}
@@ -115,15 +135,15 @@ def read(path: Path) -> tuple[Metadata, Tensors]:
 
 
 def _check(path: Path, take: Callable[[str, np.ndarray], None] | None = None) -> Metadata:
-    """The document of a model file after all of `read`'s checks; `take` is given every tensor by its name."""
+    """Check a model file as `read` does and return its metadata; call `take` with the name and array of each tensor."""
     if words := mistaken.file(path):
         raise ModelFileError(words, f"it {words.removeprefix(str(path)).strip()}")
-    metadata.check_header(path)
+    metadata.check_header(path)  # before safe_open, which trusts the header's claims
     try:
         with safe_open(path, framework="numpy") as file:
             stored = metadata.stored(path, file.metadata())
-            document = metadata.current(path, stored)
-            _check_layout(path, document, file)
+            meta = metadata.current(path, stored)
+            _check_layout(path, meta, file)
             sha256 = stored.pop("sha256")
             if sha256 != _sha256(stored, _finite(path, file, take)):
                 raise metadata.damaged(path, "sha256 does not match the contents, the file is damaged")
@@ -131,12 +151,15 @@ def _check(path: Path, take: Callable[[str, np.ndarray], None] | None = None) ->
         raise metadata.torn(path, error) from None
     except RecursionError:
         raise metadata.damaged(path, "card, or another field, is nested too deeply") from None
-    return document
+    return meta
 
 
 def _finite(path: Path, file: safe_open,
             take: Callable[[str, np.ndarray], None] | None) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors of an open file in sorted order, each checked and handed to `take`; one at a time is in memory."""
+    """Yield (name, tensor) of an open file in sorted order, after a check that all numbers are finite.
+
+    Call `take` with each. Without `take`, only one tensor at a time is in memory. Raises ModelFileError.
+    """
     for name in sorted(file.keys()):
         tensor = file.get_tensor(name)
         if not np.isfinite(tensor).all():
@@ -146,13 +169,13 @@ def _finite(path: Path, file: safe_open,
         yield name, tensor
 
 
-def _check_layout(path: Path, document: Metadata, file: safe_open) -> None:
-    """Names, shapes and dtypes, before anything is read."""
-    config, names = metadata.sizes(document), set(file.keys())
+def _check_layout(path: Path, meta: Metadata, file: safe_open) -> None:
+    """Raise ModelFileError if names, shapes or dtypes of the tensors are wrong. No tensor is read for this."""
+    config, names = metadata.sizes(meta), set(file.keys())
     if config.layers > len(names):
         raise metadata.damaged(path, f"{len(names)} tensors are too few for {config.layers} layers")
     wanted: dict[str, tuple[int | None, ...]] = {**file_shapes(config)}
-    if "training" in document:
+    if "training" in meta:
         wanted |= _resuming_shapes(config, names)
     for name in sorted(names ^ set(wanted)):
         raise metadata.damaged(path, f"tensor {name:.80} is {'not expected' if name in names else 'missing'}")
@@ -167,31 +190,41 @@ def _check_layout(path: Path, document: Metadata, file: safe_open) -> None:
     if len(dtypes) != 1 or not dtypes <= set(DTYPES):
         raise metadata.damaged(path, f"the tensors are of dtype {', '.join(sorted(dtypes))}, "
                                       f"not all of one of {', '.join(DTYPES)}")
-    if 2 * numbers > kernels.host.memory():  # bytes at least: float16
+    if 2 * numbers > kernels.host.memory():  # a float16 takes 2 bytes
         raise metadata.damaged(path, f"the tensors hold {numbers:,} numbers, more than this machine has memory for")
 
 
 def _resuming_shapes(config: ModelConfig, names: set[str]) -> dict[str, tuple[int | None, ...]]:
-    """The tensors for resuming, among `names`: states (L, H, N), here with None for any N, and buffers (P,)."""
+    """Return the shapes of those tensors in `names` that are for resuming.
+
+    States have the shape (L, H, N), with None for N, which may be any number. Optimizer buffers and the copy of good
+    parameters have the shape (P,).
+    """
     state, flat = (config.layers, config.hidden, None), (count(config),)
     return {name: state if name in ("state.h", "state.c") else flat
             for name in names if name.startswith(("optimizer.", "state."))}
 
 
 def file_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The tensors of a model file: our parameters, and a bias_hh of zeros a layer for PyTorch."""
+    """Return name -> shape of the tensors of a model file: the parameters and one bias_hh per layer.
+
+    The engine has no bias_hh. The file holds it as zeros, because PyTorch's LSTM has two biases per layer.
+    """
     layout = shapes(config)
     return layout | {name.replace("bias_ih", "bias_hh"): shape for name, shape in layout.items() if "bias_ih" in name}
 
 
-def _digest(document: Metadata, tensors: Tensors) -> str:
-    """The sha256 of a file of these parts."""
-    return _sha256(document, ((name, tensors[name]) for name in sorted(tensors)))
+def _digest(meta: Metadata, tensors: Tensors) -> str:
+    """Return the sha256, in hexadecimal digits, for a file of these parts."""
+    return _sha256(meta, ((name, tensors[name]) for name in sorted(tensors)))
 
 
-def _sha256(document: Metadata, tensors: Iterable[tuple[str, np.ndarray]]) -> str:
-    """sha256 over the JSON text and every tensor in sorted order: name, dtype, shape, bytes."""
-    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode())
+def _sha256(meta: Metadata, tensors: Iterable[tuple[str, np.ndarray]]) -> str:
+    """Return the sha256, in hexadecimal digits, over the metadata and every tensor's name, dtype, shape and bytes.
+
+    The tensors must come in sorted order. The metadata must not hold the sha256 itself.
+    """
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for name, tensor in tensors:
         array = np.ascontiguousarray(tensor)
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())

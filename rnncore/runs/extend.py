@@ -1,7 +1,8 @@
-"""A model with a larger vocabulary: its embedding and head get a row for every new symbol, all else stays.
+"""Vocabulary extension: the embedding and the head of a model get one row for every new symbol.
 
-The logits of the symbols it knew are what they were. A new symbol begins as an average one that is never expected: its
-embedding is the mean of the trained ones, its row of the head is zero, its bias the lowest of the trained ones.
+All other parameters keep their values, and the logits of the known symbols stay the same. A new symbol begins with a
+neutral input and a low probability: its embedding is the mean of the trained embeddings, its row of the head is zero,
+and its bias is the lowest trained bias.
 """
 from dataclasses import replace
 
@@ -10,10 +11,10 @@ from ..model import CharLM
 
 
 def extend(model: CharLM, vocab: Vocab, device: str | None = None) -> CharLM:
-    """A new model over `vocab` (data.vocab.Vocab) with model's parameters, in its precision.
+    """Return a new model over the larger `vocab`, with the parameters and the precision of `model`.
 
-    device: as CharLM's; None: the CPU or the first GPU, as model is on one or the other. Raises ValueError where vocab
-    lacks one of the model's symbols.
+    device: as in CharLM; None for the CPU if `model` is on the CPU, else for the first GPU. Raises ValueError if vocab
+    lacks a symbol of the model.
     """
     missing = set(model.vocab.symbols) - set(vocab.symbols)
     if missing:

@@ -1,4 +1,7 @@
-"""A file bears its own name once it is whole and on the disk; until then what stood there stands."""
+"""Safe file writes: a file gets its final name only when it is complete and on the disk.
+
+Until then the old file of that name stays as it is, so a crash or a full disk leaves one of the two complete.
+"""
 import contextlib
 import errno
 import os
@@ -9,15 +12,16 @@ from typing import IO
 
 @contextlib.contextmanager
 def new_file(path: Path, mode: str = "b", check: Callable[[Path], None] | None = None) -> Iterator[IO]:
-    """A file to write, in bytes (mode b) or in UTF-8 (mode t), that replaces `path` where the block ends well.
+    """Open a temporary file for writing; it replaces the file `path` if the block ends without an exception.
 
-    It is written beside `path` and flushed to the disk, then renamed, then the folder is flushed. `check` reads it
-    before it is renamed. Where an error comes first, or from `check`, it is gone and `path` is as it was. Raises
-    OSError, whose filename is `path`.
+    mode: "b" for bytes, "t" for text in UTF-8. The temporary file is in the same folder. At the end of the block it is
+    flushed to the disk and given to `check`, if there is one. Then it is renamed and the folder is flushed. After an
+    exception in the block or in `check`, the temporary file is removed and `path` is unchanged. Raises OSError with
+    `path` as its filename.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.unlink(missing_ok=True)  # of a killed process that had this one's number
+        temporary.unlink(missing_ok=True)  # left by a killed process with the same process id
         with open(temporary, "x" + mode, encoding=None if mode == "b" else "utf-8") as file:
             yield file
             file.flush()
@@ -35,13 +39,17 @@ def new_file(path: Path, mode: str = "b", check: Callable[[Path], None] | None =
 
 
 def write_whole(path: Path, data: bytes, check: Callable[[Path], None] | None = None) -> None:
-    """Replace the file `path` by data, or leave it as it is, where `check` refuses the new one too."""
+    """Replace the content of the file `path` with data, or leave the file unchanged and raise an exception.
+
+    check: called with the new file before it replaces the old one; an exception from it keeps the old file.
+    """
     with new_file(path, check=check) as file:
         file.write(data)
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add data to the file `path`, all of it or nothing. Raises OSError."""
+    """Append data to the file `path`, all of it or nothing. Raises OSError."""
+    # Unbuffered: each write reports how much reached the file, and nothing is left to be written at close.
     with open(path, "ab", buffering=0) as file:
         size = file.tell()
         try:
@@ -56,7 +64,10 @@ def append(path: Path, data: bytes) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk, where its file system can do that: a rename alone may not survive a crash."""
+    """Flush a folder's list of names to the disk: without this, a rename may not survive a crash.
+
+    Does nothing on file systems that do not support it. Raises OSError.
+    """
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)

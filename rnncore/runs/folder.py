@@ -1,10 +1,12 @@
-"""A run folder holds one training run: its models, its metrics and its samples.
+"""The run folder: one training run on disk, with its model files, metrics and samples.
 
-    best.safetensors   the model with the lowest validation loss     metrics.jsonl   a row a second, and the last
-    last.safetensors   all that resuming needs                       samples.txt     what the model wrote on the way
-    step-000100.safetensors and so on: what `last` was after those steps, without the list of its files, as many
-    as are to be kept
-    tensorboard/       metrics and samples for TensorBoard, where they are wanted
+    best.safetensors   the model with the lowest validation loss
+    last.safetensors   the newest model and all data for resuming
+    step-000100.safetensors, ...   copies of last.safetensors after those steps, the newest `keep` of them. They do not
+                       hold the list of the corpus's files, because they may be passed on to other people.
+    metrics.jsonl      one row per second of training, per evaluation, and for the last step
+    samples.txt        texts that the model wrote during training
+    tensorboard/       metrics and samples for TensorBoard, if the run was started with --tensorboard
 """
 import contextlib
 import datetime
@@ -31,19 +33,20 @@ from .names import RUNS
 from .places import passed_on
 from .schema import Card, Metadata, Settings
 
-HEAD = re.compile(r"^--- step (\d{1,15})\n", re.MULTILINE)  # of a sample
-MEASURED = "val_chars", "val_loss_of_all", "val_chars_of_all"  # of a row: there after an evaluation alone
-NO_MODEL = {"metrics.jsonl", "samples.txt"}
+HEAD = re.compile(r"^--- step (\d{1,15})\n", re.MULTILINE)  # the line before each sample in samples.txt
+MEASURED = "val_chars", "val_loss_of_all", "val_chars_of_all"  # keys of metrics.jsonl that only an evaluation adds
+NO_MODEL = {"metrics.jsonl", "samples.txt"}  # files that a run writes before its first save
 PASSAGE = "passage.txt"  # the validation text that the report of a run reads
-EVENTS, EVENT_FILES = "tensorboard", "events.out.tfevents.*"  # a folder, and what lies in it
+EVENTS, EVENT_FILES = "tensorboard", "events.out.tfevents.*"  # the folder for TensorBoard, and its files
 
 
 class RunFolder:
-    """The folder `path` of one run. settings: corpus, split and what was asked for, as resuming needs them.
+    """The folder `path` of one run; its methods write the files. Hold lock.held(path) while writing.
 
-    keep: how many step-*.safetensors stay. kept: the validation loss and the step of the model in best.safetensors,
-    None before the first. changed: options that the run goes on with otherwise than before, each with [before, after],
-    to be written into the next row of the metrics. lock.held says whose the folder is.
+    settings: corpus, split and requested options, which resuming needs (metadata.TRAINING["settings"]). keep: number of
+    step-*.safetensors files to keep. kept: (validation loss, step) of the model in best.safetensors, None before the
+    first. changed: options that a resumed run has changed, as name -> [before, after]; the next row of metrics.jsonl
+    records them.
     """
 
     def __init__(self, path: Path, settings: Settings, keep: int = 0):
@@ -54,13 +57,16 @@ class RunFolder:
         self._logged, self._row = float("-inf"), 0
 
     def make(self) -> None:
-        """Make the folder and make sure that it can be written. Raises RunError."""
+        """Create the folder for a new run, with an empty metrics.jsonl.
+
+        Raises RunError if the folder cannot be written, or holds more than the remains of a run without a model.
+        """
         if self.path.exists() and not (self.path.is_dir() and all(map(_remains, self.path.iterdir()))):
             go_on = ", or go on with it with --resume" if self.last.is_file() else ""
             raise RunError(f"{self.path} exists already: take another name with -o{go_on}")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for name in NO_MODEL:  # of a run that ended before it saved a model
+            for name in NO_MODEL:  # left by a run that ended before its first save
                 (self.path / name).unlink(missing_ok=True)
             for events in (self.path / EVENTS).glob(EVENT_FILES):
                 events.unlink()
@@ -71,7 +77,11 @@ class RunFolder:
                            "name another with -o") from None
 
     def log(self, progress: Progress, last: bool = False) -> None:
-        """Add a row to metrics.jsonl: at least each second, at each evaluation, each bad step and at the last step."""
+        """Append a row to metrics.jsonl if one is due.
+
+        A row is due after a second without one, at an evaluation, at a step with notes (recovery.py), and at the last
+        step. last: True to write a row in any case. A number that is not finite becomes null. Raises OSError.
+        """
         now = time.monotonic()
         due = progress.milestone or progress.finished or progress.notes or last or now >= self._logged + 1
         if not due or self._row == progress.step:
@@ -82,12 +92,16 @@ class RunFolder:
         row |= {name: getattr(progress, name) for name in MEASURED if getattr(progress, name) is not None}
         finite = {name: None if value is None or not math.isfinite(value) else value for name, value in row.items()}
         changed = {"changed": self.changed} if self.changed else {}
+        # Before the write: if the write fails, the next try is a second later, not at every step.
         self._logged, self._row = now, progress.step
         append(self.path / "metrics.jsonl", (json.dumps(finite | changed) + "\n").encode())
         self.changed = {}
 
     def rewind(self, step: int) -> None:
-        """Drop the rows of metrics.jsonl and the samples past `step`, and what a killed run left half written."""
+        """Remove the metrics and samples after `step`, and any incomplete lines and files of a killed run.
+
+        The resumed run then writes the metrics of these steps again, each of them once. Raises OSError.
+        """
         self._sweep()
         path = self.path / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
@@ -96,24 +110,29 @@ class RunFolder:
         path = self.path / "samples.txt"
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         heads = list(re.finditer(r"^--- step (\d{1,15})$", text, re.MULTILINE))
+        # A last sample without a line end was not written completely, so it is removed too.
         dropped = [head.start() for head in heads if int(head[1]) > step] + [
             head.start() for head in heads[-1:] if not text.endswith("\n")]
         if dropped:
             write_whole(path, text[:min(dropped)].encode())
 
     def add_sample(self, step: int, text: str) -> None:
-        """Add what the model wrote at `step` to samples.txt; a line that looks like a head gets a blank before it."""
+        """Append a sample of `step` to samples.txt. Raises OSError.
+
+        A line of the sample that looks like the line before a sample gets a space at its beginning.
+        """
         text = HEAD.sub(lambda head: f" {head[0]}", text + "\n")
         append(self.path / "samples.txt", f"--- step {step}\n{text}".encode(errors="replace"))
 
     def save(self, training: Training, best: bool) -> None:
-        """Write last.safetensors, best.safetensors if this is the best model so far, and a step-*.safetensors to keep.
+        """Write last.safetensors, a step-*.safetensors if `keep` is above 0, and best.safetensors if `best` is True.
 
-        Raises OSError, and ModelFileError for what could not be read again. A best model that is not written does not
-        count as the best; last is written all the same.
+        If best.safetensors cannot be written, last.safetensors is still written, and the model does not count as the
+        best. Raises OSError if a file cannot be written, ModelFileError if a written file does not pass the check.
         """
         failed: Exception | None = None
         card = self.card(training)
+        # The best model first: last.safetensors records which model is the best, and must not name an unwritten one.
         if best:
             try:
                 checkpoint.save(training.model, self.best, card)
@@ -129,7 +148,7 @@ class RunFolder:
         extra = {name: training.model.kernel.to_host(array) for name, array in extra.items()}
         resume = {"settings": self.settings, "config": asdict(training.config), "progress": training.summary()}
         checkpoint.save(training.model, self.last, card, extra, resume)
-        if training.best is None and self.best.is_file():  # it was so on a corpus before this one
+        if training.best is None and self.best.is_file():  # the best on another corpus
             self.best.rename(self.path / "best-before.safetensors")
         if self.keep:
             resume["settings"] = passed_on(self.settings)
@@ -140,12 +159,12 @@ class RunFolder:
             raise failed
 
     def _sweep(self) -> None:
-        """Remove what a killed run left half written."""
+        """Remove the temporary files that a killed run left."""
         for stale in self.path.glob(".*.tmp"):
             stale.unlink(missing_ok=True)
 
     def card(self, training: Training) -> Card:
-        """The training card: corpus, split, losses, versions."""
+        """Return the training card (metadata.CARD): corpus, split, settings, losses and versions."""
         best = training.best
         settings = passed_on(self.settings)
         about = {name: settings.get(name) for name in ("corpus", "split", "preset", "init_from", "origin", "floor",
@@ -161,22 +180,26 @@ class RunFolder:
                 "versions": {"rnncore": __version__, "numpy": np.__version__, "python": platform.python_version()}}
 
 
-def restore(training: Training, document: Metadata, tensors: Tensors) -> None:
-    """Put a new Training where the one that wrote `last.safetensors` was; document, tensors: as read_newest checks."""
+def restore(training: Training, meta: Metadata, tensors: Tensors) -> None:
+    """Set a new Training to the saved progress, moments and state.
+
+    meta, tensors: as read_newest returns them, after its checks.
+    """
     moments = {name: tensors[f"optimizer.{name}"] for name in training.optimizer.moments}
     state = State(tensors["state.h"], tensors["state.c"])
-    training.restore(document["training"]["progress"], moments, state, tensors.get("state.good"))
+    training.restore(meta["training"]["progress"], moments, state, tensors.get("state.good"))
 
 
 def trained(card: Card) -> bool:
-    """Whether a card is one that `RunFolder.card` made: a model that was saved from Python may have any."""
+    """Return True if `RunFolder.card` made this card. A model saved with `rnncore.save` may have any other card."""
     return metadata.fault(card, metadata.CARD, "card") is None
 
 
 def fresh(name: str) -> Path:
-    """runs/NAME, or runs/NAME-2, runs/NAME-3 ... where that exists: the folder is made, so that no other run takes it.
+    """Create and return a new folder: runs/NAME, or the first free one of runs/NAME-2, runs/NAME-3, ...
 
-    One that cannot be made is handed back all the same, for `lock.held` to say why.
+    The folder is created here so that no other run takes it. If it cannot be created, its path is still returned, and
+    `lock.held` raises the error with the reason.
     """
     path, number = RUNS / name, 1
     while True:
@@ -191,7 +214,10 @@ def fresh(name: str) -> Path:
 
 
 def first_loss(path: Path) -> float | None:
-    """The training loss in the first row of metrics.jsonl in the run folder `path`; None where there is none."""
+    """Return the training loss of the first row of metrics.jsonl in the run folder `path`, in nats per character.
+
+    Return None if there is no such row or it has no loss.
+    """
     with contextlib.suppress(OSError), open(path / "metrics.jsonl", encoding="utf-8", errors="replace") as file:
         loss = (parsed(file.readline()) or {}).get("loss")
         return loss if type(loss) is float and loss >= 0 else None
@@ -199,41 +225,45 @@ def first_loss(path: Path) -> float | None:
 
 
 def samples(text: str) -> list[tuple[int, str]]:
-    """(step, what the model wrote then) of the text of a samples.txt."""
+    """Return (step, sample) for each sample in the text of a samples.txt."""
     _, *parts = HEAD.split(text)
     return [(int(step), sample) for step, sample in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def steps_kept(path: Path) -> list[Path]:
-    """The step-*.safetensors in the run folder `path`, the newest first."""
+    """Return the step-*.safetensors files in the run folder `path`, the newest first."""
     found = {int(match[1]): file for file in path.glob("step-*.safetensors")
              if (match := re.fullmatch(r"step-(\d+)\.safetensors", file.name))}
     return [found[step] for step in sorted(found, reverse=True)]
 
 
 def read_last(path: Path) -> tuple[Metadata, Tensors]:
-    """(document, tensors) of last.safetensors in the run folder `path`. Raises RunError, ModelFileError."""
+    """Return (metadata, tensors) of last.safetensors in the run folder `path`.
+
+    Raises RunError if there is no such file, ModelFileError if it is damaged or lacks the data for resuming.
+    """
     return _read_training(path / "last.safetensors")
 
 
 def read_newest(path: Path) -> tuple[Metadata, Tensors, list[str]]:
-    """(document, tensors, warnings) of the newest file to go on with: last, or where that is damaged a kept step.
+    """Return (metadata, tensors, warnings) of the newest file that resuming can use.
 
-    Raises RunError, ModelFileError.
+    That file is last.safetensors. If it is damaged or missing, it is the newest undamaged step-*.safetensors, with a
+    warning. Raises RunError if there is no file to resume from, ModelFileError if all of them are damaged.
     """
     last, best = path / "last.safetensors", path / "best.safetensors"
     damage: list[Exception] = []
     for file in (last, *steps_kept(path)):
         try:
-            document, tensors = _read_training(file)
-            metadata.check_training(file, document, tensors)
+            meta, tensors = _read_training(file)
+            metadata.check_training(file, meta, tensors)
         except (RunError, ModelFileError) as error:
             damage.append(error)
             continue
         if not damage:
-            return document, tensors, []
+            return meta, tensors, []
         words = damage[0] if last.is_file() else f"{path} has no {last.name} any more"
-        return document, tensors, [f"warning: {words}; going on with {file.name}"]
+        return meta, tensors, [f"warning: {words}; going on with {file.name}"]
     if best.is_file():
         raise ModelFileError(f"{damage[0]}; {best.name} has no optimiser state to go on with, but --init-from {best} "
                              "begins a new run from it")
@@ -241,23 +271,24 @@ def read_newest(path: Path) -> tuple[Metadata, Tensors, list[str]]:
 
 
 def _read_training(path: Path) -> tuple[Metadata, Tensors]:
+    """Read a model file that must hold the data for resuming. Raises RunError, ModelFileError."""
     if not path.is_file():
         raise RunError(f"{path.parent} holds no run to go on with ({path.name}): start one without --resume")
-    document, tensors = checkpoint.read(path)
-    if "training" not in document:
+    meta, tensors = checkpoint.read(path)
+    if "training" not in meta:
         raise ModelFileError(f"{path} holds a model but not what resuming needs: start a new run")
-    return document, tensors
+    return meta, tensors
 
 
 def _remains(path: Path) -> bool:
-    """Whether this may be left of a run that ended before it saved a model."""
+    """Return True if a run that ended before its first save may have left this file or folder."""
     if path.name == EVENTS and path.is_dir():
         return all(file.match(EVENT_FILES) for file in path.iterdir())
     return path.name in NO_MODEL or path.name == LOCK or path.match(".*.tmp")
 
 
 def parsed(line: str) -> dict[str, Any] | None:
-    """Return a row of metrics.jsonl; None for a line that is torn or is no row."""
+    """Return the row of one line of metrics.jsonl, or None if the line is incomplete or not a row."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,8 +1,8 @@
-"""The validation loss that is shown of a model: one number, over the most characters that it was measured on.
+"""The one validation loss that is shown for a model: the loss over the most characters that were evaluated.
 
-On its way a run evaluates on a sample of its validation text, and at its end on as much of it as the time allows. If
-the model of the last step is the best, the second number is shown. A best model from before has the first alone, which
-is marked as that of a sample.
+During training, a run evaluates the model on a sample of the validation text. At its end it evaluates the last model on
+as much of the validation text as the time allows. If the last model is the best one, the loss of this last evaluation
+is shown. An earlier best model has only the loss on the sample, and the text says that it is from a sample.
 """
 from typing import Any, NamedTuple
 
@@ -13,9 +13,10 @@ from .schema import Card, Settings
 
 
 class Loss(NamedTuple):
-    """Nats per character of the model of `step`, over so many characters; None: an older file does not say.
+    """A validation loss in nats per character.
 
-    sampled: over a part of what an evaluation at the end takes.
+    step: the step of the model; chars: the number of characters it was measured on, None if an older file does not tell
+    it; sampled: True if these were only a sample of the validation text.
     """
     nats: float
     step: int
@@ -24,29 +25,30 @@ class Loss(NamedTuple):
 
     @property
     def over(self) -> str:
-        """What it was measured on, in words."""
+        """Return a phrase that names the characters of the measurement."""
         if self.chars is None:
             return "on a sample" if self.sampled else "over the final evaluation"
         return f"on a sample of {self.chars:,} characters" if self.sampled else f"over {self.chars:,} characters"
 
 
 class Validation(NamedTuple):
-    """The loss of the best model, and that of the model at the run's end where this is another one, else None."""
+    """The loss of the best model, and the loss of the last model, which is None if the last model is the best one."""
     best: Loss
     end: Loss | None = None
 
     @property
     def words(self) -> str:
-        """Both in words."""
+        """Return both losses as one text."""
         end = f"; at the end {self.end.nats:.4f} {self.end.over}" if self.end else ""
         return f"{self.best.nats:.4f} nats/char {self.best.over}{end}"
 
 
 def validation(best: tuple[float, int], step: int, whole: float | None, chars: dict[str, int]) -> Validation:
-    """Return what is shown of a run after `step` steps.
+    """Return the validation losses to show for a run after `step` steps.
 
-    best: the lowest loss in mid-run, and its step; whole: the loss of the evaluation at the end, None before it; chars:
-    how many characters `best` and `end` are over and there are in `all`; a number that is not known is missing.
+    best: (lowest loss on the sample, its step). whole: the loss of the last evaluation, None before that. Losses are in
+    nats per character. chars: numbers of characters, `best` in the sample, `end` in the last evaluation, and `all` in
+    the validation text; an unknown number is missing or None.
     """
     nats, best_step = best
     end = None if whole is None else Loss(whole, step, chars.get("end"), False)
@@ -58,24 +60,27 @@ def validation(best: tuple[float, int], step: int, whole: float | None, chars: d
 
 
 def of(card: Card) -> Validation | None:
-    """Return what is shown of the model with a training card (folder.trained); None where nothing was measured."""
+    """Return the validation losses to show for a model, or None if nothing was measured.
+
+    card: a training card for which folder.trained is True.
+    """
     if card["val_loss"] is None or card["best_step"] is None:
         return None
-    if "val" in card.get("losses", {}):  # of this very file, on all of the validation text
+    if "val" in card.get("losses", {}):  # measured on this file, over the whole validation text
         return Validation(Loss(card["losses"]["val"], card["best_step"], card["split"]["validation"] - 1, False))
     return validation((card["val_loss"], card["best_step"]), card["step"], card["val_loss_of_all"],
                       card.get("val_chars") or {})
 
 
 def changed(change: dict[str, Any]) -> str:
-    """Say in words with which other options a run went on, and from which step."""
+    """Return one phrase on a recorded change of options. change: {"step": ..., option: [before, after], ...}."""
     found = {name: pair for name, pair in change.items() if name != "step"}
     words = [f"{name.replace('_', '-')} {before:g} to {after:g}" for name, (before, after) in found.items()]
     return f"after step {change['step']:,}: {', '.join(words)}"
 
 
 def begun(corpus: Corpus, model: CharLM, settings: Settings) -> list[str]:
-    """Say in two lines what is learned and by which model."""
+    """Return two lines for the user, one on the corpus and its split, one on the model."""
     c, parts, name = model.config, settings["split"], model.kernel.name
     path = f", path {model.path}" if name != "cpu" else ""
     unit = "bytes" if model.vocab.level == "byte" else "characters"

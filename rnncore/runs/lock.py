@@ -1,4 +1,7 @@
-"""A run folder belongs to one process at a time: a lock that the kernel frees when its holder ends, however it ends."""
+"""The lock of a run folder: only one process at a time may write the folder.
+
+The operating system releases the lock when its holder ends, also after a crash or a kill.
+"""
 import contextlib
 import fcntl
 import os
@@ -9,15 +12,16 @@ NAME = ".lock"
 
 
 class RunError(RuntimeError):
-    """A run folder that cannot be used; the message is one line that names the cause and the cure."""
+    """A run folder cannot be used, or a run cannot be made; the message is one line with the cause and the cure."""
 
 
 @contextlib.contextmanager
 def held(folder: Path, new: bool = False) -> Iterator[None]:
-    """Inside, the run folder is this process's alone. new: it is made where it is not there.
+    """Lock the run folder for this process inside the context. new: True to create the folder if it is missing.
 
-    Raises RunError where another process has it, where it is no folder or cannot be written. The file goes when its
-    holder leaves; one that a killed run left behind is free. A file system that knows no locks is used without.
+    The lock is on a file in the folder, which is removed at the end. A lock file left by a killed run does not block.
+    On a file system without locks, the folder is used without a lock. Raises RunError if another process holds the
+    lock, or if the folder is missing, not a folder, or cannot be written.
     """
     try:
         if new:
@@ -37,13 +41,19 @@ def held(folder: Path, new: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
+        # Remove the file while its lock is held. A process that has already opened this file then gets the lock, sees
+        # in _is_at that the file is gone, and tries again with a new one.
         with contextlib.suppress(OSError):
-            (folder / NAME).unlink(missing_ok=True)  # while it is held: who opened this file finds another there
+            (folder / NAME).unlink(missing_ok=True)
         os.close(descriptor)
 
 
 def _lock(path: Path) -> int:
-    """The descriptor of the locked file, which holds our process id. Raises BlockingIOError with that of its holder."""
+    """Lock the file `path`, write this process's id into it, and return its descriptor.
+
+    Raises BlockingIOError if another process holds the lock; the message has the id of that process, if it is known.
+    Raises OSError if the file cannot be opened or written.
+    """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -52,21 +62,21 @@ def _lock(path: Path) -> int:
             holder = os.read(descriptor, 20).decode(errors="replace").strip()
             os.close(descriptor)
             raise BlockingIOError(error.errno, f" (process {holder})" if holder else "") from None
-        except OSError:
+        except OSError:  # a file system without locks
             return descriptor
         try:
             if _is_at(descriptor, path):
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, b"%d\n" % os.getpid())
                 return descriptor
-        except OSError:  # a full disk: to try again would never end
+        except OSError:  # such as a full disk; another try would fail in the same way
             os.close(descriptor)
             raise
-        os.close(descriptor)  # its holder has just left and taken the file away
+        os.close(descriptor)  # the holder has just removed this file: try again with a new one
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is the one that lies at the path."""
+    """Return True if the open file is the file that is now at the path."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:

@@ -1,6 +1,7 @@
-"""The JSON text of a model file says what its tensors are; here it is read strictly, and what is wrong in it is named.
+"""The metadata of a model file: the JSON text that describes its tensors, read strictly and checked by its schema.
 
-Every schema that was ever written has a line in READS, with what makes today's document of one of that schema.
+An error names the field that is wrong. READS has an entry for every schema version that was ever written: a function
+that converts its metadata to the current schema.
 """
 import json
 from collections.abc import Callable
@@ -19,20 +20,20 @@ from .consistency import contradiction
 from .schema import (BEST, CHANGES, FILES, FOLDER, LOSS, NAMES, NUMBER, NUMBERS, SECONDS, SHA256, TEXT, TEXTS, Fields,
                      Made, Maybe, Metadata, by_type, fault)
 
-SCHEMA = 1           # of the files that are written
-READS: dict[int, Callable[[Metadata], Metadata]] = {1: lambda document: document}  # schema of a file -> that of SCHEMA
-KEY = "rnncore"      # where in the metadata the text is
-LONGEST = 1 << 24    # bytes of a header without that list: a vocabulary of all 1,114,112 code points takes 10 million
-LISTED = 1 << 23     # bytes of the header that the list of the files of a text may take
+SCHEMA = 1           # the schema version of the files that are written
+READS: dict[int, Callable[[Metadata], Metadata]] = {1: lambda meta: meta}  # schema of a file -> conversion to SCHEMA
+KEY = "rnncore"      # the key of the safetensors header under which the metadata stands
+LISTED = 1 << 23     # bytes of a header that the list of the corpus's files may take
+LONGEST = 1 << 24    # bytes of a header without that list; a vocabulary of all 1,114,112 code points takes 10 million
 HEADER = LONGEST + LISTED
-MOST_TENSORS = 4 * LAYERS + 16  # in a header; four a layer, embedding, head, what resuming needs
-MESSAGE = 400        # characters
+MOST_TENSORS = 4 * LAYERS + 16  # tensors in a header: four per layer, the embedding, the head, and those for resuming
+MESSAGE = 400        # characters of an error message; a longer one is cut
 
 
 class ModelFileError(ValueError):
-    """A model file that cannot be read or is not what it says; the message is one line and names the field.
+    """A model file cannot be read, or its contents contradict its metadata; the message is one line with the field.
 
-    cause: what is wrong, without the file and the cure.
+    cause: the fault alone, without the path of the file and the cure.
     """
 
     def __init__(self, message: str, cause: str | None = None):
@@ -41,19 +42,20 @@ class ModelFileError(ValueError):
 
 
 def damaged(path: Path, cause: str, cure: str = "take another copy") -> ModelFileError:
-    """The error for a file that is not as it should be."""
+    """Return the error for a model file with wrong contents."""
     return ModelFileError(f"{path}: {cause}: {cure}", cause)
 
 
 def torn(path: Path, why: Exception | str) -> ModelFileError:
-    """The error for a file whose bytes are none of a model file."""
+    """Return the error for a file that is not a complete safetensors file."""
     cause = f"is not a whole model file ({why})"
     return ModelFileError(f"{path} {cause}: take another copy", f"it {cause}")
 
 
 PRECISION = one_of(*PRECISIONS)
 
-# A name that ends in ? may be missing; others than those named here may stand beside them.
+# The schema of the metadata. A field whose name ends in ? may be missing. Fields that are not listed are allowed,
+# except in a schema.Made without `beside`.
 CORPUS = Made(Reading, ("encoding", "newline"),
               beside={"name": TEXT, "sources": NAMES, "characters": COUNT, "sha256": SHA256})
 SPLIT: Fields = {"train": COUNT, "validation": COUNT, "test": COUNT}
@@ -63,7 +65,7 @@ CARD: Fields = {"corpus": CORPUS, "split": SPLIT, "train": {}, "step": COUNT, "c
                 "versions": TEXTS, "val_chars?": Maybe(dict.fromkeys(("best?", "end?", "all?"), Maybe(COUNT))),
                 **dict.fromkeys(("init_from?", "origin?", "about?", "no_floor?"), Maybe(TEXT)), "floor?": Maybe(FLOOR),
                 "losses?": NUMBERS, "precision?": Maybe(PRECISION), "changes?": CHANGES}
-DOCUMENT: Fields = {
+METADATA: Fields = {
     "config": Made(ModelConfig, ("vocab_size", "embed", "hidden", "layers")),
     "vocab": Kind("a list", lambda value: isinstance(value, list)), "card": {}, "text?": by_type(Vocab)}
 TRAINING: Fields = {
@@ -71,7 +73,7 @@ TRAINING: Fields = {
                  "asked": dict.fromkeys(("batch?", "seq?", "threads?"), Maybe(POSITIVE)),
                  **dict.fromkeys(("init_from?", "origin?", "no_floor?"), Maybe(TEXT)), "extend_vocab?": FLAG,
                  "floor?": Maybe(FLOOR), "precision?": PRECISION, "changes?": CHANGES,
-                 "files?": Maybe({"below": FOLDER, "of": FILES}),  # null: there were too many
+                 "files?": Maybe({"below": FOLDER, "of": FILES}),  # null: too many files to list
                  "saving?": Made(SaveConfig, ("save_every", "sample_every", "keep"))},
     "progress": {"step": POSITIVE, "chars": POSITIVE, "seconds": SECONDS, "training_seconds": SECONDS,
                  "val_windows": Maybe(POSITIVE), "best": Maybe(BEST), "stale?": COUNT, "final_loss": Maybe(LOSS),
@@ -82,7 +84,11 @@ TRAINING: Fields = {
 
 
 def strict(path: Path, text: str | bytes, what: str) -> Json:
-    """The value of a JSON text in which no name stands twice; what: how an error calls it."""
+    """Return the value of a JSON text. what: the name of the text in error messages.
+
+    Raises ModelFileError if the text is not JSON, or if a name occurs twice in an object. Plain json.loads would take
+    the last of the two.
+    """
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, value in pairs:
@@ -100,9 +106,11 @@ def strict(path: Path, text: str | bytes, what: str) -> Json:
 
 
 def check_header(path: Path) -> None:
-    """Refuse a header that is longer than the file or than any of ours, or that names a thing twice.
+    """Raise ModelFileError if the safetensors header is too long, or a name occurs twice in it.
 
-    The library would allocate what the header claims, and of two tensors with one name take the last.
+    Too long means longer than the file or than any header of rnncore. This check runs before the safetensors library
+    opens the file: the library would allocate as much memory as the header claims, and it would take the last of two
+    tensors with the same name.
     """
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -118,67 +126,79 @@ def check_header(path: Path) -> None:
 
 
 def _listed(path: Path, header: dict[str, Any]) -> int:
-    """How many bytes of a header are the list of the files of a text."""
+    """Return how many bytes of a header are the list of the corpus's files, at most LISTED."""
     try:
         text: Any = strict(path, header["__metadata__"][KEY], f"the `{KEY}` text")
         files = text["training"]["settings"]["files"]
     except (KeyError, TypeError, IndexError, ModelFileError):
         return 0
-    return min(LISTED, len(json.dumps(json.dumps(files))))
+    return min(LISTED, len(json.dumps(json.dumps(files))))  # the metadata is a JSON text inside the header's JSON
 
 
-def stored(path: Path, metadata: dict[str, str] | None) -> Metadata:
-    """The document as it stands in the file, of a schema that is read."""
-    text = (metadata or {}).get(KEY)
+def stored(path: Path, header: dict[str, str] | None) -> Metadata:
+    """Return the metadata as it stands in the file. header: the texts of the safetensors header by key.
+
+    Raises ModelFileError if there is no such text, it is not JSON, or this version does not read its schema.
+    """
+    text = (header or {}).get(KEY)
     if text is None:
         raise ModelFileError(f"{path} is no model file of rnncore: its metadata has no `{KEY}` text")
-    document = strict(path, text, f"the `{KEY}` text")
-    if not isinstance(document, dict) or "schema" not in document:
+    meta = strict(path, text, f"the `{KEY}` text")
+    if not isinstance(meta, dict) or "schema" not in meta:
         raise ModelFileError(f"{path} is no model file of rnncore: its `{KEY}` text has no schema")
-    schema = document["schema"]
+    schema = meta["schema"]
     if type(schema) is not int or schema not in READS:
         raise ModelFileError(f"{path}: schema {shown(schema)} is none of those that rnncore {__version__} reads "
                              f"({', '.join(map(str, READS))}): install the version of rnncore that wrote the file")
-    return document
+    return meta
 
 
-def current(path: Path, document: Metadata) -> Metadata:
-    """A stored document as one of today's schema, every field of it checked but `training`; without the sha256."""
-    found = fault(document, {"sha256": SHA256}, "document")
-    document = READS[document["schema"]]({name: value for name, value in document.items() if name != "sha256"})
-    if found := found or fault(document, DOCUMENT, "document"):
-        raise damaged(path, found.removeprefix("document."))
+def current(path: Path, meta: Metadata) -> Metadata:
+    """Convert stored metadata to the current schema and check every field except `training`; drop the sha256.
+
+    Raises ModelFileError with the first field that is wrong.
+    """
+    found = fault(meta, {"sha256": SHA256}, "metadata")
+    meta = READS[meta["schema"]]({name: value for name, value in meta.items() if name != "sha256"})
+    if found := found or fault(meta, METADATA, "metadata"):
+        raise damaged(path, found.removeprefix("metadata."))
     try:
-        vocabulary(document)
+        vocabulary(meta)
     except (TypeError, ValueError) as error:
         raise damaged(path, f"vocab is not as it should be ({error})") from None
-    size, symbols = document["config"]["vocab_size"], len(document["vocab"])
+    size, symbols = meta["config"]["vocab_size"], len(meta["vocab"])
     if size != symbols:
         raise damaged(path, f"vocab_size is {size}, but vocab has {symbols:,} symbols")
-    return document
+    return meta
 
 
-def sizes(document: Metadata) -> ModelConfig:
-    """The sizes of the model. Raises TypeError, ValueError."""
-    return ModelConfig(**document["config"])
+def sizes(meta: Metadata) -> ModelConfig:
+    """Return the sizes of the model. Raises TypeError or ValueError if a field is missing, unknown or out of range."""
+    return ModelConfig(**meta["config"])
 
 
-def vocabulary(document: Metadata) -> Vocab:
-    """The model's vocabulary; `text` is there where it is no plain one of characters. Raises TypeError, ValueError."""
-    return Vocab.from_code_points(document["vocab"], **document.get("text", {}))
+def vocabulary(meta: Metadata) -> Vocab:
+    """Return the model's vocabulary. Raises TypeError or ValueError for fields that make no vocabulary.
+
+    The field `text` is present only if the vocabulary differs from a plain one of characters.
+    """
+    return Vocab.from_code_points(meta["vocab"], **meta.get("text", {}))
 
 
-def check_training(path: Path, document: Metadata, tensors: Tensors) -> None:
-    """Refuse a `training` text, or tensors beside it, that resuming cannot go by."""
-    text: Any = document.get("training")
-    found = fault(text, TRAINING, "training") or _reading(text["settings"]["corpus"], vocabulary(document)) or \
+def check_training(path: Path, meta: Metadata, tensors: Tensors) -> None:
+    """Raise ModelFileError if the `training` field or the tensors for resuming are wrong or contradict each other."""
+    text: Any = meta.get("training")
+    found = fault(text, TRAINING, "training") or _reading(text["settings"]["corpus"], vocabulary(meta)) or \
         contradiction(text, TrainConfig(**text["config"]), tensors)
     if found:
         raise damaged(path, found, "start a new run, or take another copy")
 
 
 def check_split(path: Path, kept: dict[str, Any], found: dict[str, int]) -> None:
-    """Refuse a split that is not what its shares make of the corpus now."""
+    """Raise ModelFileError if the saved sizes of the split differ from the sizes for the corpus as it is now.
+
+    kept, found: the number of symbols of each part, as saved and as computed.
+    """
     for part in SPLIT:
         if kept[part] != found[part]:
             raise ModelFileError(f"{path}: training.settings.split.{part} is {kept[part]:,}, but the corpus splits "
@@ -186,7 +206,10 @@ def check_split(path: Path, kept: dict[str, Any], found: dict[str, int]) -> None
 
 
 def _reading(about: dict[str, Any], vocab: Vocab) -> str | None:
-    """Where the corpus is read otherwise than what the model learnt."""
+    """Return one line if the corpus is read with other settings than the model's vocabulary has, or None.
+
+    about: training.settings.corpus.
+    """
     how = Reading(**Reading.kept(about))
     for name in ("level", "lower", "documents", "field"):
         has, wanted = getattr(how, name), getattr(vocab, name)

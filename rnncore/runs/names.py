@@ -1,10 +1,11 @@
-"""A name stands for one model: a path that holds one, a run in runs/, or a model that came with rnncore.
+"""Names of models: find the model file for a path, the name of a run in runs/, or the name of a pretrained model.
 
     NAME             the path NAME if it holds a model, else the run runs/NAME, else the pretrained model NAME
     pretrained/NAME  the pretrained model of that name; if there is none, the path
-    all others       the path: ./NAME, runs/NAME, a file, a folder with best.safetensors or last.safetensors
+    other names      the path: ./NAME, runs/NAME, a file, a folder with best.safetensors or last.safetensors
 
-Where a NAME could stand for several models, the first is taken, and `Found.notes` says so and how to name the others.
+If a NAME could mean several models, the first one is taken. A warning in `Found.notes` then says so, and how to name
+the others.
 """
 import os
 import re
@@ -17,25 +18,26 @@ from .lock import RunError
 from .metadata import ModelFileError
 
 RUNS = Path("runs")
-PRETRAINED = "pretrained"  # the folder that stands before the name of a pretrained model
-MODELS = "best.safetensors", "last.safetensors"  # of a run folder, the first that is there
+PRETRAINED = "pretrained"  # the prefix before the name of a pretrained model
+MODELS = "best.safetensors", "last.safetensors"  # model files of a run folder; the first that exists is taken
 _PRETRAINED = re.compile(rf"{PRETRAINED}/+([^/]+)/*")
 _EMPTY = f"holds no model yet ({' or '.join(MODELS)})"
-HERE, RUN, CAME = "the model here", "the run", "the pretrained model"  # kinds of places, in words
+HERE, RUN, SHIPPED = "the model here", "the run", "the pretrained model"  # the kinds of models, as messages name them
 
 
 class Renamed(UserWarning):
-    """A model has another name now; the message has it."""
+    """A pretrained model has a new name; the message has the new name."""
 
 
 class Ambiguous(UserWarning):
-    """A name could stand for several models; the message says which is taken and how to name the others."""
+    """A name could mean several models; the message says which one is taken and how to name the others."""
 
 
 class Found(NamedTuple):
-    """A model by its name. file: the model file; folder: the run folder that was named, or None where it was a file.
+    """A model that was found by its name.
 
-    name: what stands for this model alone; notes: a warning on each thing that its user should know.
+    file: the model file. folder: the run folder that was named, None if a file was named. name: a name that means only
+    this model. notes: warnings for the user.
     """
     file: Path
     folder: Path | None
@@ -44,20 +46,21 @@ class Found(NamedTuple):
 
     @property
     def place(self) -> Path:
-        """The run folder, or the file."""
+        """Return the run folder, or the file if no folder was named."""
         return self.folder or self.file
 
 
 def find(name: str | Path) -> Found:
-    """Return the model that `name` stands for; a Path of one part is a NAME too, for it keeps no `./`.
+    """Return the model for a name. A Path of one part is a NAME too, because a Path does not keep a leading `./`.
 
-    Raises FileNotFoundError, ModelFileError: the message says what was found and what was looked for.
+    Raises FileNotFoundError or ModelFileError if there is no such model; the message says what was found and what was
+    looked for.
     """
     text = os.fspath(name)
     if not text:
         raise FileNotFoundError("the name of a model is empty: name a run, a model file or a pretrained model")
     if os.sep not in text and text not in (os.curdir, os.pardir):
-        return _of_a_name(text)
+        return _by_name(text)
     named = _PRETRAINED.fullmatch(text)
     file = pretrained.find(named[1]) if named else None
     if named and not file and not os.path.lexists(text):
@@ -71,7 +74,7 @@ def find(name: str | Path) -> Found:
 
 
 def stands_for(name: str, exact: str | None) -> bool:
-    """Return whether `name` stands for the model whose Found.name was `exact`."""
+    """Return True if `name` means the model whose Found.name was `exact`; False also if there is no such model."""
     try:
         return find(name).name == exact
     except (OSError, ValueError):
@@ -79,13 +82,13 @@ def stands_for(name: str, exact: str | None) -> bool:
 
 
 def spelled(path: Path) -> str:
-    """Return what stands for the model at a path: the path, with ./ where that would be a pretrained model."""
+    """Return a name for the model at a path: the path, with ./ before it if it would mean a pretrained model."""
     named = _PRETRAINED.fullmatch(str(path))
     return f"./{path}" if named and pretrained.find(named[1]) else str(path)
 
 
 def newest() -> Path:
-    """Return the run in runs/ whose model was written last. Raises RunError where there is none."""
+    """Return the run folder in runs/ whose model was written last. Raises RunError if runs/ has no run with a model."""
     found = _newest_in(RUNS)
     if not found:
         raise RunError(f"no run in {RUNS}/ yet: train one first, as in `rnncore train numpy --minutes 1`")
@@ -93,45 +96,49 @@ def newest() -> Path:
 
 
 def _newest_in(folder: Path) -> Path | None:
+    """Return the run folder directly in `folder` whose model was written last, or None."""
     found = [path for path in folder.glob("*/*.safetensors") if path.name in MODELS]
     return max(found, key=lambda path: path.stat().st_mtime_ns).parent if found else None
 
 
 def holds_model(path: Path) -> bool:
-    """Return whether path is a model file, whole or damaged, or a folder with a model in it."""
+    """Return True if the path is a model file, complete or damaged, or a folder with a model file in it."""
     try:
         if path.is_dir():
             return any((path / name).is_file() for name in MODELS)
         if not path.is_file():
             return False
         with open(path, "rb") as file:
-            head = file.read(9)  # of a safetensors file: how long the JSON is, and its beginning
-    except OSError:  # what cannot be read hides nothing
+            head = file.read(9)  # a safetensors file: the length of its header, then the header's "{"
+    except OSError:  # a path that cannot be read must not hide a run or a pretrained model
         return False
     return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= metadata.HEADER
 
 
-def _of_a_name(name: str) -> Found:
-    """Return what a NAME without a folder stands for."""
+def _by_name(name: str) -> Found:
+    """Return the model for a NAME without a folder. Raises as `find`."""
     places = {HERE: (Path(name), f"./{name}"), RUN: (RUNS / name, str(RUNS / name))}
     file = pretrained.find(name)
     if file:
-        places[CAME] = file, f"{PRETRAINED}/{file.stem}"
+        places[SHIPPED] = file, f"{PRETRAINED}/{file.stem}"
     there = {kind: at(path, exact) for kind, (path, exact) in places.items() if holds_model(path)}
     if not there:
         raise _none(name)
     (taken, found), *others = there.items()
-    notes = _renamed(name, found.file.stem) if taken == CAME else ()
+    notes = _renamed(name, found.file.stem) if taken == SHIPPED else ()
     words = ", ".join(f"{other.name} for {kind}" for kind, other in others if not other.file.samefile(found.file))
     if words:
         notes += (Ambiguous(f"{name}: taking {taken}, {found.name}; write {words}"),)
-    elif taken == CAME and (RUNS / name).is_dir():
+    elif taken == SHIPPED and (RUNS / name).is_dir():
         notes += (Ambiguous(f"{name}: taking {taken}, for {RUNS / name} holds no model yet"),)
     return found._replace(notes=notes)
 
 
 def at(path: Path, name: str | None = None) -> Found:
-    """Return the model at a path, which is not opened; name: what stands for it. Raises FileNotFoundError."""
+    """Return the model at a path; the file is not opened. name: the name that it gets, None for the path.
+
+    Raises FileNotFoundError if the path does not exist, or is a folder without a model.
+    """
     name = str(path) if name is None else name
     if not path.is_dir():
         if not path.exists():
@@ -144,13 +151,13 @@ def at(path: Path, name: str | None = None) -> Found:
 
 
 def _cure(path: Path, name: str) -> str:
-    """Return what to do about a folder without a model: name a run in it, or train one."""
+    """Return a cure for a folder without a model: name a run in it, or train one."""
     run = _newest_in(path)
     return f"name one of the runs in it, as {run}" if run else f"train one with -o {name}{mistaken.folder(path)}"
 
 
 def _none(name: str) -> Exception:
-    """Return the error for a NAME that stands for no model, with what was found and what was looked for."""
+    """Return the error for a NAME without a model; its message says what was found and what was looked for."""
     path, run, models = Path(name), RUNS / name, _models()
     if not os.path.lexists(path):
         if run.is_dir():
@@ -174,11 +181,12 @@ def _none(name: str) -> Exception:
 
 
 def _models() -> str:
-    """Return the names of the pretrained models in one text."""
+    """Return the names of the pretrained models as one text, separated by commas."""
     return ", ".join(pretrained.names())
 
 
 def _renamed(name: str, current: str) -> tuple[UserWarning, ...]:
+    """Return a warning if `name` is not the current name of a pretrained model."""
     if name == current:
         return ()
     return (Renamed(f"the pretrained model {name} is called {current} now, as the text that it learned"),)

@@ -1,32 +1,36 @@
-"""The options of a training run: each stands here once, and the command line of `rnncore train` is made of these."""
+"""The options of a training run. Each is written once, here; `rnncore train` makes its command line from them."""
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from ..config import OPTIMIZERS, PRESETS, ConfigError, ModelConfig, SaveConfig, SplitConfig, TrainConfig
 
-AUTO: Literal["auto"] = "auto"  # what suits this machine
+AUTO: Literal["auto"] = "auto"  # a value that means: choose what suits this machine
 
 
 class OptionError(ConfigError):
-    """Options that contradict each other, or the run that they are to change: a usage error on a command line."""
+    """Options contradict each other or the run that they are for. The command line reports this as a usage error."""
 
 
 def _of(text: str, heading: str | None = None, names: str | None = None, **about: str | tuple[str, ...]) -> Any:
-    """Return a field that is None unless it is asked for. text: what the help of the command line says of it.
+    """Return a dataclass field whose default is None. text: its help text on the command line.
 
-    heading: of this option and those that follow; names: of the option, if not the usual one; about: its choices, or
-    the metavar that stands for its value in the help.
+    heading: the heading in the help above this option and the following ones; None for the heading before. names: the
+    names of the option, None for the usual one. about: `choices`, or `metavar`, the placeholder of its value in the
+    help.
     """
     return field(default=None, metadata={"heading": heading, "names": names, "help": text, **about})
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What is asked for of a run; None in a field: nothing.
+    """The requested options of a run; None in a field: not requested.
 
-    A new run then has what its preset says, else the default of ModelConfig, TrainConfig, SplitConfig, SaveConfig or
-    data.text.Reading, else what suits its corpus and this machine. A run that is resumed keeps what it has. Raises
-    ConfigError for a value out of its range; what contradicts another option is refused when the run begins.
+    In a new run, a field that is not requested gets the value of the preset. If the preset has none, it gets the
+    default of ModelConfig, TrainConfig, SplitConfig, SaveConfig or data.text.Reading. If this default is None, the
+    value is chosen for the corpus and the machine. A resumed run keeps its values.
+
+    Raises ConfigError if a value is out of its range, OptionError if both out and name are given. Other contradictions
+    between options are found when the run starts or is resumed.
     """
     corpus: tuple[str, ...] = ()  # files, folders, patterns, "-" for stdin, named corpora; resuming: the run's
     preset: str | None = _of("A name for sizes and settings. [default: by corpus and budget]",
@@ -69,13 +73,13 @@ class RunOptions:
     field: str | None = _of("With --documents jsonl: the field that holds the text. [default: text]", metavar="NAME")
     no_shuffle: bool | None = _of("Split the documents in their own order, without shuffling.")
     encoding: str | None = None   # of the text files, or auto
-    encoding_errors: str | None = None  # what to do with bytes that it does not have: strict, replace or skip
-    newline: str | None = None    # lf: every line end becomes one; keep
+    encoding_errors: str | None = None  # treatment of bytes that are invalid in it: strict, replace or skip
+    newline: str | None = None    # lf: every line end becomes LF; keep: line ends stay
     threads: int | Literal["auto"] | None = _of(
         "Number of threads that share the streams; the same number gives the same bits.", heading="Machine",
         metavar="auto|K")
     device: str = AUTO            # auto, cpu, cuda or cuda:K
-    cuda_path: str = AUTO         # how a GPU computes, one of config.PATHS
+    cuda_path: str = AUTO         # auto, or one of config.PATHS: the path by which a GPU computes
     out: str | None = _of("Run folder. [default: runs/NAME]", heading="Run", names="--out -o", metavar="FOLDER")
     name: str | None = _of("Name of the run folder in runs/. [default: the name of the corpus]")
     allow_new_corpus: bool | None = _of("With --resume: go on with CORPUS even if it is another text.")
@@ -104,11 +108,11 @@ class RunOptions:
             raise OptionError("give -o or --name, not both")
 
     def asked(self) -> dict[str, Any]:
-        """Return the fields that are asked for."""
+        """Return the requested fields as name -> value, without `threads` if it is auto."""
         return {name: value for name, value in vars(self).items()
                 if value is not None and (name, value) != ("threads", AUTO)}
 
     def of(self, config: type[Any]) -> dict[str, Any]:
-        """Return those of them that are fields of a config dataclass, too."""
+        """Return the requested fields that a config dataclass has too, as name -> value."""
         names = {each.name for each in fields(config)}
         return {name: value for name, value in self.asked().items() if name in names}

@@ -1,4 +1,8 @@
-"""Where the texts of a run lie on this machine: its last.safetensors alone says so, the other files are passed on."""
+"""The places of a run's training text on this machine, and how to read that text again.
+
+Only last.safetensors records absolute paths. The other files of a run may be passed on to other people, so they must
+not show the folders of this machine.
+"""
 import json
 import os
 from pathlib import Path
@@ -12,11 +16,11 @@ from ..data.text import Corpus, Reading, read
 from . import consistency, metadata
 from .schema import Card, Settings
 
-FILES = "files"  # in a run's settings: the single files that its sources stood for; null where they were too many
+FILES = "files"  # key of a run's settings: the single files that its sources meant; null if there were too many
 
 
 def passed_on(settings: Settings) -> Settings:
-    """Return a run's settings as files that are passed on have them: without the folders of this machine."""
+    """Return a run's settings without the folders of this machine, for files that may be passed on."""
     found = {name: value for name, value in settings.items() if name != FILES}
     corpus = found.get("corpus", {})
     if "sources" in corpus:
@@ -25,31 +29,31 @@ def passed_on(settings: Settings) -> Settings:
 
 
 def nameless(source: str) -> str:
-    """Return a source as it may be passed on to others: of one that is absolute its last name alone."""
+    """Return a source without the folders of this machine: the last part of an absolute path, else the whole source."""
     return os.path.basename(source.rstrip(os.sep)) or source if os.path.isabs(source) else source
 
 
 def keep(settings: Settings, corpus: Corpus) -> None:
-    """Write into a run's settings which files its corpus was read from, where they are not too many."""
-    settings.pop("paths", None)  # which stood in the list's place in runs of a few days
+    """Write into a run's settings the list of the files of its corpus, or null if the list is too long to store."""
+    settings.pop("paths", None)  # a key that some older runs stored in place of the list
     files = {"below": corpus.record.below, "of": corpus.record.of}
-    too_long = len(json.dumps(json.dumps(files))) > metadata.LISTED  # twice, as it stands in a file
+    too_long = len(json.dumps(json.dumps(files))) > metadata.LISTED  # encoded twice, as in a model file
     settings[FILES] = None if too_long else files
 
 
 def about(corpus: Corpus, how: dict[str, Any]) -> dict[str, Any]:
-    """Return what a run keeps of its corpus; how: the fields of its Reading."""
+    """Return the entry `corpus` of a run's settings. how: the fields of the corpus's Reading."""
     return {"name": corpus.name, "sources": list(corpus.sources), **how, "characters": corpus.characters,
             "sha256": corpus.sha256}
 
 
 def record(settings: Settings, changed: bool = False) -> Record:
-    """Return what the settings of a run say of the files of its text. changed: the text may be another than it was.
+    """Return the record of the files of a run's text, from its settings, for reading that text again.
 
-    Raises CorpusError where the files were too many to be kept.
+    changed: True to allow another text, of any length. Raises CorpusError if the list of files was too long to store.
     """
     most = None if changed else settings["corpus"]["characters"]
-    if FILES not in settings:  # as before they were kept
+    if FILES not in settings:  # older runs did not list their files
         return Record(characters=most)
     if settings[FILES] is None:
         raise CorpusError("its files were too many to be listed in last.safetensors")
@@ -57,11 +61,11 @@ def record(settings: Settings, changed: bool = False) -> Record:
 
 
 def text_of(card: Card, file: Path) -> Corpus:
-    """Return the text that a model was trained on, as it stands in its training card (metadata.CARD).
+    """Read the text that a model was trained on. card: its training card (metadata.CARD); file: its model file.
 
-    file: the model's. The files are those that last.safetensors beside it lists; where there is none, or it is of
-    another text, those that the card names as plain paths. Raises CorpusError for a text that cannot be read or
-    has changed.
+    The files of the text are the ones that last.safetensors in the same folder lists. If there is no last.safetensors,
+    or if it is for another text, they are the sources in the card that are plain paths. Raises CorpusError if the text
+    cannot be read or has changed.
     """
     about = card["corpus"]
     known = [(about["sources"], Record(characters=about["characters"]))]
@@ -79,7 +83,10 @@ def text_of(card: Card, file: Path) -> Corpus:
 
 
 def _as_it_was(about: dict[str, Any], sources: list[str], listed: Record) -> Corpus:
-    """Read the text that a card is about from these sources. Raises CorpusError."""
+    """Read the text from these sources and compare it with the card's corpus entry `about`.
+
+    Raises CorpusError if it cannot be read, came from stdin, or has another sha256.
+    """
     if "-" in sources:
         raise CorpusError("it came from stdin")
     corpus = read(sources, record=listed, **Reading.kept(about))
@@ -89,17 +96,20 @@ def _as_it_was(about: dict[str, Any], sources: list[str], listed: Record) -> Cor
 
 
 def _settings(last: Path) -> Settings | None:
-    """Return the settings of the run in a last.safetensors; None where there is none. Raises CorpusError."""
+    """Return the settings of the run in a last.safetensors, or None if there is no such file.
+
+    Only the header of the file is read. Raises CorpusError if the file cannot be read or its settings are wrong.
+    """
     if not last.is_file():
         return None
     try:
         metadata.check_header(last)
         with safe_open(last, framework="numpy") as file:
-            document = metadata.stored(last, file.metadata())
-        words = metadata.fault(document.get("training"), metadata.TRAINING, "training") or \
-            consistency.files(document["training"]["settings"])
+            meta = metadata.stored(last, file.metadata())
+        words = metadata.fault(meta.get("training"), metadata.TRAINING, "training") or \
+            consistency.files(meta["training"]["settings"])
         if words:
             raise CorpusError(f"{last}: {words}")
     except (OSError, SafetensorError, metadata.ModelFileError) as error:
         raise CorpusError(f"{last} cannot be read, which says where it lies ({error})") from None
-    return document["training"]["settings"]
+    return meta["training"]["settings"]

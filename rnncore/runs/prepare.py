@@ -1,4 +1,4 @@
-"""What a new training run is made of: its options and its corpus give a model, settings, and the reasons for them."""
+"""The parts of a new run: choose and build the model, its settings and its training from the options and the corpus."""
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,17 +25,17 @@ from .extend import extend
 from .lock import RunError
 from .options import AUTO, OptionError, RunOptions
 
-MIN_VALIDATION = 100  # characters; fewer say nothing
-COUNTING = 0.1        # the share of a budget of minutes that counting n-grams may take
-SELFCHECK = 500       # steps that make up for a self-check of a GPU's path
+MIN_VALIDATION = 100  # characters of the smallest validation part; the loss on fewer tells nothing
+COUNTING = 0.1        # share of a budget in minutes that the n-gram baseline may take
+SELFCHECK = 500       # training steps from which a run is long enough to be worth the self-check of a GPU's path
 SIZES = "layers", "hidden", "embed"
 
-Bring: TypeAlias = Callable[[Sequence[str]], None]  # downloads the named corpora among these sources
-Say: TypeAlias = Callable[[str], None]              # is told a line before something that takes long
+Bring: TypeAlias = Callable[[Sequence[str]], None]  # downloads the missing named corpora of these sources
+Say: TypeAlias = Callable[[str], None]              # shows the user a line before something that takes long
 
 
 def check(options: RunOptions) -> None:
-    """Refuse options that do not go together in a new run. Raises OptionError."""
+    """Raise OptionError if options of a new run contradict each other, or if there is no corpus."""
     if options.allow_new_corpus:
         raise OptionError("--allow-new-corpus goes with --resume: a new run takes any corpus")
     if not options.corpus:
@@ -60,10 +60,9 @@ def check(options: RunOptions) -> None:
 
 
 def origin(options: RunOptions) -> tuple[CharLM | None, str | None, list[str]]:
-    """Return the model to go on from, what stands for it alone (names.py), and notes on its name; None for a new model.
-
-    Raises what names.find and checkpoint.read raise, and OptionError.
-    """
+    """Load the model that --init-from names; return it, its unambiguous name (names.Found), and notes on the name.
+    Without --init-from, return (None, None, []). Raises OptionError if an option conflicts with the model; raises as
+    names.find, checkpoint.read and checkpoint.to_model."""
     if options.init_from is None:
         return None, None, []
     found = names.find(options.init_from)
@@ -73,7 +72,7 @@ def origin(options: RunOptions) -> tuple[CharLM | None, str | None, list[str]]:
 
 
 def _check_origin(model: CharLM, options: RunOptions) -> None:
-    """Refuse options that conflict with the model to go on from."""
+    """Raise OptionError if an option conflicts with the model that training begins from."""
     preset = PRESETS[options.preset] if options.preset else {}
     for name in SIZES:
         has, wanted = getattr(model.config, name), getattr(options, name) or preset.get(name)
@@ -99,7 +98,7 @@ def _check_origin(model: CharLM, options: RunOptions) -> None:
 
 
 def _check_documents(options: RunOptions, kind: str) -> None:
-    """Refuse options that have no place with what parts documents."""
+    """Raise OptionError for an option that has no meaning with this kind of documents. kind: as --documents."""
     if options.field is not None and kind != "jsonl":
         raise OptionError("--field names what is learnt of --documents jsonl: give that too, or leave it out")
     if options.no_shuffle and kind == "none":
@@ -107,7 +106,7 @@ def _check_documents(options: RunOptions, kind: str) -> None:
 
 
 def _check_bytes(options: RunOptions, who: str | None) -> None:
-    """Refuse options that have no place with bytes."""
+    """Raise OptionError for an option without meaning for bytes. who: the option or the model that is for bytes."""
     for name in "encoding", "encoding_errors", "newline", "lower", "min_count", "documents", "field":
         if getattr(options, name) not in (None, getattr(Reading, name, None)):
             raise OptionError(f"{flag(name)} says how characters are read, and {who} is for bytes: "
@@ -115,9 +114,10 @@ def _check_bytes(options: RunOptions, who: str | None) -> None:
 
 
 def reading(options: RunOptions, old: CharLM | None) -> Reading:
-    """Return how the corpus is read: as was asked for, or as the model to go on from has it."""
+    """Return the Reading of the corpus. old: the model that training begins from, or None."""
     how = options.of(Reading)
-    if old is not None:  # what parts documents is no part of what a model learns
+    # The model fixes lower and level, because its vocabulary depends on them. Options may change what ends a document.
+    if old is not None:
         how = {"documents": old.vocab.documents, "field": old.vocab.field} | how | {
             "lower": old.vocab.lower, "level": old.vocab.level}
     found = Reading(**how)
@@ -125,7 +125,8 @@ def reading(options: RunOptions, old: CharLM | None) -> Reading:
 
 
 def vocabulary(corpus: Corpus, old: CharLM | None, options: RunOptions) -> tuple[Vocab, list[str]]:
-    """The corpus's vocabulary, or that of the model to go on from; a note where symbols were added or made unknown."""
+    """Return the vocabulary of the corpus, or of the old model, and notes on symbols that were added or replaced.
+    Raises RunError if --min-count leaves no symbol, or the old model lacks one and --extend-vocab is not given."""
     if old is None:
         least = options.min_count or 1
         vocab = corpus.vocab.frequent(corpus.counts, least) if least > 1 else corpus.vocab
@@ -145,7 +146,7 @@ def vocabulary(corpus: Corpus, old: CharLM | None, options: RunOptions) -> tuple
 
 
 def check_known(corpus: Corpus, vocab: Vocab, who: str | Path | None, cure: str) -> None:
-    """Refuse a corpus with symbols that are neither in the vocabulary nor rare ones there."""
+    """Raise RunError if the corpus has a symbol that the vocabulary of the model `who` neither has nor replaces."""
     new = [] if vocab.min_count > 1 and UNKNOWN in vocab else [s for s in corpus.vocab.symbols if s not in vocab]
     if new:
         raise RunError(f"{who} does not know {_count(len(new), 'symbol')} of the corpus, as {vocab.shown(new[0])}: "
@@ -153,7 +154,7 @@ def check_known(corpus: Corpus, vocab: Vocab, who: str | Path | None, cure: str)
 
 
 def _rare(corpus: Corpus, vocab: Vocab) -> list[str]:
-    """What --min-count did, if it was asked for."""
+    """Return one note on the symbols that --min-count replaced; none without --min-count."""
     if vocab.min_count == 1:
         return []
     rare = vocab.places(corpus.vocab.symbols) < 0
@@ -164,7 +165,7 @@ def _rare(corpus: Corpus, vocab: Vocab) -> list[str]:
 
 
 def encoded(corpus: Corpus, vocab: Vocab) -> np.ndarray:
-    """The corpus's ids (n,) over the vocabulary that it is trained with."""
+    """Return the corpus as ids (n,) of this vocabulary; with --min-count, rare symbols become U+FFFD."""
     return corpus.encode(vocab, "replace" if vocab.min_count > 1 else "error")[0]
 
 
@@ -174,11 +175,9 @@ def _count(count: int, noun: str) -> str:
 
 def split_ids(ids: np.ndarray, val: float, test: float,
               end: int | None = None) -> tuple[list[np.ndarray], dict, list[str]]:
-    """([training ids, validation ids], a record of the split, a warning where there is too little to validate on).
-
-    end: the id after each document, where none is to be cut: the parts then end where the nearest document does, unless
-    the documents are so long that a part would have none.
-    """
+    """Split ids (n,) by the shares; return [training ids, validation ids], the record of the split, and warnings.
+    end: the id after each document; a part then ends where the nearest document ends. If this leaves a part empty, one
+    document is cut, with a warning. A validation part below MIN_VALIDATION symbols is trained on, with a warning."""
     parts, warnings = split(len(ids), val, test), []
     if end is not None:
         first, second = (whole(ids, end, part.stop) for part in parts[:2])
@@ -198,7 +197,8 @@ def split_ids(ids: np.ndarray, val: float, test: float,
 
 def choose(options: RunOptions, characters: int, symbols: int, old: CharLM | None,
            kernel: Kernel) -> tuple[str | None, ModelConfig, TrainConfig, list[str]]:
-    """The preset's name, all sizes and settings, those left open filled in, and a reason for each of those."""
+    """Return the preset's name, if any, all sizes and settings, and a reason for each one that was chosen here.
+    characters: of the training part; symbols: V; old: the initial model or None. Raises RunError for lack of memory."""
     name, reasons, given = options.preset, [], options.asked()
     if old is not None:
         given |= {size: getattr(old.config, size) for size in SIZES}
@@ -218,14 +218,14 @@ def choose(options: RunOptions, characters: int, symbols: int, old: CharLM | Non
 
 
 def build(model: ModelConfig, vocab: Vocab, old: CharLM | None, options: RunOptions, seed: int) -> CharLM:
-    """Return a new model, or the one to go on from with the vocabulary that it now has."""
+    """Return a new model with random parameters, or `old` with its vocabulary extended to `vocab`."""
     if old is None:
         return CharLM(model, vocab, options.device, options.dtype or DTYPE, seed)
     return old if old.vocab == vocab else extend(old, vocab, options.device)
 
 
 def precision(stored: str, kernel: Kernel) -> tuple[str, list[str]]:
-    """The precision to go on in with a run of the precision `stored`, and a note where the device has not that one."""
+    """Return the precision for resuming a run: `stored`, or its arrays' dtype and a note if the device lacks it."""
     reason = kernel.why_not("eager", stored)
     if reason is None:
         return stored, []
@@ -233,7 +233,7 @@ def precision(stored: str, kernel: Kernel) -> tuple[str, list[str]]:
 
 
 def check_gpu(kernel: Kernel, path: str = AUTO, dtype: str = DTYPE) -> None:
-    """Refuse what only GPUs have where the device is the CPU, and a precision that this GPU has not. OptionError."""
+    """Raise OptionError if the device lacks the precision, or if it is a CPU and the path is one of GPUs."""
     if kernel.name != "cpu":
         reason = kernel.why_not("eager", dtype)
         if reason:
@@ -249,7 +249,7 @@ def check_gpu(kernel: Kernel, path: str = AUTO, dtype: str = DTYPE) -> None:
 
 def take_path(options: RunOptions, model: CharLM, config: TrainConfig, ids: np.ndarray, folder: Path,
               say: Say) -> list[str]:
-    """Set the path by which the model trains on ids (n,) (selfcheck.py); returns what to say of it."""
+    """Set the model's path for training on ids (n,), after a self-check if one is due (selfcheck.py); return notes."""
     steps = total_steps(config, Batches(ids, config.batch, config.seq))
     trying = steps >= SELFCHECK if steps is not None else (config.minutes or 0) >= 1
     return selfcheck.take(model, options.cuda_path, options.device, trying, say, shlex.quote(str(folder)),
@@ -257,25 +257,26 @@ def take_path(options: RunOptions, model: CharLM, config: TrainConfig, ids: np.n
 
 
 def training_of(model: CharLM, parts: list[np.ndarray], config: TrainConfig) -> Training:
-    """Return a new training of the model on [training ids, validation ids]."""
+    """Return a new Training of the model on [training ids, validation ids]; an empty second part: no validation."""
     train, validation = parts
     return Training(model, Batches(train, config.batch, config.seq), config,
                     Validation(validation, config.batch, config.seq) if len(validation) else None)
 
 
-def count(parts: list[np.ndarray], symbols: int, minutes: float | None) -> ngram.Floor | None:
-    """What counting alone reaches on the validation part, None without one or without the time."""
+def count(parts: list[np.ndarray], symbols: int, minutes: float | None) -> ngram.Baseline | None:
+    """Return the n-gram baseline of [training ids, validation ids], or None without a validation part or without time.
+    symbols: V; minutes: the run's budget, None for another budget. At most ngram.MOST symbols of each part are read."""
     train, validation = parts
     most = 2 * ngram.MOST if minutes is None else int(COUNTING * 60 * minutes * ngram.CHARACTERS_PER_SECOND)
     validation = validation[:min(ngram.MOST, most // 2)]
     most = min(ngram.MOST, most - len(validation))
     if not len(validation) or most <= 0:
         return None
-    return ngram.floor(train, validation, symbols, most=most)
+    return ngram.baseline(train, validation, symbols, most=most)
 
 
 def _shrink(config: TrainConfig, characters: int) -> tuple[TrainConfig, list[str]]:
-    """A window that the training text can fill, and a warning if it is not the one that was asked for."""
+    """Return the config with a batch and a window that the training part can fill, and a warning if they changed."""
     batch, seq = shrink(characters, config.batch, config.seq)
     if (batch, seq) == (config.batch, config.seq):
         return config, []
@@ -285,7 +286,8 @@ def _shrink(config: TrainConfig, characters: int) -> tuple[TrainConfig, list[str
 
 
 def check_memory(config: TrainConfig, model: ModelConfig, itemsize: int, there: int) -> None:
-    """Refuse what takes more than `there` bytes, before any of it is made. Raises RunError."""
+    """Raise RunError if the run would need more than `there` bytes (plan.memory). itemsize: bytes per number.
+    The check runs before any large array is made, so the user gets a cure instead of a failed allocation."""
     needed = plan.memory(config, model, itemsize)
     fewer = f", or a --min-count: most of it is for {model.vocab_size:,} symbols" \
         if 3 * model.vocab_size > 12 * model.layers * model.hidden else ""

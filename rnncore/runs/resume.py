@@ -1,4 +1,4 @@
-"""A run that was stopped, or is to be longer, is taken up again from its folder, with some options changed or none."""
+"""Resuming a run: rebuild its training from its folder, with the same options or with some of them changed."""
 import shlex
 import sys
 from dataclasses import asdict, replace
@@ -21,31 +21,35 @@ from .prepare import Bring, Say
 from .schema import Metadata, Settings
 
 BUDGET = {"epochs", "steps", "minutes"}
-FREE = BUDGET | {"eval_every", "patience"}                 # what a resumed run may change without a word,
-CHANGES = "lr", "dropout", "weight_drop", "threads"        # and what it may, but is then another run: this is recorded
-OF_A_MODEL = {"layers", "hidden", "embed", "preset", "level", "lower", "min_count", "documents", "field", "no_shuffle",
-              "init_from"}
-SHOWN = 3  # texts that are named, of those that are not found
+FREE = BUDGET | {"eval_every", "patience"}           # options that a resumed run may change without a record
+CHANGES = "lr", "dropout", "weight_drop", "threads"  # options whose change alters the bits, so it is recorded
+# Options that only a new run with a new model can change, so --init-from is no cure for a conflict.
+MODEL_OPTIONS = {"layers", "hidden", "embed", "preset", "level", "lower", "min_count", "documents", "field",
+                 "no_shuffle", "init_from"}
+SHOWN = 3  # missing files that a message names, at most
 
 
-def taken_up(path: Path, options: RunOptions, bring: Bring | None,
-             say: Say) -> tuple[Training, RunFolder, list[str], SaveConfig]:
-    """Return what a setup.Run is made of: the run in the folder `path`, where it was saved. The rest: setup.resume."""
-    document, tensors, warnings = runs.read_newest(path)
-    settings = document["training"]["settings"]
-    stored = TrainConfig(**{"variational": False} | document["training"]["config"])  # older runs knew no other dropout
+def resumed(path: Path, options: RunOptions, bring: Bring | None,
+            say: Say) -> tuple[Training, RunFolder, list[str], SaveConfig]:
+    """Return the arguments of setup.Run for the saved run in the folder `path`.
+
+    The other parameters and the exceptions are those of setup.resume.
+    """
+    meta, tensors, warnings = runs.read_newest(path)
+    settings = meta["training"]["settings"]
+    stored = TrainConfig(**{"variational": False} | meta["training"]["config"])  # older runs had standard dropout only
     how = asdict(Reading()) | Reading.kept(settings["corpus"])
     settings.setdefault("precision", str(tensors["head.bias"].dtype))
-    _refuse_conflicts(options, path, document, how)
+    _refuse_conflicts(options, path, meta, how)
     if options.patience is not None and not settings["split"]["validation"]:
         raise OptionError(f"--patience needs evaluations, and {path} has no validation part: leave it out")
     kernel = kernels.load(options.device)
     config, changes = _changed(stored, options, kernel.cores(), settings["asked"].get("threads"))
     prepare.check_gpu(kernel, options.cuda_path)
     precision, lower = prepare.precision(settings["precision"], kernel)
-    model = checkpoint.to_model(document, tensors, options.device, precision)
-    corpus = _corpus_again(options, settings, how, path, bring)
-    training, notes = _training_again(model, corpus, config, document, tensors, path, options, say)
+    model = checkpoint.to_model(meta, tensors, options.device, precision)
+    corpus = _read_corpus(options, settings, how, path, bring)
+    training, notes = _restored(model, corpus, config, meta, tensors, path, options, say)
     if changes and training.done() < 1:
         notes.append(_record(changes, options, training, settings))
     saving = SaveConfig(**settings.get("saving", {}) | options.of(SaveConfig))
@@ -58,21 +62,25 @@ def taken_up(path: Path, options: RunOptions, bring: Bring | None,
                               f"going on with {path} after step {training.step:,}"], saving
 
 
-def _refuse_conflicts(options: RunOptions, path: Path, document: Metadata, how: dict[str, Any]) -> None:
-    """Refuse options that contradict the run and are none of CHANGES. Raises OptionError."""
-    settings, asked = document["training"]["settings"], options.asked()
-    known = document["config"] | document["training"]["config"] | settings["split"]["asked"] | {
-        "dtype": settings["precision"], **how, "min_count": document.get("text", {}).get("min_count", 1),
+def _refuse_conflicts(options: RunOptions, path: Path, meta: Metadata, how: dict[str, Any]) -> None:
+    """Raise OptionError for an option that contradicts the run and that a resumed run may not change.
+
+    how: the fields of the Reading of the run's corpus.
+    """
+    settings, asked = meta["training"]["settings"], options.asked()
+    known = meta["config"] | meta["training"]["config"] | settings["split"]["asked"] | {
+        "dtype": settings["precision"], **how, "min_count": meta.get("text", {}).get("min_count", 1),
         "no_shuffle": how["documents"] != "none" and not how["shuffle"],
         "preset": settings.get("preset"),
         "init_from": settings.get("init_from"), "extend_vocab": settings.get("extend_vocab", False)}
     for name in sorted(asked.keys() & known.keys() - FREE - {*CHANGES}):
         value = asked[name]
+        # The requested value may differ from the run's own: a short text lowers batch and seq. Accept both values.
         same = value in (known[name], settings["asked"].get(name, known[name]))
         if not same and not (name == "init_from" and names.stands_for(value, settings.get("origin"))):
             option = f"{flag(name)}{'' if value is True else f' {value}'}"
             option = "--standard" if (name, value) == ("variational", False) else option
-            cure = "start a new run" if name in OF_A_MODEL else \
+            cure = "start a new run" if name in MODEL_OPTIONS else \
                 f"go on from its model in a new run, with --init-from {shlex.quote(names.spelled(path))} {option}"
             raise OptionError(f"{flag(name)} {value} conflicts with {path}, which has {known[name]}: leave it out, "
                               f"or {cure}")
@@ -80,9 +88,11 @@ def _refuse_conflicts(options: RunOptions, path: Path, document: Metadata, how: 
 
 def _changed(stored: TrainConfig, options: RunOptions, cores: int,
              asked: int | None) -> tuple[TrainConfig, dict[str, list[Any]]]:
-    """Return the stored config with what is asked for of FREE and CHANGES, and [before, after] of each of CHANGES.
+    """Return (config, record): the stored config with the requested options of FREE and CHANGES, and the changes.
 
-    asked: the threads that the run was asked for before; auto (None) after auto leaves them as they are.
+    record: name -> [before, after] of the options in CHANGES whose value changed. A new budget of any kind replaces the
+    old one. cores: the cores of this machine. asked: the number of threads requested before; None: auto was requested,
+    and a new request for auto keeps the stored number.
     """
     wanted = {name: value for name, value in options.of(TrainConfig).items() if name in FREE or name in CHANGES}
     if options.threads == AUTO and asked is not None:
@@ -93,7 +103,10 @@ def _changed(stored: TrainConfig, options: RunOptions, cores: int,
 
 
 def _record(changes: dict[str, list[Any]], options: RunOptions, training: Training, settings: Settings) -> str:
-    """Write into the settings what is changed from here on; returns it in words. At another rate no halving counts."""
+    """Add the changes to the settings and return a note on them.
+
+    A new learning rate also cancels the halvings of the rate by recovery.py.
+    """
     settings["changes"] = [*settings.get("changes", []), {"step": training.step, **changes}]
     if "threads" in changes:
         settings["asked"]["threads"] = None if options.threads == AUTO else options.threads
@@ -102,16 +115,20 @@ def _record(changes: dict[str, list[Any]], options: RunOptions, training: Traini
     return f"changed {headline.changed(settings['changes'][-1])}; this is recorded; equal bits are no longer guaranteed"
 
 
-def _corpus_again(options: RunOptions, settings: Settings, how: dict[str, Any], path: Path,
-                  bring: Bring | None) -> Corpus:
-    """The corpus that a run was trained on, or another where that is allowed; the settings are told where it lies."""
+def _read_corpus(options: RunOptions, settings: Settings, how: dict[str, Any], path: Path,
+                 bring: Bring | None) -> Corpus:
+    """Read the run's corpus, or another with --allow-new-corpus, and write the places of its files into the settings.
+
+    how: the fields of its Reading. bring: called with the sources of the options before they are read. Raises
+    CorpusError if the text cannot be read, or differs from the run's text and must not.
+    """
     named, about = list(options.corpus), settings["corpus"]
     if named:
         if bring:
             bring(named)
         corpus = read(named, apart=str(path), **how)
     else:
-        corpus = _remembered(settings, how, path, bool(options.allow_new_corpus))
+        corpus = _recorded(settings, how, path, bool(options.allow_new_corpus))
     if corpus.sha256 != about["sha256"] and not options.allow_new_corpus:
         empty = "stdin is empty, so " * (not named and "stdin is empty" in corpus.left_out)
         raise CorpusError(_another(f"{empty}its sha256 differs", path, not named and "-" in about["sources"]))
@@ -121,10 +138,10 @@ def _corpus_again(options: RunOptions, settings: Settings, how: dict[str, Any], 
     return corpus
 
 
-def _remembered(settings: Settings, how: dict[str, Any], path: Path, changed: bool) -> Corpus:
-    """Read the text that a run remembers. Raises CorpusError, which says how to name it.
+def _recorded(settings: Settings, how: dict[str, Any], path: Path, changed: bool) -> Corpus:
+    """Read the text from the sources and files that the settings list. changed: True to allow another text.
 
-    changed: it may be another than it was.
+    Raises CorpusError, whose message says how to name the text.
     """
     sources, name_it = settings["corpus"]["sources"], f"name the text where it lies now, {_naming(path)}"
     if "-" in sources and getattr(sys.stdin, "isatty", bool)():
@@ -142,19 +159,19 @@ def _remembered(settings: Settings, how: dict[str, Any], path: Path, changed: bo
 
 
 def _naming(path: Path) -> str:
-    """The command that takes a run up again with its text from somewhere else."""
+    """Return the command that resumes a run with its text from another place."""
     return f"`rnncore train PATH --resume -o {shlex.quote(str(path))}`"
 
 
 def _another(why: str, path: Path, piped: bool = False) -> str:
-    """Say that a text is not the run's, and what to do. piped: it came from stdin."""
+    """Return the message for a text that is not the run's, with the cure. piped: True if the text came from stdin."""
     back = "pipe the old text in again" if piped else "bring the old text back"
     return (f"the corpus is not the one that {path} was trained on ({why}): {back}, name it where it "
             f"lies now ({_naming(path)}), or go on with this one with --allow-new-corpus")
 
 
 def _lost(lost: list[Lost], path: Path) -> CorpusError:
-    """Return the error that says which files of a run's text are not read, and how to name it."""
+    """Return the error for a text of which some files cannot be read; it names SHOWN of them and the cure."""
     gone, name_it = [file for file in lost if file.why == GONE], f"name the text where it lies now, {_naming(path)}"
     more = f" (and {len(lost) - SHOWN:,} more)" if len(lost) > SHOWN else ""
     if not gone:
@@ -175,10 +192,15 @@ def _lost(lost: list[Lost], path: Path) -> CorpusError:
     return CorpusNotFoundError(f"{words}{more}: {name_it}")
 
 
-def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document: Metadata, tensors: Tensors,
-                    path: Path, options: RunOptions, say: Say) -> tuple[Training, list[str]]:
-    """The training where the file's was, on the corpus; of another one the settings are told, and what to say of it."""
-    settings = document["training"]["settings"]
+def _restored(model: CharLM, corpus: Corpus, config: TrainConfig, meta: Metadata, tensors: Tensors,
+              path: Path, options: RunOptions, say: Say) -> tuple[Training, list[str]]:
+    """Return the Training at the saved step, on the corpus, and notes for the user.
+
+    If the corpus is another one than before, its description and its split replace the old ones in the settings. Raises
+    RunError if the corpus has a symbol that the model does not know or is too short, ModelFileError if the sizes of the
+    split do not fit.
+    """
+    settings = meta["training"]["settings"]
     asked, about = settings["split"]["asked"], settings["corpus"]
     prepare.check_known(corpus, model.vocab, path, f"begin a new run with --init-from {path} --extend-vocab")
     parts, record, warnings = prepare.split_ids(prepare.encoded(corpus, model.vocab), asked["val"], asked["test"],
@@ -188,13 +210,14 @@ def _training_again(model: CharLM, corpus: Corpus, config: TrainConfig, document
                        "start a new run")
     chosen = prepare.take_path(options, model, config, parts[0], path, say)
     training = prepare.training_of(model, parts, config)
-    runs.restore(training, document, tensors)
-    if training.course.first is None:  # a run from before it was kept
+    runs.restore(training, meta, tensors)
+    if training.course.first is None:  # older runs did not store it
         training.course.first = runs.first_loss(path)
     if corpus.sha256 == about["sha256"]:
         metadata.check_split(path / "last.safetensors", settings["split"], record)
         return training, [*corpus.left_out, *chosen]
     settings |= {"corpus": about | places.about(corpus, {}) | {"sources": about["sources"]}, "split": record}
+    # Measurements on the old validation text do not apply to the new one.
     settings.pop("floor", None)
     settings["no_floor"] = "the corpus is not the one that the run began with"
     (path / PASSAGE).unlink(missing_ok=True)

@@ -1,4 +1,7 @@
-"""A field of a JSON text that was not made here is checked by its kind before anything goes by it."""
+"""Schemas of JSON texts: the kinds of fields, the check of a value against a schema, and the check before writing.
+
+A model file may come from anybody, so every field is checked before it is used.
+"""
 import json
 import math
 import os
@@ -11,35 +14,36 @@ from typing import Any, NamedTuple, TypeAlias, get_type_hints
 from ..config import COUNT, FLAG, MOST, POSITIVE, Checked, Json, Kind, number, shown
 from ..data.decode import one_line
 
-Metadata: TypeAlias = dict[str, Any]  # the JSON text of a model file (metadata.DOCUMENT)
+Metadata: TypeAlias = dict[str, Any]  # the JSON text of a model file (metadata.METADATA)
 Card: TypeAlias = dict[str, Any]      # its training card (metadata.CARD)
-Settings: TypeAlias = dict[str, Any]  # what a run goes by, as resuming needs it (metadata.TRAINING["settings"])
-Progress: TypeAlias = dict[str, Any]  # how far a run has come (metadata.TRAINING["progress"])
-DEPTH = 100  # objects and lists inside each other in a text that is written
+Settings: TypeAlias = dict[str, Any]  # the settings of a run that resuming needs (metadata.TRAINING["settings"])
+Progress: TypeAlias = dict[str, Any]  # the progress of a run (metadata.TRAINING["progress"])
+DEPTH = 100  # levels of nested objects and lists in a text that is written, at most
 
 
 class Maybe(NamedTuple):
-    """What a field may be where it is not null."""
+    """The spec of a field that may be null: `spec` is the spec of any other value."""
     spec: "Spec"
 
 
 class Made(NamedTuple):
-    """An object that a dataclass is made of, which refuses with a ValueError what cannot be.
+    """The spec of an object whose fields are arguments of a dataclass, which raises ValueError for wrong values.
 
-    always: fields that every file has; others may be missing, as in files of older versions. beside: what stands with
-    them in the object; where this is None, nothing does.
+    kind: the dataclass. always: the fields that every file has; the others may be missing, as in files of older
+    versions. beside: specs of other fields in the same object; None: there are no other fields.
     """
     kind: type
     always: tuple[str, ...] = ()
     beside: "Fields | None" = None
 
 
-# Of a field: its kind, or the specs of an object's fields.
+# The spec of one field: a kind of value, or the specs of the fields of an object.
 Spec: TypeAlias = Kind | Maybe | Made | Mapping[str, "Spec"]
-Fields: TypeAlias = dict[str, Spec]                    # of an object; a name that ends in ? may be missing
+Fields: TypeAlias = dict[str, Spec]  # the specs of an object's fields; a field whose name ends in ? may be missing
 
 
 def _is_text(value: Json) -> bool:
+    """Return True if the value is a text that can be a path: os.fsencode accepts it, and it has no NUL."""
     try:
         return isinstance(value, str) and b"\0" not in os.fsencode(value)
     except UnicodeEncodeError:
@@ -50,7 +54,7 @@ ANYTHING = Kind("anything", lambda value: True)
 TEXT = Kind("a text", _is_text)
 NAMES = Kind("a list of names", lambda value: isinstance(value, list) and value != [] and all(map(_is_text, value)))
 NUMBER = Kind("a number", number(-math.inf).holds)
-LOSS = number()  # a run that diverged has large ones
+LOSS = number()  # nats per character; without an upper bound, because a run that diverged has large losses
 SECONDS = number(most=MOST)
 SHA256 = Kind("64 hexadecimal digits",
               lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)))
@@ -64,10 +68,12 @@ FILES = Kind("a list with, for each source, null or its files, each [absolute pa
 
 
 def _is_pair(value: Json, first: Kind, second: Kind) -> bool:
+    """Return True if the value is a list of two values of these kinds."""
     return isinstance(value, list) and len(value) == 2 and first.holds(value[0]) and second.holds(value[1])
 
 
 def _are_changes(value: Json) -> bool:
+    """Return True if the value is a list of objects {"step": ..., option: [before, after], ...}."""
     return isinstance(value, list) and all(isinstance(change, dict) and POSITIVE.holds(change.get("step")) and all(
         name == "step" or _is_pair(pair, NUMBER, NUMBER) for name, pair in change.items()) for change in value)
 
@@ -77,16 +83,16 @@ BY_TYPE: dict[Any, Spec] = {bool: FLAG, int: COUNT, float: LOSS, float | None: M
 
 
 def by_type(kind: type, *always: str) -> Fields:
-    """Return the specs of the fields of a dataclass by their types, but for a Checked one, which sees to them itself.
+    """Return the specs of a dataclass's fields, from their types. Fields that are not in `always` may be missing.
 
-    Those that are not in `always` may be missing.
+    A subclass of Checked checks its values itself, so its fields get the spec ANYTHING.
     """
     return {name + "?" * (name not in always): ANYTHING if issubclass(kind, Checked) else BY_TYPE[hint]
             for name, hint in get_type_hints(kind).items()}
 
 
 def fault(value: Json, spec: Spec, name: str) -> str | None:
-    """What is wrong with the field `name`, in words; None where value is what spec says."""
+    """Return one line on the first fault of the field `name` with this value, or None if it agrees with the spec."""
     if isinstance(spec, Maybe):
         return None if value is None else fault(value, spec.spec, name)
     if isinstance(spec, Kind):
@@ -106,7 +112,7 @@ def fault(value: Json, spec: Spec, name: str) -> str | None:
 
 
 def _not_made(value: Json, spec: Made, name: str) -> str | None:
-    """Return why the dataclass of `spec` is not made of an object, in words; None where it is."""
+    """Return one line if the dataclass of `spec` cannot be made from the value, or None."""
     found = fault(value, (spec.beside or {}) | by_type(spec.kind, *spec.always), name)
     if found or not isinstance(value, dict):
         return found
@@ -123,9 +129,10 @@ def _not_made(value: Json, spec: Made, name: str) -> str | None:
 
 
 def plain(value: dict[Any, Any], name: str, path: Path) -> Json:
-    """An object that was made here as JSON gives it back: tuples as lists, keys that are numbers as texts.
+    """Return a dict as it will be after writing and reading JSON: tuples become lists, and number keys become texts.
 
-    Raises TypeError and ValueError for what JSON has not, in a line with the file `path` that it is for and the field.
+    Raises TypeError or ValueError if JSON cannot hold a value, or would return another one. The message is one line
+    with `path`, the file to be written, and the field. name: the name of the dict in that message.
     """
     if not isinstance(value, dict):
         raise TypeError(f"{path} is not saved: {name} is {type(value).__name__}, not a dict")
@@ -136,7 +143,7 @@ def plain(value: dict[Any, Any], name: str, path: Path) -> Json:
 
 
 def _plain(value: Json | tuple[Any, ...], name: str, depth: int) -> Json:
-    """One value of it."""
+    """Return one value of the dict as `plain` does. name: its place, such as `card.corpus`; depth: its nesting."""
     if depth > DEPTH:
         raise ValueError(f"{name[:80]} is nested deeper than {DEPTH}")
     if isinstance(value, dict):
@@ -158,10 +165,13 @@ def _plain(value: Json | tuple[Any, ...], name: str, depth: int) -> Json:
 
 
 def _fits(value: str | float, what: str) -> None:
-    """Raise the error for a value that JSON does not hold, or that comes back from it as another; what: its subject."""
+    """Raise TypeError or ValueError if JSON cannot hold the value, or would return another one.
+
+    what: the beginning of the message, up to the verb.
+    """
     if isinstance(value, str):
         try:
-            value.encode("utf-8", "surrogateescape")  # a byte of a file's name may be no UTF-8
+            value.encode("utf-8", "surrogateescape")  # Python writes a path's bytes that are not UTF-8 as surrogates
         except UnicodeEncodeError:
             raise ValueError(f"{what} a text with half a character (a lone surrogate)") from None
     elif not isinstance(value, (int, float)):

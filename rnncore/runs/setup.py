@@ -1,18 +1,18 @@
-"""A run folder from Python: `start` begins one, `resume` takes one up again; both give a Run to iterate over.
+"""Training runs from Python: `start` makes a new run folder, `resume` goes on with one; both give a Run to iterate.
 
     from rnncore.runs.setup import RunOptions, resume, start
 
     options = RunOptions(corpus=("corpus.txt",), layers=1, hidden=32, steps=200, out="runs/small")
-    with start(options) as run:              # the folder is this process's until the block ends
-        for progress in run:                 # trains; logs, samples and saves when that is due
+    with start(options) as run:              # the folder is locked for this process until the block ends
+        for progress in run:                 # trains; logs, samples and saves when due
             if progress.step == 100:
-                break                        # the end of the block saves where the run stands
+                break                        # the end of the block saves the current step
     with resume(RunOptions(out="runs/small")) as run:
         for progress in run:                 # the steps 101 to 200: the same bits as without the break
             pass
-    print(*run.notes, sep="\\n")              # how the run was set up, and what could not be written
+    print(*run.notes, sep="\\n")              # the choices made for this run, and warnings
 
-`rnncore train` is these two functions, with the same options. What it says in a usage error is an OptionError here.
+`rnncore train` calls these two functions with the same options. Its usage errors are OptionErrors here.
 """
 import contextlib
 import errno
@@ -37,32 +37,35 @@ from .lock import RunError
 from .metadata import ModelFileError
 from .options import RunOptions
 from .prepare import Bring, Say
-from .resume import taken_up
+from .resume import resumed
 from .schema import Settings
 
-SAVE = 60      # seconds between saves, at most, unless --save-every says otherwise
-SAMPLE = 200   # characters of a sample on the way
+SAVE = 60      # seconds between two saves, at most, without --save-every
+SAMPLE = 200   # characters of a sample during training
 
 
 class Run:
-    """A Training, the RunFolder that it fills, what that keeps, and notes: lines to be said.
+    """One run: iterate to train. It writes the metrics, samples and model files of its folder when they are due.
 
-    Each step is logged, sampled and saved, where that is due, before its Progress comes. A file that cannot be written
-    is a note and ends nothing: the next save tries again.
+    These files are written before the step's Progress is yielded. If a file cannot be written, training goes on, a note
+    is added, and the next save tries again.
+
+    training: the Training; folder: its RunFolder; notes: lines for the user; saving: when to save and sample, None for
+    the defaults.
     """
 
     def __init__(self, training: Training, folder: RunFolder, notes: list[str], saving: SaveConfig | None = None):
         self.training, self.folder, self.notes, self.saving = training, folder, notes, saving or SaveConfig()
-        self.sample: str | None = None   # what the model wrote after the last step, where a sample was due
-        self.saved: int | None = None    # the step of the last save that was tried here
-        self.unsaved: str | None = None  # why that failed
+        self.sample: str | None = None   # the sample after the last step, None if none was due
+        self.saved: int | None = None    # the step of the last attempt to save
+        self.unsaved: str | None = None  # the error of this attempt, None if it succeeded
         self._last: Progress | None = None
         self._said = set[str]()
-        self._due, self._time = False, 0.0  # is a save due; when the last one was, on time.monotonic's clock
+        self._due, self._time = False, 0.0  # True if a save is due; time.monotonic() of the last save, in seconds
         self._events = tensorboard.Events(folder, training) if self.saving.tensorboard else None
 
     def __iter__(self) -> Iterator[Progress]:
-        """Train to the end of the budget, a Progress a step. Raises RunError where memory runs out."""
+        """Train to the end of the budget and yield the Progress of each step. Raises RunError if memory runs out."""
         self.training.stops = self.saving.sample_every, self.saving.save_every
         self._time = time.monotonic()
         try:
@@ -73,40 +76,40 @@ class Run:
             raise RunError(self._too_large()) from None
 
     def save(self) -> None:
-        """Save the step where the run stands, where that was not tried yet; `unsaved` says what went wrong."""
+        """Save the current step, unless a save of it was tried already; `unsaved` then has the error or None."""
         if self._last and self.saved != self._last.step:
             self.unsaved = self._write(partial(self.folder.save, self.training, self._better()))
             self.saved, self._time, self._due = self._last.step, time.monotonic(), False
 
     def stop(self) -> None:
-        """Log and save the step where the run stands."""
+        """Log and save the current step; raises no error for a file that cannot be written."""
         if self._last and not self._last.finished:
             self._write(partial(self.folder.log, self._last, True))
             self.save()
         self.mirror()
 
     def leave(self) -> None:
-        """Log and save the step where the run stands. Raises RunError where it could not be saved."""
+        """Log and save the current step. Raises RunError if it could not be saved."""
         self.stop()
         if self.unsaved:
             raise RunError(self.unsaved)
 
     def mirror(self) -> None:
-        """Write for TensorBoard what was logged, where that is wanted."""
+        """Add the new metrics and samples to the event files for TensorBoard, if --tensorboard was given."""
         try:
             if self._events:
                 self._write(self._events.follow)
-        except Exception as error:  # a mirror ends no run
+        except Exception as error:  # an error in tensorboardX must not end the run
             self._events = None
             self._note(f"warning: TensorBoard gets no more of this run ({' '.join(str(error).split())})")
 
     def news(self) -> list[str]:
-        """Return the notes that came since the last call."""
+        """Return the notes since the last call, and clear them."""
         found, self.notes = self.notes, []
         return found
 
     def _write_what_is_due(self, progress: Progress) -> None:
-        """Log a step, write a sample and save, each where it is due; not in a row of bad steps is a save made."""
+        """Log the step, write a sample and save, each if it is due."""
         self._last, self.sample, step, every = progress, None, progress.step, self.saving
         for note in progress.notes:
             self._note(f"warning: {note}")
@@ -117,36 +120,37 @@ class Run:
             self._write(partial(self.folder.add_sample, step, self.sample))
         self._due = self._due or (step % every.save_every == 0 if every.save_every
                                   else progress.milestone or time.monotonic() > self._time + SAVE)
+        # A save that is due waits while steps are being skipped for numbers that are not finite (recovery.py).
         if self._due and not self.training.recovery.row or self._better() or progress.finished:
             self.save()
         self.mirror()
 
     def _better(self) -> bool:
-        """Return whether the last step is the best so far."""
+        """Return True if the model of the last step is the best so far."""
         best = self.training.best
         return best is not None and best[1] == self.training.step
 
     def _write(self, method: Callable[[], None]) -> str | None:
-        """Call what writes into the folder; what goes wrong is a note, and is returned."""
+        """Call a method that writes into the folder; turn its error into a note and return the note, or None."""
         try:
             method()
         except OSError as error:
             full = "free space on the disk; " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             return self._note(f"{self.folder.path} cannot be written ({error.strerror}): {full}what it holds is whole")
-        except ModelFileError as error:  # what was to be saved could not be read again
+        except ModelFileError as error:  # the check of the new file failed
             return self._note(
                 f"{error}: the file is as it was; if this message comes at the end of a run, use a lower --lr")
         return None
 
     def _note(self, line: str) -> str:
-        """Add a line to the notes, where it was not said before; return it."""
+        """Add a line to the notes unless it was added before; return the line."""
         if line not in self._said:
             self._said.add(line)
             self.notes.append(line)
         return line
 
     def _too_large(self) -> str:
-        """Return what to say where memory ran out on the way: a batch that takes half, in figures."""
+        """Return the error message after memory ran out: the need of this run, and of one with half the batch."""
         config, sizes, itemsize = self.training.config, self.training.model.config, self.training.model.dtype.itemsize
         halved = replace(config, batch=max(1, config.batch // 2))
         takes, less = (plan.memory(c, sizes, itemsize) / 2**20 for c in (config, halved))
@@ -158,12 +162,15 @@ class Run:
 
 @contextlib.contextmanager
 def start(options: RunOptions, bring: Bring | None = None, say: Say = lambda line: None) -> Iterator[Run]:
-    """Begin a new run in a folder that is this process's until the block ends; the end of the block saves.
+    """Start a new run; its folder is locked inside the block, and the end of the block saves the current step.
 
-    bring is called with the corpus's sources before they are read, and may download what is missing; say is told a line
-    before a GPU's path is tried out. Raises OptionError and ConfigError for options, CorpusError, DeviceError,
-    ModelFileError and RunError for what they name; nothing is written before the options, the corpus and the memory are
-    known to do. After an exception in the block nothing more is saved.
+    options: the options of the run. bring: called with the corpus's sources before they are read; it may download the
+    missing ones. say: called with a line for the user before the self-check of a GPU's path.
+
+    Raises OptionError or ConfigError for wrong options, CorpusError for the corpus, kernels.DeviceError for the device,
+    ModelFileError for the model of init_from, and RunError for the folder, too little memory or a run that cannot be
+    made. Nothing is written before options, corpus and memory are checked. After an exception in the block, nothing is
+    saved.
     """
     prepare.check(options)
     kernel, saving = kernels.load(options.device), SaveConfig(**options.of(SaveConfig))
@@ -196,36 +203,39 @@ def start(options: RunOptions, bring: Bring | None = None, say: Say = lambda lin
 
 @contextlib.contextmanager
 def resume(options: RunOptions, bring: Bring | None = None, say: Say = lambda line: None) -> Iterator[Run]:
-    """Take up again the run in the folder `out`, under `name`, or the newest, where it was saved; else as `start`.
+    """Resume the run in the folder `out`, or with the name `name`, or the newest run, from its last save.
 
-    A finished run has no step more, unless its budget or patience is made larger. lr, dropout, weight_drop and threads
-    may differ from the run's, which is recorded; what else conflicts with the run is an OptionError.
+    A finished run has no further step unless the options give it a larger budget or patience. The budget, patience and
+    eval_every may differ from the run's values. lr, dropout, weight_drop and threads may differ too, and such a change
+    is recorded. Any other conflict with the run raises OptionError. bring, say, the end of the block and the other
+    exceptions: as in `start`.
     """
     path = Path(options.out) if options.out else runs.RUNS / options.name if options.name else names.newest()
     with lock.held(path):
-        run = Run(*taken_up(path, options, bring, say))
+        run = Run(*resumed(path, options, bring, say))
         yield run
         run.leave()
 
 
 def _counted(training: Training, parts: list[np.ndarray], settings: Settings) -> list[str]:
-    """Write into a run's settings what counting alone reaches, or why it is not counted; returns it in words.
-
-    The time that it takes is the run's.
-    """
+    """Write the n-gram baseline, or the reason for its absence, into a run's settings; return notes for the user."""
     begun = time.perf_counter()
-    floor = prepare.count(parts, training.model.config.vocab_size, training.config.minutes)
-    training.clock = Clock(before=time.perf_counter() - begun if floor else 0.0)
-    if floor:
-        settings["floor"] = {"nats": floor.nats, "order": floor.order, "counted": floor.counted}
-        return [ngram.reaches(floor.nats, floor.order, floor.counted, len(parts[0]))]
+    baseline = prepare.count(parts, training.model.config.vocab_size, training.config.minutes)
+    # Counting takes its time from the run's budget of minutes.
+    training.clock = Clock(before=time.perf_counter() - begun if baseline else 0.0)
+    if baseline:
+        settings["floor"] = {"nats": baseline.nats, "order": baseline.order, "counted": baseline.counted}
+        return [ngram.reaches(baseline.nats, baseline.order, baseline.counted, len(parts[0]))]
     settings["no_floor"] = "the minutes are too few for counting n-grams" if len(parts[1]) else "no validation text"
     return []
 
 
 def _settings(options: RunOptions, corpus: Corpus, how: Reading, split: dict[str, Any], preset: str | None,
               origin: str | None, saving: SaveConfig) -> Settings:
-    """Return what a new run keeps: what was asked for, and what became of it."""
+    """Return the settings of a new run, which its model files hold for resuming.
+
+    The values under the key `asked` are the requested ones, and None where nothing was requested.
+    """
     asked = options.asked()
     settings = {"corpus": places.about(corpus, asdict(how)),
                 "asked": {name: asked.get(name) for name in ("batch", "seq", "threads")}, "split": split,

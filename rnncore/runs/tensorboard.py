@@ -1,4 +1,4 @@
-"""The event files of a run are its metrics and samples as TensorBoard reads them: `tensorboard --logdir runs`."""
+"""Event files for TensorBoard: a copy of a run's metrics and samples, shown by `tensorboard --logdir runs`."""
 import json
 import struct
 import time
@@ -13,52 +13,54 @@ from ..train import Training
 from .files import append
 from .folder import EVENT_FILES, EVENTS, RunError, RunFolder, samples
 
+# Key of a row of metrics.jsonl -> tag in TensorBoard.
 SCALARS = {"loss": "loss/train", "val_loss": "loss/validation", "lr": "learning_rate", "grad_norm": "gradient_norm",
            "chars_per_s": "characters_per_second"}
-FLOOR = "loss/counting"
-LAYOUT = {"loss": {"nats per character": ["Multiline", ["loss/train", "loss/validation", FLOOR]]}}
+BASELINE = "loss/counting"  # the n-gram baseline
+LAYOUT = {"loss": {"nats per character": ["Multiline", ["loss/train", "loss/validation", BASELINE]]}}
 
 
 def check(saving: SaveConfig) -> None:
-    """Raises RunError where event files are wanted and tensorboardX, or what it needs, does not work here."""
+    """Raise RunError if event files are requested, but tensorboardX or a library that it needs does not work."""
     words = requirements.missing("tensorboardX") if saving.tensorboard else None
     if words:
         raise RunError(f"event files need {words}, or take --no-tensorboard")
 
 
 class Events:
-    """A mirror of metrics.jsonl and samples.txt of the run folder, in its folder `tensorboard`.
+    """The event file of one run, in the folder `tensorboard` of its folder: a copy of metrics.jsonl and samples.txt.
 
-    It is made anew when a run is begun or taken up: each step is there once, however often the run was stopped, and so
-    is what was logged before anybody asked for it. Every write is whole or does not happen; there is nothing to close.
-    The settings are shown as a text, and what counting alone reaches, if that is known, as a line.
+    A new event file replaces the old ones when a run starts or is resumed. Therefore each step occurs once, however
+    often the run was stopped, and the file also has the steps from before --tensorboard was given. Each write adds its
+    data as a whole or not at all, and nothing needs to be closed. The settings appear as a text, and the n-gram
+    baseline, if there is one, as a line.
     """
 
     def __init__(self, folder: RunFolder, training: Training):
         settings, model = folder.settings, training.model
         self._about = {"corpus": settings["corpus"]["name"], "preset": settings.get("preset"), **asdict(model.config),
                        "precision": model.precision, **asdict(training.config)}
-        self._floor = (settings.get("floor") or {}).get("nats")  # nats per character
-        self._path, self._spent = folder.path.absolute(), training.clock.now()  # seconds
-        self._read = {"metrics.jsonl": 0, "samples.txt": 0}  # bytes
+        self._baseline = (settings.get("floor") or {}).get("nats")  # nats per character
+        self._path, self._spent = folder.path.absolute(), training.clock.now()  # seconds of the run so far
+        self._read = {"metrics.jsonl": 0, "samples.txt": 0}  # bytes of each file that were read
         self._file: Path | None = None
         self._old: list[Path] = []
         self._unwritten = bytearray()
 
     def follow(self) -> None:
-        """Add what the run has logged since the last time. Raises OSError; it is added with the next then."""
-        for record in self._news():  # one by one: what came before an error is not read again
+        """Add the metrics and samples since the last call. Raises OSError; the next call then adds them."""
+        for record in self._news():  # one by one: after an error, the records before it are kept
             self._unwritten += record
         if self._unwritten and self._file:
             self._file.parent.mkdir(exist_ok=True)
             append(self._file, bytes(self._unwritten))
             self._unwritten.clear()
-            for old in self._old:  # they stood until the new one did
+            for old in self._old:  # only now: the old files stay until the new one exists
                 old.unlink(missing_ok=True)
             self._old = []
 
     def _news(self) -> Iterator[bytes]:
-        """The records of what is new; of the beginning too where there is no file yet."""
+        """Yield the records of new metrics and samples, after the first records of the file if it is new."""
         from tensorboardX import summary
         if self._file is None:
             yield from self._begin()
@@ -66,11 +68,11 @@ class Events:
             if not isinstance(row["step"], bool) and row["step"] >= 0:
                 yield from self._row(row)
         for step, text in samples(self._lines("samples.txt")):
-            indented = "".join(f"    {line}\n" for line in text.splitlines())  # Markdown shows it as it stands
+            indented = "".join(f"    {line}\n" for line in text.splitlines())  # so Markdown shows it unchanged
             yield self._event(step, summary=summary.text("sample", indented))
 
     def _begin(self) -> Iterator[bytes]:
-        """The records at the head of a new file, which is to stand in place of those that are there."""
+        """Yield the first records of a new event file, which will replace the event files in the folder."""
         from tensorboardX import summary
         from tensorboardX.proto.event_pb2 import SessionLog
 
@@ -78,13 +80,14 @@ class Events:
         self._file = self._path / EVENTS / EVENT_FILES.replace("*", str(time.time_ns()))
         self._seconds, self._begun = 0.0, time.time() - self._spent
         yield self._event(0, file_version="brain.Event:2")
-        yield self._event(0, session_log=SessionLog(status=SessionLog.START))  # who watches forgets the file before
+        # A TensorBoard that is already running then drops the data of the old file.
+        yield self._event(0, session_log=SessionLog(status=SessionLog.START))
         yield self._event(0, summary=summary.custom_scalars(LAYOUT))
         lines = [f"|{name}|{str(value).replace('|', chr(92) + '|')}|" for name, value in self._about.items()]
         yield self._event(0, summary=summary.text("settings", "\n".join(["|setting|value|", "|---|---|", *lines])))
 
     def _lines(self, name: str) -> str:
-        """The whole lines of a file that have come since the last time."""
+        """Return the complete lines of a file of the run folder that were added since the last call."""
         path = self._path / name
         if not path.is_file() or path.stat().st_size == self._read[name]:
             return ""
@@ -96,17 +99,18 @@ class Events:
         return text.decode(errors="replace")
 
     def _row(self, row: dict[str, Any]) -> Iterator[bytes]:
+        """Yield a record for each number of a row of metrics.jsonl that SCALARS has."""
         from tensorboardX import summary
         if isinstance(row.get("seconds"), (int, float)):
             self._seconds = row["seconds"]
         values = {tag: row[name] for name, tag in SCALARS.items() if isinstance(row.get(name), (int, float))}
-        if self._floor is not None and SCALARS["val_loss"] in values:  # a line as long as that of the validation loss
-            values[FLOOR] = self._floor
+        if self._baseline is not None and SCALARS["val_loss"] in values:  # a point with each validation loss
+            values[BASELINE] = self._baseline
         for tag, value in values.items():
             yield self._event(row["step"], summary=summary.scalar(tag, value))
 
     def _event(self, step: int, **what: Any) -> bytes:
-        """A record as TensorFlow has it: length, checksum, event, checksum."""
+        """Return one record in TensorFlow's TFRecord format: length, its checksum, event, its checksum."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.record_writer import masked_crc32c
 

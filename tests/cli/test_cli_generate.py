@@ -10,6 +10,7 @@ import pytest
 from cli_helpers import COMMAND, ENVIRONMENT, SMALL, TEXT, call, corpus, make, refused, run
 
 import rnncore
+from rnncore.kernels.cpu import native
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,14 @@ def refuse(trained, capsys, monkeypatch):
     """`rnncore generate` in that folder: the line with which it refuses."""
     monkeypatch.chdir(trained)
     return lambda *args, code=1: refused(call(capsys, "generate", *args), code)
+
+
+@pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler (c++, g++, clang++) on this machine")
+def test_compiling_is_said_once_on_stderr_before_it_begins(trained, tmp_path):
+    first, second = (run("generate", "-n", 10, "--seed", 1, cwd=trained, env={"XDG_CACHE_HOME": str(tmp_path)})
+                     for _ in range(2))
+    assert first.err.splitlines()[0] == "compiling the LSTM's loops for this processor: a few seconds, this time only"
+    assert "compiling" not in second.err and first.out == second.out
 
 
 def whole(out: str, length: int) -> str:

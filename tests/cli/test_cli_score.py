@@ -214,7 +214,7 @@ def test_the_floor_is_what_counting_the_training_text_reaches(tmp_path, capsys, 
     corpus(tmp_path, other, "part.txt")
     assert call(capsys, "train", "all.txt", "--steps", 3, "--hidden", 8, "-o", "run").code == 0
     vocab, cut = Vocab.from_text(TEXT), int(0.9 * len(TEXT))
-    floor = ngram.floor(vocab.encode(TEXT)[:cut], vocab.encode(other), len(vocab))
+    floor = ngram.baseline(vocab.encode(TEXT)[:cut], vocab.encode(other), len(vocab))
     found = figures(call(capsys, "score", "run", "part.txt", "--json"))["floor"]
     assert found == {"nats_per_char": floor.nats, "order": floor.order, "counted": cut, "characters": cut}
     shown = call(capsys, "score", "run", "part.txt").out

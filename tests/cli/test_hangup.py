@@ -86,7 +86,7 @@ def slow(*args, **kwargs):
     print("asleep", file=sys.stderr, flush=True)
     time.sleep(60)
 if sys.argv[1] == "counting":
-    ngram.floor = slow
+    ngram.baseline = slow
 elif sys.argv[1] == "rewinding":
     runs.RunFolder.rewind = slow
 else:

@@ -249,7 +249,7 @@ def test_a_step_is_recorded_in_order_and_its_memory_lives(with_cublas):
     captured.fill(0, 3 * [Slot(np.concatenate((x, y[-1:])), Pace(0.01, 0.01, 1.0), False)])
     captured.launch(1, 7)
     names = [node.name for node in captured._graphs[1].__self__._graph.nodes]
-    wanted = ["fetch_kernel", "begin_kernel", "gather_kernel", "softmax_cross_entropy_kernel", "one_hot_kernel", "sums", "judge",
+    wanted = ["fetch_kernel", "begin_kernel", "gather_kernel", "softmax_cross_entropy_kernel", "one_hot_kernel", "sums", "decide",
               "adam_kernel", "carry_kernel"]
     assert [name for name in names if name in wanted] == wanted
     assert names.count("cuBLAS") == 2 * 2 * 7 + 15  # a product a step and layer, forward and backward, and those around

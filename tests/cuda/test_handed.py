@@ -87,7 +87,7 @@ WAYS = ended, closed, collected, raised, several
 
 
 @pytest.mark.parametrize("leave", WAYS)
-def test_a_text_that_is_left_while_symbols_are_under_way_disturbs_nothing(model, leave):
+def test_a_text_that_is_left_while_symbols_are_pending_disturbs_nothing(model, leave):
     wanted = logits(model)
     leave(model)
     assert lanes.copies and (logits(model) == wanted).all() and not lanes.copies
@@ -113,17 +113,17 @@ def test_memory_is_given_back_when_its_copy_has_been_made(model):
     for leave in (*WAYS, *WAYS):
         leave(model)
         counts.append(len(pinned.pool._blocks))
-    assert counts[-1] == counts[len(WAYS)] and writer.Handed._under_way
+    assert counts[-1] == counts[len(WAYS)] and writer.HostCopy._pending
     logits(model)
-    assert len(handed(model, 1)[0].ids()) == 1 and not writer.Handed._under_way
+    assert len(handed(model, 1)[0].ids()) == 1 and not writer.HostCopy._pending
 
 
 PLANTED = {  # the first is what the engine once did
-    "memory is given back at once": ("            Handed._under_way[self._there] = ids, pinned\n", ""),
+    "memory is given back at once": ("            HostCopy._pending[self._copied] = ids, pinned\n", ""),
     "memory is given back by the next launch": ("            if event.done:\n", "            if True:\n"),
     "the event is before the copy": (
-        "        try:\n", "        self._there.record()\n        self._there.record = int\n        try:\n"),
-    "nobody waits": ("        self._there.synchronize()\n", ""),
+        "        try:\n", "        self._copied.record()\n        self._copied.record = int\n        try:\n"),
+    "nobody waits": ("        self._copied.synchronize()\n", ""),
     "the array is no copy": ("return self._host.copy()", "return self._host"),
 }
 
@@ -146,5 +146,5 @@ def test_planted_errors_are_caught(model, monkeypatch):
     wanted = logits(model), symbols(model)
     assert right(model, wanted)
     for label, planted in PLANTED.items():
-        monkeypatch.setattr(writer, "Handed", planted_in(writer, *planted).Handed)
+        monkeypatch.setattr(writer, "HostCopy", planted_in(writer, *planted).HostCopy)
         assert not right(model, wanted), label

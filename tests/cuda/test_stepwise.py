@@ -131,10 +131,10 @@ def test_nvrtc_compiles_the_kernels(modules, card):
 
 
 @pytest.mark.parametrize("right, wrong", [
-    ("h_new * (documents && t + 1 < steps ? keep[at + n] : 1)", "h_new * (documents ? keep[at] : 1)"),
-    ("dh[unit * dh_ld + column] * (documents && t + 1 < steps ? keep[at + n] : 1)", "dh[unit * dh_ld + column]"),
+    ("h_new * (has_keep && t + 1 < steps ? keep[at + n] : 1)", "h_new * (has_keep ? keep[at] : 1)"),
+    ("dh[unit * dh_ld + column] * (has_keep && t + 1 < steps ? keep[at + n] : 1)", "dh[unit * dh_ld + column]"),
     ("recurrent[row * width + column]", "recurrent[row * n + column]"),
-    ("at, n, documents ? keep[at] : 1);\n    next", "at, n, 1);\n    next"),
+    ("at, n, has_keep ? keep[at] : 1);\n    next", "at, n, 1);\n    next"),
     ("z[0], z[1], z[2], z[3], c[0], keep, c[n], h_new", "z[0], z[2], z[1], z[3], c[0], keep, c[n], h_new"),
     ("z[0], z[1], z[2], z[3], c[0], c[n], keep, through", "z[0], z[1], z[2], z[3], c[n], c[n], keep, through"),
     ("later + dy[unit * dy_ld + at]", "later + dy[unit * c_ld + at]"),

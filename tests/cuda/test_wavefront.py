@@ -160,7 +160,7 @@ def test_arrays_of_another_shape_or_layout(modules):
     ("layer.dropped[unit * layer.dropped_ld + at] = y;", "layer.dropped[unit * layer.mask_ld + at] = h;"),
     ("if (layer.mask) above *= layer.mask[unit * layer.mask_ld + t * layer.mask_step + column];", ""),
     ("dc = layer.dc_last[state];", "dc = 0;"),
-    ("dh = results[2 * k * size + place] * (documents ? keep[at + n] : 1);", "dh = results[2 * k * size + place];"),
+    ("dh = results[2 * k * size + place] * (has_keep ? keep[at + n] : 1);", "dh = results[2 * k * size + place];"),
     ("dz + 4 * k * size", "dz + 4 * (k ? k - 1 : 0) * size"),
 ])
 def test_planted_errors_are_caught(modules, right, wrong, monkeypatch):

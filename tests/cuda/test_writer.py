@@ -24,8 +24,8 @@ SMALL = Card(4, 40_000)
 LAUNCH = 16  # characters, in these tests
 
 
-class Handed:
-    """In place of writer.Handed, which needs a card."""
+class HostCopy:
+    """In place of writer.HostCopy, which needs a card."""
 
     def __init__(self, ids):
         self._ids = ids
@@ -48,7 +48,7 @@ def on_host(monkeypatch):
         nonlocal seeds
         seeds = values
     monkeypatch.setattr(writer, "compiled", compiled)
-    monkeypatch.setattr(writer, "Handed", Handed)
+    monkeypatch.setattr(writer, "HostCopy", HostCopy)
     return stall
 
 
@@ -60,7 +60,7 @@ def started(sizes, n: int, dtype: str = "float64", scale: float = 0.5) -> Steppe
 
 
 def write(made: Writer, config: SampleConfig, steps: int, first: int = 0, start: int = 0) -> np.ndarray:
-    return made.write(steps, config.temperature, config.top_k, config.top_p, key(config.seed), counter(Purpose.COIN)[2],
+    return made.write(steps, config.temperature, config.top_k, config.top_p, key(config.seed), counter(Purpose.DRAW)[2],
                       first, start).ids()
 
 
@@ -71,7 +71,7 @@ def over(stepper: Stepper, card: Card = SMALL) -> Writer:
 def loop(stepper: Stepper, config: SampleConfig, steps: int, first: int = 0, start: int = 0) -> np.ndarray:
     """What the host writes."""
     numbers, ids = np.arange(first, first + stepper.h.shape[-1])[:, None], []
-    for coin in uniform(config.seed, Purpose.COIN, steps, step=numbers, start=start).T:
+    for coin in uniform(config.seed, Purpose.DRAW, steps, step=numbers, start=start).T:
         ids.append(draw(stepper.logits, config, coin))
         stepper.step(ids[-1])
     return np.array(ids)
@@ -121,7 +121,7 @@ def test_draws_from_logits_with_equals_and_nothing(on_host, symbols, dtype):
     for config in (SampleConfig(0), PLAIN, SampleConfig(0.7, 3), SampleConfig(1.3, 0, 0.7), SampleConfig(1.0, 9, 0.5)):
         for start in range(2):
             mine.logits[...] = logits
-            coins = uniform(config.seed, Purpose.COIN, 1, step=np.arange(n)[:, None], start=start)[:, 0]
+            coins = uniform(config.seed, Purpose.DRAW, 1, step=np.arange(n)[:, None], start=start)[:, 0]
             assert (write(over(mine), config, 1, start=start)[0] == draw(logits, config, coins)).all()
 
 

@@ -4,7 +4,7 @@ import shutil
 
 import emulate
 import pytest
-from test_writer import CUT, Handed, agree, loop, over, started, write
+from test_writer import CUT, HostCopy, agree, loop, over, started, write
 
 from rnncore.config import SampleConfig
 from rnncore.kernels.cuda import writer
@@ -15,18 +15,18 @@ PLANTED = {
     "one place a word": ("(size_t)(tag & 1) * run.all", "(size_t)0 * run.all"),
     "no barrier after the product": ("            __syncthreads();\n            if (k < LAYERS) cells", "            if (k < LAYERS) cells"),
     "no barrier after h is there": ("width(run, first), x);\n    __syncthreads();", "width(run, first), x);"),
-    "no barrier after the draw": ("        }\n    }\n    __syncthreads();\n}\n\ntemplate <typename T> __device__ __forceinline__ T* take", "        }\n    }\n}\n\ntemplate <typename T> __device__ __forceinline__ T* take"),
+    "no barrier after the draw": ("        }\n    }\n    __syncthreads();\n}\n\n// Take an array", "        }\n    }\n}\n\n// Take an array"),
     "the coin's index": ("uniform(run.start + step,", "uniform(run.start,"),
     "the coin's sample": ("run.sample + run.first + first + c,", "run.sample + first + c,"),
     "the coin's words": ("x[1] << 21 | x[0] >> 11", "x[0] << 21 | x[1] >> 11"),
-    "the chunk of what is ahead": ("ahead(room, k - 1, first)", "ahead(room, k - 1, 0)"),
+    "the chunk of what is ahead": ("ahead(work, k - 1, first)", "ahead(work, k - 1, 0)"),
     "the layer of what is ahead": ("first / COLUMNS * LAYERS + k", "first / COLUMNS * LAYERS"),
     "the matrix": ("(2 * k - !recurrent)", "(2 * k - recurrent)"),
     "the mass of top_p": ("sum - here >= top_p", "sum >= top_p"),
     "top_k": ("v >= top_k", "v > top_k"),
     "the order of equals": ("first + v < i", "first + v > i"),
     "h at the end": ("if (last) run.h", "if (!last) run.h"),
-    "the state of another column": ("room.cell[(k * run.count + column) * UNITS + u]", "room.cell[k * run.count * UNITS + u]"),
+    "the state of another column": ("work.cell[(k * run.count + column) * UNITS + u]", "work.cell[k * run.count * UNITS + u]"),
 }
 
 
@@ -38,7 +38,7 @@ def right(text: str, monkeypatch) -> bool:
         kernel = kernels.setdefault(options, emulate.kernel(text, "writer", options))
         return lambda grid, block, args: kernel(grid, block, args, shared, seed=next(seeds), cooperative=True)
     monkeypatch.setattr(writer, "compiled", compiled)
-    monkeypatch.setattr(writer, "Handed", Handed)
+    monkeypatch.setattr(writer, "HostCopy", HostCopy)
     try:
         return all(same(config) for config in 3 * (CUT, SampleConfig(1.0), SampleConfig(1.0, top_k=3)))
     except emulate.Fault:

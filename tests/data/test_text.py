@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnncore.data.decode import decode, join, one_line
+from rnncore.data.decode import decode, one_line
+from rnncore.data.endings import joined
 from rnncore.data.guess import likely
 from rnncore.data.text import CorpusError, CorpusNotFoundError, UnknownEncodingError, read
 from rnncore.data.vocab import Vocab
@@ -55,8 +56,8 @@ def test_files_are_joined_by_a_newline_where_one_is_missing(tmp_path):
     ([], ""), (["a"], "a"), (["a", "b"], "a\nb"), (["a\n", "b\n"], "a\nb\n"), (["", "a", "", "b", ""], "a\nb"),
     (["a\r", "b"], "a\rb"), (["\n", "b"], "\nb"),
 ])
-def test_join(pieces, whole):
-    assert join(pieces) == whole
+def test_texts_are_joined_by_a_newline_where_one_is_missing(pieces, whole):
+    assert "".join(joined([piece] for piece in pieces)) == whole
 
 
 def test_an_empty_file_among_others_is_said(tmp_path):

@@ -11,7 +11,8 @@ from rnncore.data import content, sources, spool, text
 from rnncore.data.decode import CorpusError, decoded
 from rnncore.data.guess import HEAD
 from rnncore.data.spool import Spool
-from rnncore.data.text import Reading, Tally, joined, lowered, read, steps
+from rnncore.data.endings import joined
+from rnncore.data.text import Reading, Tally, lowered, read, steps
 from rnncore.data.vocab import Vocab
 
 quick = settings(derandomize=True, deadline=None)

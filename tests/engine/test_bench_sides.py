@@ -76,7 +76,7 @@ def test_clipping_and_half_precision_weights(graphed, kind, bound, monkeypatch):
 
     With fresh weights: rounding matters least there.
     """
-    monkeypatch.setattr(task_module, "SURE", {})
+    monkeypatch.setattr(task_module, "HEAD_FACTORS", {})
     clipped = task(hidden=32, clip=0.05, eps=1e-3)
     wanted = graphed.Training(clipped, "cpu", "float64", False)
     side = graphed.Training(clipped, "cpu", kind, False)

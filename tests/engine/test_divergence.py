@@ -208,7 +208,7 @@ def test_numbers_that_are_not_finite_name_a_rate_too(train):
 @pytest.fixture
 def worse(monkeypatch):
     """Counting that is better than any model."""
-    monkeypatch.setattr(ngram, "floor", lambda *args, **kwargs: ngram.Floor(3, 0.1, {3: 0.1}, 9))
+    monkeypatch.setattr(ngram, "baseline", lambda *args, **kwargs: ngram.Baseline(3, 0.1, {3: 0.1}, 9))
 
 
 def longer(result) -> list[str]:
@@ -228,7 +228,8 @@ def longer(result) -> list[str]:
         (("--minutes", 0.005), ["--minutes", None]),
     ],
 )
-def test_the_whole_command_is_printed_and_runs_as_it_stands(train, worse, capsys, budget, doubled):
+def test_the_whole_command_is_printed_and_runs_as_it_stands(train, worse, capsys, monkeypatch, budget, doubled):
+    monkeypatch.setattr(ending, "LATE", 0.0)  # in a fixed time a quick machine learns so small a text by heart
     words = longer(train("corpus.txt", *budget, "-o", "my runs/it's"))
     assert words[:4] == ["train", "--resume", "-o", "my runs/it's"] and words[4] == doubled[0]
     assert float(words[5]) >= 2 * budget[1] if doubled[1] is None else words[5] == doubled[1]

@@ -13,7 +13,7 @@ from rnncore.measure import ngram
 from rnncore.runs import checkpoint
 from rnncore.runs.folder import Path, RunFolder, read_last
 
-REAL = ngram.floor
+REAL = ngram.baseline
 
 
 @pytest.fixture
@@ -25,12 +25,12 @@ def train(capsys, monkeypatch, tmp_path):
 
 
 def reaching(nats: float, seconds: float = 0.0, seen: list | None = None):
-    """A stand-in for ngram.floor that takes this long and notes what it is asked."""
+    """A stand-in for ngram.baseline that takes this long and notes what it is asked."""
     def floor(train, validation, vocab_size, most=None, **others):
         time.sleep(seconds)
         if seen is not None:
             seen.append((len(train), len(validation), vocab_size, most))
-        return ngram.Floor(3, nats, {3: nats}, min(len(train), most))
+        return ngram.Baseline(3, nats, {3: nats}, min(len(train), most))
     return floor
 
 
@@ -59,7 +59,7 @@ def test_it_says_where_it_counted_a_part_alone(train, monkeypatch):
 @pytest.mark.parametrize("args", [("--val", 0), ("--val", 0.01)], ids=["none", "too-little"])
 def test_there_is_none_without_a_validation_part(train, monkeypatch, args):
     seen = []
-    monkeypatch.setattr(ngram, "floor", reaching(1.0, seen=seen))
+    monkeypatch.setattr(ngram, "baseline", reaching(1.0, seen=seen))
     result = train("corpus.txt", "--steps", 1, *args, "-o", "a")
     assert result.code == 0 and "baseline" not in result.err and kept("a")[0] is None and not seen
     assert kept("a")[1]["no_floor"] == "no validation text"
@@ -68,11 +68,11 @@ def test_there_is_none_without_a_validation_part(train, monkeypatch, args):
 
 def test_a_model_that_is_worse_is_told_so_and_a_better_one_is_not(train, monkeypatch):
     for folder, nats in (("worse", 0.25), ("better", 9.0)):
-        monkeypatch.setattr(ngram, "floor", reaching(nats))
+        monkeypatch.setattr(ngram, "baseline", reaching(nats))
         result = train("corpus.txt", "--steps", 2, "-o", folder)
         warnings = [line for line in result.err.splitlines() if line.startswith("warning")]
         assert result.code == 0 and len(warnings) == (folder == "worse")
-    monkeypatch.setattr(ngram, "floor", None)  # a resumed run does not count again
+    monkeypatch.setattr(ngram, "baseline", None)  # a resumed run does not count again
     result = train("--resume", "--steps", 4, "-o", "worse")
     assert result.code == 0 and kept("worse")[0]["nats"] == 0.25
     assert "warning: the model is worse than the n-gram baseline, 0.2500: train it for longer" in result.err
@@ -95,7 +95,7 @@ def test_the_model_that_is_kept_is_what_counts_and_the_cure_fits(step, sample, w
 
 def test_its_time_is_the_runs(train, monkeypatch):
     """A second of counting in a budget of 1.8: all rows come later, and the budget holds."""
-    monkeypatch.setattr(ngram, "floor", reaching(1.0, seconds=1.0))
+    monkeypatch.setattr(ngram, "baseline", reaching(1.0, seconds=1.0))
     assert train("corpus.txt", "--minutes", 0.03, "-o", "a").code == 0
     table = rows(Path("a"))
     assert table[0]["seconds"] > 1 and 1.6 < table[-1]["seconds"] < 2.6 and kept("a")[1]["seconds"] > 1.6
@@ -107,7 +107,7 @@ def test_its_time_is_the_runs(train, monkeypatch):
                                            (None, ngram.MOST)])
 def test_it_takes_a_tenth_of_the_minutes_at_most(monkeypatch, minutes, most):
     seen, parts = [], [np.zeros(9, np.uint8), np.zeros(100, np.uint8)]
-    monkeypatch.setattr(ngram, "floor", reaching(1.0, 0.05, seen))
+    monkeypatch.setattr(ngram, "baseline", reaching(1.0, 0.05, seen))
     floor = prepare.count(parts, 4, minutes)
     assert seen == [(9, 100, 4, most)] and floor.nats == 1.0
     assert most + 100 <= ngram.CHARACTERS_PER_SECOND * 6 * (minutes or 100)
@@ -116,14 +116,14 @@ def test_it_takes_a_tenth_of_the_minutes_at_most(monkeypatch, minutes, most):
 @pytest.mark.parametrize("minutes, sizes", [(100 / 3e6, (9, 50, 4, 50)), (None, (9, 100, 4, 1000))])
 def test_a_long_validation_text_is_counted_in_part(monkeypatch, minutes, sizes):
     seen = []
-    monkeypatch.setattr(ngram, "floor", reaching(1.0, seen=seen))
+    monkeypatch.setattr(ngram, "baseline", reaching(1.0, seen=seen))
     monkeypatch.setattr(ngram, "MOST", 1000)
     prepare.count([np.zeros(9, np.uint8), np.zeros(100, np.uint8)], 4, minutes)
     assert seen == [sizes]
 
 
 def test_there_is_none_where_the_minutes_are_too_few(monkeypatch):
-    monkeypatch.setattr(ngram, "floor", None)
+    monkeypatch.setattr(ngram, "baseline", None)
     parts = [np.zeros(9, np.uint8), np.zeros(100, np.uint8)]
     for minutes in (1e-9, 1 / 3.1e6):
         assert prepare.count(parts, 4, minutes) is None

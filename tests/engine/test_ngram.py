@@ -57,7 +57,7 @@ def texts(draw):
 @given(texts(), st.sets(st.integers(0, 8), min_size=1), st.sampled_from([0.5, 1, 2]), st.none() | st.integers(0, 70))
 def test_it_is_the_naive_count(text, orders, escape, most):
     size, train, validation = text
-    found = ngram.floor(train, validation, size, orders, escape, ngram.MOST if most is None else most)
+    found = ngram.baseline(train, validation, size, orders, escape, ngram.MOST if most is None else most)
     assert found.by_order == pytest.approx(naive(train, validation, size, orders, escape, most), **EXACT)
     assert found.counted == (len(train) if most is None else min(most, len(train)))
     assert found.nats == found.by_order[found.order] == min(found.by_order.values())
@@ -68,13 +68,13 @@ def test_it_is_the_naive_count(text, orders, escape, most):
 def test_the_probabilities_of_all_that_may_come_next_sum_to_1(text, order, most):
     size, train, context = text
     train = train + context * 3
-    sums = sum(exp(-ngram.floor(train, [symbol], size, [order], most=most).nats) for symbol in range(size))
+    sums = sum(exp(-ngram.baseline(train, [symbol], size, [order], most=most).nats) for symbol in range(size))
     assert sums == pytest.approx(1, **EXACT)
 
 
 def test_a_real_text_is_counted_as_the_naive_count_has_it():
     train, validation, size = real()
-    found = ngram.floor(train, validation, size)
+    found = ngram.baseline(train, validation, size)
     assert found.by_order == pytest.approx(naive(train, validation, size, range(7)), **EXACT)
     assert list(found.by_order) == list(range(7)) and 2 <= found.order <= 5 and found.counted == 25_000
 
@@ -85,16 +85,16 @@ def test_a_vocabulary_of_any_size(vocab_size):
     train = np.concatenate([rng.permutation(70_000), rng.integers(69_900, 70_000, 20_000)])
     validation = np.concatenate([train[500:600], rng.integers(69_900, 70_000, 400), train[-600:-300]])
     wanted = naive(train, validation, vocab_size, range(7))
-    assert ngram.floor(train, validation, vocab_size).by_order == pytest.approx(wanted, **EXACT)
+    assert ngram.baseline(train, validation, vocab_size).by_order == pytest.approx(wanted, **EXACT)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 4096])
 def test_where_a_chunk_ends_makes_no_difference(monkeypatch, chunk):
     train, validation, size = real()
     validation = validation[:100 * chunk]
-    wanted = ngram.floor(train, validation, size)
+    wanted = ngram.baseline(train, validation, size)
     monkeypatch.setattr(ngram, "CHUNK", chunk)
-    assert ngram.floor(train, validation, size).by_order == pytest.approx(wanted.by_order, **EXACT)
+    assert ngram.baseline(train, validation, size).by_order == pytest.approx(wanted.by_order, **EXACT)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int64, np.uint64])
@@ -102,23 +102,23 @@ def test_ids_of_any_integer_type_are_left_as_they_were(dtype):
     ids = np.arange(300).astype(dtype) % 100
     held = ids.copy()
     wanted = naive(ids[:200], ids[200:], 100, range(4))
-    assert ngram.floor(ids[:200], ids[200:], 100, range(4)).by_order == pytest.approx(wanted, **EXACT)
+    assert ngram.baseline(ids[:200], ids[200:], 100, range(4)).by_order == pytest.approx(wanted, **EXACT)
     assert np.array_equal(ids, held)
 
 
 def test_validation_goes_on_where_training_ends_also_past_what_is_counted():
     train = [0, 1] * 10 + [2]
-    one, other = (ngram.floor([*train, last], [1], 3, [1], most=21).nats for last in (0, 1))
+    one, other = (ngram.baseline([*train, last], [1], 3, [1], most=21).nats for last in (0, 1))
     assert one < 0.1 and other > 1
 
 
 def test_of_equal_orders_the_lowest_is_best():
-    assert ngram.floor([], [0, 1], 4) == (0, log(4), dict.fromkeys(range(7), log(4)), 0)
-    assert ngram.floor([1], [2], 4, [5, 3]).order == 3
+    assert ngram.baseline([], [0, 1], 4) == (0, log(4), dict.fromkeys(range(7), log(4)), 0)
+    assert ngram.baseline([1], [2], 4, [5, 3]).order == 3
 
 
 def test_one_symbol_is_certain():
-    found = ngram.floor([0] * 9, [0] * 5, 1)
+    found = ngram.baseline([0] * 9, [0] * 5, 1)
     assert str(found.nats) == "0.0" and found.order == 0
 
 
@@ -130,7 +130,7 @@ def test_one_symbol_is_certain():
 ])
 def test_what_cannot_be_counted_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
-        ngram.floor(*arguments)
+        ngram.baseline(*arguments)
     assert isinstance(caught.value, CorpusError) == (message == "nothing to predict")
 
 
@@ -139,8 +139,8 @@ def test_the_known_figures_of_tinyshakespeare():
     text = Path(CORPORA, "tinyshakespeare.txt").read_bytes().decode()
     vocab, (train, validation, _) = Vocab.from_text(text), split(len(text), 0.1, 0.0)
     ids = vocab.encode(text)
-    found = ngram.floor(ids[train], ids[validation], len(vocab))
+    found = ngram.baseline(ids[train], ids[validation], len(vocab))
     assert [round(nats, 3) for nats in found.by_order.values()] == [3.347, 2.485, 2.042, 1.757, 1.630, 1.619, 1.652]
     assert (found.order, found.counted) == (5, 1_003_854)
-    plain = ngram.floor(ids[train], ids[validation], len(vocab), escape=1.0)
+    plain = ngram.baseline(ids[train], ids[validation], len(vocab), escape=1.0)
     assert (plain.order, round(plain.nats, 3)) == (4, 1.669)

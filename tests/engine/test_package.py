@@ -21,7 +21,7 @@ def run(*args, cwd: Path, **environment) -> subprocess.CompletedProcess:
 def sources() -> dict[str, Path]:
     """The product's files, code and package data, by the place that they have in a wheel."""
     found = [path for name in ("rnncore", "kernels", "data", "cli") for path in (ROOT / name).rglob("*")
-             if path.is_file() and "__pycache__" not in path.parts]
+             if path.is_file() and "__pycache__" not in path.parts and path.name != "README.md"]
     return {f"rnncore/{path.relative_to(ROOT).as_posix()}".replace("rnncore/rnncore/", "rnncore/"): path
             for path in found}
 

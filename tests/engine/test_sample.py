@@ -12,7 +12,7 @@ from rnncore.config import ConfigError, ModelConfig, SampleConfig
 from rnncore.data.vocab import UnknownSymbolError, Vocab
 from rnncore.model import CharLM
 from rnncore.random import Purpose, uniform
-from rnncore.sample import COINS, draw, generate, generate_ids, prompt_ids, samples, until
+from rnncore.sample import DRAWS, draw, generate, generate_ids, prompt_ids, samples, until
 
 quick = settings(derandomize=True, deadline=None)
 PLAIN = SampleConfig(temperature=1.0)
@@ -206,7 +206,7 @@ def test_the_text_is_what_the_model_says_by_the_coins():
     state = None
     for symbol in model.vocab.encode("fade"):
         logits, state = model.step([symbol], state)
-    for coin in uniform(2, Purpose.COIN, 25):
+    for coin in uniform(2, Purpose.DRAW, 25):
         (symbol,) = draw(logits, config, np.array([coin]))
         found.append(model.vocab.symbols[symbol])
         logits, state = model.step([symbol], state)
@@ -216,8 +216,8 @@ def test_the_text_is_what_the_model_says_by_the_coins():
 def test_coins_go_on_past_the_first_block():
     model = the_model()
     steps = generate_ids(model, np.array([0]), SampleConfig(1e9, seed=3))  # an even die: the coin alone decides
-    found = [int(next(steps)[0]) for _ in range(COINS + 50)]
-    wanted = np.floor(uniform(3, Purpose.COIN, COINS + 50) * len(model.vocab))
+    found = [int(next(steps)[0]) for _ in range(DRAWS + 50)]
+    wanted = np.floor(uniform(3, Purpose.DRAW, DRAWS + 50) * len(model.vocab))
     assert found == wanted.tolist()
 
 

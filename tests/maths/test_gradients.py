@@ -66,7 +66,7 @@ def error_of(loss, array, analytic, few=FEW) -> float:
 
 def poison(work: stack.Workspace) -> None:
     """Fill every buffer with nan, so that what is read before it is written shows."""
-    for array in (*(a for cache in work.caches for a in cache), *work.room, work.logits, work.loss, work.dy,
+    for array in (*(a for cache in work.caches for a in cache), *work.embedding, work.logits, work.loss, work.dy,
                   *work.masks, *work.dropped, *work.kept, *work.initial,
                   *(own for own in vars(work.layers.layer).values() if isinstance(own, np.ndarray))):
         if array is not None:
@@ -246,11 +246,12 @@ def test_the_embedding(vocab, fold):
     w = lstm.Weights(rng.standard_normal((4 * hidden, size)), None, rng.standard_normal(4 * hidden))
     ids = rng.integers(0, vocab, (2, steps, n))
     gates, dgates = np.full((2, 4 * hidden, steps, n), np.nan), rng.standard_normal((2, 4 * hidden, steps, n))
-    rooms = [embedding.Room(np.full((size, steps, n), np.nan), np.full((4 * hidden, vocab), np.nan), None) for _ in range(2)]
+    buffers = [embedding.Buffers(np.full((size, steps, n), np.nan), np.full((4 * hidden, vocab), np.nan), None)
+               for _ in range(2)]
 
     def loss():
         for share in range(2):
-            x = embedding.forward(table, w, ids[share], fold, gates[share], rooms[share])
+            x = embedding.forward(table, w, ids[share], fold, gates[share], buffers[share])
             if x is not None:
                 np.testing.assert_array_equal(x, table[ids[share]].transpose(2, 0, 1))
                 kernels.host.affine(w.w_ih, w.bias, lstm.columns(x), lstm.columns(gates[share]))
@@ -258,7 +259,7 @@ def test_the_embedding(vocab, fold):
 
     loss()
     found, grads = np.full_like(table, np.nan), lstm.Weights(np.full_like(w.w_ih, np.nan), None, np.full_like(w.bias, np.nan))
-    shares = [embedding.Share(some, lstm.columns(dz), room) for some, dz, room in zip(ids, dgates, rooms, strict=True)]
+    shares = [embedding.Share(some, lstm.columns(dz), mine) for some, dz, mine in zip(ids, dgates, buffers, strict=True)]
     dtable = np.full((4 * hidden, vocab), np.nan) if fold else None
     for rows in (slice(0, 3), slice(3, 5), slice(5, 8)) if fold else ():
         embedding.scatter_rows(table, dtable, grads, rows, shares)

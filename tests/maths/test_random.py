@@ -53,15 +53,15 @@ def test_uniform_is_53_bits_of_the_counter(seed, purpose, step, layer):
 @quick
 @given(st.integers(0, 50), st.integers(0, 50))
 def test_a_start_is_a_place_in_the_same_sequence(start, size):
-    assert (uniform(3, Purpose.COIN, 100)[start:start + size] == uniform(3, Purpose.COIN, size, start=start)).all()
+    assert (uniform(3, Purpose.DRAW, 100)[start:start + size] == uniform(3, Purpose.DRAW, size, start=start)).all()
 
 
 def test_all_that_a_number_depends_on_makes_another():
-    def numbers(seed=1, purpose=Purpose.COIN, step=0, layer=0):
+    def numbers(seed=1, purpose=Purpose.DRAW, step=0, layer=0):
         return tuple(uniform(seed, purpose, 8, step, layer))
 
     variants = [numbers(), numbers(seed=2), numbers(seed=1 + 2 ** 32), numbers(step=1), numbers(step=2 ** 32),
-                numbers(layer=1), *(numbers(purpose=p) for p in Purpose if p != Purpose.COIN)]
+                numbers(layer=1), *(numbers(purpose=p) for p in Purpose if p != Purpose.DRAW)]
     flat = [number for variant in variants for number in variant]
     assert len(set(flat)) == len(flat)
     assert numbers() == numbers()
@@ -98,6 +98,6 @@ def test_nothing_here_touches_numpys_own_generator():
     np.random.seed(5)
     expected = np.random.random()
     np.random.seed(5)
-    uniform(1, Purpose.COIN, 10)
+    uniform(1, Purpose.DRAW, 10)
     normal(1, Purpose.INIT, 10)
     assert np.random.random() == expected

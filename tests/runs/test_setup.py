@@ -58,9 +58,9 @@ def documented() -> dict[str, str]:
     """The examples, by where they stand."""
     indented = re.search(r"\n\n((?: {4}.*\n|\n)+?)\n(?=\S)", setup.__doc__)[1]
     found = {"setup.py": re.sub("^ {4}", "", indented, flags=re.MULTILINE)}
-    if (ROOT / "README.md").is_file():
-        blocks = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-        (found["README.md"],) = (block for block in blocks if "runs.setup" in block)
+    if (ROOT / "rnncore" / "README.md").is_file():
+        blocks = re.findall("```python\n(.*?)```", (ROOT / "rnncore" / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+        (found["rnncore/README.md"],) = (block for block in blocks if "runs.setup" in block)
     return found
 
 

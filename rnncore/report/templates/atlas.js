@@ -1,4 +1,4 @@
-/* The atlas: pictures of the cells that follow a probe best, and any cell over the whole text. */
+/* The atlas: for each probe an excerpt marked by the cell that follows it best; the whole text marked by any cell. */
 const ATLAS = DATA.atlas;
 const VALUES = numbers(ATLAS.values, Int8Array);
 const ATLAS_IDS = numbers(ATLAS.ids, Uint16Array).slice(0, ATLAS.shown);
@@ -6,13 +6,13 @@ const LEVELS = [0.1, 0.35, 0.6, 0.85];
 const cellName = (place) => ATLAS.cells[place].join(".");
 const cellValue = (place, k) => VALUES[place * ATLAS.shown + k] / 127;
 
-/* The class of tanh c: n4 ... n1 below nought, p1 ... p4 above. */
+/* Return the class of a value of tanh c: n4 ... n1 if it is negative, p1 ... p4 if it is positive, none near 0. */
 function leaning(value) {
   const level = LEVELS.filter((edge) => Math.abs(value) >= edge).length;
   return level ? (value < 0 ? "n" : "p") + level : "";
 }
 
-/* Symbols of one class side by side share a span. */
+/* Fill a box with the symbols begin .. end, marked by the cell at `place`. Neighbours of one class share a span. */
 function picture(box, place, [begin, end]) {
   const first = firstWords(ATLAS_IDS.slice(begin, end));
   for (let k = begin, name; k < end; k++) {
@@ -23,6 +23,7 @@ function picture(box, place, [begin, end]) {
   }
 }
 
+/* Make the card of a probe: its name, its excerpt, and a button for each of its best cells. */
 function card(probe, choose) {
   const made = element("article", undefined, "probe"), follow = element("div", undefined, "follow");
   const text = element("div", undefined, "excerpt"), [first] = probe.best;
@@ -39,6 +40,7 @@ function card(probe, choose) {
   return made;
 }
 
+/* Return a map from a cell's place to the probes that it follows, in words. */
 function follows() {
   const found = new Map();
   for (const probe of ATLAS.probes) {
@@ -47,6 +49,7 @@ function follows() {
   return found;
 }
 
+/* Fill the list of cells, a group for each layer. */
 function options(select) {
   let group, layer;
   ATLAS.cells.forEach(([of], place) => {
@@ -62,6 +65,7 @@ function options(select) {
   });
 }
 
+/* Draw the section of the cells. */
 function drawAtlas() {
   const select = byId("cell"), followed = follows(), readout = byId("cell-readout");
   let place = 0;

@@ -1,7 +1,8 @@
-/* The passage by surprise, and the choice of light or dark. */
-const EDGES = [1, 2, 4, 6, 8];
-const HIGH = 6;
+/* The passage marked by surprise, and the button for light or dark. */
+const EDGES = [1, 2, 4, 6, 8]; /* bits: a symbol is marked by the number of edges that it reaches */
+const HIGH = 6; /* bits: the keys N and P go to a symbol of at least so many */
 
+/* Draw the section of surprise. Bits and odds belong to the symbols after the first: those of symbol k lie at k - 1. */
 function drawSurprise() {
   const {ids: packed, bits: packedBits, likely: packedLikely, odds: packedOdds, runners} = DATA.passage;
   const [ids, bits, likely, odds] = [packed, packedBits, packedLikely, packedOdds].map((a) => numbers(a, Uint16Array));
@@ -40,6 +41,7 @@ function drawSurprise() {
   tell(0, false);
 }
 
+/* Show the button for light or dark. Until it is pressed, the page follows the system's setting. */
 function offerThemes() {
   const button = byId("theme"), root = document.documentElement, system = matchMedia("(prefers-color-scheme: dark)");
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
