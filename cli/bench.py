@@ -46,7 +46,7 @@ def command(setting, layers, hidden, embed, vocab, batch, seq, optimizer, dtype,
     """Measure the speed of training and writing, the share of the matrix product's own speed, and memory.
 
     A training step has all parts: embedding, layers, head, loss, back-propagation, clipping, update. Symbols are
-    random. Entries take turns. The table shows medians and quartiles over the rounds. GF/s counts matrix products.
+    random, and the state is carried. Entries take turns. The table shows medians and quartiles over the rounds.
 
     On a GPU every path is measured by the GPU's clock, in each precision class, beside torch eager and torch in a CUDA
     graph. An entry is not timed if its result is farther from float64 than its class allows.
