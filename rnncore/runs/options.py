@@ -32,7 +32,7 @@ class RunOptions:
     Raises ConfigError if a value is out of its range, OptionError if both out and name are given. Other contradictions
     between options are found when the run starts or is resumed.
     """
-    corpus: tuple[str, ...] = ()  # files, folders, patterns, "-" for stdin, named corpora; resuming: the run's
+    corpus: tuple[str, ...] = ()  # files, folders, patterns, "-" for stdin, named corpora; a resumed run has its own
     preset: str | None = _of("A name for sizes and settings. [default: by corpus and budget]",
                              heading="Model", choices=(*PRESETS,))
     layers: int | None = _of("Number of LSTM layers. [default: the preset's]")
@@ -72,7 +72,7 @@ class RunOptions:
                                 choices=("none", "lines", "blank", "jsonl"))
     field: str | None = _of("With --documents jsonl: the field that holds the text. [default: text]", metavar="NAME")
     no_shuffle: bool | None = _of("Split the documents in their own order, without shuffling.")
-    encoding: str | None = None   # of the text files, or auto
+    encoding: str | None = None   # encoding of the text files, or auto
     encoding_errors: str | None = None  # treatment of bytes that are invalid in it: strict, replace or skip
     newline: str | None = None    # lf: every line end becomes LF; keep: line ends stay
     threads: int | Literal["auto"] | None = _of(
