@@ -18,7 +18,7 @@ from rnncore.nn.dropout import Dropout
 
 EPS = 1e-5
 BOUND = 1e-7   # the largest error measured in this file is 1.5e-8; a wrong gradient's is 1e-2 to 1
-FEW = 64       # entries up to which all are moved, and about as many beyond
+FEW = 40       # entries up to which all are moved, and about as many beyond
 
 pytestmark = pytest.mark.usefixtures("masks_once")
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler (c++, g++, clang++) on this machine")
@@ -106,15 +106,14 @@ def backward(model, case: Case, dropout, work, dstate="the case's") -> tuple:
     return initial, grads
 
 
-@pytest.mark.parametrize("rate, documents", [(0, False), (0.4, True)], ids=["plain", "dropout-documents"])
 @pytest.mark.parametrize("vocab, embed, hidden, layers, steps, n", SHAPES)
-def test_the_stack(vocab, embed, hidden, layers, steps, n, rate, documents):
-    check_stack(build(vocab, embed, hidden, layers), steps, n, rate, documents)
+def test_all_gradients_of_the_stack_with_dropout_and_documents(vocab, embed, hidden, layers, steps, n):
+    check_stack(build(vocab, embed, hidden, layers), steps, n, 0.4, True)
 
 
-@pytest.mark.parametrize("rate, documents", [(0.4, False), (0, True)], ids=["dropout", "documents"])
+@pytest.mark.parametrize("rate, documents", [(0, False), (0.4, False), (0, True)], ids=["plain", "dropout", "documents"])
 @pytest.mark.parametrize("vocab", [5, 30], ids=["folded", "unfolded"])
-def test_dropout_and_documents_alone(vocab, rate, documents):
+def test_all_gradients_of_the_stack_without_one_of_them(vocab, rate, documents):
     check_stack(build(vocab), 6, 4, rate, documents)
 
 
@@ -129,8 +128,7 @@ def test_the_shapes_take_every_path():
     assert paths == {(folded, onehot) for folded in (True, False) for onehot in (True, False)}
 
 
-@pytest.mark.parametrize("rate", [0, 0.4], ids=["", "dropout"])
-@pytest.mark.parametrize("vocab", [5, 12], ids=["folded", "unfolded"])
+@pytest.mark.parametrize("vocab, rate", [(5, 0.4), (12, 0)], ids=["folded-dropout", "unfolded"])
 def test_a_short_run_in_the_workspace_of_a_longer_one(vocab, rate):
     model = build(vocab)
     dropout = Dropout(rate, seed=3, step=2) if rate else None
@@ -157,13 +155,12 @@ def test_without_dstate_the_gradient_is_that_of_the_loss_alone():
     assert (results[0] == results[1]).all() and np.isfinite(results[0]).all()
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("vocab", [5, 16], ids=["folded", "unfolded"])
-def test_shares_of_the_columns(threads, vocab):
+@pytest.mark.parametrize("threads, vocab", [(1, 16), (2, 5), (3, 16)], ids=["1-unfolded", "2-folded", "3-unfolded"])
+def test_all_gradients_where_threads_share_the_columns(threads, vocab):
     """Five columns in shares of 5, of 2 and 3, of 1, 2 and 2."""
     model = build(vocab)
     model.threads = threads
-    errors = step_errors(model, batch(model, 6, 5, documents=True), Dropout(0.3, seed=3, step=2))
+    errors = step_errors(model, batch(model, 6, 5, documents=True), Dropout(0.3, seed=3, step=2), few=12)
     assert len(errors) == len(model.params) and max(errors.values()) < BOUND, errors
 
 
@@ -294,20 +291,19 @@ def test_the_head_and_its_loss():
 
 
 @pytest.mark.parametrize("dropout, documents", [
-    (None, False), (Dropout(0.4, 1, 0), True), (Dropout(0.4, 1, 0, variational=True), False),
-    (Dropout(0, 1, 0, weight_rate=0.4), False), (Dropout(0.3, 1, 0, True, 0.4), True)],
-    ids=["plain", "dropout-documents", "variational", "weight-drop", "all"])
+    (None, False), (Dropout(0.4, 1, 0), True), (Dropout(0.3, 1, 0, True, 0.4), True)],
+    ids=["plain", "dropout-documents", "variational-weight-drop-documents"])
 def test_the_users_gradient_check_says_so_too(dropout, documents):
     model = build()
     before = model.params.flat.copy()
-    most = 40 if dropout else 200  # 200 by default
+    most = 20 if dropout else 200  # 200 by default
     rows = list(gradcheck.check_gradients(model, gradcheck.random_case(model, 6, 4, dropout, documents), *[most] * bool(dropout)))
     assert [row.name for row in rows] == [*model.params, "h0", "c0"]
     assert max(row.error for row in rows) < BOUND and (model.params.flat == before).all()
     assert all(row.checked == min(row.size, most) for row in rows)
 
 
-@pytest.mark.parametrize("name", ["embedding.weight", "lstm.weight_hh_l1", "lstm.bias_ih_l0", "head.bias", "c0"])
+@pytest.mark.parametrize("name", ["embedding.weight", "lstm.weight_hh_l1", "c0"])
 def test_the_users_gradient_check_finds_a_wrong_gradient(name, monkeypatch):
     right = stack.backward, stack.sum_up
 
