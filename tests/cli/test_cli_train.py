@@ -128,17 +128,17 @@ def test_steps_and_epochs_are_exact(train):
 
 
 def test_minutes_hold(tmp_path):
-    """6 s by the clock; the figure is printed. 5% is the promise, a second is for the stalls of a busy machine."""
+    """3 s by the clock; the figure is printed. 5% is the promise, a second is for the stalls of a busy machine."""
     (tmp_path / "long.txt").write_text(30 * TEXT)
     begun = time.monotonic()
-    result = run("train", "long.txt", "--minutes", 0.1, cwd=tmp_path)
+    result = run("train", "long.txt", "--minutes", 0.05, cwd=tmp_path)
     wall = time.monotonic() - begun
     assert result.code == 0
     folder = tmp_path / "runs" / "long"
     about, table = card(folder / "last.safetensors"), rows(folder)  # the last model need not be the best
     seconds = table[-1]["seconds"]
-    print(f"--minutes 0.1: {seconds:.2f} s of 6 in metrics.jsonl, {about['seconds']} in the card, {wall:.2f} s in all")
-    assert abs(seconds - 6) <= 0.05 * 6 + 1
+    print(f"--minutes 0.05: {seconds:.2f} s of 3 in metrics.jsonl, {about['seconds']} in the card, {wall:.2f} s in all")
+    assert abs(seconds - 3) <= 0.05 * 3 + 1
     assert about["val_loss_of_all"] is not None and table[-1]["lr"] < 0.05 * max(row["lr"] for row in table)
 
 
@@ -166,11 +166,10 @@ def test_without_validation_there_is_no_best(train, tmp_path):
     assert all(row["val_loss"] is None for row in rows(tmp_path / "a")) and card("a")["val_loss"] is None
 
 
-@pytest.mark.parametrize("name, characters", [("numpy", 5_000_000), ("python-docs", 400_000)])
-def test_named_corpora(train, name, characters):
-    assert train(name, "--steps", 1).code == 0
-    about = card(runs.RUNS / name)["corpus"]
-    assert about["name"] == name and about["characters"] > characters
+def test_a_named_corpus(train):
+    assert train("python-docs", "--steps", 1).code == 0
+    about = card(runs.RUNS / "python-docs")["corpus"]
+    assert about["name"] == "python-docs" and about["characters"] > 400_000
 
 
 def test_a_folder_several_files_and_stdin(train, tmp_path):

@@ -34,11 +34,9 @@ def score(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("args, line, share", [
-    ((), "90% of this text was trained on", 0.9),
     (("--val", 0.3, "--test", 0.1), "60% of this text was trained on", 0.6),
     (("--val", 0), "all of this text was trained on", 1), (("--level", "byte"), "90% of this text was trained on", 0.9),
-    (("--lower",), "90% of this text was trained on", 0.9),
-    (("--min-count", 20), "90% of this text was trained on", 0.9)])
+    (("--lower", "--min-count", 20), "90% of this text was trained on", 0.9)])
 def test_the_share_of_the_training_text_is_said(score, args, line, share):
     command = score(*args)
     more = ("--on-unknown", "replace") if "--min-count" in args else ()

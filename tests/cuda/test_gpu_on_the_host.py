@@ -15,8 +15,7 @@ pytestmark = [pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ com
 SMALL = {"symbols": 11, "hidden": 9, "layers": 2}
 
 
-@pytest.mark.parametrize("symbols", [11, 300])
-@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-10), ("float32", 1e-3)])
+@pytest.mark.parametrize("symbols, dtype, bound", [(11, "float32", 1e-3), (300, "float64", 1e-10)])
 def test_loss_gradients_and_state(symbols, dtype, bound):
     test_gpu.test_loss_gradients_and_state_equal_the_cpu_s(symbols, dtype, bound)
 
@@ -29,7 +28,7 @@ def test_texts_scores_and_files(tmp_path):
     test_gpu.test_texts_scores_and_files_are_the_same_on_both(tmp_path)
 
 
-@pytest.mark.parametrize(("count", "config"), [(1, SampleConfig(0)), (3, SampleConfig(1.0, 9, 0.8, seed=4))], ids=str)
+@pytest.mark.parametrize(("count", "config"), [(3, SampleConfig(1.0, 9, 0.8, seed=4))], ids=str)
 def test_the_device_s_loop(count, config, monkeypatch):
     monkeypatch.setattr(sample, "LAUNCH", 40)
     test_gpu.test_the_device_s_loop_writes_what_the_host_s_loop_writes(**SMALL, count=count, config=config)

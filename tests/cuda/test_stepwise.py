@@ -8,7 +8,7 @@ import subprocess
 import cupy_stand_in
 import numpy as np
 import pytest
-from test_cuda_compiles import CARDS, nvrtc
+from test_cuda_compiles import CARDS, EVERY_CARD, nvrtc
 
 from rnncore.nn import lstm
 
@@ -59,7 +59,7 @@ def error(mine: dict, wanted: dict) -> float:
 
 
 @pytest.mark.parametrize("keep", [False, True])
-@pytest.mark.parametrize("steps, n", [(1, 1), (1, 4), (LONGEST, 3), (6, 5), (6, 8)])
+@pytest.mark.parametrize("steps, n", [(1, 1), (LONGEST, 3), (6, 8)])
 def test_both_loops_equal_those_of_the_engine(modules, steps, n, keep):
     cublas, stepwise, cuda = modules
     layer = Layer(steps, n, keep)
@@ -109,7 +109,7 @@ def test_arrays_of_another_shape_or_layout(modules):
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on this machine")
-@pytest.mark.parametrize("real", ["float", "double"])
+@pytest.mark.parametrize("real", ["float", "double"] if EVERY_CARD else ["double"])
 def test_nvcc_compiles_the_kernels_for_every_card_without_spills(modules, real, tmp_path):
     (tmp_path / "steps.cu").write_text(modules[1].TEXT)
     flags = [f"-gencode=arch=compute_{card},code=sm_{card}" for card in CARDS]

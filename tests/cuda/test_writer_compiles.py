@@ -13,8 +13,9 @@ from rnncore.kernels.cuda.writer import Card, Sizes, options, shape
 
 H200, T4 = Card(132, 232_448), Card(40, 65_536)
 SHAPES = {  # the model, the columns, the card whose shape it is
-    "3x512": (Sizes(3, 512, 96, 4), 1, H200), "double": (Sizes(3, 512, 96, 8), 64, T4)} | ({
-    "2x128, 64 columns": (Sizes(2, 128, 65, 4), 64, H200), "3x512 not kept": (Sizes(3, 512, 96, 4), 64, T4)} if EVERY_CARD else {})
+    "double": (Sizes(3, 512, 96, 8), 64, T4)} | ({
+    "3x512": (Sizes(3, 512, 96, 4), 1, H200), "2x128, 64 columns": (Sizes(2, 128, 65, 4), 64, H200),
+    "3x512 not kept": (Sizes(3, 512, 96, 4), 64, T4)} if EVERY_CARD else {})
 
 
 def given(name: str) -> tuple[str, ...]:
@@ -42,7 +43,7 @@ def test_nvcc_compiles_every_shape_for_every_card_without_spills(tmp_path):
 
 
 @pytest.mark.skipif(nvrtc() is None, reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc-cu12")
-@pytest.mark.parametrize("card", CARDS if EVERY_CARD else [min(CARDS)])
+@pytest.mark.parametrize("card", CARDS if EVERY_CARD else [max(CARDS)])
 def test_nvrtc_compiles_it(card):
     library, program = ctypes.CDLL(str(nvrtc())), ctypes.c_void_p()
     assert library.nvrtcCreateProgram(ctypes.byref(program), writer.text().encode(), b"writer.cu", 0, None, None) == 0

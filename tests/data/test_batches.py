@@ -6,7 +6,7 @@ from hypothesis import example, given, settings, strategies as st
 from rnncore.data.batches import Batches, shrink, split
 from rnncore.data.text import CorpusError
 
-quick = settings(derandomize=True, deadline=None)
+quick = settings(derandomize=True, deadline=None, max_examples=40)
 
 
 @st.composite

@@ -40,11 +40,9 @@ def real_child(compare: str, silence: int = 2) -> str:
     ("say(cause=None, ms=1.0, eager_ms=2.0); time.sleep(60)", "the start: no sign of life for 10 s"),
     ("say(cause=None, ms=1.0, eager_ms=2.0); sys.exit(1)", "the start: ended with exit code 1"),
     ("raise RuntimeError('illegal\\x1b[1m')", "ended with exit code 1: RuntimeError: illegal\\x1b[1m"),
-    ("pass", "the start: ended with exit code 0"), ("say(cause=None)", "ended with exit code 0"),
-    ("say(cause=None, ms=0.0, eager_ms=1.0)", "ended with exit code 0"), ("say(other=1)", "ended with exit code 0"),
+    ("pass", "the start: ended with exit code 0"), ("say(cause=None, ms=0.0, eager_ms=1.0)", "ended with exit code 0"),
     ("say(cause=None, ms=1.0, eager_ms=2.0); say(stage='x')", "x: ended with exit code 0"), ("say(cause=3)", "ended with exit code 0"),
-    ("say(cause=None, ms='1', eager_ms=2.0)", "ended with exit code 0"), ("say(cause=None, ms=-1.0, eager_ms=2.0)", "ended with exit"),
-    ("say(unable=None)", "ended with exit code 0"), ("say(stage=['x'])", "the start: ended with exit code 0"),
+    ("say(stage=['x'])", "the start: ended with exit code 0"),
     ("say(cause='the loss of step 1 is 2 off')", "the loss of step 1 is 2 off"),
 ])
 def test_a_check_that_ends_badly_or_not_at_all_has_failed(child, code, cause):

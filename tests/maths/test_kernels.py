@@ -11,7 +11,7 @@ from rnncore.kernels import devices, host
 from rnncore.kernels.cpu import loops, updates as cpu_updates
 from rnncore.random import Purpose, counter, key
 
-quick = settings(derandomize=True, deadline=None)
+quick = settings(derandomize=True, deadline=None, max_examples=40)
 dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 TOLERANCE = {"float32": 2e-6, "float64": 1e-14}  # measured, relative to 1 + |wanted|: 2e-7 and 2e-16
 

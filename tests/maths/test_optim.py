@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from rnncore.config import TrainConfig
 from rnncore.optim import OPTIMIZERS, Adam, Muon, Workspace, clip_scale, global_norm, orthogonal, rate
 
-quick = settings(derandomize=True, deadline=None)
+quick = settings(derandomize=True, deadline=None, max_examples=40)
 
 
 def test_adam_follows_the_formulas():

@@ -125,10 +125,9 @@ def test_bytes_lower_case_and_documents_are_read_as_score_reads_them(capsys, tmp
         (tmp_path / "m").unlink()
 
 
-@pytest.mark.parametrize("name, probe", [("numpy", "inside quotes"), ("numpy", "bracket depth"), ("numpy", "position in the line"),
-                                         ("tinyshakespeare", "position in the line")])
+@pytest.mark.parametrize("name, probe", [("numpy", "inside quotes"), ("tinyshakespeare", "position in the line")])
 def test_a_pretrained_model_has_a_cell_that_follows(capsys, name, probe):
-    """.70, .67, .61 and .83 when written."""
+    """.70 and .83 when written."""
     text = ROOT / "kernels/cpu/ops.py" if name == "numpy" else ROOT / "data/pretrained/samples/tinyshakespeare.txt"
     result = call(capsys, "neurons", f"pretrained/{name}", text, "-n", 4000, "--probe", probe, "--json", "--on-unknown", "skip")
     assert abs(figures(result)["probes"][probe]["cells"][0]["r"]) > 0.5
