@@ -22,7 +22,7 @@ def home(tmp_path_factory):
     return folder
 
 
-def test_version(capsys):
+def test_the_version_is_printed(capsys):
     assert call(capsys, "--version") == (0, f"rnncore, version {__version__}\n", "")
 
 
@@ -73,7 +73,7 @@ def test_help_loads_no_numpy(home):
     ("gradcheck", "--vocab", "1"), ("gradcheck", "--vocab", "2000000"), ("gradcheck", "--device", "tpu"),
     ("doctor", "--nothing"), ("info", "a", "b"),
 ])
-def test_usage_errors(capsys, monkeypatch, home, args):
+def test_usage_errors_end_with_2(capsys, monkeypatch, home, args):
     monkeypatch.chdir(home)
     assert refused(call(capsys, *args), 2)
 
@@ -119,7 +119,7 @@ def test_json_parses_and_says_what_the_words_say(home, capsys, monkeypatch, args
     assert call(capsys, *args).code == 0
 
 
-def test_doctor(capsys):
+def test_doctor_says_in_words_what_its_json_says(capsys):
     found = json.loads(call(capsys, "doctor", "--json").out)
     assert found["cores"] >= 1 and "GiB" in found["memory"]
     assert found["cuda"] == (kernels.why_no_cuda() or "ok") and found["device auto"] in ("cpu", "cuda")

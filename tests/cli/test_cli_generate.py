@@ -65,7 +65,7 @@ def test_it_has_learnt_the_words(write):
     assert known > 0.5 * len(words)  # 0.97 when written; an untrained model has none
 
 
-def test_the_seed_decides(write):
+def test_the_seed_decides_the_text(write):
     texts = [write("-n", 200, "--seed", seed) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2] and write("-n", 200) == write("-n", 200, "--seed", 0)
 
@@ -89,14 +89,14 @@ def test_stop_ends_before_its_text(write, trained):
         plain[:plain.index(word, 3)].rstrip("\n") + "\n")
 
 
-def test_count(write):
+def test_count_writes_so_many_texts_the_first_as_without_it(write):
     texts = write("-n", 50, "--count", 3, "--prime", "a dog", "--separator", "@@").split("\n@@\n")
     texts[-1] = whole(texts[-1], 55)
     assert len(set(texts)) == 3 and all(text.startswith("a dog") and len(text) == 55 for text in texts)
     assert texts[0] == whole(write("-n", 50, "--prime", "a dog"), 55)
 
 
-def test_prime_file(write, tmp_path):
+def test_a_prime_file_is_a_prime_without_marks_and_crlf(write, tmp_path):
     for content in (b"the old\ndog", b"\xef\xbb\xbfthe old\r\ndog"):
         (tmp_path / "prime.txt").write_bytes(content)
         assert write("-n", 40, "--prime-file", tmp_path / "prime.txt") == write("-n", 40, "--prime", "the old\ndog")
@@ -109,7 +109,7 @@ def test_prime_files_that_are_refused(refuse, tmp_path):
     assert "not both" in refuse("--prime-file", tmp_path / "latin.txt", "--prime", "a", code=2)
 
 
-def test_out(write, refuse, tmp_path):
+def test_out_writes_a_new_file_and_no_existing_one(write, refuse, tmp_path):
     path = tmp_path / "out.txt"
     assert write("-n", 30, "--out", path) == "" and path.read_text() == write("-n", 30)
     before = path.read_bytes()
@@ -262,7 +262,7 @@ def test_score_is_the_mean_of_minus_log_p(trained, capsys, monkeypatch):
     assert f"{nats:.4f} nats/char" in words and "599 predictions" in words
 
 
-def test_score_refuses(trained, capsys, monkeypatch, tmp_path):
+def test_score_refuses_unknown_symbols_and_missing_texts(trained, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(trained)
     (tmp_path / "odd.txt").write_text("☃ÄÖ")
     assert "'☃'" in refused(call(capsys, "score", "runs/corpus", tmp_path / "odd.txt"))

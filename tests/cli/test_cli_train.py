@@ -37,7 +37,7 @@ def card(folder) -> dict:
 
 # What a run leaves behind
 
-def test_a_run(tmp_path):
+def test_a_run_leaves_its_files_and_its_rows(tmp_path):
     corpus(tmp_path)
     result = run("train", "corpus.txt", "--steps", 60, "--lr", "0.02", *SMALL, cwd=tmp_path)
     folder = tmp_path / "runs" / "corpus"
@@ -353,7 +353,7 @@ def test_a_sample_cannot_move_the_cursor():
     assert printable("a\tb\nc\x1b[2J\r\x07\udcff é☃") == "a\tb\nc\ufffd[2J\ufffd\ufffd\ufffd é☃"
 
 
-def test_clock():
+def test_seconds_are_shown_as_a_clock():
     shown = {0: "0:00", 59.6: "1:00", 61: "1:01", 3599: "59:59", 3600: "1:00:00", 36061: "10:01:01"}
     assert {seconds: clock(seconds) for seconds in shown} == shown
 

@@ -68,7 +68,7 @@ def assert_near(found, wanted, bound) -> None:
 
 
 @pytest.mark.parametrize(("kind", "path"), [(kind, PATHS[k % 2]) for k, kind in enumerate(KINDS)])
-def test_a_run_is_the_processors(with_cublas, kind, path):
+def test_a_captured_run_gives_the_numbers_of_the_cpu(with_cublas, kind, path):
     """Over more than an epoch, whose last window is shorter; the last steps are one launch of several."""
     assert_same(results(training(path, **KINDS[kind], **SHORT)), results(training("cpu", **KINDS[kind], **SHORT)))
 
@@ -81,12 +81,12 @@ def test_a_ring_that_is_smaller_than_the_run(with_cublas, monkeypatch):
 @pytest.mark.parametrize(("path", "shape"), [
     ("graph", {"symbols": 40}), ("graph", {"text": 17}), ("wavefront", {"documents": True}),
     ("wavefront", {"layers": 3, "documents": True, "dropout": 0.4})])
-def test_shapes_of_model_and_text(with_cublas, path, shape):
+def test_models_and_texts_of_other_shapes_give_the_numbers_of_the_cpu(with_cublas, path, shape):
     """The embedding not folded; documents; a text of one window alone."""
     assert_same(*(results(training(by, **SHORT | shape)) for by in (path, "cpu")))
 
 
-def test_one_layer(with_cublas):
+def test_one_layer_goes_by_the_graph_and_has_no_wavefront(with_cublas):
     assert_same(*(results(training(by, layers=1, **SHORT)) for by in ("graph", "cpu")))
     with pytest.raises(ValueError, match="one layer has no wavefront: take graph"):
         training("wavefront", layers=1)

@@ -60,7 +60,7 @@ def first(found: dict) -> str:
 
 @pytest.mark.parametrize("capability", [7.5, 8.0, 9.0])
 @pytest.mark.parametrize("multiprocessors", MISFITS)
-def test_the_rule(on_cuda, play, multiprocessors, capability):
+def test_the_rule_orders_the_paths_by_shape_precision_and_card(on_cuda, play, multiprocessors, capability):
     play(multiprocessors, capability)
     for shape, kind in itertools.product(ORDER, CLASSES):
         check_the_rule(on_cuda, multiprocessors, capability, shape, kind)

@@ -76,7 +76,7 @@ def on(cuda):
 
 
 @pytest.mark.parametrize("precision, bound", [("float32", 1e-5), ("tf32", 2e-2), ("bf16", 2e-1)])  # seen: 2e-6, 5e-3, 5e-2
-def test_the_precisions(modules, precision, bound):
+def test_each_precision_is_as_close_as_its_rounding_allows(modules, precision, bound):
     cublas, stepwise, cuda = modules
     layer = Layer(7, 6, True, "float32")
     loops, mine = stepwise.Stepwise(cublas.Cublas(precision), H, 6, "float32"), dict(map(on(cuda), layer.whole.items()))

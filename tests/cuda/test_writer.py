@@ -200,7 +200,7 @@ def test_the_shapes_of_usual_models_on_an_h200():
     assert (small.blocks, small.units, small.groups, small.share, small.kept) == (16, 8, 8, 8, True)
 
 
-def test_why_not():
+def test_the_reason_is_given_where_the_writing_kernel_does_not_fit():
     assert "no room" in why_not(Sizes(1, 16, 60_000, 4), Card(132, 232_448))
     assert "cannot launch" in why_not(Sizes(1, 16, 60, 4), Card(132, 232_448, False))
     assert why_not(Sizes(3, 512, 96, 4), Card(30, 65_536)) is None

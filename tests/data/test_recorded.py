@@ -79,7 +79,7 @@ def test_what_is_no_plain_file_is_not_opened_for_its_name(hostile, kind):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in NEVER if NEVER[kind][0] != "tinyshakespeare"])
-def test_nor_where_it_is_listed(hostile, kind):
+def test_what_is_no_plain_file_is_not_opened_though_it_is_listed(hostile, kind):
     source, words = NEVER[kind]
     path = os.path.abspath(source)
     size = os.stat(path).st_size if os.path.exists(path) else 0
@@ -149,7 +149,7 @@ def test_a_gzipped_file_is_unpacked_no_further_than_the_text_was(hostile):
 
 
 @pytest.mark.parametrize("sources", [["numpy"] * 20_000, ["corpus.txt"]])
-def test_nor_beyond_half_of_the_disk_where_another_text_is_allowed(hostile, made, monkeypatch, sources):
+def test_no_more_than_half_of_the_disk_is_read_where_another_text_is_allowed(hostile, made, monkeypatch, sources):
     monkeypatch.setattr(recorded.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3200))
     of = [None] * len(sources) if len(sources) > 1 else [[[f"{made}/corpus.txt", 1500]] * 20_000]
     hostile.write(sources, of=of)

@@ -142,7 +142,7 @@ def test_without_shuffling_it_is_the_end_of_the_alphabet(train):
     assert card("old")["corpus"]["shuffle"] is False and card("new")["corpus"]["shuffle"] is True
 
 
-def test_the_run_remembers_it(train, capsys):
+def test_a_resumed_run_keeps_the_shuffled_order(train, capsys):
     assert train("sorted.txt", *LINES, *STEPS, "-o", "whole").code == 0
     assert "documents shuffled\n" in call(capsys, "info", "whole").out
     assert train("sorted.txt", *LINES, *STEPS[:-1], 3, "-o", "halves").code == 0

@@ -67,7 +67,7 @@ def test_a_machine_that_can_start_no_process_cannot_check(monkeypatch):
     assert selfcheck.run(SMALL) == {"unable": "no process can be started: No such file or directory"}
 
 
-def test_what_else_a_process_says_is_not_heard(child):
+def test_other_output_of_the_self_check_s_process_is_ignored(child):
     code = "print('hello'); print('[1]'); print('{'); print('\\xff'); say(stage='x' * 9, other=1)"
     assert child(f"{code}; say(cause=None, ms=1, eager_ms=2.5)") == {"cause": None, "ms": 1, "eager_ms": 2.5}
 

@@ -176,7 +176,7 @@ def step_errors(model, case: Case, dropout=None, few=20) -> dict[str, float]:
 @pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
 @pytest.mark.parametrize("size, hidden, steps, n", [(3, 4, 5, 2), (5, 1, 4, 3), (1, 3, 1, 2), (2, 5, 7, 1), (7, 33, 3, 2)])
 @pytest.mark.parametrize("kind", ["lstm.py", "numpy", pytest.param("compiled", marks=needs_compiler)])
-def test_one_layer(size, hidden, steps, n, documents, kind):
+def test_all_gradients_of_one_layer(size, hidden, steps, n, documents, kind):
     """forward and backward on their own: x or z, all weights, h0 and c0, any gradient from above.
 
     kind: by lstm.py, by NumPy's loops, or by those of host.cpp and gates.cuh, in doubles.
@@ -236,7 +236,7 @@ def test_dx_is_written_where_it_is_wanted_and_may_be_dy(kind):
 
 @pytest.mark.parametrize("fold", [True, False], ids=["folded", "unfolded"])
 @pytest.mark.parametrize("vocab", [4, 140], ids=["", "sorted-scatter"])
-def test_the_embedding(vocab, fold):
+def test_all_gradients_of_the_embedding(vocab, fold):
     """Over two shares of a batch, and the folded one's rows in three parts."""
     rng = np.random.default_rng(7)
     table, steps, n, size, hidden = rng.standard_normal((vocab, 3)), 5, 4, 3, 2
@@ -266,7 +266,7 @@ def test_the_embedding(vocab, fold):
     assert fold or np.isnan(grads.w_ih).all() and np.isnan(grads.bias).all()  # the layer's, which has x as its input
 
 
-def test_the_head_and_its_loss():
+def test_all_gradients_of_the_head_and_the_loss():
     rng = np.random.default_rng(7)
     vocab, hidden, steps, n = 6, 3, 4, 5
     weight, bias = rng.standard_normal((vocab, hidden)), rng.standard_normal(vocab)
@@ -293,7 +293,7 @@ def test_the_head_and_its_loss():
 @pytest.mark.parametrize("dropout, documents", [
     (None, False), (Dropout(0.4, 1, 0), True), (Dropout(0.3, 1, 0, True, 0.4), True)],
     ids=["plain", "dropout-documents", "variational-weight-drop-documents"])
-def test_the_users_gradient_check_says_so_too(dropout, documents):
+def test_the_users_gradient_check_passes_right_gradients(dropout, documents):
     model = build()
     before = model.params.flat.copy()
     most = 20 if dropout else 200  # 200 by default

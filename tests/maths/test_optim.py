@@ -126,7 +126,7 @@ def test_clipping_bounds_the_norm_and_leaves_smaller_ones_alone(norm, clip):
     assert scale == (1.0 if norm <= clip else clip / norm)
 
 
-def test_no_clipping():
+def test_a_bound_of_0_clips_nothing():
     assert clip_scale(1e30, 0) == 1.0 and clip_scale(0.0, 0) == 1.0 and clip_scale(0.0, 1.0) == 1.0
 
 

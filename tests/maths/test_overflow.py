@@ -45,7 +45,7 @@ def test_a_dialogue_says_so(folder):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("write", [lambda model: "".join(rnncore.generate(model, length=9)),
                                    lambda model: samples(model, 3, "", 9, rnncore.SampleConfig())])
-def test_the_library_raises(dtype, write):
+def test_the_library_raises_where_logits_overflow(dtype, write):
     with warnings.catch_warnings(), pytest.raises(FloatingPointError, match="weights are too large"):
         warnings.simplefilter("ignore")
         write(overflowing(dtype))

@@ -266,7 +266,7 @@ def test_a_run_on_stdin_goes_on_with_stdin(tmp_path):
     assert run(*again, cwd=tmp_path, stdin=TEXT.encode()).code == 0 and rows(tmp_path / "a")[-1]["step"] == 5
 
 
-def test_nothing_to_resume(train, tmp_path):
+def test_resume_without_a_run_is_refused(train, tmp_path):
     line = refused(train("--resume"))
     assert "no run" in line and "rnncore train" in line
     for args in (("-o", "nowhere"), ("--name", "nowhere"), ("-o", ".")):
