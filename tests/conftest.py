@@ -53,12 +53,19 @@ def pytest_addoption(parser):
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist, where it is installed, starts its processes
 def pytest_cmdline_main(config):
     """Choose the quick files where nothing else is asked for, and all cores where no file is named."""
-    if hasattr(config, "workerinput"):  # a process of pytest-xdist: its options come from the process that started it
+    if hasattr(config, "workerinput"):  # a process of pytest-xdist
+        config.option.part = config.workerinput["part"]
         return
     option, named = config.option, config.args_source is config.ArgsSource.ARGS
     option.part = option.part or ("all" if named or option.keyword or option.markexpr else "quick")
     if getattr(option, "numprocesses", 0) is None and option.dist == "no" and not (named or option.usepdb):
         option.numprocesses, option.dist = min(8, len(os.sched_getaffinity(0))), "worksteal"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Tell a process of pytest-xdist which part it runs."""
+    node.workerinput["part"] = node.config.option.part
 
 
 def pytest_ignore_collect(collection_path, config):

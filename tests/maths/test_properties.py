@@ -20,7 +20,7 @@ from rnncore.data import batches
 from rnncore.measure import dynamic, evaluate, gradcheck
 from rnncore.sample import generate_ids, samples
 
-DRAWS = int(os.environ.get("RNNCORE_DRAWS", 30))
+DRAWS = int(os.environ.get("RNNCORE_DRAWS", 60))
 
 
 # Properties: each makes a call of one function, and compares what it gives with the reference.
