@@ -1,14 +1,12 @@
 """kernels/cuda/stepwise.py over the stand-ins, against the loops of rnncore/nn/lstm.py on NumPy arrays."""
-import ctypes
 import importlib
-import re
 import shutil
 import subprocess
 
 import cupy_stand_in
 import numpy as np
 import pytest
-from test_cuda_compiles import CARDS, EVERY_CARD, nvrtc
+from test_cuda_compiles import CARDS, EVERY_CARD, SPILLS, by_nvrtc, needs_nvcc, needs_nvrtc
 
 from rnncore.nn import lstm
 
@@ -108,7 +106,7 @@ def test_arrays_of_another_shape_or_layout(modules):
         stepwise.Stepwise(cublas.Cublas("tf32"), H, 3, "float64")
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on this machine")
+@needs_nvcc
 @pytest.mark.parametrize("real", ["float", "double"] if EVERY_CARD else ["double"])
 def test_nvcc_compiles_the_kernels_for_every_card_without_spills(modules, real, tmp_path):
     (tmp_path / "steps.cu").write_text(modules[1].TEXT)
@@ -116,18 +114,16 @@ def test_nvcc_compiles_the_kernels_for_every_card_without_spills(modules, real, 
     done = subprocess.run(["nvcc", "-std=c++17", f"-DREAL={real}", *flags, "-Xptxas", "-v", "--threads", "2", "-c", "-o",
                            tmp_path / "steps.o", tmp_path / "steps.cu"], capture_output=True, text=True)
     assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
-    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr)
+    spills = SPILLS.findall(done.stderr)
     assert len(spills) == 7 * len(CARDS) and set(spills) == {("0", "0")}
 
 
-@pytest.mark.skipif(nvrtc() is None, reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc-cu12")
-@pytest.mark.parametrize("card", CARDS)
-def test_nvrtc_compiles_the_kernels(modules, card):
-    library, program, size = ctypes.CDLL(str(nvrtc())), ctypes.c_void_p(), ctypes.c_size_t()
-    assert library.nvrtcCreateProgram(ctypes.byref(program), modules[1].TEXT.encode(), b"steps.cu", 0, None, None) == 0
-    options = [f"-arch=sm_{card}".encode(), b"-std=c++17", b"-DREAL=float"]
-    assert library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options)) == 0
-    assert library.nvrtcGetCUBINSize(program, ctypes.byref(size)) == 0 and size.value > 1000
+@needs_nvrtc
+@pytest.mark.parametrize("card, real", [(card, real) for card in CARDS for real in ("float", "double")] if EVERY_CARD else [
+    (75, "double"), (90, "float")])
+def test_nvrtc_compiles_the_kernels_without_spills(modules, card, real):
+    spills = SPILLS.findall(by_nvrtc(modules[1].TEXT, [f"-arch=sm_{card}", f"-DREAL={real}"]))
+    assert len(spills) == 7 and set(spills) == {("0", "0")}
 
 
 @pytest.mark.parametrize("right, wrong", [
