@@ -81,8 +81,8 @@ def test_a_real_text_is_counted_as_the_naive_count_has_it():
 
 def test_a_vocabulary_whose_pairs_and_places_do_not_fit_in_63_bits(vocab_size=2 ** 31 - 1):
     rng = np.random.default_rng(0)
-    train = np.concatenate([rng.permutation(70_000), rng.integers(69_900, 70_000, 20_000)])
-    validation = np.concatenate([train[500:600], rng.integers(69_900, 70_000, 400), train[-600:-300]])
+    train = np.concatenate([rng.permutation(9_000), rng.integers(8_900, 9_000, 4_000)])
+    validation = np.concatenate([train[500:600], rng.integers(8_900, 9_000, 400), train[-600:-300]])
     wanted = naive(train, validation, vocab_size, range(7))
     assert ngram.floor(train, validation, vocab_size).by_order == pytest.approx(wanted, **EXACT)
 

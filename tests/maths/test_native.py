@@ -259,7 +259,7 @@ def test_a_step_that_is_wrong_is_not_taken(name, wrong):
 
 @needs_compiler
 @pytest.mark.parametrize("right, wrong", [
-    ("z[0] += a, z[1] += b", "z[0] += b, z[1] += a"), ("*z += a", "*z = a"),
+    ("z[0] += a, z[1] += b", "z[0] += b, z[1] += a"),
     ("layer ? h - size : nullptr", "layer ? h : nullptr"), ("w += rows * hidden", "w += hidden"),
     ("{z, size}, {c, size}, ones, {c, size}, {h, size}", "{z, size}, {c, size}, ones, {h, size}, {c, size}"),
     ("table[r * symbols + ids[k]]", "table[r * symbols + ids[0]]"),

@@ -134,8 +134,8 @@ def test_crash(): os._exit(1)
 """
 
 
-@pytest.mark.parametrize("way, crash", [("shares", False), ("xdist", True)])
-def test_every_test_is_counted_once_in_shares_and_under_xdist(tmp_path, monkeypatch, way, crash):
+@pytest.mark.parametrize("way, crash", [("shares", False)])
+def test_every_test_is_counted_once_in_shares(tmp_path, monkeypatch, way, crash):
     if way == "xdist":
         pytest.importorskip("xdist", reason="`pip install pytest-xdist`")
     (tmp_path / "test_small.py").write_text(SMALL_TESTS)
