@@ -42,7 +42,7 @@ def measure(baseline, work: str = "training", precision: str = "float64", device
 # Parity
 
 @pytest.mark.parametrize("work, precision, bound", [
-    ("training", "bf16", 2e-2), ("writing", "float64", 1e-6), ("forward", "bf16", 2e-2), ("forward and backward", "float32", 1e-5)])
+    ("training", "bf16", 2e-2), ("writing", "float64", 1e-6), ("forward and backward", "float32", 1e-5)])
 def test_both_compute_the_same_and_take_turns(graphed, work, precision, bound):
     found = measure(graphed, work, precision)
     assert all(entry["ms"] > 0 and entry["difference"] <= bound for entry in found["torch"].values())

@@ -69,13 +69,15 @@ def no_cache(monkeypatch, tmp_path):
 def test_what_is_no_plain_file_is_not_opened_for_its_name(hostile, kind):
     """In a run of before there was a list of files, with its last file and without it."""
     source, words = NEVER[kind]
-    hostile.write([source], old=True, last=False)
+    hostile.write([source], old=True, last=True)
     assert words in hostile.why()
     assert hostile.opened == [f"{hostile.home}/other.txt"]
-    hostile.write([source], old=True, last=True)
     line = refused(hostile.resume("--steps", 5), 2 if kind == "what is not there" else 1)
     assert NAME_IT in line and (words in line or kind == "what is not there")
     assert hostile.opened == []
+    hostile.write([source], old=True, last=False)
+    assert words in hostile.why()
+    assert hostile.opened == [f"{hostile.home}/other.txt"]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in NEVER if NEVER[kind][0] != "tinyshakespeare"])

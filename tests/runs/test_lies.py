@@ -118,7 +118,7 @@ def test_parameters_that_returned_but_are_not_there(home, lie):
 
 @pytest.mark.parametrize("options", [
     ("--val", 0), ("--epochs", 0.5, "--test", 0.2), ("--minutes", 0.01), ("--eval-every", 1, "--patience", 1), ("--lr", 1e3),
-    ("--level", "byte", "--min-count", 40, "--optimizer", "adam"), ("--documents", "lines", "--no-shuffle"),
+    ("--level", "byte"), ("--min-count", 40, "--optimizer", "adam"), ("--documents", "lines", "--no-shuffle"),
     ("--batch", 1, "--seq", 1)], ids=str)
 def test_what_a_run_writes_is_no_lie(tmp_path, capsys, monkeypatch, options):
     corpus(tmp_path)
