@@ -4,8 +4,10 @@ import importlib
 import inspect
 import ipaddress
 import os
+import re
 import signal
 import socket
+from pathlib import Path
 from typing import NamedTuple
 
 import cublas_stand_in
@@ -23,6 +25,18 @@ from rnncore.model import CharLM
 from rnncore.nn.lstm import State
 from rnncore.runs.folder import RunFolder
 
+# `python -m pytest` runs the tests of these files, `--rest` those of all others, `--all` both. A file or test that is named
+# on the command line always runs, and -k and -m choose among all tests.
+QUICK = {
+    "maths/test_gradients.py", "maths/test_reference.py", "maths/test_torch.py", "maths/test_kernels.py",
+    "maths/test_random.py", "maths/test_optim.py", "maths/test_dropout.py", "maths/test_masks.py", "maths/test_model.py",
+    "engine/test_layering.py", "engine/test_train.py", "engine/test_sample.py", "engine/test_evaluate.py",
+    "data/test_text.py", "data/test_vocab.py", "data/test_batches.py", "data/test_documents.py",
+    "runs/test_checkpoint.py", "runs/test_resume.py",
+    "cli/test_cli.py", "cli/test_cli_train.py", "cli/test_cli_generate.py", "cli/test_cli_score.py", "cli/test_faults.py",
+}
+HERE = Path(__file__).parent
+
 NOWHERE = "http://127.0.0.1:9"  # for the processes that tests start: a proxy that is not there, but for this machine
 os.environ |= {name: NOWHERE for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy")}
 os.environ |= {"NO_PROXY": "localhost,127.0.0.1", "no_proxy": "localhost,127.0.0.1"}
@@ -32,6 +46,44 @@ with contextlib.suppress(native.Unavailable):
 for kind, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(kind) == signal.SIG_IGN:  # as under nohup, and in the background of a shell: what is started here
         signal.signal(kind, usual)                # would not hear it
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("rnncore", "which of rnncore's tests run")
+    group.addoption("--all", dest="part", action="store_const", const="all", help="run all tests, not only the quick ones")
+    group.addoption("--rest", dest="part", action="store_const", const="rest", help="run the tests that are left out by default")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, where it is installed, starts its processes
+def pytest_cmdline_main(config):
+    """Choose the quick files where nothing else is asked for, and all cores where no file is named."""
+    if hasattr(config, "workerinput"):  # a process of pytest-xdist
+        config.option.part = config.workerinput["part"]
+        return
+    option, named = config.option, config.args_source is config.ArgsSource.ARGS
+    option.part = option.part or ("all" if named or option.keyword or option.markexpr else "quick")
+    if getattr(option, "numprocesses", 0) is None and option.dist == "no" and not (named or option.usepdb):
+        option.numprocesses, option.dist = min(8, len(os.sched_getaffinity(0))), "worksteal"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Tell a process of pytest-xdist which part it runs."""
+    node.workerinput["part"] = node.config.option.part
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave out the files of the other part."""
+    if collection_path.suffix == ".py" and config.option.part != "all":
+        return (collection_path.relative_to(HERE).as_posix() in QUICK) == (config.option.part == "rest") or None
+
+
+def pytest_unconfigure(config):
+    """End a quick run with the number of tests that it left out; cases of one test count once."""
+    if config.option.part == "quick" and not hasattr(config, "workerinput"):
+        others = [path for path in HERE.rglob("test_*.py") if path.relative_to(HERE).as_posix() not in QUICK]
+        count = sum(len(re.findall(r"^def test_", path.read_text(encoding="utf-8"), re.MULTILINE)) for path in others)
+        print(f"{count:,} tests of {len(others)} other files were left out: `python -m pytest --rest` runs them, --all all.")
 
 
 class NetworkUsed(BaseException):

@@ -34,7 +34,7 @@ def bytecode() -> str:
 
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(rnncore.__file__).resolve().parent.parent)}  # the rnncore under test
-if __name__ != "__main__":
+if __name__ != "__main__" and (sys.dont_write_bytecode or not sys.pycache_prefix):
     ENVIRONMENT |= {"PYTHONPYCACHEPREFIX": bytecode(), "PYTHONDONTWRITEBYTECODE": ""}
 COMMAND = (sys.executable, "-m", "rnncore")
 SUBREAPER = 36  # prctl's PR_SET_CHILD_SUBREAPER: who takes in the child of a process that has ended

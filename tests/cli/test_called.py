@@ -37,14 +37,14 @@ def test_rnncore_is_said_where_path_leads_to_this_installation(script, tmp_path)
 
 def test_another_rnncore_on_path_is_not_this_one(script, tmp_path):
     other = tmp_path / "rnncore"
-    for text in ("#!/usr/bin/env bash\n", "#!/nowhere/bin/python3\n", "", "\x7fELF"):
+    for text in ("#!/nowhere/bin/python3\n", "\x7fELF"):
         other.write_text(text)
         other.chmod(0o755)
         assert said([script], tmp_path, PATH=f"{tmp_path}:/usr/bin:/bin") == shlex.quote(str(script))
     assert said([sys.executable, "-m", "rnncore"], tmp_path, PATH=str(tmp_path)) == f"{sys.executable} -m rnncore"
 
 
-@pytest.mark.parametrize("typed", ["{folder}/rnncore", "./a b/rnncore", "a b/../a b/rnncore"])
+@pytest.mark.parametrize("typed", ["{folder}/rnncore", "a b/../a b/rnncore"])
 def test_a_script_is_said_as_it_was_called(script, tmp_path, typed):
     typed = typed.format(folder=script.parent)
     assert said([typed], tmp_path, PATH="/usr/bin:/bin") == shlex.quote(typed)

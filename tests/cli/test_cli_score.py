@@ -79,7 +79,7 @@ def test_the_protocols_differ_and_the_carried_one_is_the_librarys(score, model):
     ((), "state carried over the whole text; no unknown characters"),
     (("--window", 50), "state reset every 50 characters; no unknown characters"),
     (("--dynamic",), "dynamic evaluation at rate 0.1, decay 0.001, segments of 20 characters; no unknown characters")])
-def test_two_lines_of_words(score, args, words):
+def test_the_words_say_what_the_json_says_in_two_lines(score, args, words):
     found, result = figures(score("part.txt", "--json", *args)), score("part.txt", *args)
     assert result.code == 0 and result.err == "" and result.out == (
         f"{found['nats_per_char']:.4f} nats/char   {found['bits_per_char']:.4f} bits/char   "
@@ -139,7 +139,7 @@ def test_stdin_folders_and_notes(score, model, tmp_path):
     (("--window", 0), "--window"), (("--window", "5.5"), "--window"), (("--dynamic", "--rate", "nan"), "rate must be"),
     (("--dynamic", "--rate", "inf"), "rate must be"), (("--dynamic", "--rate", -1), "rate must be"),
     (("--dynamic", "--decay", 2), "decay must be"), (("--dynamic", "--segment", 0), "segment must be")])
-def test_usage_errors(score, tmp_path, args, words):
+def test_usage_errors_end_with_2_and_write_no_file(score, tmp_path, args, words):
     assert words in refused(score("part.txt", "--per-char", "out.jsonl", *args), 2) and not os.path.exists("out.jsonl")
 
 
@@ -177,7 +177,7 @@ def test_no_half_file_is_left_behind(score, tmp_path, monkeypatch):
     assert files(tmp_path) == before
 
 
-def test_a_rate_that_does_harm_is_said_to(score):
+def test_a_rate_that_does_harm_is_a_warning(score):
     result = score("part.txt", "--dynamic", "--rate", 1000)
     assert result.code == 0 and "lower --rate" in result.err and len(result.err.splitlines()) == 1
 

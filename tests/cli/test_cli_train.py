@@ -7,7 +7,6 @@ import resource
 import shlex
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -38,7 +37,7 @@ def card(folder) -> dict:
 
 # What a run leaves behind
 
-def test_a_run(tmp_path):
+def test_a_run_leaves_its_files_and_its_rows(tmp_path):
     corpus(tmp_path)
     result = run("train", "corpus.txt", "--steps", 60, "--lr", "0.02", *SMALL, cwd=tmp_path)
     folder = tmp_path / "runs" / "corpus"
@@ -127,21 +126,6 @@ def test_steps_and_epochs_are_exact(train):
     assert rows(runs.Path("epochs2"))[-1]["chars"] == 2 * 8 * ((length - 1) // 8)
 
 
-def test_minutes_hold(tmp_path):
-    """6 s by the clock; the figure is printed. 5% is the promise, a second is for the stalls of a busy machine."""
-    (tmp_path / "long.txt").write_text(30 * TEXT)
-    begun = time.monotonic()
-    result = run("train", "long.txt", "--minutes", 0.1, cwd=tmp_path)
-    wall = time.monotonic() - begun
-    assert result.code == 0
-    folder = tmp_path / "runs" / "long"
-    about, table = card(folder / "last.safetensors"), rows(folder)  # the last model need not be the best
-    seconds = table[-1]["seconds"]
-    print(f"--minutes 0.1: {seconds:.2f} s of 6 in metrics.jsonl, {about['seconds']} in the card, {wall:.2f} s in all")
-    assert abs(seconds - 6) <= 0.05 * 6 + 1
-    assert about["val_loss_of_all"] is not None and table[-1]["lr"] < 0.05 * max(row["lr"] for row in table)
-
-
 # The text and its parts
 
 def test_the_split_is_in_order_and_recorded(train):
@@ -166,11 +150,10 @@ def test_without_validation_there_is_no_best(train, tmp_path):
     assert all(row["val_loss"] is None for row in rows(tmp_path / "a")) and card("a")["val_loss"] is None
 
 
-@pytest.mark.parametrize("name, characters", [("numpy", 5_000_000), ("python-docs", 400_000)])
-def test_named_corpora(train, name, characters):
-    assert train(name, "--steps", 1).code == 0
-    about = card(runs.RUNS / name)["corpus"]
-    assert about["name"] == name and about["characters"] > characters
+def test_a_named_corpus(train):
+    assert train("python-docs", "--steps", 1).code == 0
+    about = card(runs.RUNS / "python-docs")["corpus"]
+    assert about["name"] == "python-docs" and about["characters"] > 400_000
 
 
 def test_a_folder_several_files_and_stdin(train, tmp_path):
@@ -370,7 +353,7 @@ def test_a_sample_cannot_move_the_cursor():
     assert printable("a\tb\nc\x1b[2J\r\x07\udcff é☃") == "a\tb\nc\ufffd[2J\ufffd\ufffd\ufffd é☃"
 
 
-def test_clock():
+def test_seconds_are_shown_as_a_clock():
     shown = {0: "0:00", 59.6: "1:00", 61: "1:01", 3599: "59:59", 3600: "1:00:00", 36061: "10:01:01"}
     assert {seconds: clock(seconds) for seconds in shown} == shown
 

@@ -113,17 +113,16 @@ def test_an_end_within_a_text_is_two_documents():
     assert "".join(laid_out(vocab, [["a", END, "b"]], True, False, None)) == "a\nb\n"
 
 
-@pytest.mark.parametrize("args", [("plain",), ("byte",), ("lines", "--count", 10 ** 9), ("jsonl", "--count", 10 ** 9),
-                                  ("plain", "--temperature", 0)])
+@pytest.mark.parametrize("args", [("plain",), ("jsonl", "--count", 10 ** 9)])
 def test_minus_one_writes_until_the_reader_leaves(models, args):
     shell = " ".join(map(str, [*COMMAND, "generate", *args, "-n", -1]))
-    done = subprocess.run(["bash", "-c", f"{shell} | head -c 20000; echo ${{PIPESTATUS[0]}} >&2"], cwd=models, env=ENVIRONMENT,
+    done = subprocess.run(["bash", "-c", f"{shell} | head -c 3000; echo ${{PIPESTATUS[0]}} >&2"], cwd=models, env=ENVIRONMENT,
                           capture_output=True, timeout=60)
-    assert len(done.stdout) == 20000 and done.stderr == b"0\n"
+    assert len(done.stdout) == 3000 and done.stderr == b"0\n"
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("args", [("plain",), ("jsonl", "--count", 10 ** 9)])
+@pytest.mark.parametrize("kind, args", [
+    (signal.SIGINT, ("plain",)), (signal.SIGTERM, ("jsonl", "--count", 10 ** 9)), (signal.SIGHUP, ("plain",))])
 def test_a_signal_ends_a_text_without_end_and_all_of_it_is_there(models, kind, args):
     process = Forked("generate", *args, "-n", -1, "-o", "out", cwd=models, stderr=subprocess.PIPE)
     try:
@@ -154,10 +153,11 @@ def test_a_signal_in_the_middle_of_writing_is_noted_and_ends_nothing_at_once(kin
 
 def test_a_reader_that_sleeps_is_not_waited_for(models):
     process = Forked("generate", "plain", "-n", -1, cwd=models, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
     try:
         held, before = 0, -1
         while held != before or not held:  # until the pipe is full
-            time.sleep(0.5)
+            time.sleep(0.2)
             assert process.poll() is None
             before, held = held, int.from_bytes(fcntl.ioctl(process.stdout, termios.FIONREAD, b"\0" * 4), sys.byteorder)
         process.send_signal(signal.SIGTERM)

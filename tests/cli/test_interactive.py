@@ -140,7 +140,7 @@ def test_stop_help_quit_and_text_that_begins_with_a_slash(talk, tmp_path):
     assert said(talk("ab\n", "-n", 0)) == "\n"
 
 
-def test_unknown_symbols(talk, tmp_path):
+def test_unknown_symbols_are_skipped_replaced_or_refused(talk, tmp_path):
     made(tmp_path)
     assert said(talk("aXb\n", "--on-unknown", "skip")) == said(talk("ab\n"))
     assert said(talk("aXb\n", "--on-unknown", "replace")) == said(talk("a b\n"))  # the space is the stand-in
@@ -155,14 +155,14 @@ def test_lower_case_line_ends_and_a_vocabulary_without_a_newline(talk, tmp_path)
     assert said(talk("ab\n", "-n", 9)) == "".join(rnncore.generate(model, "ab", 9)) + "\n"
 
 
-def test_bytes(talk, tmp_path):
+def test_a_model_of_bytes_reads_and_writes_bytes(talk, tmp_path):
     model = made(tmp_path, map(chr, range(256)), level="byte")
     done = subprocess.run([*COMMAND, "generate", "m", "-i", "-n", "50"], cwd=tmp_path, env=ENVIRONMENT, input=b"\xff\r\n", capture_output=True)
     wanted = subprocess.run([*COMMAND, "generate", "m", "-n", "50", "--prime", b"\xff\r\n"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True)
     assert b"\xff\r\n" + done.stdout == wanted.stdout and len(done.stdout) == 50 and model.vocab.level == "byte"
 
 
-def test_documents(talk, tmp_path):
+def test_a_line_goes_on_with_a_document_and_the_next_begins_another(talk, tmp_path):
     """A line goes on with a document, the model ends it, and then another begins."""
     model = made(tmp_path, END + "abc", documents="lines")
     first = "".join(rnncore.generate(model, "ab", 200))
@@ -274,7 +274,7 @@ def terminal(tmp_path):
         os.close(one.end)
 
 
-def test_a_terminal(talk, terminal, tmp_path):
+def test_a_terminal_has_backspace_and_a_history(talk, terminal, tmp_path):
     made(tmp_path, "\n abcdefg")
     wanted, text = said(talk("abc\nfed\nabc\n")), ""
     shown = terminal()

@@ -34,11 +34,9 @@ def score(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("args, line, share", [
-    ((), "90% of this text was trained on", 0.9),
     (("--val", 0.3, "--test", 0.1), "60% of this text was trained on", 0.6),
     (("--val", 0), "all of this text was trained on", 1), (("--level", "byte"), "90% of this text was trained on", 0.9),
-    (("--lower",), "90% of this text was trained on", 0.9),
-    (("--min-count", 20), "90% of this text was trained on", 0.9)])
+    (("--lower", "--min-count", 20), "90% of this text was trained on", 0.9)])
 def test_the_share_of_the_training_text_is_said(score, args, line, share):
     command = score(*args)
     more = ("--on-unknown", "replace") if "--min-count" in args else ()
@@ -50,7 +48,7 @@ def test_the_share_of_the_training_text_is_said(score, args, line, share):
 
 @pytest.mark.parametrize("kind, name, text", [("lines", "mine.txt", TEXT), ("jsonl", "mine.jsonl", TWEETS),
                                               ("blank", "mine.txt", TEXT.replace("\n", "\n\n"))])
-def test_of_documents_too(score, kind, name, text):
+def test_the_share_of_the_documents_that_were_trained_on_is_said(score, kind, name, text):
     told, figures = score("--documents", kind, name=name, text=text)(name)
     assert told == "90% of these documents were trained on"
     assert figures["trained_on"]["share"] == pytest.approx(0.9, abs=0.01)

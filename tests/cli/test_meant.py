@@ -44,7 +44,7 @@ def test_nothing_is_suggested_that_is_not_close(last, line):
     ("1k", "1000"), ("1K", "1000"), ("1_000", "1000"), ("1e3", "1000"), ("10,000", "10000"), ("1.000", "1000"), ("2M", "2000000"),
     ("1.5k", "1500"), ("10 000", "10000"), ("=50", "50"), ("5.0", "5"), ("0x10", None), ("many", None), ("1.5", None), ("", None), ("1e400", None),
     ("1,5", None), ("nan", None), ("--5", None), ("1kk", None)])
-def test_whole_numbers(typed, found):
+def test_numbers_in_words_and_with_separators_are_understood(typed, found):
     assert meant.number(typed, True) == found
 
 
@@ -76,5 +76,5 @@ def test_every_name_of_ours_that_is_suggested_is_there():
 
 @pytest.mark.parametrize("a, b, far", [("train", "tran", 1), ("train", "trian", 1), ("abc", "abc", 0), ("", "ab", 2), ("ab", "ba", 1),
                                        ("kitten", "sitting", 3)])
-def test_distance(a, b, far):
+def test_the_distance_of_two_words_is_symmetric(a, b, far):
     assert meant.distance(a, b) == meant.distance(b, a) == far

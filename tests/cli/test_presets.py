@@ -108,9 +108,7 @@ def test_it_cannot_be_standard_after_a_stop_when_it_was_variational(train):
 
 @pytest.mark.parametrize("args, rates, words", [
     (("--steps", 1), (0.0, 0.0), "dropout 0, weight-drop 0: "),
-    (("--epochs", 2), (0.1, 0.0), "dropout 0.1, weight-drop 0: "),
     (("--epochs", 2, "--dropout", 0.5), (0.5, 0.0), "\nweight-drop 0: "),
-    (("--epochs", 2, "--weight-drop", 0.5), (0.1, 0.5), "\ndropout 0.1: "),
     (("--epochs", 2, "--dropout", 0.4, "--weight-drop", 0.2), (0.4, 0.2), None)])
 def test_what_is_left_open_is_chosen_with_its_reason(train, args, rates, words):
     """About 8,600 parameters, 2 epochs of 9,702 characters: 1.8 epochs x parameters / characters."""

@@ -88,7 +88,7 @@ def test_rows_that_others_wrote_end_no_run(train):
     assert [event.step for event in found.Scalars("loss/train")][0] == 11
 
 
-def test_a_run_keeps_to_it_until_it_is_told_otherwise(train):
+def test_a_resumed_run_writes_events_until_no_tensorboard_is_given(train):
     assert train("--steps", 10, "--tensorboard").code == 0
     assert train("--resume", "--steps", 20).code == 0
     (file,) = (RUN / "tensorboard").iterdir()
@@ -197,7 +197,7 @@ def test_it_is_not_imported_unasked(train, monkeypatch):
     assert train("--steps", 10).code == 0 and not (RUN / "tensorboard").exists()
 
 
-def test_without_tensorboardx(train, monkeypatch):
+def test_without_tensorboardx_the_cure_is_named_and_nothing_is_written(train, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     line = refused(train("--steps", 10, "--tensorboard"))
     assert CURE in line and not RUN.exists()

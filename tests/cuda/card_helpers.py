@@ -1,5 +1,7 @@
 """Tiny tasks, and torch's side on a CPU, for the tests of bench on a card."""
 import contextlib
+import functools
+import gc
 
 import pytest
 
@@ -27,13 +29,22 @@ def swap_gates(weights) -> None:
         gates[:2] = gates[1::-1].copy()
 
 
+@functools.cache
+def imported_torch():
+    """The module torch, whose objects no later collection of garbage looks through: `bench` asks for many."""
+    torch = pytest.importorskip("torch", reason="the comparison with torch needs `pip install torch`")
+    gc.collect()
+    gc.freeze()
+    return torch
+
+
 @contextlib.contextmanager
 def torch_side():
     """The module torch_card, on one thread, with torch's settings as before afterwards; a skip without torch.
 
     Without oneDNN, whose LSTM has no bfloat16 on many a CPU.
     """
-    torch = pytest.importorskip("torch", reason="the comparison with torch needs `pip install torch`")
+    torch = imported_torch()
     from rnncore.bench import torch_card as graphed
     threads, tf32 = torch.get_num_threads(), (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     torch.set_num_threads(1)

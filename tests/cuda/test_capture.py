@@ -156,8 +156,7 @@ def held(graphed, fake):
     return found
 
 
-@pytest.mark.parametrize("work", WORK)
-@pytest.mark.parametrize("kind", ["float32", "bf16 weights"])
+@pytest.mark.parametrize("work, kind", [("training", "bf16 weights"), ("writing", "float32"), ("forward and backward", "float32")])
 def test_nothing_holds_a_grad_fn_where_a_capture_begins(graphed, held, work, kind, monkeypatch):
     """Of the work itself, of the copies kept meanwhile, and of the same work done eagerly before."""
     from rnncore.bench import torch_graph as capture
@@ -224,7 +223,3 @@ def first(*arguments: str) -> None:
     done = subprocess.run([sys.executable, "-c", FIRST, *arguments], capture_output=True, text=True, timeout=300,
                           env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     assert done.returncode == 0 and "AccumulateGrad" not in done.stderr, done.stderr
-
-
-def test_the_program_of_that_test_runs(graphed):
-    first("cpu", "training", "float32", "alone")

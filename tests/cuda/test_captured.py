@@ -67,9 +67,8 @@ def assert_near(found, wanted, bound) -> None:
     assert_same(found[1:], wanted[1:], bound)
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_run_is_the_processors(with_cublas, kind, path):
+@pytest.mark.parametrize(("kind", "path"), [(kind, PATHS[k % 2]) for k, kind in enumerate(KINDS)])
+def test_a_captured_run_gives_the_numbers_of_the_cpu(with_cublas, kind, path):
     """Over more than an epoch, whose last window is shorter; the last steps are one launch of several."""
     assert_same(results(training(path, **KINDS[kind], **SHORT)), results(training("cpu", **KINDS[kind], **SHORT)))
 
@@ -79,15 +78,15 @@ def test_a_ring_that_is_smaller_than_the_run(with_cublas, monkeypatch):
     assert_same(results(training("graph", **SHORT)), results(training("cpu", **SHORT)))
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("shape", [{"symbols": 40}, {"documents": True}, {"layers": 3, "documents": True, "dropout": 0.4},
-                                   {"text": 17}])
-def test_shapes_of_model_and_text(with_cublas, path, shape):
+@pytest.mark.parametrize(("path", "shape"), [
+    ("graph", {"symbols": 40}), ("graph", {"text": 17}), ("wavefront", {"documents": True}),
+    ("wavefront", {"layers": 3, "documents": True, "dropout": 0.4})])
+def test_models_and_texts_of_other_shapes_give_the_numbers_of_the_cpu(with_cublas, path, shape):
     """The embedding not folded; documents; a text of one window alone."""
     assert_same(*(results(training(by, **SHORT | shape)) for by in (path, "cpu")))
 
 
-def test_one_layer(with_cublas):
+def test_one_layer_goes_by_the_graph_and_has_no_wavefront(with_cublas):
     assert_same(*(results(training(by, layers=1, **SHORT)) for by in ("graph", "cpu")))
     with pytest.raises(ValueError, match="one layer has no wavefront: take graph"):
         training("wavefront", layers=1)
@@ -104,17 +103,17 @@ def launches(run: Training, monkeypatch) -> list:
 def test_steps_are_taken_together_up_to_what_is_due(with_cublas, monkeypatch):
     monkeypatch.setattr(CapturedSteps, "_in_time", lambda self: 1000)
     monkeypatch.setattr("rnncore.capture.MILESTONES", 1)
-    run = training("graph", text=4 * 7 * 30 + 4 * 3 + 1, steps=70, eval_every=25)  # 30 windows of 7 and one of 3
+    run = training("graph", text=4 * 3 * 30 + 4 * 2 + 1, steps=70, eval_every=25, window=3)  # 30 windows of 3 and one of 2
     run.stops = (None, 40)
     made = launches(run, monkeypatch)
     shown = [p.step for p in run]
-    assert made == [(25, 7), (5, 7), (1, 3), (9, 7), (10, 7), (11, 7), (1, 3), (8, 7)]
+    assert made == [(25, 3), (5, 3), (1, 2), (9, 3), (10, 3), (11, 3), (1, 2), (8, 3)]
     assert shown == list(np.cumsum([count for count, _ in made]))
 
 
 def test_what_comes_out_does_not_depend_on_how_many_are_taken_together(with_cublas, monkeypatch):
     found = []
-    for count in (1, 5, 1000):
+    for count in (5, 1000):
         monkeypatch.setattr(CapturedSteps, "_in_time", lambda self, count=count: count)
         found.append(results(training("graph", dropout=0.3, **SHORT)))
     for mine in found[1:]:
@@ -149,12 +148,12 @@ def test_what_is_changed_between_two_steps_holds_for_the_next(with_cublas, monke
 
 def test_the_course_of_the_losses_has_every_step_however_many_are_taken_together(with_cublas, monkeypatch):
     found = []
-    for path, count in (("cpu", 1), ("graph", 1), ("graph", 5), ("graph", 1000)):
+    for path, count in (("cpu", 1), ("graph", 1), ("graph", 1000)):
         monkeypatch.setattr(CapturedSteps, "_in_time", lambda self, count=count: count)
         run = training(path, **SHORT)
         list(run)
         found.append(run.course)
-    assert found[1] == found[2] == found[3] and found[1].weight == found[0].weight
+    assert found[1] == found[2] and found[1].weight == found[0].weight
     assert abs(found[1].first - found[0].first) < 1e-12 and abs(found[1].recent - found[0].recent) < 1e-12
 
 
@@ -186,10 +185,10 @@ def taken_up(path: str, first: Training, **config) -> Training:
     return run
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("before, after", [
-    ({}, {"lr": 0.005, "dropout": 0.3, "weight_drop": 0.2}), ({"dropout": 0.3, "weight_drop": 0.2}, {"lr": 0.05}),
-    ({"optimizer": "adam", "dropout": 0.3}, {"optimizer": "adam", "dropout": 0.1, "threads": 2})])
+@pytest.mark.parametrize("path, before, after", [
+    ("graph", {}, {"lr": 0.005, "dropout": 0.3, "weight_drop": 0.2}),
+    ("wavefront", {"dropout": 0.3, "weight_drop": 0.2}, {"lr": 0.05}),
+    ("graph", {"optimizer": "adam", "dropout": 0.3}, {"optimizer": "adam", "dropout": 0.1, "threads": 2})])
 def test_what_a_run_is_changed_to_on_the_way_is_what_its_captured_steps_do(with_cublas, path, before, after):
     """Rate and dropout of a run that is taken up again: in the steps that are recorded then, none of before is left."""
     first = training("cpu", **SHORT, **before)
@@ -212,8 +211,7 @@ def poisoned(path: str, windows: set, window=3) -> Training:
     return run
 
 
-@pytest.mark.parametrize("together", [1, 1000])
-@pytest.mark.parametrize("windows", [{4}, {0, 9, 10}, {19}, {11, 12, 13}])
+@pytest.mark.parametrize("windows, together", [({4}, 1), ({0, 9, 10}, 1000), ({19}, 1000), ({11, 12, 13}, 1000)])
 def test_bad_steps_are_skipped_as_eager_ones_are(with_cublas, windows, together, monkeypatch):
     monkeypatch.setattr(recovery, "EVERY", 4)
     monkeypatch.setattr(CapturedSteps, "_in_time", lambda self: together)
@@ -259,23 +257,22 @@ def test_a_step_is_recorded_in_order_and_its_memory_lives(with_cublas):
 
 
 @functools.cache
-def losses_of_200_steps(path: str, kind: str) -> dict[int, float]:
+def losses_of_40_steps(path: str, kind: str) -> dict[int, float]:
     ids = np.tile(np.random.default_rng(0).integers(0, 11, 9), 100)
-    run = training(path, kind, ids=ids, steps=200, hidden=12, lr=0.02, window=4)
+    run = training(path, kind, ids=ids, steps=40, hidden=12, lr=0.05, window=4)
     assert run.model.params.flat.dtype == ("float64" if kind == "float64" else "float32")
     return {p.step: p.loss for p in run}
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-4), ("tf32", 0.01), ("bf16", 0.03)])
-def test_losses_of_200_steps_stay_with_those_in_float64(with_cublas, dtype, bound):
+@pytest.mark.parametrize(("dtype", "bound"), [("tf32", 0.01), ("bf16", 0.03)])
+def test_losses_of_40_steps_stay_with_those_in_float64(with_cublas, dtype, bound):
     """On a text that can be learnt: the loss falls by half, and every precision follows."""
-    wanted, found = losses_of_200_steps("cpu", "float64"), losses_of_200_steps("graph", dtype)
-    assert wanted[200] < wanted[1] / 2 and len(found) > 10
+    wanted, found = losses_of_40_steps("cpu", "float64"), losses_of_40_steps("graph", dtype)
+    assert wanted[40] < wanted[1] / 2 and len(found) > 10
     assert max(abs(loss - wanted[step]) for step, loss in found.items()) < bound
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("tf32", 0.01), ("bf16", 0.1)])
-@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize(("dtype", "bound", "documents"), [("tf32", 0.01, True), ("bf16", 0.1, False)])
 def test_persistent_kernels_in_captured_steps(with_cublas, dtype, bound, documents):
     """One block a group of columns: without flags, in a graph, with dropout."""
     mine, wanted = (results(training(path, kind, hidden=64, steps=6, documents=documents, dropout=0.3, optimizer="adam"))

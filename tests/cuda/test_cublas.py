@@ -60,7 +60,7 @@ def test_every_layout_of_every_matrix(module, m, n, k):
 
 
 @pytest.mark.parametrize("shape_a, shape_b", [((3, 0), (0, 4)), ((0, 3), (3, 4)), ((2, 3), (3, 0)), ((2, 3, 0), (2, 0, 4))])
-def test_matrices_without_numbers(module, shape_a, shape_b):
+def test_products_of_empty_matrices_add_nothing(module, shape_a, shape_b):
     blas, out = module.Cublas("float32"), on_card(np.ones((*shape_a[:-1], shape_b[-1]), "float32"))
     blas.product(draw(*shape_a, dtype="float32"), draw(*shape_b, dtype="float32"), out, add=True)
     assert (out.get() == 1).all()
@@ -68,7 +68,7 @@ def test_matrices_without_numbers(module, shape_a, shape_b):
     assert (out.get() == 0).all() and module.fake.products == 0
 
 
-def test_batches(module):
+def test_batched_products_are_those_of_numpy(module):
     """As Muon's Newton-Schulz needs them, blocks of a larger array, and steps of (F, T, N)."""
     blas = module.Cublas("float64")
     x, steps, square = draw(3, 4, 6), draw(5, 3, 7), draw(3, 4, 4)
@@ -180,7 +180,7 @@ def test_the_handle_is_destroyed_once(module):
     assert not module.fake.handles
 
 
-def test_without_a_library(module, monkeypatch):
+def test_a_missing_cublas_is_an_error_in_one_line(module, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(module.Unavailable, match="^cuBLAS cannot be used [^\n]*$"):
         module.library()

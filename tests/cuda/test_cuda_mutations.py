@@ -98,7 +98,6 @@ def planted(folder: Path, name: str, right: str, wrong: str) -> Path:
     return folder
 
 
-@pytest.mark.slow  # a tree of kernels compiled for each planted error
 def test_every_planted_error_is_caught_and_the_right_tree_passes(tmp_path):
     right = copy(tmp_path / "right")
     trees = [right, *(planted(tmp_path / str(k), *error) for k, error in enumerate(PLANTED))]

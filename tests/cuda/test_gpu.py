@@ -36,7 +36,7 @@ def host(array) -> np.ndarray:
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize(("steps", "n", "symbols", "dropout", "documents"),
                          [(1, 1, 2, 0.0, False), (7, 5, 11, 0.3, True), (4, 3, 40, 0.0, True), (6, 4, 3, 0.5, False)])
-def test_gradients(layers, steps, n, symbols, dropout, documents):
+def test_gradients_on_the_gpu_are_right(layers, steps, n, symbols, dropout, documents):
     m = model("cuda", symbols=symbols, hidden=9, layers=layers)
     rows = list(check_gradients(m, random_case(m, steps, n, Dropout(dropout, 0, 0), documents), most=20))
     assert max(row.error for row in rows) < TOLERANCE

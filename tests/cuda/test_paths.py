@@ -1,5 +1,6 @@
 """Which path a GPU takes: the rule over the shapes that were measured and those of bench, on cards that are played; what
 a slower path costs, in words; and the warning where work goes by one."""
+import itertools
 import functools
 import importlib
 import subprocess
@@ -57,12 +58,15 @@ def first(found: dict) -> str:
     return next(path for path, reason in found.items() if reason is None)
 
 
-@pytest.mark.parametrize("kind", CLASSES)
-@pytest.mark.parametrize("shape", ORDER)
 @pytest.mark.parametrize("capability", [7.5, 8.0, 9.0])
 @pytest.mark.parametrize("multiprocessors", MISFITS)
-def test_the_rule(on_cuda, play, multiprocessors, capability, shape, kind):
+def test_the_rule_orders_the_paths_by_shape_precision_and_card(on_cuda, play, multiprocessors, capability):
     play(multiprocessors, capability)
+    for shape, kind in itertools.product(ORDER, CLASSES):
+        check_the_rule(on_cuda, multiprocessors, capability, shape, kind)
+
+
+def check_the_rule(on_cuda, multiprocessors, capability, shape, kind):
     found, sixteen_bit = rule(on_cuda, kind, SHAPES[shape]), kind not in ("float64", "float32")
     assert list(found) == [*(["graph"] if kind == "float64" else ORDER[shape][sixteen_bit]), "eager"]
     if kind == "bf16" and capability < 8:  # no model is made in that precision there
@@ -98,11 +102,10 @@ def test_more_columns_than_the_persistent_kernel_takes_go_by_the_next_path(on_cu
     assert "too many" in found["persistent"] and first(found) == "wavefront"
 
 
-@pytest.mark.parametrize("kind", CLASSES)
-@pytest.mark.parametrize("shape", ORDER)
-def test_texts_have_one_kernel(on_cuda, play, shape, kind):
+def test_texts_have_one_kernel(on_cuda, play):
     play(132, 9.0)
-    assert rule(on_cuda, kind, SHAPES[shape], writing=True) == {"graph": None, "eager": None}
+    for shape, kind in itertools.product(ORDER, CLASSES):
+        assert rule(on_cuda, kind, SHAPES[shape], writing=True) == {"graph": None, "eager": None}
 
 
 def test_a_vocabulary_for_which_the_writing_kernel_has_no_room(on_cuda, play):

@@ -112,13 +112,12 @@ def error(found, wanted) -> float:
     return float(np.max([np.abs(found[name] - wanted[name]).max() / np.abs(wanted[name]).max() for name in wanted]))
 
 
-FAST = [  # hidden, steps, n, multiprocessors, precision, __CUDA_ARCH__
+SMALL = [  # hidden, steps, n, multiprocessors, precision, __CUDA_ARCH__
     (64, 5, 3, 132, "tf32", 800), (64, 1, 8, 132, "tf32", 800), (64, 3, 17, 1, "tf32", 800),
     (192, 4, 11, 4, "tf32", 800), (192, 3, 16, 132, "tf32", 800)]
-SLOW = [
-    (128, 3, 11, 132, "tf32", 750), (128, 3, 11, 132, "bf16", 800), (256, 3, 20, 8, "tf32", 800), (256, 4, 5, 132, "bf16", 800),
-    (320, 3, 9, 132, "tf32", 750), (512, 3, 18, 16, "tf32", 800), (512, 2, 12, 132, "bf16", 800), (576, 3, 4, 132, "tf32", 800),
-    (640, 3, 17, 40, "tf32", 800), (1024, 2, 10, 132, "tf32", 800)]
+LARGE = [
+    (128, 3, 11, 132, "tf32", 750), (128, 3, 11, 132, "bf16", 800), (256, 3, 20, 8, "tf32", 800), (320, 3, 9, 132, "tf32", 750),
+    (512, 2, 18, 16, "tf32", 800), (512, 2, 5, 132, "bf16", 800), (640, 2, 9, 40, "tf32", 800), (1024, 2, 3, 132, "tf32", 800)]
 
 
 def errors(persistent, hidden, steps, n, multiprocessors, precision, arch, seed, **options) -> tuple[float, float]:
@@ -132,19 +131,17 @@ def errors(persistent, hidden, steps, n, multiprocessors, precision, arch, seed,
     return error(found, reference(*given)), error(found, reference(*given, in_half if precision == "tf32" else in_bfloat))
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("size", FAST)
+@pytest.mark.parametrize("seed", [0, 5])  # in order; at random, with documents, in longer arrays
+@pytest.mark.parametrize("size", SMALL)
 def test_both_loops_equal_the_formulas(persistent, size, seed):
     plain, rounded = errors(persistent, *size, seed)
     assert plain < BOUND[size[4]] and rounded < CLOSE
 
 
-@pytest.mark.slow  # two minutes: g++ compiles the kernels of each size
-@pytest.mark.parametrize("size", SLOW)
+@pytest.mark.parametrize("size", LARGE)
 def test_both_loops_of_larger_layers_equal_the_formulas(persistent, size):
-    for seed in (0, 5):
-        plain, rounded = errors(persistent, *size, seed)
-        assert plain < BOUND[size[4]] and rounded < CLOSE * (4 if size[4] == "bf16" else 1)
+    plain, rounded = errors(persistent, *size, seed=5)
+    assert plain < BOUND[size[4]] and rounded < CLOSE * (4 if size[4] == "bf16" else 1)
 
 
 def test_a_batch_may_be_worked_off_in_several_chunks_by_few_blocks(persistent):
@@ -168,7 +165,7 @@ def test_what_does_not_fit_is_refused_in_one_line(persistent, asked, words):
 
 def test_every_such_size_fits_an_h200_and_no_sequence_is_left_out(persistent):
     for hidden in range(64, 1025, 64):
-        for n in (1, 8, 9, 50, 100, 128):
+        for n in (1, 9, 50, 128):
             for multiprocessors in (64, 108, 132):
                 shape = persistent.geometry(hidden, n, multiprocessors)
                 assert shape.units * shape.members == hidden and shape.chunks * shape.columns >= n
@@ -234,11 +231,6 @@ def planted(text: str, name: str) -> str:
     return text
 
 
-def test_every_error_can_still_be_planted(persistent):
-    assert len({planted(persistent.CODE, name) for name in PLANTED}) == len(PLANTED)
-
-
-@pytest.mark.slow  # a minute: g++ compiles the kernels with each error
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_error_is_caught(persistent, monkeypatch, name):
     monkeypatch.setattr(persistent, "CODE", planted(persistent.CODE, name))
@@ -253,7 +245,6 @@ def caught(persistent, seed: int) -> bool:
         return True
 
 
-@pytest.mark.slow  # g++ compiles the kernels once more
 def test_a_wait_for_ever_ends_where_spins_are_counted(persistent, monkeypatch):
     monkeypatch.setattr(persistent, "CODE", persistent.CODE.replace("store_release(flags + blockIdx.x, step);", ";"))
     with pytest.raises(emulate.Fault, match="__trap"):

@@ -1,19 +1,17 @@
 """persistent.cu compiled for real cards, without one: no register is spilled, and shared memory leaves room for the state."""
-import ctypes
 import re
-import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from test_cuda_compiles import CARDS, EVERY_CARD, nvrtc
+from test_cuda_compiles import CARDS, EVERY_CARD, by_nvrtc, needs_nvcc, needs_nvrtc
 from test_persistent import imported
 
 REGISTERS = {64: 120, 192: 240, 320: 216, 576: 208, 640: 224, 704: 240}  # at most; else 255
 SHARED = 40 << 10
 HIDDEN = range(64, 1025, 64)
-# NVRTC compiles every size, in turns in fp16 for the oldest card and in bf16 for another one, and three sizes for both.
-# With RNNCORE_EVERY_CARD=1 it and nvcc compile every size for every card, which takes minutes.
+# NVRTC, which CuPy uses, compiles some sizes in fp16 for the oldest card or in bf16 for another one; nvcc one size.
+# With RNNCORE_EVERY_CARD=1 both compile every size for every card, which takes minutes.
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +43,8 @@ def nvcc(path, hidden: int, options, bf16: bool) -> None:
     check(done.stderr, hidden, 2 * len(cards))
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on this machine")
-@pytest.mark.parametrize("bf16", [False, True])
+@needs_nvcc
+@pytest.mark.parametrize("bf16", [False, True] if EVERY_CARD else [True])
 @pytest.mark.parametrize("hidden", HIDDEN if EVERY_CARD else [320])
 def test_nvcc_compiles_it_for_every_card_without_spills(persistent, tmp_path, hidden, bf16):
     (tmp_path / "persistent.cu").write_text(persistent.CODE)
@@ -58,22 +56,8 @@ def test_some_sizes_have_more_than_one_shape(persistent):
     assert [len(variants(persistent, hidden)) for hidden in (128, 512)] == [1, 2]
 
 
-def by_nvrtc(text: str, options) -> str:
-    """The log of a compilation by NVRTC, with ptxas's words."""
-    library, program, size = ctypes.CDLL(str(nvrtc())), ctypes.c_void_p(), ctypes.c_size_t()
-    assert library.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"persistent.cu", 0, None, None) == 0
-    words = [option.encode() for option in (*options, "-std=c++17", "--ptxas-options=-v")]
-    code = library.nvrtcCompileProgram(program, len(words), (ctypes.c_char_p * len(words))(*words))
-    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    library.nvrtcGetProgramLog(program, log)
-    library.nvrtcDestroyProgram(ctypes.byref(program))
-    assert code == 0, log.value.decode()
-    return log.value.decode()
-
-
-SOME = sorted({(hidden, card) for hidden in HIDDEN for card in CARDS
-               if hidden in (128, 512, 1024) or card == (75, 90)[hidden // 64 % 2] or EVERY_CARD})
+SOME = [(hidden, card) for hidden in HIDDEN for card in CARDS] if EVERY_CARD else [
+    (64, 90), (320, 75), (512, 90), (704, 90), (1024, 75)]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +72,7 @@ def logs(persistent):
         pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.skipif(nvrtc() is None, reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc-cu12")
+@needs_nvrtc
 @pytest.mark.parametrize(("hidden", "card"), SOME)
 def test_nvrtc_compiles_it_without_spills(logs, hidden, card):
     for log in logs[hidden, card].result():

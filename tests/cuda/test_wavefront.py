@@ -113,7 +113,7 @@ def test_one_object_serves_arrays_at_several_places(modules, offset):
 
 
 @pytest.mark.parametrize("precision, bound", [("float32", 1e-5), ("tf32", 2e-2), ("bf16", 2e-1)])
-def test_the_precisions(modules, precision, bound):
+def test_each_precision_is_as_close_as_its_rounding_allows(modules, precision, bound):
     cublas, wavefront, cuda = modules
     stack = Stack(2, 6, 3, keep=True, dtype="float32", offset=1)
     loops, mine = wavefront.Wavefront(cublas.Cublas(precision), 2, H, 3, "float32"), card_s(cuda, stack)

@@ -1,12 +1,9 @@
 """kernels/cuda/writer.cu compiled for real cards, without one: nvcc shows that nothing spills; NVRTC, as CuPy would, from its pip wheel."""
-import ctypes
-import re
-import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from test_cuda_compiles import CARDS, nvrtc
+from test_cuda_compiles import CARDS, EVERY_CARD, SPILLS, by_nvrtc, needs_nvcc, needs_nvrtc
 
 from rnncore.kernels.cuda import writer
 from rnncore.kernels.cuda.writer import Card, Sizes, options, shape
@@ -33,23 +30,17 @@ def compiled(name: str, folder) -> str:
     return done.stderr
 
 
-@pytest.mark.slow  # 15 seconds: four shapes for five cards
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on this machine")
+@needs_nvcc
 def test_nvcc_compiles_every_shape_for_every_card_without_spills(tmp_path):
     with ThreadPoolExecutor(2) as pool:
         for name, said in zip(SHAPES, pool.map(lambda name: compiled(name, tmp_path), SHAPES), strict=True):
-            spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said)
+            spills = SPILLS.findall(said)
             assert len(spills) >= len(CARDS) and set(spills) == {("0", "0")}, name
 
 
-@pytest.mark.skipif(nvrtc() is None, reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc-cu12")
-@pytest.mark.parametrize("card", [min(CARDS), max(CARDS)])
-def test_nvrtc_compiles_it(card):
-    library, program = ctypes.CDLL(str(nvrtc())), ctypes.c_void_p()
-    assert library.nvrtcCreateProgram(ctypes.byref(program), writer.text().encode(), b"writer.cu", 0, None, None) == 0
-    asked = [f"-arch=sm_{card}".encode(), *(option.encode() for option in given("double"))]
-    code, size = library.nvrtcCompileProgram(program, len(asked), (ctypes.c_char_p * len(asked))(*asked)), ctypes.c_size_t()
-    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    library.nvrtcGetProgramLog(program, log)
-    assert code == 0, log.value.decode()
+@needs_nvrtc
+@pytest.mark.parametrize("card, name", [(card, name) for card in CARDS for name in SHAPES] if EVERY_CARD else [
+    (75, "double"), (90, "3x512")])
+def test_nvrtc_compiles_it_without_spills(card, name):
+    spills = SPILLS.findall(by_nvrtc(writer.text(), [f"-arch=sm_{card}", *given(name)]))
+    assert spills and set(spills) == {("0", "0")}

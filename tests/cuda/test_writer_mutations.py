@@ -53,7 +53,6 @@ def same(config: SampleConfig) -> bool:
     return bool((write(over(mine), config, 6) == loop(wanted, config, 6)).all() and agree(mine, wanted))
 
 
-@pytest.mark.slow  # two minutes: the kernel is compiled for each error
 def test_every_planted_error_is_caught_and_the_right_text_passes(monkeypatch):
     text = writer.text()
     assert right(text, monkeypatch)

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings, strategies as st
 from rnncore.data.batches import Batches, shrink, split
 from rnncore.data.text import CorpusError
 
-quick = settings(derandomize=True, deadline=None)
+quick = settings(derandomize=True, deadline=None, max_examples=40)
 
 
 @st.composite
@@ -102,7 +102,7 @@ def test_the_split_that_figures_are_named_after():
     (100, 0, 0, (100, 100)), (100, .2, .1, (70, 90)), (7, .1, .1, (5, 6)), (1, .5, 0, (0, 1)), (0, .1, .1, (0, 0)),
     (10, 0, .3, (7, 7)), (10**6, 1e-6, 0, (999_999, 10**6)), (10, np.float64(.1), np.float32(0), (9, 10)),
 ])
-def test_split_bounds(n, val, test, bounds):
+def test_a_text_is_split_in_order_into_training_validation_and_test(n, val, test, bounds):
     assert split(n, val, test) == (slice(0, bounds[0]), slice(*bounds), slice(bounds[1], n))
 
 

@@ -171,7 +171,7 @@ def test_without_pooch_one_line_names_the_cure(capsys, server, monkeypatch):
     assert line.endswith("-m pip install --upgrade 'pooch>=1.8.0'`")
 
 
-def test_no_network(capsys, cache):
+def test_without_a_network_a_fetch_ends_with_the_reason_and_no_file(capsys, cache):
     """The addresses of the project itself; conftest's proxy, which is not there, stands for a network that is down."""
     result = call(capsys, "corpus", "fetch", "tinyshakespeare", "--tries", 1)
     assert result.code == 1 and result.out == "" and files(cache) == {}

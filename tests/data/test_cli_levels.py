@@ -55,7 +55,7 @@ def test_a_model_of_bytes_writes_bytes(train, tmp_path):
     good(train("data.bin", "--level", "byte", "-o", "run"))
     (tmp_path / "prime.bin").write_bytes(b"\r\n\xff\0" + "é".encode())
     outs = []
-    for prime, begins in (("--prime-file", "prime.bin"), b"\r\n\xff\0" + "é".encode()), (("--prime", "é"), "é".encode()), ((), b""):
+    for prime, begins in (("--prime-file", "prime.bin"), b"\r\n\xff\0" + "é".encode()), ((), b""):
         args = ("generate", "run", "-n", "300", "--temperature", "2", *prime)
         out = subprocess.run([*COMMAND, *args], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, check=True).stdout
         assert len(out) == len(begins) + 300 and out.startswith(begins)
@@ -63,9 +63,9 @@ def test_a_model_of_bytes_writes_bytes(train, tmp_path):
         assert (tmp_path / "out.bin").read_bytes() == out
         (tmp_path / "out.bin").unlink()
         outs.append(out)
-    assert any(byte > 127 for byte in outs[2])
+    assert any(byte > 127 for byte in outs[1])
     written = "".join(rnncore.generate(model("run"), "", 300, temperature=2))
-    assert written == outs[2].decode("utf-8", "replace")
+    assert written == outs[1].decode("utf-8", "replace")
 
 
 def test_several_texts_and_a_stop_of_bytes(train, tmp_path, capsys):

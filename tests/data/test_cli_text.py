@@ -64,9 +64,7 @@ def test_an_empty_corpus_and_one_of_one_symbol_are_refused(train, tmp_path, cont
 # Encodings
 
 @pytest.mark.parametrize("encoding, tail, offset, likely", [
-    ("latin-1", "Bär\n", len(TEXT) + 1, "latin-1"), ("cp1252", "so “quoted”\n", len(TEXT) + 3, "cp1252"),
-    ("utf-16", "", 0, "utf-16"), ("utf-16-le", "", 1, "utf-16-le"), ("utf-16-be", "", 0, "utf-16-be"),
-    ("utf-32", "", 0, "utf-32")])
+    ("cp1252", "so “quoted”\n", len(TEXT) + 3, "cp1252"), ("utf-16-le", "", 1, "utf-16-le"), ("utf-32", "", 0, "utf-32")])
 def test_what_is_not_utf8_is_refused_with_the_offset_and_the_encoding_that_works(train, tmp_path, encoding, tail, offset, likely):
     (tmp_path / "a.txt").write_bytes((TEXT + tail).encode(encoding))
     line = unharmed(train("a.txt"), tmp_path)

@@ -100,7 +100,7 @@ def test_a_python_without_numpy(monkeypatch):
         corpora.text("numpy")
 
 
-def test_an_unknown_name():
+def test_an_unknown_corpus_is_refused_with_the_known_names():
     with pytest.raises(CorpusError, match="no corpus is called 'shakespear': there are numpy, python-docs, tiny"):
         corpora.text("shakespear")
 

@@ -114,7 +114,7 @@ def test_an_address_that_is_wrong_for_good_is_not_asked_again(fetch, server):
     assert server.asked == ["/a.txt", "/mirror/a.txt", "/mirror/a.txt"]
 
 
-def test_nobody_listens(fetch):
+def test_a_refused_connection_is_named_without_the_password(fetch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://user:secret@127.0.0.1:{free.getsockname()[1]}/a.txt"
@@ -170,7 +170,7 @@ def test_a_folder_that_cannot_be_made(fetch):
         fetch()
 
 
-def test_a_full_disk(fetch, server):
+def test_a_full_disk_is_named_and_leaves_no_file(fetch, server):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))  # as if there were room for no more
     try:

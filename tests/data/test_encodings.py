@@ -163,7 +163,7 @@ def train(*args):
     return run("train", *SMALL, "--steps", 2, *args, cwd=".", env={"RNNCORE_NO_REPORT": "1"})
 
 
-def test_a_run_remembers_both(capsys):
+def test_a_run_remembers_encoding_and_encoding_errors(capsys):
     both = "--encoding", "auto", "--encoding-errors", "replace"
     Path("mix", "bad.txt").write_bytes(FILES["bad.txt"])
     result = train("mix", *both, "-o", "it")

@@ -114,7 +114,7 @@ def test_a_model_of_the_package_is_whole_small_and_writes(name):
     assert len(text) == 50 and set(text) <= set(model.vocab.symbols)
 
 
-def test_they_are_those_that_were_trained():
+def test_the_weights_of_the_pretrained_models_are_those_that_were_trained():
     assert pretrained.names() == sorted(WEIGHTS)
     for name, wanted in WEIGHTS.items():
         digest, (_, tensors) = hashlib.sha256(), checkpoint.read(pretrained.find(name))

@@ -66,20 +66,22 @@ def no_cache(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("kind", NEVER)
-@pytest.mark.parametrize("old", [True, False], ids=["before there was a list", "without a last file"])
-def test_what_is_no_plain_file_is_not_opened_for_its_name(hostile, kind, old):
+def test_what_is_no_plain_file_is_not_opened_for_its_name(hostile, kind):
+    """In a run of before there was a list of files, with its last file and without it."""
     source, words = NEVER[kind]
-    hostile.write([source], old=True, last=old)
+    hostile.write([source], old=True, last=True)
     assert words in hostile.why()
     assert hostile.opened == [f"{hostile.home}/other.txt"]
-    if old:
-        line = refused(hostile.resume("--steps", 5), 2 if kind == "what is not there" else 1)
-        assert NAME_IT in line and (words in line or kind == "what is not there")
-        assert hostile.opened == []
+    line = refused(hostile.resume("--steps", 5), 2 if kind == "what is not there" else 1)
+    assert NAME_IT in line and (words in line or kind == "what is not there")
+    assert hostile.opened == []
+    hostile.write([source], old=True, last=False)
+    assert words in hostile.why()
+    assert hostile.opened == [f"{hostile.home}/other.txt"]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in NEVER if NEVER[kind][0] != "tinyshakespeare"])
-def test_nor_where_it_is_listed(hostile, kind):
+def test_what_is_no_plain_file_is_not_opened_though_it_is_listed(hostile, kind):
     source, words = NEVER[kind]
     path = os.path.abspath(source)
     size = os.stat(path).st_size if os.path.exists(path) else 0
@@ -118,10 +120,8 @@ def test_a_list_that_contradicts_the_sources_is_named(hostile):
 
 
 @pytest.mark.parametrize("sources, of", [
-    (["corpus.txt"] * 100_000, [[]] * 100_000),
-    (["numpy"] * 100_000, [None] * 100_000),
+    (["numpy"] * 20_000, [None] * 20_000),
     (["corpus.txt"], "all"),
-    (["numpy"] * 9, None),
     (["numpy", "python-docs"], [None, None]),
 ])
 def test_long_lists_are_read_no_further_than_the_text_was(hostile, made, monkeypatch, sources, of):
@@ -129,7 +129,7 @@ def test_long_lists_are_read_no_further_than_the_text_was(hostile, made, monkeyp
     read_ = []
     text = corpora.text
     monkeypatch.setattr(corpora, "text", lambda name: read_.append(name) or text(name))
-    of = [[[f"{made}/corpus.txt", 1500]] * 50_000] if of == "all" else of
+    of = [[[f"{made}/corpus.txt", 1500]] * 20_000] if of == "all" else of
     hostile.write(sources, old=of is None, **({"of": of} if of else {}))
     assert hostile.why() and len(read_) < 5 and len(hostile.opened) < 4
     assert len(refused(hostile.resume("--steps", 5))) < 1000 and len(read_) < 7
@@ -150,10 +150,10 @@ def test_a_gzipped_file_is_unpacked_no_further_than_the_text_was(hostile):
     assert "there are more than the 1,500 symbols" in refused(hostile.resume("--steps", 5))
 
 
-@pytest.mark.parametrize("sources", [["numpy"] * 100_000, ["corpus.txt"]])
-def test_nor_beyond_half_of_the_disk_where_another_text_is_allowed(hostile, made, monkeypatch, sources):
+@pytest.mark.parametrize("sources", [["numpy"] * 20_000, ["corpus.txt"]])
+def test_no_more_than_half_of_the_disk_is_read_where_another_text_is_allowed(hostile, made, monkeypatch, sources):
     monkeypatch.setattr(recorded.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3200))
-    of = [None] * len(sources) if len(sources) > 1 else [[[f"{made}/corpus.txt", 1500]] * 50_000]
+    of = [None] * len(sources) if len(sources) > 1 else [[[f"{made}/corpus.txt", 1500]] * 20_000]
     hostile.write(sources, of=of)
     line = refused(hostile.resume("--steps", 5, "--allow-new-corpus"))
     assert "more than the 1,600 symbols that there may be" in line and NAME_IT in line

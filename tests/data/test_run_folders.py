@@ -61,7 +61,7 @@ def test_a_folder_with_its_run_inside(train, monkeypatch, capsys):
 
 def test_a_pattern_leaves_out_run_folders_too(train):
     assert train(".", *STEPS).code == 0
-    for pattern in ("**/*.txt", "**", "*", "./**/*", "*/**"):
+    for pattern in ("**/*.txt", "./**/*", "*"):
         result = train(pattern, *STEPS, "-o", "../one")
         said = "./runs/proj" if pattern[0] == "." else "runs/proj"
         assert result.code == 0 and marks(result) == [f"skipped 1 run folder in {pattern}: {said}"], pattern
@@ -78,8 +78,7 @@ def test_run_folders_alone_are_no_text(train):
     assert read(["runs/x/samples.txt"]).text.startswith("--- step 4\n")  # a file that is named is read
 
 
-@pytest.mark.parametrize("left", [{"best.safetensors"}, {"last.safetensors", "step-000012.safetensors"}, {"step-000012.safetensors"},
-                                  {"metrics.jsonl"}, {"samples.txt"}])
+@pytest.mark.parametrize("left", [{"best.safetensors"}, {"step-000012.safetensors"}, {"samples.txt"}])
 def test_what_marks_a_run_folder(train, left):
     """Of a run that was killed or thinned out, any file of ours that no other program writes."""
     assert train(".", *STEPS, "-o", "run", "--keep", 1).code == 0

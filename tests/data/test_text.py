@@ -36,7 +36,7 @@ def refusal(*sources: str, **options) -> str:
 
 # What is read
 
-def test_one_file(tmp_path):
+def test_one_file_is_read_with_its_name_and_sha256(tmp_path):
     path = write(tmp_path / "notes.de.txt", "grün\nblau")
     digest = hashlib.sha256("grün\nblau".encode()).hexdigest()
     corpus = read([path])
@@ -101,7 +101,7 @@ def test_a_folder_of_utf16_wants_the_encoding(tmp_path):
     assert corpus.text == FRENCH and corpus.notes == ()
 
 
-def test_stdin():
+def test_stdin_is_read_as_a_corpus():
     corpus = read(["-"], stdin=io.BytesIO(b"piped\r\ntext"))
     assert corpus.text == "piped\ntext" and corpus.name == "stdin" and corpus.sources == ("-",)
 
@@ -112,7 +112,7 @@ def test_stdin_is_the_processs_own_by_default():
     assert result.stdout == b"cba\n", result.stderr.decode()
 
 
-def test_a_closed_stdin(monkeypatch):
+def test_a_closed_stdin_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     assert refusal("-").startswith("stdin is closed")
 
@@ -233,7 +233,7 @@ def test_a_character_cut_at_the_end_of_the_head_does_not_hide_utf16():
 
 
 @pytest.mark.parametrize("encoding", ["utf-9", "base64", "", "a\0b", "ütf"])
-def test_an_unknown_encoding(tmp_path, encoding):
+def test_an_unknown_encoding_is_refused_with_the_known_ones(tmp_path, encoding):
     with pytest.raises(UnknownEncodingError) as caught:
         read([write(tmp_path / "a", "ab")], encoding=encoding)
     assert str(caught.value).startswith(f"unknown encoding {encoding!r}: --encoding takes utf-8")
@@ -247,7 +247,7 @@ def test_a_codec_with_errors_of_its_own_kind():
 # What is refused
 
 @pytest.mark.parametrize("source", ["nosuch.txt", "", "a.txt/b", "no\nsuch"])
-def test_a_missing_path(tmp_path, monkeypatch, source):
+def test_a_missing_path_is_refused(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.txt", "ab")
     with pytest.raises(CorpusNotFoundError) as caught:
@@ -256,7 +256,7 @@ def test_a_missing_path(tmp_path, monkeypatch, source):
 
 
 @pytest.mark.parametrize("content", ["", "\ufeff", "\ufeff\ufeff"])
-def test_an_empty_corpus(tmp_path, content):
+def test_an_empty_corpus_is_refused(tmp_path, content):
     path = write(tmp_path / "a.txt", content)
     assert refusal(path).startswith(f"{path} is empty: name a file with text in it")
     assert refusal("-", stdin=io.BytesIO(content.encode())).startswith("stdin is empty: name a file with text in it")
@@ -266,7 +266,7 @@ def test_an_empty_corpus(tmp_path, content):
 @pytest.mark.parametrize("content, symbol", [
     ("aaaa", "'a'"), ("\n", r"'\n'"), ("\r\n\r\n", r"'\n'"), ("\ufeff😀", "'😀'"),
 ])
-def test_one_distinct_symbol(tmp_path, content, symbol):
+def test_a_corpus_of_one_distinct_symbol_is_refused(tmp_path, content, symbol):
     path = write(tmp_path / "a.txt", content)
     assert refusal(path).startswith(f"{path} has one distinct symbol, {symbol}: nothing to learn from")
     assert read([write(tmp_path / "a.txt", content + "b")]).text.endswith("b")  # two are a corpus

@@ -15,7 +15,7 @@ from rnncore.data.endings import joined
 from rnncore.data.text import Reading, Tally, lowered, read, steps
 from rnncore.data.vocab import Vocab
 
-quick = settings(derandomize=True, deadline=None)
+quick = settings(derandomize=True, deadline=None, max_examples=40)
 TEXT = "Où ça ?\r\nИдти ΟΔΟΣ ΣΑΣ.\rİ日本語😀\ufeff\r\n\ufeffend\r"
 
 
@@ -47,10 +47,10 @@ def test_the_steps_do_not_see_where_a_text_is_cut(text, size, newline, lower):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "gb18030", "utf-7", "hz"])
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 100])
-def test_every_codec_decodes_piece_by_piece_what_it_does_as_a_whole(encoding, size):
+def test_every_codec_decodes_piece_by_piece_what_it_does_as_a_whole(encoding):
     raw = ("plain words " * 5 + "日本語, où 漢字\n").encode(encoding, "ignore")
-    assert "".join(decoded([raw[:4], *cut(raw[4:], size)], encoding, "a")) == raw.decode(encoding)
+    for size in (1, 2, 3, 5, 7, 100):
+        assert "".join(decoded([raw[:4], *cut(raw[4:], size)], encoding, "a")) == raw.decode(encoding)
 
 
 @quick
@@ -148,9 +148,9 @@ def spoil(raw: bytes, rng: random.Random) -> bytes:
 
 
 def test_a_spoilt_file_is_read_or_refused_in_one_line(monkeypatch):
-    """2,500 of them, of every encoding, read as every encoding, in pieces small and large, packed or not."""
+    """800 of them, of every encoding, read as every encoding, in pieces small and large, packed or not."""
     rng, outcomes = random.Random(0), {"read": 0, "refused": 0}
-    for k in range(2500):
+    for k in range(800):
         monkeypatch.setattr(content, "CHUNK", rng.choice([HEAD, 1 << 20]))
         raw = (TEXT * rng.choice([1, 2, 300])).encode(rng.choice(ENCODINGS), "ignore")
         for _ in range(rng.randint(0, 3)):
@@ -174,4 +174,4 @@ def test_a_spoilt_file_is_read_or_refused_in_one_line(monkeypatch):
             if how.get("newline") == "lf":
                 assert "\r" not in corpus.vocab
             assert "\ufeff" not in corpus.vocab and int(corpus.ids.max()) == len(corpus.vocab) - 1
-    assert min(outcomes.values()) > 400, outcomes
+    assert min(outcomes.values()) > 128, outcomes

@@ -234,7 +234,7 @@ def test_the_words_say_what_the_figures_say(capsys, monkeypatch):
     ("--setting", "nothing"), ("--against", "jax"), ("--hidden", 0), ("--vocab", 1), ("--rounds", 0), ("--threads", 0),
     ("--threads", "many"), ("--optimizer", "sgd"), ("--dtype", "float16"), ("--device", "tpu"),
     ("--against", "torch", "--optimizer", "muon")])
-def test_usage_errors(capsys, args):
+def test_usage_errors_end_with_2(capsys, args):
     assert refused(call(capsys, "bench", *args), 2)
 
 
@@ -304,7 +304,7 @@ def test_bfloat16_is_left_out_where_torch_has_none(torch_cpu, capsys, monkeypatc
     assert f"without torch bfloat16: {words}" in result.out and "training, torch float32" in result.out
 
 
-def test_against_torch(torch_cpu, computes, capsys, monkeypatch):
+def test_bench_against_torch_measures_both_sides(torch_cpu, computes, capsys, monkeypatch):
     computes("bfloat16")
     asked, real = [], memory.of_training
     monkeypatch.setattr(memory, "of_training", lambda *args: asked.append(args) or 2e6)

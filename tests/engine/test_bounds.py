@@ -78,7 +78,7 @@ def test_a_number_beyond_its_bound_is_refused_in_one_short_line(train, tmp_path,
     assert os.listdir(tmp_path) == ["corpus.txt"]
 
 
-@pytest.mark.parametrize("option", ["batch", "save-every", "sample-every", "keep", "eval-every", "patience", "threads"])
+@pytest.mark.parametrize("option", ["batch", "keep", "threads"])
 def test_the_largest_number_that_is_taken_is_resumed_and_verified(train, capsys, option):
     more = f"--{option}={MOST}"
     assert train("--steps", 2, more).code == 0

@@ -129,13 +129,10 @@ def verdict(result) -> str:
     "args, kind",
     [
         (("--steps", 40), "validation"),
-        (("--epochs", 1.5), "validation"),
         (("--minutes", 0.01), "validation"),
         (("--steps", 40, "--val", 0), "training"),
         (("--steps", 1), "validation"),
-        (("--steps", 40, "--patience", 2), "validation"),
-        (("--steps", 40, "--documents", "lines"), "validation"),
-        (("--steps", 40, "--dropout", 0.3, "--dtype", "float64"), "validation"),
+        (("--steps", 40, "--patience", 2, "--documents", "lines"), "validation"),
     ],
 )
 def test_a_rate_far_too_high_ends_with_3_and_the_rate_to_try(train, args, kind):

@@ -32,9 +32,9 @@ def all_losses(model, ids, config=None) -> np.ndarray:
     return np.concatenate(list(dynamic.losses(model, ids, config)))
 
 
-@pytest.mark.parametrize("config", [DynamicConfig(), DynamicConfig(0.5, 0.05, 7), DynamicConfig(0.3, 0, 1),
-                                    DynamicConfig(0.2, 1, 3), DynamicConfig(0.1, 0.1, 1000)], ids=str)
-@pytest.mark.parametrize("dtype, error", [("float64", 1e-9), ("float32", 1e-4)])  # 4e-15 and 1e-6 when written
+@pytest.mark.parametrize("config, dtype, error", [  # 4e-15 and 1e-6 when written
+    (DynamicConfig(), "float32", 1e-4), (DynamicConfig(0.5, 0.05, 7), "float64", 1e-9), (DynamicConfig(0.3, 0, 1), "float64", 1e-9),
+    (DynamicConfig(0.2, 1, 3), "float32", 1e-4), (DynamicConfig(0.1, 0.1, 1000), "float64", 1e-9)], ids=str)
 def test_the_losses_are_the_references(config, dtype, error):
     model, ids = build(dtype=dtype), RNG.integers(0, 5, 154)
     found = all_losses(model, ids, config)
@@ -124,11 +124,11 @@ def test_settings_out_of_range(wrong, name):
 
 def test_memory_does_not_grow_with_the_text():
     model, peaks = build(dtype="float32"), []
-    for length in (2_000, 2_000, 20_000):
+    for length in (1_000, 1_000, 10_000):
         ids = np.zeros(length, np.uint8)
         tracemalloc.start()
         for part in dynamic.losses(model, ids):
             assert part.size
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[2] < peaks[1] + 20_000, peaks  # all losses would be 144,000 bytes more
+    assert peaks[2] < peaks[1] + 20_000, peaks  # all losses would be 72,000 bytes more

@@ -107,7 +107,7 @@ def test_a_text_without_a_prediction_is_refused(text):
         score(build(), text)
 
 
-def test_unknown_symbols():
+def test_unknown_symbols_are_refused_skipped_or_replaced():
     model = build()
     with pytest.raises(UnknownSymbolError):
         score(model, "\u0100x\u0101")

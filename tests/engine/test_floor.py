@@ -122,7 +122,7 @@ def test_a_long_validation_text_is_counted_in_part(monkeypatch, minutes, sizes):
     assert seen == [sizes]
 
 
-def test_there_is_none_where_the_minutes_are_too_few(monkeypatch):
+def test_nothing_is_counted_where_the_minutes_are_too_few(monkeypatch):
     monkeypatch.setattr(ngram, "baseline", None)
     parts = [np.zeros(9, np.uint8), np.zeros(100, np.uint8)]
     for minutes in (1e-9, 1 / 3.1e6):

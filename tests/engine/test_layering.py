@@ -127,9 +127,9 @@ def circle(sources: dict[str, str]) -> list[str] | None:
     return None
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_everything_stands_in_its_place(module):
-    assert faults(module, FILES[module].read_text(encoding="utf-8")) == []
+def test_everything_stands_in_its_place():
+    found = {module: faults(module, path.read_text(encoding="utf-8")) for module, path in FILES.items()}
+    assert {module: wrong for module, wrong in found.items() if wrong} == {}
 
 
 def test_no_module_imports_itself_by_way_of_others():
@@ -146,7 +146,7 @@ def test_every_room_and_module_of_the_engine_has_a_level():
     assert {place(module)[1] for module in FILES if place(module)[0] == "rnncore"} - {"", "__main__"} == set(LEVEL)
 
 
-@pytest.mark.parametrize("module, source", [
+OUT_OF_PLACE = [
     ("nn.lstm", "from .. import model"), ("nn.lstm", "from ..model import CharLM"), ("nn.head", "from ..optim import Adam"),
     ("model", "import rnncore.train"), ("model", "def f():\n    from . import runs"),
     ("model", "def f():\n    from .runs import checkpoint"), ("steps", "from .train import Training"),
@@ -165,12 +165,14 @@ def test_every_room_and_module_of_the_engine_has_a_level():
     ("kernels.cpu.ops", "def f():\n    print(1)"), ("config", "exec('1')"),
     ("kernels.cuda.step_control", "def f(a, b):\n    a.get(out=b, blocking=False)"),
     ("kernels.cuda.ops", "import cupy\nx = cupy.cuda.alloc_pinned_memory(1)"),
-])
-def test_what_is_out_of_place_is_seen(module, source):
-    assert faults(f"rnncore.{module}", source)
+]
 
 
-@pytest.mark.parametrize("module, source", [
+def test_what_is_out_of_place_is_seen():
+    assert [fault for fault in OUT_OF_PLACE if not faults(f"rnncore.{fault[0]}", fault[1])] == []
+
+
+IN_PLACE = [
     ("model", "from . import kernels, params\nfrom .nn import stack"), ("nn.stack", "from . import lstm"),
     ("runs.folder", "from .. import __version__\nfrom . import checkpoint"),
     ("runs.checkpoint", "from ..data.vocab import Vocab\nimport json"), ("kernels.cuda.ops", "import cupy"),
@@ -178,9 +180,11 @@ def test_what_is_out_of_place_is_seen(module, source):
     ("report.atlas", "from ..measure.evaluate import CHUNK\nfrom .probes import measure"),
     ("cli.neurons", "from rnncore.report.atlas import atlas"), ("cli.terminal.progress", "import rich"),
     (f"bench.torch_{TORCH[0]}", "import torch"), ("cli.train", "print(1)"), ("__main__", "from .cli import main"),
-])
-def test_what_is_in_place_is_left_alone(module, source):
-    assert faults(f"rnncore.{module}", source) == []
+]
+
+
+def test_what_is_in_place_is_left_alone():
+    assert [case for case in IN_PLACE if faults(f"rnncore.{case[0]}", case[1])] == []
 
 
 def python(code: str) -> str:

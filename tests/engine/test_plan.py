@@ -87,7 +87,7 @@ def test_every_preset_is_whole_and_gives_way_to_what_was_asked_for(name):
 
 
 @pytest.mark.parametrize("number, words", [(3, "3"), (1_000, "1 thousand"), (242_366, "242 thousand"), (9.314e6, "9.31 million")])
-def test_numbers_in_words(number, words):
+def test_numbers_are_rounded_and_said_in_words(number, words):
     assert plan.about(number) == words
 
 

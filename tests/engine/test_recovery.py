@@ -85,7 +85,7 @@ def test_three_in_a_row_bring_the_last_good_parameters_back(monkeypatch):
     assert progress[13].loss < progress[0].loss  # they are parameters that have learnt something
 
 
-def test_two_in_a_row_do_not():
+def test_two_bad_steps_in_a_row_bring_no_parameters_back():
     left = [snapshot for _, snapshot in walk(planted(training(), {5, 6, 8, 9, 11, 12}))]
     assert left[5] == left[3] and left[8] == left[6] and left[11] == left[9] and len(set(left)) == 14
 
@@ -182,7 +182,7 @@ def undisturbed(folder):
     return run_with(folder)
 
 
-@pytest.mark.parametrize("stops", [(step,) for step in range(1, 22)] + [(3, 7, 8, 9, 10), (8, 16)], ids=str)
+@pytest.mark.parametrize("stops", [(1,), (5,), (7,), (8,), (9,), (21,), (3, 7, 8, 9, 10), (8, 16)], ids=str)
 def test_resuming_between_bad_steps_equals_no_interruption(stops, tmp_path, monkeypatch):
     monkeypatch.setattr(recovery, "EVERY", 5)
     whole = undisturbed(None)

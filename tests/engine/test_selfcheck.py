@@ -40,11 +40,9 @@ def real_child(compare: str, silence: int = 2) -> str:
     ("say(cause=None, ms=1.0, eager_ms=2.0); time.sleep(60)", "the start: no sign of life for 10 s"),
     ("say(cause=None, ms=1.0, eager_ms=2.0); sys.exit(1)", "the start: ended with exit code 1"),
     ("raise RuntimeError('illegal\\x1b[1m')", "ended with exit code 1: RuntimeError: illegal\\x1b[1m"),
-    ("pass", "the start: ended with exit code 0"), ("say(cause=None)", "ended with exit code 0"),
-    ("say(cause=None, ms=0.0, eager_ms=1.0)", "ended with exit code 0"), ("say(other=1)", "ended with exit code 0"),
+    ("pass", "the start: ended with exit code 0"), ("say(cause=None, ms=0.0, eager_ms=1.0)", "ended with exit code 0"),
     ("say(cause=None, ms=1.0, eager_ms=2.0); say(stage='x')", "x: ended with exit code 0"), ("say(cause=3)", "ended with exit code 0"),
-    ("say(cause=None, ms='1', eager_ms=2.0)", "ended with exit code 0"), ("say(cause=None, ms=-1.0, eager_ms=2.0)", "ended with exit"),
-    ("say(unable=None)", "ended with exit code 0"), ("say(stage=['x'])", "the start: ended with exit code 0"),
+    ("say(stage=['x'])", "the start: ended with exit code 0"),
     ("say(cause='the loss of step 1 is 2 off')", "the loss of step 1 is 2 off"),
 ])
 def test_a_check_that_ends_badly_or_not_at_all_has_failed(child, code, cause):
@@ -69,7 +67,7 @@ def test_a_machine_that_can_start_no_process_cannot_check(monkeypatch):
     assert selfcheck.run(SMALL) == {"unable": "no process can be started: No such file or directory"}
 
 
-def test_what_else_a_process_says_is_not_heard(child):
+def test_other_output_of_the_self_check_s_process_is_ignored(child):
     code = "print('hello'); print('[1]'); print('{'); print('\\xff'); say(stage='x' * 9, other=1)"
     assert child(f"{code}; say(cause=None, ms=1, eager_ms=2.5)") == {"cause": None, "ms": 1, "eager_ms": 2.5}
 
@@ -155,14 +153,13 @@ def test_a_check_ends_with_its_parent(tmp_path):
     assert not runs(process)
 
 
-@pytest.mark.parametrize("task", [SMALL, replace(SMALL, optimizer=None, seq=1)])
-def test_the_whole_check_in_its_own_process(task, monkeypatch, tmp_path):
+def test_the_whole_check_in_its_own_process(monkeypatch, tmp_path):
     """Eager beside itself on the CPU; by the engine of the caller, whatever other stands where Python looks first."""
     (tmp_path / "rnncore.py").write_text("1 / 0")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found = selfcheck.run(task, timed=True)
+    found = selfcheck.run(SMALL, timed=True)
     assert found["cause"] is None and 0 < found["ms"] < 1000 and 0 < found["eager_ms"] < 1000
-    assert selfcheck.run(task) == {"cause": None}
+    assert selfcheck.run(replace(SMALL, optimizer=None, seq=1)) == {"cause": None}
 
 
 def test_the_real_process_tells_a_missing_card_from_a_bad_path(tmp_path):

@@ -91,7 +91,7 @@ def test_where_it_failed_the_next_one_is_tried_and_every_run_hears_of_it(card):
     assert card.tried == card.begun == ["persistent", "wavefront"]
 
 
-def test_and_so_on_to_eager(card):
+def test_where_all_paths_failed_eager_is_taken_with_a_warning(card):
     card.outcomes = {"persistent": FAILED, "wavefront": {"cause": "training: killed by SIGSEGV"},
                      "graph": {"cause": "writing: 9 of 64 symbols written are not those that eager writes"}}
     line = ("warning: the persistent path failed its self-check on this card (training: the loss of step 1 is 3 off), the "
@@ -136,7 +136,7 @@ def test_a_short_run_after_a_failed_check_hears_of_both(card):
         f"{AGAIN}; `rnncore doctor --try runs/x` checks it"))
 
 
-def test_a_short_text(card):
+def test_for_a_short_text_the_writing_kernel_is_not_checked_and_eager_is_taken(card):
     assert card.choose("auto", TEXT, trying=False) == ("eager", (
         "path eager: this text is too short to check the writing kernel first; eager is about 140 to 190 times slower on an "
         "H100; --cuda-path graph checks it"))

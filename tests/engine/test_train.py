@@ -151,7 +151,7 @@ def test_ten_milestones_the_last_at_the_end(steps, milestones):
     assert [p.step for p in training(steps=steps) if p.milestone] == milestones
 
 
-def test_eval_every():
+def test_eval_every_evaluates_at_its_multiples_and_at_the_end():
     progress = list(training(steps=17, eval_every=5, validation=IDS))
     assert [p.step for p in progress if p.val_loss is not None] == [5, 10, 15, 17]
 

@@ -16,8 +16,7 @@ from rnncore.model import CharLM
 from rnncore.nn.dropout import Dropout
 from rnncore.nn.stepper import Stepper
 
-COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda thing: pickle.loads(pickle.dumps(thing)),
-          "pickle-2": lambda thing: pickle.loads(pickle.dumps(thing, protocol=2))}
+COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda thing: pickle.loads(pickle.dumps(thing, protocol=2))}
 DROP = Dropout(0.2, 1, 3, True, 0.2)
 IDS = Vocab.from_text(TEXT).encode(TEXT)
 
@@ -48,8 +47,7 @@ def same(a: list, b: list) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype, threads", [("float32", 3), ("float64", 1)])
 def test_a_copy_computes_the_same_and_is_a_model_of_its_own(copied, dtype, threads):
     model = used(build(dtype=dtype), threads)
     wanted, before = results(model), model.params.flat.copy()
@@ -75,8 +73,7 @@ def test_what_was_set_on_a_model_goes_along(copied):
     assert copied(model).note == {"of": "mine"}
 
 
-@pytest.mark.parametrize("path, dtype", [("eager", "float32"), ("eager", "float64"), ("graph", "float32"),
-                                         ("wavefront", "tf32"), ("eager", "bf16")])
+@pytest.mark.parametrize("path, dtype", [("eager", "float64"), ("wavefront", "tf32"), ("eager", "bf16")])
 def test_a_model_on_a_card_is_copied_on_the_card(with_cublas, copied, path, dtype):
     model = CharLM(ModelConfig(5, 3, 8, 2), Vocab.from_text("abcde"), "cuda", dtype, seed=1)
     model.path = path

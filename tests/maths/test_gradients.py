@@ -18,7 +18,7 @@ from rnncore.nn.dropout import Dropout
 
 EPS = 1e-5
 BOUND = 1e-7   # the largest error measured in this file is 1.5e-8; a wrong gradient's is 1e-2 to 1
-FEW = 64       # entries up to which all are moved, and about as many beyond
+FEW = 40       # entries up to which all are moved, and about as many beyond
 
 pytestmark = pytest.mark.usefixtures("masks_once")
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler (c++, g++, clang++) on this machine")
@@ -106,15 +106,14 @@ def backward(model, case: Case, dropout, work, dstate="the case's") -> tuple:
     return initial, grads
 
 
-@pytest.mark.parametrize("rate, documents", [(0, False), (0.4, True)], ids=["plain", "dropout-documents"])
 @pytest.mark.parametrize("vocab, embed, hidden, layers, steps, n", SHAPES)
-def test_the_stack(vocab, embed, hidden, layers, steps, n, rate, documents):
-    check_stack(build(vocab, embed, hidden, layers), steps, n, rate, documents)
+def test_all_gradients_of_the_stack_with_dropout_and_documents(vocab, embed, hidden, layers, steps, n):
+    check_stack(build(vocab, embed, hidden, layers), steps, n, 0.4, True)
 
 
-@pytest.mark.parametrize("rate, documents", [(0.4, False), (0, True)], ids=["dropout", "documents"])
+@pytest.mark.parametrize("rate, documents", [(0, False), (0.4, False), (0, True)], ids=["plain", "dropout", "documents"])
 @pytest.mark.parametrize("vocab", [5, 30], ids=["folded", "unfolded"])
-def test_dropout_and_documents_alone(vocab, rate, documents):
+def test_all_gradients_of_the_stack_without_one_of_them(vocab, rate, documents):
     check_stack(build(vocab), 6, 4, rate, documents)
 
 
@@ -129,8 +128,7 @@ def test_the_shapes_take_every_path():
     assert paths == {(folded, onehot) for folded in (True, False) for onehot in (True, False)}
 
 
-@pytest.mark.parametrize("rate", [0, 0.4], ids=["", "dropout"])
-@pytest.mark.parametrize("vocab", [5, 12], ids=["folded", "unfolded"])
+@pytest.mark.parametrize("vocab, rate", [(5, 0.4), (12, 0)], ids=["folded-dropout", "unfolded"])
 def test_a_short_run_in_the_workspace_of_a_longer_one(vocab, rate):
     model = build(vocab)
     dropout = Dropout(rate, seed=3, step=2) if rate else None
@@ -157,13 +155,12 @@ def test_without_dstate_the_gradient_is_that_of_the_loss_alone():
     assert (results[0] == results[1]).all() and np.isfinite(results[0]).all()
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("vocab", [5, 16], ids=["folded", "unfolded"])
-def test_shares_of_the_columns(threads, vocab):
+@pytest.mark.parametrize("threads, vocab", [(1, 16), (2, 5), (3, 16)], ids=["1-unfolded", "2-folded", "3-unfolded"])
+def test_all_gradients_where_threads_share_the_columns(threads, vocab):
     """Five columns in shares of 5, of 2 and 3, of 1, 2 and 2."""
     model = build(vocab)
     model.threads = threads
-    errors = step_errors(model, batch(model, 6, 5, documents=True), Dropout(0.3, seed=3, step=2))
+    errors = step_errors(model, batch(model, 6, 5, documents=True), Dropout(0.3, seed=3, step=2), few=12)
     assert len(errors) == len(model.params) and max(errors.values()) < BOUND, errors
 
 
@@ -179,7 +176,7 @@ def step_errors(model, case: Case, dropout=None, few=20) -> dict[str, float]:
 @pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
 @pytest.mark.parametrize("size, hidden, steps, n", [(3, 4, 5, 2), (5, 1, 4, 3), (1, 3, 1, 2), (2, 5, 7, 1), (7, 33, 3, 2)])
 @pytest.mark.parametrize("kind", ["lstm.py", "numpy", pytest.param("compiled", marks=needs_compiler)])
-def test_one_layer(size, hidden, steps, n, documents, kind):
+def test_all_gradients_of_one_layer(size, hidden, steps, n, documents, kind):
     """forward and backward on their own: x or z, all weights, h0 and c0, any gradient from above.
 
     kind: by lstm.py, by NumPy's loops, or by those of host.cpp and gates.cuh, in doubles.
@@ -239,7 +236,7 @@ def test_dx_is_written_where_it_is_wanted_and_may_be_dy(kind):
 
 @pytest.mark.parametrize("fold", [True, False], ids=["folded", "unfolded"])
 @pytest.mark.parametrize("vocab", [4, 140], ids=["", "sorted-scatter"])
-def test_the_embedding(vocab, fold):
+def test_all_gradients_of_the_embedding(vocab, fold):
     """Over two shares of a batch, and the folded one's rows in three parts."""
     rng = np.random.default_rng(7)
     table, steps, n, size, hidden = rng.standard_normal((vocab, 3)), 5, 4, 3, 2
@@ -270,7 +267,7 @@ def test_the_embedding(vocab, fold):
     assert fold or np.isnan(grads.w_ih).all() and np.isnan(grads.bias).all()  # the layer's, which has x as its input
 
 
-def test_the_head_and_its_loss():
+def test_all_gradients_of_the_head_and_the_loss():
     rng = np.random.default_rng(7)
     vocab, hidden, steps, n = 6, 3, 4, 5
     weight, bias = rng.standard_normal((vocab, hidden)), rng.standard_normal(vocab)
@@ -295,20 +292,19 @@ def test_the_head_and_its_loss():
 
 
 @pytest.mark.parametrize("dropout, documents", [
-    (None, False), (Dropout(0.4, 1, 0), True), (Dropout(0.4, 1, 0, variational=True), False),
-    (Dropout(0, 1, 0, weight_rate=0.4), False), (Dropout(0.3, 1, 0, True, 0.4), True)],
-    ids=["plain", "dropout-documents", "variational", "weight-drop", "all"])
-def test_the_users_gradient_check_says_so_too(dropout, documents):
+    (None, False), (Dropout(0.4, 1, 0), True), (Dropout(0.3, 1, 0, True, 0.4), True)],
+    ids=["plain", "dropout-documents", "variational-weight-drop-documents"])
+def test_the_users_gradient_check_passes_right_gradients(dropout, documents):
     model = build()
     before = model.params.flat.copy()
-    most = 40 if dropout else 200  # 200 by default
+    most = 20 if dropout else 200  # 200 by default
     rows = list(gradcheck.check_gradients(model, gradcheck.random_case(model, 6, 4, dropout, documents), *[most] * bool(dropout)))
     assert [row.name for row in rows] == [*model.params, "h0", "c0"]
     assert max(row.error for row in rows) < BOUND and (model.params.flat == before).all()
     assert all(row.checked == min(row.size, most) for row in rows)
 
 
-@pytest.mark.parametrize("name", ["embedding.weight", "lstm.weight_hh_l1", "lstm.bias_ih_l0", "head.bias", "c0"])
+@pytest.mark.parametrize("name", ["embedding.weight", "lstm.weight_hh_l1", "c0"])
 def test_the_users_gradient_check_finds_a_wrong_gradient(name, monkeypatch):
     right = stack.backward, stack.sum_up
 

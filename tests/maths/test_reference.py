@@ -95,8 +95,8 @@ def test_the_reference_itself_by_finite_differences():
 
 @pytest.mark.parametrize("rate, documents", [(0, False), (0.4, True)], ids=["plain", "dropout-documents"])
 @pytest.mark.parametrize("vocab, embed, hidden, layers, steps, n", [
-    (5, 3, 4, 1, 6, 4), (5, 3, 4, 2, 6, 4), (5, 3, 4, 3, 6, 4), (2, 1, 1, 2, 5, 3), (7, 5, 3, 2, 1, 5), (7, 2, 5, 3, 9, 1),
-    (3, 2, 3, 1, 1, 1), (65, 8, 37, 2, 12, 3), (130, 2, 3, 1, 4, 7), (130, 2, 3, 1, 20, 14)])
+    (5, 3, 4, 3, 6, 4), (2, 1, 1, 2, 5, 3), (7, 5, 3, 2, 1, 5), (7, 2, 5, 3, 9, 1), (3, 2, 3, 1, 1, 1), (65, 8, 37, 2, 12, 3),
+    (130, 2, 3, 1, 4, 7), (130, 2, 3, 1, 20, 14)])
 def test_engine_and_reference_agree(vocab, embed, hidden, layers, steps, n, rate, documents):
     model = build(vocab, embed, hidden, layers, scale=0.7)
     case, dropout = batch(model, steps, n, documents), Dropout(rate, seed=3, step=2) if rate else None
@@ -105,7 +105,7 @@ def test_engine_and_reference_agree(vocab, embed, hidden, layers, steps, n, rate
     assert max(errors.values()) < NEAR, errors
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(derandomize=True, deadline=None, max_examples=30)
 @given(st.integers(2, 9), st.integers(1, 5), st.integers(1, 9), st.integers(1, 3), st.integers(1, 7), st.integers(1, 6),
        st.sampled_from([0, 0.25, 0.9]), st.booleans(), st.integers(1, 4))
 def test_the_training_step_and_reference_agree(vocab, embed, hidden, layers, steps, n, rate, documents, threads):
@@ -278,8 +278,7 @@ def peak(function) -> int:
     return min(peaks)
 
 
-@pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype, documents", [("float32", True), ("float64", False)], ids=["float32-documents", "float64"])
 def test_the_time_loop_of_numpy_allocates_nothing(dtype, documents):
     """forward and backward over 240 steps of (64, 32) hold no more at their peak than over 96; NumPy's own buffer is 64 KB."""
     peaks = []
@@ -299,8 +298,7 @@ def test_the_time_loop_of_numpy_allocates_nothing(dtype, documents):
     assert backward < 16 * loops.BLOCK + 200_000 and backward_longer < backward + 4_000, peaks
 
 
-@pytest.mark.parametrize("documents", [False, True], ids=["", "documents"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype, documents", [("float32", False), ("float64", True)], ids=["float32", "float64-documents"])
 def test_the_time_loop_of_lstm_py_holds_no_more_than_one_step_s_numbers(dtype, documents):
     """forward and backward over 240 steps of (64, 32) hold no more at their peak than over 96; NumPy's own buffer is 64 KB."""
     peaks, of_a_gate = [], 64 * 32 * np.dtype(dtype).itemsize

@@ -14,6 +14,15 @@ FLAGS = ("-std=c++17", "-O0", "-g1", "-fno-omit-frame-pointer", "-march=native",
 LOOPS = "equal_the_loops or columns or longer_arrays or tanh or refused"  # of test_native.py
 STEPS = "equal_model_step or naive or repeated or out_of_range"           # of test_stepper.py
 
+LAYER = """
+import sanitize, test_native
+found = test_native.native.Recurrence(test_native.native.build(), "float32")
+for columns in (1, 2):
+    p = test_native.Problem("float32", 5, 2, 3, columns, True)
+    found.forward(p.w, p.x, p.gates, p.h, p.c, p.keep)
+    found.backward(p.w, p.gates, p.c, p.keep, p.dy, p.dh, p.dc, p.dx)
+"""
+
 
 def runtime() -> str | None:
     """The sanitizer's library, which has to be there before Python's own memory is: None where there is none."""
@@ -28,7 +37,7 @@ pytestmark = pytest.mark.skipif(runtime() is None, reason="no compiler with Addr
 
 
 def sanitized(tmp_path, *arguments: str, planted: tuple[str, str] = ("", "")) -> subprocess.CompletedProcess:
-    """pytest with such a build of host.cpp, which has one text in place of another."""
+    """Python with such a build of host.cpp, which has one text in place of another."""
     folder = tmp_path / "cpu"
     folder.mkdir()
     for name in native.SOURCES:
@@ -42,14 +51,14 @@ def sanitized(tmp_path, *arguments: str, planted: tuple[str, str] = ("", "")) ->
         f"native.HERE = Path({str(folder)!r})\n")
     environment = {**os.environ, "LD_PRELOAD": runtime(), "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1",
                    "OPENBLAS_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path), "PYTHONMALLOC": "malloc",
-                   "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "sanitize", "-p", "no:cacheprovider", "-p", "no:xdist", "-s", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+                   "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "tests/maths")])}
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 def test_the_loops_stay_inside_their_arrays(tmp_path):
     """Takes over 10 s: the loops are compiled with checks, and Python's memory is guarded too."""
-    done = sanitized(tmp_path, "tests/maths/test_native.py", "tests/maths/test_stepper.py", "-k", f"{LOOPS} or {STEPS}")
+    done = sanitized(tmp_path, "-m", "pytest", "-q", "-p", "sanitize", "-p", "no:cacheprovider", "-p", "no:xdist", "-s",
+                     "tests/maths/test_native.py", "tests/maths/test_stepper.py", "-k", f"{LOOPS} or {STEPS}")
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-2000:] + done.stderr[-4000:]
 
 
@@ -57,5 +66,5 @@ def test_the_loops_stay_inside_their_arrays(tmp_path):
     ("for (long k = 0; k < hidden; k++) h[k][t + 1]", "for (long k = 0; k <= hidden; k++) h[k][t + 1]"),
     ("keep ? keep + n * t : ones, dy.at(t, n)", "keep ? keep + n * (t + 1) : ones, dy.at(t, n)")])
 def test_a_read_or_write_outside_is_seen(right, wrong, tmp_path):
-    done = sanitized(tmp_path, "tests/maths/test_native.py", "-k", "equal_the_loops", "-x", planted=(right, wrong))
+    done = sanitized(tmp_path, "-c", LAYER, planted=(right, wrong))
     assert "AddressSanitizer: heap-buffer-overflow" in done.stderr and "host.cpp" in done.stderr, done.stderr[-2000:]

@@ -58,7 +58,7 @@ def test_cells_and_gates_are_those_of_the_reference(monkeypatch, chunk, layers):
     assert all(np.array_equal(found.probes[name], PROBES[name](TEXT)) for name in found.probes)
 
 
-def test_on_a_card(on_cuda):
+def test_the_cells_of_a_model_on_a_card_are_those_on_the_cpu(on_cuda):
     vocab = Vocab.from_text(TEXT)
     model = rnncore.CharLM(rnncore.ModelConfig(len(vocab), 3, 5, 2), vocab, "cuda", "float64")
     wanted = with_vocab(vocab, hidden=5)
@@ -68,7 +68,7 @@ def test_on_a_card(on_cuda):
     assert mine.saturation == theirs.saturation
 
 
-def test_documents_begin_anew():
+def test_each_document_begins_with_a_state_of_zeros():
     vocab = Vocab("".join(sorted({*TEXT, END})), documents="blank")
     model, text = with_vocab(vocab, scale=1.5), f"{TEXT}{END}{TEXT[:50]}{END}"
     found = ATLAS.atlas(model, text)
@@ -153,7 +153,7 @@ def faults(module) -> list[str]:
         "types": all(list(map(type, row)) == [int, int, float] for rows in ranked.values() for row in rows)}.items() if not right]
 
 
-def test_correlations_and_ranking():
+def test_cells_are_ranked_by_their_correlation():
     assert faults(ATLAS) == []
     cells, probes = planted()
     first = {name: rows[0] for name, rows in ATLAS.ranking(cells, probes, 1).items()}

@@ -96,7 +96,7 @@ def test_the_marks_stand_where_the_cell_is_high(rnn, model):
     assert [mark == "^" for mark in marks[:len(shown)]] == high[at:at + len(shown)].tolist() and "^" in marks
 
 
-def test_what_neurons_refuses(rnn, tmp_path):
+def test_neurons_refuses_wrong_options_in_one_line(rnn, tmp_path):
     assert "--json" in refused(rnn("neurons", "text.txt", "--cells"), 2)
     line = refused(rnn("neurons", "text.txt", "--probe", "quote"), 2)
     assert "'quote'" in line and all(name in line for name in PROBES)
@@ -125,10 +125,9 @@ def test_bytes_lower_case_and_documents_are_read_as_score_reads_them(capsys, tmp
         (tmp_path / "m").unlink()
 
 
-@pytest.mark.parametrize("name, probe", [("numpy", "inside quotes"), ("numpy", "bracket depth"), ("numpy", "position in the line"),
-                                         ("tinyshakespeare", "position in the line")])
+@pytest.mark.parametrize("name, probe", [("numpy", "inside quotes"), ("tinyshakespeare", "position in the line")])
 def test_a_pretrained_model_has_a_cell_that_follows(capsys, name, probe):
-    """.70, .67, .61 and .83 when written."""
+    """.70 and .83 when written."""
     text = ROOT / "kernels/cpu/ops.py" if name == "numpy" else ROOT / "data/pretrained/samples/tinyshakespeare.txt"
     result = call(capsys, "neurons", f"pretrained/{name}", text, "-n", 4000, "--probe", probe, "--json", "--on-unknown", "skip")
     assert abs(figures(result)["probes"][probe]["cells"][0]["r"]) > 0.5
@@ -184,7 +183,7 @@ def test_on_a_card_the_host_drives_the_loop(with_cublas, model, monkeypatch, pat
     assert samples(card, 3, "a", 20, SampleConfig(), clamp=HELD) == samples(host, 3, "a", 20, SampleConfig(), clamp=HELD)
 
 
-def test_the_option(rnn, model):
+def test_clamp_holds_a_cell_at_a_value(rnn, model):
     plain, held = (rnn("generate", "-n", 90, *args) for args in ((), ("--clamp", "0.3=1.5", "--clamp", "1.0=-2")))
     assert held.code == plain.code == 0 and held.err == ""
     wanted = "".join(rnncore.generate(model, length=90, clamp={(0, 3): 1.5, (1, 0): -2.0}))
@@ -199,7 +198,7 @@ def test_the_option(rnn, model):
     ("1.3=inf", "finite"), ("1.3=-inf", "finite"), ("1.3=1e39", "finite"), ("1.3=", "LAYER.CELL=VALUE"), ("1.3", "LAYER.CELL=VALUE"),
     ("1=3", "LAYER.CELL=VALUE"), ("-1.3=1", "LAYER.CELL=VALUE"), ("1.-3=1", "LAYER.CELL=VALUE"), ("1.3=x", "LAYER.CELL=VALUE"),
     ("", "LAYER.CELL=VALUE"), ("1.3=1 --clamp 1.3=2", "1.3 is given twice")])
-def test_what_clamp_refuses(rnn, value, words):
+def test_clamp_refuses_cells_and_values_that_are_none(rnn, value, words):
     for more in ((), ("--count", 2)):
         assert words in refused(rnn("generate", "--clamp", *value.split(" "), *more), 2)
 

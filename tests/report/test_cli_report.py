@@ -132,7 +132,7 @@ def test_the_text_of_a_pipe_is_kept_for_later_reports(here, capsys, monkeypatch)
     assert (result.code, result.err, (here / "piped/report.html").read_text()) == (0, "", before)
 
 
-@pytest.mark.parametrize("args", [("--level", "byte"), ("--documents", "lines"), ("--lower",), ("--min-count", 3)])
+@pytest.mark.parametrize("args", [("--level", "byte"), ("--documents", "lines", "--lower", "--min-count", 3)])
 def test_what_is_kept_is_what_was_read(here, capsys, monkeypatch, args):
     monkeypatch.delenv("RNNCORE_NO_REPORT")
     corpus(here, TEXT + "\u00c9\n", "other.txt")

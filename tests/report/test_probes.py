@@ -73,12 +73,12 @@ VALUES = [  # probe, what stands before, the text, its values
 
 
 @pytest.mark.parametrize("name, before, text", MARKED)
-def test_what_is_inside(name, before, text):
+def test_quotes_brackets_and_comments_mark_what_is_inside_them(name, before, text):
     assert seen(name, before, bare(text)) == text
 
 
 @pytest.mark.parametrize("name, before, text, wanted", VALUES)
-def test_values(name, before, text, wanted):
+def test_depths_and_positions_are_counted(name, before, text, wanted):
     assert digits(name, before, text) == wanted
 
 
@@ -154,7 +154,7 @@ def test_every_probe_says_in_a_line_what_it_is():
     ("kernels/cuda/ops.py", "python"), ("rnncore/model.py", "python"), ("data/pretrained/samples/numpy.txt", "python"), ("kernels/cpu/host.cpp", "c"),
     ("kernels/gates.cuh", "c"), ("tests/fakes/cuda_emulator.hpp", "c"), ("data/pretrained/samples/tinyshakespeare.txt", "prose"),
     ("data/pretrained/samples/hugo.txt", "prose"), ("LICENSE", "prose")])
-def test_languages(path, wanted):
+def test_the_language_of_a_file_is_recognised(path, wanted):
     text = (ROOT / path).read_text(encoding="utf-8") if (ROOT / path).is_file() else pytest.skip("no checkout")
     assert {language(text), language(text[:3000])} == {wanted}
 
@@ -166,7 +166,7 @@ def test_long_lines_take_no_square_of_their_length():
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", PROSE, "# Title\n\nIt's a list:\n\n# More\n\n- one (1)\n- don't\n", "Now for all of them:\nif it is so; (as they say)\n" + 9 * PROSE])
-def test_prose_is_prose(text):
+def test_prose_is_no_programming_language(text):
     assert language(text) == "prose"
 
 

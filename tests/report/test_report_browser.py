@@ -177,7 +177,7 @@ def test_every_probe_has_a_picture_and_every_layer_its_gates(page, told):
                     for layer, gates in enumerate(told.atlas.saturation) for gate, (low, high) in gates.items()]
 
 
-def test_light_and_dark(open_page, home):
+def test_the_page_is_light_or_dark_as_asked(open_page, home):
     colour = "getComputedStyle(document.body).backgroundColor"
     light, dark = (open_page(home / "run/report.html", scheme) for scheme in ("light", "dark"))
     papers = [light.evaluate(colour), dark.evaluate(colour)]

@@ -48,7 +48,7 @@ def refusal(place, data: bytes) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_model_file_with_bytes_changed_cut_or_repeated(good, place, seed):
     rng = np.random.default_rng(seed)
     lines = [refusal(place, in_bytes(good[0], rng)) for _ in range(500)]
@@ -70,9 +70,8 @@ def header_of_or_none(data: bytes):
         return None
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_model_file_with_another_text_under_a_right_sha256(good, place, seed):
-    rng = np.random.default_rng(seed)
+def test_model_file_with_another_text_under_a_right_sha256(good, place):
+    rng = np.random.default_rng(0)
     for _ in range(400):
         path, data = in_text(*good[1:], rng)
         line = refusal(place, data)
@@ -153,7 +152,7 @@ def test_a_card_may_be_anything_and_is_shown_without_harm(good, place, capsys):
 
     assert trained(card)
     rng, whole = np.random.default_rng(0), document | {"card": card}
-    for _ in range(250):
+    for _ in range(100):
         path, data = in_text(whole, tensors, rng, ("card",))
         place.write_bytes(data)
         result = call(capsys, "info", place)

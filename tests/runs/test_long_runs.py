@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import SMALL, Result, call, corpus, files, refused, rows, run, stoppable
+from cli_helpers import SMALL, TEXT, Result, call, corpus, files, refused, rows, run, stoppable
 from fork_server import Forked
 from test_resume import same_run, step_of
 from test_signals import start, wait_for
@@ -290,6 +290,20 @@ def test_a_wall_clock_that_jumps_changes_nothing(train, tmp_path, monkeypatch):
     assert seconds == sorted(seconds) and 0.9 < seconds[-1] < 2 and time.perf_counter() - begun < 10  # 1.2 and 1.3 s
 
 
+def test_minutes_hold(tmp_path):
+    """6 s by the clock; the figure is printed. 5% is the promise, a second is for the stalls of a busy machine."""
+    corpus(tmp_path, 30 * TEXT, "long.txt")
+    begun = time.monotonic()
+    assert run("train", "long.txt", "--minutes", 0.1, cwd=tmp_path).code == 0
+    wall = time.monotonic() - begun
+    folder = tmp_path / "runs" / "long"
+    card, table = read_last(folder)[0]["card"], rows(folder)  # the last model need not be the best
+    seconds = table[-1]["seconds"]
+    print(f"--minutes 0.1: {seconds:.2f} s of 6 in metrics.jsonl, {card['seconds']} in the card, {wall:.2f} s in all")
+    assert abs(seconds - 6) <= 0.05 * 6 + 1
+    assert card["val_loss_of_all"] is not None and table[-1]["lr"] < 0.05 * max(row["lr"] for row in table)
+
+
 def test_nothing_looks_at_the_wall_clock_but_the_card():
     root = Path(runs.__file__).resolve().parents[2]
     if not (root / "setup.cfg").is_file():
@@ -330,7 +344,7 @@ def test_memory_that_runs_out_on_the_way(train, monkeypatch, batch, words):
 def test_twenty_kills_at_random_moments_change_no_bit(tmp_path):
     """kill -9 anywhere: in the start, in a step, in a save. The moments are seeded; where they hit is not."""
     corpus(tmp_path)
-    args = ("train", "corpus.txt", "--steps", 1200, *SMALL, "--dropout", 0.2, "--sample-every", 100)
+    args = ("train", "corpus.txt", "--steps", 800, *SMALL, "--dropout", 0.2, "--sample-every", 100)
     assert run(*args, "-o", "whole", cwd=tmp_path).code == 0
     parts, moments, reached = tmp_path / "parts", random.Random(0), []
     last = parts / "last.safetensors"
@@ -356,5 +370,5 @@ def test_twenty_kills_at_random_moments_change_no_bit(tmp_path):
     assert steps == sorted(set(steps))
     ours, theirs = (read_last(folder)[0]["training"]["progress"] for folder in (parts, tmp_path / "whole"))
     assert {k: v for k, v in ours.items() if "seconds" not in k} == {k: v for k, v in theirs.items() if "seconds" not in k}
-    assert not list(parts.glob(".*")) and kept(parts) == ["step-001120.safetensors", "step-001200.safetensors"]
+    assert not list(parts.glob(".*")) and kept(parts) == ["step-000720.safetensors", "step-000800.safetensors"]
     assert np.array_equal(checkpoint.load(parts, "cpu").params.flat, checkpoint.load(tmp_path / "whole", "cpu").params.flat)

@@ -54,7 +54,7 @@ def outcome(run: Training, progress: list) -> dict:
             "best": run.best, "stale": run.stale, "final": (run.final_loss, run.final_windows, run.val_windows)}
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(derandomize=True, deadline=None, max_examples=20)
 @given(stops=st.lists(st.integers(1, STEPS - 1), min_size=1, max_size=3, unique=True).map(sorted),
        variant=st.sampled_from(sorted(VARIANTS)))
 def test_resuming_at_any_step_equals_no_interruption(stops, variant, tmp_path_factory):
@@ -137,7 +137,7 @@ def test_a_run_from_before_variational_dropout_goes_on_with_the_masks_that_it_ha
 def test_a_run_is_the_same_with_four_kills_in_between(tmp_path):
     """kill -9 while it saves after every step; each time a row of the metrics is torn too."""
     corpus(tmp_path)
-    args = ("train", "corpus.txt", "--steps", 500, *SMALL, "--sample-every", 1000)
+    args = ("train", "corpus.txt", "--steps", 300, *SMALL, "--sample-every", 1000)
     assert run(*args, "-o", "whole", cwd=tmp_path).code == 0
     args += ("--save-every", 1)
     parts, reached = tmp_path / "parts", 0
@@ -154,8 +154,8 @@ def test_a_run_is_the_same_with_four_kills_in_between(tmp_path):
         reached = step_of(parts)
         with open(parts / "metrics.jsonl", "a") as file:
             file.write('{"step": 99, "cha')
-    assert 80 < reached < 500
-    assert run("train", "--resume", "-o", "parts", cwd=tmp_path).code == 0
+    assert 80 < reached < 300
+    assert run("train", "--resume", "--save-every", 100, "-o", "parts", cwd=tmp_path).code == 0
     same_run(tmp_path / "whole", parts)
     assert set(files(parts)) >= {"best.safetensors", "last.safetensors"} and not list(parts.glob(".*"))
 
@@ -266,7 +266,7 @@ def test_a_run_on_stdin_goes_on_with_stdin(tmp_path):
     assert run(*again, cwd=tmp_path, stdin=TEXT.encode()).code == 0 and rows(tmp_path / "a")[-1]["step"] == 5
 
 
-def test_nothing_to_resume(train, tmp_path):
+def test_resume_without_a_run_is_refused(train, tmp_path):
     line = refused(train("--resume"))
     assert "no run" in line and "rnncore train" in line
     for args in (("-o", "nowhere"), ("--name", "nowhere"), ("-o", ".")):

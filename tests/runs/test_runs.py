@@ -59,14 +59,14 @@ def test_a_saved_run_holds_all_that_resuming_needs(saved):
     assert set(checkpoint.read(folder.best)[1]) == set(checkpoint.file_shapes(run.model.config))
 
 
-def test_the_card(saved):
+def test_the_card_says_what_was_trained_and_by_which_versions(saved):
     folder, run = saved
     card = checkpoint.read(folder.best)[0]["card"]
     assert card["corpus"] == SETTINGS["corpus"] and card["step"] == 4 and card["best_step"] == run.best[1]
     assert set(card["versions"]) == {"rnncore", "numpy", "python"} and card["train"] == asdict(run.config)
 
 
-def test_making_a_folder(tmp_path):
+def test_a_folder_is_made_and_emptied_of_a_run_that_saved_nothing(tmp_path):
     folder = RunFolder(tmp_path / "a" / "b", SETTINGS)
     folder.make()
     assert os.listdir(folder.path) == ["metrics.jsonl"] and rows(folder.path) == []
@@ -113,14 +113,14 @@ def test_rewinding_drops_later_rows_and_what_is_torn(tmp_path, torn):
     assert rows(tmp_path) == []
 
 
-def test_samples_are_added(tmp_path):
+def test_samples_are_appended_below_their_step(tmp_path):
     folder = RunFolder(tmp_path, SETTINGS)
     folder.add_sample(1, "ä\nb")
     folder.add_sample(2, "")
     assert (tmp_path / "samples.txt").read_text(encoding="utf-8") == "--- step 1\nä\nb\n--- step 2\n\n"
 
 
-def test_newest_and_fresh(tmp_path, monkeypatch):
+def test_the_newest_run_is_found_and_a_new_one_gets_a_free_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunError, match="rnncore train"):
         newest()

