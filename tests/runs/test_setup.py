@@ -60,7 +60,7 @@ def documented() -> dict[str, str]:
     found = {"setup.py": re.sub("^ {4}", "", indented, flags=re.MULTILINE)}
     if (ROOT / "rnncore" / "README.md").is_file():
         blocks = re.findall("```python\n(.*?)```", (ROOT / "rnncore" / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-        (found["rnncore/README.md"],) = (block for block in blocks if "runs.setup" in block)
+        (found["README.md"],) = (block for block in blocks if "runs.setup" in block)
     return found
 
 
