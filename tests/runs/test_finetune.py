@@ -63,7 +63,7 @@ def test_a_trained_model_has_a_head_start(tune):
 
 def test_the_usual_rate_is_lower_and_says_why(tune):
     err = tune("corpus.txt", "--init-from", "base", "--steps", 1, "-o", "a").err
-    assert "trained before" in err and f"lr {plan.TUNE * 0.03:.3g}: muon" in err
+    assert f"lr {plan.TUNE * 0.03:.3g}: usual for muon and 1 x 16, lower for a trained model" in err
     assert last("a")[0]["train"]["lr"] == pytest.approx(plan.TUNE * 0.03)
     assert tune("corpus.txt", "--init-from", "base", "--steps", 1, "--lr", 0.5, "-o", "b").code == 0
     assert last("b")[0]["train"]["lr"] == 0.5
@@ -75,8 +75,8 @@ def test_the_plan_is_made_for_the_sizes_of_the_model(tune, tmp_path):
     err = tune("corpus.txt", "--init-from", "base", *args).err
     sizes = ModelConfig(len(set(TEXT)) + 1, 8, 16, 1)
     assert last("a")[0]["train"]["lr"] == pytest.approx(plan.TUNE * plan.rate(sizes, "adam"))
-    assert "adam, 1 x 16, trained before" in err
-    assert f"dropout 0, weight-drop 0: {plan.about(rnncore.params.count(sizes))} parameters" in err
+    assert "usual for adam and 1 x 16, lower for a trained model" in err
+    assert f"dropout 0, weight-drop 0: for {plan.about(rnncore.params.count(sizes))} parameters" in err
 
 
 @pytest.mark.parametrize("stored", ["float16", "float32", "float64"])

@@ -213,7 +213,7 @@ def test_a_disk_that_fills_in_mid_run(small_disk, tmp_path):
     while "cannot be written" not in line:
         line = process.stderr.readline()
         assert line
-    assert line == "disk/a cannot be written (No space left on device): make room on the disk; what it holds is whole\n"
+    assert line == "disk/a cannot be written (No space left on device): free space on the disk; what it holds is whole\n"
     assert process.poll() is None and step_of(folder) == step
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)

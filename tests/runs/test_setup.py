@@ -164,7 +164,7 @@ def test_a_folder_that_cannot_be_written_is_a_note_and_the_end_of_the_block_an_e
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RunFolder, "save", full)
-    with pytest.raises(RunError, match="run cannot be written .No space left on device.: make room on the disk"):
+    with pytest.raises(RunError, match="run cannot be written .No space left on device.: free space on the disk"):
         with setup.start(options(save_every=1)) as run:
             run.news()
             assert [len(run.news()) for _ in run] == [1, 0, 0, 0, 0, 0]  # said once
