@@ -216,10 +216,10 @@ def test_the_first_capture_of_a_process_succeeds(graphed, work, kind, how):
     """Nothing is left for it to trip over, so it succeeds alone too."""
     if not graphed.torch.cuda.is_available():
         pytest.skip("this torch finds no GPU")
-    first("cuda", work, kind, how)
+    check_first_capture("cuda", work, kind, how)
 
 
-def first(*arguments: str) -> None:
+def check_first_capture(*arguments: str) -> None:
     done = subprocess.run([sys.executable, "-c", FIRST, *arguments], capture_output=True, text=True, timeout=300,
                           env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     assert done.returncode == 0 and "AccumulateGrad" not in done.stderr, done.stderr

@@ -34,7 +34,7 @@ def check(log: str, hidden: int, kernels: int):
     assert max(map(int, re.findall(r"(\d+) bytes smem", log))) <= SHARED, log
 
 
-def nvcc(path, hidden: int, options, bf16: bool) -> None:
+def check_that_nvcc_compiles(path, hidden: int, options, bf16: bool) -> None:
     cards = [card for card in CARDS if card >= 80 or not bf16]
     flags = [f"-gencode=arch=compute_{card},code=sm_{card}" for card in cards]
     done = subprocess.run(["nvcc", "-std=c++17", "--threads", "2", *flags, *options, f"-DBF16={int(bf16)}", "-Xptxas", "-v", "-c", "-o", "/dev/null", path],
@@ -49,7 +49,7 @@ def nvcc(path, hidden: int, options, bf16: bool) -> None:
 def test_nvcc_compiles_it_for_every_card_without_spills(persistent, tmp_path, hidden, bf16):
     (tmp_path / "persistent.cu").write_text(persistent.CODE)
     for options in variants(persistent, hidden):
-        nvcc(tmp_path / "persistent.cu", hidden, options, bf16)
+        check_that_nvcc_compiles(tmp_path / "persistent.cu", hidden, options, bf16)
 
 
 def test_some_sizes_have_more_than_one_shape(persistent):

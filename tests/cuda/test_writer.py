@@ -71,8 +71,8 @@ def over(stepper: Stepper, card: Card = SMALL) -> Writer:
 def loop(stepper: Stepper, config: SampleConfig, steps: int, first: int = 0, start: int = 0) -> np.ndarray:
     """What the host writes."""
     numbers, ids = np.arange(first, first + stepper.h.shape[-1])[:, None], []
-    for coin in uniform(config.seed, Purpose.DRAW, steps, step=numbers, start=start).T:
-        ids.append(draw(stepper.logits, config, coin))
+    for u in uniform(config.seed, Purpose.DRAW, steps, step=numbers, start=start).T:
+        ids.append(draw(stepper.logits, config, u))
         stepper.step(ids[-1])
     return np.array(ids)
 
@@ -119,8 +119,8 @@ def test_draws_from_logits_with_equals_and_nothing(on_host, symbols, dtype):
     logits[rng.integers(0, symbols, n), np.arange(n)] = 1
     for config in (SampleConfig(0), PLAIN, SampleConfig(0.7, 3), SampleConfig(1.3, 0, 0.7), SampleConfig(1.0, 9, 0.5)):
         mine.logits[...] = logits
-        coins = uniform(config.seed, Purpose.DRAW, 1, step=np.arange(n)[:, None])[:, 0]
-        assert (write(over(mine), config, 1)[0] == draw(logits, config, coins)).all()
+        draws = uniform(config.seed, Purpose.DRAW, 1, step=np.arange(n)[:, None])[:, 0]
+        assert (write(over(mine), config, 1)[0] == draw(logits, config, draws)).all()
 
 
 @pytest.mark.parametrize("config, value", [(PLAIN, np.nan), (CUT, np.inf), (SampleConfig(0), np.nan), (SampleConfig(1.0, 2), np.inf)], ids=str)

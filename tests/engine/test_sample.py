@@ -24,20 +24,20 @@ def softmax(z):
     return e / e.sum()
 
 
-def drawn(logits, config=PLAIN, coins=None) -> np.ndarray:
-    """What an even row of coins picks from one column of logits (V, 1)."""
-    coins = (np.arange(4000) + 0.5) / 4000 if coins is None else np.asarray(coins, float)
-    return draw(np.repeat(logits, len(coins), axis=1), config, coins)
+def drawn(logits, config=PLAIN, draws=None) -> np.ndarray:
+    """The symbols that evenly spaced uniform draws pick from one column of logits (V, 1)."""
+    draws = (np.arange(4000) + 0.5) / 4000 if draws is None else np.asarray(draws, float)
+    return draw(np.repeat(logits, len(draws), axis=1), config, draws)
 
 
 @quick
 @given(st.integers(1, 9), st.integers(1, 6), st.integers(0, 99))
-def test_greedy_takes_the_likeliest_whatever_the_coin(symbols, n, seed):
+def test_greedy_takes_the_likeliest_whatever_the_uniform_draw(symbols, n, seed):
     rng = np.random.default_rng(seed)
-    logits, coin = rng.standard_normal((symbols, n)), rng.random(n)
-    assert (draw(logits, SampleConfig(temperature=0), coin) == logits.argmax(axis=0)).all()
-    assert (draw(logits, SampleConfig(temperature=1, top_k=1), coin) == logits.argmax(axis=0)).all()
-    assert (draw(logits, SampleConfig(temperature=1, top_p=1e-9), coin) == logits.argmax(axis=0)).all()
+    logits, u = rng.standard_normal((symbols, n)), rng.random(n)
+    assert (draw(logits, SampleConfig(temperature=0), u) == logits.argmax(axis=0)).all()
+    assert (draw(logits, SampleConfig(temperature=1, top_k=1), u) == logits.argmax(axis=0)).all()
+    assert (draw(logits, SampleConfig(temperature=1, top_p=1e-9), u) == logits.argmax(axis=0)).all()
 
 
 def test_of_equals_the_lowest_comes_first():
@@ -49,27 +49,27 @@ def test_of_equals_the_lowest_comes_first():
 
 @quick
 @given(logits_of_one, st.floats(0.2, 5), st.floats(0, 1, exclude_max=True))
-def test_the_coin_picks_by_inverse_distribution(logits, temperature, coin):
-    """The first symbol whose cumulative probability is above the coin."""
+def test_the_uniform_draw_picks_by_inverse_distribution(logits, temperature, u):
+    """The first symbol whose cumulative probability is above the u."""
     edges = np.cumsum(softmax(logits[:, 0] / temperature))
-    assume(abs(edges - coin).min() > 1e-12)
-    found = draw(logits, SampleConfig(temperature), np.array([coin]))
-    assert found.tolist() == [next(k for k, edge in enumerate(edges) if edge > coin)]
+    assume(abs(edges - u).min() > 1e-12)
+    found = draw(logits, SampleConfig(temperature), np.array([u]))
+    assert found.tolist() == [next(k for k, edge in enumerate(edges) if edge > u)]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_symbols_come_up_as_often_as_they_should(temperature):
     logits = np.array([[0.3], [2.0], [-1.0], [1.1]])
     counts = np.bincount(drawn(logits, SampleConfig(temperature)), minlength=4) / 4000
-    assert abs(counts - softmax(logits[:, 0] / temperature)).max() <= 1 / 4000  # even coins: exact to one
+    assert abs(counts - softmax(logits[:, 0] / temperature)).max() <= 1 / 4000  # evenly spaced draws: exact to one
 
 
-def plainly(logits, temperature, coin):
+def plainly(logits, temperature, u):
     """What `draw` does without top_k and top_p, in the fewest operations."""
     scaled = logits.astype(np.float64)
     scaled -= scaled.max(axis=0)
     mass = np.cumsum(np.exp(scaled / temperature), axis=0)
-    return (mass <= coin * mass[-1]).sum(axis=0)
+    return (mass <= u * mass[-1]).sum(axis=0)
 
 
 @quick
@@ -77,8 +77,8 @@ def plainly(logits, temperature, coin):
 def test_the_plain_formula_gives_the_same_symbols(symbols, n, temperature, dtype, seed):
     rng = np.random.default_rng(seed)
     logits = (5 * rng.standard_normal((symbols, n))).astype(dtype)
-    coin = rng.choice([0.0, 1 - 2 ** -53, *rng.random(9)], n)
-    assert draw(logits, SampleConfig(temperature), coin).tolist() == plainly(logits, temperature, coin).tolist()
+    u = rng.choice([0.0, 1 - 2 ** -53, *rng.random(9)], n)
+    assert draw(logits, SampleConfig(temperature), u).tolist() == plainly(logits, temperature, u).tolist()
 
 
 @quick
@@ -118,10 +118,10 @@ def test_a_mass_that_is_just_reached_is_enough():
 
 def test_columns_do_not_touch_one_another():
     rng = np.random.default_rng(0)
-    logits, coins = rng.standard_normal((9, 40)), rng.random(40)
+    logits, draws = rng.standard_normal((9, 40)), rng.random(40)
     for config in (SampleConfig(0.7), SampleConfig(0.7, top_k=4), SampleConfig(0.7, top_p=0.6), SampleConfig(0.7, 5, 0.6)):
-        alone = [draw(logits[:, n:n + 1], config, coins[n:n + 1])[0] for n in range(40)]
-        assert draw(logits, config, coins).tolist() == alone
+        alone = [draw(logits[:, n:n + 1], config, draws[n:n + 1])[0] for n in range(40)]
+        assert draw(logits, config, draws).tolist() == alone
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-308, 1e-300, 1e-9, 1e9, 1e308])
@@ -140,21 +140,21 @@ def test_no_temperature_makes_nonsense(temperature, top_k, top_p):
         np.testing.assert_allclose(counts, np.full(left, 1 / left), atol=1 / 2000)
 
 
-@pytest.mark.parametrize("coin", [0.0, 1 - 2 ** -53])
-def test_the_first_and_the_last_coin(coin):
+@pytest.mark.parametrize("u", [0.0, 1 - 2 ** -53])
+def test_the_first_and_the_last_uniform_draw(u):
     """A symbol of no probability is never drawn, at either end."""
     logits = np.array([[-np.inf], [1.0], [2.0], [-np.inf]])
-    expected = 1 if coin == 0 else 2
-    assert drawn(logits, coins=[coin]).tolist() == [expected]
-    assert drawn(np.array([[-1e4], [0.0], [-1e4]]), coins=[coin]).tolist() == [1]
-    assert drawn(np.zeros((300, 1)), coins=[coin]).tolist() == [0 if coin == 0 else 299]
+    expected = 1 if u == 0 else 2
+    assert drawn(logits, draws=[u]).tolist() == [expected]
+    assert drawn(np.array([[-1e4], [0.0], [-1e4]]), draws=[u]).tolist() == [1]
+    assert drawn(np.zeros((300, 1)), draws=[u]).tolist() == [0 if u == 0 else 299]
     assert drawn(logits, SampleConfig(1.0, top_k=3, top_p=0.99), [0.0]).tolist() == [2]
 
 
 def test_float32_logits_are_as_good():
     logits = np.random.default_rng(0).standard_normal((9, 30)).astype(np.float32)
-    coins, kept = np.random.default_rng(1).random(30), logits.copy()
-    assert (draw(logits, SampleConfig(0.8), coins) == draw(logits.astype(float), SampleConfig(0.8), coins)).all()
+    draws, kept = np.random.default_rng(1).random(30), logits.copy()
+    assert (draw(logits, SampleConfig(0.8), draws) == draw(logits.astype(float), SampleConfig(0.8), draws)).all()
     assert (logits == kept).all()
 
 
@@ -200,30 +200,30 @@ def test_two_texts_at_once_do_not_disturb_each_other():
     assert ["".join(text) for text in zip(*pairs, strict=True)] == wanted
 
 
-def test_the_text_is_what_the_model_says_by_the_coins():
-    """Step by step by hand: the prompt is read, each drawn symbol goes back in, one coin a symbol."""
+def test_the_text_is_what_the_model_says_by_the_uniform_draws():
+    """Step by step by hand: the prompt is read, each drawn symbol goes back in, one uniform draw a symbol."""
     model, config, found = the_model(), SampleConfig(0.9, 5, 0.8, seed=2), []
     state = None
     for symbol in model.vocab.encode("fade"):
         logits, state = model.step([symbol], state)
-    for coin in uniform(2, Purpose.DRAW, 25):
-        (symbol,) = draw(logits, config, np.array([coin]))
+    for u in uniform(2, Purpose.DRAW, 25):
+        (symbol,) = draw(logits, config, np.array([u]))
         found.append(model.vocab.symbols[symbol])
         logits, state = model.step([symbol], state)
     assert "".join(generate(model, "fade", 25, 0.9, 5, 0.8, seed=2)) == "".join(found)
 
 
-def test_coins_go_on_past_the_first_block():
+def test_uniform_draws_go_on_past_the_first_block():
     model = the_model()
-    steps = generate_ids(model, np.array([0]), SampleConfig(1e9, seed=3))  # an even die: the coin alone decides
+    steps = generate_ids(model, np.array([0]), SampleConfig(1e9, seed=3))  # an even die: the u alone decides
     found = [int(next(steps)[0]) for _ in range(DRAWS + 50)]
     wanted = np.floor(uniform(3, Purpose.DRAW, DRAWS + 50) * len(model.vocab))
     assert found == wanted.tolist()
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_sample_k_draws_the_same_coins_whatever_the_count(count):
-    """Near greedy temperatures aside, equal coins are equal texts: the products of several columns round alike to 1e-15."""
+def test_sample_k_draws_the_same_uniform_numbers_whatever_the_count(count):
+    """Near greedy temperatures aside, equal draws are equal texts: the products of several columns round alike to 1e-15."""
     model, config = the_model(), SampleConfig(0.8, seed=7)
     all_five = samples(model, 5, "abc", 40, config)
     assert samples(model, count, "abc", 40, config) == all_five[:count]

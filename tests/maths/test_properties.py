@@ -178,7 +178,7 @@ PROPERTIES = {
 }
 
 
-def each_spoiler(name: str) -> None:
+def check_each_spoiler(name: str) -> None:
     """The property `name` over calls that are right and over each way to spoil one."""
     check, names = PROPERTIES[name]
     for seed_, dtype in enumerate(BOUND):
@@ -193,7 +193,7 @@ def each_spoiler(name: str) -> None:
 
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_every_way_to_spoil_an_argument_is_refused(name):
-    each_spoiler(name)
+    check_each_spoiler(name)
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
@@ -234,7 +234,7 @@ def test_a_check_that_is_taken_out_is_missed(module, line, monkeypatch):
             monkeypatch.setattr(module, name, value)
     for name in PROPERTIES:
         try:
-            each_spoiler(name)
+            check_each_spoiler(name)
         except (Exception, pytest.fail.Exception):
             return
     pytest.fail("no property misses " + inspect.getsource(module).splitlines()[line - 1].strip())

@@ -30,7 +30,7 @@ SANITIZER = {"memcheck": ("persistent and tf32", ()),  # the tests, and options:
 
 # Tests
 
-def tests(part: Part) -> dict:
+def run_tests(part: Part) -> dict:
     """Run the gpu-marked tests in several processes, by pytest-xdist or by shares."""
     if not find_spec("pytest"):
         return result("missing", "pytest is not installed: `pip install pytest`")
@@ -45,7 +45,7 @@ def tests(part: Part) -> dict:
     counted = count(results)
     if not counted["passed"] and not counted["failed"]:
         return result(ending(codes, False), f"no test ran: {part.last_line()}", **counted)
-    return result(ending(codes, counted["not run"] == 0 and not counted["failed"]), tests_words(counted), **counted)
+    return result(ending(codes, counted["not run"] == 0 and not counted["failed"]), words_of_counts(counted), **counted)
 
 
 def gpu_files() -> list[str]:
@@ -66,7 +66,7 @@ def count(results: Path) -> dict:
         f"{line['test'].split('::')[-1]}: {line['words']}" for line in lines if line.get("outcome") == "failed"]}
 
 
-def tests_words(counted: dict) -> str:
+def words_of_counts(counted: dict) -> str:
     """Return the counts and the first failures in one line."""
     words = ", ".join(f"{counted[name]} {name}" for name in ("passed", "failed", "skipped", "not run") if counted[name])
     return "; ".join([words or "no test ran", *counted["failures"][:3]])
@@ -182,7 +182,7 @@ def sanitizer(part: Part) -> dict:
     clean = not counted["failed"] and not counted["not run"] and counted["passed"] > 0 and reports == []
     seen = "no error" + (" so far" if None in codes else "") if not reports else \
         f"{len(reports)} report{'s' * (len(reports) > 1)}, the first: {reports[0]}"
-    return result(ending(codes, clean), f"{tests_words(counted)}; {seen}", **counted, reports=reports[:20])
+    return result(ending(codes, clean), f"{words_of_counts(counted)}; {seen}", **counted, reports=reports[:20])
 
 
 def sanitizer_reports(log: str) -> list[str]:
@@ -202,7 +202,7 @@ def find_sanitizer() -> Path | None:
 
 
 PARTS = {  # name: the part, its limit in seconds, what it is
-    "tests": (tests, 110, "the tests marked `gpu`, in parallel"),
+    "tests": (run_tests, 110, "the tests marked `gpu`, in parallel"),
     "resume": (resume, 50, "runs stopped by SIGTERM and kill -9, resumed, compared bit by bit, on every path"),
     "bench": (bench, 165, "bench of all rows against torch"),
     "model2018": (model2018, 75, f"the 2018 project's model: {STEPS:,} steps of --preset original --dtype tf32"),

@@ -6,6 +6,7 @@ FOLDER is new; the runs and resume.json go there. Every tensor of last.safetenso
 moments, state), the numbers that resuming needs, and the losses in metrics.jsonl must be equal. Exit 0 where they are.
 """
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -136,11 +137,9 @@ def wait_for_saves(process: subprocess.Popen, file: Path, count: int) -> None:
     """Return when the file was saved so often, or the process has ended."""
     seen: set[tuple[int, int]] = set()
     while process.poll() is None and len(seen) < count:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             about = file.stat()
             seen.add((about.st_ino, about.st_mtime_ns))
-        except FileNotFoundError:
-            pass
         time.sleep(0.001)
 
 

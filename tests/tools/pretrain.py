@@ -63,7 +63,7 @@ def export(name: str, corpora: Path, run: Path) -> dict:
                  "dynamic": dynamic.losses(model, ids)}
     with model.kernel.single_threaded():
         losses = {protocol: round(float(np.concatenate(list(parts)).mean()), 4) for protocol, parts in protocols.items()}
-    floor = ngram.floor(train, ids, len(model.vocab))
+    floor = ngram.baseline(train, ids, len(model.vocab))
     card |= {"about": ABOUT[name], "losses": losses, "floor": {"nats": floor.nats, "order": floor.order, "counted": floor.counted},
              "corpus": card["corpus"] | {"sources": sources}}
     checkpoint.save(model, target, card, half=True)

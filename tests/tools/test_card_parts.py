@@ -147,7 +147,7 @@ def test_every_test_is_counted_once_in_shares(tmp_path, monkeypatch, way, crash)
         monkeypatch.delenv(name, raising=False)
     if crash:
         monkeypatch.setenv("CRASH", "1")
-    found = card_parts.tests(Part("tests", tmp_path, 60, Options(workers=2)))
+    found = card_parts.run_tests(Part("tests", tmp_path, 60, Options(workers=2)))
     assert found["outcome"] == "failed" and "test_bad: assert 1 == 2" in found["failures"]
     counts = [found[name] for name in ("passed", "failed", "skipped", "not run")]
     if not crash:
@@ -177,7 +177,7 @@ def test_what_is_missing_is_named_with_the_command_that_mends_it(tmp_path, monke
     monkeypatch.setattr(card, "find_sanitizer", lambda: None)
     monkeypatch.setattr(card_parts, "find_sanitizer", lambda: None)
     part = Part("memcheck", tmp_path, 5)
-    assert card_parts.tests(part) == {"outcome": "missing", "words": "pytest is not installed: `pip install pytest`"}
+    assert card_parts.run_tests(part) == {"outcome": "missing", "words": "pytest is not installed: `pip install pytest`"}
     assert "`pip install nvidia-cuda-sanitizer-api`" in card_parts.sanitizer(part)["words"]
     assert "`pip install numpy click safetensors rich threadpoolctl`" in card.why_no_card({}, 5)
     wanted = [words.split(":")[0] for words in card.wanted(set(card_parts.PARTS))]
