@@ -121,7 +121,7 @@ class Helpful(click.Command):
                      if isinstance(param, click.Argument)}
         found = option(name, self._options(ctx), arguments)
         if found[:1] and found[0] in arguments:
-            return f"no such option: {name}; {found[0]} stands without an option"
+            return f"no such option: {name}; write {found[0]} without an option"
         return f"no such option: {name}" + question(found)
 
 
