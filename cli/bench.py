@@ -92,9 +92,9 @@ def refuse_card(settings, dtype: str | None) -> None:
     """Raise UsageError for settings and precisions that only a GPU measures."""
     for name in settings:
         if name not in BENCH:
-            raise click.UsageError(f"--setting {name} is measured on a GPU alone: --device cuda")
+            raise click.UsageError(f"--setting {name} is measured only on a GPU: add --device cuda")
     if dtype not in (None, "float32", "float64"):
-        raise click.UsageError(f"--dtype {dtype} is a GPU's: --device cuda")
+        raise click.UsageError(f"--dtype {dtype} needs a GPU: add --device cuda")
 
 
 def check_torch(device: str | None, kind: str) -> dict:

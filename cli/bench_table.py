@@ -12,8 +12,8 @@ def cpu_headline(found: dict) -> str:
 def cpu_lines(found: dict, width: float = math.inf) -> list[str]:
     """Return the figures of one setting: a table of at most `width` columns, the matrix products and the memory.
 
-    Columns: ms per step (median), its quartiles, characters/s, GF/s, threads, and the time of the entry divided by
-    ours.
+    Columns: ms per step (median), its quartiles, characters/s, GF/s (10^9 floating-point operations per second),
+    threads, and the time of the entry divided by ours.
     """
     products, ours = found["products"], found["engines"]["rnncore"]
     head = (f"{found['setting']}: {found['layers']} x {found['hidden']} LSTM, embedding {found['embed']}, "

@@ -117,9 +117,7 @@ def size_of(number: int | None) -> str:
 
 @contextlib.contextmanager
 def moving(missing: Sequence[corpora.File]) -> Iterator:
-    """Yield a function (file, bytes so far) that shows the progress of a download: on a terminal, a bar for each
-    file.
-    """
+    """Yield a function (file, bytes so far) that shows a bar for each file on a terminal, and nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda file, done: None
         return

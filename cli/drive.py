@@ -7,7 +7,7 @@ def drive(run, signals) -> int:
     """Train until the budget is spent or a signal comes, and return the exit code.
 
     run: a runs.setup.Run; signals: a Signals whose `waiting` context is open. A stop is obeyed after the current step:
-    the run is saved first. A requested save (SIGUSR1) waits until no non-finite step has just been skipped.
+    the run is saved first. A requested save (SIGUSR1) is delayed while non-finite steps are being skipped.
     """
     training, stop, asked = run.training, None, False
     if training.done() >= 1:

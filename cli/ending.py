@@ -58,7 +58,7 @@ def already_finished(run) -> int:
         return DIVERGED
     wants = " ".join(f"{flag(name)} {after:g}" for name, (_, after) in folder.changed.items())
     wanted = "a larger budget" if training.spent_all() else "a larger --patience"
-    without = f", and {wants} wants {wanted} too" if wants else ""
+    without = f", and {wants} needs {wanted} too" if wants else ""
     tell(f"{folder.path} is finished{without}: `{again(run, longer(training), typed())}` goes on with it")
     return 0
 
@@ -139,7 +139,7 @@ def longer(training) -> list[str]:
 
 
 def typed() -> list[str]:
-    """Return the words of this command line that the next one repeats: all that `again` and `longer` do not add."""
+    """Return the words of this command line that the printed command repeats: `again` and `longer` add the others."""
     context = click.get_current_context()
     given = set(texts.typed(context.params)) - {"resume", "out", "name", "steps", "epochs", "minutes", "patience"}
     words: list[str] = []

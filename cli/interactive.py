@@ -167,7 +167,7 @@ class Loop:
             setting: dict[str, Any] = {name.replace("-", "_"): value}
             self.dialogue.config = replace(self.dialogue.config, **setting)
         elif not -1 <= value <= MOST:
-            raise ConfigError("length must be at least 0, or -1 for a text until Ctrl-C, and at most "
+            raise ConfigError("length must be at least 0, or -1 for a text that Ctrl-C ends, and at most "
                               f"{MOST:,}, not {shown(value)}")
         else:
             self.length = int(value) if value >= 0 else None

@@ -110,7 +110,7 @@ def main(args=None) -> None:
 
 
 def show_notices() -> None:
-    """Print the notices of the library, such as that it compiles, as lines on stderr."""
+    """Print the library's notices on stderr, one line each; for example, that it compiles the loops."""
     import logging  # here, because it would slow down --help
     logger = logging.getLogger("rnncore")
     logger.setLevel(logging.INFO)
@@ -144,7 +144,7 @@ def _verdict(error: Exception) -> tuple[int, str]:
         file = io.StringIO()
         error.show(file)
         return error.exit_code, file.getvalue().rstrip("\n")
-    too_old = requirements.fault()  # with old libraries any error may follow, so their age is the message
+    too_old = requirements.fault()  # old libraries may cause any error, so this is the message
     code, message = (1, too_old) if too_old else _cause(error)
     return code, f"rnncore: {message}"
 

@@ -92,9 +92,7 @@ def data(path, text: str, found, ranking: dict, cells: bool) -> dict:
 
 
 def show(found, ranking: dict, level: str) -> None:
-    """Print two tables: the best cells of each probe with an excerpt of the text, and how often gates are shut or
-    open.
-    """
+    """Print the best cells of each probe with an excerpt of the text, and how often gates are shut or open."""
     console = Console(highlight=False, markup=False)
     table = Table("probe", "cell", "r", "^ cell high (low if r < 0)", box=box.SIMPLE_HEAD, caption_justify="left",
                   caption="cell: LAYER.CELL, from 0; r: correlation of its tanh(c) with the probe")

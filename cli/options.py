@@ -23,7 +23,7 @@ CUDA_PATH = click.option("--cuda-path", type=click.Choice(["auto", *PATHS]), def
                          help="How a GPU computes; auto: by the path that suits model and GPU, if a self-check finds "
                               "that it agrees with eager.")
 DTYPE = "--dtype", {"type": click.Choice(PRECISIONS), "default": config.DTYPE,
-                    "help": "Precision of all numbers; tf32 and bf16 (on a GPU): of the factors of matrix products."}
+                    "help": "Precision of all numbers; tf32, bf16 (on a GPU): only of the factors of matrix products."}
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 ENCODING = click.option("--encoding", default="utf-8", metavar="NAME|auto",
                         help="Encoding of the text files; auto: for each file UTF-8 if it is valid UTF-8, else the "
@@ -90,7 +90,7 @@ class Command(Debuggable):
 
 
 class Group(Debuggable, HelpfulGroup):
-    """A group of such commands, with --debug."""
+    """A group of Commands, with --debug."""
     command_class = Command
     theirs = SUBCOMMANDS
 

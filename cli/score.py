@@ -59,7 +59,7 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
     for note in corpus.notes:
         tell(note)
     if protocol == "dynamic" and nats > math.log(len(model.vocab)):
-        tell("learning did harm: equal odds for all symbols would be better; lower --rate")
+        tell("dynamic evaluation gave a loss above that of equal odds for all symbols: lower --rate")
     trained_on, floor, why = known.share(card, corpus, text, texts.reading(model.vocab, how)), None, known.KNOWN
     if trained_on is None:
         trained_on, floor, why = known.beside(card, path, model, ids, unknown)

@@ -47,11 +47,11 @@ def reading(vocab, how: dict) -> dict:
             raise click.UsageError(f"{flag(name)} is for models of documents, and this is one of continuous "
                                    "text: leave it out")
     elif how["newline"] == "keep":
-        raise click.UsageError("--newline keep: documents are told apart by LF line ends, and this is a model of such: "
-                               "leave it out")
+        raise click.UsageError("--newline keep: documents are separated by LF line ends, and this is a model of "
+                               "documents: leave it out")
     documents = how["documents"] or vocab.documents
     if "field" in given and documents != "jsonl":
-        raise click.UsageError("--field names what is read of --documents jsonl: give that too, or leave it out")
+        raise click.UsageError("--field names a field of --documents jsonl: give both options, or neither")
     return how | {"lower": vocab.lower, "documents": documents, "field": how["field"] or vocab.field}
 
 

@@ -19,7 +19,7 @@ ADDED: dict[str, dict] = {  # keyword arguments of click.option beyond those tha
     "threads": {"type": str, "callback": lambda *given: options.threads(*given) or "auto", "default": "auto"}}
 SHARED = {"dtype": options.DTYPE, "encoding": options.ENCODING, "encoding_errors": options.ENCODING_ERRORS,
           "newline": options.NEWLINE, "device": options.DEVICE, "cuda_path": options.CUDA_PATH}
-RESUME = click.option("--resume", is_flag=True, help="Go on with the run folder of -o, or with the newest run.")
+RESUME = click.option("--resume", is_flag=True, help="Go on with the run of -o or --name, or with the newest run.")
 OF_PRESETS = {name for preset in PRESETS.values() for name in preset}
 
 

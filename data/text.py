@@ -60,7 +60,7 @@ class Reading:
                 Reading.encoding, Reading.newline, Reading.lower, Reading.documents, Reading.encoding_errors):
             raise ValueError("bytes have no encoding, line ends, lower case or documents")
         if self.documents != "none" and self.newline != "lf":
-            raise ValueError("documents are told apart by LF line ends: leave --newline keep out")
+            raise ValueError("documents are separated by LF line ends: leave --newline keep out")
         if self.shuffle and self.documents == "none":
             raise ValueError("documents are shuffled, a continuous text is not")
         codec(self.encoding)  # an unknown encoding is refused before any file is opened

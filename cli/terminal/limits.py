@@ -75,5 +75,5 @@ def unloadable(error: BaseException) -> str:
     if limit := lowest():
         return f"{what} ({reason}): {words(limit)}; raise it"
     cure = requirements.pip(f"install --force-reinstall {name}") if name in requirements.OLDEST else \
-        "make the environment anew"
+        "create the environment again"
     return f"{what} ({reason}): {cure}"

@@ -5,8 +5,8 @@ import re
 import click
 
 # Our option -> its names in other programs (char-rnn, torch-rnn, textgenrnn, nanoGPT, the examples of torch and
-# TensorFlow), without dashes at the front and with - for _. If a name stands in several rows, the first row whose
-# option the command has counts.
+# TensorFlow), without dashes at the front and with - for _. If a name is in several rows, the first of them whose
+# option the command has is used.
 THEIRS = {
     "--device cuda": "gpu cuda gpuid gpu-id gpu-index gpus use-gpu use-cuda",
     "--device cpu": "cpu no-gpu no-cuda use-cpu",
@@ -121,12 +121,12 @@ class Helpful(click.Command):
                      if isinstance(param, click.Argument)}
         found = option(name, self._options(ctx), arguments)
         if found[:1] and found[0] in arguments:
-            return f"no such option: {name}; {found[0]} stands without an option"
+            return f"no such option: {name}; write {found[0]} without an option"
         return f"no such option: {name}" + question(found)
 
 
 class HelpfulGroup(Helpful, click.Group):
-    """A group of such commands. theirs: our command -> names that other programs use for it."""
+    """A group of Helpful commands. theirs: our command -> names that other programs use for it."""
     theirs = COMMANDS
 
     def resolve_command(self, ctx, args: list[str]):
@@ -149,7 +149,7 @@ def bare(name: str) -> str:
 
 
 def option(name: str, ours: dict[str, str], arguments: set[str]) -> list[str]:
-    """Return what an unknown option may mean: options or an argument, at most two; most often nothing.
+    """Return what an unknown option may mean: options or an argument, at most two, often none.
 
     ours: bare name -> option of this command; arguments: names of its arguments.
     """
@@ -178,7 +178,7 @@ def nearest(word: str, names: dict[str, str]) -> list[str]:
     """Return the values of the names that begin with `word`, else of the names with the fewest typing mistakes.
 
     names: bare name -> value. One mistake is allowed for words of fewer than 6 letters, else two. More than two values
-    help nobody: then the result is [].
+    do not help the user: then the result is [].
     """
     if len(word) < 3:
         return []

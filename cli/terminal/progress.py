@@ -26,7 +26,7 @@ def describe(p) -> str:
 
 
 def parts(p) -> list[tuple[int, str]]:
-    """Return the parts of that line, each with a rank. If the line is too long, low ranks are left out first."""
+    """Return the parts of the line of `describe`, each with a rank. If it is too long, low ranks are left out first."""
     left = (1 - p.done) * p.seconds / p.done if p.done else 0
     validation = [(3, measured(p))] if p.val_loss is not None else []
     return [(5, f"step {p.step:,}"), (1, f"{100 * p.done:3.0f}%"), (4, f"loss {p.loss:.3f}"), *validation,

@@ -16,7 +16,7 @@ class Stopped(BaseException):
 
 
 def by(number: int) -> str:
-    """Return in words which signal it was."""
+    """Return the words "stopped by" and the name of the signal."""
     return f"stopped by {signal.Signals(number).name}"
 
 

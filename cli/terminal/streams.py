@@ -72,10 +72,10 @@ def lost(error: UnicodeError) -> tuple[str, int]:
     if not _said:
         what = f"U+{ord(error.object[error.start]):04X}"
         _said.append(
-            f"warning: {what} is half a character, which UTF-8 cannot hold: such are written as ?"
+            f"warning: {what} is half a character, which UTF-8 cannot hold: such characters are written as ?"
             if is_utf8(error.encoding) else
-            f"warning: {error.encoding} has no {what}: what it lacks is written as ?; with PYTHONIOENCODING=utf-8 in "
-            "the environment nothing is lost")
+            f"warning: {error.encoding} has no {what}: missing characters are written as ?; set PYTHONIOENCODING=utf-8 "
+            "in the environment to keep them")
         with contextlib.suppress(OSError):
             print(*_said, file=sys.stderr, flush=True)
     return "?" * (error.end - error.start), error.end

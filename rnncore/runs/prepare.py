@@ -93,7 +93,7 @@ def _check_origin(model: CharLM, options: RunOptions) -> None:
                               f"({model.vocab.documents}), whose state begins at zero after each, so it has not "
                               "learnt to go on in a continuous text: leave it out, or train a new model")
         if options.newline == "keep":
-            raise OptionError(f"--newline keep: documents are told apart by LF line ends, and "
+            raise OptionError(f"--newline keep: documents are separated by LF line ends, and "
                               f"{options.init_from} is a model of such: leave it out")
 
 

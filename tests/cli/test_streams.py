@@ -82,7 +82,7 @@ def test_an_import_that_fails_names_library_reason_and_cure(monkeypatch):
     error = ImportError("\n\nIMPORTANT: read this\n  Original error was: libopenblas.so: cannot map\n", name="numpy.core")
     words = limits.unloadable(error)
     assert words.startswith("numpy cannot be loaded (libopenblas.so: cannot map): `") and "--force-reinstall numpy`" in words
-    assert "\n" not in words and "make the environment anew" in limits.unloadable(ImportError("no x", name="x"))
+    assert "\n" not in words and "create the environment again" in limits.unloadable(ImportError("no x", name="x"))
     monkeypatch.setattr(limits, "lowest", lambda: (300 << 20, "ulimit -v"))
     assert "limited to 300 MiB (`ulimit -v`); raise it" in limits.unloadable(error)
 

@@ -263,7 +263,7 @@ def test_a_finished_run_names_the_command_that_goes_on_with_it(train, capsys, tm
         words = shlex.split(result.err.split("`")[1])[1:]
         assert words[-2:] == ["--steps", "8"] and words[-5:-2] == ["--resume", "-o", "a"]
     assert train("moved.txt", "--lr", 0.01, "--resume", "-o", "a", "--device", "cpu").err.endswith(
-        "a is finished, and --lr 0.01 wants a larger budget too: `rnncore train moved.txt --lr 0.01 --device cpu "
+        "a is finished, and --lr 0.01 needs a larger budget too: `rnncore train moved.txt --lr 0.01 --device cpu "
         "--resume -o a --steps 8` goes on with it\n"
     )
     assert call(capsys, *words).code == 0 and rows(Path("a"))[-1]["step"] == 8

@@ -116,7 +116,7 @@ def test_a_finished_run_wants_a_larger_budget_too(train):
     before = files(Path("a"))
     result = train("--resume", "-o", "a", "--lr", 0.01, "--weight-drop", 0.2)
     assert result.code == 0 and "changed" not in result.err
-    assert "a is finished, and --lr 0.01 --weight-drop 0.2 wants a larger budget too: `rnncore train " in result.err
+    assert "a is finished, and --lr 0.01 --weight-drop 0.2 needs a larger budget too: `rnncore train " in result.err
     after = files(Path("a"))
     assert all(after[name] == before[name] for name in ("best.safetensors", "last.safetensors")) and recorded("a") == {}
     assert train("--resume", "-o", "a", "--lr", 0.01, "--steps", 9).code == 0

@@ -156,7 +156,7 @@ def test_rows_of_json_are_not_an_array_and_a_model_of_them_scores_a_plain_text(c
     assert "has no field 'body'" in refused(command("score", "docs", "rows.jsonl", "--field", "body"))
     for option in (("--documents", "lines"), ("--field", "x")):
         assert f"{option[0]} is for models of documents" in refused(command("score", "it", "mine.txt", *option), 2)
-    assert "--field names what is read of --documents jsonl" in refused(
+    assert "--field names a field of --documents jsonl" in refused(
         command("score", "docs", "mine.txt", "--documents", "lines", "--field", "x"), 2)
 
 
