@@ -59,7 +59,7 @@ def why_no_cuda(index: int = 0) -> str | None:
 
 
 def _explain(error: Exception, index: int, version: int, install: str) -> str:
-    """Return one line with the cause and the cure of an error that `_tiny_kernel` or the choice of the card raised."""
+    """Return one line with the cause and the cure of an error that the tiny kernel or the choice of the card raised."""
     status, words = getattr(error, "status", None), _line(error)
     if status == INSUFFICIENT_DRIVER or "insufficient" in words.lower():
         return (f"the driver is too old: it supports CUDA {version // 1000}.{version % 1000 // 10}, the installed CuPy "

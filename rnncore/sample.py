@@ -100,10 +100,10 @@ def _loop(stepper: Stepper, config: SampleConfig, first: int) -> Iterator[Ids]:
         logits = stepper.step(ids)
 
 
-def draws(seed: int, samples: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield the uniform draws (N,) of these samples, one array for each symbol, without end."""
+def draws(seed: int, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield the uniform draws (N,) of the samples with these numbers, one array for each symbol, without end."""
     for start in count_up(0, DRAWS):
-        yield from uniform(seed, Purpose.DRAW, DRAWS, step=np.array(samples)[:, None], start=start % PERIOD).T
+        yield from uniform(seed, Purpose.DRAW, DRAWS, step=np.array(numbers)[:, None], start=start % PERIOD).T
 
 
 def _launches(writer: Writer, config: SampleConfig, first: int) -> Iterator[np.ndarray]:

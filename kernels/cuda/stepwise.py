@@ -68,7 +68,7 @@ def affine(cublas: Cublas, w_ih: Array, bias: Array, x: Array, z: Array) -> None
 class Stepwise:
     """The time loops of a layer of H hidden units, for N sequences and any number of steps.
 
-    Layers that run one after the other may share one object. The arrays are of the dtype of cublas.
+    Layers that run one after the other may share one object. Arrays have the dtype of cublas.
     """
 
     def __init__(self, cublas: Cublas, hidden: int, n: int):

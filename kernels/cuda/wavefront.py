@@ -20,7 +20,7 @@ class Wavefront:
     """The time loops of a stack of L layers of H hidden units, for N sequences and any number of steps.
 
     The first call with arrays at new addresses copies the addresses to the card, so it must not be in a capture. The
-    object keeps these copies, so it must outlive the graphs that were captured with it. The arrays are of the dtype of
+    object keeps these copies, so it must outlive the graphs that were captured with it. Arrays have the dtype of
     cublas.
     """
 

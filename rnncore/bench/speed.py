@@ -41,7 +41,7 @@ class Entry:
     threads: int | None = None                                  # threads that work() uses, where that is known
     units: int = 1                                              # units that one call of work() does
     count: int = 1                                              # calls of work() in a turn
-    timer: Callable[[], AbstractContextManager[list[float]]] = host.timer  # that of the work's device
+    timer: Callable[[], AbstractContextManager[list[float]]] = host.timer  # of the device that works
     least: float = field(default_factory=lambda: TURN)          # seconds that a turn should last
     seconds: float = 0.0                                        # seconds of a unit in the last turn
     tried: dict[int, float] = field(default_factory=dict)       # number of threads -> seconds of a unit, if several

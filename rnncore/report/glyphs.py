@@ -7,7 +7,7 @@ from ..data.endings import END
 BOX = "\N{WHITE VERTICAL RECTANGLE}"
 ORDERING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C}  # bidirectional controls
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # Unicode categories of characters without a shape of their own
-HARMFUL = {"Cc", "Cs", "Zl", "Zp"}  # of control characters, lone surrogates and line separators
+HARMFUL = {"Cc", "Cs", "Zl", "Zp"}  # Unicode categories: control characters, lone surrogates, line separators
 SPACES = {"\n": ("\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\n", "newline"), "\t": ("\N{RIGHTWARDS ARROW}\t", "tab"),
           " ": (" ", "space"), END: ("\N{SYMBOL FOR END OF TEXT}\n", "end of the document")}
 
