@@ -94,7 +94,11 @@ def files(name: str) -> list[Path]:
     if name not in NAMES:
         raise CorpusError(f"no corpus is called {name!r}: there are {', '.join(NAMES)}")
     if name == "numpy":
-        return _numpy()
+        spec = find_spec("numpy")
+        if spec is None or not spec.submodule_search_locations:
+            raise CorpusError("the corpus numpy is not here: `pip install numpy`")
+        root = Path(spec.submodule_search_locations[0])
+        return sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix())
     if name == "python-docs":
         module, _ = _topics()
         return [Path(str(module.__file__))]
@@ -232,15 +236,6 @@ def _cure(name: str, file: File, error: DownloadError) -> CorpusError:
         return CorpusError(f"{error}; see that {MIRRORS} names a mirror that has it, or leave that variable out")
     return CorpusError(f"{error}; look to the network (behind a proxy, set HTTPS_PROXY) and call `rnncore corpus fetch "
                        f"{name}` again, name a mirror in {MIRRORS}, or put the file there by hand: {place(file)}")
-
-
-def _numpy() -> list[Path]:
-    """Return the .py files of NumPy, sorted by path inside the package. Raises CorpusError without NumPy."""
-    spec = find_spec("numpy")
-    if spec is None or not spec.submodule_search_locations:
-        raise CorpusError("the corpus numpy is not here: `pip install numpy`")
-    root = Path(spec.submodule_search_locations[0])
-    return sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix())
 
 
 def _topics() -> tuple[ModuleType, dict[str, str]]:

@@ -9,7 +9,6 @@ import os
 import stat
 import tempfile
 from pathlib import Path
-from types import ModuleType
 
 OLDEST_CUPY = 14  # the oldest major version of CuPy that works, and the only one that was tried
 # Words in an error message that mean: CUDA's compiler, libraries or headers are missing.
@@ -49,25 +48,18 @@ def why_no_cuda(index: int = 0) -> str | None:
         return f"CuPy {OLDEST_CUPY} or newer is needed, and {cupy.__version__} is installed: {install}"
     try:
         cupy.cuda.Device(index).use()
-        _tiny_kernel(cupy)
+        # The elementwise kernel needs NVRTC and the product needs cuBLAS, so a missing library raises an error here.
+        double = cupy.ElementwiseKernel("float32 x", "float32 y", "y = 2 * x", "rnncore_try_out")
+        ones = cupy.ones((2, 2), "float32")
+        if float(cupy.matmul(double(ones), ones).sum()) != 16:
+            raise ArithmeticError("the card gives wrong results")
     except Exception as error:
         return _explain(error, index, version, install)
     return None
 
 
-def _tiny_kernel(cupy: ModuleType) -> None:
-    """Compile and run an elementwise kernel and a matrix product. Raise ArithmeticError if the result is wrong.
-
-    The kernel needs NVRTC and the product needs cuBLAS, so a missing library raises an error here.
-    """
-    double = cupy.ElementwiseKernel("float32 x", "float32 y", "y = 2 * x", "rnncore_try_out")
-    ones = cupy.ones((2, 2), "float32")
-    if float(cupy.matmul(double(ones), ones).sum()) != 16:
-        raise ArithmeticError("the card gives wrong results")
-
-
 def _explain(error: Exception, index: int, version: int, install: str) -> str:
-    """Return one line with the cause and the cure of an error that `_tiny_kernel` or the choice of the card raised."""
+    """Return one line with the cause and the cure of an error that the tiny kernel or the choice of the card raised."""
     status, words = getattr(error, "status", None), _line(error)
     if status == INSUFFICIENT_DRIVER or "insufficient" in words.lower():
         return (f"the driver is too old: it supports CUDA {version // 1000}.{version % 1000 // 10}, the installed CuPy "

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import recovery
 from .config import TrainConfig
-from .kernels import Array, Ids
+from .kernels import Ids
 from .model import CharLM
 from .nn import Dropout, State, stack
 from .optim import Adam, Pace
@@ -120,17 +120,14 @@ class Captured:
         x, y = control.ids[:steps], control.ids[1:steps + 1]
         dropout = Dropout(self.config.dropout or 0.0, self.config.seed, control.words, self.config.variational,
                           self.config.weight_drop or 0.0)
-        weights = model.weights(dropout)
-        stack.gradients(weights, self.grads, [stack.Pass(x, work, self._kept(x), dropout, y)])
+        weights, end, keep = model.weights(dropout), model.vocab.end, None
+        if end is not None:  # `keep` as in CharLM.keep, but in an array that was made before
+            keep = model.kernel.xp.not_equal(x, end, out=self._keep[:steps])
+        stack.gradients(weights, self.grads, [stack.Pass(x, work, keep, dropout, y)])
         model.mask_gradients(weights, self.grads)
         control.check(work.loss[:steps], self.grads.flat)
         optimizer.update(model.params, self.grads, Pace(*control.pace), control.scale)
         control.carry(last, self.state)
-
-    def _kept(self, x: Ids) -> Array | None:
-        """Return `keep` (T, N) as CharLM.keep does, but in an array that was made before; None without documents."""
-        end = self.model.vocab.end
-        return None if end is None else self.model.kernel.xp.not_equal(x, end, out=self._keep[:len(x)])
 
 
 class CapturedSteps:
@@ -177,20 +174,15 @@ class CapturedSteps:
         if good:
             self.recovery.passed(step, copy)
         else:
-            self._skip(step, outcome)
+            # Skip the step. A captured gradient is that of the summed loss, and `recovery` reports that of the mean.
+            captured.grads.flat /= columns * steps
+            self.recovery.skip(step + 1, float(outcome.losses[step % captured.ring]), captured.grads)
+            captured.begin(step + 1, None)
         taken = max(good, 1)
         self._held = captured.state
         slots = [(step + k) % captured.ring for k in range(taken)]
         return StepResult(tuple(float(outcome.losses[slot]) for slot in slots), steps * columns, rates[taken - 1],
                           float(outcome.norms[slots[-1]]), captured.state)
-
-    def _skip(self, step: int, outcome: Outcome) -> None:
-        """Skip a step that is not finite: count it, leave the parameters unchanged, reset the carried state."""
-        captured = self.captured
-        # `recovery` reports the gradient of the mean loss, but a captured gradient is the gradient of the summed loss.
-        captured.grads.flat /= self.schedule.batches.columns * self._steps(step)
-        self.recovery.skip(step + 1, float(outcome.losses[step % captured.ring]), captured.grads)
-        captured.begin(step + 1, None)
 
     def _slot(self, step: int, lr: float) -> Slot:
         """Return the numbers of step `step` at the learning rate lr."""

@@ -100,13 +100,8 @@ class Checked:
                 value = value.item()
                 object.__setattr__(self, each.name, value)  # a frozen class refuses a plain assignment
             kind = each.metadata["kind"]
-            _check(kind.holds(value) or value is None and each.default is None,
-                   f"{each.name} must be {kind.words}, not {shown(value)}")
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
+            if not (kind.holds(value) or value is None and each.default is None):
+                raise ConfigError(f"{each.name} must be {kind.words}, not {shown(value)}")
 
 
 @dataclass(frozen=True)
@@ -162,8 +157,8 @@ class TrainConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(sum(b is not None for b in (self.steps, self.epochs, self.minutes)) <= 1,
-               "give one of steps, epochs and minutes")
+        if sum(budget is not None for budget in (self.steps, self.epochs, self.minutes)) > 1:
+            raise ConfigError("give one of steps, epochs and minutes")
 
     @property
     def peak(self) -> float:

@@ -13,8 +13,7 @@ from .config import SampleConfig
 from .kernels.arrays import Array
 from .model import CharLM
 from .nn.stepper import Clamp, Stepper
-from .random import Purpose, uniform
-from .sample import DRAWS, PERIOD, draw, prompt_ids
+from .sample import draw, draws, prompt_ids
 
 
 class Mark(NamedTuple):
@@ -42,7 +41,7 @@ class Dialogue:
 
     def rewind(self) -> None:
         """Begin with the first uniform draw of the seed again."""
-        self._drawn, self._draws = 0, np.empty(0)
+        self._draws = draws(self.config.seed, [0])  # those of sample 0 in `sample.generate_ids`
 
     def reset(self) -> None:
         """Forget everything that was read and written. The uniform draws go on."""
@@ -82,7 +81,7 @@ class Dialogue:
         if not self._begun:
             self.read("")
         for _ in count() if length is None else range(length):
-            symbol = int(draw(self._stepper.kernel.to_host(self._stepper.logits), self.config, self._uniform())[0])
+            symbol = int(draw(self._stepper.kernel.to_host(self._stepper.logits), self.config, next(self._draws))[0])
             self._step(symbol)
             self.cut = symbol != self.vocab.end and self.vocab.symbols[symbol] != "\n"
             if symbol == self.vocab.end:
@@ -94,11 +93,3 @@ class Dialogue:
         if symbol == self.vocab.end:  # a new document begins with a zero state
             self._stepper.h[...] = self._stepper.c[...] = 0
         self._stepper.step(np.array([symbol], np.intp))
-
-    def _uniform(self) -> np.ndarray:
-        """Return the next uniform draw (1,) of the seed. The draws are those of sample 0 in `sample.generate_ids`."""
-        place = self._drawn % DRAWS
-        if place == 0:
-            self._draws = uniform(self.config.seed, Purpose.DRAW, DRAWS, start=self._drawn % PERIOD)
-        self._drawn += 1
-        return self._draws[place:place + 1]

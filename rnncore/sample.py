@@ -93,12 +93,17 @@ def _write(model: CharLM, stepper: Stepper, config: SampleConfig, count: int, fi
 
 def _loop(stepper: Stepper, config: SampleConfig, first: int) -> Iterator[Ids]:
     """Yield the ids (N,), drawn on the host, one step of the stepper at a time."""
-    samples_, logits = np.arange(first, first + stepper.h.shape[-1])[:, None], stepper.logits
+    logits = stepper.logits
+    for u in draws(config.seed, range(first, first + stepper.h.shape[-1])):
+        ids = draw(stepper.kernel.to_host(logits), config, u)
+        yield ids
+        logits = stepper.step(ids)
+
+
+def draws(seed: int, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield the uniform draws (N,) of the samples with these numbers, one array for each symbol, without end."""
     for start in count_up(0, DRAWS):
-        for u in uniform(config.seed, Purpose.DRAW, DRAWS, step=samples_, start=start % PERIOD).T:
-            ids = draw(stepper.kernel.to_host(logits), config, u)
-            yield ids
-            logits = stepper.step(ids)
+        yield from uniform(seed, Purpose.DRAW, DRAWS, step=np.array(numbers)[:, None], start=start % PERIOD).T
 
 
 def _launches(writer: Writer, config: SampleConfig, first: int) -> Iterator[np.ndarray]:

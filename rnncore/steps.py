@@ -14,7 +14,6 @@ from .kernels.arrays import Ids
 from .model import CharLM
 from .nn import Dropout, State
 from .optim import Adam, global_norm, rate, update
-from .params import Parameters
 from .random import Purpose, uniform
 from .recovery import Recovery
 
@@ -76,17 +75,13 @@ class EagerSteps:
         loss, grads, state = self.model.loss_and_grads(x, y, state, dropout=dropout)
         norm = global_norm(grads)
         lr = self.schedule.rate(step, self.spent) * self.recovery.rate
-        return StepResult((loss,), x.size, lr, norm, self._update(step, loss, grads, norm, lr, state))
-
-    def _update(self, step: int, loss: float, grads: Parameters, norm: float, lr: float, state: State) -> State:
-        """Update the parameters, or skip the step if loss or norm is not finite. Return the state for the next step."""
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.recovery.passed(step)
+            update(self.optimizer, self.model.params, grads, lr, step + 1 - self.recovery.uncounted, norm, config.clip)
+        else:
             self.recovery.skip(step + 1, loss, grads)
-            return State(*map(self.model.kernel.xp.zeros_like, state))
-        self.recovery.passed(step)
-        update(self.optimizer, self.model.params, grads, lr, step + 1 - self.recovery.uncounted, norm,
-               self.schedule.config.clip)
-        return state
+            state = State(*map(self.model.kernel.xp.zeros_like, state))
+        return StepResult((loss,), x.size, lr, norm, state)
 
 
 def total_steps(config: TrainConfig, batches: Batches) -> int | None:

@@ -20,6 +20,7 @@ from fork_server import COMMAND, ENVIRONMENT, Forked
 
 import rnncore
 from rnncore.cli import main
+from rnncore.runs import checkpoint
 from rnncore.runs.folder import RunFolder
 
 ROOT = Path(rnncore.__file__).resolve().parent.parent
@@ -134,6 +135,11 @@ def rows(run_folder: Path) -> list[dict]:
 
     return [json.loads(line, parse_constant=refuse)
             for line in (run_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def read_last(run_folder: Path) -> tuple[dict, dict]:
+    """The metadata and the tensors of last.safetensors."""
+    return checkpoint.read(run_folder / "last.safetensors")
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -76,7 +76,9 @@ def build() -> Path:
         key = hashlib.sha256(b"\0".join([version, " ".join(FLAGS).encode(), _processor(),
                                          *((HERE / name).read_bytes() for name in SOURCES)])).hexdigest()[:24]
         folder = cache()
-        return next(filter(_whole, folder.glob(f"gates-{key}-*.so")), None) or _compile(cxx, key, folder)
+        # A library has its checksum in its name, because a damaged one would end the process when it is loaded.
+        whole = (path for path in folder.glob(f"gates-{key}-*.so") if path.stem.endswith(_sum(path)))
+        return next(whole, None) or _compile(cxx, key, folder)
     except (OSError, subprocess.SubprocessError) as error:
         raise Unavailable(f"the C++ compiler could not be used ({error})") from None
 
@@ -94,11 +96,6 @@ def _compile(cxx: str, key: str, folder: Path) -> Path:
 
 def _sum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:24]
-
-
-def _whole(path: Path) -> bool:
-    """Return True if the file has the checksum in its name. A damaged library would end the process when loaded."""
-    return path.stem.endswith(_sum(path))
 
 
 def _processor() -> bytes:
@@ -186,6 +183,7 @@ class Step:
         states, square = (count, hidden, n), (4 * hidden, hidden)
         self._ids, ones, z = np.zeros(n, np.int64), np.ones(hidden * n, dtype), np.empty((4 * hidden, n), dtype)
         tiles = np.empty(functions["tiles"](2 * hidden, n) + LINE, dtype)
+        begin = tiles.ctypes.data + -tiles.ctypes.data % LINE  # the first cache line in it
         weights = []  # for each layer and for the head: a matrix as `product` in host.cpp takes it, and a bias
         for k, (w_ih, w_hh, bias) in enumerate(layers):
             pointers(dtype, w_hh=(w_hh, square), bias=(bias, square[:1]), w_ih=(w_ih if k else None, square))
@@ -198,7 +196,7 @@ class Step:
         state = pointers(dtype, h=(h, states), c=(c, states))
         self._call = functools.partial(
             functions["step"], addresses.ctypes.data, *pointers(dtype, table=(table, (4 * hidden, symbols))),
-            ones.ctypes.data, self._ids.ctypes.data, *state, z.ctypes.data, aligned(tiles).ctypes.data,
+            ones.ctypes.data, self._ids.ctypes.data, *state, z.ctypes.data, begin,
             *pointers(dtype, logits=(logits, (symbols, n))), count, hidden, symbols, n)
         self._held = weights, addresses, table, ones, h, c, z, tiles, logits  # the call has only the addresses of these
 
@@ -218,12 +216,6 @@ class Step:
         """Take one step with the symbols ids (N,). An id outside 0 .. V - 1 counts as the nearer end of this range."""
         self._ids[...] = ids
         self._call()
-
-
-def aligned(array: np.ndarray) -> np.ndarray:
-    """Return a flat array from its first cache-line boundary on: a view that begins at a multiple of LINE bytes."""
-    skip = -array.ctypes.data % LINE // array.itemsize
-    return array[skip:]
 
 
 def pointers(dtype: np.dtype, **arrays: tuple[Array | None, tuple[int, ...]]) -> list[int | None]:

@@ -126,15 +126,12 @@ def ids_to_device(ids: Ids) -> Ids:
     return ids if ready else ids.astype(IDS, order="C", casting="same_kind")
 
 
+_threadpools = cache(ThreadpoolController)  # finds the BLAS libraries at the first call; this takes milliseconds
+
+
 def single_threaded() -> contextlib.AbstractContextManager:
     """Return a context in which each matrix product runs only on the thread that calls it."""
     return _threadpools().limit(limits=1, user_api="blas")
-
-
-@cache
-def _threadpools() -> ThreadpoolController:
-    """Return the controller of the BLAS libraries' threads. It is made once: the search takes milliseconds."""
-    return ThreadpoolController()
 
 
 def synchronize() -> None:

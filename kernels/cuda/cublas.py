@@ -119,7 +119,11 @@ class Cublas:
         columns are contiguous. Raises ValueError for arrays that cuBLAS cannot take, and if the memory of out overlaps
         the memory of a or b.
         """
-        self._check(a, b, out)
+        if any(array.dtype != self.dtype for array in (a, b, out)):
+            raise ValueError(f"a product in {self.precision} is of {self.dtype}, not {a.dtype}, {b.dtype}, {out.dtype}")
+        (*batch, m, k), n = a.shape, b.shape[-1]
+        if out.ndim not in (2, 3) or b.shape != (*batch, k, n) or out.shape != (*batch, m, n):
+            raise ValueError(f"{a.shape} times {b.shape} does not make {out.shape}")
         if out.size == 0 or a.size == 0:
             if not add:
                 out[...] = 0
@@ -127,7 +131,6 @@ class Cublas:
         left, right, into = (lay_out(array) for array in (a, b, out))
         if any(into.first < other.last and other.first < into.last for other in (left, right)):
             raise ValueError("the product would overwrite its own operands")
-        (*batch, m, k), n = a.shape, b.shape[-1]
         # An out that is stored by rows is out^T to cuBLAS: the two factors change places.
         if into.by_rows:
             left, right, m, n = right, left, n, m
@@ -161,14 +164,6 @@ class Cublas:
             raise ValueError("batched products need as many of each matrix, and rows that do not run into each other")
         matrices = [(array.data.ptr, self._type, ld) for array, ld in ((b, ldb), (a, lda), (out, ldout))]
         self._gemm("cublasGemmBatchedEx", (int(transposed_b), int(transposed_a)), (n, m, k), matrices, add, [len(out)])
-
-    def _check(self, a: Array, b: Array, out: Array) -> None:
-        """Raise ValueError for arrays of another dtype than self.dtype, or of shapes that do not fit together."""
-        if any(array.dtype != self.dtype for array in (a, b, out)):
-            raise ValueError(f"a product in {self.precision} is of {self.dtype}, not {a.dtype}, {b.dtype}, {out.dtype}")
-        (*batch, m, k), n = a.shape, b.shape[-1]
-        if out.ndim not in (2, 3) or b.shape != (*batch, k, n) or out.shape != (*batch, m, n):
-            raise ValueError(f"{a.shape} times {b.shape} does not make {out.shape}")
 
     def _gemm(self, function: str, operations: Sequence[int], shape: tuple[int, int, int],
               matrices: Sequence[tuple[int, ...]], add: bool, batch: Sequence[int]) -> None:

@@ -60,7 +60,7 @@ class FastPath(paths.Path):
         if self.name == "eager":
             return in_turn(None)
         if self.name == "wavefront":
-            return Wavefront(self.products.cublas, config.layers, config.hidden, n, self.dtype)
+            return Wavefront(self.products.cublas, config.layers, config.hidden, n)
         return in_turn(LoopedLayer(self.products, self.loops(config, steps, n)))
 
     def loops(self, config: ModelSizes, steps: int, n: int) -> Persistent | Stepwise:
@@ -75,7 +75,7 @@ class FastPath(paths.Path):
             # Only the command bench, or a program that uses the library, can have too many columns here. For the other
             # commands selfcheck.choose has called why_not with the columns of the training; validation has no more.
             paths.warn(f"{reason}: their time loops go by graph, {paths.price('persistent', 'graph', self.precision)}")
-        return Stepwise(self.products.cublas, config.hidden, n, self.dtype)
+        return Stepwise(self.products.cublas, config.hidden, n)
 
     def step_control(self, ring: int, steps: int, n: int, clip: float) -> StepControl:
         """Return the counters and rings that control captured steps over (steps, n); arguments as in StepControl."""

@@ -68,13 +68,11 @@ def affine(cublas: Cublas, w_ih: Array, bias: Array, x: Array, z: Array) -> None
 class Stepwise:
     """The time loops of a layer of H hidden units, for N sequences and any number of steps.
 
-    Layers that run one after the other may share one object. Raises ValueError if cublas computes with another dtype.
+    Layers that run one after the other may share one object. Arrays have the dtype of cublas.
     """
 
-    def __init__(self, cublas: Cublas, hidden: int, n: int, dtype: str | np.dtype):
-        self.cublas, self.hidden, self.n, self.dtype = cublas, hidden, n, np.dtype(dtype)
-        if cublas.dtype != self.dtype:
-            raise ValueError(f"products of {cublas.dtype} do not go with arrays of {self.dtype}")
+    def __init__(self, cublas: Cublas, hidden: int, n: int):
+        self.cublas, self.hidden, self.n, self.dtype = cublas, hidden, n, cublas.dtype
         columns = width(n, self.dtype)
         self._unit = cupy.zeros((hidden, columns), self.dtype)       # h, and backwards W_hh^T dz
         self._gates = cupy.zeros((4 * hidden, columns), self.dtype)  # W_hh h, and backwards dz

@@ -20,14 +20,12 @@ class Wavefront:
     """The time loops of a stack of L layers of H hidden units, for N sequences and any number of steps.
 
     The first call with arrays at new addresses copies the addresses to the card, so it must not be in a capture. The
-    object keeps these copies, so it must outlive the graphs that were captured with it. Raises ValueError if cublas
-    computes with another dtype.
+    object keeps these copies, so it must outlive the graphs that were captured with it. Arrays have the dtype of
+    cublas.
     """
 
-    def __init__(self, cublas: Cublas, layers: int, hidden: int, n: int, dtype: str | np.dtype):
-        self.cublas, self.layers, self.hidden, self.n, self.dtype = cublas, layers, hidden, n, np.dtype(dtype)
-        if cublas.dtype != self.dtype:
-            raise ValueError(f"products of {cublas.dtype} do not go with arrays of {self.dtype}")
+    def __init__(self, cublas: Cublas, layers: int, hidden: int, n: int):
+        self.cublas, self.layers, self.hidden, self.n, self.dtype = cublas, layers, hidden, n, cublas.dtype
         self._columns, count = width(n, self.dtype), 2 * layers - 1
         self._units = cupy.zeros((count, hidden, self._columns), self.dtype)      # the operands of W_hh and W_ih
         self._gates = cupy.zeros((count, 4 * hidden, self._columns), self.dtype)  # the products; backwards dz

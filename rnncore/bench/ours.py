@@ -73,7 +73,7 @@ class Engine:
                 yield
 
         return Entry(self.train, self.kernel.synchronize, around, self.config.seq * self.config.batch,
-                     flops(self.model.config, self.config), threads)
+                     flops(self.model.config, self.config), threads, timer=self.kernel.timer)
 
     def writing(self, streams: int, threads: int | None = None) -> Entry:
         """Return an entry whose unit is one character of each of `streams` texts.
@@ -84,12 +84,13 @@ class Engine:
         threads = self.kernel.shares(threads or self.kernel.cores())
         if streams == 1:
             ids = generate_ids(self.model, np.zeros(1, np.intp), SampleConfig())
-            return Entry(lambda: next(ids), self.kernel.synchronize, chars=1)
+            return Entry(lambda: next(ids), self.kernel.synchronize, chars=1, timer=self.kernel.timer)
 
         def work() -> None:
             self.model.threads = threads
             samples(self.model, streams, "", PIECE, SampleConfig())
-        return Entry(work, self.kernel.synchronize, chars=streams, threads=threads, units=PIECE)
+        return Entry(work, self.kernel.synchronize, chars=streams, threads=threads, units=PIECE,
+                     timer=self.kernel.timer)
 
     def products(self, threads: int) -> dict[str, tuple[Entry, tuple[int, int, int]]]:
         """Return name -> (entry, (R, M, N)) of two matrix products (R, M) @ (M, N), which bound the speed of training.
@@ -117,7 +118,7 @@ class Engine:
         def work() -> None:
             list((pool.map if pool else map)(lambda share: self.kernel.product(*share), shares))
         return Entry(work, self.kernel.synchronize, self.kernel.single_threaded,
-                     flops=2 * count * rows * inner * sum(columns), threads=len(shares))
+                     flops=2 * count * rows * inner * sum(columns), threads=len(shares), timer=self.kernel.timer)
 
 
 class Launches:
@@ -153,7 +154,7 @@ class Training:
 
     def __init__(self, task: Task, device: str, dtype: str, path: str):
         self.engine = Engine(task.sizes, task.config, device, dtype, path)
-        self.engine.model.assign(task.tensors)
+        self.engine.model.assign(task.model.tensors())
         self.engine.windows = [[self.engine.kernel.ids_to_device(ids) for ids in window] for window in task.windows]
         self.launches = None if path == "eager" else Launches(self.engine)
 
@@ -169,7 +170,7 @@ class Training:
 
     def entry(self) -> Entry:
         """Return the entry whose unit is one training step."""
-        entry = replace(self.engine.training(1), timer=self.engine.kernel.timer)
+        entry = self.engine.training(1)
         return entry if self.launches is None else replace(entry, work=self.launches, units=LAUNCH)
 
 
@@ -247,7 +248,7 @@ class Layer:
 def model(task: Task, device: str, dtype: str, path: str) -> CharLM:
     """Return a model with the task's weights, which runs on a path of config.PATHS."""
     made = CharLM(task.sizes, vocab(task.sizes), device, dtype, seed=None)
-    made.assign(task.tensors)
+    made.assign(task.model.tensors())
     made.path = path
     return made
 

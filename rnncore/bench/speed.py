@@ -5,12 +5,14 @@ and quantiles over the rounds.
 """
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
+
+from ..kernels import host
 
 TURN = 0.2  # seconds that a turn should last; a single call of the work may take longer
 TRIES = 3   # turns that each number of threads gets before the rounds
@@ -39,7 +41,7 @@ class Entry:
     threads: int | None = None                                  # threads that work() uses, where that is known
     units: int = 1                                              # units that one call of work() does
     count: int = 1                                              # calls of work() in a turn
-    timer: Callable[[], AbstractContextManager[list[float]]] | None = None  # of a kernel module; None: perf_counter
+    timer: Callable[[], AbstractContextManager[list[float]]] = host.timer  # of the device that works
     least: float = field(default_factory=lambda: TURN)          # seconds that a turn should last
     seconds: float = 0.0                                        # seconds of a unit in the last turn
     tried: dict[int, float] = field(default_factory=dict)       # number of threads -> seconds of a unit, if several
@@ -52,7 +54,7 @@ class Entry:
             if self.seconds * self.units < self.least:
                 self.work()
             self.synchronize()
-            with (self.timer or self._wall)() as seconds:
+            with self.timer() as seconds:
                 for _ in range(self.count):
                     self.work()
             self.seconds = seconds[0] / self.count / self.units
@@ -66,15 +68,6 @@ class Entry:
             self.count = max(1, round(self.least / 10 / self.seconds / self.units))
             self.turn()
         self.count = max(1, round(self.least / self.seconds / self.units))
-
-    @contextmanager
-    def _wall(self) -> Iterator[list[float]]:
-        """Yield a list. When the context ends, wait for the device and add the seconds since its start to the list."""
-        seconds: list[float] = []
-        begun = time.perf_counter()
-        yield seconds
-        self.synchronize()
-        seconds.append(time.perf_counter() - begun)
 
 
 def take_turns(entries: dict[Name, Entry], rounds: int) -> Iterator[dict[Name, float]]:

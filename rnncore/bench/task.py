@@ -102,11 +102,6 @@ class Task:
         return model
 
     @cached_property
-    def tensors(self) -> dict[str, np.ndarray]:
-        """The weights as name -> float32 array, under torch's names, with a bias_hh of zeros."""
-        return self.model.tensors()
-
-    @cached_property
     def windows(self) -> np.ndarray:
         """The ids (WINDOWS, 2, T, N): symbols, and the symbols that follow them; each column is one long text.
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ..config import SampleConfig
+from ..kernels import host
 from .attempt import Attempt, reason
 from .ours import LAUNCH
 from .speed import Entry, Figures
@@ -37,7 +38,7 @@ class TorchWork(TorchSide, ABC, Generic[Result]):
     units = 1  # units of work, such as training steps, that one call does
 
     def __init__(self, task: Task, device: str, kind: str, graphed: bool):
-        super().__init__(task.sizes, task.config, device, kind, task.tensors)
+        super().__init__(task.sizes, task.config, device, kind, task.model.tensors())
         self.task = task
         self.prepare()
         with self.around():
@@ -107,7 +108,7 @@ class TorchWork(TorchSide, ABC, Generic[Result]):
     def entry(self) -> Entry:
         """Return the entry that takes turns; on a GPU it is timed by events."""
         return Entry(self.call, self.synchronize, self.around, self.task.chars, units=self.units,
-                     timer=events if self.device.type == "cuda" else None)
+                     timer=events if self.device.type == "cuda" else host.timer)
 
 
 class Training(TorchWork[np.ndarray]):

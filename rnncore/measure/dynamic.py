@@ -12,10 +12,9 @@ import numpy as np
 
 from .. import arguments
 from ..config import DynamicConfig
-from ..kernels.arrays import Array, Ids
+from ..kernels.arrays import Ids
 from ..model import CharLM
-from ..nn import State, stack
-from ..params import Parameters
+from ..nn import stack
 
 
 def losses(model: CharLM, ids: Ids, config: DynamicConfig | None = None) -> Iterator[np.ndarray]:
@@ -38,32 +37,24 @@ def _losses(model: CharLM, ids: Ids, config: DynamicConfig) -> Iterator[np.ndarr
     # A generator of its own: `losses` then checks its arguments at the call, not at the first array.
     predictions = len(ids) - 1
     with model.moving():
-        pull, state = config.decay * model.params.flat, None
+        flat, state = model.params.flat, None
+        pull = config.decay * flat  # decay p0
         work = stack.Workspace(model.params, min(config.segment, max(1, predictions)), 1)
         grads = model.params.like()
         for start in range(0, predictions, config.segment):
             piece = model.ids(np.asarray(ids[start:start + config.segment + 1])[:, None], name="ids")
-            found, state = _step(model, piece, state, config, pull, work, grads)
+            steps, x = len(piece) - 1, piece[:-1]
+            work.begin(state)
+            with np.errstate(over="ignore", invalid="ignore"):  # the check below finds a loss that is not finite
+                run = stack.Pass(x, work, model.keep(x), targets=piece[1:])
+                stack.gradients(model.params, grads, [run], over=steps)
+                # The update of the module's formula as flat = (1 - decay) flat + (pull - rate grads): no array is made.
+                grads.flat *= -config.rate
+                grads.flat += pull
+                flat *= 1 - config.decay
+                flat += grads.flat
+            found, state = model.kernel.to_host(work.loss[:steps])[:, 0].astype(np.float64), work.state(steps)
             if not isfinite(sum(found.tolist())):
                 raise FloatingPointError(f"dynamic evaluation diverged: after {start:,} characters the loss is no "
                                          f"number; lower --rate, which is {config.rate:g}")
             yield found
-
-
-def _step(model: CharLM, piece: Ids, state: State | None, config: DynamicConfig, pull: Array, work: stack.Workspace,
-          grads: Parameters) -> tuple[np.ndarray, State]:
-    """Score one segment, then update the parameters in place; return the losses (T,) on the host and the next state.
-
-    piece (T + 1, 1): the ids of the segment and the one before it. pull (P,): decay p0. work, grads: buffers that all
-    segments share.
-    """
-    flat, steps, x = model.params.flat, len(piece) - 1, piece[:-1]
-    work.begin(state)
-    with np.errstate(over="ignore", invalid="ignore"):  # the caller checks that the loss is finite
-        stack.gradients(model.params, grads, [stack.Pass(x, work, model.keep(x), targets=piece[1:])], over=steps)
-        # The update of the module's formula as flat = (1 - decay) flat + (pull - rate grads): no array is made.
-        grads.flat *= -config.rate
-        grads.flat += pull
-        flat *= 1 - config.decay
-        flat += grads.flat
-    return model.kernel.to_host(work.loss[:steps])[:, 0].astype(np.float64), work.state(steps)

@@ -7,6 +7,7 @@ from ..data.endings import END
 BOX = "\N{WHITE VERTICAL RECTANGLE}"
 ORDERING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C}  # bidirectional controls
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # Unicode categories of characters without a shape of their own
+HARMFUL = {"Cc", "Cs", "Zl", "Zp"}  # Unicode categories: control characters, lone surrogates, line separators
 SPACES = {"\n": ("\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\n", "newline"), "\t": ("\N{RIGHTWARDS ARROW}\t", "tab"),
           " ": (" ", "space"), END: ("\N{SYMBOL FOR END OF TEXT}\n", "end of the document")}
 
@@ -40,13 +41,8 @@ def visible(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(character if character in "\n\t" or character.isprintable() or not _harmful(character)
-                   else _stand_in(character) for character in text)
-
-
-def _harmful(character: str) -> bool:
-    """Return True for a control character, a line separator, a lone surrogate or a character that reorders text."""
-    return unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} or ord(character) in ORDERING
+    return "".join(_stand_in(character) if character not in "\n\t" and (
+        unicodedata.category(character) in HARMFUL or ord(character) in ORDERING) else character for character in text)
 
 
 def _stand_in(character: str) -> str:

@@ -54,7 +54,7 @@ def save(model: CharLM, path: str | os.PathLike[str], card: Card | None = None, 
     tensors = _with_extra(model.tensors(), extra or {}, path)
     if half:
         tensors = {name: _halved(name, tensor, path) for name, tensor in tensors.items()}
-    meta["sha256"] = _digest(meta, tensors)
+    meta["sha256"] = _sha256(meta, sorted(tensors.items()))
 
     def check(temporary: Path) -> None:
         try:
@@ -176,7 +176,9 @@ def _check_layout(path: Path, meta: Metadata, file: safe_open) -> None:
         raise metadata.damaged(path, f"{len(names)} tensors are too few for {config.layers} layers")
     wanted: dict[str, tuple[int | None, ...]] = {**file_shapes(config)}
     if "training" in meta:
-        wanted |= _resuming_shapes(config, names)
+        state, flat = (config.layers, config.hidden, None), (count(config),)  # None: N, which may be any number
+        wanted |= {name: state if name in ("state.h", "state.c") else flat
+                   for name in names if name.startswith(("optimizer.", "state."))}
     for name in sorted(names ^ set(wanted)):
         raise metadata.damaged(path, f"tensor {name:.80} is {'not expected' if name in names else 'missing'}")
     dtypes, numbers = set[str](), 0
@@ -194,17 +196,6 @@ def _check_layout(path: Path, meta: Metadata, file: safe_open) -> None:
         raise metadata.damaged(path, f"the tensors hold {numbers:,} numbers, more than this machine has memory for")
 
 
-def _resuming_shapes(config: ModelConfig, names: set[str]) -> dict[str, tuple[int | None, ...]]:
-    """Return the shapes of those tensors in `names` that are for resuming.
-
-    States have the shape (L, H, N), with None for N, which may be any number. Optimizer buffers and the copy of good
-    parameters have the shape (P,).
-    """
-    state, flat = (config.layers, config.hidden, None), (count(config),)
-    return {name: state if name in ("state.h", "state.c") else flat
-            for name in names if name.startswith(("optimizer.", "state."))}
-
-
 def file_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return name -> shape of the tensors of a model file: the parameters and one bias_hh per layer.
 
@@ -212,11 +203,6 @@ def file_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """
     layout = shapes(config)
     return layout | {name.replace("bias_ih", "bias_hh"): shape for name, shape in layout.items() if "bias_ih" in name}
-
-
-def _digest(meta: Metadata, tensors: Tensors) -> str:
-    """Return the sha256, in hexadecimal digits, for a file of these parts."""
-    return _sha256(meta, ((name, tensors[name]) for name in sorted(tensors)))
 
 
 def _sha256(meta: Metadata, tensors: Iterable[tuple[str, np.ndarray]]) -> str:

@@ -237,14 +237,6 @@ def steps_kept(path: Path) -> list[Path]:
     return [found[step] for step in sorted(found, reverse=True)]
 
 
-def read_last(path: Path) -> tuple[Metadata, Tensors]:
-    """Return (metadata, tensors) of last.safetensors in the run folder `path`.
-
-    Raises RunError if there is no such file, ModelFileError if it is damaged or lacks the data for resuming.
-    """
-    return _read_training(path / "last.safetensors")
-
-
 def read_newest(path: Path) -> tuple[Metadata, Tensors, list[str]]:
     """Return (metadata, tensors, warnings) of the newest file that resuming can use.
 
@@ -255,7 +247,11 @@ def read_newest(path: Path) -> tuple[Metadata, Tensors, list[str]]:
     damage: list[Exception] = []
     for file in (last, *steps_kept(path)):
         try:
-            meta, tensors = _read_training(file)
+            if not file.is_file():
+                raise RunError(f"{path} holds no run to go on with ({file.name}): start one without --resume")
+            meta, tensors = checkpoint.read(file)
+            if "training" not in meta:
+                raise ModelFileError(f"{file} holds a model but not what resuming needs: start a new run")
             metadata.check_training(file, meta, tensors)
         except (RunError, ModelFileError) as error:
             damage.append(error)
@@ -268,16 +264,6 @@ def read_newest(path: Path) -> tuple[Metadata, Tensors, list[str]]:
         raise ModelFileError(f"{damage[0]}; {best.name} has no optimiser state to go on with, but --init-from {best} "
                              "begins a new run from it")
     raise damage[0]
-
-
-def _read_training(path: Path) -> tuple[Metadata, Tensors]:
-    """Read a model file that must hold the data for resuming. Raises RunError, ModelFileError."""
-    if not path.is_file():
-        raise RunError(f"{path.parent} holds no run to go on with ({path.name}): start one without --resume")
-    meta, tensors = checkpoint.read(path)
-    if "training" not in meta:
-        raise ModelFileError(f"{path} holds a model but not what resuming needs: start a new run")
-    return meta, tensors
 
 
 def _remains(path: Path) -> bool:

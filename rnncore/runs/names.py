@@ -64,7 +64,8 @@ def find(name: str | Path) -> Found:
     named = _PRETRAINED.fullmatch(text)
     file = pretrained.find(named[1]) if named else None
     if named and not file and not os.path.lexists(text):
-        raise FileNotFoundError(f"{text}: no such model; the pretrained ones are {_models() or 'not here'}")
+        models = ", ".join(pretrained.names())
+        raise FileNotFoundError(f"{text}: no such model; the pretrained ones are {models or 'not here'}")
     if not (named and file):
         return at(Path(text), text)
     notes = _renamed(named[1], file.stem)
@@ -158,7 +159,7 @@ def _cure(path: Path, name: str) -> str:
 
 def _none(name: str) -> Exception:
     """Return the error for a NAME without a model; its message says what was found and what was looked for."""
-    path, run, models = Path(name), RUNS / name, _models()
+    path, run, models = Path(name), RUNS / name, ', '.join(pretrained.names())
     if not os.path.lexists(path):
         if run.is_dir():
             return FileNotFoundError(f"{run} {_EMPTY}, and {name} is no other model: wait for its first save, or train "
@@ -178,11 +179,6 @@ def _none(name: str) -> Exception:
     except ModelFileError as error:
         return ModelFileError(f"{error}; {others}")
     return ModelFileError(f"{name} is not a whole model file; {others}")
-
-
-def _models() -> str:
-    """Return the names of the pretrained models as one text, separated by commas."""
-    return ", ".join(pretrained.names())
 
 
 def _renamed(name: str, current: str) -> tuple[UserWarning, ...]:

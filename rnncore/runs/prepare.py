@@ -211,10 +211,14 @@ def choose(options: RunOptions, characters: int, symbols: int, old: CharLM | Non
     if options.batch is None and few < config.batch and "batch" not in PRESETS[name or "small"]:
         config = replace(config, batch=few)
         reasons.append(f"batch {few}: {plan.about(characters)} characters make {plan.WINDOWS} windows of {config.seq}")
-    config, shrunk = _shrink(config, characters)
+    batch, seq = shrink(characters, config.batch, config.seq)
+    if (batch, seq) != (config.batch, config.seq):
+        reasons.append(f"warning: {characters:,} characters are fewer than one batch: {batch} streams of {seq} instead "
+                       f"of {config.batch} of {config.seq}")
+        config = replace(config, batch=batch, seq=seq)
     config, more = plan.fill(config, model, characters, kernel.cores(), kernel.speed(), tuned=old is not None)
     check_memory(config, model, np.dtype(storage(options.dtype or DTYPE)).itemsize, kernel.memory())
-    return name, model, config, [*reasons, *shrunk, *more]
+    return name, model, config, [*reasons, *more]
 
 
 def build(model: ModelConfig, vocab: Vocab, old: CharLM | None, options: RunOptions, seed: int) -> CharLM:
@@ -273,16 +277,6 @@ def count(parts: list[np.ndarray], symbols: int, minutes: float | None) -> ngram
     if not len(validation) or most <= 0:
         return None
     return ngram.baseline(train, validation, symbols, most=most)
-
-
-def _shrink(config: TrainConfig, characters: int) -> tuple[TrainConfig, list[str]]:
-    """Return the config with a batch and a window that the training part can fill, and a warning if they changed."""
-    batch, seq = shrink(characters, config.batch, config.seq)
-    if (batch, seq) == (config.batch, config.seq):
-        return config, []
-    return replace(config, batch=batch, seq=seq), [
-        f"warning: {characters:,} characters are fewer than one batch: {batch} streams of {seq} instead of "
-        f"{config.batch} of {config.seq}"]
 
 
 def check_memory(config: TrainConfig, model: ModelConfig, itemsize: int, there: int) -> None:

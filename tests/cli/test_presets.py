@@ -1,10 +1,10 @@
 """`rnncore train --preset`: what a preset sets, what goes before it, which one is taken where none is named, and dropout."""
 import pytest
-from cli_helpers import TEXT, call, corpus, refused
+from cli_helpers import TEXT, call, corpus, read_last, refused
 
 from rnncore import plan
 from rnncore.config import PRESETS
-from rnncore.runs.folder import Path, read_last
+from rnncore.runs.folder import Path
 
 QUICK = ("--hidden", 8, "--steps", 1)
 

@@ -11,12 +11,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cli_helpers import CALLED, COMMAND, ENVIRONMENT, SMALL, call, corpus, rows, run
+from cli_helpers import CALLED, COMMAND, ENVIRONMENT, SMALL, call, corpus, read_last, rows, run
 from fork_server import Forked
 
 from rnncore.runs import setup
 from rnncore.cli.terminal.signals import Signals, Stopped
-from rnncore.runs.folder import RunFolder, read_last
+from rnncore.runs.folder import RunFolder
 
 QUIET = ("--sample-every", 10 ** 6, "--eval-every", 10 ** 6)
 ENDLESS = ("train", "corpus.txt", "--steps", 10 ** 6, *SMALL, *QUIET, "-o", "a")

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_helpers import SMALL, TEXT, call, corpus, refused, rows
+from cli_helpers import SMALL, TEXT, call, corpus, read_last, refused, rows
 
 from rnncore.runs import tensorboard
-from rnncore.runs import checkpoint, folder as runs
+from rnncore.runs import checkpoint
 from rnncore.runs.files import append
 
 for needed in ("tensorboardX", "tensorboard"):
@@ -74,7 +74,7 @@ def test_a_run_that_goes_on_has_each_step_once(train, first):
     found = assert_mirrored()
     steps = [event.step for event in found.Scalars("loss/train")]
     assert steps[:len(before)] == [row["step"] for row in before] and steps[-1] == 30 and len(set(steps)) == len(steps)
-    assert runs.read_last(RUN)[0]["training"]["settings"]["saving"]["tensorboard"]
+    assert read_last(RUN)[0]["training"]["settings"]["saving"]["tensorboard"]
 
 
 def test_rows_that_others_wrote_end_no_run(train):

@@ -61,7 +61,7 @@ def error(mine: dict, wanted: dict) -> float:
 def test_both_loops_equal_those_of_the_engine(modules, steps, n, keep):
     cublas, stepwise, cuda = modules
     layer = Layer(steps, n, keep)
-    loops, mine = stepwise.Stepwise(cublas.Cublas("float64"), H, n, "float64"), dict(map(on(cuda), layer.whole.items()))
+    loops, mine = stepwise.Stepwise(cublas.Cublas("float64"), H, n), dict(map(on(cuda), layer.whole.items()))
     layer.run(mine, loops.forward, loops.backward)
     assert error(mine, layer.wanted()) < 1e-12
     again = dict(map(on(cuda), layer.whole.items()))
@@ -77,7 +77,7 @@ def on(cuda):
 def test_each_precision_is_as_close_as_its_rounding_allows(modules, precision, bound):
     cublas, stepwise, cuda = modules
     layer = Layer(7, 6, True, "float32")
-    loops, mine = stepwise.Stepwise(cublas.Cublas(precision), H, 6, "float32"), dict(map(on(cuda), layer.whole.items()))
+    loops, mine = stepwise.Stepwise(cublas.Cublas(precision), H, 6), dict(map(on(cuda), layer.whole.items()))
     layer.run(mine, loops.forward, loops.backward)
     assert bound / 100 < error(mine, layer.wanted()) < bound
 
@@ -85,7 +85,7 @@ def test_each_precision_is_as_close_as_its_rounding_allows(modules, precision, b
 def test_a_graph_holds_two_pieces_of_work_a_step(modules):
     cublas, stepwise, cuda = modules
     layer, graph = Layer(4, 3, True), importlib.import_module("rnncore.kernels.cuda.graph")
-    loops, mine = stepwise.Stepwise(cublas.Cublas("float64"), H, 3, "float64"), dict(map(on(cuda), layer.whole.items()))
+    loops, mine = stepwise.Stepwise(cublas.Cublas("float64"), H, 3), dict(map(on(cuda), layer.whole.items()))
     recorded = graph.Graph(lambda: layer.run(mine, loops.forward, loops.backward), warm_up=False)
     names = [name for name, _, _ in cupy_stand_in.recorded(recorded._graph)]
     assert names == ["keep_rows", *4 * ["cuBLAS", "step_forward"], *4 * ["step_backward", "cuBLAS"], "keep_rows"]
@@ -95,15 +95,13 @@ def test_a_graph_holds_two_pieces_of_work_a_step(modules):
 
 def test_arrays_of_another_shape_or_layout(modules):
     cublas, stepwise, cuda = modules
-    loops = stepwise.Stepwise(cublas.Cublas("float64"), H, 3, "float64")
+    loops = stepwise.Stepwise(cublas.Cublas("float64"), H, 3)
     layer = Layer(4, 3, True)
     right = dict(map(on(cuda), layer.whole.items()))
     for name, wrong in (("gates", right["gates"][1:]), ("h", right["h"].astype("float32")), ("c", right["c"][:, :, :2]),
                         ("dy", right["dy"].swapaxes(0, 1)), ("dh", right["dh"].T), ("keep", right["keep"][:, :2])):
         with pytest.raises(ValueError, match="^[^\n]*wanted[^\n]*$"):
             layer.run(right | {name: wrong}, loops.forward, loops.backward)
-    with pytest.raises(ValueError, match="float32"):
-        stepwise.Stepwise(cublas.Cublas("tf32"), H, 3, "float64")
 
 
 @needs_nvcc

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from cli_helpers import COMMAND, ENVIRONMENT, TEXT, corpus, finished_run, refused, run
+from cli_helpers import COMMAND, ENVIRONMENT, TEXT, corpus, finished_run, read_last, refused, run
 from damage import changed, sealed
 from hostile import Hostile
 
@@ -19,7 +19,6 @@ from rnncore.data.recorded import Record
 from rnncore.data.text import CorpusError, read
 from rnncore.runs import metadata, places
 from rnncore.runs.checkpoint import read as read_model
-from rnncore.runs.folder import read_last
 
 NAME_IT = "`rnncore train PATH --resume -o run`"
 

@@ -2,6 +2,7 @@
 import json
 import math
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -77,7 +78,13 @@ def test_the_settings_and_numbers_of_threads():
 # Turns
 
 def entry(log: list, name: str) -> speed.Entry:
-    return speed.Entry(lambda: log.append(name), lambda: log.append("wait"))
+    @contextmanager
+    def timer():
+        yield (seconds := [])
+        log.append("wait")
+        seconds.append(1.0)
+
+    return speed.Entry(lambda: log.append(name), lambda: log.append("wait"), timer=timer)
 
 
 @pytest.mark.parametrize("turn, wanted", [(60, "awaitaawaitbwaitbwait"), (0, "waitaawaitwaitbwait")])

@@ -30,7 +30,7 @@ def test_the_first_text_is_the_model_s_own_and_surprises_a_network_with_two_gate
     """Seen: 1.59 and 1.84 nats; of a random text both think much the same, 2.55 and 2.62."""
     right, wrong = task(batch=200), task(batch=200)
     assert (right.windows == wrong.windows).all()
-    swap_gates(wrong.tensors)
+    swap_gates(wrong.model.params)
     first, other = (ours.Training(made, "cpu", "float64", "eager").engine.train() for made in (right, wrong))
     assert first < 1.8 and other > first + 0.2
 

@@ -4,7 +4,7 @@ import math
 import shlex
 
 import pytest
-from cli_helpers import SMALL, TEXT, call, corpus, rows, stoppable
+from cli_helpers import SMALL, TEXT, call, corpus, read_last, rows, stoppable
 from test_train import IDS, LEARNABLE, training
 
 import rnncore
@@ -13,7 +13,7 @@ from rnncore.cli import ending
 from rnncore.divergence import KEPT, MARGIN, Course, diverged
 from rnncore.measure import ngram
 from rnncore.runs import checkpoint
-from rnncore.runs.folder import Path, read_last
+from rnncore.runs.folder import Path
 
 ODDS = math.log(65)
 

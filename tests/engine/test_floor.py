@@ -3,7 +3,7 @@ import time
 
 import numpy as np
 import pytest
-from cli_helpers import SMALL, TEXT, call, corpus, rows
+from cli_helpers import SMALL, TEXT, call, corpus, read_last, rows
 from test_train import IDS, training
 
 from rnncore import Vocab
@@ -11,7 +11,7 @@ from rnncore.runs import prepare, setup
 from rnncore.cli.ending import verdict
 from rnncore.measure import ngram
 from rnncore.runs import checkpoint
-from rnncore.runs.folder import Path, RunFolder, read_last
+from rnncore.runs.folder import Path, RunFolder
 
 REAL = ngram.baseline
 

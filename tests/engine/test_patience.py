@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from cli_helpers import SMALL, TEXT, corpus, refused, rows, stoppable
+from cli_helpers import SMALL, TEXT, corpus, read_last, refused, rows, stoppable
 from test_train import IDS, LEARNABLE, training
 
 from rnncore import train as train_module
 from rnncore.runs import checkpoint
-from rnncore.runs.folder import Path, read_last
+from rnncore.runs.folder import Path
 
 
 def scripted(losses: list[float], **config):

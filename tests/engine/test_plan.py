@@ -93,10 +93,10 @@ def test_numbers_are_rounded_and_said_in_words(number, words):
 
 def test_the_rate_falls_with_depth_and_width():
     sizes = (128, 1), (128, 2), (256, 2), (512, 3)
-    rates = [plan.rate(ModelConfig(65, 64, hidden, layers), "adam") for hidden, layers in sizes]
+    rates = [plan.usual_rate(ModelConfig(65, 64, hidden, layers), "adam", False) for hidden, layers in sizes]
     assert rates == sorted(rates, reverse=True) and rates[0] == 0.02
-    assert plan.rate(ModelConfig(65, 64, 512, 3), "muon") == 0.03
-    assert plan.rate(ModelConfig(65, 64, 4, 1), "adam") == 0.02  # never more
+    assert plan.usual_rate(ModelConfig(65, 64, 512, 3), "muon", False) == 0.03
+    assert plan.usual_rate(ModelConfig(65, 64, 4, 1), "adam", False) == 0.02  # never more
 
 
 def test_the_memory_that_a_run_takes_is_about_what_it_takes():

@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from cli_helpers import SMALL, corpus, files, rows, stoppable
+from cli_helpers import SMALL, corpus, files, read_last, rows, stoppable
 from damage import sealed
 from test_resume import fresh_model, outcome, training as resumable
 from test_train import IDS, LEARNABLE, training
@@ -15,7 +15,7 @@ from rnncore.model import CharLM
 from rnncore.recovery import Diverged, worst
 from rnncore.runs import checkpoint, folder as runs
 from rnncore.runs.checkpoint import ModelFileError
-from rnncore.runs.folder import RunFolder, read_last
+from rnncore.runs.folder import RunFolder
 
 NAN, INF = float("nan"), float("inf")
 

@@ -45,7 +45,7 @@ WRONG = (
 def sealed(document: dict, tensors: dict) -> bytes:
     """A file of these parts, with the sha256 that belongs to them: only their meaning can be wrong."""
     document = {key: value for key, value in document.items() if key != "sha256"}
-    document["sha256"] = checkpoint._digest(document, tensors)
+    document["sha256"] = checkpoint._sha256(document, sorted(tensors.items()))
     return to_bytes(tensors, {KEY: json.dumps(document)})
 
 

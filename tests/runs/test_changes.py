@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from cli_helpers import SMALL, call, corpus, files, refused, rows, stoppable
+from cli_helpers import SMALL, call, corpus, files, read_last, refused, rows, stoppable
 from damage import changed, sealed
 
 from rnncore import plan
 from rnncore.runs import checkpoint, folder as runs
-from rnncore.runs.folder import Path, read_last
+from rnncore.runs.folder import Path
 
 BEFORE = {"--lr": 0.02, "--dropout": 0.1, "--weight-drop": 0.1, "--threads": 1}
 AFTER = {"--lr": 0.005, "--dropout": 0.4, "--weight-drop": 0.0, "--threads": 2}

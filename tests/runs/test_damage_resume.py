@@ -6,11 +6,10 @@ import shutil
 
 import numpy as np
 import pytest
-from cli_helpers import call, files, finished_run, refused
+from cli_helpers import call, files, finished_run, read_last, refused
 from damage import changed, in_bytes, in_header, in_tensors, in_text, instead, sealed
 
 from rnncore.runs import metadata
-from rnncore.runs.folder import read_last
 
 LAST = "run/last.safetensors"
 FREE = {  # fields of which some of damage.WRONG is a value as good as the one that stood there

@@ -3,14 +3,13 @@ import os
 
 import numpy as np
 import pytest
-from cli_helpers import TEXT, corpus, files, refused, rows, stoppable
+from cli_helpers import TEXT, corpus, files, read_last, refused, rows, stoppable
 
 import rnncore
 from rnncore import ModelConfig, Vocab, plan
 from rnncore.data import pretrained
 from rnncore.runs import checkpoint, folder as runs
 from rnncore.runs.extend import extend
-from rnncore.runs.folder import read_last
 
 WINDOW = ("--seq", 20, "--batch", 8, "--threads", 1)
 STILL = ("--steps", 1, "--lr", 1e-12, "--optimizer", "adam", "--dropout", 0)  # a run that leaves the model as it was
@@ -74,7 +73,7 @@ def test_the_plan_is_made_for_the_sizes_of_the_model(tune, tmp_path):
     args = ("--extend-vocab", "--steps", 1, "--optimizer", "adam", "-o", "a")
     err = tune("corpus.txt", "--init-from", "base", *args).err
     sizes = ModelConfig(len(set(TEXT)) + 1, 8, 16, 1)
-    assert last("a")[0]["train"]["lr"] == pytest.approx(plan.TUNE * plan.rate(sizes, "adam"))
+    assert last("a")[0]["train"]["lr"] == pytest.approx(plan.TUNE * plan.usual_rate(sizes, "adam", False))
     assert "usual for adam and 1 x 16, lower for a trained model" in err
     assert f"dropout 0, weight-drop 0: for {plan.about(rnncore.params.count(sizes))} parameters" in err
 

@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from cli_helpers import SMALL, TEXT, call, corpus, files, refused, stoppable
+from cli_helpers import SMALL, TEXT, call, corpus, files, read_last, refused, stoppable
 from test_extend import ABC, logits_of, model_over
 
 import rnncore
@@ -11,7 +11,7 @@ from rnncore import ModelConfig, Vocab
 from rnncore.data.endings import END
 from rnncore.runs import checkpoint
 from rnncore.runs.extend import extend
-from rnncore.runs.folder import Path, read_last
+from rnncore.runs.folder import Path
 
 LINES = TEXT.splitlines()
 KINDS = {"lines": TEXT, "blank": "\n\n".join(LINES) + "\n",

@@ -7,12 +7,11 @@ import sys
 
 import numpy as np
 import pytest
-from cli_helpers import ROOT, call, corpus, files, finished_run, refused
+from cli_helpers import ROOT, call, corpus, files, finished_run, read_last, refused
 from damage import changed, packed, sealed
 
 from rnncore.config import LAYERS, TrainConfig
 from rnncore.runs import checkpoint, consistency, metadata
-from rnncore.runs.folder import read_last
 from rnncore.runs.metadata import KEY, ModelFileError
 
 LAST = "run/last.safetensors"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import SMALL, TEXT, Result, call, corpus, files, refused, rows, run, stoppable
+from cli_helpers import SMALL, TEXT, Result, call, corpus, files, read_last, refused, rows, run, stoppable
 from fork_server import Forked
 from test_resume import same_run, step_of
 from test_signals import start, wait_for
@@ -18,7 +18,7 @@ from test_signals import start, wait_for
 from rnncore import kernels
 from rnncore.model import CharLM
 from rnncore.runs import checkpoint, folder as runs, lock
-from rnncore.runs.folder import RunFolder, read_last, steps_kept
+from rnncore.runs.folder import RunFolder, steps_kept
 
 ENDLESS = ("train", "corpus.txt", "--steps", 10 ** 6, *SMALL)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from cli_helpers import SMALL, TEXT, call, corpus, files, refused, run, stoppable
+from cli_helpers import SMALL, TEXT, call, corpus, files, read_last, refused, run, stoppable
 from damage import changed, sealed
 
 from rnncore.data import sources
-from rnncore.runs.folder import read_last, steps_kept
+from rnncore.runs.folder import steps_kept
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from cli_helpers import SMALL, TEXT, call, corpus, files, refused, rows, run, stoppable
+from cli_helpers import SMALL, TEXT, call, corpus, files, read_last, refused, rows, run, stoppable
 from fork_server import Forked
 from hypothesis import given, settings, strategies as st
 
@@ -15,7 +15,7 @@ from rnncore import ModelConfig, TrainConfig, Vocab
 from rnncore.data.batches import Batches
 from rnncore.measure.evaluate import Validation
 from rnncore.runs import checkpoint, folder as runs
-from rnncore.runs.folder import RunFolder, read_last
+from rnncore.runs.folder import RunFolder
 from rnncore.train import Training
 
 IDS = np.random.default_rng(0).integers(0, 5, 331).astype(np.uint8)  # 9 windows of 10, the last of 2

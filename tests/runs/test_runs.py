@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import rows
+from cli_helpers import read_last, rows
 from conftest import build
 
 from rnncore import TrainConfig
@@ -14,7 +14,7 @@ from rnncore.data.batches import Batches
 from rnncore.measure.evaluate import Validation
 from rnncore.runs import checkpoint, folder as runs
 from rnncore.runs.checkpoint import ModelFileError
-from rnncore.runs.folder import RunError, RunFolder, fresh, read_last, read_newest, restore
+from rnncore.runs.folder import RunError, RunFolder, fresh, read_newest, restore
 from rnncore.runs.names import newest
 from rnncore.train import Progress, Training
 
@@ -138,13 +138,13 @@ def test_the_newest_run_is_found_and_a_new_one_gets_a_free_name(tmp_path, monkey
 def test_folders_without_a_run_to_go_on_with(tmp_path, saved):
     folder, run = saved
     with pytest.raises(RunError, match="no run to go on with"):
-        read_last(tmp_path)
+        read_newest(tmp_path)
     checkpoint.save(run.model, folder.last)
     with pytest.raises(ModelFileError, match="start a new run"):
-        read_last(folder.path)
+        read_newest(folder.path)
     folder.last.write_bytes(b"no model")
     with pytest.raises(ModelFileError):
-        read_last(folder.path)
+        read_newest(folder.path)
 
 
 @pytest.mark.parametrize("name, value", [("optimizer.m", None), ("optimizer.v", np.zeros(1)), ("state.h", None),

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import SMALL, call, corpus, files
+from cli_helpers import SMALL, call, corpus, files, read_last
 
 import rnncore
 from rnncore import ModelConfig, Vocab, optim
 from rnncore.data.magic import MODEL_FILE, kind_of
 from rnncore.runs import checkpoint
 from rnncore.runs.checkpoint import ModelFileError, load, read, save
-from rnncore.runs.folder import read_last
 
 VOCAB = Vocab.from_text("ab\nö☃")
 
