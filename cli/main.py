@@ -68,11 +68,9 @@ class Commands(HelpfulGroup):
         try:
             code = super().invoke(ctx)
             sys.stdout.flush()
-        except BrokenPipeError:
-            # Without this, Python would flush stdout at its end and print the same error again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        return code
+            return code
+        except BrokenPipeError:  # the reader has left: no error
+            discard_stdout()
 
 
 HELP = """A character-level LSTM, from scratch on raw arrays: train it, let it write, check its gradients.
@@ -106,7 +104,15 @@ def main(args=None) -> None:
         if "--debug" in (sys.argv if args is None else args):
             raise
         code = explain(error)
+        if isinstance(error, OSError):
+            discard_stdout()
     sys.exit(code)
+
+
+def discard_stdout() -> None:
+    """Discard the text that stdout still holds. Python flushes stdout at its end, and would print the error again."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show_notices() -> None:

@@ -40,6 +40,7 @@ HERE = Path(__file__).parent
 NOWHERE = "http://127.0.0.1:9"  # for the processes that tests start: a proxy that is not there, but for this machine
 os.environ |= {name: NOWHERE for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy")}
 os.environ |= {"NO_PROXY": "localhost,127.0.0.1", "no_proxy": "localhost,127.0.0.1"}
+os.environ.pop("PYTHONUNBUFFERED", None)  # as for a user: Python buffers stdout, and writes the rest at its end
 os.environ["RNNCORE_NO_REPORT"] = "1"  # hundreds of runs here end without anybody to look at them
 with contextlib.suppress(native.Unavailable):
     native.build()  # before the tests: some ask for an empty stderr, and compiling is said there

@@ -39,7 +39,6 @@ ARGUMENTS = {"forward": 9 * [_POINTER] + 8 * [_LONG], "backward": 10 * [_POINTER
 LINE = 64  # the size of a cache line and of the widest vector, in bytes
 TYPES = {"float32": "float", "float64": "double"}
 _lock = threading.Lock()
-_log = logging.getLogger(__name__)  # level INFO: the command line prints it on stderr, the library prints nothing
 
 
 class Unavailable(RuntimeError):
@@ -84,7 +83,8 @@ def build() -> Path:
 
 
 def _compile(cxx: str, key: str, folder: Path) -> Path:
-    _log.info("compiling the LSTM's loops for this processor: a few seconds, this time only")
+    # The command line prints this on stderr; the library prints nothing at level INFO.
+    logging.getLogger(__name__).info("compiling the LSTM's loops for this processor: a few seconds, this time only")
     # Two processes may compile at once, or one may be stopped. The library gets its name only when it is complete.
     with tempfile.TemporaryDirectory(dir=folder) as workplace:
         made = Path(workplace) / "gates.so"
