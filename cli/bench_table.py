@@ -119,13 +119,12 @@ def aligned(rows: list[tuple[str, ...]], width: float = math.inf) -> list[str]:
     """
     columns = [column for place, column in enumerate(zip(*rows, strict=True)) if place == 0 or any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
-    tables, taken = [[0]], widths[0]
-    for place, wide in enumerate(widths[1:], 1):
-        if taken + 2 + wide > width and len(tables[-1]) > 1:
+    tables = [[0]]  # the columns of each table
+    for place in range(1, len(widths)):
+        taken = sum(widths[column] + 2 for column in tables[-1])
+        if taken + widths[place] > width and len(tables[-1]) > 1:
             tables.append([0])
-            taken = widths[0]
         tables[-1].append(place)
-        taken += 2 + wide
     return ["  ".join([row[0].ljust(widths[0]), *(row[place].rjust(widths[place]) for place in table[1:])]).rstrip()
             for table in tables for row in zip(*columns, strict=True)]
 

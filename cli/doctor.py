@@ -1,4 +1,5 @@
 """`rnncore doctor` shows what this machine can do and what is missing; --try checks every path of its GPU."""
+import contextlib
 import json
 import platform
 from dataclasses import asdict, fields, replace
@@ -78,8 +79,9 @@ def findings() -> dict:
 
 def processor() -> str:
     """Return the processor's name."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 

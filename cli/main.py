@@ -20,7 +20,7 @@ from .terminal.called import called, said
 from .terminal.meant import HelpfulGroup
 from .terminal.progress import shown
 from .terminal.signals import Stopped
-from .terminal.streams import CLOSED, open_streams, say_error
+from .terminal.streams import CLOSED, flush_or_discard, open_streams, say_error
 
 COMMANDS = {
     "train": "Train a model on files, folders, - or a named corpus.",
@@ -64,13 +64,12 @@ class Commands(HelpfulGroup):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx):
-        show_notices()
         try:
             code = super().invoke(ctx)
             sys.stdout.flush()
             return code
         except BrokenPipeError:  # the reader has left: no error
-            discard_stdout()
+            flush_or_discard()
 
 
 HELP = """A character-level LSTM, from scratch on raw arrays: train it, let it write, check its gradients.
@@ -104,23 +103,8 @@ def main(args=None) -> None:
         if "--debug" in (sys.argv if args is None else args):
             raise
         code = explain(error)
-        if isinstance(error, OSError):
-            discard_stdout()
+        flush_or_discard()
     sys.exit(code)
-
-
-def discard_stdout() -> None:
-    """Discard the text that stdout still holds. Python flushes stdout at its end, and would print the error again."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def show_notices() -> None:
-    """Print the library's notices on stderr, one line each; for example, that it compiles the loops."""
-    import logging  # here, because it would slow down --help
-    logger = logging.getLogger("rnncore")
-    logger.setLevel(logging.INFO)
-    logger.handlers = [logging.StreamHandler()]
 
 
 def worded(message, category, filename, lineno, line=None) -> str:

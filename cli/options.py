@@ -15,6 +15,7 @@ from .terminal import limits
 from .terminal.called import said
 from .terminal.meant import SUBCOMMANDS, Helpful, HelpfulGroup, nearest, question
 from .terminal.progress import tell
+from .terminal.streams import show_notices
 
 DEVICE = click.option("--device", default="auto", metavar="auto|cpu|cuda|cuda:K",
                       callback=lambda ctx, _, value: _device(value),
@@ -64,6 +65,7 @@ class Command(Debuggable):
         if self.computes:
             requirements.check()
         limits.check()
+        show_notices()
         try:
             return super().invoke(ctx)
         except OptionError as error:

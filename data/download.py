@@ -7,11 +7,11 @@ import contextlib
 import http
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from .decode import CorpusError
@@ -138,6 +138,13 @@ def _unwritable(folder: Path, error: OSError) -> CorpusError:
                        "make room and make it writable, or name another folder for caches in XDG_CACHE_HOME")
 
 
+class Response(Protocol):
+    """The part of a response of the package requests that is used here."""
+
+    status_code: int
+    headers: Mapping[str, str]
+
+
 class Transfer:
     """A downloader for pooch, and at the same time the file that it writes to.
 
@@ -163,8 +170,8 @@ class Transfer:
         if self.done < (wanted := self.size or self.total):
             raise Broken(f"the connection broke off after {self.done:,} of {wanted:,} bytes")
 
-    def heard(self, response: Any, **_: object) -> None:
-        """Read the headers of a requests.Response, before its content: note the size. Raises Broken for a web page."""
+    def heard(self, response: Response, **_: object) -> None:
+        """Read the headers of a response, before its content: note the size. Raises Broken for a web page."""
         if response.status_code == 200 and "html" in response.headers.get("content-type", ""):
             raise Broken("it answers with a web page instead of the file (does the network ask for a login?)")
         # With a content encoding, content-length counts the packed bytes, and `write` gets the unpacked ones.

@@ -40,8 +40,7 @@ from .data.endings import END
 from .data.vocab import Vocab
 from .model import CharLM
 from .params import Parameters, initial
-from .random import Purpose, uniform
-from .sample import draw, generate_ids, read_prompt
+from .sample import draw, draws, generate_ids, read_prompt
 from .train import Training
 
 STEPS, SHORT = MANY + 2, 128  # training steps of a case; the largest T, in characters, of the cases after the first
@@ -170,9 +169,8 @@ def wrong_symbols(model: CharLM, task: Task, config: SampleConfig) -> str | None
     """
     prompt, tolerance, wrong = np.arange(5) % task.vocab, TOLERANCES[task.precision], 0
     written = np.stack(list(islice(generate_ids(model, prompt, config, task.columns), WRITTEN)))
-    draws = uniform(config.seed, Purpose.DRAW, WRITTEN, step=np.arange(task.columns)[:, None]).T
     stepper, slack = read_prompt(model, prompt).repeat(task.columns), tolerance["draw"]
-    for ids, u in zip(written, draws, strict=True):
+    for ids, u in zip(written, draws(config.seed, range(task.columns)), strict=False):  # the draws have no end
         logits = model.kernel.to_host(stepper.logits)
         near = [draw(logits, config, np.clip(u + by, 0, 1 - 1e-16)) for by in (0, -slack, slack)]
         low = np.take_along_axis(logits, ids[None], 0)[0] < logits.max(axis=0) - 10 * slack

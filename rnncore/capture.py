@@ -120,9 +120,7 @@ class Captured:
         x, y = control.ids[:steps], control.ids[1:steps + 1]
         dropout = Dropout(self.config.dropout or 0.0, self.config.seed, control.words, self.config.variational,
                           self.config.weight_drop or 0.0)
-        weights, end, keep = model.weights(dropout), model.vocab.end, None
-        if end is not None:  # `keep` as in CharLM.keep, but in an array that was made before
-            keep = model.kernel.xp.not_equal(x, end, out=self._keep[:steps])
+        weights, keep = model.weights(dropout), model.keep(x, self._keep[:steps])
         stack.gradients(weights, self.grads, [stack.Pass(x, work, keep, dropout, y)])
         model.mask_gradients(weights, self.grads)
         control.check(work.loss[:steps], self.grads.flat)

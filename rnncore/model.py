@@ -146,13 +146,15 @@ class CharLM:
         losses = [share.work.loss[:steps].sum() for share in passes]
         return float(reduce(add, losses)) / x.size, held.grads, end  # sum() would begin with an int, of another type
 
-    def keep(self, ids: Ids) -> Array | None:
+    def keep(self, ids: Ids, out: Array | None = None) -> Array | None:
         """Return the mask (T, N) of ids (T, N) on the device: 0 at END, where the state is reset, else 1.
 
-        Return None if the vocabulary has no END.
+        Return None if the vocabulary has no END. If `out` (T, N) is given, the mask is written there.
         """
-        end = self.vocab.end
-        return None if end is None else (ids != end).astype(self.dtype)
+        if self.vocab.end is None:
+            return None
+        out = self.kernel.xp.empty(ids.shape, self.dtype) if out is None else out
+        return self.kernel.xp.not_equal(ids, self.vocab.end, out=out)
 
     def each(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Return function(item) for each item, in order; the model's threads share the calls."""

@@ -86,3 +86,20 @@ def say_error(text: str) -> None:
     with contextlib.suppress(OSError):
         wrapper(sys.stderr).reconfigure(errors="backslashreplace")
         print(text, file=sys.stderr, flush=True)
+
+
+def flush_or_discard() -> None:
+    """Write the text that stdout still holds. If that fails, discard it, or Python would print the error at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def show_notices() -> None:
+    """Print the library's notices on stderr, one line each; for example, that it compiles the loops."""
+    import logging  # here, because it would slow down --help
+    logger = logging.getLogger("rnncore")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [logging.StreamHandler()]

@@ -15,4 +15,5 @@ def find(name: str) -> Path | None:
 
     The stem of the returned path is the present name.
     """
-    return next((FOLDER / f"{known}.safetensors" for known in (name, OLD.get(name)) if known in names()), None)
+    there = names()
+    return next((FOLDER / f"{known}.safetensors" for known in (name, OLD.get(name)) if known in there), None)

@@ -6,6 +6,7 @@ user's private cache folder, under a key of source, compiler, flags and processo
 only after its results agreed with the formulas (agreement.py). Without a compiler, or with RNNCORE_NATIVE=0 in the
 environment, NumPy does the work.
 """
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -100,8 +101,9 @@ def _sum(path: Path) -> str:
 
 def _processor() -> bytes:
     """Return a description of the processor's instructions: the library is compiled for this very processor."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    lines: list[str] = []
+    with contextlib.suppress(OSError):  # without this text the library is compiled all the same
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     features = [line for line in lines if line.startswith(("flags", "Features", "model name"))]
     return "\n".join([platform.machine(), *features[:2]]).encode()
 

@@ -61,7 +61,7 @@ class Passage(NamedTuple):
     notes: list[str]  # notes for the reader, one sentence each
 
 
-def tell(found: Found, model: CharLM, card: Card, passage: Passage, cells: int = 3) -> Story:
+def tell(found: Found, model: CharLM, card: Card, passage: Passage, cells: int) -> Story:
     """Return the story of a model, which reads the first CHARACTERS symbols of a passage.
 
     found: the model's file and run folder; card: its training card; cells: the cells that are shown for each probe.

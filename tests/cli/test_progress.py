@@ -67,7 +67,8 @@ def test_samples_stand_below_their_step(tmp_path):
         assert len(re.findall(rf"^step {step} ", piped, re.MULTILINE)) == 1
 
 
-def test_a_bar_and_whole_words_on_a_narrow_terminal(tmp_path, columns=30):
+def test_a_bar_and_whole_words_on_a_narrow_terminal(tmp_path):
+    columns = 30
     corpus(tmp_path, TEXT[:2000])
     seen = on_terminal("train", "corpus.txt", *SMALL, "--steps", 20, "--sample-every", 0, cwd=tmp_path, columns=columns)
     lines = plain(seen).replace("\r", "\n").split("\n")

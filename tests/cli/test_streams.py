@@ -1,5 +1,6 @@
 """Standard streams that are closed, full or know few characters, and a limit on memory: one line, and nothing lost unsaid."""
 import subprocess
+import sys
 
 import pytest
 from cli_helpers import COMMAND, ENVIRONMENT, SMALL, corpus, finished_run, refused, run
@@ -105,3 +106,10 @@ def test_samples_can_be_switched_off_and_stay_off(tmp_path):
     assert not (tmp_path / "run/samples.txt").exists() or (tmp_path / "run/samples.txt").read_text() == ""
     done = run(*args, "--steps", 12, "--resume", "--sample-every", 4, cwd=tmp_path)
     assert done.code in (0, 2), done
+
+
+def test_the_text_that_stdout_holds_is_written_though_a_command_ends_with_an_error(tmp_path):
+    code = ("import importlib; cli = importlib.import_module('rnncore.cli.main')\n"
+            "cli.commands.main = lambda *_, **__: (print('held', end=''), open('nowhere'))\ncli.main([])")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "held") and done.stderr.startswith("rnncore: nowhere: No such file")

@@ -37,7 +37,7 @@ def model_of(text: str, **sizes):
 
 def told(model, ids) -> Story:
     """What is told of a model file alone by ids (n,) of a passage."""
-    return tell(Found(Path("alone.safetensors"), None, "alone"), model, {}, Passage(ids, "a text", []))
+    return tell(Found(Path("alone.safetensors"), None, "alone"), model, {}, Passage(ids, "a text", []), 3)
 
 
 def story(text: str = HARM * 9, **more) -> Story:

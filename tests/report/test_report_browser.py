@@ -79,7 +79,7 @@ def told(home):
     model = checkpoint.load(home / "run/best.safetensors", "cpu")
     ids = model.vocab.encode((home / "corpus.txt").read_text())
     card = checkpoint.read(home / "run/best.safetensors")[0]["card"]
-    return story.tell(names.at(home / "run"), model, card, story.Passage(ids[card["split"]["train"]:], "", []))
+    return story.tell(names.at(home / "run"), model, card, story.Passage(ids[card["split"]["train"]:], "", []), 3)
 
 
 def classes(page, box: str) -> list[str]:

@@ -25,7 +25,7 @@ def told():
     vocab = Vocab.from_text(TEXT)
     model = CharLM(ModelConfig(len(vocab), embed=8, hidden=8, layers=1), vocab, "cpu", seed=3)
     found = Found(Path("layout.safetensors"), None, "layout")
-    story = tell(found, model, {}, Passage(vocab.encode(TEXT), "a text", []))
+    story = tell(found, model, {}, Passage(vocab.encode(TEXT), "a text", []), 3)
     return replace(story, samples=[(1, TEXT)], notes=[], headline=FACTS, facts=FACTS)
 
 
