@@ -24,7 +24,8 @@ def _loops(found: CompiledLoops, n: int) -> bool:
     keep = (np.arange(steps * n) % 4 > 0).reshape(steps, n) * 1.0
     z, dh, dc = np.zeros((4 * hidden, steps, n)), np.zeros((hidden, n)), np.zeros((hidden, n))
     dx, dz = np.zeros_like(x), np.zeros_like(z)
-    mine = [np.ascontiguousarray(a, np.float32) for a in (x, z, h, c, keep, dy, dh, dc, dx)]
+    x32, z32, h32, c32, dy32, dh32, dc32, dx32 = map(_lanes, (x, z, h, c, dy, dh, dc, dx))
+    mine = [x32, z32, h32, c32, keep.astype(np.float32), dy32, dh32, dc32, dx32]
     my_w = Weights(*(a.astype(np.float32) for a in w))
     found.forward(my_w, *mine[:5])
     found.backward(my_w, mine[1], *mine[3:])
@@ -52,10 +53,10 @@ def step(found: CompiledLoops) -> bool:
     layers = [(*0.3 * draw((2, 4 * hidden, hidden)), draw(4 * hidden)) for _ in range(count)]
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
     single = ([Weights(*(a.astype(np.float32) for a in w)) for w in layers],
-              (head[0].astype(np.float32), head[1].astype(np.float32)), table.astype(np.float32))
+              (head[0].astype(np.float32), head[1].astype(np.float32)), _lanes(table))
     for n in (1, 5, 49):
         h, c = draw((2, count, hidden, n))
-        mine = [a.astype(np.float32) for a in (h, c, np.zeros((symbols, n)))]
+        mine = [_lanes(a.swapaxes(0, 1)).swapaxes(0, 1) for a in (h, c)] + [_lanes(np.zeros((symbols, n)))]
         advance = found.stepper(*single, *mine)
         for ids in (np.arange(n) % 5 + 2, 6 - np.arange(n) % 7):
             advance(ids)
@@ -66,6 +67,11 @@ def step(found: CompiledLoops) -> bool:
                 h[k] = o * np.tanh(c[k])
         pairs += zip(mine, (h, c, head[0] @ h[-1] + head[1][:, None]), strict=True)
     return all(np.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs)
+
+
+def _lanes(a: np.ndarray) -> np.ndarray:
+    """Return a float32 copy in which the entries along the first axis are neighbours in memory."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 0, -1), np.float32), -1, 0)
 
 
 def _activations(z: np.ndarray) -> np.ndarray:

@@ -47,14 +47,14 @@ def path(name: str, precision: str, config: ModelSizes | None = None) -> paths.P
     if reason := why_not(name, precision):
         raise ValueError(reason)
     dtype = paths.storage(precision)
-    return Eager(dtype, lambda: recurrence(np.dtype(dtype)))
+    return Eager(dtype, lambda: recurrence(precision))
 
 
 def forms(config: ModelSizes) -> dict[str, paths.Path]:
     """Return NumPy's loops and, if this machine has them, the compiled loops: each as a path in float64, by name."""
     found: dict[str, paths.Path] = {"NumPy's loops": Eager("float64", lambda: None)}
-    if recurrence(np.dtype("float32")):
-        found["compiled loops"] = Eager("float64", lambda: native.Recurrence(native.build(), "float64"))
+    if recurrence("float32"):
+        found["compiled loops"] = Eager("float64", lambda: native.Recurrence(native.build("float64"), "float64"))
     return found
 
 
@@ -105,6 +105,11 @@ def memory() -> int:
     limit = Path("/sys/fs/cgroup/memory.max")
     bound = limit.read_text().strip() if limit.is_file() else "max"
     return there if bound == "max" else min(there, int(bound))
+
+
+def activations(shape: tuple[int, ...], axis: int, dtype: np.dtype) -> Array:
+    """Return an uninitialised array of this shape. The entries along `axis`, which counts units, are neighbours."""
+    return np.moveaxis(np.empty((*shape[:axis], *shape[axis + 1:], shape[axis]), dtype), -1, axis)
 
 
 def to_device(array: Array) -> Array:
@@ -189,7 +194,8 @@ def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array) -> None:
 
 def gather(table: Array, ids: Ids, out: Array) -> None:
     """Compute out[:, t, n] = table[:, ids[t, n]] for table (R, V), ids (T, N) and out (R, T, N)."""
-    np.take(table, ids, axis=1, out=out, mode="clip")  # with mode="raise" NumPy fills a buffer first
+    # With mode="raise" NumPy fills a buffer first.
+    np.take(table.T, ids, axis=0, out=np.moveaxis(out, 0, -1), mode="clip")
 
 
 def scatter_workspace(symbols: int, positions: int, dtype: np.dtype) -> None:
@@ -202,17 +208,20 @@ def scatter_add(table: Array, ids: Ids, columns: Array, workspace: Array | None 
 
     The order of the additions is always the same, and so are the bits of the result. workspace is not used here.
     """
-    flat, symbols = ids.reshape(-1), table.shape[1]
+    flat, symbols, compiled = ids.reshape(-1), table.shape[1], recurrence(str(table.dtype))
+    if compiled and table.strides[0] == columns.strides[0] == table.itemsize:
+        compiled.scatter_add(table, flat, columns)
+        return
     # A product with a one-hot matrix is fast for few symbols. Its cost grows with V. Sorted sums cost the same for
     # any V.
     if symbols <= 128:
         onehot = np.zeros((len(flat), symbols), columns.dtype)
         onehot[np.arange(len(flat)), flat] = 1
-        table += columns @ onehot
+        table.T[...] += onehot.T @ columns.T
         return
     order = np.argsort(flat, kind="stable")
     found, first = np.unique(flat[order], return_index=True)
-    table[:, found] += np.add.reduceat(columns[:, order], first, axis=1)
+    table.T[found] += np.add.reduceat(columns.T[order], first, axis=0)
 
 
 # Constants of Philox4x32: the multipliers of a round, and what a round adds to the two words of the key.
