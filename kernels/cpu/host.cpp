@@ -12,9 +12,11 @@
 
 #define __device__
 
+namespace {
+
 // A rational function on [-7.9, 7.9] that differs from tanh by at most 3e-7 everywhere. That is enough for float, and
 // the compiler can vectorise it.
-static inline float tanh_of(float z) {
+inline float tanh_of(float z) {
     z = z > 7.9f ? 7.9f : z < -7.9f ? -7.9f : z;
     float s = z * z;
     float p = -2.76076847742355e-16f;
@@ -30,7 +32,7 @@ static inline float tanh_of(float z) {
     q = q * s + 4.89352518554385e-03f;
     return z * p / q;
 }
-static inline double tanh_of(double z) { return std::tanh(z); }
+inline double tanh_of(double z) { return std::tanh(z); }
 
 #include "../gates.cuh"
 
@@ -42,7 +44,7 @@ enum { BLOCK = 512 };
 // Compute gates (the activations, 4H), c and h (H) of one sequence from its pre-activations z (4H). gates may be z, and
 // c may be c_prev.
 template <typename T>
-static void cell_forward(const T* z, T* gates, const T* c_prev, T keep, T* c, T* h, long hidden) {
+void cell_forward(const T* z, T* gates, const T* c_prev, T keep, T* c, T* h, long hidden) {
     const T *z_f = z + hidden, *z_g = z_f + hidden, *z_o = z_g + hidden;
     T *i = gates, *f = i + hidden, *g = f + hidden, *o = g + hidden;
 #pragma GCC ivdep
@@ -56,7 +58,7 @@ static void cell_forward(const T* z, T* gates, const T* c_prev, T keep, T* c, T*
 // Compute the gradient of one sequence at one step. gates (4H) arrives as the activations and leaves as dL/dz. dh (H)
 // is dL/dh without the share of dy. dc (H) arrives as dL/dc and leaves as dL/dc_prev.
 template <typename T>
-static void cell_backward(T* gates, const T* c_prev, const T* c, T keep, const T* dy, const T* dh, T* dc, long hidden) {
+void cell_backward(T* gates, const T* c_prev, const T* c, T keep, const T* dy, const T* dh, T* dc, long hidden) {
     T *i = gates, *f = i + hidden, *g = f + hidden, *o = g + hidden;
 #pragma GCC ivdep
     for (long k = 0; k < hidden; k++) {
@@ -70,7 +72,7 @@ static void cell_backward(T* gates, const T* c_prev, const T* c, T keep, const T
 // Run all steps of a layer. x is its input; w_ih is (4H, E), bias (4H,). If x is null, gates arrives as W_ih x + b.
 // gates leaves as the activations; h and c are written.
 template <typename E, typename T = typename E::T>
-static void run_forward(const T* w_ih, const T* bias, const T* x, const T* w_hh, const T* keep, T* gates, T* h, T* c,
+void run_forward(const T* w_ih, const T* bias, const T* x, const T* w_hh, const T* keep, T* gates, T* h, T* c,
                         long steps, long inputs, long hidden, long n) {
     const long rows = 4 * hidden;
     if (x && n < FEW) {
@@ -103,7 +105,7 @@ static void run_forward(const T* w_ih, const T* bias, const T* x, const T* w_hh,
 // gradient at the last state and leave as the gradient at the initial state. dx is written unless it is null; it may be
 // dy.
 template <typename E, typename T = typename E::T>
-static void run_backward(const T* w_ih, const T* w_hh, const T* keep, T* dh, T* dc, T* gates, const T* c, const T* dy,
+void run_backward(const T* w_ih, const T* w_hh, const T* keep, T* dh, T* dc, T* gates, const T* c, const T* dy,
                          T* dx, long steps, long inputs, long hidden, long n) {
     const long rows = 4 * hidden, wanted = dx ? inputs : 0, at_once = wanted && n < FEW ? steps * n : n;
     Left<E> recurrent(hidden, words<E>(rows)), input(wanted, words<E>(rows));
@@ -176,8 +178,9 @@ public:
 // Compute out (rows, columns) = a (rows, depth) b (depth, columns), or add it to out. The entry (i, k) of a is
 // a[i down + k along], and so of b; out's rows are ld numbers apart, its columns side by side.
 template <typename E, typename T = typename E::T>
-static void run_product(const T* a, const T* b, T* out, long a_down, long a_along, long b_down, long b_along, long ld,
+void run_product(const T* a, const T* b, T* out, long a_down, long a_along, long b_down, long b_along, long ld,
                         long rows, long depth, long columns, bool add) {
+    for (long row = 0; row < rows && depth == 0 && !add; row++) std::fill_n(out + row * ld, columns, T(0));
     // The panels of a block of the depth, and the rows that they are multiplied with, stay in the caches.
     for (long first = 0; first < depth; first += BLOCK, add = true) {
         const long some = std::min(depth - first, long(BLOCK));
@@ -191,13 +194,15 @@ static void run_product(const T* a, const T* b, T* out, long a_down, long a_alon
 // Call f. Return its result, or `failed` if there is no memory for it: an exception that left this library would end
 // the process.
 template <typename F, typename R>
-static R guarded(R failed, F f) {
+R guarded(R failed, F f) {
     try {
         return f();
     } catch (const std::bad_alloc&) {
         return failed;
     }
 }
+
+}  // namespace
 
 // The functions of the library. The compiler's option -DELEMENT names the element of the products.
 typedef ELEMENT E;
@@ -237,10 +242,14 @@ void add_rows(T* table, const long* ids, const T* rows, long table_ld, long ld, 
     }
 }
 
-long product(const T* a, const T* b, T* out, long a_down, long a_along, long b_down, long b_along, long ld, long rows,
-             long depth, long columns, long add) {
+// Compute `count` products as run_product does. Those of a are a_step numbers apart, and so on.
+long product(const T* a, const T* b, T* out, long a_down, long a_along, long b_down, long b_along, long ld, long a_step,
+             long b_step, long step, long count, long rows, long depth, long columns, long add) {
     return guarded(1L, [=] {
-        return run_product<E>(a, b, out, a_down, a_along, b_down, b_along, ld, rows, depth, columns, add), 0L;
+        for (long k = 0; k < count; k++)
+            run_product<E>(a + k * a_step, b + k * b_step, out + k * step, a_down, a_along, b_down, b_along, ld, rows,
+                           depth, columns, add);
+        return 0L;
     });
 }
 

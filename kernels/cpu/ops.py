@@ -16,7 +16,7 @@ from threadpoolctl import ThreadpoolController
 
 from .. import paths
 from ..arrays import Array, HeadWeights, Ids, Key, LayerWeights, Word
-from ..interface import Layer, Layers, ModelSizes
+from ..interface import Layer, Layers, ModelSizes, Products
 from . import native
 from .gates import gates_backward as gates_backward, gates_forward as gates_forward
 from .loops import Loops
@@ -32,10 +32,15 @@ class Eager(paths.Path):
     """The path of a processor. It runs the layers one after the other.
 
     compiled() returns the compiled loops of one layer, or None: then NumPy's loops of dtype (loops.py) do the work.
+    products: computes the matrix products outside the loops; None for NumPy.
     """
 
-    def __init__(self, dtype: str, compiled: Callable[[], Layer | None]):
-        self.dtype, self.compiled = np.dtype(dtype), compiled
+    def __init__(self, dtype: str, compiled: Callable[[], Layer | None], products: Products | None = None):
+        self.dtype, self.compiled, self.products = np.dtype(dtype), compiled, products
+
+    def computing(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which the products of this thread are computed in the precision of the path."""
+        return paths.computing(self.products) if self.products else contextlib.nullcontext()
 
     def layers(self, config: ModelSizes, steps: int, n: int, in_turn: Callable[[Layer | None], Layers]) -> Layers:
         """Return an object that runs all layers over at most `steps` steps and exactly `n` sequences."""
@@ -46,8 +51,8 @@ def path(name: str, precision: str, config: ModelSizes | None = None) -> paths.P
     """Return the path eager, the only one of a processor. Raises ValueError for a path or a precision of GPUs."""
     if reason := why_not(name, precision):
         raise ValueError(reason)
-    dtype = paths.storage(precision)
-    return Eager(dtype, lambda: recurrence(precision))
+    products = recurrence(precision) if precision == "bf16" else None
+    return Eager(paths.storage(precision), lambda: recurrence(precision), products)
 
 
 def forms(config: ModelSizes) -> dict[str, paths.Path]:
@@ -60,8 +65,10 @@ def forms(config: ModelSizes) -> dict[str, paths.Path]:
 
 def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int = 1) -> str | None:
     """Return None if the processor has this path in this precision, else one line with the cause and the cure."""
-    if precision in ("tf32", "bf16"):
-        return f"{precision} is a precision of GPUs: take float32"
+    if precision == "tf32":
+        return "tf32 is a precision of GPUs: take float32"
+    if precision == "bf16" and (reason := native.why_no_bf16()):
+        return f"bf16: {reason}; take float32"
     return None if name == "eager" else f"{name} is a path of GPUs: the processor has only eager"
 
 
@@ -148,7 +155,9 @@ def product(a: Array, b: Array, out: Array, add: bool = False) -> None:
 
     A batch has the shapes (B, R, M), (B, M, C) and (B, R, C). a may also be (R, M), the same for every b of a batch.
     """
-    if add:
+    if makes := paths.products():
+        makes.product(a, b, out, add)
+    elif add:
         out += a @ b
     else:
         np.matmul(a, b, out=out)

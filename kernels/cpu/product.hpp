@@ -33,8 +33,9 @@
 #include <immintrin.h>
 #endif
 
-// WIDEST: the bytes of a vector. VECTORS: vectors of a panel. MOST: the most sequences of a tile. The sums, a panel's
-// vectors and one number take at most the processor's registers: 32 with AVX-512 and on ARM, 16 elsewhere.
+// WIDEST: the bytes of a vector. VECTORS: the vectors of a panel. MOST: the most sequences of a tile. LINE: the bytes of
+// a cache line. The sums of a tile, a panel's vectors and one number take at most the processor's registers: 32 with
+// AVX-512 and on ARM, 16 elsewhere.
 #if !defined(WIDEST) && defined(__AVX512F__)
 #define WIDEST 64
 #elif !defined(WIDEST) && defined(__AVX__)
@@ -42,15 +43,18 @@
 #elif !defined(WIDEST)
 #define WIDEST 16
 #endif
-#if defined(__AVX512F__) || defined(__aarch64__)
-enum { VECTORS = 2, MOST = 12 };
-#else
-enum { VECTORS = 2, MOST = 6 };
+#if !defined(MOST) && (defined(__AVX512F__) || defined(__aarch64__))
+#define MOST 12
+#elif !defined(MOST)
+#define MOST 6
 #endif
 #if defined(__AVX512BF16__) && WIDEST == 64
 #define NATIVE_PAIRS
 #endif
-enum { LINE = 64, TOGETHER = 4 };  // bytes of a cache line; panels that a single sequence takes side by side
+// A library that is loaded beside another build of this file must not share its functions: they have no outside names.
+namespace {
+
+enum { VECTORS = 2, LINE = 64, TOGETHER = 4 };  // TOGETHER: panels that a single sequence takes side by side
 
 template <typename T>
 struct Buffer {  // an uninitialised array that begins at a multiple of a cache line
@@ -103,11 +107,11 @@ struct Brain {
 
 // Return the number of words that hold a depth of `count` numbers.
 template <typename E>
-static long words(long count) { return (count + E::PER_WORD - 1) / E::PER_WORD; }
+long words(long count) { return (count + E::PER_WORD - 1) / E::PER_WORD; }
 
 // Where tile j of n sequences begins. There are tiles(n) of them, of nearly equal numbers of sequences.
-static long tiles(long n) { return (n + MOST - 1) / MOST; }
-static long begin(long n, long j) { return n * j / tiles(n); }
+long tiles(long n) { return (n + MOST - 1) / MOST; }
+long begin(long n, long j) { return n * j / tiles(n); }
 
 // n rows of operands of `length` words. Either the words of a row are neighbours, or (`packed`) those of one place in
 // all the rows of a tile are, tile after tile.
@@ -129,7 +133,7 @@ struct Start {
 // Compute c (S, units) = start + S rows of b times G panels, which are `panel` words apart. The words of b are `apart`
 // from row to row and `along` from place to place; c's rows are ldc apart.
 template <typename E, int S, int G>
-static void tile(const typename E::Word* __restrict a, long panel, const typename E::Word* b, long apart, long along,
+void tile(const typename E::Word* __restrict a, long panel, const typename E::Word* b, long apart, long along,
                  Start<typename E::T> start, typename E::T* c, long ldc, long length, long units) {
     typedef typename E::T T;
     typedef typename E::Vector Vector;
@@ -289,3 +293,5 @@ private:
         if (count % E::PER_WORD) to[whole] = E::word(from + whole * E::PER_WORD, 1, 1);
     }
 };
+
+}  // namespace

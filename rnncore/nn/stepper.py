@@ -36,8 +36,8 @@ class Stepper:
     for a value that is not finite, TypeError for a clamp of another form.
     """
 
-    def __init__(self, params: Parameters, clamp: Clamp | None = None):
-        self.kernel, config = kernels.of(params.flat), params.config
+    def __init__(self, params: Parameters, clamp: Clamp | None = None, precision: str = "float32"):
+        self.kernel, config, self.precision = kernels.of(params.flat), params.config, precision
         self.clamp = checked(clamp, config)
         self.params = params.like()
         self.params.flat[...] = params.flat
@@ -63,12 +63,13 @@ class Stepper:
         self._gates = empty((4 * hidden, 1, n), 0, dtype)
         self._recurrent = empty((4 * hidden, n), 0, dtype)
         self._cells = list(zip(self.layers, self.h, self.c, strict=True))
-        compiled = not self.clamp and self.kernel.recurrence(str(dtype))
-        self._compiled = compiled and compiled.stepper(self.layers, self._head(), self.table, self.h, self.c, self.logits)
+        compiled = not self.clamp and self.kernel.recurrence(self.precision if dtype == "float32" else str(dtype))
+        self._compiled = compiled and compiled.stepper(self.layers, self._head(), self.table, self.h, self.c,
+                                                       self.logits)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes that a copy needs. The others point into these arrays: __setstate__ makes them anew."""
-        return {name: vars(self)[name] for name in ("clamp", "params", "table", "h", "c", "logits")}
+        return {name: vars(self)[name] for name in ("clamp", "precision", "params", "table", "h", "c", "logits")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
