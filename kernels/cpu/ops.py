@@ -217,7 +217,8 @@ def scatter_add(table: Array, ids: Ids, columns: Array, workspace: Array | None 
 
     The order of the additions is always the same, and so are the bits of the result. workspace is not used here.
     """
-    flat, symbols, compiled = ids.reshape(-1), table.shape[1], recurrence(str(table.dtype))
+    # The ids of one column of a batch are not contiguous.
+    flat, symbols, compiled = np.ascontiguousarray(ids).reshape(-1), table.shape[1], recurrence(str(table.dtype))
     if compiled and table.strides[0] == columns.strides[0] == table.itemsize:
         compiled.scatter_add(table, flat, columns)
         return

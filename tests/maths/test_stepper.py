@@ -11,6 +11,7 @@ from conftest import build
 from rnncore import kernels
 from rnncore.config import SampleConfig
 from rnncore.kernels.cpu import native
+from rnncore.kernels.cpu.recurrence import Step
 from rnncore.nn.lstm import State
 from rnncore.nn.stepper import Stepper
 from rnncore.sample import TURN, generate_ids, samples
@@ -22,9 +23,9 @@ both = pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=need
 
 
 @functools.cache
-def recurrence(dtype: np.dtype) -> native.Recurrence:
+def recurrence(precision: str) -> native.Recurrence:
     """In place of kernels.cpu.recurrence, which gives the compiled step for float32 alone."""
-    return native.Recurrence(native.build(), dtype.name)
+    return native.Recurrence(native.build(precision), precision)
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_ids_out_of_range_read_nothing_beyond_the_table(stepper):
 
 @needs_compiler
 def test_float32_on_a_cpu_is_compiled_and_float64_is_not():
-    assert isinstance(Stepper(build(dtype="float32").params)._compiled, native.Step)
+    assert isinstance(Stepper(build(dtype="float32").params)._compiled, Step)
     assert Stepper(build().params)._compiled is None
 
 
