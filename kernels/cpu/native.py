@@ -27,6 +27,7 @@ from threadpoolctl import threadpool_info
 
 from ..arrays import Array, HeadWeights, Ids, LayerWeights
 from . import agreement
+from .compiler import fault, switched_off, without
 
 HERE = Path(__file__).parent
 SOURCES = "../gates.cuh", "product.hpp", "host.cpp"
@@ -87,7 +88,7 @@ def build(precision: str = "float32") -> Path:
         whole = (path for path in folder.glob(f"gates-{key}-*.so") if path.stem.endswith(_sum(path)))
         return next(whole, None) or _compile(cxx, key, folder, precision)
     except (OSError, subprocess.SubprocessError) as error:
-        raise Unavailable(f"the C++ compiler could not be used ({error})") from None
+        raise Unavailable(f"the C++ compiler could not be used ({fault(error)})") from None
 
 
 def _compile(cxx: str, key: str, folder: Path, precision: str) -> Path:
@@ -294,12 +295,12 @@ def _load(precision: str) -> tuple[Recurrence | None, str]:
 @functools.cache
 def _load_once(precision: str) -> tuple[Recurrence | None, str]:
     """Return the loops and in words how they were compiled, or None and in words why there are none."""
-    if os.environ.get("RNNCORE_NATIVE") == "0":
+    if switched_off():
         return None, "the compiled recurrence is switched off by RNNCORE_NATIVE=0"
     try:
         found = Recurrence(build(precision), precision)
     except (Unavailable, OSError, AttributeError) as error:
-        return None, str(error)
+        return None, without(str(error), compiler() is None)
     if not (agreement.loops(found) and agreement.step(found)):
-        return None, f"host.cpp, compiled by {compiler()}, does not agree with the formulas"
+        return None, without(f"host.cpp, compiled by {compiler()}, does not agree with the formulas", missing=False)
     return found, f"compiled by {compiler()}"

@@ -18,6 +18,7 @@ from .. import paths
 from ..arrays import Array, HeadWeights, Ids, Key, LayerWeights, Word
 from ..interface import Layer, Layers, ModelSizes
 from . import native
+from .compiler import switched_off
 from .gates import gates_backward as gates_backward, gates_forward as gates_forward
 from .loops import Loops
 from .native import recurrence as recurrence
@@ -63,6 +64,16 @@ def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int 
     if precision in ("tf32", "bf16"):
         return f"{precision} is a precision of GPUs: take float32"
     return None if name == "eager" else f"{name} is a path of GPUs: the processor has only eager"
+
+
+def why_slower(precision: str) -> str | None:
+    """Return why NumPy does the work of the compiled loops, its price and the cure, in one line, or None.
+
+    None: the compiled loops work, the user switched them off, or the precision has none. The first call compiles.
+    """
+    if precision == "float64" or switched_off() or recurrence(precision):
+        return None
+    return native.about(precision).removeprefix("NumPy: ")
 
 
 def rule(precision: str, config: ModelSizes, n: int = 1, writing: bool = False) -> dict[str, str | None]:

@@ -267,6 +267,16 @@ def training_of(model: CharLM, parts: list[np.ndarray], config: TrainConfig) -> 
                     Validation(validation, config.batch, config.seq) if len(validation) else None)
 
 
+def slower(training: Training) -> list[str]:
+    """Return one warning, with the cause and the cure, if the device trains more slowly than it could.
+
+    Return none for a run that is finished. On a processor the first call compiles the time loops.
+    """
+    model = training.model
+    reason = model.kernel.why_slower(model.precision) if training.done() < 1 else None
+    return [f"warning: {reason}"] if reason else []
+
+
 def count(parts: list[np.ndarray], symbols: int, minutes: float | None) -> ngram.Baseline | None:
     """Return the n-gram baseline of [training ids, validation ids], or None without a validation part or without time.
     symbols: V; minutes: the run's budget, None for another budget. At most ngram.MOST symbols of each part are read."""
