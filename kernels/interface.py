@@ -177,6 +177,13 @@ class Kernel(Protocol):
     def ids_to_device(self, ids: Ids) -> Ids:
         """Return ids from the host as an array of int64 on the device, the only type of ids that kernels take."""
 
+    def activations(self, shape: tuple[int, ...], axis: int, dtype: np.dtype) -> Array:
+        """Return an uninitialised array in the device's order of memory. Its axis `axis` counts units or gates.
+
+        On a processor the units of a sequence are neighbours in memory, on a card the sequences of a unit. So an array
+        (H, T, N) of a processor is a view of contiguous memory (T, N, H). Time loops take no other order.
+        """
+
     def cores(self) -> int:
         """Return into how many shares a batch is best split: the usable cores of a processor, 1 on a card."""
 
@@ -219,8 +226,8 @@ class Kernel(Protocol):
         rnncore/nn/lstm.py is not among them: gradcheck compares the others with it.
         """
 
-    def recurrence(self, dtype: np.dtype) -> CompiledLoops | None:
-        """Return the compiled time loops for arrays of dtype, or None if there are none."""
+    def recurrence(self, precision: str) -> CompiledLoops | None:
+        """Return the compiled time loops in this precision, or None if there are none."""
 
     def writer(self, layers: Sequence[LayerWeights], head: HeadWeights, table: Array, h: Array, c: Array,
                logits: Array) -> Writer | None:

@@ -97,10 +97,7 @@ def products() -> Products | None:
 
 @contextlib.contextmanager
 def computing(makes: Products) -> Iterator[None]:
-    """Return a context in which `makes` computes each kernel.product and kernel.row_sums of this thread.
-
-    Only the kernel module of GPUs calls `products`; the processor's products are always NumPy's.
-    """
+    """Return a context in which `makes` computes each kernel.product of this thread, and on a GPU each row_sums."""
     before, _thread.products = products(), makes
     try:
         yield

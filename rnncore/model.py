@@ -157,9 +157,19 @@ class CharLM:
         return self.kernel.xp.not_equal(ids, self.vocab.end, out=out)
 
     def each(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """Return function(item) for each item, in order; the model's threads share the calls."""
-        pool = self._held.pool
-        return list(pool.map(function, items)) if pool else list(map(function, items))
+        """Return function(item) for each item, in order; the model's threads share the calls.
+
+        Products are computed in these threads as on the calling thread (`computing`).
+        """
+        pool, products = self._held.pool, paths.products()
+        if pool is None:
+            return list(map(function, items))
+
+        def as_here(item: T) -> R:
+            with paths.computing(products) if products else contextlib.nullcontext():
+                return function(item)
+
+        return list(pool.map(as_here, items))
 
     def losses(self, x: ArrayLike, y: ArrayLike, state: State | None, work: Workspace) -> tuple[Array, State]:
         """Run the forward pass alone. Return the loss (T, N) of each symbol in nats, and the state after x.

@@ -40,7 +40,7 @@ def draw(logits: np.ndarray, config: SampleConfig, u: np.ndarray) -> Ids:
     Of equally likely symbols, the one with the lowest id comes first. Raises FloatingPointError if the largest logit of
     a column is not finite.
     """
-    p = logits.astype(np.float64)
+    p = logits.astype(np.float64, order="C")
     largest = np.maximum.reduce(p, axis=0)
     if not np.isfinite(largest).all():
         raise FloatingPointError(f"what the model predicts is no number: {TOO_LARGE}")

@@ -77,7 +77,9 @@ class EagerSteps:
         lr = self.schedule.rate(step, self.spent) * self.recovery.rate
         if math.isfinite(loss) and math.isfinite(norm):
             self.recovery.passed(step)
-            update(self.optimizer, self.model.params, grads, lr, step + 1 - self.recovery.uncounted, norm, config.clip)
+            with self.model.computing():
+                update(self.optimizer, self.model.params, grads, lr, step + 1 - self.recovery.uncounted, norm,
+                       config.clip)
         else:
             self.recovery.skip(step + 1, loss, grads)
             state = State(*map(self.model.kernel.xp.zeros_like, state))

@@ -11,14 +11,14 @@ from ..arrays import Array, Number
 
 
 @lru_cache(maxsize=8)
-def _sigmoid_as_tanh(hidden: int, n: int, dtype: np.dtype) -> tuple[Array, Array]:
-    """Return scale and shift (4H, N), with which one call of tanh computes all four gates.
+def _sigmoid_as_tanh(hidden: int, dtype: np.dtype) -> tuple[Array, Array]:
+    """Return scale and shift (4H, 1), with which one call of tanh computes all four gates.
 
     gate(z) = scale tanh(scale z) + shift: for i, f and o sigmoid(z) = tanh(z / 2) / 2 + 1 / 2, for g tanh(z).
     """
-    scale, shift = np.full((4, hidden, n), 0.5, dtype), np.full((4, hidden, n), 0.5, dtype)
+    scale, shift = np.full((4, hidden), 0.5, dtype), np.full((4, hidden), 0.5, dtype)
     scale[2], shift[2] = 1, 0
-    return scale.reshape(4 * hidden, n), shift.reshape(4 * hidden, n)
+    return scale.reshape(-1, 1), shift.reshape(-1, 1)
 
 
 def gates_forward(z: Array, recurrent: Array, c_prev: Array, keep: Array | None, gates: Array, c: Array,
@@ -30,7 +30,7 @@ def gates_forward(z: Array, recurrent: Array, c_prev: Array, keep: Array | None,
     z (4H, N) = W_ih x + b, recurrent (4H, N) = W_hh (keep h_prev) and c_prev (H, N) are read. gates (4H, N) = i f g o,
     c (H, N) and h (H, N) are written. gates may be the array z, and c may be the array c_prev.
     """
-    scale, shift = _sigmoid_as_tanh(*c.shape, c.dtype)
+    scale, shift = _sigmoid_as_tanh(len(c), c.dtype)
     np.add(z, recurrent, out=gates)
     gates *= scale
     np.tanh(gates, out=gates)

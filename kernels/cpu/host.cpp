@@ -1,19 +1,22 @@
-// The compiled time loops of a processor: all steps of one layer (rnncore/nn/lstm.py), and one step of a whole stack
-// (rnncore/nn/stepper.py). The arithmetic of the cell is gates.cuh.
+// The compiled time loops of a processor: all steps of one layer (rnncore/nn/lstm.py), one step of a whole stack
+// (rnncore/nn/stepper.py), and what else of a training step is faster than in NumPy. The arithmetic of the cell is
+// gates.cuh, the matrix product product.hpp.
 //
-// native.py compiles this file and calls it on NumPy arrays: gates (4H, T, N), h and c (H, T+1, N), x and dx (E, T, N),
-// dy (H, T, N), where the rows of each array are `ld` numbers apart. keep is (T, N) or null.
-#include <algorithm>
+// native.py compiles this file and calls it on NumPy arrays. The units of one sequence lie side by side: gates
+// (T, N, 4H), h and c (T+1, N, H), x and dx (T, N, E), dy (T, N, H), dh and dc (N, H). keep is (T, N) or null. E is the
+// element of the products, T the type of all arrays.
 #include <cmath>
-#include <vector>
+#include <list>
 
 #include "product.hpp"
 
 #define __device__
 
+namespace {
+
 // A rational function on [-7.9, 7.9] that differs from tanh by at most 3e-7 everywhere. That is enough for float, and
 // the compiler can vectorise it.
-static inline float tanh_of(float z) {
+inline float tanh_of(float z) {
     z = z > 7.9f ? 7.9f : z < -7.9f ? -7.9f : z;
     float s = z * z;
     float p = -2.76076847742355e-16f;
@@ -29,252 +32,233 @@ static inline float tanh_of(float z) {
     q = q * s + 4.89352518554385e-03f;
     return z * p / q;
 }
-static inline double tanh_of(double z) { return std::tanh(z); }
+inline double tanh_of(double z) { return std::tanh(z); }
 
 #include "../gates.cuh"
 
-// LINE: the bytes of a cache line. SOON: a row is prefetched this many rows before its use.
-enum { LINE = 64, SOON = 4 };
+// Below this number of sequences the input products of all steps are one product: its rows are the positions (T, N).
+enum { FEW = 4 };
+// The depth of a block of `run_product`.
+enum { BLOCK = 512 };
 
-// A view of one step of an array (rows, T, N): row r begins at data + r ld.
+// Compute gates (the activations, 4H), c and h (H) of one sequence from its pre-activations z (4H). gates may be z, and
+// c may be c_prev.
 template <typename T>
-struct Rows {
-    T* data;
-    long ld;
-
-    Rows at(long t, long n) const { return {data + t * n, ld}; }
-    T* operator[](long row) const { return data + row * ld; }
-
-    // Prefetch the n numbers of a row that is read soon. The processor itself prefetches no rows that are pages apart.
-    void fetch(long row, long n) const {
-        const char *from = reinterpret_cast<const char*>((*this)[row]), *to = from + n * sizeof(T);
-        for (; from < to; from += LINE) __builtin_prefetch(from);
-    }
-};
-
-// Compute gates (the activations), c and h of one step from the pre-activations z (4H, N), which are contiguous. gates
-// may be z, and c may be c_prev.
-template <typename T>
-static void step_forward(const T* z, Rows<T> gates, Rows<T> c_prev, const T* __restrict keep, Rows<T> c, Rows<T> h,
-                         long hidden, long n) {
-    const long size = hidden * n;
-    for (long row = 0; row < hidden; row++, z += n) {
-        T *i = gates[row], *f = gates[row + hidden], *g = gates[row + 2 * hidden], *o = gates[row + 3 * hidden];
-        T *before = c_prev[row], *after = c[row], *out = h[row];
+void cell_forward(const T* z, T* gates, const T* c_prev, T keep, T* c, T* h, long hidden) {
+    const T *z_f = z + hidden, *z_g = z_f + hidden, *z_o = z_g + hidden;
+    T *i = gates, *f = i + hidden, *g = f + hidden, *o = g + hidden;
 #pragma GCC ivdep
-        for (long k = 0; k < n; k++) {
-            T zi = z[k], zf = z[k + size], zg = z[k + 2 * size], zo = z[k + 3 * size], ck, hk;
-            gates_forward(zi, zf, zg, zo, before[k], keep[k], ck, hk);
-            i[k] = zi, f[k] = zf, g[k] = zg, o[k] = zo, after[k] = ck, out[k] = hk;
-        }
+    for (long k = 0; k < hidden; k++) {
+        T zi = z[k], zf = z_f[k], zg = z_g[k], zo = z_o[k], ck, hk;
+        gates_forward(zi, zf, zg, zo, c_prev[k], keep, ck, hk);
+        i[k] = zi, f[k] = zf, g[k] = zg, o[k] = zo, c[k] = ck, h[k] = hk;
     }
 }
 
-// Compute the gradient of one step. gates arrives as the activations and leaves as dL/dz, which is also packed into
-// dz. dh (H, N) is dL/dh without the share of dy. dc (H, N) arrives as dL/dc and leaves as dL/dc_prev. made (4 N,) is
-// scratch.
+// Compute the gradient of one sequence at one step. gates (4H) arrives as the activations and leaves as dL/dz. dh (H)
+// is dL/dh without the share of dy. dc (H) arrives as dL/dc and leaves as dL/dc_prev.
 template <typename T>
-static void step_backward(Rows<T> gates, Rows<const T> c_prev, Rows<const T> c, const T* __restrict keep,
-                          Rows<const T> dy, const T* __restrict dh, T* __restrict dc, Right<T>& dz, T* __restrict made,
-                          long hidden, long n) {
-    for (long row = 0; row < hidden; row++, dh += n, dc += n) {
-        if (row + SOON < hidden) {
-            for (long gate = 0; gate < 4; gate++) gates.fetch(row + gate * hidden + SOON, n);
-            c_prev.fetch(row + SOON, n), dy.fetch(row + SOON, n);
-        }
-        const T *i = gates[row], *f = gates[row + hidden], *g = gates[row + 2 * hidden], *o = gates[row + 3 * hidden];
-        const T *before = c_prev[row], *after = c[row], *above = dy[row];
+void cell_backward(T* gates, const T* c_prev, const T* c, T keep, const T* dy, const T* dh, T* dc, long hidden) {
+    T *i = gates, *f = i + hidden, *g = f + hidden, *o = g + hidden;
 #pragma GCC ivdep
-        for (long k = 0; k < n; k++) {
-            T zi = i[k], zf = f[k], zg = g[k], zo = o[k], dck = dc[k], through, carry;
-            gates_factors(zi, zf, zg, zo, before[k], after[k], keep[k], through, carry);
-            gates_backward(zi, zf, zg, zo, through, carry, dh[k] + above[k], dck);
-            made[k] = zi, made[k + n] = zf, made[k + 2 * n] = zg, made[k + 3 * n] = zo, dc[k] = dck;
-        }
-        for (long gate = 0; gate < 4; gate++) {
-            std::memcpy(gates[row + gate * hidden], made + gate * n, n * sizeof(T));
-            dz.put(row + gate * hidden, made + gate * n);
-        }
-    }
-}
-
-// Compute out (rows, N) = in times keep (N,). out may be in.
-template <typename T>
-static void mask(T* out, Rows<const T> in, const T* keep, long rows, long n) {
-    for (long row = 0; row < rows; row++)
-        for (long k = 0; k < n; k++) out[row * n + k] = in[row][k] * keep[k];
-}
-
-// The distance in bytes at which weights are prefetched. Weights that are not in the caches arrive 1.4 times as fast.
-enum { AHEAD = 8192 };
-
-// Compute z (R,) += w (R, K) x (K,) as dot products, four rows at a time.
-template <typename T>
-static void add_product(const T* w, const T* x, T* z, long rows, long inner) {
-    for (; rows >= 4; rows -= 4, w += 4 * inner, z += 4) {
-        T a = 0, b = 0, c = 0, d = 0;
-        for (long k = 0; k < 4 * inner; k += LINE / sizeof(T)) __builtin_prefetch(w + AHEAD / sizeof(T) + k);
-#pragma omp simd reduction(+ : a, b, c, d)
-        for (long k = 0; k < inner; k++)
-            a += w[k] * x[k], b += w[inner + k] * x[k], c += w[2 * inner + k] * x[k], d += w[3 * inner + k] * x[k];
-        z[0] += a, z[1] += b, z[2] += c, z[3] += d;
-    }
-    for (; rows > 0; rows--, w += inner, z++) {
-        T a = 0;
-#pragma omp simd reduction(+ : a)
-        for (long k = 0; k < inner; k++) a += w[k] * x[k];
-        *z += a;
-    }
-}
-
-// Do the work of `run_forward` for one column (N = 1). W_ih x of all steps is one product whose columns are the steps.
-// The product of each step reads w_hh as it is stored: a packed product would compute half a vector of columns, all but
-// one of them padding. The units of a step are neighbours in memory.
-template <typename T>
-static void run_column(const T* w_ih, const T* bias, Rows<const T> x, const T* w_hh, Rows<T> gates, Rows<T> h, Rows<T> c,
-                       const T* keep, long steps, long inputs, long hidden) {
-    const long rows = 4 * hidden;
-    if (x.data) {
-        Buffer<T> panels(Left<T>::size(rows, inputs)), tiles(Right<T>::size(inputs, steps));
-        Left<T> weights{rows, inputs, panels.data};
-        Right<T> from{inputs, steps, tiles.data};
-        weights.pack(w_ih, 0, inputs, false), from.pack(x.data, x.ld, 0, inputs);
-        weights.times(from, {bias, 0}, gates.data, gates.ld);
-    }
-    Buffer<T> made(rows + 3 * hidden);
-    T *z = made.data, *state = z + rows, *cell = state + hidden, *kept = cell + hidden;
-    std::fill_n(kept, hidden, T(1));
-    for (long k = 0; k < hidden; k++) state[k] = *h[k], cell[k] = *c[k];
-    for (long t = 0; t < steps; t++) {
-        if (keep) {
-            std::fill_n(kept, hidden, keep[t]);
-            for (long k = 0; k < hidden; k++) state[k] *= keep[t];
-        }
-        for (long r = 0; r < rows; r++) z[r] = gates[r][t];
-        add_product(w_hh, state, z, rows, hidden);
-        step_forward<T>(z, {z, hidden}, {cell, hidden}, kept, {cell, hidden}, {state, hidden}, 1, hidden);
-        for (long r = 0; r < rows; r++) gates[r][t] = z[r];
-        for (long k = 0; k < hidden; k++) h[k][t + 1] = state[k], c[k][t + 1] = cell[k];
+    for (long k = 0; k < hidden; k++) {
+        T zi = i[k], zf = f[k], zg = g[k], zo = o[k], dck = dc[k], through, carry;
+        gates_factors(zi, zf, zg, zo, c_prev[k], c[k], keep, through, carry);
+        gates_backward(zi, zf, zg, zo, through, carry, dh[k] + dy[k], dck);
+        i[k] = zi, f[k] = zf, g[k] = zg, o[k] = zo, dc[k] = dck;
     }
 }
 
 // Run all steps of a layer. x is its input; w_ih is (4H, E), bias (4H,). If x is null, gates arrives as W_ih x + b.
-// gates leaves as the activations; h and c are written. ones (N,) takes the place of keep if keep is null.
-template <typename T>
-static void run_forward(const T* w_ih, const T* bias, Rows<const T> x, const T* w_hh, Rows<T> gates, Rows<T> h, Rows<T> c,
-                        const T* keep, const T* ones, long steps, long inputs, long hidden, long n) {
-    if (n == 1) return run_column(w_ih, bias, x, w_hh, gates, h, c, keep, steps, inputs, hidden);
-    const long first = x.data ? inputs : 0, rows = 4 * hidden, depth = first + hidden;
-    Buffer<T> panels(Left<T>::size(rows, depth)), tiles(Right<T>::size(depth, n)), z(rows * n), kept(hidden * n);
-    Left<T> weights{rows, depth, panels.data};
-    Right<T> from{depth, n, tiles.data};
-    if (x.data) weights.pack(w_ih, 0, inputs, false);
-    weights.pack(w_hh, first, hidden, false);
-    for (long t = 0; t < steps; t++) {
-        const Rows<T> now = gates.at(t, n), before = h.at(t, n);
-        if (x.data) from.pack(x.at(t, n).data, x.ld, 0, inputs);
-        if (keep) mask(kept.data, {before.data, h.ld}, keep + n * t, hidden, n), from.pack(kept.data, n, first, hidden);
-        else from.pack(before.data, h.ld, first, hidden);
-        weights.times(from, x.data ? Start<T>{bias, 0} : Start<T>{now.data, now.ld}, z.data, n);
-        step_forward(z.data, now, c.at(t, n), keep ? keep + n * t : ones, c.at(t + 1, n), h.at(t + 1, n), hidden, n);
+// gates leaves as the activations; h and c are written.
+template <typename E, typename T = typename E::T>
+void run_forward(const T* w_ih, const T* bias, const T* x, const T* w_hh, const T* keep, T* gates, T* h, T* c,
+                        long steps, long inputs, long hidden, long n) {
+    const long rows = 4 * hidden;
+    if (x && n < FEW) {
+        Left<E> weights(rows, words<E>(inputs));
+        weights.pack(w_ih, inputs, 1, 0, inputs);
+        Operands<E> all(steps * n, words<E>(inputs));
+        weights.times(all.take(x, steps * n, inputs), steps * n, {bias, 0}, gates, rows);
+        x = nullptr;
+    }
+    // The input and the state of a step are one row, so one product of that depth computes the gates.
+    const long first = x ? words<E>(inputs) : 0, length = first + words<E>(hidden);
+    Left<E> weights(rows, length);
+    if (x) weights.pack(w_ih, inputs, 1, 0, inputs);
+    weights.pack(w_hh, hidden, 1, first, hidden);
+    Operands<E> from(n, length);
+    Buffer<T> z(rows * n);
+    for (long t = 0; t < steps; t++, gates += rows * n, h += hidden * n, c += hidden * n) {
+        for (long s = 0; s < n; s++) {
+            if (x) from.put(s, 0, x + (t * n + s) * inputs, inputs);
+            from.put(s, first, h + s * hidden, hidden, keep ? keep[t * n + s] : 1);
+        }
+        weights.times(from.rows(), n, x ? Start<T>{bias, 0} : Start<T>{gates, rows}, z.data, rows);
+        for (long s = 0; s < n; s++)
+            cell_forward(z.data + s * rows, gates + s * rows, c + s * hidden, keep ? keep[t * n + s] : T(1),
+                         c + (n + s) * hidden, h + (n + s) * hidden, hidden);
     }
 }
 
-// Run all steps of a layer backwards. gates arrives as the activations and leaves as dL/dz. dh and dc (H, N) arrive
-// as the gradient at the last state and leave as the gradient at the initial state. dx is written unless it is null.
-template <typename T>
-static void run_backward(const T* w_ih, const T* w_hh, Rows<T> gates, Rows<const T> c, const T* keep, const T* ones,
-                         Rows<const T> dy, T* dh, T* dc, Rows<T> dx, long steps, long inputs, long hidden, long n) {
-    const long rows = 4 * hidden, wanted = dx.data ? inputs : 0;
-    Buffer<T> panels(Left<T>::size(hidden, rows) + Left<T>::size(wanted, rows)), tiles(Right<T>::size(rows, n)), made(4 * n);
-    Left<T> recurrent{hidden, rows, panels.data}, input{wanted, rows, panels.data + Left<T>::size(hidden, rows)};
-    Right<T> dz{rows, n, tiles.data};
-    recurrent.pack(w_hh, 0, rows, true);
-    if (wanted) input.pack(w_ih, 0, rows, true);
-    const std::vector<T> zeros(std::max(hidden, inputs));
+// Run all steps of a layer backwards. gates arrives as the activations and leaves as dL/dz. dh and dc arrive as the
+// gradient at the last state and leave as the gradient at the initial state. dx is written unless it is null; it may be
+// dy.
+template <typename E, typename T = typename E::T>
+void run_backward(const T* w_ih, const T* w_hh, const T* keep, T* dh, T* dc, T* gates, const T* c, const T* dy,
+                         T* dx, long steps, long inputs, long hidden, long n) {
+    const long rows = 4 * hidden, wanted = dx ? inputs : 0, at_once = wanted && n < FEW ? steps * n : n;
+    Left<E> recurrent(hidden, words<E>(rows)), input(wanted, words<E>(rows));
+    recurrent.pack(w_hh, 1, hidden, 0, rows);
+    input.pack(w_ih, 1, inputs, 0, rows);
+    Operands<E> dz(at_once, words<E>(rows));
     for (long t = steps - 1; t >= 0; t--) {
-        const Rows<T> now = gates.at(t, n);
-        step_backward(now, c.at(t, n), c.at(t + 1, n), keep ? keep + n * t : ones, dy.at(t, n), dh, dc, dz, made.data, hidden,
-                      n);
-        recurrent.times(dz, {zeros.data(), 0}, dh, n);
-        if (keep) mask(dh, {dh, n}, keep + n * t, hidden, n);
-        if (wanted) input.times(dz, {zeros.data(), 0}, dx.at(t, n).data, dx.ld);
+        T* now = gates + t * n * rows;
+        for (long s = 0; s < n; s++) {
+            const long at = (t * n + s) * hidden;
+            cell_backward(now + s * rows, c + at, c + at + n * hidden, keep ? keep[t * n + s] : T(1), dy + at,
+                          dh + s * hidden, dc + s * hidden, hidden);
+        }
+        const Rows<E> from = dz.take(now, n, rows);
+        recurrent.times(from, n, {nullptr, 0}, dh, hidden);
+        for (long s = 0; keep && s < n; s++)
+            for (long k = 0; k < hidden; k++) dh[s * hidden + k] *= keep[t * n + s];
+        if (n >= FEW) input.times(from, n, {nullptr, 0}, dx + t * n * inputs, inputs);
+    }
+    if (n < FEW) input.times(dz.take(gates, at_once, rows), at_once, {nullptr, 0}, dx, inputs);
+}
+
+// The weights of a stack, packed for one step of n sequences at a time.
+template <typename E>
+class Stack {
+    typedef typename E::T T;
+    const long layers, hidden, symbols, n;
+    const T *const *biases, *table;  // the bias of each layer, then the head's; (V, 4H)
+    const long half;                 // words of a row of depth H
+    std::list<Left<E>> weights;      // of each layer, then of the head
+    Operands<E> single, both;        // rows of depth H, and rows of depth 2H: the state below and the state
+    Buffer<T> z;                     // (N, 4H)
+
+public:
+    // matrices: w_ih and w_hh of each layer, then the head's weight (V, H). table = W_ih embedding^T + b takes the
+    // place of the first w_ih and bias. The arrays of biases and table are read in each step.
+    Stack(const T* const* matrices, const T* const* biases, const T* table, long layers, long hidden, long symbols, long n)
+        : layers(layers), hidden(hidden), symbols(symbols), n(n), biases(biases), table(table), half(words<E>(hidden)),
+          single(n, half), both(n, 2 * half), z(4 * hidden * n) {
+        for (long layer = 0; layer < layers; layer++, matrices += 2) {
+            weights.emplace_back(4 * hidden, layer ? 2 * half : half);
+            if (layer) weights.back().pack(matrices[0], hidden, 1, 0, hidden);
+            weights.back().pack(matrices[1], hidden, 1, layer ? half : 0, hidden);
+        }
+        weights.emplace_back(symbols, half);
+        weights.back().pack(matrices[0], hidden, 1, 0, hidden);
+    }
+
+    // Feed one symbol of each sequence through the layers and the head: advance h and c (L, N, H) in place and write
+    // logits (N, V). An id (N,) below 0 or above V - 1 is moved to 0 or V - 1, because the table is read at it.
+    void step(const long* ids, T* h, T* c, T* logits) {
+        const long size = hidden * n, rows = 4 * hidden;
+        auto w = weights.begin();
+        for (long layer = 0; layer < layers; layer++, w++, h += size, c += size) {
+            for (long s = 0; s < n; s++) {
+                if (layer) both.put(s, 0, h - size + s * hidden, hidden), both.put(s, half, h + s * hidden, hidden);
+                else std::copy_n(table + std::clamp(ids[s], 0L, symbols - 1) * rows, rows, z.data + s * rows);
+            }
+            if (layer) w->times(both.rows(), n, {biases[layer], 0}, z.data, rows);
+            else w->times(single.take(h, n, hidden), n, {z.data, rows}, z.data, rows);
+            for (long s = 0; s < n; s++) {
+                T *gates = z.data + s * rows, *cell = c + s * hidden;
+                cell_forward(gates, gates, cell, T(1), cell, h + s * hidden, hidden);
+            }
+        }
+        w->times(single.take(h - size, n, hidden), n, {biases[layers], 0}, logits, symbols);
+    }
+};
+
+// Compute out (rows, columns) = a (rows, depth) b (depth, columns), or add it to out. The entry (i, k) of a is
+// a[i down + k along], and so of b; out's rows are ld numbers apart, its columns side by side.
+template <typename E, typename T = typename E::T>
+void run_product(const T* a, const T* b, T* out, long a_down, long a_along, long b_down, long b_along, long ld,
+                        long rows, long depth, long columns, bool add) {
+    for (long row = 0; row < rows && depth == 0 && !add; row++) std::fill_n(out + row * ld, columns, T(0));
+    // The panels of a block of the depth, and the rows that they are multiplied with, stay in the caches.
+    for (long first = 0; first < depth; first += BLOCK, add = true) {
+        const long some = std::min(depth - first, long(BLOCK));
+        Left<E> right(columns, words<E>(some));
+        right.pack(b + first * b_down, b_along, b_down, 0, some);
+        Operands<E> from(rows, words<E>(some));
+        right.times(from.gather(a + first * a_along, a_down, a_along, some), rows, {add ? out : nullptr, ld}, out, ld);
     }
 }
 
-// Compute z (R, N) = start (R,) + w [x; y] for x and y (H, N). x or y may be null. If start is null, the product is
-// added to z. For one column w (R, K) is as it is stored; for more columns it is packed, and tiles is scratch.
-template <typename T>
-static void product(const T* w, const T* x, const T* y, const T* start, T* z, T* tiles, long rows, long hidden, long n) {
-    const long depth = ((x != nullptr) + (y != nullptr)) * hidden;
-    if (n == 1) {
-        if (start) std::copy_n(start, rows, z);
-        if (x) add_product(w, x, z, rows, hidden), w += rows * hidden;
-        if (y) add_product(w, y, z, rows, hidden);
-        return;
-    }
-    Right<T> right{depth, n, tiles};
-    if (x) right.pack(x, n, 0, hidden);
-    if (y) right.pack(y, n, depth - hidden, hidden);
-    Left<T>{rows, depth, const_cast<T*>(w)}.times(right, start ? Start<T>{start, 0} : Start<T>{z, n}, z, n);
-}
-
-// Feed one symbol of each column through L layers and the head: advance h and c (L, H, N) in place and write logits
-// (V, N). weights: for each layer the matrix for `product` and the bias, then the same of the head. table (4H, V)
-// takes the place of the first w_ih and bias. z (4H, N) and tiles are scratch; ones is (H N,). An id (N,)
-// below 0 or above V - 1 is moved to 0 or V - 1, because the table is read at it.
-template <typename T>
-static void run_step(const T* const* weights, const T* table, const T* ones, long* ids, T* h, T* c, T* z, T* tiles,
-                     T* logits, long layers, long hidden, long symbols, long n) {
-    const long size = hidden * n, rows = 4 * hidden;
-    for (long k = 0; k < n; k++) ids[k] = std::clamp(ids[k], 0L, symbols - 1);
-    for (long r = 0; r < rows; r++)
-        for (long k = 0; k < n; k++) z[r * n + k] = table[r * symbols + ids[k]];
-    for (long layer = 0; layer < layers; layer++, weights += 2, h += size, c += size) {
-        const T *below = layer ? h - size : nullptr, *start = layer ? weights[1] : nullptr;
-        product(weights[0], below, h, start, z, tiles, rows, hidden, n);
-        step_forward<T>(z, {z, size}, {c, size}, ones, {c, size}, {h, size}, 1, size);
-    }
-    product<T>(weights[0], h - size, nullptr, weights[1], logits, tiles, symbols, hidden, n);
-}
-
-// Call f. Return 1 if there is no memory for it, else 0: an exception that left this library would end the process.
-template <typename F>
-static long guarded(F f) {
+// Call f. Return its result, or `failed` if there is no memory for it: an exception that left this library would end
+// the process.
+template <typename F, typename R>
+R guarded(R failed, F f) {
     try {
-        f();
+        return f();
     } catch (const std::bad_alloc&) {
-        return 1;
+        return failed;
     }
-    return 0;
 }
 
-#define EXPORT(T)                                                                                                     \
-    extern "C" long forward_##T(const T* w_ih, const T* bias, const T* w_hh, const T* keep, const T* ones, const T* x, \
-                                T* gates, T* h, T* c, long x_ld, long gates_ld, long h_ld, long c_ld, long steps,      \
-                                long inputs, long hidden, long n) {                                                   \
-        return guarded([=] {                                                                                          \
-            run_forward<T>(w_ih, bias, {x, x_ld}, w_hh, {gates, gates_ld}, {h, h_ld}, {c, c_ld}, keep, ones, steps,    \
-                           inputs, hidden, n);                                                                        \
-        });                                                                                                           \
-    }                                                                                                                 \
-    extern "C" long backward_##T(const T* w_ih, const T* w_hh, const T* keep, const T* ones, T* dh, T* dc, T* gates,   \
-                                 const T* c, const T* dy, T* dx, long gates_ld, long c_ld, long dy_ld, long dx_ld,     \
-                                 long steps, long inputs, long hidden, long n) {                                      \
-        return guarded([=] {                                                                                          \
-            run_backward<T>(w_ih, w_hh, {gates, gates_ld}, {c, c_ld}, keep, ones, {dy, dy_ld}, dh, dc, {dx, dx_ld},    \
-                            steps, inputs, hidden, n);                                                                \
-        });                                                                                                           \
-    }                                                                                                                 \
-    extern "C" void step_##T(const T* const* weights, const T* table, const T* ones, long* ids, T* h, T* c, T* z,     \
-                             T* tiles, T* logits, long layers, long hidden, long symbols, long n) {                   \
-        run_step(weights, table, ones, ids, h, c, z, tiles, logits, layers, hidden, symbols, n);                      \
-    }                                                                                                                 \
-    extern "C" void pack_##T(const T* w, long rows, long columns, long first, long depth, T* panels) {                \
-        Left<T>{rows, depth, panels}.pack(w, first, columns, false);                                                  \
-    }                                                                                                                 \
-    extern "C" long panels_##T(long rows, long depth) { return Left<T>::size(rows, depth); }                          \
-    extern "C" long tiles_##T(long depth, long n) { return Right<T>::size(depth, n); }
+}  // namespace
 
-EXPORT(float)
-EXPORT(double)
+// The functions of the library. The compiler's option -DELEMENT names the element of the products.
+typedef ELEMENT E;
+typedef E::T T;
+
+extern "C" {
+
+long forward(const T* w_ih, const T* bias, const T* x, const T* w_hh, const T* keep, T* gates, T* h, T* c, long steps,
+             long inputs, long hidden, long n) {
+    return guarded(1L, [=] { return run_forward<E>(w_ih, bias, x, w_hh, keep, gates, h, c, steps, inputs, hidden, n), 0L; });
+}
+
+long backward(const T* w_ih, const T* w_hh, const T* keep, T* dh, T* dc, T* gates, const T* c, const T* dy, T* dx,
+              long steps, long inputs, long hidden, long n) {
+    return guarded(1L, [=] {
+        return run_backward<E>(w_ih, w_hh, keep, dh, dc, gates, c, dy, dx, steps, inputs, hidden, n), 0L;
+    });
+}
+
+void* make_stack(const T* const* matrices, const T* const* biases, const T* table, long layers, long hidden,
+                 long symbols, long n) {
+    return guarded(static_cast<Stack<E>*>(nullptr), [=] {
+        return new Stack<E>(matrices, biases, table, layers, hidden, symbols, n);
+    });
+}
+
+void step(void* stack, const long* ids, T* h, T* c, T* logits) { static_cast<Stack<E>*>(stack)->step(ids, h, c, logits); }
+
+void free_stack(void* stack) { delete static_cast<Stack<E>*>(stack); }
+
+// Add rows of `width` numbers to the rows of a table that ids name, in their order. Rows are ld numbers apart.
+void add_rows(T* table, const long* ids, const T* rows, long table_ld, long ld, long count, long width) {
+    for (long p = 0; p < count; p++, rows += ld) {
+        T* to = table + ids[p] * table_ld;
+#pragma GCC ivdep
+        for (long k = 0; k < width; k++) to[k] += rows[k];
+    }
+}
+
+// Compute `count` products as run_product does. Those of a are a_step numbers apart, and so on.
+long product(const T* a, const T* b, T* out, long a_down, long a_along, long b_down, long b_along, long ld, long a_step,
+             long b_step, long step, long count, long rows, long depth, long columns, long add) {
+    return guarded(1L, [=] {
+        for (long k = 0; k < count; k++)
+            run_product<E>(a + k * a_step, b + k * b_step, out + k * step, a_down, a_along, b_down, b_along, ld, rows,
+                           depth, columns, add);
+        return 0L;
+    });
+}
+
+// Return 1 if the processor multiplies pairs of bfloat16 in one instruction.
+long native_pairs() {
+#ifdef NATIVE_PAIRS
+    return 1;
+#else
+    return 0;
+#endif
+}
+}

@@ -1,8 +1,7 @@
 """One LSTM layer on NumPy arrays in few, large operations. A processor without compiled loops trains with it.
 
 A small NumPy operation takes longer to start than to compute, and threads wait for each other at each operation. So the
-time loops work on copies of the arrays with the steps first: there each step is one contiguous block. The backward pass
-computes the factors that do not depend on later steps for many steps at once.
+backward pass computes the factors that do not depend on later steps for many steps at once.
 """
 import numpy as np
 
@@ -19,42 +18,36 @@ class Loops:
     """
 
     def __init__(self, hidden: int, steps: int, n: int, dtype: np.dtype):
-        shapes = (4 * hidden,), (hidden,), (steps, 4 * hidden), (steps + 1, hidden), (steps + 1, hidden)
-        self._recurrent, self._state, self._z, self._h, self._c = (np.empty((*shape, n), dtype) for shape in shapes)
+        self._recurrent, self._state = np.empty((n, 4 * hidden), dtype).T, np.empty((n, hidden), dtype).T
+        self._sizes = 2, steps, n, hidden
         self._factors: Array | None = None  # through and carry, (2, T, H, N); the first backward makes them
 
     def forward(self, w: LayerWeights, x: Array | None, gates: Array, h: Array, c: Array, keep: Array | None) -> None:
         """Run the layer; arguments as in rnncore/nn/lstm.py."""
-        steps = gates.shape[1]
         if x is not None:
             np.matmul(w.w_ih, x.reshape(len(x), -1), out=gates.reshape(len(gates), -1))
             gates += w.bias[:, None, None]
-        z, hs, cs = self._z[:steps], self._h[:steps + 1], self._c[:steps + 1]
-        z[...], hs[0], cs[0] = gates.swapaxes(0, 1), h[:, 0], c[:, 0]
-        for t in range(steps):
-            keep_t = None if keep is None else keep[t]
-            h_prev = hs[t] if keep is None else np.multiply(hs[t], keep[t], out=self._state)
+        for t in range(gates.shape[1]):
+            keep_t, z = None if keep is None else keep[t], gates[:, t]
+            h_prev = h[:, t] if keep is None else np.multiply(h[:, t], keep_t, out=self._state)
             np.matmul(w.w_hh, h_prev, out=self._recurrent)
-            gates_forward(z[t], self._recurrent, cs[t], keep_t, z[t], cs[t + 1], hs[t + 1])
-        for inside, out in ((z, gates), (hs[1:], h[:, 1:]), (cs[1:], c[:, 1:])):
-            out[...] = inside.swapaxes(0, 1)
+            gates_forward(z, self._recurrent, c[:, t], keep_t, z, c[:, t + 1], h[:, t + 1])
 
     def backward(self, w: LayerWeights, gates: Array, c: Array, keep: Array | None, dy: Array, dh: Array, dc: Array,
                  dx: Array | None) -> None:
         """Run the layer backwards; arguments as in rnncore/nn/lstm.py."""
         steps = gates.shape[1]
         if self._factors is None:
-            self._factors = np.empty((2, *self._h[1:].shape), self._h.dtype)
-        z, cs, above, (through, carry) = self._z[:steps], self._c[:steps + 1], self._h[:steps], self._factors[:, :steps]
-        z[...], cs[...], above[...] = gates.swapaxes(0, 1), c.swapaxes(0, 1), dy.swapaxes(0, 1)
-        factors(z, cs, keep, through, carry)
+            self._factors = np.empty(self._sizes, gates.dtype).swapaxes(2, 3)
+        through, carry = self._factors[:, :steps]
+        factors(gates.swapaxes(0, 1), c.swapaxes(0, 1), keep, through, carry)
         for t in reversed(range(steps)):
-            dh += above[t]
-            step_backward(z[t], through[t], carry[t], dh, dc)
-            np.matmul(w.w_hh.T, z[t], out=dh)
+            dz = gates[:, t]
+            dh += dy[:, t]
+            step_backward(dz, through[t], carry[t], dh, dc)
+            np.matmul(w.w_hh.T, dz, out=dh)
             if keep is not None:
                 dh *= keep[t]
-        gates[...] = z.swapaxes(0, 1)
         if dx is not None:
             np.matmul(w.w_ih.T, gates.reshape(len(gates), -1), out=dx.reshape(len(dx), -1))
 

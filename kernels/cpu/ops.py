@@ -16,7 +16,7 @@ from threadpoolctl import ThreadpoolController
 
 from .. import paths
 from ..arrays import Array, HeadWeights, Ids, Key, LayerWeights, Word
-from ..interface import Layer, Layers, ModelSizes
+from ..interface import Layer, Layers, ModelSizes, Products
 from . import native
 from .gates import gates_backward as gates_backward, gates_forward as gates_forward
 from .loops import Loops
@@ -32,10 +32,15 @@ class Eager(paths.Path):
     """The path of a processor. It runs the layers one after the other.
 
     compiled() returns the compiled loops of one layer, or None: then NumPy's loops of dtype (loops.py) do the work.
+    products: computes the matrix products outside the loops; None for NumPy.
     """
 
-    def __init__(self, dtype: str, compiled: Callable[[], Layer | None]):
-        self.dtype, self.compiled = np.dtype(dtype), compiled
+    def __init__(self, dtype: str, compiled: Callable[[], Layer | None], products: Products | None = None):
+        self.dtype, self.compiled, self.products = np.dtype(dtype), compiled, products
+
+    def computing(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which the products of this thread are computed in the precision of the path."""
+        return paths.computing(self.products) if self.products else contextlib.nullcontext()
 
     def layers(self, config: ModelSizes, steps: int, n: int, in_turn: Callable[[Layer | None], Layers]) -> Layers:
         """Return an object that runs all layers over at most `steps` steps and exactly `n` sequences."""
@@ -46,22 +51,24 @@ def path(name: str, precision: str, config: ModelSizes | None = None) -> paths.P
     """Return the path eager, the only one of a processor. Raises ValueError for a path or a precision of GPUs."""
     if reason := why_not(name, precision):
         raise ValueError(reason)
-    dtype = paths.storage(precision)
-    return Eager(dtype, lambda: recurrence(np.dtype(dtype)))
+    products = recurrence(precision) if precision == "bf16" else None
+    return Eager(paths.storage(precision), lambda: recurrence(precision), products)
 
 
 def forms(config: ModelSizes) -> dict[str, paths.Path]:
     """Return NumPy's loops and, if this machine has them, the compiled loops: each as a path in float64, by name."""
     found: dict[str, paths.Path] = {"NumPy's loops": Eager("float64", lambda: None)}
-    if recurrence(np.dtype("float32")):
-        found["compiled loops"] = Eager("float64", lambda: native.Recurrence(native.build(), "float64"))
+    if recurrence("float32"):
+        found["compiled loops"] = Eager("float64", lambda: native.Recurrence(native.build("float64"), "float64"))
     return found
 
 
 def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int = 1) -> str | None:
     """Return None if the processor has this path in this precision, else one line with the cause and the cure."""
-    if precision in ("tf32", "bf16"):
-        return f"{precision} is a precision of GPUs: take float32"
+    if precision == "tf32":
+        return "tf32 is a precision of GPUs: take float32"
+    if precision == "bf16" and (reason := native.why_no_bf16()):
+        return f"bf16: {reason}; take float32"
     return None if name == "eager" else f"{name} is a path of GPUs: the processor has only eager"
 
 
@@ -107,6 +114,11 @@ def memory() -> int:
     return there if bound == "max" else min(there, int(bound))
 
 
+def activations(shape: tuple[int, ...], axis: int, dtype: np.dtype) -> Array:
+    """Return an uninitialised array of this shape. The entries along `axis`, which counts units, are neighbours."""
+    return np.moveaxis(np.empty((*shape[:axis], *shape[axis + 1:], shape[axis]), dtype), -1, axis)
+
+
 def to_device(array: Array) -> Array:
     """Return the array itself: the device is the host."""
     return array
@@ -143,7 +155,9 @@ def product(a: Array, b: Array, out: Array, add: bool = False) -> None:
 
     A batch has the shapes (B, R, M), (B, M, C) and (B, R, C). a may also be (R, M), the same for every b of a batch.
     """
-    if add:
+    if makes := paths.products():
+        makes.product(a, b, out, add)
+    elif add:
         out += a @ b
     else:
         np.matmul(a, b, out=out)
@@ -189,7 +203,8 @@ def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array) -> None:
 
 def gather(table: Array, ids: Ids, out: Array) -> None:
     """Compute out[:, t, n] = table[:, ids[t, n]] for table (R, V), ids (T, N) and out (R, T, N)."""
-    np.take(table, ids, axis=1, out=out, mode="clip")  # with mode="raise" NumPy fills a buffer first
+    # With mode="raise" NumPy fills a buffer first.
+    np.take(table.T, ids, axis=0, out=np.moveaxis(out, 0, -1), mode="clip")
 
 
 def scatter_workspace(symbols: int, positions: int, dtype: np.dtype) -> None:
@@ -202,17 +217,21 @@ def scatter_add(table: Array, ids: Ids, columns: Array, workspace: Array | None 
 
     The order of the additions is always the same, and so are the bits of the result. workspace is not used here.
     """
-    flat, symbols = ids.reshape(-1), table.shape[1]
+    # The ids of one column of a batch are not contiguous.
+    flat, symbols, compiled = np.ascontiguousarray(ids).reshape(-1), table.shape[1], recurrence(str(table.dtype))
+    if compiled and table.strides[0] == columns.strides[0] == table.itemsize:
+        compiled.scatter_add(table, flat, columns)
+        return
     # A product with a one-hot matrix is fast for few symbols. Its cost grows with V. Sorted sums cost the same for
     # any V.
     if symbols <= 128:
         onehot = np.zeros((len(flat), symbols), columns.dtype)
         onehot[np.arange(len(flat)), flat] = 1
-        table += columns @ onehot
+        table.T[...] += onehot.T @ columns.T
         return
     order = np.argsort(flat, kind="stable")
     found, first = np.unique(flat[order], return_index=True)
-    table[:, found] += np.add.reduceat(columns[:, order], first, axis=1)
+    table.T[found] += np.add.reduceat(columns.T[order], first, axis=0)
 
 
 # Constants of Philox4x32: the multipliers of a round, and what a round adds to the two words of the key.

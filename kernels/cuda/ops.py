@@ -25,7 +25,7 @@ name = "cuda"
 xp = cupy
 
 
-def recurrence(dtype: np.dtype) -> None:
+def recurrence(precision: str) -> None:
     """Return None: a GPU has no compiled time loops of this kind. Its path says what runs them (paths.py)."""
     return None
 
@@ -89,6 +89,11 @@ def shares(threads: int) -> int:
 def memory() -> int:
     """Return the total memory of the current card, in bytes."""
     return cupy.cuda.Device().mem_info[1]
+
+
+def activations(shape: tuple[int, ...], axis: int, dtype: np.dtype) -> Array:
+    """Return an uninitialised array of this shape: the sequences, which are its last axis, are neighbours."""
+    return cupy.empty(shape, dtype)
 
 
 def to_device(array: Array) -> Array:

@@ -207,7 +207,9 @@ class Layer:
         self.path = self.model.device_path
         self.graph: Callable[[], None] | None = None
         self.work = stack.Workspace(self.model.params, task.config.seq, task.config.batch, path=self.path)
-        self.x, self.dy = (self.kernel.to_device(array.astype(self.model.dtype)) for array in task.inputs)
+        self.x, self.dy = (self.kernel.activations(array.shape, 0, self.model.dtype) for array in task.inputs)
+        for mine, array in zip((self.x, self.dy), task.inputs, strict=True):
+            mine[...] = self.kernel.to_device(array.astype(self.model.dtype))
         self.dx = self.kernel.xp.empty_like(self.x)
 
     def run(self) -> None:

@@ -46,8 +46,8 @@ def buffers(config: ModelConfig, steps: int, n: int, positions: int, like: Array
     """
     kernel, dtype = kernels.of(like), like.dtype
     symbols = config.vocab_size if folded(config.vocab_size, positions) else 0
-    return Buffers(kernel.xp.empty((config.embed, steps, n), dtype),
-                   kernel.xp.empty((4 * config.hidden, symbols), dtype),
+    return Buffers(kernel.activations((config.embed, steps, n), 0, dtype),
+                   kernel.activations((4 * config.hidden, symbols), 0, dtype),
                    kernel.scatter_workspace(config.vocab_size, steps * n, dtype) if training else None)
 
 

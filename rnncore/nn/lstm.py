@@ -77,7 +77,7 @@ def forward(w: Weights, x: Array | None, gates: Array, h: Array, c: Array, keep:
     h[0] and c[0] are the initial state. x None: gates arrives as W_ih x + b, which embedding.py has computed.
     """
     k, z = kernels.of(gates), gates  # one array: z[t] until step t, then the gates
-    recurrent = k.xp.empty_like(z[:, 0])
+    recurrent = k.xp.empty_like(z[:, 0])  # in the order of z in memory
     if x is not None:
         k.affine(w.w_ih, w.bias, columns(x), columns(z))
     for t in range(z.shape[1]):

@@ -67,20 +67,21 @@ class Workspace:
     def __init__(self, params: Parameters, steps: int, n: int, training: bool = True, offset: int = 0,
                  columns: int | None = None, path: Path | None = None):
         config, kernel, dtype = params.config, kernels.of(params.flat), params.flat.dtype
-        empty, hidden, self.steps, self.n = kernel.xp.empty, config.hidden, steps, n
+        empty, hidden, self.steps, self.n = kernel.activations, config.hidden, steps, n
         self.offset, self.columns = offset, columns or n
-        self.h, self.c = (empty((config.layers, hidden, steps + 1, n), dtype) for _ in "hc")
-        self.caches = [Cache(empty((4 * hidden, steps, n), dtype), h, c) for h, c in zip(self.h, self.c, strict=True)]
+        self.h, self.c = (empty((config.layers, hidden, steps + 1, n), 1, dtype) for _ in "hc")
+        self.caches = [Cache(empty((4 * hidden, steps, n), 0, dtype), h, c)
+                       for h, c in zip(self.h, self.c, strict=True)]
         self.embedding = embedding.buffers(config, steps, n, steps * self.columns, params.flat, training)
-        self.logits = empty((config.vocab_size, steps, n), dtype)
+        self.logits = kernel.xp.empty((config.vocab_size, steps, n), dtype)
         self.dlogits = self.logits      # the same array after the loss, which turns the logits into their gradient
-        self.loss = empty((steps, n), dtype)
+        self.loss = kernel.xp.empty((steps, n), dtype)
         # One array (H, T, N) a layer. The lists stay empty, and cost no memory, until a pass needs them.
         self.masks: list[Array] = []    # masks of units; variational dropout: (H, 1, N)
         self.dropped: list[Array] = []  # the layer's output times its mask
         self.kept: list[Array] = []     # keep times h before each step
-        self.dy = empty((hidden, steps if training else 0, n), dtype)
-        self.initial = State(*empty((2, config.layers, hidden, n), dtype))
+        self.dy = empty((hidden, steps if training else 0, n), 0, dtype)
+        self.initial = State(*empty((2, config.layers, hidden, n), 2, dtype))
         self.layers = (path or kernel.path("eager", str(dtype))).layers(config, steps, n, InTurn)
 
     def first(self, steps: int) -> list[Cache]:

@@ -36,15 +36,16 @@ class Stepper:
     for a value that is not finite, TypeError for a clamp of another form.
     """
 
-    def __init__(self, params: Parameters, clamp: Clamp | None = None):
-        self.kernel, config = kernels.of(params.flat), params.config
+    def __init__(self, params: Parameters, clamp: Clamp | None = None, precision: str = "float32"):
+        self.kernel, config, self.precision = kernels.of(params.flat), params.config, precision
         self.clamp = checked(clamp, config)
         self.params = params.like()
         self.params.flat[...] = params.flat
         self.layers = self._layers()
-        zeros, dtype = self.kernel.xp.zeros, params.flat.dtype
+        empty, dtype = self.kernel.activations, params.flat.dtype
         self.table = embedding.table(self.params["embedding.weight"], self.layers[0],
-                                     zeros((4 * config.hidden, config.vocab_size), dtype))
+                                     empty((4 * config.hidden, config.vocab_size), 0, dtype))
+        zeros = self.kernel.xp.zeros
         h, c = zeros((2, config.layers, config.hidden, 1), dtype)
         self._hold(h, c, zeros((config.vocab_size, 1), dtype))
 
@@ -55,18 +56,20 @@ class Stepper:
         return other
 
     def _hold(self, h: Array, c: Array, logits: Array) -> None:
-        """Take these arrays as state and logits. Make the buffers and the compiled step that work on them."""
-        self.h, self.c, self.logits = h, c, logits
-        empty, dtype, (_, hidden, n) = self.kernel.xp.empty, h.dtype, h.shape
-        self._gates = empty((4 * hidden, 1, n), dtype)
-        self._recurrent = empty((4 * hidden, n), dtype)
-        self._cells = list(zip(self.layers, h, c, strict=True))
-        compiled = not self.clamp and self.kernel.recurrence(dtype)
-        self._compiled = compiled and compiled.stepper(self.layers, self._head(), self.table, h, c, logits)
+        """Take copies of these arrays as state and logits. Make the buffers and the compiled step that work on them."""
+        empty, dtype, (_, hidden, n) = self.kernel.activations, h.dtype, h.shape
+        self.h, self.c, self.logits = empty(h.shape, 1, dtype), empty(h.shape, 1, dtype), empty(logits.shape, 0, dtype)
+        self.h[...], self.c[...], self.logits[...] = h, c, logits
+        self._gates = empty((4 * hidden, 1, n), 0, dtype)
+        self._recurrent = empty((4 * hidden, n), 0, dtype)
+        self._cells = list(zip(self.layers, self.h, self.c, strict=True))
+        compiled = not self.clamp and self.kernel.recurrence(self.precision if dtype == "float32" else str(dtype))
+        self._compiled = compiled and compiled.stepper(self.layers, self._head(), self.table, self.h, self.c,
+                                                       self.logits)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes that a copy needs. The others point into these arrays: __setstate__ makes them anew."""
-        return {name: vars(self)[name] for name in ("clamp", "params", "table", "h", "c", "logits")}
+        return {name: vars(self)[name] for name in ("clamp", "precision", "params", "table", "h", "c", "logits")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

@@ -4,7 +4,7 @@ import shutil
 
 import emulate
 import pytest
-from test_writer import CUT, HostCopy, agree, loop, over, started, write
+from test_writer import CUT, agree, in_place_of_a_card, loop, over, started, write
 
 from rnncore.config import SampleConfig
 from rnncore.kernels.cuda import writer
@@ -38,7 +38,7 @@ def right(text: str, monkeypatch) -> bool:
         kernel = kernels.setdefault(options, emulate.kernel(text, "writer", options))
         return lambda grid, block, args: kernel(grid, block, args, shared, seed=next(seeds), cooperative=True)
     monkeypatch.setattr(writer, "compiled", compiled)
-    monkeypatch.setattr(writer, "HostCopy", HostCopy)
+    in_place_of_a_card(monkeypatch)
     try:
         return all(same(config) for config in 3 * (CUT, SampleConfig(1.0), SampleConfig(1.0, top_k=3)))
     except emulate.Fault:

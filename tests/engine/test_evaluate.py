@@ -217,10 +217,10 @@ def test_the_compiled_window_of_one_column_agrees_with_numpys(monkeypatch, docum
     """The loops in NumPy are those that scored before; in float64 they do today."""
     model = of_documents(dtype) if documents else build(symbols, 6, 33, 3, dtype, scale=0.3)
     ids = RNG.integers(0, 50 if documents else symbols, 2 * CHUNK + 9)
-    monkeypatch.setattr(kernels.host, "recurrence", lambda dtype: None)
+    monkeypatch.setattr(kernels.host, "recurrence", lambda precision: None)
     wanted = np.concatenate(list(losses(model, ids)))
-    found = native.Recurrence(native.build(), dtype)
-    monkeypatch.setattr(kernels.host, "recurrence", lambda dtype: found)
+    found = native.Recurrence(native.build(dtype), dtype)
+    monkeypatch.setattr(kernels.host, "recurrence", lambda precision: found)
     assert np.abs(np.concatenate(list(losses(model, ids))) - wanted).max() < error
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import rnncore
+from rnncore import kernels
 from rnncore.kernels.cpu import agreement, native
 from rnncore.nn import lstm
 from rnncore.nn.dropout import Dropout
@@ -18,21 +19,34 @@ BOUND = {"float32": 2e-5, "float64": 1e-12}  # largest error seen, relative to t
 
 @pytest.fixture(scope="module", params=["float32", "float64"])
 def compiled(request):
-    return request.param, native.Recurrence(native.build(), request.param)
+    return request.param, native.Recurrence(native.build(request.param), request.param)
+
+
+@pytest.fixture(scope="module")
+def bf16():
+    """The compiled loops in bf16. Where the processor has no instruction for it, several take its place."""
+    return native.Recurrence(native.build("bf16"), "bf16")
+
+
+def lanes(array) -> np.ndarray:
+    """A copy in the processor's order of memory: the numbers along the first axis are neighbours."""
+    made = kernels.host.activations(array.shape, 0, array.dtype)
+    made[...] = array
+    return made
 
 
 class Problem:
     """One layer's arrays for T, E, H, N."""
 
     def __init__(self, dtype: str, steps: int, inputs: int, hidden: int, n: int, keep: bool):
-        draw, empty = np.random.default_rng(7).standard_normal, np.empty
+        draw = np.random.default_rng(7).standard_normal
         scale = 1 / np.sqrt(hidden)
         self.w = lstm.Weights(*((scale * draw(shape)).astype(dtype)
                                 for shape in ((4 * hidden, inputs), (4 * hidden, hidden), 4 * hidden)))
-        self.x, self.gates, self.dy = (draw((rows, steps, n)).astype(dtype) for rows in (inputs, 4 * hidden, hidden))
-        self.h, self.c = (draw((hidden, steps + 1, n)).astype(dtype) for _ in range(2))
-        self.dh, self.dc = (draw((hidden, n)).astype(dtype) for _ in range(2))
-        self.dx = empty((inputs, steps, n), dtype)
+        self.x, self.gates, self.dy = (lanes(draw((rows, steps, n)).astype(dtype)) for rows in (inputs, 4 * hidden, hidden))
+        self.h, self.c = (lanes(draw((hidden, steps + 1, n)).astype(dtype)) for _ in range(2))
+        self.dh, self.dc = (lanes(draw((hidden, n)).astype(dtype)) for _ in range(2))
+        self.dx = kernels.host.activations((inputs, steps, n), 0, dtype)
         self.keep = (np.random.default_rng(8).random((steps, n)) > 0.4).astype(dtype) if keep else None
 
 
@@ -65,7 +79,7 @@ def test_forward_and_backward_equal_the_loops(compiled, size, given, keep):
 @needs_compiler
 @pytest.mark.parametrize("n", [*range(1, 10), 12, 15, 16, 17, 24, 25, 31, 32, 33, 48, 63, 65, 100])
 def test_every_number_of_columns(compiled, n):
-    """Tiles of four widths, whole and in part, and rows that fill no panel."""
+    """Tiles of every number of sequences, one sequence, few of them, and units that fill no panel."""
     dtype, found = compiled
     p = Problem(dtype, 2, 3, 5, n, False)
     gates, h, c = (a.copy() for a in (p.gates, p.h, p.c))
@@ -78,7 +92,7 @@ def test_every_number_of_columns(compiled, n):
 def test_tanh_of_float_is_exact_to_rounding_and_hands_nan_on(compiled):
     dtype, found = compiled
     z = np.linspace(-30, 30, 4001).astype(dtype)
-    gates = np.concatenate([np.full_like(z, 100), np.full_like(z, -100), z, np.full_like(z, 100)]).reshape(4, 1, -1)
+    gates = lanes(np.stack([np.full_like(z, 100), np.full_like(z, -100), z, np.full_like(z, 100)])[:, None])
     (h, c), w = np.zeros((2, 1, 2, z.size), dtype), lstm.Weights(*np.zeros((2, 4, 1), dtype), np.zeros(4, dtype))
     found.forward(w, None, gates, h, c, None)
     error = np.abs(c[0, 1] - np.tanh(z.astype("float64"))).max()
@@ -96,7 +110,7 @@ def test_what_is_not_contiguous_is_refused(compiled):
     for wrong in (p.w.w_hh[:, ::-1], p.w.w_hh.astype(other)):
         with pytest.raises(ValueError, match="contiguous"):
             found.forward(p.w._replace(w_hh=wrong), None, p.gates, p.h, p.c, None)
-    for wrong in (p.gates[:, ::-1], p.gates.swapaxes(1, 2), p.gates.astype(other)):
+    for wrong in (p.gates[:, ::-1], p.gates.swapaxes(1, 2), np.ascontiguousarray(p.gates), p.gates.astype(other)):
         with pytest.raises(ValueError, match="contiguous"):
             found.forward(p.w, None, wrong, p.h, p.c, None)
 
@@ -111,6 +125,7 @@ def other_shapes(array) -> list[np.ndarray]:
 def misplaced(array) -> list[np.ndarray]:
     """The same, of the right shape: with rows that overlap, that go backwards, or at an odd address."""
     odd = np.zeros(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
+    odd = odd if array.flags.c_contiguous else np.moveaxis(odd.reshape(*array.shape[1:], array.shape[0]), -1, 0)
     return [np.broadcast_to(array[:1], array.shape), array[::-1], odd]
 
 
@@ -143,11 +158,16 @@ def test_arrays_of_another_shape_or_place_are_refused(compiled, name):
 def test_a_step_over_arrays_of_another_shape_is_refused(compiled, name):
     dtype, found = compiled
     count, hidden, symbols, n = 2, 4, 7, 3
+
+    def states() -> np.ndarray:
+        made = kernels.host.activations((count, hidden, n), 1, dtype)
+        made[...] = 0
+        return made
+
     right = {"w_ih": np.zeros((4 * hidden, hidden), dtype), "w_hh": np.zeros((4 * hidden, hidden), dtype),
              "bias": np.zeros(4 * hidden, dtype), "weight": np.zeros((symbols, hidden), dtype),
-             "head_bias": np.zeros(symbols, dtype), "table": np.zeros((4 * hidden, symbols), dtype),
-             "h": np.zeros((count, hidden, n), dtype), "c": np.zeros((count, hidden, n), dtype),
-             "logits": np.zeros((symbols, n), dtype)}
+             "head_bias": np.zeros(symbols, dtype), "table": lanes(np.zeros((4 * hidden, symbols), dtype)),
+             "h": states(), "c": states(), "logits": lanes(np.zeros((symbols, n), dtype))}
 
     def stepper(a, layers=count):
         layers = layers * [(a["w_ih"], a["w_hh"], a["bias"])]
@@ -164,12 +184,12 @@ def test_a_step_over_arrays_of_another_shape_is_refused(compiled, name):
 
 @needs_compiler
 def test_the_first_steps_of_longer_arrays(compiled):
-    """Rows lie further apart than they are long, and what is beyond stays as it is."""
+    """What is beyond the steps stays as it is."""
     dtype, found = compiled
     p, q = Problem(dtype, 5, 3, 4, 6, True), Problem(dtype, 5, 3, 4, 6, True)
     x, gates, dy, dx = (a[:, :3] for a in (p.x, p.gates, p.dy, p.dx))
-    short = [np.ascontiguousarray(a) for a in (x, gates, dy, dx, p.h[:, :4], p.c[:, :4])]
-    dh, dc = p.dh.copy(), p.dc.copy()
+    short = [lanes(a) for a in (x, gates, dy, dx, p.h[:, :4], p.c[:, :4])]
+    dh, dc = lanes(p.dh), lanes(p.dc)
     found.forward(p.w, x, gates, p.h[:, :4], p.c[:, :4], p.keep[:3])
     found.forward(p.w, short[0], short[1], *short[4:], p.keep[:3])
     found.backward(p.w, gates, p.c[:, :4], p.keep[:3], dy, p.dh, p.dc, dx)
@@ -223,75 +243,158 @@ def test_the_library_is_made_once_and_kept_and_made_anew_where_it_is_damaged(tmp
 
 
 @needs_compiler
-@pytest.mark.parametrize("wrong", [lambda a: a["dy"].fill(0), lambda a: a["gates"].__imul__(1.01),
-                                   lambda a: a["keep"].fill(1), lambda a: a["x"].__imul__(1.01)])
-def test_arithmetic_that_is_wrong_is_not_taken(wrong):
-    """The check that a library must pass first, with one argument spoilt on its way."""
-    real = native.Recurrence(native.build(), "float32")
+@pytest.mark.parametrize("size", [*SIZES, (2, 5, 128, 13), (3, 1, 130, 1), (2, 3, 16, 3)])
+def test_bf16_computes_the_formulas_with_rounded_operands(bf16, size):
+    steps, inputs, hidden, n = size
+    found = agreement._loops(bf16, n, agreement.rounded, steps, inputs, hidden)
+    assert found < agreement.TOLERANCE
+    assert agreement._loops(bf16, n, lambda a: a, steps, inputs, hidden) > 1e-4  # rounding can be seen
 
-    class Spoilt:
-        def forward(self, w, x, gates, h, c, keep):
-            wrong({"x": x, "keep": keep, "gates": gates, "dy": np.empty(0), "dx": np.empty(0)})
-            real.forward(w, x, gates, h, c, keep)
 
-        def backward(self, w, gates, c, keep, dy, dh, dc, dx):
-            wrong({"gates": gates, "keep": keep, "dy": dy, "x": np.empty(0), "dx": dx})
-            real.backward(w, gates, c, keep, dy, dh, dc, dx)
-    assert agreement.loops(real) and not agreement.loops(Spoilt())
+def test_rounding_to_bfloat16():
+    """Ties go to the even neighbour; torch and the processor's own instruction do the same."""
+    bits = np.array([0x3F800000, 0x3F808000, 0x3F818000, 0x3F808001, 0x3F80FFFF, 0xBF808001, 0x7F7FFFFF, 0x7F800000], "u4")
+    wanted = np.array([0x3F800000, 0x3F800000, 0x3F820000, 0x3F810000, 0x3F810000, 0xBF810000, 0x7F800000, 0x7F800000], "u4")
+    assert (agreement.rounded(bits.view(np.float32)) == wanted.view(np.float32)).all()
 
 
 @needs_compiler
-@pytest.mark.parametrize("name, wrong", [
-    ("layers", lambda w: w[1][0].fill(0)), ("layers", lambda w: w[0][1].__imul__(1.01)),
-    ("layers", lambda w: w[1][2].fill(0)), ("head", lambda w: w[1].fill(0)),
-    ("head", lambda w: w[0][-1].fill(0)), ("table", lambda w: w.__imul__(1.01)),
-    ("h", lambda w: w[1].fill(0)), ("c", lambda w: w[0].fill(0))])
-def test_a_step_that_is_wrong_is_not_taken(name, wrong):
-    """As above: two steps with one of the arrays that they work on spoilt."""
-    real = native.Recurrence(native.build(), "float32")
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 2), (65, 128, 50), (7, 1025, 33), (40, 3, 129), (2, 0, 3)])  # R, M, C
+@pytest.mark.parametrize("order", ["rows", "columns", "batch"])
+def test_products_in_bf16(bf16, shape, order):
+    """Every order of the two sides and of the result, added and not; blocks of the depth."""
+    rows, depth, columns = shape
+    draw = np.random.default_rng(3).standard_normal
+    a, b = (draw(size).astype(np.float32) for size in ((2, rows, depth), (2, depth, columns)))
+    before = draw((2, rows, columns)).astype(np.float32)
+    wanted = agreement.rounded(a) @ agreement.rounded(b)
 
-    class Spoilt:
-        def stepper(self, layers, head, table, h, c, logits):
-            wrong({"layers": layers, "head": head, "table": table, "h": h, "c": c}[name])
-            return real.stepper(layers, head, table, h, c, logits)
-    assert agreement.step(real) and not agreement.step(Spoilt())
+    def sides(x):
+        return x, np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2)
 
-
-@needs_compiler
-@pytest.mark.parametrize("right, wrong", [
-    ("z[0] += a, z[1] += b", "z[0] += b, z[1] += a"),
-    ("layer ? h - size : nullptr", "layer ? h : nullptr"), ("w += rows * hidden", "w += hidden"),
-    ("{z, size}, {c, size}, ones, {c, size}, {h, size}", "{z, size}, {c, size}, ones, {h, size}, {c, size}"),
-    ("table[r * symbols + ids[k]]", "table[r * symbols + ids[0]]"),
-    ("weights[0], h - size, nullptr, weights[1], logits", "weights[0], c - size, nullptr, weights[1], logits"),
-    ("right.pack(y, n, depth - hidden, hidden)", "right.pack(y, n, 0, hidden)"),
-    ("std::copy_n(start, rows, z)", "std::fill_n(z, rows, 0)")])
-def test_an_error_planted_in_the_step_is_seen(right, wrong, tmp_path, monkeypatch):
-    assert not agreement.step(with_an_error(right, wrong, tmp_path, monkeypatch))
+    for x in sides(a):
+        for y in sides(b):
+            out = sides(before.copy())[order == "columns"]
+            if order == "batch":
+                bf16.product(x, y, out, False)
+                assert difference(out, wanted) < 1e-5
+                bf16.product(x[0], y, out, True)
+                assert difference(out, wanted + agreement.rounded(a[0]) @ agreement.rounded(b)) < 1e-5
+            else:
+                bf16.product(x[0], y[0], out[0], False)
+                bf16.product(x[1], y[1], out[1], True)
+                assert difference(out, wanted + [[[0]], before[1:2]][1] * [[[0]], [[1]]]) < 1e-5
 
 
 @needs_compiler
-@pytest.mark.parametrize("right, wrong", [
-    ("state[k] *= keep[t]", "state[k] *= 1"),
-    ("weights.times(from, {bias, 0}, gates.data, gates.ld)", "weights.times(from, {gates.data, gates.ld}, gates.data, gates.ld)"),
-    ("z[r] = gates[r][t]", "z[r] = gates[r][0]"), ("add_product(w_hh, state, z", "add_product(w_hh, cell, z")])
-def test_an_error_planted_in_the_loop_of_one_column_is_seen(right, wrong, tmp_path, monkeypatch):
-    assert not agreement.loops(with_an_error(right, wrong, tmp_path, monkeypatch))
+def test_a_product_of_arrays_that_do_not_fit_is_refused(bf16):
+    a, b, out = (np.zeros(shape, np.float32) for shape in ((3, 4), (4, 5), (3, 5)))
+    for wrong in [(a[:2], b, out), (a, b[:3], out), (a, b, out[:, :4]), (a.astype(np.float64), b, out),
+                  (a, b, np.zeros((3, 10), np.float32)[:, ::2][:, ::1][::-1, ::-1]), (a[None], b, np.zeros((2, 3, 5), "f"))]:
+        with pytest.raises(ValueError, match="product|contiguous"):
+            bf16.product(*wrong)
 
 
-def with_an_error(right, wrong, tmp_path, monkeypatch) -> native.Recurrence:
-    """What is compiled of a copy of host.cpp that has `wrong` in place of `right`: it must not be taken."""
-    folder = tmp_path / "cpu"
+@needs_compiler
+def test_columns_are_added_in_their_order(compiled):
+    dtype, found = compiled
+    rng, ids = np.random.default_rng(4), np.random.default_rng(5).integers(0, 6, 40)
+    table, columns = lanes(rng.standard_normal((9, 6)).astype(dtype)), lanes(rng.standard_normal((9, 40)).astype(dtype))
+    wanted = table.copy()
+    for k, symbol in enumerate(ids):
+        wanted[:, symbol] += columns[:, k]
+    found.scatter_add(table[2:7], ids, columns[2:7])
+    assert (table[2:7] == wanted[2:7]).all() and not (table == wanted).all()
+
+
+class Spoilt:
+    """The compiled loops with one argument spoilt on its way. `wrong` gets the arrays by name."""
+
+    def __init__(self, real, wrong):
+        self.real, self.wrong = real, wrong
+
+    def forward(self, w, x, gates, h, c, keep):
+        keep = keep.copy()
+        self.wrong({"keep": keep})
+        self.real.forward(w, x, gates, h, c, keep)
+
+    def backward(self, w, gates, c, keep, dy, dh, dc, dx):
+        dy, keep = dy.copy("K"), keep.copy()
+        self.wrong({"keep": keep, "dy": dy, "dh": dh, "dc": dc})
+        self.real.backward(w, gates, c, keep, dy, dh, dc, dx)
+        self.wrong({"gates": gates, "dx": dx})
+
+    def stepper(self, layers, head, table, h, c, logits):
+        table = table.copy("K")
+        self.wrong({"table": table})
+        advance = self.real.stepper(layers, head, table, h, c, logits)
+
+        def spoilt(ids):
+            advance(ids)
+            self.wrong({"h": h, "c": c, "logits": logits})
+        return spoilt
+
+
+def off(name: str, *place, factor: float = 1.001):
+    """A fault: one number, row, column or step of the array `name` is a little off."""
+    def wrong(arrays):
+        if name in arrays:
+            arrays[name][place] *= np.float32(factor)
+    return wrong
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("wrong", [
+    off("dx", 3), off("dx", slice(None), 1), off("dx", slice(None), slice(None), 0), off("gates", 5, 2),
+    off("dy", slice(None), 0), off("dh", 1), off("dc", 2), off("keep", 1, factor=0), off("keep", slice(None), -1, factor=2),
+    off("h", 1, 3), off("c", 0, slice(None), -1), off("logits", 2), off("table", slice(None), 3)])
+def test_arithmetic_that_is_wrong_is_not_taken(precision, wrong):
+    """The check that a library must pass first, with one row, column or step off by a thousandth: less than a bfloat16 has."""
+    real = native.Recurrence(native.build(precision), precision)
+    assert agreement.error(real, precision) < agreement.TOLERANCE < agreement.error(Spoilt(real, wrong), precision)
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision, right, wrong", [
+    ("bf16", "both.put(s, 0, h - size + s * hidden", "both.put(s, 0, h + s * hidden"),
+    ("float32", "std::clamp(ids[s], 0L, symbols - 1)", "std::clamp(ids[0], 0L, symbols - 1)"),
+    ("bf16", "single.take(h - size, n, hidden), n, {biases[layers], 0}", "single.take(h - size, n, hidden), n, {biases[0], 0}"),
+    ("bf16", "from.put(s, first, h + s * hidden, hidden, keep ? keep[t * n + s] : 1)", "from.put(s, first, h + s * hidden, hidden)"),
+    ("float32", "dh[s * hidden + k] *= keep[t * n + s]", "dh[s * hidden + k] *= keep[t * n]"),
+    ("bf16", "weights.pack(w_hh, hidden, 1, first, hidden)", "weights.pack(w_hh, hidden, 1, first, hidden - 1)"),
+    ("float32", "if (n >= FEW) input.times(from, n, {nullptr, 0}, dx + t * n * inputs",
+     "if (n >= FEW) input.times(from, n, {nullptr, 0}, dx + (steps - 1 - t) * n * inputs"),
+    ("bf16", "if (k + E::PER_WORD <= depth)", "if (k + E::PER_WORD < depth)"),
+    ("float32", "sum[s][k / LANES][k % LANES]", "sum[s][0][k % LANES]"),
+    ("float32", "a + v / VECTORS * panel + v % VECTORS * LANES", "a + v % VECTORS * LANES")])
+def test_an_error_planted_in_the_loops_is_seen(precision, right, wrong, tmp_path, monkeypatch):
+    found = with_an_error(precision, right, wrong, tmp_path, monkeypatch)
+    assert not agreement.error(found, precision) < agreement.TOLERANCE
+
+
+def with_an_error(precision, right, wrong, tmp_path, monkeypatch) -> native.Recurrence:
+    """What is compiled of a copy of the sources that has `wrong` in place of `right`: it must not be taken."""
+    folder, found = tmp_path / "cpu", 0
     folder.mkdir()
     for name in native.SOURCES:
         text = (native.HERE / name).read_text(encoding="utf-8")
-        if name == "host.cpp":
-            assert text.count(right) == 1, f"host.cpp no longer has just once: {right}"
-            text = text.replace(right, wrong)
-        (folder / name).write_text(text, encoding="utf-8")
+        found += text.count(right)
+        (folder / name).write_text(text.replace(right, wrong), encoding="utf-8")
+    assert found == 1, f"the sources no longer have just once: {right}"
     monkeypatch.setattr(native, "HERE", folder)
-    monkeypatch.setattr(native, "FLAGS", ("-std=c++17", "-O0", "-fPIC", "-shared"))
-    return native.Recurrence(native._compile(native.compiler(), "wrong", tmp_path), "float32")
+    monkeypatch.setattr(native, "FLAGS", ("-std=c++17", "-O0", "-march=native", "-fPIC", "-shared"))
+    return native.Recurrence(native._compile(native.compiler(), "wrong", tmp_path, precision), precision)
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision, flags", [
+    ("float32", ("-DWIDEST=16",)), ("float32", ("-DWIDEST=64", "-DMOST=12")), ("bf16", ("-DWIDEST=64", "-DMOST=12"))], ids=str)
+def test_vectors_of_other_processors(precision, flags, tmp_path, monkeypatch):
+    """The panels and tiles of other processors: the compiler puts several short vectors in the place of a wide one."""
+    monkeypatch.setattr(native, "FLAGS", ("-std=c++17", "-O1", "-march=native", "-fPIC", "-shared", *flags))
+    found = native.Recurrence(native._compile(native.compiler(), "other", tmp_path, precision), precision)
+    assert agreement.error(found, precision) < agreement.TOLERANCE
 
 
 @needs_compiler
@@ -314,7 +417,8 @@ def test_memory_that_is_not_there_is_pythons_error():
             "from rnncore.nn.lstm import Weights\n"
             "f = native.Recurrence(native.build(), 'float32'); H = 1500; z = np.zeros\n"
             "w = Weights(z((4*H, H), 'f'), z((4*H, H), 'f'), z(4*H, 'f'))\n"
-            "a = [z(s, 'f') for s in ((H, 1, 2), (4*H, 1, 2), (H, 2, 2), (H, 2, 2))]\n"
+            "from rnncore import kernels\n"
+            "a = [kernels.host.activations(s, 0, 'f') for s in ((H, 1, 2), (4*H, 1, 2), (H, 2, 2), (H, 2, 2))]\n"
             "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
             "resource.setrlimit(resource.RLIMIT_AS, (used + 20_000_000,) * 2)\n"
             "try:\n    f.forward(w, *a, None)\nexcept MemoryError:\n    print('caught')")
