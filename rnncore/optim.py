@@ -3,15 +3,17 @@
 An optimiser updates the flat buffer of parameters from the flat buffer of gradients.
 """
 from math import sqrt
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from . import kernels
 from .config import TrainConfig
 from .kernels.arrays import Array, Number
 from .params import Each, Parameters
 
-NEWTON_SCHULZ = 3.4445, -4.775, 2.0315  # coefficients a, b, c of a quintic, from Muon (K. Jordan et al. 2024)
-NEWTON_SCHULZ_STEPS = 5  # steps of the quintic that take singular values in (0, 1] to about 1
+# `orthogonal` multiplies singular values, at most 1, by SCALE. Each step, with its s and m, takes x to x ((x^2 - s)^2 + m).
+SCALE = 1.71717
+QUINTICS = (2.02903, 0.01510), (1.97067, 0.06105), (1.80778, 0.22381), (1.50746, 0.66629)
+Share: TypeAlias = list[tuple[str, slice]]  # names of matrices, and which of their four gates
 
 
 class Pace(NamedTuple):
@@ -25,15 +27,15 @@ class Adam:
     """Adam (Kingma & Ba 2015) with bias correction. Muon is built on it.
 
     each(function, items): map, or a function that uses several threads. moments: name -> array (P,), which a resumed
-    run needs. workspaces: shape of a matrix -> Workspace. It is None at first, and each update makes its own
-    workspaces; set it to {} to keep them from step to step.
+    run needs. workspaces: shape of the blocks (B, R, C) -> Workspace. It is None at first, and each update makes its
+    own workspaces; set it to {} on a card, where no threads share them, to keep them from step to step.
     """
 
     BETA2 = 0.99  # used if the config has None
 
     def __init__(self, params: Parameters, config: TrainConfig, each: Each = map):
         self.config, self.each = config, each
-        self.workspaces: dict[tuple[int, int], Workspace] | None = None
+        self.workspaces: dict[tuple[int, int, int], Workspace] | None = None
         self.beta2 = self.BETA2 if config.beta2 is None else config.beta2
         zeros = kernels.of(params.flat).xp.zeros_like
         self.moments = {"m": zeros(params.flat), "v": zeros(params.flat)}
@@ -65,32 +67,42 @@ class Muon(Adam):
 
     def __init__(self, params: Parameters, config: TrainConfig, each: Each = map):
         super().__init__(params, config, each)
-        matrices = {name for name, view in params.items() if name.startswith("lstm.") and view.ndim == 2}
-        self.groups: dict[tuple[int, int], list[str]] = {}  # shape -> names, made orthogonal together
-        for name in sorted(matrices):
-            self.groups.setdefault(params[name].shape, []).append(name)
+        matrices = sorted(name for name, view in params.items() if name.startswith("lstm.") and view.ndim == 2)
         self.rest = [part for name, part in params.parts.items() if name not in matrices]
         self.momentum = type(params)(params.config, self.moments["m"])
+        # A card makes all blocks of one shape orthogonal at once. A processor takes two gates of a matrix at a time.
+        # They stay in its caches, and its threads get nearly equal shares.
+        shapes = {params[name].shape: [other for other in matrices if params[other].shape == params[name].shape]
+                  for name in matrices}
+        self.shares: list[Share] = [[(name, slice(None)) for name in names] for names in shapes.values()]
+        if kernels.of(params.flat).shares(2) == 2:
+            self.shares = [[(name, gates)] for name in matrices for gates in (slice(2), slice(2, 4))]
 
     def update(self, params: Parameters, grads: Parameters, pace: Pace, scale: Number) -> None:
         """Update params and the moments in place by one step with the gradient scale * grads."""
         for part in self.rest:
             self.adam(part, params, grads, pace, scale)
-        k, c = kernels.of(params.flat), self.config
-        for (rows, columns), names in self.groups.items():
-            side = rows // 4
-            work = self._workspace((rows, columns), len(names) * 4, params.flat)
-            for name, block in zip(names, work.blocks.reshape(-1, rows, columns), strict=True):
-                k.muon_momentum(self.momentum[name], grads[name], scale, c.momentum, block)
-            list(self.each(orthogonal, work.shares(k.cores())))
-            for name, change in zip(names, work.blocks.reshape(-1, rows, columns), strict=True):
-                k.muon_apply(params[name], change, pace.rate, 0.2 * sqrt(max(side, columns)), c.decay, scale)
+        list(self.each(lambda share: self.muon(share, params, grads, pace, scale), self.shares))
 
-    def _workspace(self, shape: tuple[int, int], blocks: int, like: Array) -> "Workspace":
-        """Return the workspace for `blocks` gate blocks of matrices of this shape, 4 blocks a matrix."""
+    def muon(self, share: Share, params: Parameters, grads: Parameters, pace: Pace, scale: Number) -> None:
+        """Update the gate blocks of one share by a step of Muon; other arguments as in `update`."""
+        k, c = kernels.of(params.flat), self.config
+        weights, moments, gradients = ([each[name].reshape(4, -1, each[name].shape[1])[gates] for name, gates in share]
+                                       for each in (params, self.momentum, grads))
+        gates, rows, columns = weights[0].shape
+        work = self._workspace((len(share) * gates, rows, columns), params.flat)
+        blocks = work.blocks.reshape(len(share), *weights[0].shape)
+        for momentum, gradient, block in zip(moments, gradients, blocks, strict=True):
+            k.muon_momentum(momentum, gradient, scale, c.momentum, block)
+        changes = orthogonal(work).reshape(blocks.shape)
+        for weight, change in zip(weights, changes, strict=True):
+            k.muon_apply(weight, change, pace.rate, 0.2 * sqrt(max(rows, columns)), c.decay, scale)
+
+    def _workspace(self, shape: tuple[int, int, int], like: Array) -> "Workspace":
+        """Return the workspace for blocks of this shape (B, R, C)."""
         made = {} if self.workspaces is None else self.workspaces
         if shape not in made:
-            made[shape] = Workspace.of(blocks, shape[0] // 4, shape[1], like)
+            made[shape] = Workspace.of(shape, like)
         return made[shape]
 
 
@@ -100,48 +112,55 @@ OPTIMIZERS: dict[str, type[Adam]] = {"adam": Adam, "muon": Muon}
 class Workspace(NamedTuple):
     """The arrays of `orthogonal` for B blocks (R, C). r is the smaller of R and C."""
     blocks: Array   # (B, R, C): the blocks themselves
-    product: Array  # (B, R, C): the last product of a step
-    square: Array   # (B, r, r): X X^T
-    fourth: Array   # (B, r, r): (X X^T)^2
-    norm: Array     # (B,): the Frobenius norm of each block
+    product: Array  # (B, R, C): the result of a step
+    square: Array   # (B, r, r): X X^T, shifted
+    fourth: Array   # (B, r, r): the square of `square`, shifted
+    norm: Array     # (B,): the norm of each block
 
     @classmethod
-    def of(cls, count: int, rows: int, columns: int, like: Array) -> "Workspace":
-        """Return a workspace for `count` blocks (rows, columns), with the dtype and the device of the array `like`."""
-        shapes, r = [(rows, columns)] * 2, min(rows, columns)
-        return cls(*(kernels.of(like).xp.empty((count, *shape), like.dtype) for shape in [*shapes, (r, r), (r, r), ()]))
-
-    def shares(self, count: int) -> list["Workspace"]:
-        """Return views that split the blocks into `count` shares; a share without a block is left out."""
-        edges = [len(self.blocks) * k // count for k in range(count + 1)]
-        return [Workspace(*(array[a:b] for array in self)) for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    def of(cls, shape: tuple[int, int, int], like: Array) -> "Workspace":
+        """Return a workspace for blocks of a shape (B, R, C), with the dtype and the device of the array `like`."""
+        count, r = shape[0], min(shape[1:])
+        shapes = shape, shape, (count, r, r), (count, r, r), (count,)
+        return cls(*(kernels.of(like).xp.empty(each, like.dtype) for each in shapes))
 
 
-def orthogonal(work: Workspace) -> None:
-    """Turn each of work.blocks, U S V^T, into about U V^T, in place. Its singular values end between 0.7 and 1.2.
+def orthogonal(work: Workspace) -> Array:
+    """Return about U V^T for each block U S V^T of work.blocks, as one of the workspace's arrays (B, R, C).
 
-    The method is Newton-Schulz with a quintic: X <- a X + (b X X^T + c (X X^T)^2) X. A block with more rows than
-    columns is transposed, so that X X^T is (r, r).
+    A step is X <- ((X X^T - s)^2 + m) X, where s and m stand for multiples of the unit matrix. It takes each singular
+    value x to x ((x^2 - s)^2 + m), an odd polynomial of degree 5. The polynomials are those that the Polar Express
+    (Amsel et al. 2025, arXiv 2505.16932) constructs for four steps and singular values from 0.003 to 1: each is the best
+    one for the result of the step before it. X is scaled so that their leading coefficients are 1. The values end
+    between 0.78 and 1.2, and smaller ones above 0.
+
+    A block with more rows than columns is transposed, so that X X^T is (r, r). All arrays of `work` are overwritten.
     """
     blocks, product, square, fourth, norm = work
-    k, (a, b, c), tall = kernels.of(blocks), NEWTON_SCHULZ, blocks.shape[1] > blocks.shape[2]
-    k.xp.multiply(blocks, blocks, out=product)
-    k.row_sums(product.reshape(len(norm), -1), norm)
-    k.xp.sqrt(norm, out=norm)
-    # The quintic converges for singular values up to 1. A block divided by its Frobenius norm has none above 1.
-    # The summand 1e-7 avoids a division by zero for a block of zeros.
-    norm += 1e-7
-    blocks /= norm[:, None, None]
+    k, tall = kernels.of(blocks), blocks.shape[1] > blocks.shape[2]
     x, y = (blocks.swapaxes(1, 2), product.swapaxes(1, 2)) if tall else (blocks, product)
-    for _ in range(NEWTON_SCHULZ_STEPS):
-        k.product(x, x.swapaxes(1, 2), square)
-        k.product(square, square, fourth)
-        square *= b
-        fourth *= c
-        square += fourth
-        k.product(square, x, y)
-        x *= a
-        x += y
+    side = square.shape[1]
+    square_diagonal, fourth_diagonal = (array.reshape(len(norm), -1)[:, ::side + 1] for array in (square, fourth))
+    k.product(x, x.swapaxes(1, 2), square)
+    # The polynomials are for singular values up to 1. A block divided by the root of the Frobenius norm of X X^T, which
+    # is (sum of S^4)^(1/4), has none above 1. The summand 1e-14 avoids a division by zero for a block of zeros.
+    k.xp.multiply(square, square, out=fourth)
+    k.row_sums(fourth.reshape(len(norm), -1), norm)
+    k.xp.sqrt(norm, out=norm)
+    norm += 1e-14
+    square *= SCALE ** 2 / norm[:, None, None]
+    k.xp.sqrt(norm, out=norm)
+    x *= SCALE / norm[:, None, None]
+    for step, (s, m) in enumerate(QUINTICS):
+        if step:
+            k.product(x, x.swapaxes(1, 2), square)
+        square_diagonal -= s
+        # A processor computes the product of a matrix and its transpose in about half the time.
+        k.product(square, square.swapaxes(1, 2), fourth)
+        fourth_diagonal += m
+        k.product(fourth, x, y)
+        x, y = y, x
+    return x.swapaxes(1, 2) if tall else x
 
 
 def update(optimizer: Adam, params: Parameters, grads: Parameters, rate: float, step: int, norm: float,

@@ -43,22 +43,20 @@ def adam(param: Array, grad: Array, m: Array, v: Array, size: Number, correction
 def muon_momentum(momentum: Array, grad: Array, scale: Number, mu: float, block: Array) -> None:
     """Update momentum = mu momentum + g, and write block = mu momentum + g, where g = (1 - mu) scale grad.
 
-    All arrays have the shape of one weight matrix. block is Nesterov's look-ahead from the new momentum (Muon,
-    K. Jordan et al. 2024).
+    All arrays have one shape. block is Nesterov's look-ahead from the new momentum (Muon, K. Jordan et al. 2024).
     """
-    gradient = grad * scale
-    gradient *= 1 - mu
+    np.multiply(grad, scale * (1 - mu), out=block)
     momentum *= mu
-    momentum += gradient
-    np.multiply(momentum, mu, out=block)
-    block += gradient
+    momentum += block
+    block += mu * momentum
 
 
 def muon_apply(weight: Array, change: Array, rate: Number, side: float, decay: float, scale: Number) -> None:
     """Update weight = (1 - rate decay) weight - rate side change in place (Muon, K. Jordan et al. 2024).
 
     weight and change have the same shape. change is the momentum that was made orthogonal, so the gradient's scale does
-    not matter; a GPU's function needs `scale` to skip a step.
+    not matter; a GPU's function needs `scale` to skip a step. change may be overwritten.
     """
     weight *= 1 - rate * decay
-    weight -= side * rate * change
+    change *= side * rate
+    weight -= change

@@ -69,7 +69,7 @@ def test_products_of_empty_matrices_add_nothing(module, shape_a, shape_b):
 
 
 def test_batched_products_are_those_of_numpy(module):
-    """As Muon's Newton-Schulz needs them, blocks of a larger array, and steps of (F, T, N)."""
+    """As Muon needs them, blocks of a larger array, and steps of (F, T, N)."""
     blas = module.Cublas("float64")
     x, steps, square = draw(3, 4, 6), draw(5, 3, 7), draw(3, 4, 4)
     blas.product(x, x.swapaxes(1, 2), square)
