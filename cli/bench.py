@@ -89,11 +89,14 @@ def name_for_torch(kernel, device: str) -> str:
 
 
 def refuse_card(settings, dtype: str | None) -> None:
-    """Raise UsageError for settings and precisions that only a GPU measures."""
+    """Raise UsageError for settings that only a GPU measures, and for precisions that this processor lacks."""
     for name in settings:
         if name not in BENCH:
             raise click.UsageError(f"--setting {name} is measured only on a GPU: add --device cuda")
-    if dtype not in (None, "float32", "float64"):
+    from rnncore.kernels import host
+    if dtype == "bf16" and (reason := host.why_not("eager", dtype)):
+        raise click.UsageError(f"--dtype {reason}, or add --device cuda for a GPU")
+    if dtype not in (None, "float32", "float64", "bf16"):
         raise click.UsageError(f"--dtype {dtype} needs a GPU: add --device cuda")
 
 

@@ -72,7 +72,8 @@ def findings() -> dict:
     no_gpu = said(kernels.why_no_cuda() or "")
     return {"blas": kernels.host.native.blas(),
             "cores": kernels.host.cores(), "memory": f"{kernels.host.memory() / 2**30:.1f} GiB",
-            "recurrence": kernels.host.native.about(), "cuda": no_gpu or "ok",
+            "recurrence": kernels.host.native.about(),
+            "bf16": kernels.host.native.why_no_bf16() or "ok", "cuda": no_gpu or "ok",
             "device auto": "cpu" if no_gpu else "cuda",
             **({} if no_gpu else kernels.describe()), "paths": "eager" if no_gpu else tried(kernels.load("cuda"))}
 

@@ -74,9 +74,9 @@ def clamped(ctx, param, values) -> dict[tuple[int, int], float]:
     ("--clamp", {"multiple": True, "metavar": "LAYER.CELL=VALUE", "callback": clamped,
                  "help": "Hold the state c of a cell at VALUE after every symbol, also of the prime. LAYER and CELL "
                          "count from 0, as in `rnncore neurons`. May be given several times."}))
-@options.grouped("Machine", options.DEVICE, options.CUDA_PATH)
+@options.grouped("Machine", options.DEVICE, options.CUDA_PATH, options.READING)
 def command(run, prime, prime_file, length, stop, count, separator, out, interactive, temperature, top_k, top_p, greedy,
-            seed, clamp, on_unknown, device, cuda_path):
+            seed, clamp, on_unknown, device, cuda_path, dtype):
     """Write text with a trained model.
 
     RUN is a run folder, a model file or a pretrained model (hugo, numpy, tinyshakespeare); default: the newest run.
@@ -95,7 +95,7 @@ def command(run, prime, prime_file, length, stop, count, separator, out, interac
     if out and os.path.lexists(out):
         raise FileExistsError(f"{out} exists already: name another file with --out")
 
-    _, model, _ = options.open_model(run, device)
+    _, model, _ = options.open_model(run, device, dtype)
     vocab, binary = model.vocab, model.vocab.level == "byte"
     if length is None and count > 1 and vocab.documents == "none" and not stop:
         raise click.UsageError("-n -1 writes one text without end: leave --count out, or end the texts with --stop")

@@ -24,7 +24,10 @@ CUDA_PATH = click.option("--cuda-path", type=click.Choice(["auto", *PATHS]), def
                          help="How a GPU computes; auto: by the path that suits model and GPU, if a self-check finds "
                               "that it agrees with eager.")
 DTYPE = "--dtype", {"type": click.Choice(PRECISIONS), "default": config.DTYPE,
-                    "help": "Precision of all numbers; tf32, bf16 (on a GPU): only of the factors of matrix products."}
+                    "help": "Precision of all numbers; only of the factors of matrix products: tf32 (on a GPU) and "
+                            "bf16 (on a GPU, or a processor with avx512_bf16)."}
+READING = "--dtype", {"type": click.Choice(PRECISIONS),
+                      "help": "Precision, as in `train`. [default: float32, or float64 for a model saved in it]"}
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 ENCODING = click.option("--encoding", default="utf-8", metavar="NAME|auto",
                         help="Encoding of the text files; auto: for each file UTF-8 if it is valid UTF-8, else the "
@@ -192,12 +195,17 @@ def find(run: str | None):
     return found
 
 
-def open_model(run: str | None, device: str):
+def open_model(run: str | None, device: str, dtype: str | None = None):
     """Return (path of the model file, model, its training card) for RUN, which is resolved as in `find`.
 
-    device: where the model is loaded: auto, cpu, cuda or cuda:K.
+    device: where the model is loaded: auto, cpu, cuda or cuda:K. dtype: the precision; None: that of the file's
+    numbers. Raises OptionError if the device does not have it.
     """
     from rnncore.runs import checkpoint
+    if dtype:
+        from rnncore import kernels
+        if reason := kernels.load(device).why_not("eager", dtype):
+            raise OptionError(f"--dtype {dtype}: {reason.removeprefix(f'{dtype}: ')}")
     file = find(run).file
     document, tensors = checkpoint.read(file)
-    return file, checkpoint.to_model(document, tensors, device, None), document["card"]
+    return file, checkpoint.to_model(document, tensors, device, dtype), document["card"]

@@ -35,8 +35,8 @@ def _of(name: str, text: str, **settings) -> tuple:
 @click.option("--per-char", type=click.Path(), metavar="FILE",
               help="Write every prediction to this new file, too, as a line of JSON: index in the text, char, nats.")
 @options.JSON
-@options.DEVICE
-def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, rate, decay, segment, **how):
+@options.grouped("Machine", options.DEVICE, options.READING)
+def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, dtype, rate, decay, segment, **how):
     """Print the loss of the model RUN on TEXT, in nats per character.
 
     RUN is a run folder, a model file or a pretrained model. TEXT is a file, a folder, - for stdin, or a named corpus.
@@ -49,7 +49,7 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, r
     from rnncore.measure import evaluate
 
     from . import known
-    path, model, card = options.open_model(run, device)
+    path, model, card = options.open_model(run, device, dtype)
     corpus = texts.corpus(model.vocab, text, how)
     ids, unknown = corpus.encode(model.vocab, on_unknown)
     parts = losses(model, evaluate.at_least_two(ids), protocol, settings)

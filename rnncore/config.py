@@ -172,7 +172,7 @@ class TrainConfig(Checked):
 # not wait for NumPy.
 DTYPE = "float32"                                    # the precision of a model that is given none
 PRECISIONS = "float64", DTYPE, "tf32", "bf16"
-ON_GPUS = "tf32", "bf16"                             # the precisions that only a GPU has
+ON_GPUS = "tf32",                                    # the precisions that no processor has
 PATHS = "eager", "graph", "wavefront", "persistent"
 
 

@@ -35,7 +35,7 @@ class Dialogue:
 
     def __init__(self, model: CharLM, config: SampleConfig, clamp: Clamp | None = None):
         self.vocab, self.config = model.vocab, config
-        self._stepper = Stepper(model.params, clamp)
+        self._stepper = Stepper(model.params, clamp, model.precision)
         self._begun = self.cut = False
         self.rewind()
 

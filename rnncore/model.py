@@ -48,7 +48,8 @@ class CharLM:
         config     the sizes; config.vocab_size is len(vocab)
         vocab      a data.vocab.Vocab
         device     auto, cpu, cuda or cuda:K; cuda:K makes card K the current card of the calling thread
-        dtype      float32 or float64; on a GPU also tf32 or bf16: arrays of float32, products in lower precision
+        dtype      float32 or float64; on a GPU also tf32 or bf16, on a processor with avx512_bf16 also bf16: arrays
+                   of float32, products in lower precision
         seed       of the initial parameters; None: all are zero
 
     Attributes that are not arguments, or differ from them:
@@ -194,9 +195,11 @@ class CharLM:
         ids, held = self.ids(ids, ("N",), "ids")[None], self._held
         state = self._state(state, ids.shape[1])
         if held.single is None or held.single.n != ids.shape[1]:
-            held.single = Workspace(self.params, 1, ids.shape[1], training=False)
+            path = self.kernel.path("eager", self.precision)
+            held.single = Workspace(self.params, 1, ids.shape[1], training=False, path=path)
         held.single.begin(state)
-        logits = stack.forward(self.params, stack.Pass(ids, held.single, self.keep(ids)))
+        with self.computing():
+            logits = stack.forward(self.params, stack.Pass(ids, held.single, self.keep(ids)))
         return logits[:, 0].copy(), State(*(array.copy() for array in held.single.state(1)))
 
     def tensors(self) -> params.Tensors:

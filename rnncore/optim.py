@@ -10,7 +10,7 @@ from .config import TrainConfig
 from .kernels.arrays import Array, Number
 from .params import Each, Parameters
 
-# `orthogonal` multiplies singular values, at most 1, by SCALE. Each step, with its s and m, takes x to x ((x^2 - s)^2 + m).
+# `orthogonal` multiplies singular values, which are at most 1, by SCALE. Each of its steps has a pair of numbers s, m.
 SCALE = 1.71717
 QUINTICS = (2.02903, 0.01510), (1.97067, 0.06105), (1.80778, 0.22381), (1.50746, 0.66629)
 Share: TypeAlias = list[tuple[str, slice]]  # names of matrices, and which of their four gates
@@ -130,8 +130,8 @@ def orthogonal(work: Workspace) -> Array:
 
     A step is X <- ((X X^T - s)^2 + m) X, where s and m stand for multiples of the unit matrix. It takes each singular
     value x to x ((x^2 - s)^2 + m), an odd polynomial of degree 5. The polynomials are those that the Polar Express
-    (Amsel et al. 2025, arXiv 2505.16932) constructs for four steps and singular values from 0.003 to 1: each is the best
-    one for the result of the step before it. X is scaled so that their leading coefficients are 1. The values end
+    (Amsel et al. 2025, arXiv 2505.16932) constructs for four steps and singular values from 0.003 to 1: each is the
+    best one for the result of the step before it. X is scaled so that their leading coefficients are 1. The values end
     between 0.78 and 1.2, and smaller ones above 0.
 
     A block with more rows than columns is transposed, so that X X^T is (r, r). All arrays of `work` are overwritten.

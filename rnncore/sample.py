@@ -78,7 +78,7 @@ def read_prompt(model: CharLM, prompt: Ids, clamp: Clamp | None = None) -> Stepp
     """Return a Stepper that has read the ids `prompt` (n,), n at least 1, from a zero state. clamp: see `generate`."""
     prompt = model.kernel.to_host(model.ids(prompt, ("n",), "prompt"))
     with model.kernel.single_threaded():
-        stepper = Stepper(model.params, clamp)
+        stepper = Stepper(model.params, clamp, model.precision)
         for symbol in prompt:
             stepper.step(np.array([symbol], np.intp))
     return stepper

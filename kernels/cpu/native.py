@@ -62,21 +62,29 @@ def build(precision: str = "float32") -> Path:
     precision: float32, float64 or bf16.
     """
     cxx = compiler()
-    if cxx is None:
-        raise Unavailable("no C++ compiler was found (c++, g++, clang++)")
     try:
-        version = subprocess.run([cxx, "--version"], capture_output=True, timeout=20, check=True).stdout
-        key = hashlib.sha256(b"\0".join([version, " ".join([*FLAGS, precision]).encode(), _processor(),
-                                         *((HERE / name).read_bytes() for name in SOURCES)])).hexdigest()[:24]
-        folder = cache()
+        named, folder = key(precision), cache()
         # A library has its checksum in its name, because a damaged one would end the process when it is loaded.
-        whole = (path for path in folder.glob(f"gates-{key}-*.so") if path.stem.endswith(_sum(path)))
-        return next(whole, None) or _compile(cxx, key, folder, precision)
+        whole = (path for path in folder.glob(f"gates-{named}-*.so") if path.stem.endswith(_sum(path)))
+        return next(whole, None) or _compile(str(cxx), named, folder, precision)
     except (OSError, subprocess.SubprocessError) as error:
         raise Unavailable(f"the C++ compiler could not be used ({error})") from None
 
 
-def _compile(cxx: str, key: str, folder: Path, precision: str) -> Path:
+def key(precision: str) -> str:
+    """Return a hash of all that the compiled library of a precision depends on: source, compiler, options, processor.
+
+    Raises Unavailable without a compiler, and OSError or subprocess.SubprocessError if it cannot be run.
+    """
+    cxx = compiler()
+    if cxx is None:
+        raise Unavailable("no C++ compiler was found (c++, g++, clang++)")
+    version = subprocess.run([cxx, "--version"], capture_output=True, timeout=20, check=True).stdout
+    return hashlib.sha256(b"\0".join([version, " ".join([*FLAGS, precision]).encode(), _processor(),
+                                      *((HERE / name).read_bytes() for name in SOURCES)])).hexdigest()[:24]
+
+
+def _compile(cxx: str, named: str, folder: Path, precision: str) -> Path:
     # The command line prints this on stderr; the library prints nothing at level INFO.
     logging.getLogger(__name__).info("compiling the LSTM's loops for this processor: a few seconds, this time only")
     # Two processes may compile at once, or one may be stopped. The library gets its name only when it is complete.
@@ -84,7 +92,7 @@ def _compile(cxx: str, key: str, folder: Path, precision: str) -> Path:
         made = Path(workplace) / "gates.so"
         command = [cxx, *FLAGS, f"-DELEMENT={ELEMENTS[precision]}", "-o", made, HERE / "host.cpp"]
         subprocess.run(command, capture_output=True, timeout=120, check=True)
-        path = folder / f"gates-{key}-{_sum(made)}.so"
+        path = folder / f"gates-{named}-{_sum(made)}.so"
         os.replace(made, path)
     return path
 

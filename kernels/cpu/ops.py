@@ -68,7 +68,7 @@ def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int 
     if precision == "tf32":
         return "tf32 is a precision of GPUs: take float32"
     if precision == "bf16" and (reason := native.why_no_bf16()):
-        return f"bf16: {reason}; take float32"
+        return f"bf16: {reason}: take float32"
     return None if name == "eager" else f"{name} is a path of GPUs: the processor has only eager"
 
 

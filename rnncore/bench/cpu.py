@@ -28,10 +28,11 @@ def measure_all(settings: Iterable[str], given: dict[str, Any], dtype: str, thre
 def measure(asked: dict[str, Any], dtype: str, threads: int | None, options: Options) -> Figures:
     """Return all figures of one setting.
 
-    asked: fields of ModelConfig and TrainConfig; dtype: float32 or float64; threads: as in measure_all. With float32,
-    torch is measured in bfloat16 too; if torch has no bfloat16 LSTM for this processor, "left_out" is the reason. The
-    "share" of a matrix product is the speed of a training step divided by the speed of the product. Raises RunError if
-    the training needs more memory than there is, RuntimeError if the memory of a side cannot be measured.
+    asked: fields of ModelConfig and TrainConfig; dtype: float32, float64 or bf16; threads: as in measure_all. With
+    float32 and bf16, torch is measured in float32 and in bfloat16; if torch has no bfloat16 LSTM for this processor,
+    "left_out" is the reason. The "share" of a matrix product is the speed of a training step divided by the speed of
+    the product. Raises RunError if the training needs more memory than there is, RuntimeError if the memory of a side
+    cannot be measured.
     """
     sizes, config = configs(asked)
     check_memory(config, sizes, 8 if dtype == "float64" else 4, host.memory())
@@ -43,8 +44,8 @@ def measure(asked: dict[str, Any], dtype: str, threads: int | None, options: Opt
     left_out = None
     if options.torch_device:
         from .torch_cpu import TorchBaseline, why_not_bfloat16
-        left_out = why_not_bfloat16(options.torch_device) if dtype == "float32" else None
-        for kind in [dtype] if left_out or dtype != "float32" else [dtype, "bfloat16"]:
+        left_out = None if dtype == "float64" else why_not_bfloat16(options.torch_device)
+        for kind in ["float64"] if dtype == "float64" else ["float32"] if left_out else ["float32", "bfloat16"]:
             options.say(f"warming up: torch, {kind}")
             baseline = TorchBaseline(sizes, config, options.torch_device, kind, engine.model.tensors())
             engines[f"torch {kind}"] = baseline.entries(threads or engine.kernel.cores())

@@ -50,7 +50,9 @@ class Engine:
         x, y = self.windows[self.count % WINDOWS]
         self.count += 1
         loss, grads, self.state = self.model.loss_and_grads(x, y, self.state)
-        update(self.optimizer, self.model.params, grads, self.rate, self.count, global_norm(grads), self.config.clip)
+        with self.model.computing():
+            update(self.optimizer, self.model.params, grads, self.rate, self.count, global_norm(grads),
+                   self.config.clip)
         return loss
 
     def entries(self, threads: int | None) -> dict[str, Entry]:
@@ -115,8 +117,12 @@ class Engine:
         shares = [(w, draw(count, inner, n), draw(count, rows, n)) for n in columns]
         pool = ThreadPoolExecutor(len(shares)) if len(shares) > 1 else None
 
+        def multiply(share: tuple[Array, Array, Array]) -> None:
+            with self.model.computing():
+                self.kernel.product(*share)
+
         def work() -> None:
-            list((pool.map if pool else map)(lambda share: self.kernel.product(*share), shares))
+            list((pool.map if pool else map)(multiply, shares))
         return Entry(work, self.kernel.synchronize, self.kernel.single_threaded,
                      flops=2 * count * rows * inner * sum(columns), threads=len(shares), timer=self.kernel.timer)
 

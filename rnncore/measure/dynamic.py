@@ -39,7 +39,7 @@ def _losses(model: CharLM, ids: Ids, config: DynamicConfig) -> Iterator[np.ndarr
     with model.moving():
         flat, state = model.params.flat, None
         pull = config.decay * flat  # decay p0
-        work = stack.Workspace(model.params, min(config.segment, max(1, predictions)), 1)
+        work = stack.Workspace(model.params, min(config.segment, max(1, predictions)), 1, path=model.device_path)
         grads = model.params.like()
         for start in range(0, predictions, config.segment):
             piece = model.ids(np.asarray(ids[start:start + config.segment + 1])[:, None], name="ids")
@@ -47,7 +47,8 @@ def _losses(model: CharLM, ids: Ids, config: DynamicConfig) -> Iterator[np.ndarr
             work.begin(state)
             with np.errstate(over="ignore", invalid="ignore"):  # the check below finds a loss that is not finite
                 run = stack.Pass(x, work, model.keep(x), targets=piece[1:])
-                stack.gradients(model.params, grads, [run], over=steps)
+                with model.computing():
+                    stack.gradients(model.params, grads, [run], over=steps)
                 # The update of the module's formula as flat = (1 - decay) flat + (pull - rate grads): no array is made.
                 grads.flat *= -config.rate
                 grads.flat += pull

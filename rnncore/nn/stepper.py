@@ -31,13 +31,15 @@ class Stepper:
     h, c (L, H, N) are the state, and a caller may write them between steps. logits (V, N) are those of the last step,
     zeros before the first. Later changes of `params` have no effect.
 
+    precision: of the products, as CharLM's; None: the dtype of the parameters.
     clamp: (layer, cell), both counted from 0 -> a value. After each step, c of this cell is set to the value, whatever
     the gates say, and h = o tanh(c) is computed from it. Raises ConfigError for a cell that the model does not have and
     for a value that is not finite, TypeError for a clamp of another form.
     """
 
-    def __init__(self, params: Parameters, clamp: Clamp | None = None, precision: str = "float32"):
-        self.kernel, config, self.precision = kernels.of(params.flat), params.config, precision
+    def __init__(self, params: Parameters, clamp: Clamp | None = None, precision: str | None = None):
+        self.kernel, config = kernels.of(params.flat), params.config
+        self.precision = precision or str(params.flat.dtype)
         self.clamp = checked(clamp, config)
         self.params = params.like()
         self.params.flat[...] = params.flat
@@ -63,7 +65,8 @@ class Stepper:
         self._gates = empty((4 * hidden, 1, n), 0, dtype)
         self._recurrent = empty((4 * hidden, n), 0, dtype)
         self._cells = list(zip(self.layers, self.h, self.c, strict=True))
-        compiled = not self.clamp and self.kernel.recurrence(self.precision if dtype == "float32" else str(dtype))
+        self._path = self.kernel.path("eager", self.precision)
+        compiled = not self.clamp and self.kernel.recurrence(self.precision)
         self._compiled = compiled and compiled.stepper(self.layers, self._head(), self.table, self.h, self.c,
                                                        self.logits)
 
@@ -98,7 +101,8 @@ class Stepper:
         if self._compiled:
             self._compiled(ids)
         else:
-            with self.kernel.single_threaded():  # on a busy machine, threads wait for each other longer than they work
+            # On a busy machine, threads wait for each other longer than they work.
+            with self.kernel.single_threaded(), self._path.computing():
                 self._loop(self.kernel.ids_to_device(ids)[None])
         return self.logits
 

@@ -22,6 +22,7 @@ from .schema import (BEST, CHANGES, FILES, FOLDER, LOSS, NAMES, NUMBER, NUMBERS,
 
 SCHEMA = 1           # the schema version of the files that are written
 READS: dict[int, Callable[[Metadata], Metadata]] = {1: lambda meta: meta}  # schema of a file -> conversion to SCHEMA
+ARITHMETIC = 2       # raised with each change of the order of sums, because runs then get other numbers
 KEY = "rnncore"      # the key of the safetensors header under which the metadata stands
 LISTED = 1 << 23     # bytes of a header that the list of the corpus's files may take
 LONGEST = 1 << 24    # bytes of a header without that list; a vocabulary of all 1,114,112 code points takes 10 million
@@ -72,7 +73,7 @@ TRAINING: Fields = {
     "settings": {"corpus": CORPUS, "split": SPLIT | {"asked": {"val": SHARE, "test": SHARE}}, "preset?": Maybe(TEXT),
                  "asked": dict.fromkeys(("batch?", "seq?", "threads?"), Maybe(POSITIVE)),
                  **dict.fromkeys(("init_from?", "origin?", "no_floor?"), Maybe(TEXT)), "extend_vocab?": FLAG,
-                 "floor?": Maybe(FLOOR), "precision?": PRECISION, "changes?": CHANGES,
+                 "floor?": Maybe(FLOOR), "precision?": PRECISION, "arithmetic?": POSITIVE, "changes?": CHANGES,
                  "files?": Maybe({"below": FOLDER, "of": FILES}),  # null: too many files to list
                  "saving?": Made(SaveConfig, ("save_every", "sample_every", "keep"))},
     "progress": {"step": POSITIVE, "chars": POSITIVE, "seconds": SECONDS, "training_seconds": SECONDS,

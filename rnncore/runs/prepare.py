@@ -228,12 +228,29 @@ def build(model: ModelConfig, vocab: Vocab, old: CharLM | None, options: RunOpti
     return old if old.vocab == vocab else extend(old, vocab, options.device)
 
 
-def precision(stored: str, kernel: Kernel) -> tuple[str, list[str]]:
-    """Return the precision for resuming a run: `stored`, or its arrays' dtype and a note if the device lacks it."""
-    reason = kernel.why_not("eager", stored)
+def precision(wanted: str, kernel: Kernel, new: bool = False) -> tuple[str, list[str]]:
+    """Return the precision to compute a run in: `wanted`, or its arrays' dtype and a note if the device lacks it.
+
+    new: it is a new run, which keeps the wanted precision for a device that has it.
+    """
+    reason = kernel.why_not("eager", wanted)
     if reason is None:
-        return stored, []
-    return storage(stored), [f"the run's precision: {reason}; going on in {storage(stored)}"]
+        return wanted, []
+    if new:
+        cause = reason.removesuffix(f": take {DTYPE}")
+        return storage(wanted), [f"--dtype {cause}: going on in {storage(wanted)}; the run takes {wanted} where it is "
+                                 "resumed on a machine that has it"]
+    return storage(wanted), [f"the run's precision: {reason}; going on in {storage(wanted)}"]
+
+
+def faster(options: RunOptions, kernel: Kernel) -> list[str]:
+    """Return a line if this processor would train faster in bf16, and the user has named no precision."""
+    if kernel.name != "cpu" or options.dtype is not None:
+        return []
+    from .. import gain  # imported here, because it is needed for new runs on a processor only
+    found = gain.gain()
+    return [] if found is None or found < gain.WORTH else [
+        f"--dtype bf16 would train about {found:.1f} times as fast on this processor, with equal losses within noise"]
 
 
 def check_gpu(kernel: Kernel, path: str = AUTO, dtype: str = DTYPE) -> None:

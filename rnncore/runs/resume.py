@@ -16,6 +16,7 @@ from ..train import Training
 from . import checkpoint, folder as runs, headline, metadata, names, places, prepare, tensorboard
 from .folder import PASSAGE, RunFolder
 from .lock import RunError
+from .metadata import ARITHMETIC
 from .options import AUTO, OptionError, RunOptions
 from .prepare import Bring, Say
 from .schema import Metadata, Settings
@@ -52,6 +53,10 @@ def resumed(path: Path, options: RunOptions, bring: Bring | None,
     training, notes = _restored(model, corpus, config, meta, tensors, path, options, say)
     if changes and training.done() < 1:
         notes.append(_record(changes, options, training, settings))
+    if settings.get("arithmetic", 1) != ARITHMETIC and training.done() < 1:
+        settings["arithmetic"] = ARITHMETIC
+        notes.append("another version of rnncore began this run: this one computes sums in another order, so after "
+                     f"step {training.step:,} the numbers are no longer equal to that version's bit for bit")
     saving = SaveConfig(**settings.get("saving", {}) | options.of(SaveConfig))
     tensorboard.check(saving)
     settings["saving"] = asdict(saving)

@@ -34,7 +34,7 @@ from ..train import Clock, Progress, Training
 from . import folder as runs, headline, lock, names, places, prepare, tensorboard
 from .folder import RunFolder
 from .lock import RunError
-from .metadata import ModelFileError
+from .metadata import ARITHMETIC, ModelFileError
 from .options import RunOptions
 from .prepare import Bring, Say
 from .resume import resumed
@@ -176,7 +176,9 @@ def start(options: RunOptions, bring: Bring | None = None, say: Say = lambda lin
     kernel, saving = kernels.load(options.device), SaveConfig(**options.of(SaveConfig))
     prepare.check_gpu(kernel, options.cuda_path, options.dtype or DTYPE)
     tensorboard.check(saving)
-    old, origin, renamed = prepare.origin(options)
+    dtype, lower = prepare.precision(options.dtype or DTYPE, kernel, new=True)
+    computed = replace(options, dtype=dtype)
+    old, origin, renamed = prepare.origin(computed)
     how = prepare.reading(options, old)
     if bring:
         bring(options.corpus)
@@ -185,8 +187,8 @@ def start(options: RunOptions, bring: Bring | None = None, say: Say = lambda lin
     shares = SplitConfig(**options.of(SplitConfig))
     parts, record, warnings = prepare.split_ids(prepare.encoded(corpus, vocab), shares.val, shares.test,
                                                 vocab.end if how.shuffle else None)
-    preset, sizes, config, reasons = prepare.choose(options, len(parts[0]), len(vocab), old, kernel)
-    model = prepare.build(sizes, vocab, old, options, config.seed)
+    preset, sizes, config, reasons = prepare.choose(computed, len(parts[0]), len(vocab), old, kernel)
+    model = prepare.build(sizes, vocab, old, computed, config.seed)
     settings = _settings(options, corpus, how, record, preset, origin, saving)
     path = Path(options.out) if options.out else runs.fresh(options.name or corpus.name)
     with lock.held(path, new=True):
@@ -195,8 +197,9 @@ def start(options: RunOptions, bring: Bring | None = None, say: Say = lambda lin
         reasons += prepare.take_path(options, model, config, parts[0], path, say)
         training = prepare.training_of(model, parts, config)
         reasons += _counted(training, parts, settings)
-        run = Run(training, folder, [*renamed, *headline.begun(corpus, model, settings), *corpus.notes, *added,
-                                     *warnings, *reasons, f"run {path}"], saving)
+        run = Run(training, folder, [*renamed, *headline.begun(corpus, model, settings), *lower,
+                                     *corpus.notes, *added, *warnings, *reasons, *prepare.faster(options, kernel),
+                                     f"run {path}"], saving)
         yield run
         run.leave()
 
@@ -240,6 +243,7 @@ def _settings(options: RunOptions, corpus: Corpus, how: Reading, split: dict[str
     settings = {"corpus": places.about(corpus, asdict(how)),
                 "asked": {name: asked.get(name) for name in ("batch", "seq", "threads")}, "split": split,
                 "preset": preset, "init_from": options.init_from, "extend_vocab": bool(options.extend_vocab),
-                "origin": origin, "saving": asdict(saving), "precision": options.dtype or DTYPE}
+                "origin": origin, "saving": asdict(saving), "precision": options.dtype or DTYPE,
+                "arithmetic": ARITHMETIC}
     places.keep(settings, corpus)
     return settings

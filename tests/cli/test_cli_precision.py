@@ -4,17 +4,20 @@ import io
 import json
 import types
 
+import numpy as np
 import pytest
 from cli_helpers import SMALL, TEXT, call, corpus, refused
 from damage import changed, sealed
 
 import rnncore
-from rnncore import config, kernels, selfcheck
+from rnncore import config, gain, kernels, sample, selfcheck
 from rnncore.against_eager import Task
 from rnncore.kernels import paths
 from rnncore.kernels.cpu import ops as cpu
+from rnncore.nn.stepper import Stepper
 from rnncore.runs import checkpoint, prepare
 
+NO_BF16 = "this processor has no instruction for it (avx512_bf16)"
 FORCED = [path for path in config.PATHS if path != "eager"]
 
 
@@ -25,6 +28,21 @@ def home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
+
+
+@pytest.fixture
+def no_bf16(monkeypatch):
+    """A processor without the instruction for bf16, whatever this one has."""
+    monkeypatch.delenv("RNNCORE_BF16", raising=False)
+    monkeypatch.setattr(cpu.native, "_processor", lambda: b"flags : avx2")
+
+
+@pytest.fixture
+def bf16(monkeypatch):
+    """A processor that trains in bf16, with several instructions in the place of one where it has to be."""
+    if not cpu.native.compiler():
+        pytest.skip("no C++ compiler on this machine")
+    monkeypatch.setenv("RNNCORE_BF16", "emulate")
 
 
 @pytest.fixture
@@ -59,6 +77,7 @@ def card(home, monkeypatch):
     monkeypatch.setattr(kernels, "describe", lambda index=0: {
         "card": "Some Card", "capability": "9.0", "driver supports": "CUDA 13.1", "cuda runtime": "12.9", "cupy": "14"})
     monkeypatch.setattr(selfcheck, "run", run)
+    monkeypatch.setattr(sample, "Stepper", lambda params, clamp, precision: Stepper(params, clamp))
     monkeypatch.setattr(prepare, "CharLM", OnCard)
     monkeypatch.setattr(checkpoint, "CharLM", OnCard)
     return played
@@ -80,7 +99,7 @@ def rewritten(run, precision) -> None:
 
 def test_the_words_are_those_of_the_kernels():
     assert (config.PATHS, config.PRECISIONS) == (paths.NAMES, paths.PRECISIONS)
-    assert {name for name in paths.PRECISIONS if cpu.why_not("eager", name)} == set(config.ON_GPUS)
+    assert {name for name in paths.PRECISIONS if cpu.why_not("eager", name)} - {"bf16"} == set(config.ON_GPUS)
 
 
 # On a CPU
@@ -139,13 +158,14 @@ def test_a_run_from_before_precisions_has_that_of_its_tensors(home, capsys, dtyp
     assert result.code == 0 and stored(home / "run")["training"]["settings"]["precision"] == dtype
 
 
-@pytest.mark.parametrize("precision", config.ON_GPUS)
-def test_a_run_of_a_gpu_goes_on_in_float32_on_a_cpu_and_says_so(home, capsys, precision):
+@pytest.mark.parametrize(("precision", "why"), [
+    ("tf32", "tf32 is a precision of GPUs"), ("bf16", f"bf16: {NO_BF16}")])
+def test_a_run_of_a_gpu_goes_on_in_float32_on_a_cpu_and_says_so(home, capsys, no_bf16, precision, why):
     assert call(capsys, "train", "corpus.txt", "--steps", 2, *SMALL, "-o", "run", "--device", "cpu").code == 0
     rewritten(home / "run", precision)
     result = call(capsys, "train", "--resume", "-o", "run", "--steps", 3, "--device", "cpu")
     assert result.code == 0 and "float32 on cpu" in result.err
-    assert f"the run's precision: {precision} is a precision of GPUs: take float32; going on in float32\n" in result.err
+    assert f"the run's precision: {why}: take float32; going on in float32\n" in result.err
     assert stored(home / "run")["training"]["settings"]["precision"] == precision  # a GPU takes it up again
     assert call(capsys, "generate", "run", "-n", 9, "--device", "cpu").code == 0
     again = ("train", "--resume", "-o", "run", "--steps", 4, "--device", "cpu", "--dtype")
@@ -161,6 +181,73 @@ def test_a_precision_that_cannot_be_is_refused_by_name(home, capsys, precision, 
     path.write_bytes(sealed(changed(document, ("training", "settings", "precision"), precision), tensors))
     line = refused(call(capsys, "train", "--resume", "-o", "run", "--steps", 3))
     assert "training.settings.precision" in line and words in line
+
+
+def test_bf16_without_the_instruction_goes_on_in_float32_and_the_run_keeps_it(home, capsys, no_bf16):
+    args = ("train", "corpus.txt", "--steps", 2, *SMALL, "--device", "cpu", "--dtype")
+    result = call(capsys, *args, "bf16", "-o", "run")
+    assert result.code == 0 and "float32 on cpu" in result.err
+    assert result.err.count(f"--dtype bf16: {NO_BF16}: going on in float32") == 1
+    assert stored(home / "run")["training"]["settings"]["precision"] == "bf16"
+    assert call(capsys, *args, "float32", "-o", "plain").code == 0
+    assert all((a == b).all() for a, b in zip(*(checkpoint.read(home / run / "last.safetensors")[1].values()
+                                               for run in ("run", "plain")), strict=True))
+    for command in (("generate", "run"), ("score", "run", "corpus.txt"), ("bench",)):
+        line = refused(call(capsys, *command, "--dtype", "bf16", "--device", "cpu"), 2)
+        assert f"--dtype bf16: {NO_BF16}: take float32" in line
+
+
+def test_a_run_in_bf16_resumes_to_the_same_bits_and_is_read_in_float32_unless_asked(home, capsys, bf16):
+    args = ("--device", "cpu", "-o")
+    for steps, run in ((4, "run"), (2, "cut")):
+        result = call(capsys, "train", "corpus.txt", "--steps", steps, "--lr", 0.01, *SMALL, "--dtype", "bf16", *args, run)
+        assert result.code == 0 and "bf16 on cpu" in result.err and "going on in" not in result.err
+    assert call(capsys, "train", "corpus.txt", "--steps", 4, "--lr", 0.01, *SMALL, *args, "plain").code == 0
+    tensors = {run: checkpoint.read(home / run / "last.safetensors")[1] for run in ("run", "plain")}
+    assert 1e-6 < max(np.abs(a - b).max() for a, b in zip(*(t.values() for t in tensors.values()), strict=True)) < 0.1
+
+    def nats(*more):
+        return json.loads(call(capsys, "score", "run", "corpus.txt", "--json", "--device", "cpu", *more).out)["nats_per_char"]
+    for protocol in ((), ("--dynamic",), ("--window", 20)):
+        losses = nats(*protocol), nats(*protocol, "--dtype", "float32"), nats(*protocol, "--dtype", "bf16")
+        assert losses[0] == losses[1] and 0 < abs(losses[2] - losses[0]) < 1e-3
+    texts = [call(capsys, "generate", "run", "-n", 50, "--device", "cpu", *more).out
+             for more in ((), ("--dtype", "bf16"), ("--dtype", "bf16"))]
+    assert texts[1] == texts[2] and all(len(text) > 50 for text in texts)
+
+
+def test_bench_measures_bf16_on_a_processor(home, capsys, bf16):
+    result = call(capsys, "bench", "--layers", 1, "--hidden", 8, "--batch", 4, "--seq", 3, "--vocab", 5, "--rounds", 1,
+                  "--dtype", "bf16", "--device", "cpu", "--threads", 1, "--json")
+    (setting,) = json.loads(result.out)["settings"]
+    assert setting["dtype"] == "bf16" and setting["engines"]["rnncore"]["work"]["training"]["ms"] > 0
+
+
+def test_a_new_run_says_once_how_much_faster_bf16_would_be(home, capsys, bf16, monkeypatch):
+    measured = []
+    monkeypatch.setattr(gain, "measured", lambda: measured.append(1) or 1.84)
+    args, line = ("train", "corpus.txt", "--steps", 2, *SMALL, "--device", "cpu"), "--dtype bf16 would train about 1.8 times"
+    assert [call(capsys, *args, "-o", run).err.count(line) for run in "ab"] == [1, 1] and measured == [1]
+    assert line not in call(capsys, *args, "-o", "c", "--dtype", "float32").err  # the user has chosen
+    assert line not in call(capsys, "train", "--resume", "-o", "a", "--steps", 3).err
+    (record,) = (home / "cache" / "rnncore").glob("gain-*")
+    for text, found in (("1.05", 0), ("nan", 1), ("-3", 1), ("1e999", 1), ("", 1), ("1.5 x", 1)):
+        record.write_text(text)
+        assert call(capsys, *args, "-o", f"after {text}").err.count(line) == found
+
+
+def test_the_gain_is_measured_in_turns(bf16):
+    assert 0.02 < gain.measured() < 50
+
+
+def test_a_run_of_another_version_says_that_equal_bits_end(home, capsys):
+    train, resume = ("train", "corpus.txt", "--steps", 2, *SMALL, "-o", "run"), ("train", "--resume", "-o", "run", "--steps")
+    line = "after step 2 the numbers are no longer equal to that version's bit for bit"
+    assert call(capsys, *train).code == 0 and "another version" not in call(capsys, *resume, 2).err
+    document, tensors = checkpoint.read(home / "run" / "last.safetensors")
+    (home / "run" / "last.safetensors").write_bytes(sealed(changed(document, ("training", "settings", "arithmetic")), tensors))
+    assert call(capsys, *resume, 3).err.count(line) == 1
+    assert "another version" not in call(capsys, *resume, 4).err
 
 
 # On a card
