@@ -44,6 +44,11 @@ def forms(config: ModelSizes) -> dict[str, paths.Path]:
     return {name: path(name, "float64", config) for name in paths.NAMES[1:] if why_not(name, "float64", config) is None}
 
 
+def why_slower(precision: str) -> None:
+    """Return None: a slower path of a card is named where it is chosen."""
+    return None
+
+
 def rule(precision: str, config: ModelSizes, n: int = 1, writing: bool = False) -> dict[str, str | None]:
     """Return the paths for a model of these sizes with n columns on the current card, ordered by `paths.rule`."""
     def reason(name: str) -> str | None:

@@ -52,6 +52,7 @@ def resumed(path: Path, options: RunOptions, bring: Bring | None,
     training, notes = _restored(model, corpus, config, meta, tensors, path, options, say)
     if changes and training.done() < 1:
         notes.append(_record(changes, options, training, settings))
+    notes += prepare.slower(training)
     saving = SaveConfig(**settings.get("saving", {}) | options.of(SaveConfig))
     tensorboard.check(saving)
     settings["saving"] = asdict(saving)

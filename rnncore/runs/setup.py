@@ -194,7 +194,7 @@ def start(options: RunOptions, bring: Bring | None = None, say: Say = lambda lin
         folder.make()
         reasons += prepare.take_path(options, model, config, parts[0], path, say)
         training = prepare.training_of(model, parts, config)
-        reasons += _counted(training, parts, settings)
+        reasons += _counted(training, parts, settings) + prepare.slower(training)
         run = Run(training, folder, [*renamed, *headline.begun(corpus, model, settings), *corpus.notes, *added,
                                      *warnings, *reasons, f"run {path}"], saving)
         yield run
