@@ -27,7 +27,6 @@ xp = cupy
 
 def recurrence(precision: str) -> None:
     """Return None: a GPU has no compiled time loops of this kind. Its path says what runs them (paths.py)."""
-    return None
 
 
 def path(name: str, precision: str, config: ModelSizes | None = None) -> paths.Path:
@@ -46,7 +45,6 @@ def forms(config: ModelSizes) -> dict[str, paths.Path]:
 
 def why_slower(precision: str) -> None:
     """Return None: a slower path of a card is named where it is chosen."""
-    return None
 
 
 def rule(precision: str, config: ModelSizes, n: int = 1, writing: bool = False) -> dict[str, str | None]:

@@ -268,12 +268,8 @@ def training_of(model: CharLM, parts: list[np.ndarray], config: TrainConfig) -> 
 
 
 def slower(training: Training) -> list[str]:
-    """Return one warning if the device trains more slowly than it could (`Kernel.why_slower`), else none.
-
-    A run that is finished gets none. On a processor the first call may compile the time loops.
-    """
-    model = training.model
-    reason = model.kernel.why_slower(model.precision) if training.done() < 1 else None
+    """Return one warning if a run that is not finished trains more slowly than it could (`Kernel.why_slower`)."""
+    reason = training.model.kernel.why_slower(training.model.precision) if training.done() < 1 else None
     return [f"warning: {reason}"] if reason else []
 
 
