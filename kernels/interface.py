@@ -214,6 +214,12 @@ class Kernel(Protocol):
         config None: any model.
         """
 
+    def why_slower(self, precision: str) -> str | None:
+        """Return one line with the cause, the cost and the cure if the machine lacks what makes training fast.
+
+        None: the machine lacks nothing, or the user wants it so.
+        """
+
     def rule(self, precision: str, config: ModelSizes, n: int = 1, writing: bool = False) -> dict[str, str | None]:
         """Return the paths for a model with n columns, the fastest first, and for each the result of `why_not`.
 

@@ -5,5 +5,6 @@
     loops.py       the time loops of a layer in NumPy, for a machine without a compiler
     updates.py     the updates of parameters by Adam and Muon
     native.py      compiles and calls the time loops in C++ (host.cpp, product.hpp, ../gates.cuh)
+    compiler.py    where the C++ compiler is, and the command that installs one
     agreement.py   the self-check of the compiled loops against the formulas
 """

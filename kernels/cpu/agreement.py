@@ -48,7 +48,7 @@ def _loops(found: CompiledLoops, n: int, operand: Callable[[Array], Array], step
     activations = gates.copy()
     found.backward(w, gates, c, keep, dy, dh, dc, dx)
     w_ih, w_hh = operand(w.w_ih), operand(w.w_hh)
-    pairs = []
+    pairs: list[tuple[Array, Array]] = []
     for t in range(steps):
         z = w_ih @ operand(x[:, t]) + w_hh @ operand(h[:, t] * keep[t]) + w.bias[:, None]
         pairs += zip((activations[:, t], h[:, t + 1], c[:, t + 1]), _cell(z, keep[t] * c[:, t]), strict=True)
@@ -73,7 +73,8 @@ def _step(found: CompiledLoops, n: int, operand: Callable[[Array], Array]) -> fl
     head = draw((symbols, hidden)).astype(np.float32), draw(symbols).astype(np.float32)
     table, logits = lanes(draw((4 * hidden, symbols))), lanes(np.zeros((symbols, n)))
     h, c = (lanes(a.swapaxes(0, 1)).swapaxes(0, 1) for a in draw((2, count, hidden, n)))
-    advance, pairs = found.stepper(layers, head, table, h, c, logits), []
+    advance = found.stepper(layers, head, table, h, c, logits)
+    pairs: list[tuple[Array, Array]] = []
     for ids in (np.arange(n) % 5 + 2, symbols - 1 - np.arange(n) % 7):
         h_before, c_before = h.copy(), c.copy()
         advance(ids)

@@ -28,8 +28,9 @@ class Loops:
             np.matmul(w.w_ih, x.reshape(len(x), -1), out=gates.reshape(len(gates), -1))
             gates += w.bias[:, None, None]
         for t in range(gates.shape[1]):
-            keep_t, z = None if keep is None else keep[t], gates[:, t]
-            h_prev = h[:, t] if keep is None else np.multiply(h[:, t], keep_t, out=self._state)
+            keep_t, z, h_prev = None if keep is None else keep[t], gates[:, t], h[:, t]
+            if keep_t is not None:
+                h_prev = np.multiply(h_prev, keep_t, out=self._state)
             np.matmul(w.w_hh, h_prev, out=self._recurrent)
             gates_forward(z, self._recurrent, c[:, t], keep_t, z, c[:, t + 1], h[:, t + 1])
 

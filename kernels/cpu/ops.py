@@ -72,6 +72,14 @@ def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int 
     return None if name == "eager" else f"{name} is a path of GPUs: the processor has only eager"
 
 
+def why_slower(precision: str) -> str | None:
+    """Return in one line why NumPy does the work of the compiled loops, what it costs and the cure, or None.
+
+    None: the compiled loops work, the user switched them off, or the precision has none. The first call may compile.
+    """
+    return native.why_slower() if precision == "float32" else None
+
+
 def rule(precision: str, config: ModelSizes, n: int = 1, writing: bool = False) -> dict[str, str | None]:
     """Return the paths for a model of any sizes: only eager; arguments as in cuda/ops.py."""
     return {"eager": why_not("eager", precision)}

@@ -139,15 +139,15 @@ class Step:
                                         bias=(bias, square[:1]))
             matrices += [w_ih_at, others[0]]
             biases.append(others[1])
-        weight, bias = pointers(dtype, weight=(head[0], (symbols, hidden)), bias=(head[1], (symbols,)))
+        head_at = pointers(dtype, weight=(head[0], (symbols, hidden)), bias=(head[1], (symbols,)))
         if len(layers) != count:
             raise ValueError(f"h is to have {len(layers)} layers, not {count}")
-        self._ids, self._biases = np.zeros(n, np.int64), _list([*biases, bias])
+        self._ids, self._biases = np.zeros(n, np.int64), _list([*biases, head_at[1]])
         (table_at,) = lanes(dtype, table=(table, (4 * hidden, symbols)))
         states = [lanes(dtype, **{name: (array.swapaxes(0, 1), (hidden, count, n))})[0]
                   for name, array in (("h", h), ("c", c))]
         results = lanes(dtype, logits=(logits, (symbols, n)))
-        stack = functions["make_stack"](_list([*matrices, weight]), self._biases, table_at, count, hidden, symbols, n)
+        stack = functions["make_stack"](_list([*matrices, head_at[0]]), self._biases, table_at, count, hidden, symbols, n)
         if stack is None:
             raise MemoryError
         weakref.finalize(self, functions["free_stack"], stack)

@@ -27,7 +27,6 @@ xp = cupy
 
 def recurrence(precision: str) -> None:
     """Return None: a GPU has no compiled time loops of this kind. Its path says what runs them (paths.py)."""
-    return None
 
 
 def path(name: str, precision: str, config: ModelSizes | None = None) -> paths.Path:
@@ -42,6 +41,10 @@ def path(name: str, precision: str, config: ModelSizes | None = None) -> paths.P
 def forms(config: ModelSizes) -> dict[str, paths.Path]:
     """Return by name each fast path that can train a model of these sizes in float64."""
     return {name: path(name, "float64", config) for name in paths.NAMES[1:] if why_not(name, "float64", config) is None}
+
+
+def why_slower(precision: str) -> None:
+    """Return None: a slower path of a card is named where it is chosen."""
 
 
 def rule(precision: str, config: ModelSizes, n: int = 1, writing: bool = False) -> dict[str, str | None]:

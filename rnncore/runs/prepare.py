@@ -284,6 +284,12 @@ def training_of(model: CharLM, parts: list[np.ndarray], config: TrainConfig) -> 
                     Validation(validation, config.batch, config.seq) if len(validation) else None)
 
 
+def slower(training: Training) -> list[str]:
+    """Return one warning if a run that is not finished trains more slowly than it could (`Kernel.why_slower`)."""
+    reason = training.model.kernel.why_slower(training.model.precision) if training.done() < 1 else None
+    return [f"warning: {reason}"] if reason else []
+
+
 def count(parts: list[np.ndarray], symbols: int, minutes: float | None) -> ngram.Baseline | None:
     """Return the n-gram baseline of [training ids, validation ids], or None without a validation part or without time.
     symbols: V; minutes: the run's budget, None for another budget. At most ngram.MOST symbols of each part are read."""

@@ -57,6 +57,7 @@ def resumed(path: Path, options: RunOptions, bring: Bring | None,
         settings["arithmetic"] = ARITHMETIC
         notes.append("another version of rnncore began this run: this one computes sums in another order, so after "
                      f"step {training.step:,} the numbers are no longer equal to that version's bit for bit")
+    notes += prepare.slower(training)
     saving = SaveConfig(**settings.get("saving", {}) | options.of(SaveConfig))
     tensorboard.check(saving)
     settings["saving"] = asdict(saving)

@@ -196,7 +196,7 @@ def start(options: RunOptions, bring: Bring | None = None, say: Say = lambda lin
         folder.make()
         reasons += prepare.take_path(options, model, config, parts[0], path, say)
         training = prepare.training_of(model, parts, config)
-        reasons += _counted(training, parts, settings)
+        reasons += _counted(training, parts, settings) + prepare.slower(training)
         run = Run(training, folder, [*renamed, *headline.begun(corpus, model, settings), *lower,
                                      *corpus.notes, *added, *warnings, *reasons, *prepare.faster(options, kernel),
                                      f"run {path}"], saving)

@@ -17,6 +17,7 @@ import rnncore
 from rnncore import kernels
 from rnncore.cli.terminal.progress import LiveDisplay, PlainDisplay, clock, display, printable
 from rnncore.data.batches import Batches
+from rnncore.kernels.cpu import native
 from rnncore.runs import checkpoint, folder as runs, names
 
 KEYS = ["step", "chars", "seconds", "chars_per_s", "loss", "val_loss", "lr", "grad_norm"]
@@ -69,6 +70,32 @@ def test_it_says_what_it_chose_and_what_to_type_next(tmp_path):
     assert shlex.split(command)[:-4] == CALLED
     written = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert written.returncode == 0 and len(written.stdout) in (400, 401) and written.stderr == ""
+
+
+def test_a_machine_without_a_compiler_is_told_once_how_to_get_one(tmp_path):
+    """At the start of a run, new or resumed, and in doctor's row; not if the user switched the loops off."""
+    corpus(tmp_path)
+    (tmp_path / "dnf").touch(0o755)
+    env = {"PATH": str(tmp_path), "CXX": "", "CONDA_PREFIX": ""}
+    words = ("training on the CPU takes about 1.2 to 1.5 times as long, because no C++ compiler was found (c++, g++, "
+             "clang++): `dnf install gcc-c++` installs one")
+    train = "train", "corpus.txt", "--lr", "0.02", *SMALL, "--device", "cpu", "--no-report"
+    result = run(*train, "--steps", 2, cwd=tmp_path, env=env)
+    assert result.code == 0 and result.out == ""
+    assert result.err.count("compiler") == 1 and f"warning: {words}" in result.err.splitlines()
+    for steps, times in ((4, 1), (4, 0)):  # a run that is finished takes no step
+        result = run("train", "--resume", "--steps", steps, "--device", "cpu", cwd=tmp_path, env=env)
+        assert result.code == 0 and result.err.splitlines().count(f"warning: {words}") == times
+    assert "compiler" not in run(*train, "--steps", 2, cwd=tmp_path, env=env | {"RNNCORE_NATIVE": "0"}).err
+    result = run("doctor", "--json", cwd=tmp_path, env=env)
+    assert (result.code, result.err, json.loads(result.out)["recurrence"]) == (0, "", f"NumPy: {words}")
+
+
+@pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler (c++, g++, clang++) here")
+def test_a_machine_with_a_compiler_is_told_nothing_of_it(tmp_path):
+    corpus(tmp_path)
+    result = run("train", "corpus.txt", "--lr", "0.02", "--steps", 2, *SMALL, "--device", "cpu", cwd=tmp_path)
+    assert result.code == 0 and "compiler" not in result.err
 
 
 def test_a_default_budget_is_printed_with_its_reason(train, monkeypatch):
