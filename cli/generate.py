@@ -143,9 +143,9 @@ def take_path(model, device: str, asked: str, length: int | None, count: int, in
     SELFCHECK symbols is not worth a self-check. Raises OptionError for a path that a CPU does not have.
     """
     from rnncore import selfcheck
-    from rnncore.runs import prepare
+    from rnncore.runs import device as devices
     short = length is not None and length < SELFCHECK
-    prepare.check_gpu(model.kernel, asked)
+    devices.check_gpu(model.kernel, asked)
     if not interactive and not clamp:
         return selfcheck.take(model, asked, device, not short, tell, columns=count)
     # In a dialogue, and if cells are held, the host draws each symbol: only eager can do this.

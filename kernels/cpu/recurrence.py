@@ -147,7 +147,8 @@ class Step:
         states = [lanes(dtype, **{name: (array.swapaxes(0, 1), (hidden, count, n))})[0]
                   for name, array in (("h", h), ("c", c))]
         results = lanes(dtype, logits=(logits, (symbols, n)))
-        stack = functions["make_stack"](_list([*matrices, head_at[0]]), self._biases, table_at, count, hidden, symbols, n)
+        stack = functions["make_stack"](_list([*matrices, head_at[0]]), self._biases, table_at, count, hidden, symbols,
+                                        n)
         if stack is None:
             raise MemoryError
         weakref.finalize(self, functions["free_stack"], stack)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from .. import params, plan, selfcheck
-from ..config import DTYPE, ON_GPUS, PRESETS, ModelConfig, SplitConfig, TrainConfig, flag
+from ..config import DTYPE, PRESETS, ModelConfig, SplitConfig, TrainConfig, flag
 from ..data.batches import Batches, shrink, split
 from ..data.shuffle import whole
 from ..data.text import Corpus, Reading
@@ -23,7 +23,7 @@ from ..train import Training
 from . import checkpoint, names
 from .extend import extend
 from .lock import RunError
-from .options import AUTO, OptionError, RunOptions
+from .options import OptionError, RunOptions
 
 MIN_VALIDATION = 100  # characters of the smallest validation part; the loss on fewer tells nothing
 COUNTING = 0.1        # share of a budget in minutes that the n-gram baseline may take
@@ -228,46 +228,6 @@ def build(model: ModelConfig, vocab: Vocab, old: CharLM | None, options: RunOpti
     return old if old.vocab == vocab else extend(old, vocab, options.device)
 
 
-def precision(wanted: str, kernel: Kernel, new: bool = False) -> tuple[str, list[str]]:
-    """Return the precision to compute a run in: `wanted`, or its arrays' dtype and a note if the device lacks it.
-
-    new: it is a new run, which keeps the wanted precision for a device that has it.
-    """
-    reason = kernel.why_not("eager", wanted)
-    if reason is None:
-        return wanted, []
-    if new:
-        cause = reason.removesuffix(f": take {DTYPE}")
-        return storage(wanted), [f"--dtype {cause}: going on in {storage(wanted)}; the run takes {wanted} where it is "
-                                 "resumed on a machine that has it"]
-    return storage(wanted), [f"the run's precision: {reason}; going on in {storage(wanted)}"]
-
-
-def faster(options: RunOptions, kernel: Kernel) -> list[str]:
-    """Return a line if this processor would train faster in bf16, and the user has named no precision."""
-    if kernel.name != "cpu" or options.dtype is not None:
-        return []
-    from .. import gain  # imported here, because it is needed for new runs on a processor only
-    found = gain.gain()
-    return [] if found is None or found < gain.WORTH else [
-        f"--dtype bf16 would train about {found:.1f} times as fast on this processor, with equal losses within noise"]
-
-
-def check_gpu(kernel: Kernel, path: str = AUTO, dtype: str = DTYPE) -> None:
-    """Raise OptionError if the device lacks the precision, or if it is a CPU and the path is one of GPUs."""
-    if kernel.name != "cpu":
-        reason = kernel.why_not("eager", dtype)
-        if reason:
-            raise OptionError(f"--dtype {dtype}: {reason}")
-        return
-    if path not in (AUTO, "eager"):
-        raise OptionError(f"--cuda-path {path} is a path of GPUs, and this runs on the CPU: leave it out, or take "
-                          "--device cuda")
-    if dtype in ON_GPUS:
-        raise OptionError(f"--dtype {dtype} is a precision of GPUs, and this runs on the CPU: take --dtype float32, or "
-                          "--device cuda")
-
-
 def take_path(options: RunOptions, model: CharLM, config: TrainConfig, ids: np.ndarray, folder: Path,
               say: Say) -> list[str]:
     """Set the model's path for training on ids (n,), after a self-check if one is due (selfcheck.py); return notes."""
@@ -282,12 +242,6 @@ def training_of(model: CharLM, parts: list[np.ndarray], config: TrainConfig) -> 
     train, validation = parts
     return Training(model, Batches(train, config.batch, config.seq), config,
                     Validation(validation, config.batch, config.seq) if len(validation) else None)
-
-
-def slower(training: Training) -> list[str]:
-    """Return one warning if a run that is not finished trains more slowly than it could (`Kernel.why_slower`)."""
-    reason = training.model.kernel.why_slower(training.model.precision) if training.done() < 1 else None
-    return [f"warning: {reason}"] if reason else []
 
 
 def count(parts: list[np.ndarray], symbols: int, minutes: float | None) -> ngram.Baseline | None:
