@@ -148,9 +148,10 @@ def orthogonal(work: Workspace) -> Array:
     k.row_sums(fourth.reshape(len(norm), -1), norm)
     k.xp.sqrt(norm, out=norm)
     norm += 1e-14
-    square *= SCALE ** 2 / norm[:, None, None]
+    norm *= SCALE ** -2
+    square /= norm[:, None, None]
     k.xp.sqrt(norm, out=norm)
-    x *= SCALE / norm[:, None, None]
+    x /= norm[:, None, None]
     for step, (s, m) in enumerate(QUINTICS):
         if step:
             k.product(x, x.swapaxes(1, 2), square)

@@ -44,7 +44,7 @@ MUTANTS = [
     Mutant("NumPy's loops: dc is not carried through f", LOOPS, "dc *= carry", "pass"),
     Mutant("NumPy's loops: the output gate gets dc", LOOPS, "gates[3 * hidden:] *= dh", "gates[3 * hidden:] *= dc"),
     Mutant("NumPy's loops: keep missing at dh", LOOPS, "dh *= keep[t]", "pass"),
-    Mutant("NumPy's loops: keep missing in the forward", LOOPS, "h_prev = h[:, t] if keep is None else", "h_prev = h[:, t] if True else"),
+    Mutant("NumPy's loops: keep missing in the forward", LOOPS, "if keep_t is not None:", "if False:"),
     Mutant("NumPy's loops: dy of another step", LOOPS, "dh += dy[:, t]", "dh += dy[:, t - 1]"),
     Mutant("NumPy's loops: dy missing", LOOPS, "dh += dy[:, t]", "pass"),
     Mutant("NumPy's loops: dz of another step goes back", LOOPS, "np.matmul(w.w_hh.T, dz, out=dh)",
