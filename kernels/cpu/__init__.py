@@ -4,7 +4,8 @@
     gates.py       the arithmetic of the LSTM cell, forward and backward
     loops.py       the time loops of a layer in NumPy, for a machine without a compiler
     updates.py     the updates of parameters by Adam and Muon
-    native.py      compiles and calls the time loops in C++ (host.cpp, product.hpp, ../gates.cuh)
+    native.py      compiles the time loops in C++ (host.cpp, product.hpp, ../gates.cuh), once for each precision
+    recurrence.py  calls them on NumPy arrays
     compiler.py    where the C++ compiler is, and the command that installs one
     agreement.py   the self-check of the compiled loops against the formulas
 """

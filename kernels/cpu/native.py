@@ -131,8 +131,8 @@ def why_no_bf16() -> str | None:
     RNNCORE_BF16=emulate in the environment puts several instructions in the place of the one for bf16. That is slower
     than float32, and for tests.
     """
-    emulate, about_it = os.environ.get("RNNCORE_BF16") == "emulate", _processor()
-    if not emulate and b"flags" in about_it and b" avx512_bf16" not in about_it:
+    emulate = os.environ.get("RNNCORE_BF16") == "emulate"
+    if not emulate and b" avx512_bf16" not in _processor():
         return "this processor has no instruction for it (avx512_bf16)"
     found, words = _load("bf16")
     if found is None:
