@@ -29,6 +29,8 @@
 #include <new>
 #include <utility>
 
+#include <sys/mman.h>
+
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
 #endif
@@ -55,13 +57,28 @@
 namespace {
 
 enum { VECTORS = 2, LINE = 64, TOGETHER = 4 };  // TOGETHER: panels that a single sequence takes side by side
+enum { MAPPED = 1 << 20 };                      // bytes of a large buffer
 
+// An uninitialised array that begins at a multiple of a cache line. A large one is mapped by itself, so that its memory
+// goes back at once: the allocator would keep such blocks for each thread.
 template <typename T>
-struct Buffer {  // an uninitialised array that begins at a multiple of a cache line
+struct Buffer {
+    const size_t bytes;
     T* data;
-    explicit Buffer(long size) : data(static_cast<T*>(::operator new[](size * sizeof(T), std::align_val_t(LINE)))) {}
+    explicit Buffer(long size) : bytes(size * sizeof(T)), data(static_cast<T*>(allocate())) {}
     Buffer(const Buffer&) = delete;
-    ~Buffer() { ::operator delete[](data, std::align_val_t(LINE)); }
+    ~Buffer() {
+        if (bytes < MAPPED) ::operator delete[](data, std::align_val_t(LINE));
+        else munmap(data, bytes);
+    }
+
+private:
+    void* allocate() const {
+        if (bytes < MAPPED) return ::operator new[](bytes, std::align_val_t(LINE));
+        void* made = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (made == MAP_FAILED) throw std::bad_alloc();
+        return made;
+    }
 };
 
 template <typename N>
