@@ -142,10 +142,9 @@ def take_path(model, device: str, asked: str, length: int | None, count: int, in
     asked: the value of --cuda-path; length, count: symbols of a text and number of texts. A text of fewer than
     SELFCHECK symbols is not worth a self-check. Raises OptionError for a path that a CPU does not have.
     """
-    from rnncore import selfcheck
-    from rnncore.runs import device as devices
+    from rnncore import machine, selfcheck
     short = length is not None and length < SELFCHECK
-    devices.check_gpu(model.kernel, asked)
+    machine.check_gpu(model.kernel, asked)
     if not interactive and not clamp:
         return selfcheck.take(model, asked, device, not short, tell, columns=count)
     # In a dialogue, and if cells are held, the host draws each symbol: only eager can do this.

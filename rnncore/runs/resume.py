@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from .. import kernels, plan
+from .. import kernels, machine, plan
 from ..config import SaveConfig, TrainConfig, flag
 from ..data.recorded import GONE, LongerError, Lost, LostError, short
 from ..data.sources import current
@@ -13,7 +13,7 @@ from ..data.text import Corpus, CorpusError, CorpusNotFoundError, Reading, read
 from ..model import CharLM
 from ..params import Tensors
 from ..train import Training
-from . import checkpoint, device, folder as runs, headline, metadata, names, places, prepare, tensorboard
+from . import checkpoint, folder as runs, headline, metadata, names, places, prepare, tensorboard
 from .folder import PASSAGE, RunFolder
 from .lock import RunError
 from .metadata import ARITHMETIC
@@ -46,8 +46,8 @@ def resumed(path: Path, options: RunOptions, bring: Bring | None,
         raise OptionError(f"--patience needs evaluations, and {path} has no validation part: leave it out")
     kernel = kernels.load(options.device)
     config, changes = _changed(stored, options, kernel.cores(), settings["asked"].get("threads"))
-    device.check_gpu(kernel, options.cuda_path)
-    precision, lower = device.precision(settings["precision"], kernel)
+    machine.check_gpu(kernel, options.cuda_path)
+    precision, lower = machine.precision(settings["precision"], kernel)
     model = checkpoint.to_model(meta, tensors, options.device, precision)
     corpus = _read_corpus(options, settings, how, path, bring)
     training, notes = _restored(model, corpus, config, meta, tensors, path, options, say)
@@ -57,7 +57,7 @@ def resumed(path: Path, options: RunOptions, bring: Bring | None,
         settings["arithmetic"] = ARITHMETIC
         notes.append("another version of rnncore began this run: this one computes sums in another order, so after "
                      f"step {training.step:,} the numbers are no longer equal to that version's bit for bit")
-    notes += device.slower(training)
+    notes += machine.slower(training)
     saving = SaveConfig(**settings.get("saving", {}) | options.of(SaveConfig))
     tensorboard.check(saving)
     settings["saving"] = asdict(saving)

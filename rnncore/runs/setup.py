@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import kernels, plan
+from .. import kernels, machine, plan
 from ..config import DTYPE, SampleConfig, SaveConfig, SplitConfig
 from ..data.text import Corpus, Reading, read
 from ..measure import ngram
 from ..sample import samples
 from ..train import Clock, Progress, Training
-from . import device, folder as runs, headline, lock, names, places, prepare, tensorboard
+from . import folder as runs, headline, lock, names, places, prepare, tensorboard
 from .folder import RunFolder
 from .lock import RunError
 from .metadata import ARITHMETIC, ModelFileError
@@ -174,9 +174,9 @@ def start(options: RunOptions, bring: Bring | None = None, say: Say = lambda lin
     """
     prepare.check(options)
     kernel, saving = kernels.load(options.device), SaveConfig(**options.of(SaveConfig))
-    device.check_gpu(kernel, options.cuda_path, options.dtype or DTYPE)
+    machine.check_gpu(kernel, options.cuda_path, options.dtype or DTYPE)
     tensorboard.check(saving)
-    computed, lower = device.computed(options, kernel)
+    computed, lower = machine.computed(options, kernel)
     old, origin, renamed = prepare.origin(computed)
     how = prepare.reading(options, old)
     if bring:
@@ -195,9 +195,9 @@ def start(options: RunOptions, bring: Bring | None = None, say: Say = lambda lin
         folder.make()
         reasons += prepare.take_path(options, model, config, parts[0], path, say)
         training = prepare.training_of(model, parts, config)
-        reasons += _counted(training, parts, settings) + device.slower(training)
+        reasons += _counted(training, parts, settings) + machine.slower(training)
         run = Run(training, folder, [*renamed, *headline.begun(corpus, model, settings), *lower,
-                                     *corpus.notes, *added, *warnings, *reasons, *device.faster(options, kernel),
+                                     *corpus.notes, *added, *warnings, *reasons, *machine.faster(options, kernel),
                                      f"run {path}"], saving)
         yield run
         run.leave()

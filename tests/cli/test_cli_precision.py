@@ -10,7 +10,7 @@ from cli_helpers import SMALL, TEXT, call, corpus, refused
 from damage import changed, sealed
 
 import rnncore
-from rnncore import config, gain, kernels, sample, selfcheck
+from rnncore import config, kernels, machine, sample, selfcheck
 from rnncore.against_eager import Task
 from rnncore.kernels import paths
 from rnncore.kernels.cpu import ops as cpu
@@ -225,7 +225,7 @@ def test_bench_measures_bf16_on_a_processor(home, capsys, bf16):
 
 def test_a_new_run_says_once_how_much_faster_bf16_would_be(home, capsys, bf16, monkeypatch):
     measured = []
-    monkeypatch.setattr(gain, "measured", lambda: measured.append(1) or 1.84)
+    monkeypatch.setattr(machine, "measured", lambda: measured.append(1) or 1.84)
     args, line = ("train", "corpus.txt", "--steps", 2, *SMALL, "--device", "cpu"), "--dtype bf16 would train about 1.8 times"
     assert [call(capsys, *args, "-o", run).err.count(line) for run in "ab"] == [1, 1] and measured == [1]
     assert line not in call(capsys, *args, "-o", "c", "--dtype", "float32").err  # the user has chosen
@@ -237,7 +237,7 @@ def test_a_new_run_says_once_how_much_faster_bf16_would_be(home, capsys, bf16, m
 
 
 def test_the_gain_is_measured_in_turns(bf16):
-    assert 0.02 < gain.measured() < 50
+    assert 0.02 < machine.measured() < 50
 
 
 def test_a_run_of_another_version_says_that_equal_bits_end(home, capsys):

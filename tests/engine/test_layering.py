@@ -39,8 +39,8 @@ LEVELS = [  # of rooms and modules in rnncore/: each imports only from levels ab
     {"capture"},
     {"train"},
     {"runs", "against_eager"},
-    {"report", "selfcheck", "gain"},
-    *({f"runs.{name}"} for name in ("device", "prepare", "resume", "setup")),  # they stand on checks, and those on other `runs`
+    {"report", "selfcheck", "machine"},
+    *({f"runs.{name}"} for name in ("prepare", "resume", "setup")),  # they stand on the self-check, and that on other `runs`
     {"bench"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
