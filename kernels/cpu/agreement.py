@@ -102,4 +102,4 @@ def lanes(a: Array) -> Array:
 
 def _largest(pairs: list[tuple[Array, Array]]) -> float:
     """Return the largest difference of the arrays of a pair, relative to the second one's largest number if not 0."""
-    return float(np.max([np.abs(a - b).max() / (np.abs(b).max() or 1) for a, b in pairs]))
+    return float(np.max([float(np.abs(a - b).max()) / (float(np.abs(b).max()) or 1) for a, b in pairs]))
