@@ -10,9 +10,8 @@ from .config import TrainConfig
 from .kernels.arrays import Array, Number
 from .params import Each, Parameters
 
-# `orthogonal` multiplies singular values, which are at most 1, by SCALE. Each of its steps has a pair of numbers s, m.
-SCALE = 1.71717
-QUINTICS = (2.02903, 0.01510), (1.97067, 0.06105), (1.80778, 0.22381), (1.50746, 0.66629)
+NEWTON_SCHULZ = 3.4445, -4.775, 2.0315  # coefficients a, b, c of a quintic, from Muon (K. Jordan et al. 2024)
+NEWTON_SCHULZ_STEPS = 5  # steps of the quintic that take singular values in (0, 1] to about 1
 Share: TypeAlias = list[tuple[str, slice]]  # names of matrices, and which of their four gates
 
 
@@ -113,8 +112,8 @@ class Workspace(NamedTuple):
     """The arrays of `orthogonal` for B blocks (R, C). r is the smaller of R and C."""
     blocks: Array   # (B, R, C): the blocks themselves
     product: Array  # (B, R, C): the result of a step
-    square: Array   # (B, r, r): X X^T, shifted
-    fourth: Array   # (B, r, r): the square of `square`, shifted
+    square: Array   # (B, r, r): r X X^T - s
+    fourth: Array   # (B, r, r): the square of `square`, plus m
     norm: Array     # (B,): the norm of each block
 
     @classmethod
@@ -128,37 +127,34 @@ class Workspace(NamedTuple):
 def orthogonal(work: Workspace) -> Array:
     """Return about U V^T for each block U S V^T of work.blocks, as one of the workspace's arrays (B, R, C).
 
-    A step is X <- ((X X^T - s)^2 + m) X, where s and m stand for multiples of the unit matrix. It takes each singular
-    value x to x ((x^2 - s)^2 + m), an odd polynomial of degree 5. The polynomials are those that the Polar Express
-    (Amsel et al. 2025, arXiv 2505.16932) constructs for four steps and singular values from 0.003 to 1: each is the
-    best one for the result of the step before it. X is scaled so that their leading coefficients are 1. The values end
-    between 0.78 and 1.2, and smaller ones above 0.
+    The singular values end between 0.7 and 1.2. The method is Newton-Schulz with a quintic,
 
-    A block with more rows than columns is transposed, so that X X^T is (r, r). All arrays of `work` are overwritten.
+        X <- a X + b X X^T X + c (X X^T)^2 X = ((r X X^T - s)^2 + m) X,    r = sqrt(c), s = -b / 2 r, m = a - s^2,
+
+    where s and m stand for multiples of the unit matrix. A block with more rows than columns is transposed, so that
+    X X^T is (r, r). All arrays of `work` are overwritten.
     """
     blocks, product, square, fourth, norm = work
-    k, tall = kernels.of(blocks), blocks.shape[1] > blocks.shape[2]
+    k, (a, b, c), tall = kernels.of(blocks), NEWTON_SCHULZ, blocks.shape[1] > blocks.shape[2]
+    k.xp.multiply(blocks, blocks, out=product)
+    k.row_sums(product.reshape(len(norm), -1), norm)
+    k.xp.sqrt(norm, out=norm)
+    # The quintic converges for singular values up to 1. A block divided by its Frobenius norm has none above 1.
+    # The summand 1e-7 avoids a division by zero for a block of zeros.
+    norm += 1e-7
+    blocks /= norm[:, None, None]
     x, y = (blocks.swapaxes(1, 2), product.swapaxes(1, 2)) if tall else (blocks, product)
-    side = square.shape[1]
-    square_diagonal, fourth_diagonal = (array.reshape(len(norm), -1)[:, ::side + 1] for array in (square, fourth))
-    k.product(x, x.swapaxes(1, 2), square)
-    # The polynomials are for singular values up to 1. A block divided by the root of the Frobenius norm of X X^T, which
-    # is (sum of S^4)^(1/4), has none above 1. The summand 1e-14 avoids a division by zero for a block of zeros.
-    k.xp.multiply(square, square, out=fourth)
-    k.row_sums(fourth.reshape(len(norm), -1), norm)
-    k.xp.sqrt(norm, out=norm)
-    norm += 1e-14
-    norm *= SCALE ** -2
-    square /= norm[:, None, None]
-    k.xp.sqrt(norm, out=norm)
-    x /= norm[:, None, None]
-    for step, (s, m) in enumerate(QUINTICS):
-        if step:
-            k.product(x, x.swapaxes(1, 2), square)
-        square_diagonal -= s
+    square_diagonal, fourth_diagonal = (each.reshape(len(each), -1)[:, ::each.shape[1] + 1]
+                                        for each in (square, fourth))
+    r = sqrt(c)
+    s = -b / (2 * r)
+    for _ in range(NEWTON_SCHULZ_STEPS):
         # A processor computes the product of a matrix and its transpose in about half the time.
+        k.product(x, x.swapaxes(1, 2), square)
+        square *= r
+        square_diagonal -= s
         k.product(square, square.swapaxes(1, 2), fourth)
-        fourth_diagonal += m
+        fourth_diagonal += a - s * s
         k.product(fourth, x, y)
         x, y = y, x
     return x.swapaxes(1, 2) if tall else x

@@ -175,15 +175,14 @@ def adam(p, g, m, v, rate, beta1, beta2, eps, step):
 def muon(w, g, m, rate, mu, decay):
     """Muon (K. Jordan 2024) of one gate block w (R, C): the new w and m.
 
-    The polynomials act on the singular values alone, so they are done on those of the momentum, divided by their
-    4-norm.
+    The quintic acts on the singular values alone, so it is done on those of the momentum, divided by its norm.
     """
     m = mu * m + (1 - mu) * g
     ahead = mu * m + (1 - mu) * g
     u, s, vt = np.linalg.svd(ahead, full_matrices=False)
-    s = 1.71717 * s / ((s ** 4).sum() ** 0.5 + 1e-14) ** 0.5
-    for shift, least in (2.02903, 0.0151), (1.97067, 0.06105), (1.80778, 0.22381), (1.50746, 0.66629):
-        s = (shift ** 2 + least) * s - 2 * shift * s ** 3 + s ** 5
+    s = s / (np.sqrt((s * s).sum()) + 1e-7)
+    for _ in range(5):
+        s = 3.4445 * s - 4.775 * s ** 3 + 2.0315 * s ** 5
     return w * (1 - rate * decay) - rate * 0.2 * max(w.shape) ** 0.5 * (u * s) @ vt, m
 
 
