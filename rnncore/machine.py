@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from statistics import median
+from subprocess import SubprocessError
 
 import numpy as np
 
@@ -86,16 +87,18 @@ def gain() -> float | None:
     """
     if host.why_not("eager", "bf16"):
         return None
-    with suppress(OSError, ValueError, host.native.Unavailable):
+    record = None
+    with suppress(OSError, SubprocessError, host.native.Unavailable):
         record = host.native.cache() / f"gain-{host.native.key('bf16')}"
-        with suppress(OSError, ValueError):
-            found = float(record.read_text()[:40])
-            if 0 < found < MOST:
-                return found
-        found = measured()
-        write_whole(record, f"{found:.4f}\n".encode())
-        return found
-    return measured()
+    with suppress(OSError, ValueError):
+        remembered = float(record.read_text()[:40]) if record else 0.0
+        if 0 < remembered < MOST:
+            return remembered
+    found = measured()
+    with suppress(OSError):
+        if record:
+            write_whole(record, f"{found:.4f}\n".encode())
+    return found
 
 
 def measured() -> float:
