@@ -93,10 +93,11 @@ def refuse_card(settings, dtype: str | None) -> None:
     for name in settings:
         if name not in BENCH:
             raise click.UsageError(f"--setting {name} is measured only on a GPU: add --device cuda")
-    from rnncore.kernels import host
-    if dtype == "bf16" and (reason := host.why_not("eager", dtype)):
-        raise click.UsageError(f"--dtype {reason}, or add --device cuda for a GPU")
-    if dtype not in (None, "float32", "float64", "bf16"):
+    if dtype == "bf16":
+        from rnncore.kernels import host
+        if reason := host.why_not("eager", dtype):
+            raise click.UsageError(f"--dtype {reason}, or add --device cuda for a GPU")
+    elif dtype not in (None, "float32", "float64"):
         raise click.UsageError(f"--dtype {dtype} needs a GPU: add --device cuda")
 
 

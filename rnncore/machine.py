@@ -4,7 +4,6 @@ How much faster a processor trains in bf16 is measured once and remembered in th
 """
 import time
 from contextlib import suppress
-from dataclasses import replace
 from statistics import median
 from subprocess import SubprocessError
 
@@ -42,27 +41,18 @@ def check_gpu(kernel: Kernel, path: str = AUTO, dtype: str = DTYPE) -> None:
                           "--device cuda")
 
 
-def computed(options: RunOptions, kernel: Kernel) -> tuple[RunOptions, list[str]]:
-    """Return the options of a new run with the precision that it is computed in, and a note if that is another one.
+def precision(wanted: str, kernel: Kernel, new: bool = False) -> tuple[str, list[str]]:
+    """Return the precision to compute a run in: `wanted`, or its arrays' dtype and a note if the device lacks it.
 
-    The run itself keeps the precision of its options, for a device that has it.
+    new: it is a new run, which keeps the wanted precision for a device that has it.
     """
-    asked = options.dtype or DTYPE
-    reason = kernel.why_not("eager", asked)
+    reason, lower = kernel.why_not("eager", wanted), storage(wanted)
     if reason is None:
-        return replace(options, dtype=asked), []
-    cause = reason.removesuffix(f": take {DTYPE}")
-    return replace(options, dtype=storage(asked)), [
-        f"--dtype {cause}: going on in {storage(asked)}; the run takes {asked} where it is resumed on a machine that "
-        "has it"]
-
-
-def precision(stored: str, kernel: Kernel) -> tuple[str, list[str]]:
-    """Return the precision for resuming a run: `stored`, or its arrays' dtype and a note if the device lacks it."""
-    reason = kernel.why_not("eager", stored)
-    if reason is None:
-        return stored, []
-    return storage(stored), [f"the run's precision: {reason}; going on in {storage(stored)}"]
+        return wanted, []
+    if new:
+        return lower, [f"--dtype {reason.removesuffix(f': take {DTYPE}')}: going on in {lower}; the run takes {wanted} "
+                       "where it is resumed on a machine that has it"]
+    return lower, [f"the run's precision: {reason}; going on in {lower}"]
 
 
 def faster(options: RunOptions, kernel: Kernel) -> list[str]:

@@ -59,12 +59,11 @@ def build(precision: str = "float32") -> Path:
 
     precision: float32, float64 or bf16.
     """
-    cxx = compiler()
     try:
         named, folder = key(precision), cache()
         # A library has its checksum in its name, because a damaged one would end the process when it is loaded.
         whole = (path for path in folder.glob(f"gates-{named}-*.so") if path.stem.endswith(_sum(path)))
-        return next(whole, None) or _compile(str(cxx), named, folder, precision)
+        return next(whole, None) or _compile(str(compiler()), named, folder, precision)
     except (OSError, subprocess.SubprocessError) as error:
         raise Unavailable(f"the C++ compiler could not be used ({fault(error)})") from None
 

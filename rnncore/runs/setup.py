@@ -176,7 +176,8 @@ def start(options: RunOptions, bring: Bring | None = None, say: Say = lambda lin
     kernel, saving = kernels.load(options.device), SaveConfig(**options.of(SaveConfig))
     machine.check_gpu(kernel, options.cuda_path, options.dtype or DTYPE)
     tensorboard.check(saving)
-    computed, lower = machine.computed(options, kernel)
+    precision, lower = machine.precision(options.dtype or DTYPE, kernel, new=True)
+    computed = replace(options, dtype=precision)
     old, origin, renamed = prepare.origin(computed)
     how = prepare.reading(options, old)
     if bring:
@@ -195,10 +196,9 @@ def start(options: RunOptions, bring: Bring | None = None, say: Say = lambda lin
         folder.make()
         reasons += prepare.take_path(options, model, config, parts[0], path, say)
         training = prepare.training_of(model, parts, config)
-        reasons += _counted(training, parts, settings) + machine.slower(training)
-        run = Run(training, folder, [*renamed, *headline.begun(corpus, model, settings), *lower,
-                                     *corpus.notes, *added, *warnings, *reasons, *machine.faster(options, kernel),
-                                     f"run {path}"], saving)
+        reasons += _counted(training, parts, settings) + machine.slower(training) + machine.faster(options, kernel)
+        run = Run(training, folder, [*renamed, *headline.begun(corpus, model, settings), *lower, *corpus.notes, *added,
+                                     *warnings, *reasons, f"run {path}"], saving)
         yield run
         run.leave()
 
