@@ -14,6 +14,7 @@ from rnncore import config, kernels, machine, sample, selfcheck
 from rnncore.against_eager import Task
 from rnncore.kernels import paths
 from rnncore.kernels.cpu import ops as cpu
+from rnncore.kernels.cpu.recurrence import Recurrence
 from rnncore.nn.stepper import Stepper
 from rnncore.runs import checkpoint, prepare
 
@@ -214,6 +215,18 @@ def test_a_run_in_bf16_resumes_to_the_same_bits_and_is_read_in_float32_unless_as
     texts = [call(capsys, "generate", "run", "-n", 50, "--device", "cpu", *more).out
              for more in ((), ("--dtype", "bf16"), ("--dtype", "bf16"))]
     assert texts[1] == texts[2] and all(len(text) > 50 for text in texts)
+
+
+def test_products_outside_the_loops_are_in_bf16_too(home, capsys, bf16, monkeypatch):
+    """Those of Muon, which come in batches of blocks, and the head's and the weights' gradients in dynamic evaluation."""
+    product, ranks = Recurrence.product, []
+    monkeypatch.setattr(Recurrence, "product", lambda self, a, *args: ranks.append(a.ndim) or product(self, a, *args))
+    assert call(capsys, "train", "corpus.txt", "--steps", 1, *SMALL, "--dtype", "bf16", "--device", "cpu", "-o", "run").code == 0
+    assert {2, 3} == set(ranks)
+    for dtype, found in (("bf16", {2}), ("float32", set())):
+        ranks.clear()
+        assert call(capsys, "score", "run", "corpus.txt", "--dynamic", "--dtype", dtype, "--device", "cpu").code == 0
+        assert set(ranks) == found
 
 
 def test_bench_measures_bf16_on_a_processor(home, capsys, bf16):
