@@ -43,7 +43,8 @@ os.environ |= {"NO_PROXY": "localhost,127.0.0.1", "no_proxy": "localhost,127.0.0
 os.environ.pop("PYTHONUNBUFFERED", None)  # as for a user: Python buffers stdout, and writes the rest at its end
 os.environ["RNNCORE_NO_REPORT"] = "1"  # hundreds of runs here end without anybody to look at them
 with contextlib.suppress(native.Unavailable):
-    native.build()  # before the tests: some ask for an empty stderr, and compiling is said there
+    for precision in ("float32", "float64"):  # before the tests: some ask for an empty stderr, and compiling is said there
+        native.build(precision)
 for kind, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(kind) == signal.SIG_IGN:  # as under nohup, and in the background of a shell: what is started here
         signal.signal(kind, usual)                # would not hear it
