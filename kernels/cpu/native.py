@@ -23,7 +23,7 @@ from .compiler import compiler as compiler, cure, fault
 from .recurrence import Recurrence
 
 HERE = Path(__file__).parent
-SOURCES = "../gates.cuh", "product.hpp", "host.cpp"
+SOURCES = "../gates.cuh", "tiles.hpp", "product.hpp", "host.cpp"
 # -fno-math-errno and -fno-trapping-math let the compiler use more vector instructions. -ffast-math is not used: it lets
 # the compiler assume that there is no NaN and no infinity.
 FLAGS = "-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"

@@ -22,7 +22,8 @@
 //     Brain      bfloat16: the upper half of a float, rounded to nearest even. Two neighbours along the depth share one
 //                word of 32 bits, and a word times a word is two products and their sum. A processor with avx512_bf16
 //                has one instruction for that; elsewhere `multiply_add` does the same in four, which is no faster than
-//                float, but is the same arithmetic up to the order of the sums.
+//                float, but is the same arithmetic up to the order of the sums. On a processor with AMX, tiles.hpp
+//                multiplies several sequences with a panel.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -34,6 +35,8 @@
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
 #endif
+
+#include "tiles.hpp"
 
 // WIDEST: the bytes of a vector. VECTORS: the vectors of a panel. MOST: the most sequences of a tile. LINE: the bytes of
 // a cache line. The sums of a tile, a panel's vectors and one number take at most the processor's registers: 32 with
@@ -87,7 +90,7 @@ struct Plain {
     typedef N Word;  // what a product reads at once: PER_WORD operands that are neighbours along the depth
     typedef N Vector __attribute__((vector_size(WIDEST)));
     typedef Vector Words;
-    enum { PER_WORD = 1 };
+    enum { PER_WORD = 1, TILED = false };
 
     // Return the word of `count` numbers, from 1 to PER_WORD; those that are missing count as 0.
     static N word(const N* from, long, long) { return *from; }
@@ -99,7 +102,7 @@ struct Brain {
     typedef uint32_t Word;
     typedef float Vector __attribute__((vector_size(WIDEST)));
     typedef uint32_t Words __attribute__((vector_size(WIDEST)));
-    enum { PER_WORD = 2 };
+    enum { PER_WORD = 2, TILED = TILES > 0 };  // TILED: tiles.hpp computes the products
 
     // Return the upper half of a float, rounded to nearest even, in the upper half of a word. A NaN stays one.
     static uint32_t rounded(float number) {
@@ -122,9 +125,12 @@ struct Brain {
     }
 };
 
-// Return the number of words that hold a depth of `count` numbers.
+// Return the number of words that hold a depth of `count` numbers. What is more than needed is filled with zeros.
 template <typename E>
-long words(long count) { return (count + E::PER_WORD - 1) / E::PER_WORD; }
+long words(long count) {
+    constexpr long grain = E::TILED ? SIDE : 1, numbers = E::PER_WORD * grain;
+    return (count + numbers - 1) / numbers * grain;
+}
 
 // Where tile j of n sequences begins. There are tiles(n) of them, of nearly equal numbers of sequences.
 long tiles(long n) { return (n + MOST - 1) / MOST; }
@@ -210,12 +216,15 @@ public:
                     for (long u = 0; u < some; u++) to[u] = E::word(from + u * down, along, 1);
                 for (long u = some; u < PANEL; u++) to[u] = 0;
             }
+            std::fill(to, panels.data + m * length + (first + words<E>(depth)) * PANEL, Word(0));
         }
     }
 
     // Compute c (n, units) = start + b A^T, where c's rows are ldc apart. Each panel is read from memory once.
     void times(Rows<E> b, long n, Start<T> start, T* c, long ldc) const {
         if (n == 1) return one(b.data, start.data, c);
+        if constexpr (E::TILED)
+            if (tiles_allowed()) return product_in_tiles(panels.data, units, length, b.data, n, start, c, ldc);
         for (long m = 0; m < units; m += PANEL)
             for (long j = 0; j < tiles(n); j++) {
                 const long s = begin(n, j), some = begin(n, j + 1) - s;
@@ -261,6 +270,7 @@ public:
     // Write `factor` times from (count,) to the words of row s from `first` on.
     void put(long s, long first, const T* from, long count, T factor = 1) {
         Word* to = buffer.data + s * length + first;
+        std::fill(to + count / E::PER_WORD, to + words<E>(count), Word(0));
         if (factor == 1) return convert(to, from, count);
         T scaled[256];
         for (long k = 0; k < count; k += 256) {
@@ -288,6 +298,7 @@ public:
             for (long s = 0; s < n; s++) put(s, 0, from + s * down, depth);
             return rows();
         }
+        if (E::TILED && tiles_allowed()) return transpose(from, down, along, depth);
         Buffer<Word> line(n);  // one word of each row
         for (long k = 0; k < depth; k += E::PER_WORD, from += E::PER_WORD * along) {
             const long count = std::min(depth - k, long(E::PER_WORD));
@@ -300,10 +311,34 @@ public:
                 std::copy_n(line.data + s, some, buffer.data + s * length + k / E::PER_WORD * some);
             }
         }
+        const long done = (depth + E::PER_WORD - 1) / E::PER_WORD;
+        for (long j = 0; j < tiles(n); j++)
+            std::fill(buffer.data + begin(n, j) * (length - done) + begin(n, j + 1) * done,
+                      buffer.data + begin(n, j + 1) * length, Word(0));
         return {buffer.data, length, true};
     }
 
 private:
+    // Write the rows of `gather` one after the other, in blocks of SIDE rows and SIDE words.
+    Rows<E> transpose(const T* from, long down, long along, long depth) {
+        for (long s = 0; s < n; s += SIDE)
+            for (long k = 0; k < length; k += SIDE) {
+                Word block[SIDE][SIDE] = {};
+                const long rows = std::min(n - s, long(SIDE));
+                for (long j = 0; j < SIDE && (k + j) * E::PER_WORD < depth; j++) {
+                    const long count = std::min(depth - (k + j) * E::PER_WORD, long(E::PER_WORD));
+                    const T* at = from + s * down + (k + j) * E::PER_WORD * along;
+                    if (down == 1 && count == E::PER_WORD)
+                        for (long r = 0; r < rows; r++) block[j][r] = E::word(at + r, along, E::PER_WORD);
+                    else
+                        for (long r = 0; r < rows; r++) block[j][r] = E::word(at + r * down, along, count);
+                }
+                for (long r = 0; r < rows; r++)
+                    for (long j = 0; j < SIDE; j++) buffer.data[(s + r) * length + k + j] = block[j][r];
+            }
+        return rows();
+    }
+
     static void convert(Word* to, const T* from, long count) {
         const long whole = count / E::PER_WORD;
         for (long k = 0; k < whole; k++) to[k] = E::word(from + k * E::PER_WORD, 1, E::PER_WORD);

@@ -23,10 +23,16 @@ def compiled(request):
     return request.param, native.Recurrence(native.build(request.param), request.param)
 
 
-@pytest.fixture(scope="module")
-def bf16():
+# How bf16 is compiled -> options: in AMX's tiles, if the processor has them, or emulated, or refused by the system.
+BF16 = {"as it is here": (), "without tiles": ("-DTILES=0",), "emulated tiles": ("-DTILES=2",), "refused tiles": ("-DTILES=3",)}
+
+
+@pytest.fixture(scope="module", params=BF16)
+def bf16(request):
     """The compiled loops in bf16. Where the processor has no instruction for it, several take its place."""
-    return native.Recurrence(native.build("bf16"), "bf16")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "FLAGS", (*native.FLAGS, *BF16[request.param]))
+        return native.Recurrence(native.build("bf16"), "bf16")
 
 
 def lanes(array) -> np.ndarray:
@@ -285,7 +291,7 @@ def test_the_library_is_made_once_and_kept_and_made_anew_where_it_is_damaged(tmp
 
 
 @needs_compiler
-@pytest.mark.parametrize("size", [*SIZES, (2, 5, 128, 13), (3, 1, 130, 1), (2, 3, 16, 3)])
+@pytest.mark.parametrize("size", [*SIZES, (2, 5, 128, 13), (3, 1, 130, 1), (2, 3, 16, 3), (2, 33, 17, 31), (2, 32, 32, 65)])
 def test_bf16_computes_the_formulas_with_rounded_operands(bf16, size):
     steps, inputs, hidden, n = size
     found = agreement._loops(bf16, n, agreement.rounded, steps, inputs, hidden)
