@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from rnncore.data.text import CorpusError, read
 from rnncore.measure import ngram
@@ -21,6 +22,44 @@ TRIES = 100     # places in each such block at which a whole text is compared; b
 KNOWN = "the text is in the training text, so counted n-grams would know it by heart"  # why there is no baseline
 
 
+class Relation(NamedTuple):
+    """What `relation` found.
+
+    trained_on: the result of `share` or `of_another`; floor: the n-gram baseline as figures, or None; why: in words why
+    there is no baseline, or None; train (m,): ids of the training text if n-grams may be counted in it, or None.
+    """
+    trained_on: dict | None
+    floor: dict | None
+    why: str | None
+    train: Any
+
+
+def relation(card: dict, file: Path, model, corpus, text: str, how: dict, ids, unknown: int) -> Relation:
+    """Return the Relation of a scored text to the training text of a model.
+
+    card: the model's training card; file: its file; corpus: the scored text; text, how: as in `share`; ids (n,): the
+    scored text in the model's symbols; unknown: how many of its symbols the model does not know. There is no baseline
+    if the text is, or all of its pieces stand in, the training text, because n-grams counted there would know it by
+    heart. All is None if `rnncore train` did not train the model.
+    """
+    if not trained(card):
+        return Relation(None, None, None, None)
+    trained_on = share(card, corpus, text, how)
+    if trained_on is not None:
+        return Relation(trained_on, None, KNOWN, None)
+    try:
+        learned = text_of(card, file)
+    except CorpusError as error:
+        return Relation(None, None, f"the training text is not read: {error}", None)
+    train = learned.encode(model.vocab, "replace" if model.vocab.min_count > 1 else "skip")[0][:card["split"]["train"]]
+    trained_on, knows = of_another(card, train, ids, unknown, model.vocab.end)
+    if knows:
+        return Relation(trained_on, None, KNOWN, None)
+    floor = ngram.baseline(train, ids[:ngram.MOST], len(model.vocab))
+    return Relation(trained_on, {"nats_per_char": floor.nats, "order": floor.order, "counted": floor.counted,
+                                 "characters": len(train)}, None, train)
+
+
 def share(card: dict, corpus, text: str, how: dict) -> dict | None:
     """Return {"share": share of the scored text that lay in the training part, "at_most"}; None if it is another text.
 
@@ -28,8 +67,6 @@ def share(card: dict, corpus, text: str, how: dict) -> dict | None:
     which it was read. at_most is True if the first pass over the training part was not finished: the true share is
     smaller.
     """
-    if not trained(card):
-        return None
     about, part = card["corpus"], card["split"]["train"]
     if part > about["characters"]:  # the card contradicts itself
         return None
@@ -37,29 +74,6 @@ def share(card: dict, corpus, text: str, how: dict) -> dict | None:
         if reading.digest(about["characters"]) == about["sha256"]:
             return {"share": part / reading.characters, "at_most": _unfinished(card)}
     return None
-
-
-def beside(card: dict, file: Path, model, ids, unknown: int) -> tuple[dict | None, dict | None, str | None]:
-    """Compare a text that `share` does not know with the training text.
-
-    Return (result of `of_another`, n-gram baseline, reason why there is no baseline). file: the model file; ids (n,):
-    the scored text; unknown: how many of its symbols the model does not know. The first two are None if the training
-    text cannot be read. There is no baseline if all pieces stand in the training text, because n-grams counted there
-    would know the scored text by heart. All three are None if `rnncore train` did not train the model.
-    """
-    if not trained(card):
-        return None, None, None
-    try:
-        corpus = text_of(card, file)
-    except CorpusError as error:
-        return None, None, f"the training text is not read: {error}"
-    train = corpus.encode(model.vocab, "replace" if model.vocab.min_count > 1 else "skip")[0][:card["split"]["train"]]
-    trained_on, knows = of_another(card, train, ids, unknown, model.vocab.end)
-    if knows:
-        return trained_on, None, KNOWN
-    floor = ngram.baseline(train, ids[:ngram.MOST], len(model.vocab))
-    return trained_on, {"nats_per_char": floor.nats, "order": floor.order, "counted": floor.counted,
-                        "characters": len(train)}, None
 
 
 def of_another(card: dict, train, ids, unknown: int, end: int | None = None) -> tuple[dict | None, bool]:

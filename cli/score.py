@@ -7,11 +7,15 @@ from pathlib import Path
 
 import click
 
-from rnncore.config import DynamicConfig
+from rnncore.config import RULES, SHARE, DynamicConfig
 from rnncore.runs.files import new_file
 
 from . import options, texts
 from .terminal.progress import echo, tell
+
+
+LEARNING = "rule", "rate", "decay", "segment"  # the fields of DynamicConfig
+UNTRAINED = "`rnncore train` did not train this model"
 
 
 def _of(name: str, text: str, **settings) -> tuple:
@@ -27,23 +31,28 @@ def _of(name: str, text: str, **settings) -> tuple:
     ("--window", {"type": options.Whole(1), "metavar": "W",
                   "help": "Reset the state every W characters; nanoGPT's validation does so with W = 256."}),
     ("--dynamic", {"is_flag": True, "help": "Dynamic evaluation: learn from each segment after it has been scored."}),
-    _of("rate", "the learning rate", type=float),
+    _of("rule", "rms scales the steps of each parameter, sgd does not. [default: rms; sgd if a --rate is given]",
+        type=click.Choice(list(RULES))),
+    _of("rate", "the learning rate. [default: 0.0005 for rms, 0.1 for sgd]", type=float),
     _of("decay", "the share of the way back to the trained weights, after each segment", type=float),
-    _of("segment", "characters in a segment", type=options.Integer()))
+    _of("segment", "characters in a segment", type=options.Integer()),
+    ("--mix", {"is_flag": True, "help": "Mix with the probabilities of n-grams counted in the training text."}),
+    ("--mix-weight", {"type": float, "metavar": "W", "help": "With --mix: the weight of the n-grams. [default: 0.15]"}))
 @texts.options_of
 @options.ON_UNKNOWN
 @click.option("--per-char", type=click.Path(), metavar="FILE",
               help="Write every prediction to this new file, too, as a line of JSON: index in the text, char, nats.")
 @options.JSON
 @options.grouped("Machine", options.DEVICE, options.READING)
-def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, dtype, rate, decay, segment, **how):
+def command(run, text, on_unknown, window, per_char, as_json, device, dtype, mix, mix_weight, **how):
     """Print the loss of the model RUN on TEXT, in nats per character.
 
     RUN is a run folder, a model file or a pretrained model. TEXT is a file, a folder, - for stdin, or a named corpus.
     The result says how much of TEXT the model was trained on. If the training text can still be read, it also shows the
     n-gram baseline: the loss of n-grams that are counted in the training text.
     """
-    protocol, settings = chosen(window, dynamic, {"rate": rate, "decay": decay, "segment": segment})
+    protocol, settings = chosen(window, how.pop("dynamic"), {name: how.pop(name) for name in LEARNING})
+    weight = weight_of(mix, mix_weight)
     if per_char and os.path.lexists(per_char):
         raise FileExistsError(f"{per_char} exists already: name another file with --per-char")
     from rnncore.measure import evaluate
@@ -53,6 +62,9 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, d
     corpus = texts.corpus(model.vocab, text, how)
     ids, unknown = corpus.encode(model.vocab, on_unknown)
     parts = losses(model, evaluate.at_least_two(ids), protocol, settings)
+    found = known.relation(card, path, model, corpus, text, texts.reading(model.vocab, how), ids, unknown)
+    mixture = None if weight is None else mixed(parts, found, model, ids, weight)
+    parts = mixture or parts
     if per_char:
         parts = recorded(parts, Path(per_char), corpus.symbols(), model.vocab.symbols, on_unknown == "skip")
     nats = mean(parts)
@@ -60,29 +72,63 @@ def command(run, text, on_unknown, window, dynamic, per_char, as_json, device, d
         tell(note)
     if protocol == "dynamic" and nats > math.log(len(model.vocab)):
         tell("dynamic evaluation gave a loss above that of equal odds for all symbols: lower --rate")
-    trained_on, floor, why = known.share(card, corpus, text, texts.reading(model.vocab, how)), None, known.KNOWN
-    if trained_on is None:
-        trained_on, floor, why = known.beside(card, path, model, ids, unknown)
-    figures = {"model": str(path), "text": text, "characters": corpus.characters, "nats_per_char": nats,
-               "bits_per_char": nats / math.log(2), "perplexity": math.exp(nats) if nats < 700 else None,
+    figures = {"model": str(path), "text": text, "characters": corpus.characters, **units(nats),
                "predictions": len(ids) - 1, "unknown": unknown, "unknown_share": unknown / corpus.characters,
-               "on_unknown": on_unknown, "protocol": protocol, "settings": settings, "floor": floor,
-               "trained_on": trained_on}
-    if why and as_json:
-        figures["no_floor"] = why
-    elif why and not trained_on:
-        tell(f"no n-gram baseline: {why}")
+               "on_unknown": on_unknown, "protocol": protocol, "settings": settings, "floor": found.floor,
+               "trained_on": found.trained_on}
+    if mixture:
+        figures["mix"] = {"weight": weight, "order": mixture.order, "counted": mixture.counted,
+                          "model_nats_per_char": mixture.alone}
+    show(figures, found, as_json, model.vocab.end is not None)
+
+
+def show(figures: dict, found, as_json: bool, documents: bool) -> None:
+    """Print the figures and `found` (known.Relation), as JSON or in words. documents: True for a model of documents."""
+    from . import known
+    if found.why and as_json:
+        figures["no_floor"] = found.why
+    elif found.why and not found.trained_on:
+        tell(f"no n-gram baseline: {found.why}")
     if as_json:
         click.echo(json.dumps(figures))
     else:
-        echo("\n".join([words(figures), *known.lines(trained_on, floor, nats, model.vocab.end is not None)]))
+        more = known.lines(found.trained_on, found.floor, figures["nats_per_char"], documents)
+        echo("\n".join([words(figures), *more]))
+
+
+def units(nats: float) -> dict:
+    """Return a loss in nats per character as figures in each unit."""
+    return {"nats_per_char": nats, "bits_per_char": nats / math.log(2),
+            "perplexity": math.exp(nats) if nats < 700 else None}
+
+
+def weight_of(mix: bool, weight: float | None) -> float | None:
+    """Return the weight of --mix, or None without it. Raises UsageError for a weight alone or one out of range."""
+    from rnncore.measure.mix import WEIGHT
+    if weight is not None and not mix:
+        raise click.UsageError("--mix-weight without --mix: add it, or leave --mix-weight out")
+    if weight is not None and not SHARE.holds(weight):
+        raise click.UsageError(f"--mix-weight must be {SHARE.words}, not {weight}")
+    return (WEIGHT if weight is None else weight) if mix else None
+
+
+def mixed(parts, found, model, ids, weight: float):
+    """Return the losses of `parts`, mixed with n-grams (measure.mix.Mixture); arguments as in `command`.
+
+    Raises CorpusError with the reason if n-grams cannot be counted, or would know the text by heart.
+    """
+    from rnncore.data.text import CorpusError
+    from rnncore.measure.mix import Mixture
+    if found.train is None:
+        raise CorpusError(f"--mix counts n-grams in the model's training text, but {found.why or UNTRAINED}")
+    return Mixture(parts, found.train, ids, len(model.vocab), weight)
 
 
 def chosen(window: int | None, dynamic: bool, learning: dict) -> tuple[str, dict]:
     """Return the protocol that the options name, and its settings.
 
     These are ("carried", {}), ("window", {"window": W}) or ("dynamic", fields of DynamicConfig). learning: the values
-    of --rate, --decay and --segment. Raises UsageError if options contradict each other.
+    of the options named in LEARNING. Raises UsageError if options contradict each other.
     """
     given = [f"--{name}" for name in texts.typed(sorted(learning))]
     if given and not dynamic:
@@ -90,8 +136,8 @@ def chosen(window: int | None, dynamic: bool, learning: dict) -> tuple[str, dict
     if window and dynamic:
         raise click.UsageError("give --window or --dynamic, not both")
     if dynamic:
-        DynamicConfig(**learning)  # raises ConfigError for a value out of range
-        return "dynamic", learning
+        rule, rate = DynamicConfig(**learning).chosen()  # raises ConfigError for a value out of range
+        return "dynamic", learning | {"rule": rule, "rate": rate}
     return ("window", {"window": window}) if window else ("carried", {})
 
 
@@ -143,16 +189,19 @@ def recorded(parts, path: Path, text: Iterable[str], known: str, skip: bool) -> 
 
 
 def words(figures: dict) -> str:
-    """Return the figures in two lines."""
+    """Return the figures in two lines, or three with those of --mix."""
     how = {"carried": "state carried over the whole text", "window": "state reset every {window:,} characters",
-           "dynamic": "dynamic evaluation at rate {rate:g}, decay {decay:g}, segments of {segment:,} characters"}
+           "dynamic": "dynamic evaluation ({rule}) at rate {rate:g}, decay {decay:g}, segments of {segment:,} "
+                      "characters"}
     done = {"error": "", "skip": ", skipped", "replace": ", scored as their stand-in"}
     unknown = "no unknown characters"
     if figures["unknown"]:
         unknown = (f"{figures['unknown']:,} unknown characters ({figures['unknown_share']:.2%})"
                    + done[figures["on_unknown"]])
+    mix = "\nmixed with n-grams of {order} characters at weight {weight:g}; the model alone: " \
+          "{model_nats_per_char:.4f} nats/char".format(**figures["mix"]) if "mix" in figures else ""
     perplexity = math.inf if figures["perplexity"] is None else figures["perplexity"]
     shown = f"{perplexity:.3f}" if perplexity < 1e6 else f"{perplexity:.3g}"
     return (f"{figures['nats_per_char']:.4f} nats/char   {figures['bits_per_char']:.4f} bits/char   "
             f"perplexity {shown}   over {figures['predictions']:,} predictions\n"
-            f"{how[figures['protocol']].format(**figures['settings'])}; {unknown}")
+            f"{how[figures['protocol']].format(**figures['settings'])}; {unknown}" + mix)

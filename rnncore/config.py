@@ -251,13 +251,23 @@ class SampleConfig(Checked):
     seed: int = _of(SEED, default=0)
 
 
+RULES = {"rms": 5e-4, "sgd": 0.1}  # rule of dynamic evaluation -> its usual learning rate
+
+
 @dataclass(frozen=True)
 class DynamicConfig(Checked):
     """The settings of dynamic evaluation (measure/dynamic.py).
 
-    rate: the learning rate of plain SGD. decay: the share of the distance to the trained parameters that each step goes
-    back. segment: characters of a step.
+    rate: the learning rate; None: the usual one of the rule. decay: the share of the distance to the trained parameters
+    that each step goes back. segment: characters of a step. rule: rms, where both are scaled for each parameter, or
+    sgd; None: rms, or sgd if a rate is given.
     """
-    rate: float = _of(number(), default=0.1)
+    rate: float | None = _of(number(), default=None)
     decay: float = _of(number(most=1), default=0.001)
     segment: int = _of(whole(1, SEGMENT), default=20)
+    rule: str | None = _of(one_of(*RULES), default=None)
+
+    def chosen(self) -> tuple[str, float]:
+        """Return the rule and the learning rate."""
+        rule = self.rule or ("rms" if self.rate is None else "sgd")
+        return rule, RULES[rule] if self.rate is None else self.rate

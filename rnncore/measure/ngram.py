@@ -84,6 +84,18 @@ def baseline(train: np.ndarray, validation: np.ndarray, vocab_size: int, orders:
     return Baseline(best, by_order[best], by_order, len(symbols))
 
 
+def predicted(train: np.ndarray, text: np.ndarray, vocab_size: int, order: int, escape: float = 2.0,
+              most: int = MOST) -> np.ndarray:
+    """Count the first `most` ids of train, and return the probability (n,) float64 of each id of text (n,).
+
+    order: the symbols of the longest context. The first contexts begin with the text. Other arguments and errors as in
+    `baseline`.
+    """
+    symbols = checked(train[:most], vocab_size)
+    *_, p = probabilities(symbols, checked(text, vocab_size), vocab_size, order, escape)
+    return p
+
+
 def checked(ids: np.ndarray, vocab_size: int) -> np.ndarray:
     """Return ids (n,) as int32. Raise ValueError if one is not in 0..vocab_size-1."""
     ids = np.asarray(ids)

@@ -3,6 +3,7 @@ import json
 import math
 import os
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from cli_helpers import TEXT, call, corpus, files, refused, run
 import rnncore
 from rnncore import ModelConfig, Vocab
 from rnncore.cli import score as module
+from rnncore.cli.known import KNOWN
 from rnncore.measure import dynamic, evaluate, ngram
 from rnncore.model import CharLM
 
 PART = TEXT[1000:1600]
 PROTOCOLS = {"carried": (), "window": ("--window", 50), "dynamic": ("--dynamic", "--rate", 0.2, "--segment", 10)}
-SETTINGS = {"carried": {}, "window": {"window": 50}, "dynamic": {"rate": 0.2, "decay": 0.001, "segment": 10}}
+SETTINGS = {"carried": {}, "window": {"window": 50},
+            "dynamic": {"rule": "sgd", "rate": 0.2, "decay": 0.001, "segment": 10}}
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +81,7 @@ def test_the_protocols_differ_and_the_carried_one_is_the_librarys(score, model):
 @pytest.mark.parametrize("args, words", [
     ((), "state carried over the whole text; no unknown characters"),
     (("--window", 50), "state reset every 50 characters; no unknown characters"),
-    (("--dynamic",), "dynamic evaluation at rate 0.1, decay 0.001, segments of 20 characters; no unknown characters")])
+    (("--dynamic",), "dynamic evaluation (rms) at rate 0.0005, decay 0.001, segments of 20 characters; no unknown characters")])
 def test_the_words_say_what_the_json_says_in_two_lines(score, args, words):
     found, result = figures(score("part.txt", "--json", *args)), score("part.txt", *args)
     assert result.code == 0 and result.err == "" and result.out == (
@@ -233,3 +236,52 @@ def test_a_card_of_another_kind_is_no_harm(score, model, card, capsys):
     rnncore.save(model, "m.safetensors", card)
     assert figures(score("part.txt", "--json"))["floor"] is None
     assert call(capsys, "info", "m.safetensors").code == 0
+
+
+@pytest.fixture
+def mixing(tmp_path, capsys, monkeypatch):
+    """`rnncore score run TEXT --mix ARGS` where run was trained on all.txt and part.txt is another text."""
+    monkeypatch.chdir(tmp_path)
+    corpus(tmp_path, TEXT, "all.txt")
+    corpus(tmp_path, " ".join(reversed(PART.split(" "))), "part.txt")
+    assert call(capsys, "train", "all.txt", "--steps", 3, "--hidden", 8, "-o", "run").code == 0
+    return lambda text, *args: call(capsys, "score", "run", text, "--mix", *args)
+
+
+@pytest.mark.parametrize("protocol", [(), ("--window", 50), ("--dynamic",)])
+def test_mixing_with_counted_n_grams(mixing, capsys, protocol):
+    alone = figures(call(capsys, "score", "run", "part.txt", "--json", "--per-char", "alone.jsonl", *protocol))
+    found = figures(mixing("part.txt", "--json", "--per-char", "mixed.jsonl", "--mix-weight", 0.4, *protocol))
+    vocab, cut = Vocab.from_text(TEXT), int(0.9 * len(TEXT))
+    p = ngram.predicted(vocab.encode(TEXT)[:cut], vocab.encode(Path("part.txt").read_text()), len(vocab), 8)[1:]
+    model, mixed = (np.array([row["nats"] for row in rows(Path(name))]) for name in ("alone.jsonl", "mixed.jsonl"))
+    assert mixed == pytest.approx(-np.log(0.6 * np.exp(-model) + 0.4 * p)) and "mix" not in alone
+    assert found["nats_per_char"] == pytest.approx(mixed.mean()) and mixed.mean() < alone["nats_per_char"]
+    assert found["mix"] == {"weight": 0.4, "order": 8, "counted": cut,
+                            "model_nats_per_char": pytest.approx(alone["nats_per_char"])}
+    told = mixing("part.txt", *protocol).out.splitlines()
+    assert told[2] == (f"mixed with n-grams of 8 characters at weight 0.15; the model alone: {alone['nats_per_char']:.4f} "
+                       "nats/char")
+
+
+@pytest.mark.parametrize("text, change, reason", [
+    ("all.txt", None, KNOWN), ("known.txt", None, KNOWN), ("part.txt", os.remove, "the training text is not read: "),
+    ("part.txt", lambda path: Path(path).write_text(TEXT + "!"), "the training text is not read: ")])
+def test_mixing_is_refused_where_nothing_can_be_counted(mixing, tmp_path, text, change, reason):
+    corpus(tmp_path, PART, "known.txt")
+    if change:
+        change("all.txt")
+    line = refused(mixing(text, "--per-char", "out.jsonl"), 1)
+    assert "--mix counts n-grams in the model's training text, but" in line and reason in line
+    assert not Path("out.jsonl").exists()
+
+
+def test_mixing_is_refused_for_a_model_that_was_not_trained_here(score):
+    assert "`rnncore train` did not train this model" in refused(score("part.txt", "--mix"), 1)
+
+
+@pytest.mark.parametrize("args, words", [
+    (("--mix-weight", 0.1), "--mix-weight without --mix"), (("--mix", "--mix-weight", 1), "at least 0 and below 1"),
+    (("--mix", "--mix-weight", "nan"), "--mix-weight must be"), (("--mix", "--mix-weight", -0.5), "--mix-weight must be")])
+def test_a_weight_that_is_refused(score, args, words):
+    assert words in refused(score("part.txt", *args), 2)

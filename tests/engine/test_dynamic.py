@@ -14,17 +14,26 @@ RNG = np.random.default_rng(5)
 
 
 def by_reference(model, ids, config: DynamicConfig) -> np.ndarray:
-    """-log p of ids[1:]: score a segment, then one step of SGD, drawn back to where the parameters began."""
+    """-log p of ids[1:]: score a segment, then one step, drawn back to where the parameters began."""
     trained = {name: np.array(view, np.float64) for name, view in model.params.items()}
-    tensors, h, c, found = dict(trained), None, None, []
+    tensors, h, c, found, gradients = dict(trained), None, None, [], []
+    rule, rate = config.chosen()
     for start in range(0, len(ids) - 1, config.segment):
         piece = ids[start:start + config.segment + 1, None]
         result = reference.run(tensors, piece[:-1], piece[1:], h, c)
         h, c = result.h, result.c
         found += [reference.cross_entropy(z.copy(), target)[0]
                   for z, target in zip(result.logits[:, :, 0], piece[1:, 0], strict=True)]
-        tensors = {name: p - config.rate * result.grads[name] / (len(piece) - 1) + config.decay * (trained[name] - p)
-                   for name, p in tensors.items()}
+        grads = {name: grad / (len(piece) - 1) for name, grad in result.grads.items()}
+        gradients.append(grads)
+        scale = {name: np.sqrt(np.mean([each[name] ** 2 for each in gradients], axis=0)) for name in grads}
+        mean = np.concatenate([each.ravel() for each in scale.values()]).mean()
+        for name, p in tensors.items():
+            if rule == "sgd":
+                step, back = rate * grads[name], config.decay
+            else:
+                step, back = rate * grads[name] / (scale[name] + mean / 10), np.minimum(config.decay * scale[name] / mean, 0.5)
+            tensors[name] = p - step + back * (trained[name] - p)
     return np.array(found)
 
 
@@ -34,7 +43,9 @@ def all_losses(model, ids, config=None) -> np.ndarray:
 
 @pytest.mark.parametrize("config, dtype, error", [  # 4e-15 and 1e-6 when written
     (DynamicConfig(), "float32", 1e-4), (DynamicConfig(0.5, 0.05, 7), "float64", 1e-9), (DynamicConfig(0.3, 0, 1), "float64", 1e-9),
-    (DynamicConfig(0.2, 1, 3), "float32", 1e-4), (DynamicConfig(0.1, 0.1, 1000), "float64", 1e-9)], ids=str)
+    (DynamicConfig(0.2, 1, 3), "float32", 1e-4), (DynamicConfig(0.1, 0.1, 1000), "float64", 1e-9),
+    (DynamicConfig(), "float64", 1e-9), (DynamicConfig(0.01, 0.3, 7, "rms"), "float64", 1e-9),
+    (DynamicConfig(0.003, 0.05, 20, "rms"), "float32", 1e-4), (DynamicConfig(rule="sgd"), "float64", 1e-9)], ids=str)
 def test_the_losses_are_the_references(config, dtype, error):
     model, ids = build(dtype=dtype), RNG.integers(0, 5, 154)
     found = all_losses(model, ids, config)
@@ -114,7 +125,19 @@ def test_divergence_names_the_cure():
         all_losses(build(dtype="float32"), RNG.integers(0, 5, 200), DynamicConfig(rate=1e308))
 
 
+def test_the_rule_and_its_rate():
+    assert DynamicConfig().chosen() == ("rms", 5e-4) and DynamicConfig(rule="sgd").chosen() == ("sgd", 0.1)
+    assert DynamicConfig(0.1).chosen() == ("sgd", 0.1) and DynamicConfig(0.1, rule="rms").chosen() == ("rms", 0.1)
+
+
+def test_parameters_without_a_gradient_stay_where_they_are():
+    """A model whose every gradient is zero: no scale is divided by."""
+    model = build(vocab_size=1)
+    assert all_losses(model, np.zeros(50, int)).tolist() == [0.0] * 49
+
+
 @pytest.mark.parametrize("wrong, name", [
+    ({"rule": "adam"}, "rule"),
     ({"rate": -1}, "rate"), ({"rate": float("nan")}, "rate"), ({"rate": float("inf")}, "rate"), ({"decay": -0.1}, "decay"),
     ({"decay": 1.1}, "decay"), ({"decay": float("nan")}, "decay"), ({"segment": 0}, "segment"), ({"segment": -5}, "segment")])
 def test_settings_out_of_range(wrong, name):

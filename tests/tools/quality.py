@@ -1,109 +1,146 @@
-"""The README's table of losses: every row is trained from the command line, once a seed, and scored on its split.
+"""The losses of tests/README.md: trains and scores recipes by a protocol that does not fool us, and prints their table.
 
-    python tests/tools/quality.py --corpora FOLDER [--rows NAME ...] [--seeds 1 2 3] [--json FILE]
+    python tests/tools/quality.py search --corpora FOLDER --runs FOLDER [--rows NAME ...] [--seeds 1 2 3] [--workers 2]
+    python tests/tools/quality.py final  --corpora FOLDER --runs FOLDER ...
 
-FOLDER holds tinyshakespeare.txt (and hugo-les-miserables-1-4.txt for its row). Losses are nats per character on the
-validation text: `val` with the state carried over all of it, `w256` from zero every 256 characters, `dynamic` by
-dynamic evaluation. Seconds are those of training. Prints a row of Markdown as soon as it is measured; a --json file
-keeps all runs, and its rows are not run again.
+`search` trains on the first eight tenths of a text and scores the ninth; everything is chosen on it. `final` trains on
+nine tenths and scores the last, which no search has seen. Both score last.safetensors, once: the number of steps is
+fixed before a run, and the best of many looks is only shown beside.
+
+Each run is a folder of --runs. A run that was stopped goes on, a score that is there is not made again. One worker is
+one process; with several, each trains on one thread. Losses are nats per character: `val` with the state carried over
+the text, `w256` from zero every 256 characters, `dynamic` by dynamic evaluation. A row is the mean over its seeds.
 """
 import argparse
-import datetime
 import json
+import os
 import shlex
 import statistics
 import subprocess
 import sys
-import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+from recipes import FINAL, SEARCH, Recipe
+
+HERE = Path(__file__).resolve().parent
 PROTOCOLS = {"val": [], "w256": ["--window", "256"], "dynamic": ["--dynamic"]}
-ROWS = {  # name: (what, text, options of train)
-    "adam-1x128": ("Adam, 1x128, 2M characters", "shakespeare", "--layers 1 --optimizer adam --steps 625"),
-    "adam-n32": ("the same in 32 streams", "shakespeare", "--layers 1 --optimizer adam --batch 32 --steps 1250"),
-    "1x128": ("1x128, 2M", "shakespeare", "--layers 1 --steps 625"),
-    "2x128": ("2x128, 3M", "shakespeare", "--layers 2 --hidden 128 --steps 938"),
-    "2x256": ("2x256, 4M", "shakespeare", "--preset medium --steps 1250"),
-    "small": ("last 100 KB of train, 1x128, 20 epochs", "last100k", "--layers 1 --hidden 128 --epochs 20"),
-    "small-default": ("last 100 KB of train, nothing chosen", "last100k", ""),
-    "default": ("nothing chosen", "shakespeare", ""),
-    "ten-minutes": ("ten minutes", "shakespeare", "--minutes 10"),
-    "numpy": ("NumPy's source, one minute", "numpy", "--minutes 1"),
-    "hugo": ("Les Miserables 1-4, one minute", "hugo", "--minutes 1"),
-}
+SHORT = 100_000  # characters of the short text
+HEAD = ("| what | `rnncore train TEXT ...` | seeds | val (range) | w256 | dynamic | best look | characters, time | device "
+        "| date |\n|---|---|---|---|---|---|---|---|---|---|")
 
 
-def texts(corpora: Path, folder: Path) -> dict[str, tuple[str, list[str], str | None]]:
-    """name -> (what to train on, the split's options, its validation text or None) with files written into folder."""
-    shakespeare = (corpora / "tinyshakespeare.txt").read_text()
-    cut = int(0.9 * len(shakespeare))
-    (folder / "last100k.txt").write_text(shakespeare[cut - 100_000:])
-    (folder / "validation.txt").write_text(shakespeare[cut:])
-    share = str(round(1 - 100_000 / (len(shakespeare) - cut + 100_000), 6))
-    validation = str(folder / "validation.txt")
-    return {"shakespeare": (str(corpora / "tinyshakespeare.txt"), [], validation),
-            "last100k": (str(folder / "last100k.txt"), ["--val", share], validation),
-            "numpy": ("numpy", [], None), "hugo": (str(corpora / "hugo-les-miserables-1-4.txt"), [], None)}
+def texts(corpora: Path, runs: Path, stage: str) -> dict[str, tuple[Path, list[str], Path]]:
+    """Return text -> (file to train on, options of its split, file to score); files that are missing are written.
+
+    The short text is the last SHORT characters of the training part, with the part to score after them.
+    """
+    shakespeare = corpora / "tinyshakespeare.txt"
+    text = shakespeare.read_text(encoding="utf-8")
+    begin, end = (int(share * len(text)) for share in ((0.8, 0.9) if stage == "search" else (0.9, 1.0)))
+    files = {"scored": text[begin:end], "short": text[begin - SHORT:end]}
+    for name, part in files.items():
+        (runs / f"{name}.txt").write_text(part, encoding="utf-8")
+    share = round(1 - SHORT / (SHORT + end - begin), 6)
+    scored = runs / "scored.txt"
+    return {"shakespeare": (shakespeare, ["--val", "0.1", "--test", "0.1" if stage == "search" else "0"], scored),
+            "short": (runs / "short.txt", ["--val", str(share)], scored)}
 
 
-def rnncore(*args, folder: Path) -> subprocess.CompletedProcess:
-    done = subprocess.run([sys.executable, "-m", "rnncore", *args], cwd=folder, capture_output=True, text=True)
+def rnncore(*args: str, trial: str = "") -> str:
+    """Return what a command prints. SystemExit if it fails."""
+    program = [str(HERE / "trials.py"), *trial.split(), "--"] if trial else ["-m", "rnncore"]
+    done = subprocess.run([sys.executable, *program, *args], capture_output=True, text=True,
+                          env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
     if done.returncode:
         sys.exit(f"rnncore {shlex.join(args)}: {done.stderr[-500:]}")
-    return done
+    return done.stdout
 
 
-def measure(name: str, seed: int, about: dict, folder: Path) -> dict:
-    """One run: its losses, seconds, characters and the floor."""
-    _, text, options = ROWS[name]
-    source, split, validation = about[text]
-    run = str(folder / f"{name}-{seed}")
-    rnncore("train", source, *split, *options.split(), "--seed", str(seed), "-o", run, folder=folder)
-    card = json.loads(rnncore("info", run, "--json", folder=folder).stdout)["card"]
-    last = json.loads((Path(run) / "metrics.jsonl").read_text().splitlines()[-1])
-    found = {"seed": seed, "seconds": last["seconds"], "chars": last["chars"], "best": card["val_loss"],
-             "end": last["val_loss"], "floor": card["floor"]["nats"], "date": str(datetime.date.today())}
-    for protocol, more in PROTOCOLS.items() if validation else ():
-        scored = json.loads(rnncore("score", run, validation, *more, "--json", folder=folder).stdout)
-        found[protocol] = scored["nats_per_char"]
-    return found
+def measure(job: tuple[str, Recipe, int], about: dict, runs: Path, protocols: list[str], threads: list[str]) -> None:
+    """Train a run, or the rest of it, and score it by the protocols that are missing in its scores.json."""
+    name, recipe, seed = job
+    run, kept = runs / f"{name}-{seed}", runs / f"{name}-{seed}" / "scores.json"
+    source, split, scored = about[recipe.text]
+    found = json.loads(kept.read_text()) if kept.is_file() else {}
+    if not found.get("done"):
+        last = run / "last.safetensors"
+        args = ["--resume", "-o", str(run)] if last.is_file() else [
+            str(source), *split, *recipe.options.split(), *threads, "--seed", str(seed), "--no-report", "-o", str(run)]
+        if not (last.is_file() and ended(last)):
+            rnncore("train", *args, trial=recipe.trial)
+        card = json.loads(rnncore("info", str(last), "--json"))["card"]
+        found = {"done": True, "chars": card["chars"], "seconds": card["seconds"], "best": card["val_loss"],
+                 "device": card.get("device", ""), "precision": card["precision"], "date": card["made"][:10]}
+    for protocol in protocols:
+        if protocol not in found:
+            printed = rnncore("score", str(run / "last.safetensors"), str(scored), *PROTOCOLS[protocol], "--json")
+            found[protocol] = json.loads(printed)["nats_per_char"]
+        kept.write_text(json.dumps(found, indent=1))
 
 
-def row(name: str, runs: list[dict]) -> str:
-    """A row of Markdown: means over the seeds."""
-    def mean(key: str) -> str:
-        values = [run[key] for run in runs if key in run]
-        return f"{statistics.mean(values):.3f}" if values else ""
+def ended(last: Path) -> bool:
+    """Return True if a run has spent its steps."""
+    card = json.loads(rnncore("info", str(last), "--json"))["card"]
+    settings = card["train"]
+    steps = settings["steps"] or settings["epochs"] and round(settings["epochs"] * windows(card))
+    return bool(steps) and card["step"] >= steps
 
-    what, text, options = ROWS[name]
-    val = mean("val") or mean("best") + " (a sample)"
-    spread = f" ({min(r['val'] for r in runs):.3f}-{max(r['val'] for r in runs):.3f})" if "val" in runs[0] else ""
-    chars = statistics.mean(run["chars"] for run in runs) / 1e6
-    return (f"| {what} | `{text} {options}`".rstrip() + f" | {val}{spread} | {mean('w256')} | {mean('dynamic')} "
-            f"| {mean('floor')} | {chars:.1f}M, {statistics.mean(run['seconds'] for run in runs):.0f} s "
-            f"| {', '.join(str(run['seed']) for run in runs)} | {runs[-1]['date']} |").replace("`shakespeare`", "")
+
+def windows(card: dict) -> int:
+    """Return the number of windows in an epoch of a run (data/batches.py)."""
+    settings = card["train"]
+    return -(-((card["split"]["train"] - 1) // settings["batch"]) // settings["seq"])
+
+
+def row(name: str, recipe: Recipe, runs: Path) -> str | None:
+    """Return the row of Markdown of all runs of a recipe that are done; None if none is."""
+    files = {int(file.parent.name.rpartition("-")[2]): file for file in runs.glob(f"{name}-*/scores.json")
+             if file.parent.name.rpartition("-")[0] == name}
+    found = {seed: json.loads(file.read_text()) for seed, file in sorted(files.items())}
+    found = {seed: run for seed, run in found.items() if "val" in run}
+    if not found:
+        return None
+    several = list(found.values())
+
+    def mean(key: str, digits: int = 3) -> str:
+        values = [run[key] for run in several if run.get(key) is not None]
+        return f"{statistics.mean(values):.{digits}f}" if values else ""
+
+    values = [run["val"] for run in several]
+    spread = f" ({min(values):.3f}-{max(values):.3f})" if len(values) > 1 else ""
+    options = f"`{recipe.options}`" + (f", trial `{recipe.trial}`" if recipe.trial else "")
+    devices = ", ".join(sorted({f"{run['device']} {run['precision']}".strip() for run in several}))
+    chars = statistics.mean(run["chars"] for run in several) / 1e6
+    return (f"| {recipe.what} | {options} | {', '.join(map(str, found))} | {mean('val', 4)}{spread} | {mean('w256')} | "
+            f"{mean('dynamic')} | {mean('best')} | {chars:.1f}M, {mean('seconds', 0)} s | {devices} | "
+            f"{several[-1]['date']} |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("stage", choices=["search", "final"])
     parser.add_argument("--corpora", type=Path, required=True)
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--rows", nargs="+")
+    parser.add_argument("--seeds", nargs="+", type=int)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--table", action="store_true", help="only print the table of the runs that are done")
     args = parser.parse_args()
-    kept = json.loads(args.json.read_text()) if args.json and args.json.is_file() else {}
-    print("| what | text and options | val (range) | w256 | dynamic | counting | characters, time | seeds | date |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        about = texts(args.corpora.resolve(), Path(folder))
-        for name in args.rows:
-            runs = kept.setdefault(name, [])
-            for seed in args.seeds:
-                if seed not in (run["seed"] for run in runs):
-                    runs.append(measure(name, seed, about, Path(folder)))
-                    if args.json:
-                        args.json.write_text(json.dumps(kept, indent=1))
-            print(row(name, [run for run in runs if run["seed"] in args.seeds]), flush=True)
+    recipes = SEARCH if args.stage == "search" else FINAL
+    runs = args.runs.resolve() / args.stage
+    runs.mkdir(parents=True, exist_ok=True)
+    about, rows = texts(args.corpora.resolve(), runs, args.stage), args.rows or list(recipes)
+    jobs = [(name, recipes[name], seed) for name in rows for seed in args.seeds or recipes[name].seeds]
+    task = partial(measure, about=about, runs=runs, protocols=["val"] if args.stage == "search" else list(PROTOCOLS),
+                   threads=["--threads", "1"] if args.workers > 1 else [])
+    if not args.table:
+        with ThreadPoolExecutor(args.workers) as pool:
+            for number, _ in enumerate(pool.map(task, jobs), 1):
+                print(f"{number} of {len(jobs)} runs: {jobs[number - 1][0]}, seed {jobs[number - 1][2]}", file=sys.stderr)
+    print(HEAD)
+    print(*filter(None, (row(name, recipes[name], runs) for name in rows)), sep="\n")
 
 
 if __name__ == "__main__":
