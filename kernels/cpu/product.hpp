@@ -208,7 +208,11 @@ public:
         for (long m = 0; m < units; m += PANEL) {
             Word* to = panels.data + m * length + first * PANEL;
             const long some = std::min(units - m, long(PANEL));
-            for (long k = 0; k < depth; k += E::PER_WORD, to += PANEL) {
+            long k = 0;
+            if constexpr (E::TILED)
+                for (; along == 1 && k + SIDE * E::PER_WORD <= depth; k += SIDE * E::PER_WORD, to += SIDE * PANEL)
+                    for (long u = 0; u < PANEL; u += SIDE) pack_block(a + (m + u) * down + k, down, some - u, to + u);
+            for (; k < depth; k += E::PER_WORD, to += PANEL) {
                 const T* from = a + m * down + k * along;
                 if (k + E::PER_WORD <= depth)
                     for (long u = 0; u < some; u++) to[u] = E::word(from + u * down, along, E::PER_WORD);
@@ -218,6 +222,15 @@ public:
             }
             std::fill(to, panels.data + m * length + (first + words<E>(depth)) * PANEL, Word(0));
         }
+    }
+
+    // Write SIDE units, of which `some` are there, and SIDE words of each, whose numbers are neighbours.
+    static void pack_block(const T* from, long down, long some, Word* to) {
+        uint32_t block[SIDE][SIDE] = {};
+        for (long u = 0; u < std::min(some, SIDE); u++)
+            for (long j = 0; j < SIDE; j++) block[u][j] = E::word(from + u * down + j * E::PER_WORD, 1, E::PER_WORD);
+        transpose(block);
+        for (long j = 0; j < SIDE; j++) std::copy_n(block[j], SIDE, to + j * PANEL);
     }
 
     // Compute c (n, units) = start + b A^T, where c's rows are ldc apart. Each panel is read from memory once.
@@ -298,7 +311,7 @@ public:
             for (long s = 0; s < n; s++) put(s, 0, from + s * down, depth);
             return rows();
         }
-        if (E::TILED && tiles_allowed()) return transpose(from, down, along, depth);
+        if (E::TILED && tiles_allowed()) return transposed(from, down, along, depth);
         Buffer<Word> line(n);  // one word of each row
         for (long k = 0; k < depth; k += E::PER_WORD, from += E::PER_WORD * along) {
             const long count = std::min(depth - k, long(E::PER_WORD));
@@ -320,21 +333,21 @@ public:
 
 private:
     // Write the rows of `gather` one after the other, in blocks of SIDE rows and SIDE words.
-    Rows<E> transpose(const T* from, long down, long along, long depth) {
-        for (long s = 0; s < n; s += SIDE)
-            for (long k = 0; k < length; k += SIDE) {
-                Word block[SIDE][SIDE] = {};
-                const long rows = std::min(n - s, long(SIDE));
+    Rows<E> transposed(const T* from, long down, long along, long depth) {
+        for (long k = 0; k < length; k += SIDE)  // `from` is read from its beginning to its end
+            for (long s = 0; s < n; s += SIDE) {
+                uint32_t block[SIDE][SIDE] = {};
+                const long rows = std::min(n - s, SIDE);
                 for (long j = 0; j < SIDE && (k + j) * E::PER_WORD < depth; j++) {
                     const long count = std::min(depth - (k + j) * E::PER_WORD, long(E::PER_WORD));
                     const T* at = from + s * down + (k + j) * E::PER_WORD * along;
-                    if (down == 1 && count == E::PER_WORD)
-                        for (long r = 0; r < rows; r++) block[j][r] = E::word(at + r, along, E::PER_WORD);
+                    if (down == 1 && count == E::PER_WORD && rows == SIDE)
+                        for (long r = 0; r < SIDE; r++) block[j][r] = E::word(at + r, along, E::PER_WORD);
                     else
                         for (long r = 0; r < rows; r++) block[j][r] = E::word(at + r * down, along, count);
                 }
-                for (long r = 0; r < rows; r++)
-                    for (long j = 0; j < SIDE; j++) buffer.data[(s + r) * length + k + j] = block[j][r];
+                transpose(block);
+                for (long r = 0; r < rows; r++) std::copy_n(block[r], SIDE, buffer.data + (s + r) * length + k);
             }
         return rows();
     }

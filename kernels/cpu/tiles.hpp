@@ -30,6 +30,28 @@ namespace {
 
 constexpr long SIDE = 16;  // the most rows of a tile, and the words of a row
 
+// Transpose a block of 16 x 16 words: in squares of 16, 8, 4 and 2, swap the upper right and the lower left quarter.
+inline void transpose(uint32_t (&block)[SIDE][SIDE]) {
+    for (int half = SIDE / 2; half; half /= 2)
+        for (int row = 0; row < SIDE; row++) {
+            if (row & half) continue;
+            uint32_t *upper = block[row], *lower = block[row + half];
+#if TILES == 1
+            const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+            const __m512i a = _mm512_loadu_si512(upper), b = _mm512_loadu_si512(lower), h = _mm512_set1_epi32(half);
+            const __mmask16 right = _mm512_test_epi32_mask(lane, h);
+            // A number of 16 and more names a lane of the second vector.
+            _mm512_storeu_si512(upper, _mm512_permutex2var_epi32(
+                a, _mm512_mask_add_epi32(lane, right, lane, _mm512_set1_epi32(SIDE - half)), b));
+            _mm512_storeu_si512(lower, _mm512_permutex2var_epi32(
+                a, _mm512_mask_add_epi32(_mm512_add_epi32(lane, h), right, lane, _mm512_set1_epi32(SIDE)), b));
+#else
+            for (int column = 0; column < SIDE; column++)
+                if (column & half) std::swap(upper[column], lower[column - half]);
+#endif
+        }
+}
+
 #if TILES == 0
 
 bool tiles_allowed() { return false; }
