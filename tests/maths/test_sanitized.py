@@ -13,6 +13,8 @@ FLAGS = ("-std=c++17", "-O0", "-g1", "-fno-omit-frame-pointer", "-march=native",
          "-fsanitize=address,undefined", "-fno-sanitize=alignment", "-fno-sanitize-recover=all")
 LOOPS = "equal_the_loops or columns or longer_arrays or tanh or refused or bf16_computes or products_in"  # of test_native.py
 STEPS = "equal_model_step or naive or repeated or out_of_range"           # of test_stepper.py
+# Left out: what takes long. Where there is no AMX, bf16 without tiles is what is compiled as it is here.
+LEFT = "untiled or forbidden or emulated and (shape2 or shape3)"
 
 LAYER = """
 import sanitize, test_native
@@ -58,7 +60,7 @@ def sanitized(tmp_path, *arguments: str, planted: tuple[str, str] = ("", "")) ->
 def test_the_loops_stay_inside_their_arrays(tmp_path):
     """Takes over 10 s: the loops are compiled with checks, and Python's memory is guarded too."""
     done = sanitized(tmp_path, "-m", "pytest", "-q", "-p", "sanitize", "-p", "no:cacheprovider", "-p", "no:xdist", "-s",
-                     "tests/maths/test_native.py", "tests/maths/test_stepper.py", "-k", f"{LOOPS} or {STEPS}")
+                     "tests/maths/test_native.py", "tests/maths/test_stepper.py", "-k", f"({LOOPS} or {STEPS}) and not ({LEFT})")
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-2000:] + done.stderr[-4000:]
 
 
