@@ -193,7 +193,7 @@ class Kernel(Protocol):
     def memory(self) -> int:
         """Return the memory that this process may use on the device, in bytes."""
 
-    def speed(self) -> float:
+    def speed(self, precision: str = "float32") -> float:
         """Return the approximate training throughput of a share, in parameters x characters per second."""
 
     def single_threaded(self) -> AbstractContextManager[object]:

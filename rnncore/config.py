@@ -207,7 +207,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "short": {"layers": 1, "hidden": 256},  # for a short text
     "small": {"layers": 2, "hidden": 128},
     "medium": {"layers": 2, "hidden": 256},
-    "large": {"layers": 3, "hidden": 512},
+    "large": {"layers": 2, "hidden": 512},
     "original": {"layers": 3, "hidden": 512, "seq": 50, "batch": 100, "optimizer": "adam", "dropout": 0.5,
                  "weight_drop": 0.0, "variational": False},  # the Keras project of 2018 that this one follows
 }

@@ -199,11 +199,11 @@ def choose(options: RunOptions, characters: int, symbols: int, old: CharLM | Non
            kernel: Kernel) -> tuple[str | None, ModelConfig, TrainConfig, list[str]]:
     """Return the preset's name, if any, all sizes and settings, and a reason for each one that was chosen here.
     characters: of the training part; symbols: V; old: the initial model or None. Raises RunError for lack of memory."""
-    name, reasons, given = options.preset, [], options.asked()
+    name, reasons, given, speed = options.preset, [], options.asked(), kernel.speed(options.dtype or DTYPE)
     if old is not None:
         given |= {size: getattr(old.config, size) for size in SIZES}
     elif name is None and None in (options.layers, options.hidden):
-        name, reason = plan.preset(TrainConfig(**options.of(TrainConfig)), characters, kernel.cores(), kernel.speed())
+        name, reason = plan.preset(TrainConfig(**options.of(TrainConfig)), characters, kernel.cores(), speed)
         reasons.append(f"preset {name}: {reason}")
     sizes, train = plan.with_preset(name or "small", given)
     model, config = ModelConfig(symbols, **sizes), TrainConfig(**train)
@@ -216,7 +216,7 @@ def choose(options: RunOptions, characters: int, symbols: int, old: CharLM | Non
         reasons.append(f"warning: {characters:,} characters are fewer than one batch: {batch} streams of {seq} instead "
                        f"of {config.batch} of {config.seq}")
         config = replace(config, batch=batch, seq=seq)
-    config, more = plan.fill(config, model, characters, kernel.cores(), kernel.speed(), tuned=old is not None)
+    config, more = plan.fill(config, model, characters, kernel.cores(), speed, tuned=old is not None)
     check_memory(config, model, np.dtype(storage(options.dtype or DTYPE)).itemsize, kernel.memory())
     return name, model, config, [*reasons, *more]
 

@@ -39,6 +39,17 @@ def test_short_texts_are_read_more_often_within_bounds(characters, epochs):
     assert fill(TrainConfig(), characters)[0].epochs == epochs
 
 
+@pytest.mark.parametrize("characters, epochs", [(100_000, 40), (1_000_000, 40), (4_000_000, 10), (10 ** 9, 0.04)])
+def test_a_gpu_reads_ten_times_as_much_and_at_most_twice_as_often(characters, epochs):
+    config, _ = plan.fill(TrainConfig(), ModelConfig(65, 64, 512, 2), characters, 1, 3e12)
+    assert config.epochs == epochs
+    assert (config.dropout, config.weight_drop) == ((0.4, 0.4) if epochs == 40 else (0.2, 0.2) if epochs == 10 else (0, 0))
+
+
+def test_bf16_is_planned_with_its_own_speed():
+    assert kernels.host.speed("bf16") == 2 * kernels.host.speed("float32") == 2 * kernels.host.speed()
+
+
 @pytest.mark.parametrize("cores, batch, threads", [(1, 64, 1), (2, 64, 2), (16, 64, 8), (16, 20, 2), (4, 1000, 4), (2, 15, 1)])
 def test_a_thread_has_columns_enough(cores, batch, threads):
     assert fill(TrainConfig(batch=batch), 1000, cores)[0].threads == threads
@@ -47,7 +58,8 @@ def test_a_thread_has_columns_enough(cores, batch, threads):
 @pytest.mark.parametrize("characters, given, rates", [
     (9_000_000, {"minutes": 1.0}, (0, 0)), (10 ** 6, {"epochs": 3}, (0, 0)), (10 ** 6, {"epochs": 1.0}, (0, 0)),
     (10 ** 6, {"epochs": 10}, (0.1, 0)), (10 ** 6, {"steps": 15_000}, (0.2, 0.2)), (10 ** 5, {"epochs": 20}, (0.3, 0.3)),
-    (10 ** 5, {"epochs": 1.0}, (0, 0)), (10 ** 5, {"minutes": 2.0}, (0.3, 0.3))])
+    (10 ** 5, {"epochs": 30}, (0.4, 0.4)), (10 ** 6, {"epochs": 200}, (0.3, 0.3)),
+    (10 ** 5, {"epochs": 1.0}, (0, 0)), (10 ** 5, {"minutes": 2.0}, (0.4, 0.4))])
 def test_dropout_grows_with_epochs_and_parameters_for_each_character(characters, given, rates):
     config, reasons = fill(TrainConfig(**given), characters)
     assert (config.dropout, config.weight_drop) == rates

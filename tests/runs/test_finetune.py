@@ -178,7 +178,7 @@ def test_a_new_run_does_not_become_a_tuned_one_by_resuming(tune):
 @pytest.mark.parametrize("args, words", [
     (("--hidden", 32), "--hidden 32 conflicts with --init-from base, which has 16"),
     (("--layers", 2), "--layers 2 conflicts"), (("--embed", 9), "--embed 9 conflicts"),
-    (("--preset", "large"), "--preset large (layers 3) conflicts with --init-from base, which has 1"),
+    (("--preset", "large"), "--preset large (layers 2) conflicts with --init-from base, which has 1"),
     (("--preset", "tiny"), "--preset tiny (hidden 64) conflicts"), (("--hidden", 0), "hidden"), (("--lr", 0), "lr")])
 def test_sizes_that_are_not_the_models(tune, tmp_path, args, words):
     before = files(tmp_path)

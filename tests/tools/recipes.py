@@ -19,6 +19,7 @@ class Recipe(NamedTuple):
 THREE = (1, 2, 3)
 N32 = f"{SMALL} --batch 32 --seq 50 --lr .02 --steps 1876"
 WIDE = f"{MEDIUM} --dtype bf16 --dropout 0 --weight-drop 0"
+SHORT = "--layers 1 --embed 64 --epochs 20"
 SEARCH = {
     "base": Recipe("2x128, 3M: the recipe of before", f"{SMALL} {TODAY} --steps 938", seeds=THREE),
     "baselr2": Recipe("rate .02", f"{SMALL} --lr .02 --steps 938"),
@@ -53,5 +54,13 @@ SEARCH = {
     "widen32": Recipe("32 streams, rate .02", f"{WIDE} --batch 32 --lr .02 --steps 2500", seeds=THREE),
     "widen32lr15": Recipe("32 streams, rate .015", f"{WIDE} --batch 32 --lr .015 --steps 2500"),
     "widen32drop1": Recipe("32 streams, rate .02, dropout .1", f"{MEDIUM} --dtype bf16 --dropout .1 --weight-drop 0 --batch 32 --lr .02 --steps 2500"),
+    "short": Recipe("100 KB, 20 epochs, 1x128: the recipe of before", f"{SHORT} --hidden 128 --dropout .3 --weight-drop .3", text="short"),
+    "short256": Recipe("1x256", f"{SHORT} --hidden 256 --dropout .3 --weight-drop .3", text="short"),
+    "short256d4": Recipe("1x256, dropout .4", f"{SHORT} --hidden 256 --dropout .4 --weight-drop .4", text="short"),
+    "short256d5": Recipe("1x256, dropout .5", f"{SHORT} --hidden 256 --dropout .5 --weight-drop .5", text="short"),
+    "shortn32": Recipe("1x128, 32 streams, rate .02", f"{SHORT} --hidden 128 --dropout .3 --weight-drop .3 --batch 32 --lr .02", text="short"),
+    "short256n32": Recipe("1x256, 32 streams, rate .02, dropout .4", f"{SHORT} --hidden 256 --dropout .4 --weight-drop .4 --batch 32 --lr .02", text="short"),
+    "short256n32d5": Recipe("1x256, 32 streams, rate .02, dropout .5", f"{SHORT} --hidden 256 --dropout .5 --weight-drop .5 --batch 32 --lr .02", text="short"),
+    "short256n16": Recipe("1x256, 16 streams, rate .015, dropout .5", f"{SHORT} --hidden 256 --dropout .5 --weight-drop .5 --batch 16 --lr .015", text="short"),
 }
 FINAL = {}
