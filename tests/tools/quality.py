@@ -39,10 +39,11 @@ def texts(corpora: Path, runs: Path, stage: str) -> dict[str, tuple[Path, list[s
     shakespeare = corpora / "tinyshakespeare.txt"
     text = shakespeare.read_text(encoding="utf-8")
     begin, end = (int(share * len(text)) for share in ((0.8, 0.9) if stage == "search" else (0.9, 1.0)))
-    files = {"scored": text[begin:end], "short": text[begin - SHORT:end]}
+    first = max(0, begin - SHORT)
+    files = {"scored": text[begin:end], "short": text[first:end]}
     for name, part in files.items():
         (runs / f"{name}.txt").write_text(part, encoding="utf-8")
-    share = round(1 - SHORT / (SHORT + end - begin), 6)
+    share = round((end - begin) / (end - first), 6)
     scored = runs / "scored.txt"
     return {"shakespeare": (shakespeare, ["--val", "0.1", "--test", "0.1" if stage == "search" else "0"], scored),
             "short": (runs / "short.txt", ["--val", str(share)], scored)}
