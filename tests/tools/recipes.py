@@ -50,9 +50,10 @@ SEARCH = {
     "warmup10": Recipe("warm-up .1", f"{N32} --warmup .1"),
     "warmup0": Recipe("warm-up .01", f"{N32} --warmup .01"),
     "embeddrop": Recipe("embedding drop .05", f"{N32} --weight-drop .001", "embedding-drop=.05"),
-    "wide": Recipe("2x256, 4M: the recipe of before", f"{WIDE} --steps 1250", seeds=THREE),
+    "wide": Recipe("2x256, 4M, no dropout", f"{WIDE} --steps 1250", seeds=THREE),
     "widen32": Recipe("32 streams, rate .02", f"{WIDE} --batch 32 --lr .02 --steps 2500", seeds=THREE),
     "widen32lr15": Recipe("32 streams, rate .015", f"{WIDE} --batch 32 --lr .015 --steps 2500"),
+    "widedrop1": Recipe("2x256, 4M, dropout .1: the recipe of before", f"{MEDIUM} --dtype bf16 --dropout .1 --weight-drop 0 --steps 1250", seeds=THREE),
     "widen32drop1": Recipe("32 streams, rate .02, dropout .1", f"{MEDIUM} --dtype bf16 --dropout .1 --weight-drop 0 --batch 32 --lr .02 --steps 2500"),
     "short": Recipe("100 KB, 20 epochs, 1x128: the recipe of before", f"{SHORT} --hidden 128 --dropout .3 --weight-drop .3", text="short"),
     "short256": Recipe("1x256", f"{SHORT} --hidden 256 --dropout .3 --weight-drop .3", text="short"),
@@ -63,4 +64,11 @@ SEARCH = {
     "short256n32d5": Recipe("1x256, 32 streams, rate .02, dropout .5", f"{SHORT} --hidden 256 --dropout .5 --weight-drop .5 --batch 32 --lr .02", text="short"),
     "short256n16": Recipe("1x256, 16 streams, rate .015, dropout .5", f"{SHORT} --hidden 256 --dropout .5 --weight-drop .5 --batch 16 --lr .015", text="short"),
 }
-FINAL = {}
+FINAL = {
+    "base": SEARCH["base"],
+    "n32lr2": SEARCH["n32lr2"],
+    "medium": SEARCH["widedrop1"],
+    "mediumn32": SEARCH["widen32drop1"]._replace(seeds=THREE),
+    "short": SEARCH["short"]._replace(seeds=THREE),
+    "short256n32": SEARCH["short256n32"]._replace(seeds=THREE),
+}
