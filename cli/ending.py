@@ -80,7 +80,7 @@ def verdict(run) -> list[str]:
 def cure(run) -> str:
     """Return advice for a model that is worse than the n-gram baseline."""
     training, config = run.training, run.training.config
-    usual = plan.usual_rate(training.model.config, config.optimizer, tuned(run))
+    usual = plan.usual_rate(training.model.config, config.optimizer, tuned(run), config.batch)
     if training.recovery.rate < 1 or config.lr >= FAR_TOO_HIGH * usual:
         return f"the rate was too high; {lower(run)}"
     if training.best[1] < LATE * training.step:

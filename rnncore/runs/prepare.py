@@ -207,10 +207,10 @@ def choose(options: RunOptions, characters: int, symbols: int, old: CharLM | Non
         reasons.append(f"preset {name}: {reason}")
     sizes, train = plan.with_preset(name or "small", given)
     model, config = ModelConfig(symbols, **sizes), TrainConfig(**train)
-    few = plan.columns(config, characters)
-    if options.batch is None and few < config.batch and "batch" not in PRESETS[name or "small"]:
-        config = replace(config, batch=few)
-        reasons.append(f"batch {few}: {plan.about(characters)} characters make {plan.WINDOWS} windows of {config.seq}")
+    if options.batch is None and "batch" not in PRESETS[name or "small"]:
+        columns, reason = plan.streams(config, model, characters, kernel.cores(), speed)
+        config = replace(config, batch=columns)
+        reasons += [f"batch {columns}: {reason}"] if reason else []
     batch, seq = shrink(characters, config.batch, config.seq)
     if (batch, seq) != (config.batch, config.seq):
         reasons.append(f"warning: {characters:,} characters are fewer than one batch: {batch} streams of {seq} instead "

@@ -89,6 +89,15 @@ def test_a_short_text_has_fewer_streams(characters, batch):
     assert plan.columns(TrainConfig(), characters) == batch
 
 
+@pytest.mark.parametrize("characters, hidden, cores, speed, count, reason", [
+    (10 ** 6, 128, 2, CPU, 32, "more steps than with 64"), (10 ** 6, 128, 4, CPU, 32, "more steps than with 64"),
+    (10 ** 6, 128, 5, CPU, 64, ""), (10 ** 6, 129, 2, CPU, 64, ""), (10 ** 6, 128, 1, 3e12, 64, ""),
+    (9_000, 128, 2, CPU, 9, "9 thousand characters make 20 windows of 50"), (32_000, 128, 2, CPU, 32, "more steps than with 64"),
+    (40_000, 512, 2, CPU, 40, "40 thousand characters make 20 windows of 50")])
+def test_a_narrow_model_has_fewer_streams_on_few_cores(characters, hidden, cores, speed, count, reason):
+    assert plan.streams(TrainConfig(), ModelConfig(65, 64, hidden, 2), characters, cores, speed) == (count, reason)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_whole_and_gives_way_to_what_was_asked_for(name):
     sizes, train = plan.with_preset(name, {"hidden": None, "seq": None, "lr": None})
@@ -108,6 +117,7 @@ def test_the_rate_falls_with_depth_and_width():
     rates = [plan.usual_rate(ModelConfig(65, 64, hidden, layers), "adam", False) for hidden, layers in sizes]
     assert rates == sorted(rates, reverse=True) and rates[0] == 0.02
     assert plan.usual_rate(ModelConfig(65, 64, 512, 3), "muon", False) == 0.03
+    assert plan.usual_rate(ModelConfig(65, 64, 512, 3), "muon", False, 63) == 0.02
     assert plan.usual_rate(ModelConfig(65, 64, 4, 1), "adam", False) == 0.02  # never more
 
 
