@@ -45,6 +45,7 @@ os.environ["RNNCORE_NO_REPORT"] = "1"  # hundreds of runs here end without anybo
 with contextlib.suppress(native.Unavailable):
     for precision in ("float32", "float64"):  # before the tests: some ask for an empty stderr, and compiling is said there
         native.build(precision)
+    native.why_no_bf16()  # compiles for bf16, too, if the processor has it
 for kind, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(kind) == signal.SIG_IGN:  # as under nohup, and in the background of a shell: what is started here
         signal.signal(kind, usual)                # would not hear it

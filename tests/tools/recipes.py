@@ -68,7 +68,6 @@ FINAL = {
     "base": SEARCH["base"],
     "n32lr2": SEARCH["n32lr2"],
     "medium": SEARCH["widedrop1"],
-    "mediumn32": SEARCH["widen32drop1"]._replace(seeds=THREE),
     "short": SEARCH["short"]._replace(seeds=THREE),
-    "short256n32": SEARCH["short256n32"]._replace(seeds=THREE),
+    "short256": SEARCH["short256"]._replace(seeds=THREE),
 }
