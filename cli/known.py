@@ -40,7 +40,8 @@ def relation(card: dict, file: Path, model, corpus, text: str, how: dict, ids, u
     card: the model's training card; file: its file; corpus: the scored text; text, how: as in `share`; ids (n,): the
     scored text in the model's symbols; unknown: how many of its symbols the model does not know. There is no baseline
     if the text is, or all of its pieces stand in, the training text, because n-grams counted there would know it by
-    heart. All is None if `rnncore train` did not train the model.
+    heart. All fields are None if `rnncore train` did not train the
+    model.
     """
     if not trained(card):
         return Relation(None, None, None, None)
@@ -157,7 +158,7 @@ def _places(text: bytes, piece: bytes) -> Iterator[int]:
 
 
 def lines(trained_on: dict | None, floor: dict | None, nats: float, documents: bool) -> list[str]:
-    """Return lines for the user on what `share` or `beside` found.
+    """Return lines for the user on what `share` or `relation` found.
 
     floor: the n-gram baseline, or None; nats: the model's loss in nats per character; documents: True for a model of
     documents.

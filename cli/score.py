@@ -31,9 +31,9 @@ def _of(name: str, text: str, **settings) -> tuple:
     ("--window", {"type": options.Whole(1), "metavar": "W",
                   "help": "Reset the state every W characters; nanoGPT's validation does so with W = 256."}),
     ("--dynamic", {"is_flag": True, "help": "Dynamic evaluation: learn from each segment after it has been scored."}),
-    _of("rule", "rms scales the steps of each parameter, sgd does not. [default: rms; sgd if a --rate is given]",
+    _of("rule", "rms scales the steps of each parameter, sgd does not (default: rms, or sgd with a --rate)",
         type=click.Choice(list(RULES))),
-    _of("rate", "the learning rate. [default: 0.0005 for rms, 0.1 for sgd]", type=float),
+    _of("rate", "the learning rate (default: 0.0005 for rms, 0.1 for sgd)", type=float),
     _of("decay", "the share of the way back to the trained weights, after each segment", type=float),
     _of("segment", "characters in a segment", type=options.Integer()),
     ("--mix", {"is_flag": True, "help": "Mix with the probabilities of n-grams counted in the training text."}),
@@ -64,7 +64,7 @@ def command(run, text, on_unknown, window, per_char, as_json, device, dtype, mix
     parts = losses(model, evaluate.at_least_two(ids), protocol, settings)
     found = known.relation(card, path, model, corpus, text, texts.reading(model.vocab, how), ids, unknown)
     mixture = None if weight is None else mixed(parts, found, model, ids, weight)
-    parts = mixture or parts
+    parts, found = mixture or parts, found._replace(train=None)
     if per_char:
         parts = recorded(parts, Path(per_char), corpus.symbols(), model.vocab.symbols, on_unknown == "skip")
     nats = mean(parts)
@@ -119,8 +119,14 @@ def mixed(parts, found, model, ids, weight: float):
     """
     from rnncore.data.text import CorpusError
     from rnncore.measure.mix import Mixture
-    if found.train is None:
-        raise CorpusError(f"--mix counts n-grams in the model's training text, but {found.why or UNTRAINED}")
+
+    from . import known
+    why = found.why or (UNTRAINED if found.train is None else None)
+    if found.trained_on and not why and model.vocab.end is None:
+        why = known.words(found.trained_on, documents=False)
+    if why:
+        raise CorpusError(f"--mix counts n-grams in the model's training text, but {why}: score another text, or leave "
+                          "--mix out")
     return Mixture(parts, found.train, ids, len(model.vocab), weight)
 
 
@@ -198,7 +204,7 @@ def words(figures: dict) -> str:
     if figures["unknown"]:
         unknown = (f"{figures['unknown']:,} unknown characters ({figures['unknown_share']:.2%})"
                    + done[figures["on_unknown"]])
-    mix = "\nmixed with n-grams of {order} characters at weight {weight:g}; the model alone: " \
+    mix = "\nmixed with n-grams after {order} characters of context at weight {weight:g}; the model alone: " \
           "{model_nats_per_char:.4f} nats/char".format(**figures["mix"]) if "mix" in figures else ""
     perplexity = math.inf if figures["perplexity"] is None else figures["perplexity"]
     shown = f"{perplexity:.3f}" if perplexity < 1e6 else f"{perplexity:.3g}"

@@ -253,10 +253,10 @@ long product(const T* a, const T* b, T* out, long a_down, long a_along, long b_d
     });
 }
 
-// Return 1 if the processor multiplies pairs of bfloat16 in one instruction.
+// Return 1 if the processor multiplies pairs of bfloat16 in one instruction, 2 if it also multiplies tiles of them.
 long native_pairs() {
 #ifdef NATIVE_PAIRS
-    return 1;
+    return E::TILED && tiles_allowed() ? 2 : 1;
 #else
     return 0;
 #endif

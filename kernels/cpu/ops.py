@@ -105,9 +105,10 @@ def speed(precision: str = "float32") -> float:
     """Return the approximate training throughput of a share, in parameters x characters per second.
 
     Measured on one thread of an Intel Xeon with AMX, with Muon: in float32 49,000 characters per second with
-    2 x 128 (243,000 parameters), in bf16 28,000 with 2 x 256 and 6,700 with 2 x 512.
+    2 x 128 (243,000 parameters), in bf16 28,000 with 2 x 256 and 6,700 with 2 x 512. Without AMX bf16 is not faster.
     """
-    return 2.2e10 if precision == "bf16" else 1.1e10
+    loops = native.recurrence("bf16") if precision == "bf16" else None
+    return 2.2e10 if loops and loops.pairs > 1 else 1.1e10
 
 
 def shares(threads: int) -> int:

@@ -196,6 +196,7 @@ class Left {
     typedef typename E::T T;
     typedef typename E::Word Word;
     enum { PANEL = VECTORS * WIDEST / sizeof(T) };
+    static_assert(!E::TILED || PANEL == 2 * SIDE, "a panel is two tiles wide");
     const long units, length;
     Buffer<Word> panels;
 

@@ -38,7 +38,8 @@ class Recurrence:
         self._functions = {name: getattr(library, name) for name in FUNCTIONS}
         for name, function in self._functions.items():
             function.argtypes, function.restype = FUNCTIONS[name]
-        self.pairs = bool(self._functions["native_pairs"]())  # the processor has an instruction for products in bf16
+        # 1: the processor has an instruction for products in bf16; 2: it also has tiles for them
+        self.pairs: int = self._functions["native_pairs"]()
 
     def forward(self, w: LayerWeights, x: Array | None, gates: Array, h: Array, c: Array, keep: Array | None) -> None:
         """Write h[:, 1:], c[:, 1:] (H, T+1, N) and the activations, gates (4H, T, N).

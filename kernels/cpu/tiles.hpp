@@ -15,7 +15,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if !defined(TILES) && defined(__AMX_BF16__) && defined(__linux__)
+#if !defined(TILES) && defined(__AMX_BF16__) && defined(__AVX512F__) && defined(__linux__)
 #define TILES 1
 #elif !defined(TILES)
 #define TILES 0
@@ -120,7 +120,9 @@ bool tiles_allowed() {
     return allowed;
 }
 
-void set_shapes(const Shapes& wanted) { _tile_loadconfig(&wanted); }
+// Some compilers' own function for this says that 8 bytes are read. Here all are, and whatever was written before is in
+// memory, where the tiles are loaded from.
+void set_shapes(const Shapes& wanted) { __asm__ volatile("ldtilecfg\t%0" : : "m"(wanted) : "memory"); }
 void leave_tiles() { _tile_release(); }
 #define zero(tile) _tile_zero(tile)
 #define load(tile, from, apart) _tile_loadd(tile, from, apart)
@@ -199,6 +201,12 @@ void product_in_tiles(const uint32_t* panels, long units, long length, const uin
     leave_tiles();
 }
 
+#if TILES == 1
+#undef zero
+#undef load
+#undef store
+#undef multiply
+#endif
 #endif
 
 }  // namespace

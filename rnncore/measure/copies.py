@@ -35,7 +35,8 @@ def copied(sample: str, text: str, least: int = LEAST) -> float:
 def hashes(text: str, length: int) -> np.ndarray:
     """Return a hash (n - length + 1,) uint64 of each window of `length` characters of a text of n; none if n < length.
 
-    It is the sum of code point times BASE^k, modulo 2^64, put together from windows of 1, 2, 4, ... characters.
+    It is the sum of (code point + 1) times BASE^k, modulo 2^64, put together from windows of 1, 2, 4, ... characters.
+    Windows of a thousand characters and more can be made that differ and have the same hash.
     """
     count = len(text) - length + 1
     if count < 1:

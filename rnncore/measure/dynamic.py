@@ -24,7 +24,8 @@ from ..kernels.arrays import Array, Ids
 from ..model import CharLM
 from ..nn import stack
 
-LEAST = 0.1  # of the mean scale, that is added to each scale in the rule rms: no parameter moves without a bound
+LEAST = 0.1  # of the mean scale, which is added to each scale in the rule rms, so that a step stays bounded
+
 
 def losses(model: CharLM, ids: Ids, config: DynamicConfig | None = None) -> Iterator[np.ndarray]:
     """Yield one float64 array (T,) per segment: the loss -log p, in nats, of each symbol of ids (n,) after the first.
@@ -99,7 +100,7 @@ class Rms:
         change /= self.steps
         self.squares += change
         xp.sqrt(self.squares, out=scale)
-        mean = scale.mean() + 1e-30  # without a single gradient that is not 0, nothing is divided by 0
+        mean = scale.mean() + 1e-18  # squares below float32's smallest number are 0: nothing is divided by them alone
         xp.subtract(self.trained, self.params, out=change)
         change *= xp.minimum(self.decay / mean * scale, 0.5)
         scale += LEAST * mean

@@ -27,7 +27,7 @@ class Mixture:
     def __init__(self, parts: Iterable[np.ndarray], train: np.ndarray, ids: np.ndarray, vocab_size: int,
                  weight: float = WEIGHT, order: int = ORDER):
         if not 0 <= weight < 1:
-            raise ValueError(f"weight is of at least 0 and below 1, not {weight}")
+            raise ValueError(f"weight is at least 0 and below 1, not {weight}")
         self.parts, self.weight, self.order = parts, weight, order
         self.counted = min(len(train), ngram.MOST)
         self.p = ngram.predicted(train, ids, vocab_size, order)

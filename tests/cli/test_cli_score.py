@@ -260,7 +260,7 @@ def test_mixing_with_counted_n_grams(mixing, capsys, protocol):
     assert found["mix"] == {"weight": 0.4, "order": 8, "counted": cut,
                             "model_nats_per_char": pytest.approx(alone["nats_per_char"])}
     told = mixing("part.txt", *protocol).out.splitlines()
-    assert told[2] == (f"mixed with n-grams of 8 characters at weight 0.15; the model alone: {alone['nats_per_char']:.4f} "
+    assert told[2] == (f"mixed with n-grams after 8 characters of context at weight 0.15; the model alone: {alone['nats_per_char']:.4f} "
                        "nats/char")
 
 
@@ -274,6 +274,12 @@ def test_mixing_is_refused_where_nothing_can_be_counted(mixing, tmp_path, text, 
     line = refused(mixing(text, "--per-char", "out.jsonl"), 1)
     assert "--mix counts n-grams in the model's training text, but" in line and reason in line
     assert not Path("out.jsonl").exists()
+
+
+def test_mixing_is_refused_for_a_text_of_which_a_part_was_learned(mixing, tmp_path):
+    corpus(tmp_path, TEXT[:3000] + " ".join(reversed(TEXT[3000:4000].split(" "))), "both.txt")
+    line = refused(mixing("both.txt"), 1)
+    assert "of 5 pieces of this text" in line and line.endswith("score another text, or leave --mix out")
 
 
 def test_mixing_is_refused_for_a_model_that_was_not_trained_here(score):

@@ -52,7 +52,7 @@ def test_all_symbols_together_have_a_probability_of_one():
 
 @pytest.mark.parametrize("weight", [-0.1, 1, 1.5, float("nan")])
 def test_a_weight_out_of_range(weight):
-    with pytest.raises(ValueError, match=r"weight is of at least 0 and below 1"):
+    with pytest.raises(ValueError, match=r"weight is at least 0 and below 1"):
         mix.Mixture([], np.zeros(3, int), np.zeros(3, int), 1, weight)
 
 

@@ -1,4 +1,6 @@
 """A plan: what it fills in, what it leaves alone, and the reasons that it gives."""
+import types
+
 import pytest
 
 from rnncore import ModelConfig, TrainConfig, kernels, params, plan
@@ -46,8 +48,10 @@ def test_a_gpu_reads_ten_times_as_much_and_at_most_twice_as_often(characters, ep
     assert (config.dropout, config.weight_drop) == ((0.4, 0.4) if epochs == 40 else (0.2, 0.2) if epochs == 10 else (0, 0))
 
 
-def test_bf16_is_planned_with_its_own_speed():
-    assert kernels.host.speed("bf16") == 2 * kernels.host.speed("float32") == 2 * kernels.host.speed()
+@pytest.mark.parametrize("pairs, factor", [(0, 1), (1, 1), (2, 2), (None, 1)])
+def test_bf16_is_planned_with_its_own_speed(monkeypatch, pairs, factor):
+    monkeypatch.setattr(kernels.host.native, "recurrence", lambda precision: pairs and types.SimpleNamespace(pairs=pairs))
+    assert kernels.host.speed("bf16") == factor * kernels.host.speed("float32") == factor * kernels.host.speed()
 
 
 @pytest.mark.parametrize("cores, batch, threads", [(1, 64, 1), (2, 64, 2), (16, 64, 8), (16, 20, 2), (4, 1000, 4), (2, 15, 1)])

@@ -24,7 +24,7 @@ def compiled(request):
 
 
 # How bf16 is compiled -> options: in AMX's tiles, if the processor has them, or emulated, or refused by the system.
-BF16 = {"here": (), "untiled": ("-DTILES=0",), "emulated": ("-DTILES=2",), "forbidden": ("-DTILES=3",)}
+BF16 = {"here": (), "untiled": ("-DTILES=0",), "emulated": ("-DTILES=2", "-DWIDEST=64"), "forbidden": ("-DTILES=3", "-DWIDEST=64")}
 
 
 @pytest.fixture(scope="module", params=BF16)

@@ -59,16 +59,17 @@ def rnncore(*args: str, trial: str = "") -> str:
     return done.stdout
 
 
-def measure(job: tuple[str, Recipe, int], about: dict, runs: Path, protocols: list[str], threads: list[str]) -> None:
+def measure(job: tuple[str, Recipe, int], about: dict, runs: Path, protocols: list[str], single: bool) -> None:
     """Train a run, or the rest of it, and score it by the protocols that are missing in its scores.json."""
     name, recipe, seed = job
     run, kept = runs / f"{name}-{seed}", runs / f"{name}-{seed}" / "scores.json"
     source, split, scored = about[recipe.text]
     found = json.loads(kept.read_text()) if kept.is_file() else {}
+    one = ["--threads", "1"] if recipe.trial or single else []  # the trials are not made for several threads
     if not found.get("done"):
         last = run / "last.safetensors"
         args = ["--resume", "-o", str(run)] if last.is_file() else [
-            str(source), *split, *recipe.options.split(), *threads, "--seed", str(seed), "--no-report", "-o", str(run)]
+            str(source), *split, *recipe.options.split(), *one, "--seed", str(seed), "--no-report", "-o", str(run)]
         if not (last.is_file() and ended(last)):
             rnncore("train", *args, trial=recipe.trial)
         card = json.loads(rnncore("info", str(last), "--json"))["card"]
@@ -135,7 +136,7 @@ def main() -> None:
     about, rows = texts(args.corpora.resolve(), runs, args.stage), args.rows or list(recipes)
     jobs = [(name, recipes[name], seed) for name in rows for seed in args.seeds or recipes[name].seeds]
     task = partial(measure, about=about, runs=runs, protocols=["val"] if args.stage == "search" else list(PROTOCOLS),
-                   threads=["--threads", "1"] if args.workers > 1 else [])
+                   single=args.workers > 1)
     if not args.table:
         with ThreadPoolExecutor(args.workers) as pool:
             for number, _ in enumerate(pool.map(task, jobs), 1):

@@ -47,7 +47,7 @@ def test_a_run_is_trained_and_scored_once_and_stands_in_the_table(corpora, monke
     monkeypatch.setattr(quality, "rnncore", lambda *args, trial="": calls.append(args[0]) or real(*args, trial=trial))
     about = quality.texts(corpora, corpora, "search")
     for _ in range(2):
-        quality.measure(("two", recipe, 3), about, corpora, ["val"], ["--threads", "1"])
+        quality.measure(("two", recipe, 3), about, corpora, ["val"], True)
     assert calls == ["train", "info", "score"]
     found = json.loads((corpora / "two-3" / "scores.json").read_text())
     assert found["chars"] == 80 and 1 < found["val"] < 6 and found["done"]
@@ -60,6 +60,7 @@ def test_a_run_is_trained_and_scored_once_and_stands_in_the_table(corpora, monke
 
 def test_every_recipe_is_a_row_of_its_own():
     assert len({(recipe.options, recipe.trial, recipe.text) for recipe in SEARCH.values()}) == len(SEARCH)
+    assert all("--batch" in recipe.options and "--lr" in recipe.options for recipe in SEARCH.values())  # no default of today
     assert {name for recipe in SEARCH.values() for name, _, _ in [recipe.trial.partition("=")] if name} <= set(trials.TRIALS)
 
 
