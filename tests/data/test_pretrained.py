@@ -15,9 +15,10 @@ from rnncore.runs.names import Ambiguous
 
 # sha256 over the names and float16 tensors of each model: the weights that were trained, whatever its card says
 WEIGHTS = {"tinyshakespeare": "55f48ddd49a5745ca942ae8571d5cd048b598c96780c750963ef197a51ad8166",
+           "shakespeare-complete": "2b84a4263e243706c4e8cd0f69cef29519fd9529ffeabdd3741719cf54ce9eff",
            "hugo": "3dff21b96ec05376642ab8d3d84ac73bc6d80ec7b8956a0347038c0de2f5da0a",
            "numpy": "017e61feffd3bc92480bc97014d87a1d3396cb47187bbfb8742c838e0422caf9"}
-ROOM = 5_000_000  # bytes: what a model in the package may take
+ROOM, IN_ALL = 7_000_000, 22_000_000  # bytes: what a model, and all of them, may take in the package
 
 
 @pytest.fixture
@@ -114,6 +115,10 @@ def test_a_model_of_the_package_is_whole_small_and_writes(name):
     assert len(text) == 50 and set(text) <= set(model.vocab.symbols)
 
 
+def test_all_models_are_small_together():
+    assert sum(pretrained.find(name).stat().st_size for name in pretrained.names()) < IN_ALL
+
+
 def test_the_weights_of_the_pretrained_models_are_those_that_were_trained():
     assert pretrained.names() == sorted(WEIGHTS)
     for name, wanted in WEIGHTS.items():
@@ -126,7 +131,8 @@ def test_the_weights_of_the_pretrained_models_are_those_that_were_trained():
 def test_the_cards_say_what_they_learned(capsys):
     """The corpus hugo has five tomes, and the corpus shakespeare is another text than that of the model so called."""
     for name, words in (("hugo", "tomes 1 to 4, in French; the corpus hugo is all five"), ("numpy", "NumPy 2.4.6"),
-                        ("tinyshakespeare", "the corpus shakespeare is another text")):
+                        ("tinyshakespeare", "the corpus shakespeare is another text"),
+                        ("shakespeare-complete", "42 files in modern spelling")):
         (line,) = (line for line in call(capsys, "info", f"pretrained/{name}").out.splitlines() if line.startswith("about"))
         assert words in line and words in json.loads(call(capsys, "info", f"pretrained/{name}", "--json").out)["card"]["about"]
 
