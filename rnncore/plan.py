@@ -17,7 +17,7 @@ FEW, NARROW = 32, 128    # columns for layers of at most so many units on a proc
 SHORT = 300_000          # characters: a model larger than `short` would learn a shorter text by heart
 WORTH_WIDTH = 6_000_000  # characters to train on: from here on `medium` is better than `small` in equal time
 FAST = 1e11              # parameters x characters per second: only a GPU has this `speed` or more
-WIDE = 64                # columns from which on Muon takes the higher rate
+LOWER_RATE = range(16, 64)  # numbers of columns with which Muon takes the lower rate
 TUNE = 0.3               # factor on the usual learning rate for a model that was trained before
 # Rows (largest epochs x parameters / characters, dropout rate, weight-drop rate): the first that fits is taken.
 # Measured on tinyshakespeare: 26 (2 x 256, 30 epochs) with .3, and 134 (2 x 512, 40 epochs) with .4.
@@ -77,7 +77,7 @@ def fill(config: TrainConfig, model: ModelConfig, train_chars: int, cores: int,
     chosen, reasons = dict[str, Any](), list[str]()
     if config.lr is None:
         chosen["lr"] = usual_rate(model, config.optimizer, tuned, config.batch)
-        few = f" in {config.batch} streams" if config.optimizer == "muon" and config.batch < WIDE else ""
+        few = f" in {config.batch} streams" if config.optimizer == "muon" and config.batch in LOWER_RATE else ""
         reasons.append(f"lr {chosen['lr']:.3g}: usual for {config.optimizer} and {model.layers} x {model.hidden}{few}"
                        + (", lower for a trained model" if tuned else ""))
     default = default_budget(config, train_chars, speed)
@@ -167,16 +167,17 @@ def largest_batch(config: TrainConfig, model: ModelConfig, itemsize: int, there:
     return 1 + (there - one) // (two - one)
 
 
-def usual_rate(model: ModelConfig, optimizer: str, tuned: bool, columns: int = WIDE) -> float:
+def usual_rate(model: ModelConfig, optimizer: str, tuned: bool, columns: int = 64) -> float:
     """Return the peak learning rate of a run without --lr; tuned: its model was trained before.
 
-    Muon: 3e-2 with 64 columns and more, 2e-2 with fewer. Adam: 2e-2 for 1 x 128, 1e-2 for 2 x 128, less for larger
-    models. Measured with Muon on tinyshakespeare, 2 x 128, loss in nats per character: after 200 steps of 64 columns,
-    rate .02 gives 1.672 and .05 gives 1.612; after 938, .02 gives 1.482, .035 gives 1.483 and .05 gives 1.494. After
-    1,876 steps of 32 columns, on another part of the text, .01 gives 1.444, .015 1.439, .02 1.436 and .03 1.443.
+    Muon: 3e-2, and 2e-2 with 16 to 63 columns; a text that is too short for 16 is learned in few steps. Adam: 2e-2 for
+    1 x 128, 1e-2 for 2 x 128, less for larger models. Measured with Muon on tinyshakespeare, 2 x 128, loss in nats per
+    character: after 200 steps of 64 columns, rate .02 gives 1.672 and .05 gives 1.612; after 938, .02 gives 1.482, .035
+    gives 1.483 and .05 gives 1.494. After 1,876 steps of 32 columns, on another part of the text, .01 gives 1.444, .015
+    1.439, .02 1.436 and .03 1.443.
     """
     adam = min(0.02, 0.02 / model.layers * (128 / model.hidden) ** 0.75)
-    muon = 0.03 if columns >= WIDE else 0.02
+    muon = 0.02 if columns in LOWER_RATE else 0.03
     return (muon if optimizer == "muon" else adam) * (TUNE if tuned else 1)
 
 

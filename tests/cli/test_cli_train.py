@@ -63,7 +63,7 @@ def test_it_says_what_it_chose_and_what_to_type_next(tmp_path):
     corpus(tmp_path)
     result = run("train", "corpus.txt", "--hidden", 16, "--epochs", 1, cwd=tmp_path)
     assert result.code == 0
-    for words in (f"{len(TEXT):,} characters", "preset short: ", "1 x 16 LSTM", "dropout", "lr 0.02: usual for muon and 1 x 16 in 4 streams", "threads",
+    for words in (f"{len(TEXT):,} characters", "preset short: ", "1 x 16 LSTM", "dropout", "lr 0.03: usual for muon", "threads",
                   "run runs/corpus", "best model: step"):
         assert words in result.err
     command = next(line for line in result.err.splitlines() if " generate " in line)

@@ -16,7 +16,7 @@ from rnncore.bench import attempt, card, ours, speed
 from rnncore.bench.task import STEPS
 from rnncore.cli import bench, bench_table
 from rnncore.config import BENCH_CARD
-from rnncore.kernels.cpu import ops as cpu
+from rnncore.kernels.cpu import native, ops as cpu
 from rnncore.model import CharLM
 
 NO_GPU = kernels.why_no_cuda()
@@ -229,7 +229,9 @@ def test_without_a_setting_a_card_measures_every_row(fake_card, capsys, monkeypa
 
 
 @pytest.mark.parametrize("args", [("--setting", "layer-768"), ("--dtype", "bf16")])
-def test_what_only_a_gpu_measures_is_refused_elsewhere(capsys, args):
+def test_what_only_a_gpu_measures_is_refused_elsewhere(capsys, monkeypatch, args):
+    monkeypatch.delenv("RNNCORE_BF16", raising=False)
+    monkeypatch.setattr(native, "_processor", lambda: b"flags : avx2")  # without the instruction for bf16
     assert "--device cuda" in refused(call(capsys, "bench", "--device", "cpu", *args), 2)
 
 

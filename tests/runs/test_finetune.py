@@ -62,8 +62,8 @@ def test_a_trained_model_has_a_head_start(tune):
 
 def test_the_usual_rate_is_lower_and_says_why(tune):
     err = tune("corpus.txt", "--init-from", "base", "--steps", 1, "-o", "a").err
-    assert f"lr {plan.TUNE * 0.02:.3g}: usual for muon and 1 x 16 in 8 streams, lower for a trained model" in err
-    assert last("a")[0]["train"]["lr"] == pytest.approx(plan.TUNE * 0.02)
+    assert f"lr {plan.TUNE * 0.03:.3g}: usual for muon and 1 x 16, lower for a trained model" in err
+    assert last("a")[0]["train"]["lr"] == pytest.approx(plan.TUNE * 0.03)
     assert tune("corpus.txt", "--init-from", "base", "--steps", 1, "--lr", 0.5, "-o", "b").code == 0
     assert last("b")[0]["train"]["lr"] == 0.5
 
