@@ -62,7 +62,7 @@ def test_a_thread_has_columns_enough(cores, batch, threads):
 @pytest.mark.parametrize("characters, given, rates", [
     (9_000_000, {"minutes": 1.0}, (0, 0)), (10 ** 6, {"epochs": 3}, (0, 0)), (10 ** 6, {"epochs": 1.0}, (0, 0)),
     (10 ** 6, {"epochs": 10}, (0.1, 0)), (10 ** 6, {"steps": 15_000}, (0.2, 0.2)), (10 ** 5, {"epochs": 20}, (0.3, 0.3)),
-    (10 ** 5, {"epochs": 30}, (0.4, 0.4)), (10 ** 6, {"epochs": 200}, (0.3, 0.3)),
+    (10 ** 5, {"epochs": 50}, (0.4, 0.4)), (10 ** 6, {"epochs": 200}, (0.3, 0.3)),
     (10 ** 5, {"epochs": 1.0}, (0, 0)), (10 ** 5, {"minutes": 2.0}, (0.4, 0.4))])
 def test_dropout_grows_with_epochs_and_parameters_for_each_character(characters, given, rates):
     config, reasons = fill(TrainConfig(**given), characters)
