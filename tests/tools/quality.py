@@ -18,8 +18,10 @@ import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from math import exp, log
 from pathlib import Path
 
 from recipes import FINAL, SEARCH, Recipe
@@ -120,6 +122,21 @@ def row(name: str, recipe: Recipe, runs: Path) -> str | None:
             f"{several[-1]['date']} |")
 
 
+def average(name: str, recipe: Recipe, runs: Path, about: dict) -> str | None:
+    """Return a row of Markdown: the loss of the mean of the probabilities of all runs of a recipe; None for one run."""
+    several, scored = sorted(runs.glob(f"{name}-[0-9]*/last.safetensors")), about[recipe.text][2]
+    losses = []
+    for last in several:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "nats.jsonl"
+            rnncore("score", str(last), str(scored), "--per-char", str(file))
+            losses.append([json.loads(line)["nats"] for line in file.read_text().splitlines()])
+    if len(losses) < 2:
+        return None
+    mean = statistics.mean(-log(statistics.fmean(exp(-nats) for nats in of_each)) for of_each in zip(*losses, strict=True))
+    return f"| {recipe.what} | {len(losses)} | {statistics.mean(map(statistics.fmean, losses)):.4f} | {mean:.4f} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("stage", choices=["search", "final"])
@@ -129,6 +146,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="only print the table of the runs that are done")
+    parser.add_argument("--average", action="store_true", help="only print what the runs of a row reach together")
     args = parser.parse_args()
     recipes = SEARCH if args.stage == "search" else FINAL
     runs = args.runs.resolve() / args.stage
@@ -137,6 +155,10 @@ def main() -> None:
     jobs = [(name, recipes[name], seed) for name in rows for seed in args.seeds or recipes[name].seeds]
     task = partial(measure, about=about, runs=runs, protocols=["val"] if args.stage == "search" else list(PROTOCOLS),
                    single=args.workers > 1)
+    if args.average:
+        print("| what | runs | mean of their losses | loss of the mean of their probabilities |\n|---|---|---|---|")
+        print(*filter(None, (average(name, recipes[name], runs, about) for name in rows)), sep="\n")
+        return
     if not args.table:
         with ThreadPoolExecutor(args.workers) as pool:
             for number, _ in enumerate(pool.map(task, jobs), 1):

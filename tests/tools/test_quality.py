@@ -1,5 +1,6 @@
 """The tools behind the tables of losses and words: they train once, score the right part, and each trial changes a run."""
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -56,6 +57,9 @@ def test_a_run_is_trained_and_scored_once_and_stands_in_the_table(corpora, monke
     row = quality.row("two", recipe, corpora)
     assert row.startswith(f"| two steps | `{recipe.options}`, trial `decay=0` | 3 | {found['val']:.4f} |")
     assert quality.row("tw", recipe, corpora) is None
+    assert quality.average("two", recipe, corpora, about) is None  # there is one run
+    shutil.copytree(corpora / "two-3", corpora / "two-4")
+    assert quality.average("two", recipe, corpora, about) == f"| two steps | 2 | {found['val']:.4f} | {found['val']:.4f} |"
 
 
 def test_every_recipe_is_a_row_of_its_own():
