@@ -268,7 +268,7 @@ def losses_of_40_steps(path: str, kind: str) -> dict[int, float]:
 def test_losses_of_40_steps_stay_with_those_in_float64(with_cublas, dtype, bound):
     """On a text that can be learnt: the loss falls by half, and every precision follows."""
     wanted, found = losses_of_40_steps("cpu", "float64"), losses_of_40_steps("graph", dtype)
-    assert wanted[40] < wanted[1] / 2 and len(found) > 10
+    assert wanted[40] < wanted[1] / 2 and len(found) >= 10  # a batch of steps ends at each evaluation at the latest
     assert max(abs(loss - wanted[step]) for step, loss in found.items()) < bound
 
 
