@@ -65,8 +65,9 @@ SEARCH = {
 }
 FINAL = {
     "base": SEARCH["base"],
-    "n32lr2": SEARCH["n32lr2"],
+    "n32lr2": SEARCH["n32lr2"]._replace(what="2x128, 3M, 32 streams, rate .02: what `train` takes"),
     "medium": SEARCH["widedrop1"],
+    "medium32": SEARCH["widen32"]._replace(what="2x256, 4M, 32 streams, rate .02"),
     "short": SEARCH["short"]._replace(seeds=THREE),
-    "short256": SEARCH["short256"]._replace(seeds=THREE),
+    "short256": SEARCH["short256"]._replace(what="100 KB, 20 epochs, 1x256: what `train` takes", seeds=THREE),
 }
