@@ -129,7 +129,7 @@ def verdict(result) -> str:
     "args, kind",
     [
         (("--steps", 40), "validation"),
-        (("--minutes", 0.01), "validation"),
+        (("--minutes", 0.002), "validation"),
         (("--steps", 40, "--val", 0), "training"),
         (("--steps", 1), "validation"),
         (("--steps", 40, "--patience", 2, "--documents", "lines"), "validation"),
