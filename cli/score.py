@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from rnncore.config import RULES, SHARE, DynamicConfig
+from rnncore.config import MIX_WEIGHT, RULES, SHARE, DynamicConfig
 from rnncore.runs.files import new_file
 
 from . import options, texts
@@ -33,11 +33,12 @@ def _of(name: str, text: str, **settings) -> tuple:
     ("--dynamic", {"is_flag": True, "help": "Dynamic evaluation: learn from each segment after it has been scored."}),
     _of("rule", "rms scales the steps of each parameter, sgd does not (default: rms, or sgd with a --rate)",
         type=click.Choice(list(RULES))),
-    _of("rate", "the learning rate (default: 0.0005 for rms, 0.1 for sgd)", type=float),
+    _of("rate", f"the learning rate (default: {RULES['rms']:g} for rms, {RULES['sgd']:g} for sgd)", type=float),
     _of("decay", "the share of the way back to the trained weights, after each segment", type=float),
     _of("segment", "characters in a segment", type=options.Integer()),
     ("--mix", {"is_flag": True, "help": "Mix with the probabilities of n-grams counted in the training text."}),
-    ("--mix-weight", {"type": float, "metavar": "W", "help": "With --mix: the weight of the n-grams. [default: 0.15]"}))
+    ("--mix-weight", {"type": float, "metavar": "W",
+                      "help": f"With --mix: the weight of the n-grams. [default: {MIX_WEIGHT:g}]"}))
 @texts.options_of
 @options.ON_UNKNOWN
 @click.option("--per-char", type=click.Path(), metavar="FILE",
@@ -104,12 +105,11 @@ def units(nats: float) -> dict:
 
 def weight_of(mix: bool, weight: float | None) -> float | None:
     """Return the weight of --mix, or None without it. Raises UsageError for a weight alone or one out of range."""
-    from rnncore.measure.mix import WEIGHT
     if weight is not None and not mix:
         raise click.UsageError("--mix-weight without --mix: add it, or leave --mix-weight out")
     if weight is not None and not SHARE.holds(weight):
         raise click.UsageError(f"--mix-weight must be {SHARE.words}, not {weight}")
-    return (WEIGHT if weight is None else weight) if mix else None
+    return (MIX_WEIGHT if weight is None else weight) if mix else None
 
 
 def mixed(parts, found, model, ids, weight: float):

@@ -58,9 +58,10 @@ def streams(config: TrainConfig, model: ModelConfig, train_chars: int, cores: in
     Measured on tinyshakespeare with 2 x 128 and 3 million characters: 32 columns gained 0.0095 over 64 (standard error
     0.0044 of six pairs) and took 1.1 times as long. With 2 x 256 they took 1.4 times as long.
     """
-    few = FEW if speed < FAST and model.hidden <= NARROW and cores <= FEW // SHARE else config.batch
-    count = columns(replace(config, batch=min(few, config.batch)), train_chars)
-    if count < min(few, config.batch):
+    narrow = speed < FAST and model.hidden <= NARROW and cores <= FEW // SHARE
+    most = min(FEW, config.batch) if narrow else config.batch
+    count = columns(replace(config, batch=most), train_chars)
+    if count < most:
         return count, f"{about(train_chars)} characters make {WINDOWS} windows of {config.seq}"
     return count, f"more steps than with {config.batch}" if count < config.batch else ""
 

@@ -1,4 +1,4 @@
-"""The pretrained models: hugo, numpy and tinyshakespeare. Each is a file models/NAME.safetensors beside this module."""
+"""The pretrained models. Each is a file models/NAME.safetensors beside this module."""
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "models"

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from ..config import MIX_WEIGHT
 from . import ngram
 
-WEIGHT = 0.15  # chosen on the ninth tenth of tinyshakespeare, which the tables of losses do not score
 ORDER = 8      # characters of context that are counted, at most
 
 
@@ -25,7 +25,7 @@ class Mixture:
     """
 
     def __init__(self, parts: Iterable[np.ndarray], train: np.ndarray, ids: np.ndarray, vocab_size: int,
-                 weight: float = WEIGHT, order: int = ORDER):
+                 weight: float = MIX_WEIGHT, order: int = ORDER):
         if not 0 <= weight < 1:
             raise ValueError(f"weight is at least 0 and below 1, not {weight}")
         self.parts, self.weight, self.order = parts, weight, order

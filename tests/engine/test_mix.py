@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from test_ngram import naive
 
+from rnncore.config import MIX_WEIGHT
 from rnncore.measure import mix, ngram
 
 RNG = np.random.default_rng(11)
@@ -64,4 +65,4 @@ def test_a_text_of_other_symbols_is_refused():
 def test_the_loss_of_a_certain_wrong_model_stays_finite():
     train, ids = texts()
     found = np.concatenate(list(mix.Mixture([np.full(len(ids) - 1, 1e4)], train, ids, 5)))
-    assert found.max() < -log(mix.WEIGHT) + 20
+    assert found.max() < -log(MIX_WEIGHT) + 20

@@ -48,6 +48,15 @@ def test_a_gpu_reads_ten_times_as_much_and_at_most_twice_as_often(characters, ep
     assert (config.dropout, config.weight_drop) == ((0.4, 0.4) if epochs == 40 else (0.2, 0.2) if epochs == 10 else (0, 0))
 
 
+@pytest.mark.parametrize("characters, name, rates", [(90_000, "short", (0.3, 0.3)), (1_003_854, "small", (0, 0))])
+def test_dropout_of_a_text_for_which_nothing_is_chosen(characters, name, rates):
+    """What cli/README.md says of 100 KB and of 1 MB on a processor."""
+    assert plan.preset(TrainConfig(), characters, 2, CPU)[0] == name
+    sizes, _ = plan.with_preset(name, {})
+    config = fill(TrainConfig(), characters, model=ModelConfig(65, **sizes))[0]
+    assert (config.dropout, config.weight_drop) == rates
+
+
 @pytest.mark.parametrize("pairs, factor", [(0, 1), (1, 1), (2, 2), (None, 1)])
 def test_bf16_is_planned_with_its_own_speed(monkeypatch, pairs, factor):
     monkeypatch.setattr(kernels.host.native, "recurrence", lambda precision: pairs and types.SimpleNamespace(pairs=pairs))

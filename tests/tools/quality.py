@@ -72,8 +72,7 @@ def measure(job: tuple[str, Recipe, int], about: dict, runs: Path, protocols: li
         last = run / "last.safetensors"
         args = ["--resume", "-o", str(run)] if last.is_file() else [
             str(source), *split, *recipe.options.split(), *one, "--seed", str(seed), "--no-report", "-o", str(run)]
-        if not (last.is_file() and ended(last)):
-            rnncore("train", *args, trial=recipe.trial)
+        rnncore("train", *args, trial=recipe.trial)  # a run that is finished is not changed
         card = json.loads(rnncore("info", str(last), "--json"))["card"]
         found = {"done": True, "chars": card["chars"], "seconds": card["seconds"], "best": card["val_loss"],
                  "device": card.get("device", ""), "precision": card["precision"], "date": card["made"][:10]}
@@ -84,24 +83,9 @@ def measure(job: tuple[str, Recipe, int], about: dict, runs: Path, protocols: li
         kept.write_text(json.dumps(found, indent=1))
 
 
-def ended(last: Path) -> bool:
-    """Return True if a run has spent its steps."""
-    card = json.loads(rnncore("info", str(last), "--json"))["card"]
-    settings = card["train"]
-    steps = settings["steps"] or settings["epochs"] and round(settings["epochs"] * windows(card))
-    return bool(steps) and card["step"] >= steps
-
-
-def windows(card: dict) -> int:
-    """Return the number of windows in an epoch of a run (data/batches.py)."""
-    settings = card["train"]
-    return -(-((card["split"]["train"] - 1) // settings["batch"]) // settings["seq"])
-
-
 def row(name: str, recipe: Recipe, runs: Path) -> str | None:
     """Return the row of Markdown of all runs of a recipe that are done; None if none is."""
-    files = {int(file.parent.name.rpartition("-")[2]): file for file in runs.glob(f"{name}-*/scores.json")
-             if file.parent.name.rpartition("-")[0] == name}
+    files = {int(file.parent.name.rpartition("-")[2]): file for file in runs.glob(f"{name}-[0-9]*/scores.json")}
     found = {seed: json.loads(file.read_text()) for seed, file in sorted(files.items())}
     found = {seed: run for seed, run in found.items() if "val" in run}
     if not found:
