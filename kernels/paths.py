@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from .interface import ModelSizes, Products
 from .interface import Path as Path
 
-NAMES = "eager", "graph", "wavefront", "persistent"      # from the slowest to the fastest
+# From the slowest to the fastest. `tagged` was not measured yet: no rule takes it, only who asks for it.
+NAMES = "eager", "graph", "wavefront", "persistent", "tagged"
 PRECISIONS = "float64", "float32", "tf32", "bf16"        # of products; arrays are float64 or float32
 
 # The largest H at which wavefront is faster than graph, for products in float32 and for 16-bit products. H = 128, 512,

@@ -173,7 +173,7 @@ class TrainConfig(Checked):
 DTYPE = "float32"                                    # the precision of a model that is given none
 PRECISIONS = "float64", DTYPE, "tf32", "bf16"
 ON_GPUS = "tf32",                                    # the precisions that no processor has
-PATHS = "eager", "graph", "wavefront", "persistent"
+PATHS = "eager", "graph", "wavefront", "persistent", "tagged"
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ class CharLM:
 
     @property
     def path(self) -> str:
-        """Return the name of the path that the model takes: eager, or on a GPU also graph, wavefront or persistent.
+        """Return the name of the path that the model takes: eager, or on a GPU one of config.PATHS.
 
         Setting a path that this device, these sizes or this precision do not have raises ValueError.
         """

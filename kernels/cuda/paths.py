@@ -4,6 +4,7 @@
     graph       stepwise.py: a product and a gate kernel at each step   any
     wavefront   wavefront.py: all layers of a diagonal at once          any
     persistent  persistent.py: one kernel for each layer                tf32, bf16
+    tagged      persistent.py: the same, with a shorter chain of steps  tf32, bf16
 
 A whole training step on one of these paths allocates no memory after its first run, so a graph can capture it
 (rnncore/capture.py). The path "eager" in tf32 or bf16 is here too: the loops of rnncore/nn/lstm.py with such products.
@@ -35,8 +36,9 @@ def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int 
         return f"bf16 wants a card of compute capability 8.0, this one has {card['major']}.{card['minor']}: take tf32"
     if name == "wavefront" and config and config.layers == 1:
         return "one layer has no wavefront: take graph"
-    if name == "persistent":
-        return why_no_loops(config.hidden if config else 64, n, precision, capability, card["multiProcessorCount"])
+    if name in ("persistent", "tagged"):
+        hidden, multiprocessors = config.hidden if config else 64, card["multiProcessorCount"]
+        return why_no_loops(hidden, n, precision, capability, multiprocessors, name)
     return None
 
 
@@ -66,15 +68,15 @@ class FastPath(paths.Path):
     def loops(self, config: ModelSizes, steps: int, n: int) -> Persistent | Stepwise:
         """Return the time loops of one layer for at most `steps` steps and exactly `n` sequences.
 
-        If the persistent kernel cannot take n sequences, the loops of the path graph are returned, with a warning.
+        If a persistent kernel cannot take n sequences, the loops of the path graph are returned, with a warning.
         """
-        if self.name == "persistent":
+        if self.name in ("persistent", "tagged"):
             reason = why_not(self.name, self.precision, config, n)
             if reason is None:
-                return Persistent(config.hidden, steps, n, self.precision)
+                return Persistent(config.hidden, steps, n, self.precision, kernels=self.name)
             # Only the command bench, or a program that uses the library, can have too many columns here. For the other
             # commands selfcheck.choose has called why_not with the columns of the training; validation has no more.
-            paths.warn(f"{reason}: their time loops go by graph, {paths.price('persistent', 'graph', self.precision)}")
+            paths.warn(f"{reason}: their time loops go by graph, {paths.price(self.name, 'graph', self.precision)}")
         return Stepwise(self.products.cublas, config.hidden, n)
 
     def step_control(self, ring: int, steps: int, n: int, clip: float) -> StepControl:

@@ -1,8 +1,9 @@
 """Time loops of one layer as a single launch, forward and backward, in the precision classes with 16-bit products.
 
-The kernels are in persistent.cu. W_hh stays in the registers of a group of blocks for all steps, and a group works on
-chunks of sequences. The blocks of a group wait for each other at each step. So the blocks of all groups must run at the
-same time, one on each multiprocessor; otherwise they would wait forever.
+There are two pairs of kernels, in persistent.cu and tagged.cu: they differ in how their blocks send each other a step's
+results. W_hh stays in the registers of a group of blocks for all steps, and a group works on chunks of sequences. The
+blocks of a group wait for each other at each step. So the blocks of all groups must run at the same time, one on each
+multiprocessor; otherwise they would wait forever.
 """
 from typing import NamedTuple
 
@@ -12,8 +13,9 @@ import numpy as np
 from ..arrays import Argument, Array, CudaArray
 from .text import GATES, source
 
-CODE = source("ptx.cuh") + GATES + source("persistent.cu")
-THREADS = 256          # the threads of a block, as in persistent.cu
+CODE = {"persistent": source("ptx.cuh") + GATES + source("fragments.cuh", "persistent.cu"),
+        "tagged": source("ptx.cuh", "approximate.cuh", "gates.cuh", "fragments.cuh", "tagged.cu")}
+THREADS = 256          # the threads of a block, as in fragments.cuh
 LARGEST = 1024         # the largest hidden size: above it W_hh does not fit into the registers of a card
 STATE = 8 << 10        # bytes of shared memory for c or dc; the kernels' own arrays take up to 40 of the 48 KB
 # For each precision class the first compute capability, times ten, whose tensor cores have its products.
@@ -34,13 +36,15 @@ class Geometry(NamedTuple):
         return -(-self.chunks // self.groups) * -(-self.units * self.columns // THREADS) * THREADS * 4
 
 
-def geometry(hidden: int, n: int, multiprocessors: int) -> Geometry:
+def geometry(hidden: int, n: int, multiprocessors: int, kernels: str = "persistent") -> Geometry:
     """Return the geometry for sizes that `why_not` accepts.
 
-    A chunk has 8 sequences. It has 16 if the card cannot run all chunks of 8 at the same time and 16 fit into shared
-    memory.
+    The tagged kernels spread a layer over more blocks, because these wait less for each other. A chunk has 8 sequences.
+    It has 16 if the card cannot run all chunks of 8 at the same time and 16 fit into shared memory.
     """
-    units = hidden if hidden <= 128 else 64 if hidden <= 256 else 32 if hidden <= 512 else 16
+    units = 32 if hidden <= 512 else 16
+    if kernels == "persistent" and hidden <= 256:
+        units = hidden if hidden <= 128 else 64
     members = hidden // units
     if members == 1:  # such blocks wait for no other, so any number may be launched
         return Geometry(units, 1, 8, -(-n // 8), -(-n // 8))
@@ -51,11 +55,12 @@ def geometry(hidden: int, n: int, multiprocessors: int) -> Geometry:
     return Geometry(units, members, columns, chunks, -(-chunks // -(-chunks // most)))
 
 
-def why_not(hidden: int, n: int, precision: str, capability: int, multiprocessors: int) -> str | None:
+def why_not(hidden: int, n: int, precision: str, capability: int, multiprocessors: int,
+            kernels: str = "persistent") -> str | None:
     """Return None if the kernels can run this layer on this card, else one line with the cause.
 
     n: the number of sequences; capability: the compute capability times ten, 90 for 9.0; multiprocessors: how many of
-    them the card has.
+    them the card has; kernels: "persistent" or "tagged".
     """
     if precision not in CLASSES:
         return f"persistent kernels compute in tf32 or bf16, not in {precision}: --dtype tf32"
@@ -63,7 +68,7 @@ def why_not(hidden: int, n: int, precision: str, capability: int, multiprocessor
         return f"persistent {precision} kernels need compute capability {CLASSES[precision]}, not {capability}"
     if hidden % 64 or not 0 < hidden <= LARGEST:
         return f"persistent kernels need a hidden size that is a multiple of 64 up to {LARGEST}, not {hidden}"
-    shape = geometry(hidden, n, multiprocessors)
+    shape = geometry(hidden, n, multiprocessors, kernels)
     if 1 < shape.members > multiprocessors:
         return f"hidden size {hidden} needs {shape.members} multiprocessors, this card has {multiprocessors}"
     if shape.state > STATE:
@@ -75,29 +80,30 @@ class Persistent:
     """The time loops of layers of one hidden size, for n sequences and at most `steps` steps.
 
     All buffers are made here, so a call allocates nothing. capability and multiprocessors describe the card; None means
-    the current card. spins: for tests, the number of rounds after which a wait ends the launch with an error. Raises
-    ValueError if `why_not` gives a reason against it.
+    the current card. kernels: "persistent" or "tagged". spins: for tests, the number of rounds after which a wait ends
+    the launch with an error. Raises ValueError if `why_not` gives a reason against it.
     """
 
     def __init__(self, hidden: int, steps: int, n: int, precision: str, capability: int | None = None,
-                 multiprocessors: int | None = None, spins: int | None = None):
+                 multiprocessors: int | None = None, spins: int | None = None, kernels: str = "persistent"):
         if capability is None or multiprocessors is None:
             device = cupy.cuda.Device()
             capability = int(device.compute_capability)
             multiprocessors = device.attributes["MultiProcessorCount"]
-        reason = why_not(hidden, n, precision, capability, multiprocessors)
+        reason = why_not(hidden, n, precision, capability, multiprocessors, kernels)
         if reason:
             raise ValueError(reason)
         self.hidden, self.steps, self.n = hidden, steps, n
-        self.geometry = geometry(hidden, n, multiprocessors)
+        self.geometry = geometry(hidden, n, multiprocessors, kernels)
         units, members, columns, chunks, _ = self.geometry
         options = ["-std=c++17", f"-DHIDDEN={hidden}", f"-DUNITS={units}", f"-DCOLUMNS={columns}",
                    f"-DBF16={int(precision == 'bf16')}"] + ([f"-DDEBUG_SPINS={spins}"] if spins else [])
         self._forward, self._backward = (
-            cupy.RawKernel(CODE, name, options=tuple(options), enable_cooperative_groups=members > 1)
-            for name in ("persistent_forward", "persistent_backward"))
-        slots = 2 * chunks * 4 * hidden * columns if members > 1 else 1
-        self._exchange, self._flags = cupy.zeros(slots, np.uint16), cupy.zeros(chunks * members, np.uint32)
+            cupy.RawKernel(CODE[kernels], f"{kernels}_{name}", options=tuple(options),
+                           enable_cooperative_groups=members > 1) for name in ("forward", "backward"))
+        exchange = cupy.zeros(2 * chunks * 4 * hidden * columns if members > 1 else 1, np.uint16)
+        # What the blocks send each other; the last buffer says what has arrived, and is 0 before a launch.
+        self._buffers = (exchange,) if kernels == "tagged" else (exchange, cupy.zeros(chunks * members, np.uint32))
 
     def forward(self, w_hh: Array, gates: Array, h: Array, c: Array, keep: Array | None) -> None:
         """Run the layer: gates (4H, T, N) arrives as W_ih x + b and leaves as the activations.
@@ -124,9 +130,9 @@ class Persistent:
             raise ValueError(f"gates are {gates.shape}, made for (4 * {self.hidden}, up to {self.steps}, {self.n})")
         shape = self.geometry
         if shape.members > 1:
-            self._flags.fill(0)
+            self._buffers[-1].fill(0)
         kernel((shape.members, shape.groups), (THREADS,),
-               (*args, self._exchange, self._flags, np.int32(steps), np.int32(n), np.int32(shape.chunks)),
+               (*args, *self._buffers, np.int32(steps), np.int32(n), np.int32(shape.chunks)),
                shared_mem=shape.state)
 
 

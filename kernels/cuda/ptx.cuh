@@ -1,4 +1,4 @@
-// Functions for 16-bit floats, tensor cores and flags between blocks, in PTX. Without its headers CUDA C++ does not
+// Functions for 16-bit floats, tensor cores, values between blocks and approximations, in PTX. Without its headers CUDA C++ does not
 // have them.
 //
 // A pair of 16-bit numbers is one unsigned, with the first number in the low half. mma_*_kK computes d (16, 8) += a
@@ -94,5 +94,32 @@ __device__ __forceinline__ unsigned long long load_relaxed(const unsigned long l
     unsigned long long value;
     asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(at) : "memory");
     return value;
+}
+
+// Four neighbouring numbers of 16 bits, each of which another thread may write meanwhile. `at` is a multiple of 8 bytes.
+__device__ __forceinline__ uint2 load_relaxed_4x16(const unsigned short* at) {
+    uint2 pairs;
+    asm volatile("{.reg .b16 a, b, c, d;\n"
+                 "ld.relaxed.gpu.global.v4.b16 {a, b, c, d}, [%2];\n"
+                 "mov.b32 %0, {a, b};\n"
+                 "mov.b32 %1, {c, d};}" : "=r"(pairs.x), "=r"(pairs.y) : "l"(at) : "memory");
+    return pairs;
+}
+
+__device__ __forceinline__ void store_relaxed(unsigned short* at, unsigned short value) {
+    asm volatile("st.relaxed.gpu.global.b16 [%0], %1;" :: "l"(at), "h"(value) : "memory");
+}
+
+// 2^x and 1 / x, within 2^-22 and 2^-23 of the result; 0, infinity and NaN as in C. Subnormal numbers count as 0.
+__device__ __forceinline__ float ex2_approx(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+__device__ __forceinline__ float rcp_approx(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 #endif

@@ -204,7 +204,7 @@ class Writing:
 
 class Layer:
     """Work "forward" or "forward and backward": one LSTM layer and nothing else, backward with all gradients."""
-    paths: tuple[str, ...] = ("eager", "graph", "persistent")
+    paths: tuple[str, ...] = ("eager", "graph", "persistent", "tagged")
 
     def __init__(self, task: Task, device: str, dtype: str, path: str):
         self.model, self.backward = model(task, device, dtype, path), task.backward

@@ -383,18 +383,18 @@ def test_doctor_tries_and_shows(card, home, capsys, monkeypatch):
     card.fake.why_not = lambda path, precision, config=None, n=1: "too wide" if path == "persistent" else None
     result = call(capsys, "doctor", "--try", "char-rnn")
     lines = result.out.splitlines()
-    assert result.code == 0 and len(lines) == 7 and lines[0].startswith(
+    assert result.code == 0 and len(lines) == 9 and lines[0].startswith(
         "graph      2 x 128, N 50, T 50, muon, float32: 1 ms a step, eager 2, 2")
     assert lines[2] == "persistent 2 x 128, N 50, T 50, muon, float32: does not fit: too wide; the rule names wavefront"
-    assert "writing, 65 symbols, float32: 1 ms a character, eager 2" in lines[6]
-    assert [line.rpartition(" ")[2] for line in lines] == 6 * ["wavefront"] + ["graph"]
+    assert "writing, 65 symbols, float32: 1 ms a character, eager 2" in lines[8]
+    assert [line.rpartition(" ")[2] for line in lines] == 8 * ["wavefront"] + ["graph"]
     card.outcome = "training: the loss of step 1 is 3 off", None, None
     rows = json.loads(call(capsys, "doctor", "--try", "--json").out)
-    assert len(rows) == 7 and rows[0]["cause"] == card.outcome[0]
-    assert [row["rule"] for row in rows] == ["graph", *6 * ["wavefront"]]
+    assert len(rows) == 9 and rows[0]["cause"] == card.outcome[0]
+    assert [row["rule"] for row in rows] == ["graph", *8 * ["wavefront"]]
     shown = call(capsys, "doctor").out
-    assert shown.count("; the rule names wavefront\n") == 4 and shown.count("; the rule names graph\n") == 1
-    assert shown.count("failed (training: the loss of step 1 is 3 off)") == 5 == len(
+    assert shown.count("; the rule names wavefront\n") == 6 and shown.count("; the rule names graph\n") == 1
+    assert shown.count("failed (training: the loss of step 1 is 3 off)") == 7 == len(
         json.loads(call(capsys, "doctor", "--json").out)["paths"])
 
 

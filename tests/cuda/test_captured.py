@@ -272,11 +272,12 @@ def test_losses_of_40_steps_stay_with_those_in_float64(with_cublas, dtype, bound
     assert max(abs(loss - wanted[step]) for step, loss in found.items()) < bound
 
 
-@pytest.mark.parametrize(("dtype", "bound", "documents"), [("tf32", 0.01, True), ("bf16", 0.1, False)])
-def test_persistent_kernels_in_captured_steps(with_cublas, dtype, bound, documents):
-    """One block a group of columns: without flags, in a graph, with dropout."""
-    mine, wanted = (results(training(path, kind, hidden=64, steps=6, documents=documents, dropout=0.3, optimizer="adam"))
-                    for path, kind in (("persistent", dtype), ("cpu", "float32")))
+@pytest.mark.parametrize(("path", "dtype", "bound", "documents"), [
+    ("persistent", "tf32", 0.01, True), ("persistent", "bf16", 0.1, False), ("tagged", "tf32", 0.01, True), ("tagged", "bf16", 0.1, False)])
+def test_persistent_kernels_in_captured_steps(with_cublas, path, dtype, bound, documents):
+    """In a graph, with dropout: one block a group of columns, without flags; two, with tags."""
+    mine, wanted = (results(training(name, kind, hidden=64, steps=6, documents=documents, dropout=0.3, optimizer="adam"))
+                    for name, kind in ((path, dtype), ("cpu", "float32")))
     assert_near(mine, wanted, bound)
 
 

@@ -15,7 +15,7 @@ def why_not(path: str, precision: str, hidden: int, layers: int) -> str | None:
 
 
 @pytest.mark.parametrize("precision", BOUNDS)
-@pytest.mark.parametrize("path", ["eager", "graph", "wavefront", "persistent"])
+@pytest.mark.parametrize("path", ["eager", "graph", "wavefront", "persistent", "tagged"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_is_the_processors(kind, path, precision):
     if reason := why_not(path, precision, 64, 2):
@@ -25,11 +25,10 @@ def test_a_run_is_the_processors(kind, path, precision):
     assert_near(mine, wanted, BOUNDS[precision])
 
 
-@pytest.mark.parametrize("path", ["graph", "wavefront", "persistent"])
+@pytest.mark.parametrize("path", ["graph", "wavefront", "persistent", "tagged"])
 @pytest.mark.parametrize("shape", [{"symbols": 40}, {"layers": 3, "documents": True, "dropout": 0.4}, {"text": 33}])
 def test_shapes_of_model_and_text(path, shape):
-    precision = "tf32" if path == "persistent" else "float64"
-    stored = "float32" if path == "persistent" else "float64"
+    precision, stored = ("tf32", "float32") if path in ("persistent", "tagged") else ("float64", "float64")
     mine, wanted = (results(training(p, d, hidden=128, **shape)) for p, d in ((path, precision), ("cpu", stored)))
     assert_near(mine, wanted, BOUNDS[precision])
 

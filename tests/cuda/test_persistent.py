@@ -1,5 +1,6 @@
-"""kernels/cuda/persistent.cu and .py under the emulator, against a time loop in float64 that shares no code with the engine."""
+"""persistent.cu, tagged.cu and persistent.py under the emulator, against a time loop in float64 that shares no code with the engine."""
 import contextlib
+import functools
 import importlib
 import shutil
 
@@ -52,11 +53,23 @@ def in_bfloat(x):
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).astype(np.uint32).view(np.float32).astype(np.float64)
 
 
-def reference(w, z, h0, c0, keep, dy, dh, dc, rounded=np.asarray):
+ROUNDED = {"tf32": in_half, "bf16": in_bfloat}
+
+
+def as_sent(dz, precision):
+    """dz as the tagged kernels send it: gate o has one bit less."""
+    *others, o = np.split(ROUNDED[precision](dz), 4)
+    mantissa, exponent = np.frexp(o)
+    bits = {"tf32": np.clip(exponent + 23, 0, 10), "bf16": 7}[precision]  # half has fewer below 2^-14
+    return np.concatenate([*others, np.ldexp(np.round(np.ldexp(mantissa, bits)), exponent - bits)])
+
+
+def reference(w, z, h0, c0, keep, dy, dh, dc, rounded=np.asarray, sent=None):
     """Forward and backward in float64, a step after the other: (i f g o), h, c; then dz, dh, dc at the initial state.
 
-    rounded: what is done to the operands of products.
+    rounded: what is done to the operands of products. sent: what is done to dz, if it is something else.
     """
+    sent = sent or rounded
     w, z, dh, dc = (np.array(a, np.float64) for a in (rounded(w), z, dh, dc))
     hidden, (_, steps, n) = w.shape[1], z.shape
     keep = np.ones((steps, n)) if keep is None else keep
@@ -73,7 +86,7 @@ def reference(w, z, h0, c0, keep, dy, dh, dc, rounded=np.asarray):
         dh = dh + dy[:, t]
         dc = dc + dh * o * (1 - tanh_c ** 2)
         dz[:, t] = np.concatenate([dc * g * i * (1 - i), dc * before * f * (1 - f), dc * i * (1 - g * g), dh * tanh_c * o * (1 - o)])
-        dh, dc = keep[t] * (w.T @ rounded(dz[:, t])), keep[t] * dc * f
+        dh, dc = keep[t] * (w.T @ sent(dz[:, t])), keep[t] * dc * f
     stacked = np.moveaxis(np.array(activations).reshape(steps, 4 * hidden, n), 0, 1)
     return {"gates": stacked, "h": np.moveaxis(h, 0, 1), "c": np.moveaxis(c, 0, 1), "dz": dz, "dh": dh, "dc": dc}
 
@@ -112,7 +125,8 @@ def error(found, wanted) -> float:
     return float(np.max([np.abs(found[name] - wanted[name]).max() / np.abs(wanted[name]).max() for name in wanted]))
 
 
-SMALL = [  # hidden, steps, n, multiprocessors, precision, __CUDA_ARCH__
+KERNELS = "persistent", "tagged"
+SMALL = [  # hidden, steps, n, multiprocessors, precision, __CUDA_ARCH__; twice as many multiprocessors for the tagged kernels
     (64, 5, 3, 132, "tf32", 800), (64, 1, 8, 132, "tf32", 800), (64, 3, 17, 1, "tf32", 800),
     (192, 4, 11, 4, "tf32", 800), (192, 3, 16, 132, "tf32", 800)]
 LARGE = [
@@ -120,27 +134,32 @@ LARGE = [
     (512, 2, 18, 16, "tf32", 800), (512, 2, 5, 132, "bf16", 800), (640, 2, 9, 40, "tf32", 800), (1024, 2, 3, 132, "tf32", 800)]
 
 
-def errors(persistent, hidden, steps, n, multiprocessors, precision, arch, seed, **options) -> tuple[float, float]:
+def errors(persistent, hidden, steps, n, multiprocessors, precision, arch, seed, kernels="persistent",
+           **options) -> tuple[float, float]:
     """Against the formulas as they are, and on operands rounded as the kernels' are."""
+    multiprocessors *= 1 if kernels == "persistent" or hidden > 256 else 2
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RawKernel, "seed", seed)
         patch.setattr(RawKernel, "arch", arch)
-        layer = persistent.Persistent(hidden, steps, n, precision, arch // 10, multiprocessors, **options)
+        layer = persistent.Persistent(hidden, steps, n, precision, arch // 10, multiprocessors, kernels=kernels, **options)
         given = case(hidden, steps, n, documents=seed % 2 == 1)
         found = run(layer, *given, longer=seed % 3)
-    return error(found, reference(*given)), error(found, reference(*given, in_half if precision == "tf32" else in_bfloat))
+    sent = functools.partial(as_sent, precision=precision) if kernels == "tagged" else None
+    return error(found, reference(*given)), error(found, reference(*given, ROUNDED[precision], sent))
 
 
 @pytest.mark.parametrize("seed", [0, 5])  # in order; at random, with documents, in longer arrays
 @pytest.mark.parametrize("size", SMALL)
-def test_both_loops_equal_the_formulas(persistent, size, seed):
-    plain, rounded = errors(persistent, *size, seed)
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_both_loops_equal_the_formulas(persistent, kernels, size, seed):
+    plain, rounded = errors(persistent, *size, seed, kernels)
     assert plain < BOUND[size[4]] and rounded < CLOSE
 
 
 @pytest.mark.parametrize("size", LARGE)
-def test_both_loops_of_larger_layers_equal_the_formulas(persistent, size):
-    plain, rounded = errors(persistent, *size, seed=5)
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_both_loops_of_larger_layers_equal_the_formulas(persistent, kernels, size):
+    plain, rounded = errors(persistent, *size, seed=5, kernels=kernels)
     assert plain < BOUND[size[4]] and rounded < CLOSE * (4 if size[4] == "bf16" else 1)
 
 
@@ -150,27 +169,33 @@ def test_a_batch_may_be_worked_off_in_several_chunks_by_few_blocks(persistent):
     assert persistent.geometry(512, 60, 132) == (32, 16, 8, 8, 8)
     assert persistent.geometry(1024, 128, 132) == (16, 64, 16, 8, 2)
     assert persistent.geometry(128, 50, 132) == (128, 1, 8, 7, 7)
+    assert persistent.geometry(128, 50, 132, "tagged") == (32, 4, 8, 7, 7)
+    assert persistent.geometry(256, 130, 132, "tagged") == (32, 8, 16, 9, 9)
+    assert persistent.geometry(512, 100, 132, "tagged") == persistent.geometry(512, 100, 132)
 
 
 @pytest.mark.parametrize(("asked", "words"), [
     ((512, 64, "float32", 90, 132), "not in float32"), ((512, 64, "tf32", 70, 80), "75"), ((512, 64, "bf16", 75, 40), "80"),
     ((100, 64, "tf32", 90, 132), "multiple of 64"), ((2048, 64, "tf32", 90, 132), "multiple of 64"), ((0, 1, "tf32", 90, 132), "64"),
-    ((1024, 8, "tf32", 75, 40), "needs 64 multiprocessors"), ((1024, 4096, "bf16", 90, 132), "too many")])
+    ((1024, 8, "tf32", 75, 40), "needs 64 multiprocessors"), ((1024, 4096, "bf16", 90, 132), "too many"),
+    ((64, 8, "tf32", 75, 1, "tagged"), "needs 2 multiprocessors"), ((128, 4096, "tf32", 75, 132, "tagged"), "too many")])
 def test_what_does_not_fit_is_refused_in_one_line(persistent, asked, words):
     reason = persistent.why_not(*asked)
     assert words in reason and "\n" not in reason
+    hidden, *others = asked
     with pytest.raises(ValueError, match=words):
-        persistent.Persistent(asked[0], 5, *asked[1:])
+        persistent.Persistent(hidden, 5, *others[:4], kernels="".join(others[4:]) or "persistent")
 
 
 def test_every_such_size_fits_an_h200_and_no_sequence_is_left_out(persistent):
     for hidden in range(64, 1025, 64):
         for n in (1, 9, 50, 128):
             for multiprocessors in (64, 108, 132):
-                shape = persistent.geometry(hidden, n, multiprocessors)
-                assert shape.units * shape.members == hidden and shape.chunks * shape.columns >= n
-                assert shape.members == 1 or shape.members * shape.groups <= multiprocessors
-            assert persistent.why_not(hidden, n, "bf16", 90, 132) is None
+                for kernels in KERNELS:
+                    shape = persistent.geometry(hidden, n, multiprocessors, kernels)
+                    assert shape.units * shape.members == hidden and shape.chunks * shape.columns >= n
+                    assert shape.members == 1 or shape.members * shape.groups <= multiprocessors
+            assert [persistent.why_not(hidden, n, "bf16", 90, 132, kernels) for kernels in KERNELS] == [None, None]
 
 
 @pytest.mark.parametrize("spoil", [
@@ -184,6 +209,20 @@ def test_arrays_that_the_kernels_cannot_take_are_refused(persistent, spoil):
     with pytest.raises(ValueError):
         layer.forward(given["w"], given["z"], h, h.copy(), given["keep"])
         layer.backward(given["w"], given["z"], h, given["keep"], given["dy"], given["dh"], given["dc"])
+
+
+def test_a_number_that_is_none_stays_in_its_sequence_and_is_seen(persistent):
+    """The tag takes a bit of each number that the tagged kernels send: a NaN among them must not pass for a number."""
+    layer = persistent.Persistent(192, 4, 11, "tf32", 80, 12, kernels="tagged")
+    w, z, h0, c0, _, dy, dh, dc = case(192, 4, 11, False)
+    wanted = run(layer, w, z.copy(), h0, c0, None, dy, dh, dc)
+    others = [column for column in range(11) if column not in (3, 5)]
+    z[7, 1, 3] = dy[150, 2, 5] = np.nan  # in gate i of a unit, at a step; in the gradient of one
+    found = run(layer, w, z, h0, c0, None, dy, dh, dc)
+    for name, array in found.items():
+        np.testing.assert_array_equal(array[..., others], wanted[name][..., others])
+    assert np.isnan(found["h"][7, 2:, 3]).all() and np.isnan(found["c"][7, 2:, 3]).all()
+    assert np.isnan(found["dz"][:, :2, 5]).all() and np.isnan(found["dh"][:, 5]).all()
 
 
 WRITE = """                if (t < 0 || cell.tile >= TILES || column >= n) continue;
@@ -221,31 +260,59 @@ PLANTED = {
     "flags of another chunk": [("flags + chunk * MEMBERS;\n            const unsigned done", "flags;\n            const unsigned done")],
 }
 
+TAGGED = {
+    "forward and backward do not wait": [("while ((found.x & LOW) != low || (found.y & HIGH) != high)", "while (false)")],
+    "only the first two of four numbers are waited for": [(" || (found.y & HIGH) != high", "")],
+    "the tag stays in h": [("return make_uint2(found.x & ~LOW, found.y & ~HIGH);",
+                            "return make_uint2(found.x & ~(LOW & 0xFFFF), found.y & ~HIGH);")],
+    "the tag of every second step": [("return ~step >> 1 & 1;", "return ~step & 1;")],
+    "one slot for all steps, forward": [("{slots + (t - 1) % 2 * SLOT, tag", "{slots, tag"), ("slots + t % 2 * SLOT + place", "slots + place")],
+    "one slot for all steps, backward": [("{slots + (done - 1) % 2 * SLOT + first", "{slots + first"),
+                                         ("slots + done % 2 * SLOT + place", "slots + place")],
+    "the numbers in another order": [("numbers.wait(k * 32 + lane, found[k % AHEAD])", "numbers.wait(k * 32 + lane, found[0])")],
+    "no barrier behind the copy of h": [("to[at] = numbers.wait(at, found[j]);\n    __syncthreads();",
+                                         "to[at] = numbers.wait(at, found[j]);")],
+    "no barrier between two steps, forward": [("        __syncthreads();  // before `copy` and `parts` are written again\n", "")],
+    "no barrier between two steps, backward": [("        __syncthreads();  // before `parts` is written again\n", "")],
+    "the inputs of the wrong step": [("after.load(gates, gates_ld, next.step,", "after.load(gates, gates_ld, t,")],
+    "the inputs of the wrong chunk": [("after.load(gates, gates_ld, next.step, next.chunk()", "after.load(gates, gates_ld, next.step, chunk")],
+    "the activations of the wrong chunk": [("steps - 1 - next.step, next.chunk()", "steps - 1 - next.step, chunk")],
+    "keep left out of the initial h": [("const float factor = keep ? keep[at] : 1;", "const float factor = 1;")],
+    "keep left out, forward": [("to_16(h_now[k] * keep_next[k])", "to_16(h_now[k])")],
+    "keep left out, backward": [("else dh_now[k] *= now.before[k];", "")],
+    "the order of the initial h": [("pack_16(from[0] * factor, from[ld] * factor)", "pack_16(from[ld] * factor, from[0] * factor)")],
+    "the chunks of another group": [("return blockIdx.y + own * gridDim.y;", "return own * gridDim.y;")],
+    "columns that are not there": [("if (t < 0 || cell.tile >= TILES || column >= n) continue;", "if (t < 0 || cell.tile >= TILES) continue;")],
+}
 FIRST = {"published before all have written": 12}  # the seed of an error that is seen in that order of threads alone
 
 
-def planted(text: str, name: str) -> str:
-    for right, wrong in PLANTED[name]:
-        assert text.count(right) == 1, f"persistent.cu no longer has just once: {right}"
+def planted(text: str, changes) -> str:
+    for right, wrong in changes:
+        assert text.count(right) == 1, f"the kernels no longer have just once: {right}"
         text = text.replace(right, wrong)
     return text
 
 
-@pytest.mark.parametrize("name", PLANTED)
-def test_a_planted_error_is_caught(persistent, monkeypatch, name):
-    monkeypatch.setattr(persistent, "CODE", planted(persistent.CODE, name))
-    assert any(caught(persistent, seed) for seed in (FIRST.get(name, 1), *range(1, 13)))
+@pytest.mark.parametrize(("kernels", "name"), [("persistent", name) for name in PLANTED] + [("tagged", name) for name in TAGGED])
+def test_a_planted_error_is_caught(persistent, monkeypatch, kernels, name):
+    changes = (PLANTED if kernels == "persistent" else TAGGED)[name]
+    monkeypatch.setitem(persistent.CODE, kernels, planted(persistent.CODE[kernels], changes))
+    assert any(caught(persistent, kernels, seed) for seed in (FIRST.get(name, 1), *range(1, 13)))
 
 
-def caught(persistent, seed: int) -> bool:
-    """Two chunks of two groups of three blocks."""
+def caught(persistent, kernels: str, seed: int) -> bool:
+    """Two chunks of each of two groups."""
     try:
-        return not errors(persistent, 192, 5, 50, 6, "tf32", 800, seed)[1] <= CLOSE
+        return not errors(persistent, 192, 5, 50, 6, "tf32", 800, seed, kernels)[1] <= CLOSE
     except emulate.Fault:
         return True
 
 
-def test_a_wait_for_ever_ends_where_spins_are_counted(persistent, monkeypatch):
-    monkeypatch.setattr(persistent, "CODE", persistent.CODE.replace("store_release(flags + blockIdx.x, step);", ";"))
+@pytest.mark.parametrize(("kernels", "sent"), [("persistent", "store_release(flags + blockIdx.x, step);"),
+                                               ("tagged", "(unsigned short)(value | tag_of(t) << 14)")])
+def test_a_wait_for_ever_ends_where_spins_are_counted(persistent, monkeypatch, kernels, sent):
+    wrong = {"persistent": ";", "tagged": "(unsigned short)value"}[kernels]
+    monkeypatch.setitem(persistent.CODE, kernels, planted(persistent.CODE[kernels], [(sent, wrong)]))
     with pytest.raises(emulate.Fault, match="__trap"):
-        errors(persistent, 192, 2, 4, 3, "tf32", 800, 0, spins=50)
+        errors(persistent, 192, 2, 4, 3, "tf32", 800, 0, kernels, spins=50)

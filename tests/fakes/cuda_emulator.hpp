@@ -77,6 +77,7 @@ struct Block {
     unsigned char* shared;   // static, then dynamic, then a guard
     int waiting, living, result;
     long asleep;             // turns
+    int late;                // the warp that is held back until the others can do no more, or -1
 };
 
 static std::vector<Block> blocks;
@@ -86,7 +87,7 @@ static jmp_buf scheduler;
 static ucontext_t unused;
 static std::string failure;
 static uint64_t seed;
-static bool hostile, happened;  // happened: in this turn something other than to ask in vain
+static bool hostile, late_warps, happened;  // happened: in this turn something other than to ask in vain
 static long polls;              // since memory changed or a thread ended
 static size_t statics, dynamics;
 static long launches;
@@ -120,9 +121,12 @@ inline void poll(const char* what, int line) {
 }
 
 // Where another thread may come in between.
+inline void yield(int line) {
+    if (hostile && !draw(16)) suspend(READY, "", line);
+}
 inline void pause(int line) {
     happened = true;
-    if (hostile && !draw(16)) suspend(READY, "", line);
+    yield(line);
 }
 
 template <typename T> void check_aligned(const T* at, int line) {
@@ -190,6 +194,7 @@ inline void release(Block& b) {
 // One turn of a block: passes over its threads, in an order of the seed's, until they only wait or the turn is over.
 inline void turn(Block& b) {
     const int n = b.fibers.size();
+    if (late_warps && b.late < 0 && !draw(8)) b.late = draw(b.warps.size());
     for (int pass = hostile ? 1 + draw(12) : 1 << 20; pass > 0 && b.living && failure.empty(); pass--) {
         const int warps = b.warps.size(), first = hostile ? draw(warps) : 0, flip = hostile ? draw(32) : 0;
         bool ran = false;
@@ -197,11 +202,13 @@ inline void turn(Block& b) {
             const int at = (k / 32 + first) % warps * 32 + (k % 32 ^ flip);
             if (at >= n) continue;
             Fiber& f = b.fibers[at];
+            if ((int)f.warp == b.late) continue;
             ran |= f.state == READY;
             if (f.state == READY || f.state == POLLING) resume(f);
         }
         if (b.living && b.waiting == b.living) release(b), ran = true;
-        if (!ran) return;
+        if (!ran && (b.late < 0 || draw(4))) return;
+        if (!ran) b.late = -1;
     }
 }
 
@@ -218,7 +225,7 @@ inline void deadlock() {
 
 inline void start(Block& b, uint3 index, char* stacks) {
     const size_t threads = (size_t)blockDim.x * blockDim.y * blockDim.z;
-    b.index = index, b.waiting = b.asleep = 0, b.living = threads;
+    b.index = index, b.waiting = b.asleep = 0, b.late = -1, b.living = threads;
     b.memory.assign(STATIC + dynamics + GUARD + 1024, 0xFF);  // not a number, in every format
     b.shared = (unsigned char*)(((uintptr_t)b.memory.data() + 1023) & ~(uintptr_t)1023);
     b.fibers.assign(threads, Fiber());
@@ -240,7 +247,8 @@ inline void finish(Block& b) {
         if (b.shared[STATIC + dynamics + k] != 0xFF) failure = "a write beyond the dynamic shared memory";
 }
 
-// Blocks take turns at random. Now and then one is held back until the others can do no more.
+// Blocks take turns at random. Now and then one is held back until the others can do no more; with an odd seed, so
+// is a warp.
 inline void run(size_t count, size_t resident, char* stacks) {
     size_t begun = 0, ended = 0, held = 0;
     long idle = 0;
@@ -275,7 +283,7 @@ inline const char* launch(dim3 grid, dim3 block, size_t dynamic, bool cooperativ
     const size_t count = (size_t)grid.x * grid.y * grid.z, threads = (size_t)block.x * block.y * block.z;
     gridDim = grid, blockDim = block, dynamics = dynamic, body = std::move(f), failure.clear(), polls = 0;
     statics = 0, launches++;
-    hostile = seed_, seed = 0x9E3779B97F4A7C15ull * (seed_ + 1);
+    hostile = seed_, late_warps = seed_ % 2, seed = 0x9E3779B97F4A7C15ull * (seed_ + 1);
     const size_t resident = cooperative ? count : std::min<size_t>(count, 8), room = resident * threads * STACK;
     char* stacks = kept;
     if (room > bytes)
@@ -443,6 +451,20 @@ inline void store_relaxed(unsigned* at, unsigned value, LINE) { store_checked(at
 typedef unsigned long long Word64;
 inline Word64 load_relaxed(const Word64* at, LINE) { emulator::check_aligned(at, line); emulator::poll("load_relaxed", line); return *at; }
 inline void store_relaxed(Word64* at, Word64 value, LINE) { store_checked(at, value, line); }
+inline void store_relaxed(unsigned short* at, unsigned short value, LINE) { store_checked(at, value, line); }
+inline uint2 load_relaxed_4x16(const unsigned short* at, LINE) {  // each number may change before the next is read
+    emulator::check_aligned((const uint2*)at, line);
+    emulator::poll("load_relaxed_4x16", line);
+    unsigned found[4];
+    for (int k = 0; k < 4; k++) emulator::yield(line), found[k] = at[k];
+    return {found[0] | found[1] << 16, found[2] | found[3] << 16};
+}
+
+// As wrong as the PTX manual allows, up or down by the lowest bit of x.
+inline float off_by(float y, float x, double share) { return std::isinf(y) ? y : y + y * share * (__float_as_uint(x) & 1 ? 1 : -1); }
+inline float flushed(float x) { return std::fabs(x) < 0x1p-126f ? x * 0 : x; }
+inline float ex2_approx(float x) { return flushed(off_by(std::exp2(flushed(x)), x, 0x1p-22)); }
+inline float rcp_approx(float x) { return flushed(off_by(1 / flushed(x), x, 0x1p-23)); }
 
 // To the nearest with ties to even; `mantissa` bits are kept of float's 23.
 inline unsigned round_off(unsigned bits, int dropped) { return bits + ((1u << (dropped - 1)) - 1) + (bits >> dropped & 1); }

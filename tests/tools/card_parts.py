@@ -24,8 +24,9 @@ STEPS = 12_000      # of the 2018 project's model: 60 million characters
 NO_TESTS = 5        # pytest's exit code for a share without tests
 PYTEST = "-m", "gpu", "-p", "card_share", "-p", "no:cacheprovider", "--tb=short", "-q", "--durations=15"
 LARGE = 500_000     # bytes of a text that is large enough for it
-SANITIZER = {"memcheck": ("persistent and tf32", ()),  # the tests, and options: racecheck takes minutes a test, so it
-             "racecheck": ("persistent and tf32 and adam", ("--kernel-name", "kns=persistent"))}  # has one
+LOOPS = "(persistent or tagged) and tf32"
+SANITIZER = {"memcheck": (LOOPS, ()),  # the tests, and options: racecheck takes minutes a test, so it has one of each path
+             "racecheck": (f"{LOOPS} and adam", ("--kernel-name", "kns=ward"))}  # kernels named ..._forward, ..._backward
 
 
 # Tests
@@ -207,5 +208,5 @@ PARTS = {  # name: the part, its limit in seconds, what it is
     "bench": (bench, 165, "bench of all rows against torch"),
     "model2018": (model2018, 75, f"the 2018 project's model: {STEPS:,} steps of --preset original --dtype tf32"),
     "memcheck": (sanitizer, 30, "compute-sanitizer's memcheck of the persistent tests in tf32"),
-    "racecheck": (sanitizer, 30, "compute-sanitizer's racecheck of one of them"),
+    "racecheck": (sanitizer, 30, "compute-sanitizer's racecheck of two of them"),
 }

@@ -1,6 +1,6 @@
 """Stop training runs by SIGTERM and by kill -9, resume them, and compare them bit by bit with an undisturbed run.
 
-    python tests/tools/card_resume.py --folder FOLDER [--device cuda] [--paths eager graph wavefront persistent]
+    python tests/tools/card_resume.py --folder FOLDER [--device cuda] [--paths eager graph wavefront persistent tagged]
 
 FOLDER is new; the runs and resume.json go there. Every tensor of last.safetensors and best.safetensors (parameters,
 moments, state), the numbers that resuming needs, and the losses in metrics.jsonl must be equal. Exit 0 where they are.
@@ -22,8 +22,8 @@ from safetensors import safe_open
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = os.environ.get("PYTHON") or sys.executable
-PATHS = "eager", "graph", "wavefront", "persistent"
-PRECISION = {"persistent": "tf32"}  # the precision of a path that does not have float32
+PATHS = "eager", "graph", "wavefront", "persistent", "tagged"
+PRECISION = dict.fromkeys(("persistent", "tagged"), "tf32")  # the precision of a path that does not have float32
 MODEL = ("--layers 2 --hidden 64 --embed 32 --seq 32 --batch 16 --dropout .2 --weight-drop .1 --seed 1 "
          "--sample-every 1000000")  # never: a sample takes longer than the steps
 STEPS = 400     # steps of a run; LONGER times as many where a run is over before the signal comes, TRIES times at most

@@ -47,10 +47,10 @@ def benched(name: str, **changes) -> dict:
 PLAY = {  # a machine on which everything passes
     "-m rnncore doctor": {"out": json.dumps(DOCTOR)},
     "-c import json, torch": {"out": json.dumps(["2.11.0", "13.0", 91900])},
-    "-k persistent and tf32": {"files": {"{CARD_RESULTS}": lines(TESTS[:1] + TESTS[1:])}},
+    "-k (persistent or tagged) and tf32": {"files": {"{CARD_RESULTS}": lines(TESTS[:1] + TESTS[1:])}},
     "-m pytest": {"files": {"{CARD_RESULTS}": lines(TESTS)}},
     "card_resume.py": {"files": {"{--folder}/resume.json": json.dumps([
-        {"path": path, "stops": SAME} for path in ("eager", "graph", "wavefront", "persistent")])}},
+        {"path": path, "stops": SAME} for path in ("eager", "graph", "wavefront", "persistent", "tagged")])}},
     **{f"--setting {name} ": benched(name) for name in BENCH_CARD},
     "-m rnncore train": {"err": "model 3 x 512 LSTM: 1 parameters, tf32 on cuda, path persistent\nsaved\n",
                          "files": {"{-o}/metrics.jsonl": lines(ROWS)}}}
@@ -114,7 +114,7 @@ def test_all_parts_run_in_order_and_pass(machine):
     rows = [f"--setting {name} " for name in BENCH_CARD if name[0] != "h"]
     assert list(dict.fromkeys(order)) == [
         "-m rnncore doctor", "-c import json, torch", "-m pytest", "card_resume.py", *rows, "--setting h160 ",
-        "--setting h192 ", "-m rnncore train", "-k persistent and tf32"]
+        "--setting h192 ", "-m rnncore train", "-k (persistent or tagged) and tf32"]
     call = next(call for call in machine.calls() if "--setting wide" in call)
     assert "bench --setting wide --device cuda --json --rounds 3 --against torch" in call
     assert "**NVIDIA H100 80GB HBM3**" in out and "cuDNN 9.19.0" in out
@@ -133,7 +133,7 @@ def test_a_part_that_fails_does_not_stop_the_next_and_its_words_are_told(machine
     failed = {"test": "tests/a.py::four", "outcome": "failed", "words": "assert 1 | 2"}
     wrong = SAME | {"SIGTERM": {"at": 4, "of": 9, "faults": ["optimizer.m: 3 of 9 numbers differ"]}}
     code, out, _ = machine("tests", "resume", "bench", "model2018", "memcheck", "--workers", "1", play={
-        "-k persistent and tf32": {"files": {"{CARD_RESULTS}": lines([{"collected": 5}, *TESTS[1:]])}},
+        "-k (persistent or tagged) and tf32": {"files": {"{CARD_RESULTS}": lines([{"collected": 5}, *TESTS[1:]])}},
         "-m pytest": {"files": {"{CARD_RESULTS}": lines([*TESTS, failed])}, "code": 1},
         "card_resume.py": {"files": {"{--folder}/resume.json": json.dumps([
             {"path": "eager", "stops": SAME}, {"path": "graph", "stops": wrong}])}, "code": 1},

@@ -1,0 +1,296 @@
+// The kernels of the path tagged: the time loops of persistent.cu with a shorter chain from one step to the next.
+//
+// - A number that is sent to other blocks has a tag, which says that it is new. A reader asks for the number itself until
+//   it has this tag. That is one trip between blocks. In persistent.cu there are three: the number is written, then a
+//   flag is published, then the number is read.
+// - What a step reads besides the results of the step before is loaded before the product of the step before. In backward
+//   all that depends on it alone is computed after the results were sent.
+// - sigmoid and tanh are those of approximate.cuh.
+//
+// A group has two blocks and more. Each number has two places, used in turn ("slots"). The tag is one bit: 1 in the first values of a slot, 0 in the
+// second, 1 in the third, and so on. `exchange` is zero before the launch. So a reader tells the values that it waits for
+// from those that were there before. It cannot meet later ones: a block writes to a slot after a __syncthreads that comes
+// after its waits for all values of the step between; each other block has sent these after its own reads of the slot.
+//
+// The bit costs no precision forward: h is o tanh(c), so it is between -1 and 1, and the highest bit of its exponent is 0.
+// That bit is the tag, in every number. (A NaN becomes a number between 1 and 2 for the other units; the h that is stored
+// is NaN.) The initial h may be any number, so each block reads it from h. Backward, the four gates of a unit are one word
+// of 64 bits, written and read as a whole. Its tag is the lowest bit of the last number, gate o, which is rounded to one
+// bit less.
+//
+// ptx.cuh, approximate.cuh, gates.cuh and fragments.cuh come before this text.
+
+typedef unsigned long long Word;
+
+// Return the tag of the values of a step, which are in slot step % 2.
+__device__ __forceinline__ unsigned tag_of(int step) { return ~step >> 1 & 1; }
+
+// Four numbers that belong together. LOW and HIGH: the bits of the first and the last two that are the tag, or a tag each.
+template <unsigned LOW, unsigned HIGH>
+struct Tagged {
+    const unsigned short* numbers;
+    unsigned tag;
+
+    __device__ __forceinline__ uint2 load(int at) const {
+        if constexpr (LOW != 0) return load_relaxed_4x16(numbers + at * 4);  // they are written one by one
+        const Word word = load_relaxed((const Word*)numbers + at);
+        return make_uint2((unsigned)word, (unsigned)(word >> 32));
+    }
+
+    // Return the numbers at `at` without their tag. found: what `load` has found there.
+    __device__ __forceinline__ uint2 wait(int at, uint2 found) const {
+        const unsigned low = tag ? LOW : 0, high = tag ? HIGH : 0;
+#ifdef DEBUG_SPINS
+        int spins = 0;
+#endif
+        while ((found.x & LOW) != low || (found.y & HIGH) != high) {
+            found = load(at);
+#ifdef DEBUG_SPINS
+            if (++spins > DEBUG_SPINS) __trap();
+#endif
+        }
+        return make_uint2(found.x & ~LOW, found.y & ~HIGH);
+    }
+};
+
+typedef Tagged<0x40004000, 0x40004000> TaggedStates;
+typedef Tagged<0, 0x10000> TaggedGradients;
+
+// COUNT tiles of b that other blocks send, for Product::run. AHEAD of them are on their way at a time.
+template <typename Numbers, int COUNT>
+struct Arriving {
+    static constexpr int AHEAD = COUNT < 16 ? COUNT : 16;  // with more, registers spill
+    Numbers numbers;
+    uint2 found[AHEAD];
+
+    __device__ __forceinline__ uint2 operator()(int k) {
+        const int lane = threadIdx.x % 32;
+        if (k == 0)
+#pragma unroll
+            for (int j = 0; j < AHEAD; j++) found[j] = numbers.load(j * 32 + lane);
+        const uint2 here = numbers.wait(k * 32 + lane, found[k % AHEAD]);
+        if (k + AHEAD < COUNT) found[k % AHEAD] = numbers.load((k + AHEAD) * 32 + lane);
+        __syncwarp();
+        return here;
+    }
+};
+
+// Copy COUNT tiles of b that other blocks send to shared memory, with all threads of the block.
+template <int COUNT>
+__device__ __forceinline__ void copy_tiles(const TaggedStates& numbers, uint2* to) {
+    constexpr int EACH = (COUNT * 32 + THREADS - 1) / THREADS;
+    uint2 found[EACH];
+#pragma unroll
+    for (int j = 0; j < EACH; j++)
+        if (const int at = threadIdx.x + j * THREADS; at < COUNT * 32) found[j] = numbers.load(at);
+#pragma unroll
+    for (int j = 0; j < EACH; j++)
+        if (const int at = threadIdx.x + j * THREADS; at < COUNT * 32) to[at] = numbers.wait(at, found[j]);
+    __syncthreads();
+}
+
+// The tiles of b of the first step: keep h of the initial state, from the unit `first` and the column `column` on.
+struct Initial {
+    const float *h, *keep;
+    unsigned ld;
+    int first, column, n;
+
+    __device__ __forceinline__ uint2 operator()(int k) const {
+        const int lane = threadIdx.x % 32, at = column + k % TILES * 8 + lane / 4;
+        if (k % BATCH == 0) __syncwarp();
+        if (at >= n) return make_uint2(0, 0);
+        const float* from = h + (size_t)(first + k / TILES * 16 + lane % 4 * 4) * ld + at;
+        const float factor = keep ? keep[at] : 1;
+        return make_uint2(pack_16(from[0] * factor, from[ld] * factor), pack_16(from[2 * ld] * factor, from[3 * ld] * factor));
+    }
+};
+
+// A step of a chunk. A block takes its chunks in turn; `own` counts them.
+struct Turn {
+    int step, own;
+    __device__ __forceinline__ int chunk() const { return blockIdx.y + own * gridDim.y; }
+    __device__ __forceinline__ Turn next(int chunks) const {
+        const bool last = chunk() + (int)gridDim.y >= chunks;
+        return {step + last, last ? 0 : own + 1};
+    }
+};
+
+// W_ih x + b of a step and a chunk, for every cell of this thread.
+struct Inputs {
+    float z[CELLS][4];
+
+    __device__ __forceinline__ void load(const float* gates, unsigned ld, int t, int chunk, int steps, int n) {
+#pragma unroll
+        for (int k = 0; k < CELLS; k++) {
+            const Cell cell = forward_cell(k);
+            const int unit = blockIdx.x * UNITS + cell.unit, column = chunk * COLUMNS + cell.tile * 8 + cell.column;
+            const bool here = cell.tile < TILES && column < n && t < steps;
+#pragma unroll
+            for (int gate = 0; gate < 4; gate++)
+                z[k][gate] = here ? gates[(gate * HIDDEN + unit) * ld + t * n + column] : 0;
+        }
+    }
+};
+
+// Run the layer; arguments as in persistent.cu, without its flags. exchange: for each chunk two slots of HIDDEN by COLUMNS
+// 16-bit numbers, all 0.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) tagged_forward(
+    const float* w, float* gates, unsigned gates_ld, float* h, unsigned h_ld, float* c, unsigned c_ld,
+    const float* keep, unsigned short* exchange, int steps, int n, int chunks) {
+    constexpr int SLOT = HIDDEN * COLUMNS, SHARE = HIDDEN / SLICES;  // units over which a warp sums
+    extern __shared__ float state[];  // c
+    __shared__ __align__(16) float parts[SLICES > 1 ? SLICES * TILES * 4 * UNITS * 8 : 4];
+    __shared__ __align__(16) unsigned short copy[STAGED ? SLOT : 8];
+    const int first = threadIdx.x / 32 / ROW_GROUPS * SHARE;  // the first unit over which this warp sums
+    Forward product;
+    take_weights(product, w);
+    Inputs now, after;
+    now.load(gates, gates_ld, 0, blockIdx.y, steps, n);
+    for (Turn turn = {0, 0}; turn.step < steps; turn = turn.next(chunks)) {
+        const int t = turn.step, chunk = turn.chunk(), own = turn.own;
+        const Turn next = turn.next(chunks);
+        after.load(gates, gates_ld, next.step, next.chunk(), steps, n);
+        float keep_now[CELLS], keep_next[CELLS];
+#pragma unroll
+        for (int k = 0; k < CELLS; k++) {
+            const Cell cell = forward_cell(k);
+            const int column = chunk * COLUMNS + cell.tile * 8 + cell.column;
+            const bool here = keep && cell.tile < TILES && column < n;
+            keep_now[k] = here ? keep[t * n + column] : 1;
+            keep_next[k] = here && t + 1 < steps ? keep[(t + 1) * n + column] : 1;
+        }
+        unsigned short* slots = exchange + (size_t)chunk * 2 * SLOT;
+        const TaggedStates from = {slots + (t - 1) % 2 * SLOT, tag_of(t - 1)};
+        if (t == 0) product.run(Initial{h, keep, h_ld, first, chunk * COLUMNS, n});
+        else if constexpr (STAGED) {
+            copy_tiles<SLOT / 128>(from, (uint2*)copy);
+            product.run(InMemory<true>{(const uint2*)(copy + first * COLUMNS)});
+        } else {
+            product.run(Arriving<TaggedStates, SHARE / 16 * TILES>{{from.numbers + first * COLUMNS, from.tag}});
+        }
+        add_sums(product, now.z, parts);
+        float c_now[CELLS], h_now[CELLS];
+#pragma unroll
+        for (int k = 0; k < CELLS; k++) {
+            const Cell cell = forward_cell(k);
+            const int unit = blockIdx.x * UNITS + cell.unit, column = chunk * COLUMNS + cell.tile * 8 + cell.column;
+            if (cell.tile >= TILES) continue;
+            float& c_kept = state[(own * CELLS + k) * THREADS + threadIdx.x];
+            const float c_prev = t ? c_kept : column < n ? c[unit * c_ld + column] : 0;
+            float* z = now.z[k];
+            gates_forward(z[0], z[1], z[2], z[3], c_prev, keep_now[k], c_now[k], h_now[k]);
+            c_kept = c_now[k];
+            const unsigned value = to_16(h_now[k] * keep_next[k]) & 0xBFFF;
+            store_relaxed(slots + t % 2 * SLOT + place(unit, cell.tile, cell.column),
+                          (unsigned short)(value | tag_of(t) << 14));
+        }
+        __syncthreads();  // before `copy` and `parts` are written again
+#pragma unroll
+        for (int k = 0; k < CELLS; k++) {  // no block waits for these
+            const Cell cell = forward_cell(k);
+            const int unit = blockIdx.x * UNITS + cell.unit, column = chunk * COLUMNS + cell.tile * 8 + cell.column;
+            if (cell.tile >= TILES || column >= n) continue;
+#pragma unroll
+            for (int gate = 0; gate < 4; gate++)
+                gates[(gate * HIDDEN + unit) * gates_ld + t * n + column] = now.z[k][gate];
+            h[unit * h_ld + (t + 1) * n + column] = h_now[k];
+            c[unit * c_ld + (t + 1) * n + column] = c_now[k];
+        }
+        now = after;
+    }
+}
+
+// What a step of the backward loop reads, for every cell of this thread. before: keep of the step after it, by which the
+// gradient comes.
+struct Activations {
+    float gates[CELLS][4], c_prev[CELLS], c[CELLS], dy[CELLS], keep[CELLS], before[CELLS];
+
+    __device__ __forceinline__ void load(const float* from, unsigned ld, const float* cells, unsigned cells_ld,
+                                         const float* keeps, const float* above, unsigned above_ld, int t, int chunk,
+                                         int steps, int n) {
+#pragma unroll
+        for (int k = 0; k < CELLS; k++) {
+            const Cell cell = cell_of(k);
+            const int unit = blockIdx.x * UNITS + cell.unit, column = chunk * COLUMNS + cell.tile * 8 + cell.column;
+            const bool there = cell.tile < TILES && column < n, here = there && t >= 0;
+#pragma unroll
+            for (int gate = 0; gate < 4; gate++)
+                gates[k][gate] = here ? from[(gate * HIDDEN + unit) * ld + t * n + column] : 0;
+            c_prev[k] = here ? cells[unit * cells_ld + t * n + column] : 0;
+            c[k] = here ? cells[unit * cells_ld + (t + 1) * n + column] : 0;
+            dy[k] = here ? above[unit * above_ld + t * n + column] : 0;
+            keep[k] = here && keeps ? keeps[t * n + column] : 1;
+            before[k] = there && keeps && t + 1 < steps ? keeps[(t + 1) * n + column] : 1;
+        }
+    }
+};
+
+// Run the layer backwards; arguments as in persistent.cu, without its flags. exchange has slots of 4 HIDDEN by COLUMNS
+// numbers, all 0. The step -1 only computes the gradient at the initial state.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) tagged_backward(
+    const float* w, float* gates, unsigned gates_ld, const float* c, unsigned c_ld, const float* keep, const float* dy,
+    unsigned dy_ld, float* dh, float* dc, unsigned short* exchange, int steps, int n, int chunks) {
+    constexpr int SLOT = 4 * HIDDEN * COLUMNS, SHARE = HIDDEN / WARPS;  // units over which a warp sums
+    extern __shared__ float state[];  // dc
+    __shared__ __align__(16) float parts[WARPS * UNITS * COLUMNS];
+    const int first = threadIdx.x / 32 * SHARE * 4 * COLUMNS;  // where the numbers over which this warp sums begin
+    Backward product;
+    take_transposed(product, w);
+    Activations now;
+    now.load(gates, gates_ld, c, c_ld, keep, dy, dy_ld, steps - 1, blockIdx.y, steps, n);
+    float through[CELLS], carry[CELLS];
+    auto factors = [&] {  // now.gates leaves as factors
+#pragma unroll
+        for (int k = 0; k < CELLS; k++) {
+            float* z = now.gates[k];
+            gates_factors(z[0], z[1], z[2], z[3], now.c_prev[k], now.c[k], now.keep[k], through[k], carry[k]);
+        }
+    };
+    factors();
+    for (Turn turn = {0, 0}; turn.step <= steps; turn = turn.next(chunks)) {
+        const int done = turn.step, t = steps - 1 - done, chunk = turn.chunk(), own = turn.own;
+        const Turn next = turn.next(chunks);
+        Activations after;
+        after.load(gates, gates_ld, c, c_ld, keep, dy, dy_ld, steps - 1 - next.step, next.chunk(), steps, n);
+        unsigned short* slots = exchange + (size_t)chunk * 2 * SLOT;
+        float dh_now[CELLS];
+        if (done) {
+            product.run(Arriving<TaggedGradients, SHARE / 4 * TILES>{
+                {slots + (done - 1) % 2 * SLOT + first, tag_of(done - 1)}});
+            take_sums(product, dh_now, parts);
+        }
+#pragma unroll
+        for (int k = 0; k < CELLS; k++) {
+            const Cell cell = cell_of(k);
+            const int unit = blockIdx.x * UNITS + cell.unit, column = chunk * COLUMNS + cell.tile * 8 + cell.column;
+            if (cell.tile >= TILES) continue;
+            const bool here = column < n;
+            float& dc_kept = state[(own * CELLS + k) * THREADS + threadIdx.x];
+            if (!done) dc_kept = here ? dc[unit * n + column] : 0, dh_now[k] = here ? dh[unit * n + column] : 0;
+            else dh_now[k] *= now.before[k];
+            if (t < 0) {
+                if (here) dc[unit * n + column] = dc_kept, dh[unit * n + column] = dh_now[k];
+                continue;
+            }
+            float* z = now.gates[k];
+            gates_backward(z[0], z[1], z[2], z[3], through[k], carry[k], dh_now[k] + now.dy[k], dc_kept);
+            const unsigned low = pack_16(z[0], z[1]), high = pack_16(z[2], z[3]);
+            // The last number is rounded to one bit less, ties to even; NaN stays NaN.
+            const unsigned rounded = (z[3] == z[3] ? high + (high >> 1 & 0x10000) : high) & ~0x10000u;
+            store_relaxed((Word*)(slots + done % 2 * SLOT + place(4 * unit, cell.tile, cell.column)),
+                          (Word)(rounded | tag_of(done) << 16) << 32 | low);
+        }
+        __syncthreads();  // before `parts` is written again
+#pragma unroll
+        for (int k = 0; k < CELLS; k++) {  // no block waits for these
+            const Cell cell = cell_of(k);
+            const int unit = blockIdx.x * UNITS + cell.unit, column = chunk * COLUMNS + cell.tile * 8 + cell.column;
+            if (t < 0 || cell.tile >= TILES || column >= n) continue;
+#pragma unroll
+            for (int gate = 0; gate < 4; gate++)
+                gates[(gate * HIDDEN + unit) * gates_ld + t * n + column] = now.gates[k][gate];
+        }
+        now = after;
+        factors();
+    }
+}
