@@ -226,16 +226,19 @@ def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array) -> None:
     SOFTMAX_CROSS_ENTROPY(targets, len(logits), logits, loss)
 
 
+GATHERED = 16  # rows of a column that one thread copies: it reads the id and divides by `columns` once for all of them
 GATHER = ElementwiseKernel(
-    "raw T table, raw int64 ids, int64 symbols, int64 columns", "T out", """
-    out = table[i / columns * symbols + ids[i % columns]];  // out is (R, T, N)
+    "raw T table, raw int64 ids, int64 symbols, int64 columns, int64 count, int64 rows", "raw T out", """
+    const ptrdiff_t column = i % columns, first = i / columns * count, id = ids[column];  // out is (R, T, N)
+    #pragma unroll 8
+    for (ptrdiff_t r = first; r < first + count && r < rows; r++) out[r * columns + column] = table[r * symbols + id];
     """, "gather_kernel")
 
 
 def gather(table: Array, ids: Ids, out: Array) -> None:
     """Compute out[:, t, n] = table[:, ids[t, n]]; arguments as in cpu/ops.py."""
     _check_ids("ids", ids)
-    GATHER(table, ids, table.shape[1], ids.size, out)
+    GATHER(table, ids, table.shape[1], ids.size, GATHERED, len(table), out, size=-(-len(table) // GATHERED) * ids.size)
 
 
 WORKSPACE = 1 << 24  # the largest size of a one-hot matrix, in numbers

@@ -24,7 +24,7 @@ PLANTED = [
     ("cuda/ops.py", "GATES_BACKWARD(gates, c_prev, c,", "GATES_BACKWARD(gates, c, c,"),
     ("cuda/ops.py", "gates_backward(gi, gf, gg, go, through, carry,", "gates_backward(gi, gf, gg, go, carry, through,"),
     ("cuda/ops.py", "logits[i + target * columns] -= 1;", "logits[target * columns] -= 1;"),
-    ("cuda/ops.py", "symbols + ids[i % columns]", "symbols + ids[i % symbols]"),
+    ("cuda/ops.py", "table[r * symbols + id]", "table[first * symbols + id]"),
     ("cuda/ops.py", "ids[first + i % positions]", "ids[first + (i + 1) % positions]"),
     ("cuda/updates.py", "(sqrt(v) * (T)correction + (T)eps)", "(sqrt(v + (T)eps) * (T)correction)"),
     ("cuda/ops.py", "bits >= threshold", "bits > threshold + 3000"),
