@@ -100,6 +100,10 @@ class LoopedLayer:
     def forward(self, w: LayerWeights, x: Array | None, gates: Array, h: Array, c: Array, keep: Array | None) -> None:
         """Run the layer; arguments as in rnncore/nn/lstm.py."""
         w_ih, w_hh, bias = w
+        if x is not None and isinstance(self.loops, Persistent) and self.loops.adds_bias:
+            self.products.product(w_ih, x.reshape(len(x), -1), gates.reshape(len(gates), -1), add=False)
+            self.loops.forward(w_hh, gates, h, c, keep, bias)
+            return
         if x is not None:
             affine(self.products.cublas, w_ih, bias, x, gates)
         self.loops.forward(w_hh, gates, h, c, keep)

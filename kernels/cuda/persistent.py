@@ -93,7 +93,7 @@ class Persistent:
         reason = why_not(hidden, n, precision, capability, multiprocessors, kernels)
         if reason:
             raise ValueError(reason)
-        self.hidden, self.steps, self.n = hidden, steps, n
+        self.hidden, self.steps, self.n, self.adds_bias = hidden, steps, n, kernels == "tagged"
         self.geometry = geometry(hidden, n, multiprocessors, kernels)
         units, members, columns, chunks, _ = self.geometry
         options = ["-std=c++17", f"-DHIDDEN={hidden}", f"-DUNITS={units}", f"-DCOLUMNS={columns}",
@@ -105,14 +105,16 @@ class Persistent:
         # What the blocks send each other; the last buffer says what has arrived, and is 0 before a launch.
         self._buffers = (exchange,) if kernels == "tagged" else (exchange, cupy.zeros(chunks * members, np.uint32))
 
-    def forward(self, w_hh: Array, gates: Array, h: Array, c: Array, keep: Array | None) -> None:
+    def forward(self, w_hh: Array, gates: Array, h: Array, c: Array, keep: Array | None,
+                bias: Array | None = None) -> None:
         """Run the layer: gates (4H, T, N) arrives as W_ih x + b and leaves as the activations.
 
-        h[:, 1:] and c[:, 1:] (H, T+1, N) are written; slot 0 is the initial state. w_hh is (4H, H), keep (T, N) or
+        bias (4H,): what is still to be added to gates, only where `adds_bias`. h[:, 1:] and c[:, 1:] (H, T+1, N) are written; slot 0 is the initial state. w_hh is (4H, H), keep (T, N) or
         None. All arrays are float32. Arrays (rows, T, N) may be the first steps of longer arrays. Raises ValueError
         for arrays of another dtype or with gaps, and for gates of another shape.
         """
-        self._launch(self._forward, gates, contiguous(w_hh), *rows(gates), *rows(h), *rows(c), contiguous(keep))
+        more = (contiguous(bias),) if self.adds_bias else ()
+        self._launch(self._forward, gates, contiguous(w_hh), *more, *rows(gates), *rows(h), *rows(c), contiguous(keep))
 
     def backward(self, w_hh: Array, gates: Array, c: Array, keep: Array | None, dy: Array, dh: Array,
                  dc: Array) -> None:

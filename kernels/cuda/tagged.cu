@@ -115,7 +115,7 @@ struct Turn {
     }
 };
 
-// W_ih x + b of a step and a chunk, for every cell of this thread.
+// W_ih x of a step and a chunk, for every cell of this thread.
 struct Inputs {
     float z[CELLS][4];
 
@@ -132,18 +132,22 @@ struct Inputs {
     }
 };
 
-// Run the layer; arguments as in persistent.cu, without its flags. exchange: for each chunk two slots of HIDDEN by COLUMNS
-// 16-bit numbers, all 0.
+// Run the layer; arguments as in persistent.cu, without its flags. gates arrives as W_ih x, to which bias (4H) is added, or
+// null for none. exchange: for each chunk two slots of HIDDEN by COLUMNS 16-bit numbers, all 0.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) tagged_forward(
-    const float* w, float* gates, unsigned gates_ld, float* h, unsigned h_ld, float* c, unsigned c_ld,
+    const float* w, const float* bias, float* gates, unsigned gates_ld, float* h, unsigned h_ld, float* c, unsigned c_ld,
     const float* keep, unsigned short* exchange, int steps, int n, int chunks) {
     constexpr int SLOT = HIDDEN * COLUMNS, SHARE = HIDDEN / SLICES;  // units over which a warp sums
     extern __shared__ float state[];  // c
     __shared__ __align__(16) float parts[SLICES > 1 ? SLICES * TILES * 4 * UNITS * 8 : 4];
     __shared__ __align__(16) unsigned short copy[STAGED ? SLOT : 8];
+    __shared__ float biases[4 * UNITS];
     const int first = threadIdx.x / 32 / ROW_GROUPS * SHARE;  // the first unit over which this warp sums
     Forward product;
     take_weights(product, w);
+    for (int at = threadIdx.x; at < 4 * UNITS; at += THREADS)
+        biases[at] = bias ? bias[at / UNITS * HIDDEN + blockIdx.x * UNITS + at % UNITS] : 0;
+    __syncthreads();
     Inputs now, after;
     now.load(gates, gates_ld, 0, blockIdx.y, steps, n);
     for (Turn turn = {0, 0}; turn.step < steps; turn = turn.next(chunks)) {
@@ -178,6 +182,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tagged_forward(
             float& c_kept = state[(own * CELLS + k) * THREADS + threadIdx.x];
             const float c_prev = t ? c_kept : column < n ? c[unit * c_ld + column] : 0;
             float* z = now.z[k];
+#pragma unroll
+            for (int gate = 0; gate < 4; gate++) z[gate] += biases[gate * UNITS + cell.unit];
             gates_forward(z[0], z[1], z[2], z[3], c_prev, keep_now[k], c_now[k], h_now[k]);
             c_kept = c_now[k];
             const unsigned value = to_16(h_now[k] * keep_next[k]) & 0xBFFF;

@@ -211,6 +211,19 @@ def test_arrays_that_the_kernels_cannot_take_are_refused(persistent, spoil):
         layer.backward(given["w"], given["z"], h, given["keep"], given["dy"], given["dh"], given["dc"])
 
 
+def test_the_tagged_kernels_add_the_bias(persistent):
+    layer = persistent.Persistent(192, 4, 11, "tf32", 80, 12, kernels="tagged")
+    w, z, h0, c0, keep, *_ = case(192, 4, 11, True)
+    bias, found = np.random.default_rng(1).standard_normal(768).astype(np.float32), []
+    for given, added in ((z + bias[:, None, None], None), (z.copy(), bias)):
+        h, c = np.zeros((192, 5, 11), np.float32), np.zeros((192, 5, 11), np.float32)
+        h[:, 0], c[:, 0] = h0, c0
+        layer.forward(w, given, h, c, keep, added)
+        found.append([given, h, c])
+    for mine, wanted in zip(*found, strict=True):
+        np.testing.assert_array_equal(mine, wanted)
+
+
 def test_a_number_that_is_none_stays_in_its_sequence_and_is_seen(persistent):
     """The tag takes a bit of each number that the tagged kernels send: a NaN among them must not pass for a number."""
     layer = persistent.Persistent(192, 4, 11, "tf32", 80, 12, kernels="tagged")
