@@ -220,8 +220,8 @@ def test_the_tagged_kernels_add_the_bias(persistent):
         h[:, 0], c[:, 0] = h0, c0
         layer.forward(w, given, h, c, keep, added)
         found.append([given, h, c])
-    for mine, wanted in zip(*found, strict=True):
-        np.testing.assert_array_equal(mine, wanted)
+    for mine, wanted in zip(*found, strict=True):  # which add in another order: an h may be rounded to the next 16-bit number
+        np.testing.assert_allclose(mine, wanted, atol=1e-3)
 
 
 def test_a_number_that_is_none_stays_in_its_sequence_and_is_seen(persistent):

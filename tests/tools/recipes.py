@@ -69,7 +69,8 @@ FINAL = {
     "base": SEARCH["base"],
     "n32lr2": SEARCH["n32lr2"]._replace(what="2x128, 3M, 32 streams, rate .02: what `train` takes"),
     "medium": SEARCH["widedrop1"],
-    "medium32": SEARCH["widen32"]._replace(what="2x256, 4M, 32 streams, rate .02"),
+    "medium32": SEARCH["widen32"]._replace(what="2x256, 4M, 32 streams, rate .02: what `train --preset medium --dtype bf16` takes"),
     "short": SEARCH["short"]._replace(seeds=THREE),
-    "short256": SEARCH["short256"]._replace(what="100 KB, 20 epochs, 1x256: what `train` takes", seeds=THREE),
+    "short256": SEARCH["short256"]._replace(what="100 KB, 20 epochs, 1x256, 64 streams: the recipe of before"),
+    "short256n32d3": SEARCH["short256n32d3"]._replace(what="100 KB, 20 epochs, 1x256, 32 streams, rate .02: what `train` takes"),
 }
