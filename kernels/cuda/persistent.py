@@ -111,8 +111,8 @@ class Persistent:
 
         bias (4H,): what is still to be added to gates, only where `adds_bias`. h[:, 1:] and c[:, 1:] (H, T+1, N) are
         written; slot 0 is the initial state. w_hh is (4H, H), keep (T, N) or None. All arrays are float32. Arrays of
-        (rows, T, N) may be the first steps of longer arrays. Raises ValueError for arrays of another dtype or with gaps,
-        and for gates of another shape.
+        (rows, T, N) may be the first steps of longer arrays. Raises ValueError for arrays of another dtype or with
+        gaps, and for gates of another shape.
         """
         more = (contiguous(bias),) if self.adds_bias else ()
         self._launch(self._forward, gates, contiguous(w_hh), *more, *rows(gates), *rows(h), *rows(c), contiguous(keep))
