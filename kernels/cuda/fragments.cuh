@@ -1,9 +1,9 @@
-// What the kernels of persistent.cu and tagged.cu share: which units and sequences a block, a warp and a thread have, and
-// the product with W_hh, or its transpose, on tensor cores. The weights are in registers.
+// What the kernels of persistent.cu and tagged.cu share: which units and sequences a block, a warp and a thread have,
+// and the product with W_hh, or its transpose, on tensor cores. The weights are in registers.
 //
-// A block of THREADS threads owns UNITS of the HIDDEN units, with all four gates of each, and works on chunks of COLUMNS
-// sequences. The MEMBERS blocks of a group have all units together. Operands are 16-bit numbers: bf16 if BF16 is 1, else
-// fp16. Sums are float.
+// A block of THREADS threads owns UNITS of the HIDDEN units, with all four gates of each, and works on chunks of
+// COLUMNS sequences. The MEMBERS blocks of a group have all units together. Operands are 16-bit numbers: bf16 if BF16
+// is 1, else fp16. Sums are float.
 
 constexpr int THREADS = 256, WARPS = THREADS / 32, MEMBERS = HIDDEN / UNITS, TILES = COLUMNS / 8;
 constexpr int CELLS = (UNITS * COLUMNS + THREADS - 1) / THREADS;  // cells (unit, sequence) of each thread
@@ -40,8 +40,8 @@ struct Product {
     unsigned a[ROWS][DEPTH][4];
     float d[CHAINS][ROWS][TILES][4];
 
-    // Compute d = a b. b is a row of tiles (16, 8), TILES of them for each 16 summands. tiles(k) is this thread's share of
-    // tile k. It is called once for each tile, in order.
+    // Compute d = a b. b is a row of tiles (16, 8), TILES of them for each 16 summands. tiles(k) is this thread's share
+    // of tile k. It is called once for each tile, in order.
     template <typename Tiles>
     __device__ __forceinline__ void run(Tiles&& tiles) {
 #pragma unroll
@@ -67,7 +67,8 @@ __device__ __forceinline__ int place(int summand, int tile, int column) {
     return ((summand / 16 * TILES + tile) * 8 + column) * 16 + summand % 16;
 }
 
-// The tiles of b in memory, in order. cached: they may be read through the first-level cache, which may hold old values.
+// The tiles of b in memory, in order. CACHED: they may be read through the first-level cache, which may hold old
+// values.
 template <bool CACHED>
 struct InMemory {
     const uint2* tiles;

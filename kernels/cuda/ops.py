@@ -209,11 +209,8 @@ SOFTMAX_CROSS_ENTROPY = ElementwiseKernel(
     T largest = logits[i], total = 0;
     for (ptrdiff_t v = 1; v < symbols; v++) largest = max(largest, (T)logits[i + v * columns]);
     const T chosen = logits[i + target * columns] - largest;
-    for (ptrdiff_t v = 0; v < symbols; v++) {
-        const T p = exp((T)logits[i + v * columns] - largest);
-        logits[i + v * columns] = p;
-        total += p;
-    }
+    for (ptrdiff_t v = 0; v < symbols; v++)
+        total += logits[i + v * columns] = exp((T)logits[i + v * columns] - largest);
     loss = log(total) - chosen;
     for (ptrdiff_t v = 0; v < symbols; v++) logits[i + v * columns] /= total;
     logits[i + target * columns] -= 1;

@@ -1,11 +1,11 @@
 // The kernels of the path persistent: the whole time loop of one LSTM layer in one launch, forward and backward. W_hh
 // stays in registers for all steps.
 //
-// A block works as fragments.cuh says. The HIDDEN / UNITS blocks of a group (x of the grid) work together on chunks, and
-// wait only for each other. The groups are y of the grid; each takes every gridDim.y-th chunk. Each step sends its results
-// (h forward, dz backward) to all blocks of the group through `exchange` in global memory, as 16-bit numbers. A block that
-// is a group of its own keeps its results in shared memory, and has one chunk. ptx.cuh, tanh_of, gates.cuh and
-// fragments.cuh come before this text.
+// A block works as fragments.cuh says. The HIDDEN / UNITS blocks of a group (x of the grid) work together on chunks,
+// and wait only for each other. The groups are y of the grid; each takes every gridDim.y-th chunk. Each step sends its
+// results (h forward, dz backward) to all blocks of the group through `exchange` in global memory, as 16-bit numbers. A
+// block that is a group of its own keeps its results in shared memory, and has one chunk. ptx.cuh, tanh_of, gates.cuh
+// and fragments.cuh come before this text.
 //
 // The order of reads and writes between blocks:
 // - All threads of a block write the values of a step. After a __syncthreads one thread publishes the number of the
@@ -82,7 +82,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
                 } else if (MEMBERS > 1) {
                     wait(published, slice * (HIDDEN / SLICES), (slice + 1) * (HIDDEN / SLICES) - 1, t + 1);
                 }
-                product.run(InMemory<STAGED || MEMBERS == 1>{(const uint2*)from + slice * (HIDDEN / SLICES) * COLUMNS / 4});
+                from += slice * (HIDDEN / SLICES) * COLUMNS;
+                product.run(InMemory<STAGED || MEMBERS == 1>{(const uint2*)from});
                 add_sums(product, z, parts);
             }
 #pragma unroll

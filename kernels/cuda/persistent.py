@@ -114,6 +114,8 @@ class Persistent:
         (rows, T, N) may be the first steps of longer arrays. Raises ValueError for arrays of another dtype or with
         gaps, and for gates of another shape.
         """
+        if bias is not None and not (self.adds_bias and bias.shape == (4 * self.hidden,)):
+            raise ValueError(f"a bias of {bias.shape} cannot be added by kernels of hidden size {self.hidden}")
         more = (contiguous(bias),) if self.adds_bias else ()
         self._launch(self._forward, gates, contiguous(w_hh), *more, *rows(gates), *rows(h), *rows(c), contiguous(keep))
 
@@ -133,7 +135,9 @@ class Persistent:
             raise ValueError(f"gates are {gates.shape}, made for (4 * {self.hidden}, up to {self.steps}, {self.n})")
         shape = self.geometry
         if shape.members > 1:
-            self._buffers[-1].fill(0)
+            arrived = self._buffers[-1]
+            # Forward sends a quarter of what backward sends.
+            (arrived[:len(arrived) // 4] if self.adds_bias and kernel is self._forward else arrived).fill(0)
         kernel((shape.members, shape.groups), (THREADS,),
                (*args, *self._buffers, np.int32(steps), np.int32(n), np.int32(shape.chunks)),
                shared_mem=shape.state)

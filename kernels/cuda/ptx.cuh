@@ -1,5 +1,5 @@
-// Functions for 16-bit floats, tensor cores, values between blocks and approximations, in PTX. Without its headers CUDA C++ does not
-// have them.
+// Functions for 16-bit floats, tensor cores, values between blocks and approximations, in PTX. Without its headers CUDA
+// C++ does not have them.
 //
 // A pair of 16-bit numbers is one unsigned, with the first number in the low half. mma_*_kK computes d (16, 8) += a
 // (16, K) b (K, 8) with one warp. The PTX manual ("Matrix Fragments for mma.m16n8k16") says which numbers each lane
@@ -96,7 +96,8 @@ __device__ __forceinline__ unsigned long long load_relaxed(const unsigned long l
     return value;
 }
 
-// Four neighbouring numbers of 16 bits, each of which another thread may write meanwhile. `at` is a multiple of 8 bytes.
+// Four neighbouring numbers of 16 bits, each of which another thread may write meanwhile. `at` is a multiple of 8
+// bytes.
 __device__ __forceinline__ uint2 load_relaxed_4x16(const unsigned short* at) {
     uint2 pairs;
     asm volatile("{.reg .b16 a, b, c, d;\n"

@@ -1,22 +1,24 @@
 // The kernels of the path tagged: the time loops of persistent.cu with a shorter chain from one step to the next.
 //
-// - A number that is sent to other blocks has a tag, which says that it is new. A reader asks for the number itself until
-//   it has this tag. That is one trip between blocks. In persistent.cu there are three: the number is written, then a
-//   flag is published, then the number is read.
-// - What a step reads besides the results of the step before is loaded before the product of the step before. In backward
-//   all that depends on it alone is computed after the results were sent.
+// - A number that is sent to other blocks has a tag, which says that it is new. A reader asks for the number itself
+//   until it has this tag. That is one trip between blocks. In persistent.cu there are three: the number is written,
+//   then a flag is published, then the number is read.
+// - What a step reads besides the results of the step before is loaded before the product of the step before. In
+//   backward all that depends on it alone is computed after the results were sent.
 // - sigmoid and tanh are those of approximate.cuh.
 //
-// A group has two blocks and more. Each number has two places, used in turn ("slots"). The tag is one bit: 1 in the first values of a slot, 0 in the
-// second, 1 in the third, and so on. `exchange` is zero before the launch. So a reader tells the values that it waits for
-// from those that were there before. It cannot meet later ones: a block writes to a slot after a __syncthreads that comes
-// after its waits for all values of the step between; each other block has sent these after its own reads of the slot.
+// A group has two blocks and more. Each number has two places, used in turn ("slots"). The tag is one bit: 1 in the
+// first values of a slot, 0 in the second, 1 in the third, and so on. `exchange` is zero before the launch. So a reader
+// tells the values that it waits for from those that were there before. It cannot meet later ones: a block writes to a
+// slot after a __syncthreads that comes after its waits for all values of the step between; each other block has sent
+// these after its own reads of the slot. No fence is needed, because what a block sends is computed from all the values
+// that it has read.
 //
-// The bit costs no precision forward: h is o tanh(c), so it is between -1 and 1, and the highest bit of its exponent is 0.
-// That bit is the tag, in every number. (A NaN becomes a number between 1 and 2 for the other units; the h that is stored
-// is NaN.) The initial h may be any number, so each block reads it from h. Backward, the four gates of a unit are one word
-// of 64 bits, written and read as a whole. Its tag is the lowest bit of the last number, gate o, which is rounded to one
-// bit less.
+// The bit costs no precision forward: h is o tanh(c), so it is between -1 and 1, and the highest bit of its exponent is
+// 0. That bit is the tag, in every number. The initial h may be any number, so each block reads it from h. If h is NaN,
+// it is stored as NaN, and the other units get a number between 1 and 2: the loss of that step is NaN, later ones may
+// not be. Backward, the four gates of a unit are one word of 64 bits, written and read as a whole. Its tag is the
+// lowest bit of the last number, gate o, which is rounded to one bit less.
 //
 // ptx.cuh, approximate.cuh, gates.cuh and fragments.cuh come before this text.
 
@@ -25,14 +27,15 @@ typedef unsigned long long Word;
 // Return the tag of the values of a step, which are in slot step % 2.
 __device__ __forceinline__ unsigned tag_of(int step) { return ~step >> 1 & 1; }
 
-// Four numbers that belong together. LOW and HIGH: the bits of the first and the last two that are the tag, or a tag each.
+// Four neighbouring numbers. LOW and HIGH: the tags' bits in the first and in the last two. If LOW is 0, the four have
+// one tag and are one word; else each has its own and is stored by itself.
 template <unsigned LOW, unsigned HIGH>
 struct Tagged {
     const unsigned short* numbers;
     unsigned tag;
 
     __device__ __forceinline__ uint2 load(int at) const {
-        if constexpr (LOW != 0) return load_relaxed_4x16(numbers + at * 4);  // they are written one by one
+        if constexpr (LOW != 0) return load_relaxed_4x16(numbers + at * 4);
         const Word word = load_relaxed((const Word*)numbers + at);
         return make_uint2((unsigned)word, (unsigned)(word >> 32));
     }
@@ -65,9 +68,10 @@ struct Arriving {
 
     __device__ __forceinline__ uint2 operator()(int k) {
         const int lane = threadIdx.x % 32;
-        if (k == 0)
+        if (k == 0) {
 #pragma unroll
             for (int j = 0; j < AHEAD; j++) found[j] = numbers.load(j * 32 + lane);
+        }
         const uint2 here = numbers.wait(k * 32 + lane, found[k % AHEAD]);
         if (k + AHEAD < COUNT) found[k % AHEAD] = numbers.load((k + AHEAD) * 32 + lane);
         __syncwarp();
@@ -89,7 +93,7 @@ __device__ __forceinline__ void copy_tiles(const TaggedStates& numbers, uint2* t
     __syncthreads();
 }
 
-// The tiles of b of the first step: keep h of the initial state, from the unit `first` and the column `column` on.
+// The tiles of b of the first step: the initial h times keep, from the unit `first` and the column `column` on.
 struct Initial {
     const float *h, *keep;
     unsigned ld;
@@ -97,11 +101,15 @@ struct Initial {
 
     __device__ __forceinline__ uint2 operator()(int k) const {
         const int lane = threadIdx.x % 32, at = column + k % TILES * 8 + lane / 4;
-        if (k % BATCH == 0) __syncwarp();
-        if (at >= n) return make_uint2(0, 0);
-        const float* from = h + (size_t)(first + k / TILES * 16 + lane % 4 * 4) * ld + at;
-        const float factor = keep ? keep[at] : 1;
-        return make_uint2(pack_16(from[0] * factor, from[ld] * factor), pack_16(from[2 * ld] * factor, from[3 * ld] * factor));
+        uint2 four = make_uint2(0, 0);
+        if (at < n) {
+            const float* from = h + (size_t)(first + k / TILES * 16 + lane % 4 * 4) * ld + at;
+            const float factor = keep ? keep[at] : 1;
+            four.x = pack_16(from[0] * factor, from[ld] * factor);
+            four.y = pack_16(from[2 * ld] * factor, from[3 * ld] * factor);
+        }
+        __syncwarp();
+        return four;
     }
 };
 
@@ -132,11 +140,11 @@ struct Inputs {
     }
 };
 
-// Run the layer; arguments as in persistent.cu, without its flags. gates arrives as W_ih x, to which bias (4H) is added, or
-// null for none. exchange: for each chunk two slots of HIDDEN by COLUMNS 16-bit numbers, all 0.
+// Run the layer; arguments as in persistent.cu, without its flags. gates arrives as W_ih x, to which bias (4H) is
+// added, or null for none. exchange: for each chunk two slots of HIDDEN by COLUMNS 16-bit numbers, all 0.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) tagged_forward(
-    const float* w, const float* bias, float* gates, unsigned gates_ld, float* h, unsigned h_ld, float* c, unsigned c_ld,
-    const float* keep, unsigned short* exchange, int steps, int n, int chunks) {
+    const float* w, const float* bias, float* gates, unsigned gates_ld, float* h, unsigned h_ld, float* c,
+    unsigned c_ld, const float* keep, unsigned short* exchange, int steps, int n, int chunks) {
     constexpr int SLOT = HIDDEN * COLUMNS, SHARE = HIDDEN / SLICES;  // units over which a warp sums
     extern __shared__ float state[];  // c
     __shared__ __align__(16) float parts[SLICES > 1 ? SLICES * TILES * 4 * UNITS * 8 : 4];
@@ -164,13 +172,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tagged_forward(
             keep_next[k] = here && t + 1 < steps ? keep[(t + 1) * n + column] : 1;
         }
         unsigned short* slots = exchange + (size_t)chunk * 2 * SLOT;
-        const TaggedStates from = {slots + (t - 1) % 2 * SLOT, tag_of(t - 1)};
         if (t == 0) product.run(Initial{h, keep, h_ld, first, chunk * COLUMNS, n});
-        else if constexpr (STAGED) {
-            copy_tiles<SLOT / 128>(from, (uint2*)copy);
-            product.run(InMemory<true>{(const uint2*)(copy + first * COLUMNS)});
-        } else {
-            product.run(Arriving<TaggedStates, SHARE / 16 * TILES>{{from.numbers + first * COLUMNS, from.tag}});
+        else {
+            const unsigned short* from = slots + (t - 1) % 2 * SLOT;
+            if constexpr (STAGED) {
+                copy_tiles<SLOT / 128>({from, tag_of(t - 1)}, (uint2*)copy);
+                product.run(InMemory<true>{(const uint2*)(copy + first * COLUMNS)});
+            } else
+                product.run(Arriving<TaggedStates, SHARE / 16 * TILES>{{from + first * COLUMNS, tag_of(t - 1)}});
         }
         add_sums(product, now.z, parts);
         float c_now[CELLS], h_now[CELLS];
@@ -190,7 +199,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tagged_forward(
             store_relaxed(slots + t % 2 * SLOT + place(unit, cell.tile, cell.column),
                           (unsigned short)(value | tag_of(t) << 14));
         }
-        __syncthreads();  // before `copy` and `parts` are written again
+        __syncthreads();  // before `parts` is written again, where no copy of h with its barrier comes before that
 #pragma unroll
         for (int k = 0; k < CELLS; k++) {  // no block waits for these
             const Cell cell = forward_cell(k);
@@ -206,10 +215,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tagged_forward(
     }
 }
 
-// What a step of the backward loop reads, for every cell of this thread. before: keep of the step after it, by which the
-// gradient comes.
+// What a step of the backward loop reads, for every cell of this thread. keep_next: keep of the step t + 1, from which
+// the gradient comes.
 struct Activations {
-    float gates[CELLS][4], c_prev[CELLS], c[CELLS], dy[CELLS], keep[CELLS], before[CELLS];
+    float gates[CELLS][4], c_prev[CELLS], c[CELLS], dy[CELLS], keep[CELLS], keep_next[CELLS];
 
     __device__ __forceinline__ void load(const float* from, unsigned ld, const float* cells, unsigned cells_ld,
                                          const float* keeps, const float* above, unsigned above_ld, int t, int chunk,
@@ -226,7 +235,7 @@ struct Activations {
             c[k] = here ? cells[unit * cells_ld + (t + 1) * n + column] : 0;
             dy[k] = here ? above[unit * above_ld + t * n + column] : 0;
             keep[k] = here && keeps ? keeps[t * n + column] : 1;
-            before[k] = there && keeps && t + 1 < steps ? keeps[(t + 1) * n + column] : 1;
+            keep_next[k] = there && keeps && t >= -1 && t + 1 < steps ? keeps[(t + 1) * n + column] : 1;
         }
     }
 };
@@ -273,7 +282,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tagged_backward(
             const bool here = column < n;
             float& dc_kept = state[(own * CELLS + k) * THREADS + threadIdx.x];
             if (!done) dc_kept = here ? dc[unit * n + column] : 0, dh_now[k] = here ? dh[unit * n + column] : 0;
-            else dh_now[k] *= now.before[k];
+            else dh_now[k] *= now.keep_next[k];
             if (t < 0) {
                 if (here) dc[unit * n + column] = dc_kept, dh[unit * n + column] = dh_now[k];
                 continue;

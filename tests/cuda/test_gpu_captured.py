@@ -1,6 +1,8 @@
-"""Captured steps on a real card: every path in every precision does what the processor does. Skips where no card works."""
+"""Every path of a real card in every precision: captured steps do what the processor does, and layers what the formulas say."""
+import numpy as np
 import pytest
 from test_captured import KINDS, assert_near, results, training
+from test_persistent import BOUND, KERNELS, approximations, case, check_approximations, error, reference
 
 from rnncore import kernels
 from rnncore.config import ModelConfig
@@ -37,3 +39,37 @@ def test_shapes_of_model_and_text(path, shape):
 def test_the_same_bits_twice(path):
     first, second = (results(training(path, "float32", hidden=64, dropout=0.3)) for _ in range(2))
     assert all((a == b).all() for a, b in zip(first, second, strict=True))
+
+
+# The names say flags and tags: compute-sanitizer, which is slow, takes the tests by the names of the paths.
+@pytest.mark.parametrize("path", KERNELS, ids=["flags", "tags"])
+@pytest.mark.parametrize("precision", BOUND)
+@pytest.mark.parametrize(("hidden", "n"), [(64, 5), (128, 50), (192, 50), (512, 100), (640, 130), (768, 16), (1024, 128)])
+def test_a_layer_equals_the_formulas_at_each_of_several_launches(hidden, n, precision, path):
+    import cupy
+
+    from rnncore.kernels.cuda.persistent import Persistent, why_not
+    device = cupy.cuda.Device()
+    if reason := why_not(hidden, n, precision, int(device.compute_capability), device.attributes["MultiProcessorCount"], path):
+        pytest.skip(reason)
+    layer = Persistent(hidden, 9, n, precision, kernels=path)
+    for seed, steps in enumerate((9, 4, 9)):
+        w, z, h0, c0, keep, dy, dh, dc = given = case(hidden, steps, n, documents=seed == 1, seed=seed)
+        w, gates, keep, dy, dh, dc = (None if a is None else cupy.asarray(a) for a in (w, z, keep, dy, dh, dc))
+        h, c = (cupy.full((hidden, steps + 1, n), np.nan, np.float32) for _ in "hc")
+        h[:, 0], c[:, 0] = cupy.asarray(h0), cupy.asarray(c0)
+        layer.forward(w, gates, h, c, keep)
+        activations = gates.copy()
+        layer.backward(w, gates, c, keep, dy, dh, dc)
+        found = {"gates": activations, "h": h, "c": c, "dz": gates, "dh": dh, "dc": dc}
+        assert error({name: cupy.asnumpy(array) for name, array in found.items()}, reference(*given)) < BOUND[precision]
+
+
+def test_sigmoid_and_tanh_of_the_kernels_are_right():
+    import cupy
+
+    def both(z):
+        out = cupy.zeros_like(z_there := cupy.asarray(z)), cupy.zeros_like(z_there)
+        cupy.RawKernel(approximations(), "both", options=("-std=c++17",))((32,), (256,), (z_there, *out, np.int32(len(z))))
+        return tuple(map(cupy.asnumpy, out))
+    check_approximations(both)

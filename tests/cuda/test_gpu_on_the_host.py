@@ -1,9 +1,10 @@
-"""Tests of test_gpu.py that concern ids, the writer and the stepper, in small, over the stand-in for CuPy."""
+"""Tests of test_gpu.py that concern ids, the writer and the stepper, and the layers of test_gpu_captured.py, in small, over the stand-in for CuPy."""
 import shutil
 
 import numpy as np
 import pytest
 import test_gpu as checks
+import test_gpu_captured as layer_checks
 from conftest import planted_in
 
 from rnncore import sample
@@ -57,3 +58,8 @@ def test_ids_of_any_type_are_taken_to_the_card_by_the_model_and_the_stepper(kind
     assert abs(m.loss_and_grads(ids, ids)[0] - wanted.loss_and_grads(ids, ids)[0]) < 1e-12
     with pytest.raises(TypeError, match="same_kind"):
         mine.step(ids[0] * 1.5)
+
+
+@pytest.mark.parametrize("path", ["persistent", "tagged"])
+def test_a_layer_equals_the_formulas_at_each_of_several_launches(path):
+    layer_checks.test_a_layer_equals_the_formulas_at_each_of_several_launches(64, 5, "tf32", path)

@@ -2,15 +2,20 @@
 import contextlib
 import functools
 import importlib
+import re
 import shutil
+from pathlib import Path
 
 import cupy_stand_in
 import emulate
 import numpy as np
 import pytest
 
+from rnncore.kernels import cuda
+
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
 BOUND = {"tf32": 1e-3, "bf16": 1e-2}  # against the formulas, of an array's largest number
+ROOT = Path(cuda.__file__).parent
 CLOSE = 1e-3                           # against the formulas on operands rounded alike; seen: 2e-4
 
 
@@ -211,6 +216,14 @@ def test_arrays_that_the_kernels_cannot_take_are_refused(persistent, spoil):
         layer.backward(given["w"], given["z"], h, given["keep"], given["dy"], given["dh"], given["dc"])
 
 
+def test_a_bias_that_cannot_be_added_is_refused(persistent):
+    w, z, h, c, *_ = case(64, 2, 4, False)
+    for kernels, length in (("persistent", 256), ("tagged", 255)):
+        layer = persistent.Persistent(64, 2, 4, "tf32", 80, 12, kernels=kernels)
+        with pytest.raises(ValueError, match="a bias of"):
+            layer.forward(w, z, h, c, None, np.zeros(length, np.float32))
+
+
 def test_the_tagged_kernels_add_the_bias(persistent):
     layer = persistent.Persistent(192, 4, 11, "tf32", 80, 12, kernels="tagged")
     w, z, h0, c0, keep, *_ = case(192, 4, 11, True)
@@ -225,17 +238,83 @@ def test_the_tagged_kernels_add_the_bias(persistent):
 
 
 def test_a_number_that_is_none_stays_in_its_sequence_and_is_seen(persistent):
-    """The tag takes a bit of each number that the tagged kernels send: a NaN among them must not pass for a number."""
+    """The tag takes a bit of each number that the tagged kernels send. The h of a NaN's own step is NaN all the same."""
     layer = persistent.Persistent(192, 4, 11, "tf32", 80, 12, kernels="tagged")
     w, z, h0, c0, _, dy, dh, dc = case(192, 4, 11, False)
     wanted = run(layer, w, z.copy(), h0, c0, None, dy, dh, dc)
-    others = [column for column in range(11) if column not in (3, 5)]
-    z[7, 1, 3] = dy[150, 2, 5] = np.nan  # in gate i of a unit, at a step; in the gradient of one
+    others = [column for column in range(11) if column not in (3, 5, 8)]
+    # in gate i of a unit at a step, from which c is NaN; in gate o of one, which leaves c as it is; in the gradient of one
+    z[7, 1, 3] = z[3 * 192 + 9, 1, 8] = dy[150, 2, 5] = np.nan
     found = run(layer, w, z, h0, c0, None, dy, dh, dc)
     for name, array in found.items():
         np.testing.assert_array_equal(array[..., others], wanted[name][..., others])
-    assert np.isnan(found["h"][7, 2:, 3]).all() and np.isnan(found["c"][7, 2:, 3]).all()
+    assert np.isnan(found["h"][7, 2:, 3]).all() and np.isnan(found["c"][7, 2:, 3]).all() and np.isnan(found["h"][9, 2, 8])
     assert np.isnan(found["dz"][:, :2, 5]).all() and np.isnan(found["dh"][:, 5]).all()
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_keep_is_read_at_its_own_steps_alone(persistent, monkeypatch, kernels):
+    """A number that is read before or behind an array, and not used, is seen by nothing else here."""
+    text, count = re.subn(r"\b(keeps?)\[(first \+ n|first|t \* n|\(t \+ 1\) \* n) \+ column\]",
+                          r"(int(\2) < 0 || int(\2) >= steps * n ? (__trap(), 0.f) : \1[\2 + column])", persistent.CODE[kernels])
+    assert count == 4
+    monkeypatch.setitem(persistent.CODE, kernels, text)
+    assert errors(persistent, 192, 3, 20, 3, "tf32", 800, 5, kernels)[1] < CLOSE
+
+
+@pytest.mark.parametrize("seed", [1, 4])
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_warps_that_read_h_from_the_exchange_themselves(persistent, monkeypatch, kernels, seed):
+    """As with 640, 768, 896 and 1,024 units: blocks of 16 units, each warp with a slice of the depth; two chunks a group."""
+    few_units(persistent, monkeypatch)
+    assert errors(persistent, 128, 6, 50, 132, "tf32", 800, seed, kernels)[1] < CLOSE
+
+
+def few_units(persistent, monkeypatch) -> None:
+    monkeypatch.setattr(persistent, "geometry", lambda *of: persistent.Geometry(16, 8, 16, 4, 2))
+
+
+BOTH = """
+extern "C" __global__ void both(const float* z, float* s, float* t, int n) {
+    for (int k = blockIdx.x * blockDim.x + threadIdx.x; k < n; k += gridDim.x * blockDim.x)
+        s[k] = sigmoid(z[k]), t[k] = tanh_of(z[k]);
+}
+"""
+SIGMOID, TANH = 4e-7, 2e-6  # of 1 and of the result, as approximate.cuh says
+
+
+def approximations() -> str:
+    return "".join((ROOT / name).read_text() for name in ("ptx.cuh", "approximate.cuh")) + BOTH
+
+
+def points() -> np.ndarray:
+    """Every size from 1e-38 to 3e38 of both signs, and close together where the functions bend."""
+    sizes = np.concatenate([np.geomspace(1.2e-38, 3.4e38, 4001), np.linspace(0.01, 20, 8001), np.linspace(0.24, 0.26, 2001)])
+    return np.concatenate([sizes, -sizes]).astype(np.float32)
+
+
+def check_approximations(both) -> None:
+    """both(z): sigmoid and tanh."""
+    z = points()
+    s, t = (found.astype(np.float64) for found in both(z))
+    exact = z.astype(np.float64)
+    wanted = np.where(exact > 0, 1 / (1 + np.exp(-np.abs(exact))), np.exp(-np.abs(exact)) / (1 + np.exp(-np.abs(exact))))
+    normal = exact > -80  # a result below 1e-38 is 0
+    assert np.abs(s - wanted).max() < SIGMOID and s.min() >= 0 and np.abs(s[normal] / wanted[normal] - 1).max() < 5e-6
+    assert np.abs(t / np.tanh(exact) - 1).max() < TANH and np.abs(t).max() <= 1 + TANH
+    edges = np.array([0.0, -0.0, np.inf, -np.inf, np.nan], np.float32)
+    s, t = both(edges)
+    assert np.abs(s[:4] - [0.5, 0.5, 1, 0]).max() < SIGMOID and np.abs(t[:4] - [0, 0, 1, -1]).max() < TANH
+    assert np.isnan([s[4], t[4]]).all() and not t[:2].any() and np.signbit(t[:2]).tolist() == [False, True]
+
+
+def test_sigmoid_and_tanh_are_right_with_the_worst_instructions():
+    """approximate.cuh against float64 over the range of float. The emulator's instructions err as far as they may."""
+    def both(z):
+        out = np.zeros_like(z), np.zeros_like(z)
+        emulate.kernel(approximations(), "both")((8,), (64,), (z, *out, np.int32(len(z))))
+        return out
+    check_approximations(both)
 
 
 WRITE = """                if (t < 0 || cell.tile >= TILES || column >= n) continue;
@@ -279,20 +358,20 @@ TAGGED = {
     "the tag stays in h": [("return make_uint2(found.x & ~LOW, found.y & ~HIGH);",
                             "return make_uint2(found.x & ~(LOW & 0xFFFF), found.y & ~HIGH);")],
     "the tag of every second step": [("return ~step >> 1 & 1;", "return ~step & 1;")],
-    "one slot for all steps, forward": [("{slots + (t - 1) % 2 * SLOT, tag", "{slots, tag"), ("slots + t % 2 * SLOT + place", "slots + place")],
+    "one slot for all steps, forward": [("from = slots + (t - 1) % 2 * SLOT;", "from = slots;"), ("slots + t % 2 * SLOT + place", "slots + place")],
     "one slot for all steps, backward": [("{slots + (done - 1) % 2 * SLOT + first", "{slots + first"),
                                          ("slots + done % 2 * SLOT + place", "slots + place")],
     "the numbers in another order": [("numbers.wait(k * 32 + lane, found[k % AHEAD])", "numbers.wait(k * 32 + lane, found[0])")],
     "no barrier behind the copy of h": [("to[at] = numbers.wait(at, found[j]);\n    __syncthreads();",
                                          "to[at] = numbers.wait(at, found[j]);")],
-    "no barrier between two steps, forward": [("        __syncthreads();  // before `copy` and `parts` are written again\n", "")],
+    "no barrier between two steps, forward": [("        __syncthreads();  // before `parts` is written again, where no copy of h with its barrier comes before that\n", "")],
     "no barrier between two steps, backward": [("        __syncthreads();  // before `parts` is written again\n", "")],
     "the inputs of the wrong step": [("after.load(gates, gates_ld, next.step,", "after.load(gates, gates_ld, t,")],
     "the inputs of the wrong chunk": [("after.load(gates, gates_ld, next.step, next.chunk()", "after.load(gates, gates_ld, next.step, chunk")],
     "the activations of the wrong chunk": [("steps - 1 - next.step, next.chunk()", "steps - 1 - next.step, chunk")],
     "keep left out of the initial h": [("const float factor = keep ? keep[at] : 1;", "const float factor = 1;")],
     "keep left out, forward": [("to_16(h_now[k] * keep_next[k])", "to_16(h_now[k])")],
-    "keep left out, backward": [("else dh_now[k] *= now.before[k];", "")],
+    "keep left out, backward": [("else dh_now[k] *= now.keep_next[k];", "")],
     "the order of the initial h": [("pack_16(from[0] * factor, from[ld] * factor)", "pack_16(from[ld] * factor, from[0] * factor)")],
     "the chunks of another group": [("return blockIdx.y + own * gridDim.y;", "return own * gridDim.y;")],
     "columns that are not there": [("if (t < 0 || cell.tile >= TILES || column >= n) continue;", "if (t < 0 || cell.tile >= TILES) continue;")],
@@ -314,10 +393,18 @@ def test_a_planted_error_is_caught(persistent, monkeypatch, kernels, name):
     assert any(caught(persistent, kernels, seed) for seed in (FIRST.get(name, 1), *range(1, 13)))
 
 
-def caught(persistent, kernels: str, seed: int) -> bool:
+@pytest.mark.parametrize("name", ["forward and backward do not wait", "one slot for all steps, forward", "the tag of every second step",
+                                  "no barrier between two steps, forward"])
+def test_a_planted_error_is_caught_where_warps_read_the_exchange(persistent, monkeypatch, name):
+    few_units(persistent, monkeypatch)
+    monkeypatch.setitem(persistent.CODE, "tagged", planted(persistent.CODE["tagged"], TAGGED[name]))
+    assert any(caught(persistent, "tagged", seed, hidden=128) for seed in range(1, 13))
+
+
+def caught(persistent, kernels: str, seed: int, hidden: int = 192) -> bool:
     """Two chunks of each of two groups."""
     try:
-        return not errors(persistent, 192, 5, 50, 6, "tf32", 800, seed, kernels)[1] <= CLOSE
+        return not errors(persistent, hidden, 5, 50, 6, "tf32", 800, seed, kernels)[1] <= CLOSE
     except emulate.Fault:
         return True
 
