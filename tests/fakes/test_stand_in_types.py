@@ -1,4 +1,5 @@
 """Types of a kernel's arguments over the stand-in for CuPy: what CuPy refuses raises, and what it hands on unseen."""
+import functools
 import importlib
 import shutil
 
@@ -28,7 +29,8 @@ def test_elementwise_kernels_of_the_engine_take_no_other_ids(on_cuda, xp):
     table, out, onehot, loss = xp.ones((4, 5)), xp.empty((4, 2, 3)), xp.empty((5, 6)), xp.empty((2, 3))
     for kind in ("int32", "uint64", "float64"):
         ids = xp.zeros((2, 3), kind)
-        for kernel, args in ((on_cuda.GATHER, (table, ids, 5, 6, out)), (on_cuda.ONE_HOT, (ids, 0, 6, onehot)),
+        gather = functools.partial(on_cuda.GATHER, size=6)
+        for kernel, args in ((gather, (table, ids, 5, 6, 16, 4, out)), (on_cuda.ONE_HOT, (ids, 0, 6, onehot)),
                              (on_cuda.SOFTMAX_CROSS_ENTROPY, (ids, 4, out, loss))):
             with pytest.raises(TypeError, match=f"is {kind}, not int64"):
                 kernel(*args)
@@ -46,11 +48,12 @@ def test_the_functions_over_them_say_which_argument_it_is(on_cuda, xp):
 
 def test_an_elementwise_kernel_s_other_types(on_cuda, xp):
     ids, table, out = xp.zeros((2, 3), "int64"), xp.ones((4, 5)), xp.empty((4, 2, 3))
-    for args in ((table, ids, 5, 6, xp.empty((4, 2, 3), "float32")), (xp.ones((4, 5), "float32"), ids, 5, 6, out),
-                 (table, ids, 5.5, 6, out), (table, ids, np.float64(5), 6, out), (table, ids, np.int32(5), 6, out),
-                 (table.get(), ids, 5, 6, out), (table, ids, None, 6, out)):
+    on_cuda.GATHER(table, ids, 5, 6, 16, 4, out, size=6)
+    for *args, into in ((table, ids, 5, xp.empty((4, 2, 3), "float32")), (xp.ones((4, 5), "float32"), ids, 5, out),
+                        (table, ids, 5.5, out), (table, ids, np.float64(5), out), (table, ids, np.int32(5), out),
+                        (table.get(), ids, 5, out), (table, ids, None, out)):
         with pytest.raises(TypeError):
-            on_cuda.GATHER(*args)
+            on_cuda.GATHER(*args, 6, 16, 4, into, size=6)
     double = xp.ElementwiseKernel("T x, int64 m", "raw int64 out", "out[i] = (long)x + m", "double_kernel")
     with pytest.raises(TypeError, match="no array says what T of x is"):
         double(2.0, 1, xp.zeros(3, "int64"), size=3)
