@@ -20,6 +20,7 @@ from rnncore.config import BENCH_CARD
 
 ROW_LIMIT = 60.0    # seconds that one row of bench may take: one that hangs leaves time for the others
 LATE = "h160", "h192"  # rows that are measured last: they show the borders of cuDNN's choice, not its speed
+PROFILED = 4        # rows of bench, those with the lowest ratios
 STEPS = 12_000      # of the 2018 project's model: 60 million characters
 NO_TESTS = 5        # pytest's exit code for a share without tests
 PYTEST = "-m", "gpu", "-p", "card_share", "-p", "no:cacheprovider", "--tb=short", "-q", "--durations=15"
@@ -128,6 +129,26 @@ def bench_result(outcome: str, rows: list[dict], silent: dict[str, str], torch: 
     return result(outcome, words, rows=rows, silent=silent)
 
 
+def profile(part: Part) -> dict:
+    """Profile the rows of bench in which ours is farthest behind torch, or least ahead: where a unit's time goes."""
+    if not find_spec("torch"):
+        return result("missing", "torch is not installed: `pip install torch`")
+    files = sorted((part.out / "bench").glob("*.json"))
+    rows = [row for file in files for row in (read_json(file) or {}).get("settings", []) if row.get("ratio")]
+    rows = sorted(rows, key=lambda row: row["ratio"]["median"])[:PROFILED]
+    if not rows:
+        return result("missing", "no row of bench has a ratio to torch: run the part bench before")
+    file = part.out / "profile.json"
+    asked = [f"{row['row']}:{row['class']}:{row['chosen']['path']}" for row in rows]
+    codes = part.run([PYTHON, str(TOOLS / "card_profile.py"), "--out", str(file), *asked])
+    found = read_json(file) or []
+    why_not = [f"{row['row']}, {row['class']}: {row.get('why_not', 'no kernel was seen')}" for row in found
+               if not row.get("kernels")]
+    good = len(found) - len(why_not)
+    words = "; ".join([f"{good} of {len(rows)} rows", *why_not] if found else [part.last_line()])
+    return result(ending(codes, good == len(rows)), words, profiles=found)
+
+
 def model2018(part: Part) -> dict:
     """Train the 2018 project's model as a user would; what it reached is told even where the limit ends it."""
     source, name = text()
@@ -206,6 +227,7 @@ PARTS = {  # name: the part, its limit in seconds, what it is
     "tests": (run_tests, 110, "the tests marked `gpu`, in parallel"),
     "resume": (resume, 50, "runs stopped by SIGTERM and kill -9, resumed, compared bit by bit, on every path"),
     "bench": (bench, 165, "bench of all rows against torch"),
+    "profile": (profile, 40, "the four rows with the lowest ratios, kernel by kernel"),
     "model2018": (model2018, 75, f"the 2018 project's model: {STEPS:,} steps of --preset original --dtype tf32"),
     "memcheck": (sanitizer, 30, "compute-sanitizer's memcheck of the persistent tests in tf32"),
     "racecheck": (sanitizer, 30, "compute-sanitizer's racecheck of two of them"),

@@ -1,7 +1,9 @@
-"""The table of card.sh, in Markdown: the card and its software, a line a part, the rows of bench, the 2018 model."""
+"""The table of card.sh, in Markdown: card and software, a line a part, bench's rows and paths, profiles, the 2018 model."""
 OUTCOMES = {"passed": "passed", "failed": "**failed**", "limit": "**ended by its limit**", "missing": "**not run**",
             "stopped": "**stopped**", "no card": "**not run**"}
 BROKEN = 160  # characters of a row's reason
+SHOWN = 10    # kernels of a profile; the others are added up
+NAME = 60     # characters of a kernel's name: those of cuBLAS have more
 
 
 def markdown(machine: dict, parts: dict[str, dict]) -> str:
@@ -9,7 +11,8 @@ def markdown(machine: dict, parts: dict[str, dict]) -> str:
     blocks = [headline(machine), parts_table(parts)]
     bench = parts.get("bench", {})
     if bench.get("rows") or bench.get("silent"):
-        blocks.append(bench_table(bench["rows"], bench["silent"]))
+        blocks += [bench_table(bench["rows"], bench["silent"]), *paths_table(bench["rows"])]
+    blocks += map(profile_table, parts.get("profile", {}).get("profiles", []))
     model = parts.get("model2018", {}).get("model")
     if model:
         blocks.append(model_line(model))
@@ -57,9 +60,33 @@ def bench_table(rows: list[dict], silent: dict[str, str]) -> str:
                                       "character of each text. Ratio: torch's fastest to ours.")
 
 
+def paths_table(rows: list[dict]) -> list[str]:
+    """Return a table of the ms of each of our paths: a line a row and class where more than one was measured."""
+    several = [found for found in rows if sum("ms" in figures for figures in found["ours"].values()) > 1]
+    paths = list(dict.fromkeys(path for found in several for path in found["ours"]))
+    lines = [(found["row"], found["class"], *(ms(found["ours"], path) for path in paths)) for found in several]
+    return ["Our paths, in ms:\n\n" + table([("row", "class", *paths), *lines], "ll" + "r" * len(paths))] if lines else []
+
+
+def profile_table(found: dict) -> str:
+    """Return the microseconds of a unit that the card spent in each kernel, and its launches."""
+    title = f"Where a unit of {found['row']} in {found['class']} by {found['path']} goes"
+    kernels = found.get("kernels")
+    if not kernels:
+        return f"{title}: not measured ({cell(cut(found.get('why_not', 'no kernel was seen')))})"
+    shown = kernels[:SHOWN]
+    if kernels[SHOWN:]:
+        shown = [*shown, {"name": f"{len(kernels) - SHOWN} others"} | {
+            key: sum(kernel[key] for kernel in kernels[SHOWN:]) for key in ("us", "launches")}]
+    us, launches = (sum(kernel[key] for kernel in kernels) for key in ("us", "launches"))
+    lines = [(kernel["name"][:NAME], digits(kernel["us"]), digits(kernel["launches"])) for kernel in shown]
+    return (f"{title}: {digits(us)} us in {digits(launches)} kernels\n\n"
+            + table([("kernel", "us", "launches"), *lines], "lrr"))
+
+
 def ms(side: dict, name: str | None) -> str:
     """Return the milliseconds of one way to do a row's work."""
-    return digits(side[name]["ms"]) if name else "-"
+    return digits(side[name]["ms"]) if name and "ms" in side.get(name, {}) else "-"
 
 
 def model_line(model: dict) -> str:

@@ -16,6 +16,7 @@ TOOLS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TOOLS))
 import card
 import card_parts
+import card_profile
 import card_resume
 import card_table
 from card_process import Options, Part
@@ -222,6 +223,35 @@ def test_reports_of_compute_sanitizer_are_told_from_its_other_words(log, reports
     assert card_parts.sanitizer_reports(log) == reports
 
 
+# Profiles
+
+class Event:
+    def __init__(self, key: str, count: int, **times):
+        self.key, self.count = key, count
+        vars(self).update(times)
+
+
+@pytest.mark.parametrize("attribute", ["self_device_time_total", "self_cuda_time_total"])
+def test_a_profile_is_what_the_card_spent_in_each_kernel_of_a_unit(attribute):
+    events = [Event("short", 8, **{attribute: 80.0}), Event("long", 16, **{attribute: 400.0}), Event("cudaLaunchKernel", 24, **{attribute: 0})]
+    assert card_profile.kernels(events, 8) == [{"name": "long", "us": 50.0, "launches": 2.0}, {"name": "short", "us": 10.0, "launches": 1.0}]
+
+
+def test_rows_are_profiled_one_after_the_other_and_each_is_kept(tmp_path, monkeypatch):
+    """The work is done for real, on a processor, where torch's profiler sees no kernel."""
+    def seen(entry):
+        entry.work()
+        return [{"name": "some", "us": 1.0, "launches": float(entry.units)}]
+    monkeypatch.setattr(card_profile, "profiled", seen)
+    monkeypatch.setitem(card_profile.BENCH_CARD, "tiny", ("training", {"layers": 1, "hidden": 8, "vocab_size": 5, "seq": 4, "batch": 2}, ("float32",)))
+    file = tmp_path / "profile.json"
+    given = ["--out", str(file), "--device", "cpu", "tiny:float32:eager", "tiny:float32:graph"]
+    assert card_profile.main(given) == 1
+    first, second = json.loads(file.read_text())
+    assert first == {"row": "tiny", "class": "float32", "path": "eager", "kernels": [{"name": "some", "us": 1.0, "launches": 1.0}]}
+    assert second["path"] == "graph" and "graph is a path of GPUs" in second["why_not"]
+
+
 # The table
 
 def row(**changes) -> dict:
@@ -238,6 +268,7 @@ rnncore 0.1.0, 2026-11-28
 |---|---|---|---:|---:|
 | tests | passed | 145 passed, 14 skipped | 80 | 110 |
 | bench | **ended by its limit** | 2 of 30 rows and classes have a ratio, torch is ahead in 1 | 210 | 210 |
+| profile | **failed** | 1 of 2 rows | 20 | 40 |
 | model2018 | passed | step 12,000 of 12,000 | 63 | 75 |
 | memcheck | not begun |  |  |  |
 
@@ -251,12 +282,29 @@ rnncore 0.1.0, 2026-11-28
 ms: of a training step, of a pass, or, in the rows that write, of a character of each text. \
 Ratio: torch's fastest to ours.
 
+Our paths, in ms:
+
+| row | class | graph | persistent |
+|---|---|---:|---:|
+| char-rnn | tf32 | 1.50 | 0.900 |
+| wide | bf16 | 1.50 | 0.900 |
+
+Where a unit of char-rnn in tf32 by persistent goes: 903 us in 47.0 kernels
+
+| kernel | us | launches |
+|---|---:|---:|
+| persistent_forward | 424 | 2.00 |
+| persistent_backward | 312 | 2.00 |
+| 43 others | 167 | 43.0 |
+
+Where a unit of wide in bf16 by graph goes: not measured (OutOfMemoryError: a \\| b)
+
 `rnncore train t.txt --steps 12000`: 60.0 million characters in 63 s, 32 s of them training at 1.88 million \
 characters/s by persistent; validation loss 1.452 at step 3,600, 1.554 at the end; training loss 1.010 at step 12,000.
 """
 
 
-def test_the_table():
+def test_the_table(monkeypatch):
     machine = {"date": "2026-11-28", "card": "NVIDIA H100 80GB HBM3", "cuda runtime": "13.2", "cupy": "14.2.0",
                "rnncore": "0.1.0", "driver": "580.159", "torch": "2.11.0 (CUDA 13.0)", "cudnn": "9.19.0"}
     rows = [row(),
@@ -267,10 +315,16 @@ def test_the_table():
     model = {"command": "rnncore train t.txt --steps 12000", "seconds": 63.2, "step": 12000, "chars": 60_000_000,
              "loss": 1.01, "chars_per_s": 1.88e6, "path": "persistent", "best": 1.452, "best_step": 3600,
              "val_loss": 1.554}
+    kernels = [{"name": "persistent_forward", "us": 424.0, "launches": 2.0}, {"name": "persistent_backward", "us": 312.0, "launches": 2.0},
+               *({"name": f"k{k}", "us": 167 / 43, "launches": 1.0} for k in range(43))]
+    profiles = [{"row": "char-rnn", "class": "tf32", "path": "persistent", "kernels": kernels},
+                {"row": "wide", "class": "bf16", "path": "graph", "why_not": "OutOfMemoryError: a | b"}]
     bench = card_parts.bench_result("limit", rows, {"original": "exit code 1: a | b"}, True)
     parts = {"tests": {"outcome": "passed", "words": "145 passed, 14 skipped", "seconds": 79.8, "limit": 110},
              "bench": bench | {"seconds": 210.4, "limit": 210},
+             "profile": {"outcome": "failed", "words": "1 of 2 rows", "seconds": 20, "limit": 40, "profiles": profiles},
              "model2018": {"outcome": "passed", "words": "step 12,000 of 12,000", "seconds": 63, "limit": 75,
                            "model": model},
              "memcheck": {}}
+    monkeypatch.setattr(card_table, "SHOWN", 2)
     assert card_table.markdown(machine, parts) == GOLDEN
