@@ -226,7 +226,7 @@ def find_sanitizer() -> Path | None:
 PARTS = {  # name: the part, its limit in seconds, what it is
     "tests": (run_tests, 110, "the tests marked `gpu`, in parallel"),
     "resume": (resume, 50, "runs stopped by SIGTERM and kill -9, resumed, compared bit by bit, on every path"),
-    "bench": (bench, 165, "bench of all rows against torch"),
+    "bench": (bench, 200, "bench of all rows against torch"),
     "profile": (profile, 40, "the four rows with the lowest ratios, kernel by kernel"),
     "model2018": (model2018, 75, f"the 2018 project's model: {STEPS:,} steps of --preset original --dtype tf32"),
     "memcheck": (sanitizer, 30, "compute-sanitizer's memcheck of the persistent tests in tf32"),
