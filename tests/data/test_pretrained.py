@@ -16,7 +16,7 @@ from rnncore.runs.names import Ambiguous
 # sha256 over the names and float16 tensors of each model: the weights that were trained, whatever its card says
 WEIGHTS = {"tinyshakespeare": "0261521db41023c171b265c3c55f69473f1d3e122595308d600dcd861c3217fa",
            "shakespeare-complete": "2b84a4263e243706c4e8cd0f69cef29519fd9529ffeabdd3741719cf54ce9eff",
-           "hugo": "3dff21b96ec05376642ab8d3d84ac73bc6d80ec7b8956a0347038c0de2f5da0a",
+           "hugo": "664bc5980c7a5d2fa9d632e39ef136543e01ff53c00f13397f67e7c41b407657",
            "numpy": "017e61feffd3bc92480bc97014d87a1d3396cb47187bbfb8742c838e0422caf9"}
 ROOM, IN_ALL = 7_000_000, 22_000_000  # bytes: what a model, and all of them, may take in the package
 

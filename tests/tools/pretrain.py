@@ -29,7 +29,8 @@ MODELS = {
                         "--epochs 36 --dropout .4 --weight-drop .4 --dtype bf16"),
     "shakespeare-complete": ("shakespeare-complete.txt", f"{MEDIUM} --batch 64 --seq 50 --lr .02 --epochs 6 "
                              "--dropout .1 --weight-drop 0 --dtype bf16"),
-    "hugo": ("hugo-les-miserables-1-4.txt", f"{MEDIUM} --batch 128 --epochs 8 --dropout .1 --weight-drop .1"),
+    "hugo": ("hugo-les-miserables-1-4.txt", f"{MEDIUM} --batch 32 --seq 50 --lr .02 --epochs 8 --dropout 0 "
+             "--weight-drop 0 --dtype bf16"),
     "numpy": ("numpy", f"{MEDIUM} --batch 128 --epochs 2 --dropout 0 --weight-drop 0"),
 }
 ABOUT = {  # of its card: what it learned, in words
