@@ -199,4 +199,3 @@ __device__ __forceinline__ void take_sums(const Backward& product, float* dh, fl
             dh[k] += shared[((from * TILES + cell.tile) * UNITS + cell.unit) * 8 + cell.column];
     }
 }
-

@@ -62,7 +62,7 @@ typedef Tagged<0, 0x10000> TaggedGradients;
 // COUNT tiles of b that other blocks send, for Product::run. AHEAD of them are on their way at a time.
 template <typename Numbers, int COUNT>
 struct Arriving {
-    static constexpr int AHEAD = COUNT < 16 ? COUNT : 16;  // with more, registers spill
+    static constexpr int AHEAD = COUNT < 16 ? COUNT : 16;  // two registers each
     Numbers numbers;
     uint2 found[AHEAD];
 

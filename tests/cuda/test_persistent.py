@@ -236,6 +236,16 @@ def test_the_tagged_kernels_add_the_bias(persistent):
         np.testing.assert_allclose(mine, wanted, atol=1e-3)
 
 
+@pytest.mark.parametrize("precision", BOUND)
+def test_gradients_are_rounded_to_the_nearest_as_they_are_sent(persistent, precision):
+    """dh of the initial state is W_hh^T times the dz that the kernel itself computed, as sent."""
+    layer = persistent.Persistent(128, 1, 8, precision, 80, 12, kernels="tagged")
+    w, *given = case(128, 1, 8, False)
+    found = run(layer, w, *given)
+    wanted = ROUNDED[precision](w).T @ as_sent(found["dz"][:, 0], precision)
+    assert np.abs(found["dh"] - wanted).max() < 1e-6 * np.abs(wanted).max()
+
+
 def test_a_number_that_is_none_stays_in_its_sequence_and_is_seen(persistent):
     """The tag takes a bit of each number that the tagged kernels send. The h of a NaN's own step is NaN all the same."""
     layer = persistent.Persistent(192, 4, 11, "tf32", 80, 12, kernels="tagged")
