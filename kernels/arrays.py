@@ -31,6 +31,26 @@ class LayerWeights(NamedTuple):
     bias: Array
 
 
+class Operands(NamedTuple):
+    """One layer's arrays of 16-bit numbers, which the products outside its time loops read in place of float32 ones.
+
+    They are float16 or bfloat16; of the latter, arrays of uint16 have the bits. Rows may be padded.
+    """
+    y: Array       # (H, T, N): h after each step
+    before: Array  # (H, T, N): h before each step, times keep: what W_hh is multiplied with
+    dz: Array      # (4H, T, N): dL/dz
+
+    def first(self, steps: int) -> "Operands":
+        """Return views of the first `steps` steps of the same arrays."""
+        return Operands(*(array[:, :steps] for array in self))
+
+
+class Lookup(NamedTuple):
+    """The first layer's input product as a table: W_ih x[t, n] is the column ids[t, n], without the bias."""
+    table: Array  # (4H, V)
+    ids: Ids      # (T, N)
+
+
 class Window(NamedTuple):
     """The arrays of a pass over a window of T steps and N sequences. Each list has one entry for each layer."""
     weights: Sequence[LayerWeights]
@@ -38,3 +58,4 @@ class Window(NamedTuple):
     keep: Array | None                # (T, N): 0 where a new document begins, else 1; None: no document begins
     masks: Sequence[Array] | None     # dropout masks, (H, T, N) or (H, 1, N); None: no dropout
     dropped: Sequence[Array] | None   # (H, T, N): the output of each layer, h times the layer's mask
+    operands: Sequence[Operands] | None = None  # on a path whose products have 16-bit operands

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .arrays import Array, HeadWeights, Ids, Key, LayerWeights, Number, StackState, Window, Word
+from .arrays import Array, HeadWeights, Ids, Key, LayerWeights, Lookup, Number, Operands, StackState, Window, Word
 
 
 class ModelSizes(Protocol):
@@ -54,12 +54,18 @@ class Layer(Protocol):
 
 class Layers(Protocol):
     """All L layers over a window."""
+    looks_up: bool  # True if `forward` takes a Lookup, and never None
 
-    def forward(self, window: Window, x: Array | None) -> None:
-        """Run all layers on x, as `Layer.forward` does: write the caches, and `dropped` if there are masks."""
+    def forward(self, window: Window, x: Array | Lookup | None) -> None:
+        """Run all layers on x, as `Layer.forward` does: write the caches, and `dropped` if there are masks.
+
+        If the window has operands, their y and before are written too.
+        """
 
     def backward(self, window: Window, dy: Array, dstate: StackState | None, initial: StackState) -> None:
         """Run all layers backwards from dy (H, T, N), which may be overwritten: each gates leaves as dL/dz.
+
+        If the window has operands, their dz is written instead.
 
         dy is the gradient at the last layer's output after its dropout mask. dstate is the gradient at the last state,
         None for zeros. The gradient at the initial state is written to `initial`.
@@ -135,6 +141,9 @@ class Path:
     """The eager path, and the interface of every other path."""
     name: str = "eager"
     captured = False  # True if whole training steps are captured in a graph once and replayed
+    # What the loss is multiplied by for the backward pass, so that gradients stay in the range of float16; None: the
+    # gradient needs no such range.
+    loss_scale: float | None = None
 
     def computing(self) -> AbstractContextManager[None]:
         """Return a context in which the products of this thread are computed in the precision of the path."""
@@ -147,6 +156,10 @@ class Path:
         after the other, each by `layer`; in_turn(None) uses rnncore/nn/lstm.py.
         """
         return in_turn(None)
+
+    def operands(self, config: ModelSizes, steps: int, n: int) -> Operands | None:
+        """Return the operands of a layer for at most `steps` steps and exactly `n` sequences, or None for none."""
+        return None
 
     def step_control(self, ring: int, steps: int, n: int, clip: float) -> StepControl:
         """Return the step control of captured steps over (steps, n). ring: how many steps it holds.
@@ -256,8 +269,8 @@ class Kernel(Protocol):
                        dz: Array) -> None:
         """Compute the gradient of `gates_forward`: dz (4H, N), and dc (H, N) in place, from dh (H, N)."""
 
-    def softmax_cross_entropy(self, logits: Array, targets: Ids, loss: Array) -> None:
-        """Compute the loss (T, N) in nats, and its gradient in place of the logits (V, T, N); targets (T, N)."""
+    def softmax_cross_entropy(self, logits: Array, targets: Ids, loss: Array, over: float = 1) -> None:
+        """Compute the loss (T, N) in nats for targets (T, N). logits (V, T, N) leave as its gradient over `over`."""
 
     def gather(self, table: Array, ids: Ids, out: Array) -> None:
         """Copy columns of a table (R, V) by ids (T, N) into out (R, T, N)."""

@@ -4,7 +4,8 @@
 
 Numbers that differ from step to step (the window, the rate, the counter of the dropout masks) lie on the card, in the
 slots of a ring that the host fills ahead (kernels/cuda/step_control.py). A captured gradient is the gradient of the
-summed loss. The optimiser multiplies it by one factor, which turns it into the gradient of the mean loss and clips it.
+summed loss times the path's loss_scale. The optimiser multiplies it by one factor, which turns it into the gradient of
+the mean loss and clips it.
 """
 import time
 from collections.abc import Callable
@@ -57,7 +58,7 @@ class Captured:
     def __init__(self, model: CharLM, optimizer: Adam, config: TrainConfig, steps: int, n: int):
         self.model, self.optimizer, self.config, self.steps, self.n = model, optimizer, config, steps, n
         self.path = model.device_path
-        self.grads = model.params.like()
+        self.grads, self.loss_scale = model.params.like(), self.path.loss_scale or 1
         self.ring = max(1, min(RING, IDS // ((steps + 1) * n)))
         self.control = self.path.step_control(self.ring, steps, n, config.clip)
         self.work = stack.Workspace(model.params, steps, n, path=self.path)
@@ -121,7 +122,7 @@ class Captured:
         dropout = Dropout(self.config.dropout or 0.0, self.config.seed, control.words, self.config.variational,
                           self.config.weight_drop or 0.0)
         weights, keep = model.weights(dropout), model.keep(x, self._keep[:steps])
-        stack.gradients(weights, self.grads, [stack.Pass(x, work, keep, dropout, y)])
+        stack.gradients(weights, self.grads, [stack.Pass(x, work, keep, dropout, y)], 1 / self.loss_scale)
         model.mask_gradients(weights, self.grads)
         control.check(work.loss[:steps], self.grads.flat)
         optimizer.update(model.params, self.grads, Pace(*control.pace), control.scale)
@@ -172,8 +173,8 @@ class CapturedSteps:
         if good:
             self.recovery.passed(step, copy)
         else:
-            # Skip the step. A captured gradient is that of the summed loss, and `recovery` reports that of the mean.
-            captured.grads.flat /= columns * steps
+            # Skip the step. `recovery` reports the gradient of the mean loss.
+            captured.grads.flat /= columns * steps * captured.loss_scale
             self.recovery.skip(step + 1, float(outcome.losses[step % captured.ring]), captured.grads)
             captured.begin(step + 1, None)
         taken = max(good, 1)

@@ -194,11 +194,11 @@ def affine(weight: Array, bias: Array, x: Array, out: Array) -> None:
     out += bias[:, None]
 
 
-def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array) -> None:
+def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array, over: float = 1) -> None:
     """Compute loss (T, N) = -log softmax(logits)[target] in nats, and its gradient in place of the logits.
 
-    logits (V, T, N) leaves as p - onehot(target), the gradient of the summed loss, where p is the softmax over axis 0.
-    targets (T, N) are ids.
+    logits (V, T, N) leaves as (p - onehot(target)) / over, where p is the softmax over axis 0: the gradient of the
+    summed loss, divided by a number. targets (T, N) are ids.
     """
     targets = targets[None]
     # After the maximum is subtracted, no logit is above 0, so exp cannot overflow.
@@ -209,6 +209,8 @@ def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array) -> None:
     np.subtract(np.log(total), picked[0], out=loss)
     logits /= total
     np.put_along_axis(logits, targets, np.take_along_axis(logits, targets, axis=0) - 1, axis=0)
+    if over != 1:
+        logits /= over
 
 
 def gather(table: Array, ids: Ids, out: Array) -> None:

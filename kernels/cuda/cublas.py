@@ -11,6 +11,10 @@ A precision class says how products are computed. Arrays are float64 in the firs
     float32    computed in float32, never in TF32: cuBLAS's default math keeps at least the precision of the arrays
     tf32       operands rounded to 10 bits of mantissa, sums in float32; TF32 from compute capability 8.0, below it fp16
     bf16       operands rounded to 7 bits of mantissa, sums in float32; only from compute capability 8.0
+
+In the last two classes the operands of a product may have been rounded already: in tf32 to float16, which has 10 bits
+of mantissa too, in bf16 to bfloat16, which is an array of uint16 because CuPy has no such type. They have half the
+bytes, and tensor cores multiply them twice as fast as TF32.
 """
 import ctypes
 import functools
@@ -26,7 +30,9 @@ from ..arrays import Array, CudaArray
 COMPUTE_TYPES = {"float64": 70, "float32": 68, "tf32": 77, "bf16": 75}  # numbers of cublasComputeType_t
 COMPUTE_32F_FAST_16F = 74              # float32 with products in fp16, of cublasComputeType_t
 AMPERE = 80                            # the first compute capability, times ten, with TF32 and bf16
-DATA_TYPES = {"float32": 0, "float64": 1}  # numbers of cudaDataType: CUDA_R_32F, CUDA_R_64F
+ROUNDED = {"tf32": np.dtype(np.float16), "bf16": np.dtype(np.uint16)}  # the dtype of rounded operands by class
+# Numbers of cudaDataType: CUDA_R_32F, CUDA_R_64F, CUDA_R_16F, CUDA_R_16BF.
+DATA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "uint16": 14}
 NOT_TRANSPOSED, TRANSPOSED = 0, 1      # numbers of cublasOperation_t
 # Numbers of cublasMath_t, cublasPointerMode_t (the scales are on the host) and cublasGemmAlgo_t.
 DEFAULT_MATH, ON_THE_HOST, DEFAULT_ALGORITHM = 0, 0, -1
@@ -99,7 +105,8 @@ class Cublas:
     def __init__(self, precision: str):
         self._compute = compute_type(precision, int(cupy.cuda.Device().compute_capability))
         self.precision, self.dtype = precision, np.dtype("float64" if precision == "float64" else "float32")
-        self._type, self._library, handle = DATA_TYPES[self.dtype.name], library(), _POINTER()
+        self._type, self.rounded, handle = DATA_TYPES[self.dtype.name], ROUNDED.get(precision), _POINTER()
+        self._library = library()
         self._scales = ((ctypes.c_double if precision == "float64" else ctypes.c_float) * 2)(0, 1)
         self._zero = ctypes.addressof(self._scales)
         self._one = self._zero + self.dtype.itemsize
@@ -115,11 +122,12 @@ class Cublas:
     def product(self, a: Array, b: Array, out: Array, add: bool = False) -> None:
         """Compute out (M, N) = a (M, K) b (K, N), or out += a b if add.
 
-        A batch has the shapes (B, M, K), (B, K, N) and (B, M, N). Each array or view has self.dtype, and its rows or
-        columns are contiguous. Raises ValueError for arrays that cuBLAS cannot take, and if the memory of out overlaps
-        the memory of a or b.
+        A batch has the shapes (B, M, K), (B, K, N) and (B, M, N). Each array or view has self.dtype, or self.rounded
+        for both a and b, and its rows or columns are contiguous. Raises ValueError for arrays that cuBLAS cannot take,
+        and if the memory of out overlaps the memory of a or b.
         """
-        if any(array.dtype != self.dtype for array in (a, b, out)):
+        rounded = self.rounded is not None and a.dtype == self.rounded
+        if out.dtype != self.dtype or a.dtype != b.dtype or not rounded and a.dtype != self.dtype:
             raise ValueError(f"a product in {self.precision} is of {self.dtype}, not {a.dtype}, {b.dtype}, {out.dtype}")
         (*batch, m, k), n = a.shape, b.shape[-1]
         if out.ndim not in (2, 3) or b.shape != (*batch, k, n) or out.shape != (*batch, m, n):
@@ -135,10 +143,12 @@ class Cublas:
         if into.by_rows:
             left, right, m, n = right, left, n, m
         operations = [NOT_TRANSPOSED if matrix.by_rows == into.by_rows else TRANSPOSED for matrix in (left, right)]
-        matrices = [(matrix.first, self._type, matrix.ld, *([matrix.stride] if batch else []))
-                    for matrix in (left, right, into)]
+        kind = DATA_TYPES[a.dtype.name]
+        matrices = [(matrix.first, its, matrix.ld, *([matrix.stride] if batch else []))
+                    for matrix, its in ((left, kind), (right, kind), (into, self._type))]
         function = "cublasGemmStridedBatchedEx" if batch else "cublasGemmEx"
-        self._gemm(function, operations, (m, n, k), matrices, add, batch)
+        compute = COMPUTE_TYPES["float32"] if rounded else self._compute
+        self._gemm(function, operations, (m, n, k), matrices, add, batch, compute)
 
     def pointers(self, arrays: Sequence[CudaArray]) -> CudaArray:
         """Return the addresses of arrays on the card, for `batched`, as an array on the card. Not during a capture.
@@ -163,23 +173,38 @@ class Cublas:
         if not len(a) == len(b) == len(out) or any(x < y for x, y in zip((lda, ldb, ldout), least, strict=True)):
             raise ValueError("batched products need as many of each matrix, and rows that do not run into each other")
         matrices = [(array.data.ptr, self._type, ld) for array, ld in ((b, ldb), (a, lda), (out, ldout))]
-        self._gemm("cublasGemmBatchedEx", (int(transposed_b), int(transposed_a)), (n, m, k), matrices, add, [len(out)])
+        self._gemm("cublasGemmBatchedEx", (int(transposed_b), int(transposed_a)), (n, m, k), matrices, add, [len(out)],
+                   self._compute)
 
     def _gemm(self, function: str, operations: Sequence[int], shape: tuple[int, int, int],
-              matrices: Sequence[tuple[int, ...]], add: bool, batch: Sequence[int]) -> None:
+              matrices: Sequence[tuple[int, ...]], add: bool, batch: Sequence[int], compute: int) -> None:
         """Call a function of cuBLAS for products on the current stream, with the workspace of this object."""
         left, right, into = matrices
         self._call("cublasSetStream_v2", self._handle, cupy.cuda.get_current_stream().ptr)
         self._call("cublasSetWorkspace_v2", self._handle, self._workspace.data.ptr, WORKSPACE)  # a new stream resets it
         scale = self._one if add else self._zero
         self._call(function, self._handle, *operations, *shape, self._one, *left, *right, scale, *into, *batch,
-                   self._compute, DEFAULT_ALGORITHM)
+                   compute, DEFAULT_ALGORITHM)
 
     def _call(self, function: str, *arguments: int | None) -> None:
         """Call a function of cuBLAS. Raise CublasError if it fails."""
         status = getattr(self._library, function)(*arguments)
         if status:
             raise CublasError(f"{function}: {self._library.cublasGetStatusName(status).decode()}")
+
+
+def width(n: int, dtype: np.dtype) -> int:
+    """Return the smallest number of columns, n or more, with which all rows begin at multiples of 16 bytes."""
+    unit = ALIGNMENT // dtype.itemsize
+    return -(-n // unit) * unit
+
+
+def padded(rows: int, columns: int, dtype: np.dtype) -> CudaArray:
+    """Return an uninitialised array (rows, columns) whose rows begin at multiples of 16 bytes.
+
+    Tensor cores read such rows fastest.
+    """
+    return cupy.empty((rows, width(columns, dtype)), dtype)[:, :columns]
 
 
 class Layout(NamedTuple):

@@ -16,6 +16,7 @@ from .. import paths
 from ..arrays import Array, CudaArray, HeadWeights, Ids, Key, LayerWeights, Word
 from ..cpu import ops as cpu
 from ..interface import ModelSizes
+from .cublas import ROUNDED, padded
 from .paths import FastPath, why_not as why_not
 from .text import GATES, PHILOX
 from .updates import adam as adam, muon_apply as muon_apply, muon_momentum as muon_momentum
@@ -204,7 +205,7 @@ def _check_ids(name: str, ids: Ids) -> None:
 
 
 SOFTMAX_CROSS_ENTROPY = ElementwiseKernel(
-    "int64 target, int64 symbols", "raw T logits, T loss", """
+    "int64 target, int64 symbols, float64 over", "raw T logits, T loss", """
     const ptrdiff_t columns = _ind.size();  // logits is (V, T, N): one thread a column
     T largest = logits[i], total = 0;
     for (ptrdiff_t v = 1; v < symbols; v++) largest = max(largest, (T)logits[i + v * columns]);
@@ -212,15 +213,15 @@ SOFTMAX_CROSS_ENTROPY = ElementwiseKernel(
     for (ptrdiff_t v = 0; v < symbols; v++)
         total += logits[i + v * columns] = exp((T)logits[i + v * columns] - largest);
     loss = log(total) - chosen;
-    for (ptrdiff_t v = 0; v < symbols; v++) logits[i + v * columns] /= total;
-    logits[i + target * columns] -= 1;
+    for (ptrdiff_t v = 0; v < symbols; v++) logits[i + v * columns] /= total * (T)over;
+    logits[i + target * columns] -= 1 / (T)over;
     """, "softmax_cross_entropy_kernel")
 
 
-def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array) -> None:
+def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array, over: float = 1) -> None:
     """Compute the loss, and its gradient in place of the logits; arguments as in cpu/ops.py."""
     _check_ids("targets", targets)
-    SOFTMAX_CROSS_ENTROPY(targets, len(logits), logits, loss)
+    SOFTMAX_CROSS_ENTROPY(targets, len(logits), over, logits, loss)
 
 
 GATHERED = 16  # rows of a column that one thread copies: it reads the id and divides by `columns` once for all of them
@@ -240,28 +241,26 @@ def gather(table: Array, ids: Ids, out: Array) -> None:
 
 WORKSPACE = 1 << 24  # the largest size of a one-hot matrix, in numbers
 ONE_HOT = ElementwiseKernel(
-    "raw int64 ids, int64 first, int64 positions", "T onehot", """
-    onehot = ids[first + i % positions] == i / positions;  // onehot is (V, positions)
+    "raw int64 ids, int64 first, int64 positions, T one", "T onehot", """
+    onehot = ids[first + i % positions] == i / positions ? one : (T)0;  // onehot is (V, positions)
     """, "one_hot_kernel")
 
 
 def scatter_workspace(symbols: int, positions: int, dtype: np.dtype) -> CudaArray:
-    """Return a workspace for `scatter_add`: a one-hot matrix (V, K) for K positions at a time."""
-    return xp.empty((symbols, max(1, min(positions, WORKSPACE // symbols))), dtype)
+    """Return a workspace for `scatter_add`: a one-hot matrix (V, K) for K positions at a time; rows may be padded."""
+    return padded(symbols, max(1, min(positions, WORKSPACE // symbols)), dtype)
 
 
 def scatter_add(table: Array, ids: Ids, columns: Array, workspace: Array | None = None) -> None:
-    """Compute table[:, ids[t, n]] += columns[:, t N + n]; arguments as in cpu/ops.py.
-
-    workspace: from `scatter_workspace`, or None to make one here.
-    """
+    """Compute table[:, ids[t, n]] += columns[:, t N + n]; workspace: `scatter_workspace` of the dtype of columns."""
     # Atomic additions would run in a random order, so the bits of the sum would vary. Products with one-hot matrices
     # always add in the same order.
     _check_ids("ids", ids)
-    workspace = scatter_workspace(table.shape[1], ids.size, table.dtype) if workspace is None else workspace
+    workspace = scatter_workspace(table.shape[1], ids.size, columns.dtype) if workspace is None else workspace
+    one = 0x3F80 if columns.dtype == ROUNDED["bf16"] else 1  # the bits of bfloat16's 1
     for first in range(0, ids.size, workspace.shape[1]):
         onehot = workspace[:, :ids.size - first]
-        ONE_HOT(ids, first, onehot.shape[1], onehot)
+        ONE_HOT(ids, first, onehot.shape[1], one, onehot)
         product(columns[:, first:first + onehot.shape[1]], onehot.T, table, add=True)
 
 

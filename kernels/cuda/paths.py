@@ -6,6 +6,8 @@
     persistent  persistent.py: one kernel for each layer                tf32, bf16
     tagged      persistent.py: the same, with a shorter chain of steps  tf32, bf16
 
+On the path tagged, the products outside the time loops have 16-bit operands too, and the first loop looks its input up.
+
 A whole training step on one of these paths allocates no memory after its first run, so a graph can capture it
 (rnncore/capture.py). The path "eager" in tf32 or bf16 is here too: the loops of rnncore/nn/lstm.py with such products.
 """
@@ -13,13 +15,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import cupy
+import numpy as np
+from cupy import ElementwiseKernel
 
 from .. import paths
-from ..arrays import Array, CudaArray, LayerWeights
+from ..arrays import Array, CudaArray, LayerWeights, Lookup, Operands, StackState, Window
 from ..interface import Layer, Layers, ModelSizes
-from .cublas import Cublas
+from .cublas import ROUNDED, Cublas, padded
 from .graph import Graph
-from .persistent import Persistent, why_not as why_no_loops
+from .persistent import Persistent, Tagged, why_not as why_no_loops
 from .step_control import StepControl
 from .stepwise import Stepwise, affine
 from .wavefront import Wavefront
@@ -42,6 +46,10 @@ def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int 
     return None
 
 
+# Gradients of a summed loss that are multiplied by this are within the range of float16: see tests/README.md.
+LOSS_SCALE = 64.0
+
+
 class FastPath(paths.Path):
     """One of the paths above on the current card, in float64, float32, tf32 or bf16.
 
@@ -50,7 +58,7 @@ class FastPath(paths.Path):
 
     def __init__(self, name: str, precision: str):
         self.name, self.precision, self.dtype = name, precision, paths.storage(precision)
-        self.captured = name != "eager"
+        self.captured, self.loss_scale = name != "eager", LOSS_SCALE if precision == "tf32" else None
         self.products = Products(precision, self.dtype)
 
     def computing(self) -> AbstractContextManager[None]:
@@ -63,9 +71,11 @@ class FastPath(paths.Path):
             return in_turn(None)
         if self.name == "wavefront":
             return Wavefront(self.products.cublas, config.layers, config.hidden, n)
-        return in_turn(LoopedLayer(self.products, self.loops(config, steps, n)))
+        loops = self.loops(config, steps, n)
+        return TaggedLayers(self.products, loops) if isinstance(loops, Tagged) \
+            else in_turn(LoopedLayer(self.products, loops))
 
-    def loops(self, config: ModelSizes, steps: int, n: int) -> Persistent | Stepwise:
+    def loops(self, config: ModelSizes, steps: int, n: int) -> Persistent | Tagged | Stepwise:
         """Return the time loops of one layer for at most `steps` steps and exactly `n` sequences.
 
         If a persistent kernel cannot take n sequences, the loops of the path graph are returned, with a warning.
@@ -73,15 +83,23 @@ class FastPath(paths.Path):
         if self.name in ("persistent", "tagged"):
             reason = why_not(self.name, self.precision, config, n)
             if reason is None:
-                return Persistent(config.hidden, steps, n, self.precision, kernels=self.name)
+                kind = Tagged if self.name == "tagged" else Persistent
+                return kind(config.hidden, steps, n, self.precision)
             # Only the command bench, or a program that uses the library, can have too many columns here. For the other
             # commands selfcheck.choose has called why_not with the columns of the training; validation has no more.
             paths.warn(f"{reason}: their time loops go by graph, {paths.price(self.name, 'graph', self.precision)}")
         return Stepwise(self.products.cublas, config.hidden, n)
 
+    def operands(self, config: ModelSizes, steps: int, n: int) -> Operands | None:
+        """Return the operands of a layer, or None for a path or a size whose products have none."""
+        if self.name != "tagged" or why_not(self.name, self.precision, config, n):
+            return None
+        return Operands(*(padded(rows, steps * n, ROUNDED[self.precision]).reshape(rows, steps, n)
+                          for rows in (config.hidden, config.hidden, 4 * config.hidden)))
+
     def step_control(self, ring: int, steps: int, n: int, clip: float) -> StepControl:
         """Return the counters and rings that control captured steps over (steps, n); arguments as in StepControl."""
-        return StepControl(ring, steps, n, clip, self.dtype)
+        return StepControl(ring, steps, n, clip, self.dtype, self.loss_scale or 1)
 
     def record(self, function: Callable[[], object], repeats: int) -> Callable[[], None]:
         """Capture `repeats` calls of function() in a graph, and return a function that launches them without waiting.
@@ -100,10 +118,6 @@ class LoopedLayer:
     def forward(self, w: LayerWeights, x: Array | None, gates: Array, h: Array, c: Array, keep: Array | None) -> None:
         """Run the layer; arguments as in rnncore/nn/lstm.py."""
         w_ih, w_hh, bias = w
-        if x is not None and isinstance(self.loops, Persistent) and self.loops.adds_bias:
-            self.products.product(w_ih, x.reshape(len(x), -1), gates.reshape(len(gates), -1), add=False)
-            self.loops.forward(w_hh, gates, h, c, keep, bias)
-            return
         if x is not None:
             affine(self.products.cublas, w_ih, bias, x, gates)
         self.loops.forward(w_hh, gates, h, c, keep)
@@ -117,20 +131,91 @@ class LoopedLayer:
             self.products.product(w_ih.T, gates.reshape(len(gates), -1), dx.reshape(len(dx), -1), add=False)
 
 
+class TaggedLayers:
+    """All layers, one after the other, with the time loops of the path tagged and products with 16-bit operands."""
+    looks_up = True
+
+    def __init__(self, products: "Products", loops: Tagged):
+        self.products, self.loops = products, loops
+
+    def forward(self, window: Window, x: Array | Lookup | None) -> None:
+        """Run all layers on x; arguments as in kernels/interface.py. Raises ValueError without operands."""
+        weights, caches, keep, masks, dropped, operands = window
+        if x is None or operands is None:
+            raise ValueError("the path tagged needs an input, and the operands of the window")
+        for k, (w, (gates, h, c), own) in enumerate(zip(weights, caches, operands, strict=True)):
+            if isinstance(x, Lookup):
+                z, ids = x.table, x.ids
+            else:
+                z, ids = gates, None
+                self.products.product(w.w_ih, self.products.round(_columns(x)), _columns(z), add=False)
+            self.loops.forward(w.w_hh, w.bias, z, ids, gates, h, c, keep, own.y, own.before)
+            x = cupy.multiply(h[:, 1:], masks[k], out=dropped[k]) if masks and dropped else own.y
+
+    def backward(self, window: Window, dy: Array, dstate: StackState | None, initial: StackState) -> None:
+        """Run all layers backwards from dy (H, T, N); arguments as in kernels/interface.py."""
+        weights, caches, keep, masks, _, operands = window
+        assert operands is not None  # forward has checked it
+        for k in reversed(range(len(caches))):
+            (gates, _, c), dz = caches[k], operands[k].dz
+            if masks:
+                dy *= masks[k]
+            dh_last, dc_last = (dstate[0][k], dstate[1][k]) if dstate else (None, None)
+            dh, dc = initial[0][k], initial[1][k]
+            self.loops.backward(weights[k].w_hh, gates, c, keep, dy, dh_last, dc_last, dh, dc, dz)
+            if k:  # dx of layer k is dy of layer k-1, in the same array
+                self.products.product(weights[k].w_ih.T, _columns(dz), _columns(dy), add=False)
+
+
+def _columns(array: Array) -> Array:
+    """Return an array (R, T, N) as a matrix (R, T N), a view."""
+    return array.reshape(len(array), -1)
+
+
+ROUND = {
+    "float16": ElementwiseKernel("float32 x", "float16 rounded", "rounded = x;", "round_to_float16_kernel"),
+    "uint16": ElementwiseKernel("uint32 bits", "uint16 rounded", """
+        const bool nan = (bits & 0x7FFFFFFF) > 0x7F800000;  // bits of a float; to the nearest bfloat16, ties to even
+        rounded = nan ? 0x7FFF : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+        """, "round_to_bfloat16_kernel")}
+
+
 class Products:
-    """Matrix products in one precision class, and sums in full float32 or float64."""
+    """Matrix products in one precision class, and sums in full float32 or float64 of what is not rounded."""
 
     def __init__(self, precision: str, dtype: str):
-        self.cublas, self.exact, self.dtype = Cublas(precision), Cublas(dtype), dtype
-        self.ones: dict[int, CudaArray] = {}  # vectors of ones by length; a graph may use each, so none is freed
+        self.cublas, self.exact, self.dtype = Cublas(precision), Cublas(dtype), np.dtype(dtype)
+        # Vectors of ones and rounded operands, by size. A graph may use each of them, so none is freed.
+        self.ones: dict[tuple[int, str], CudaArray] = {}
+        self.rounded: dict[tuple[int, int, str], CudaArray] = {}
 
     def product(self, a: Array, b: Array, out: Array, add: bool) -> None:
-        """Compute out (R, C) = a @ b, or out += a @ b if add."""
+        """Compute out (R, C) = a @ b, or out += a @ b if add. If one of a and b is rounded, so is the other."""
+        if a.dtype != b.dtype:
+            a, b = self.round(a, "left"), self.round(b, "right")
         self.cublas.product(a, b, out, add)
 
+    def round(self, array: Array, name: str = "") -> CudaArray:
+        """Return a matrix (R, C) of float32 rounded to 16 bits, or itself if it is rounded already.
+
+        The next call with the same sizes and name overwrites the result.
+        """
+        dtype = ROUNDED[self.cublas.precision]
+        if array.dtype == dtype:
+            return array
+        if array.strides[0] < array.strides[1]:  # stored by columns: so is the result
+            return self.round(array.T, name).T
+        key = len(array), array.shape[1], name
+        if key not in self.rounded:
+            self.rounded[key] = padded(*key[:2], dtype)
+        ROUND[dtype.name](array if dtype == np.float16 else array.view(np.uint32), self.rounded[key])
+        return self.rounded[key]
+
     def row_sums(self, a: Array, out: Array) -> None:
-        """Compute out (R,) = the sum of each row of a (R, M), as a product with ones in full float32 or float64."""
-        size = a.shape[1]
-        if size not in self.ones:
-            self.ones[size] = cupy.ones((size, 1), self.dtype)
-        self.exact.product(a, self.ones[size], out[:, None])
+        """Compute out (R,) = the sum of each row of a (R, M), as a product with ones."""
+        size, kind = a.shape[1], a.dtype.name
+        if (size, kind) not in self.ones:
+            ones = cupy.ones((1, size), self.dtype)
+            self.ones[size, kind] = (ones if a.dtype == self.dtype else self.round(ones, "ones")).T
+        by = self.exact if a.dtype == self.dtype else self.cublas
+        by.product(a, self.ones[size, kind], out[:, None])

@@ -5,12 +5,12 @@ results. W_hh stays in the registers of a group of blocks for all steps, and a g
 blocks of a group wait for each other at each step. So the blocks of all groups must run at the same time, one on each
 multiprocessor; otherwise they would wait forever.
 """
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
 
-from ..arrays import Argument, Array, CudaArray
+from ..arrays import Argument, Array, CudaArray, Ids
 from .text import GATES, source
 
 CODE = {"persistent": source("ptx.cuh") + GATES + source("fragments.cuh", "persistent.cu"),
@@ -76,48 +76,65 @@ def why_not(hidden: int, n: int, precision: str, capability: int, multiprocessor
     return None
 
 
-class Persistent:
+class Loops:
     """The time loops of layers of one hidden size, for n sequences and at most `steps` steps.
 
     All buffers are made here, so a call allocates nothing. capability and multiprocessors describe the card; None means
-    the current card. kernels: "persistent" or "tagged". spins: for tests, the number of rounds after which a wait ends
-    the launch with an error. Raises ValueError if `why_not` gives a reason against it.
+    the current card. spins: for tests, the number of rounds after which a wait ends the launch with an error. Raises
+    ValueError if `why_not` gives a reason against it.
     """
+    kernels: str  # the name of the source file and of its kernels
 
     def __init__(self, hidden: int, steps: int, n: int, precision: str, capability: int | None = None,
-                 multiprocessors: int | None = None, spins: int | None = None, kernels: str = "persistent"):
+                 multiprocessors: int | None = None, spins: int | None = None):
         if capability is None or multiprocessors is None:
             device = cupy.cuda.Device()
             capability = int(device.compute_capability)
             multiprocessors = device.attributes["MultiProcessorCount"]
-        reason = why_not(hidden, n, precision, capability, multiprocessors, kernels)
+        reason = why_not(hidden, n, precision, capability, multiprocessors, self.kernels)
         if reason:
             raise ValueError(reason)
-        self.hidden, self.steps, self.n, self.adds_bias = hidden, steps, n, kernels == "tagged"
-        self.geometry = geometry(hidden, n, multiprocessors, kernels)
-        units, members, columns, chunks, _ = self.geometry
+        self.hidden, self.steps, self.n = hidden, steps, n
+        self.geometry = geometry(hidden, n, multiprocessors, self.kernels)
+        units, members, columns, *_ = self.geometry
         options = ["-std=c++17", f"-DHIDDEN={hidden}", f"-DUNITS={units}", f"-DCOLUMNS={columns}",
                    f"-DBF16={int(precision == 'bf16')}"] + ([f"-DDEBUG_SPINS={spins}"] if spins else [])
         self._forward, self._backward = (
-            cupy.RawKernel(CODE[kernels], f"{kernels}_{name}", options=tuple(options),
+            cupy.RawKernel(CODE[self.kernels], f"{self.kernels}_{name}", options=tuple(options),
                            enable_cooperative_groups=members > 1) for name in ("forward", "backward"))
-        exchange = cupy.zeros(2 * chunks * 4 * hidden * columns if members > 1 else 1, np.uint16)
-        # What the blocks send each other; the last buffer says what has arrived, and is 0 before a launch.
-        self._buffers = (exchange,) if kernels == "tagged" else (exchange, cupy.zeros(chunks * members, np.uint32))
 
-    def forward(self, w_hh: Array, gates: Array, h: Array, c: Array, keep: Array | None,
-                bias: Array | None = None) -> None:
+    def _check(self, gates: Array) -> None:
+        """Raise ValueError for gates (4H, T, N) of sizes that these loops were not made for."""
+        _, steps, n = gates.shape
+        if len(gates) != 4 * self.hidden or steps > self.steps or n != self.n:
+            raise ValueError(f"gates are {gates.shape}, made for (4 * {self.hidden}, up to {self.steps}, {self.n})")
+
+    def _launch(self, kernel: "cupy.RawKernel", steps: int, *args: Argument) -> None:
+        shape = self.geometry
+        kernel((shape.members, shape.groups), (THREADS,),
+               (*args, np.int32(steps), np.int32(self.n), np.int32(shape.chunks)), shared_mem=shape.state)
+
+
+class Persistent(Loops):
+    """The loops of persistent.cu."""
+    kernels = "persistent"
+
+    def __init__(self, *sizes: Any, **options: Any):
+        super().__init__(*sizes, **options)
+        _, members, columns, chunks, _ = self.geometry
+        self._exchange = cupy.zeros(2 * chunks * 4 * self.hidden * columns if members > 1 else 1, np.uint16)
+        self._flags = cupy.zeros(chunks * members, np.uint32)
+
+    def forward(self, w_hh: Array, gates: Array, h: Array, c: Array, keep: Array | None) -> None:
         """Run the layer: gates (4H, T, N) arrives as W_ih x + b and leaves as the activations.
 
-        bias (4H,): what is still to be added to gates, only where `adds_bias`. h[:, 1:] and c[:, 1:] (H, T+1, N) are
-        written; slot 0 is the initial state. w_hh is (4H, H), keep (T, N) or None. All arrays are float32. Arrays of
-        (rows, T, N) may be the first steps of longer arrays. Raises ValueError for arrays of another dtype or with
-        gaps, and for gates of another shape.
+        h[:, 1:] and c[:, 1:] (H, T+1, N) are written; slot 0 is the initial state. w_hh is (4H, H), keep (T, N) or
+        None. All arrays are float32. Arrays of (rows, T, N) may be the first steps of longer arrays. Raises ValueError
+        for arrays of another dtype or with gaps, and for gates of another shape.
         """
-        if bias is not None and not (self.adds_bias and bias.shape == (4 * self.hidden,)):
-            raise ValueError(f"a bias of {bias.shape} cannot be added by kernels of hidden size {self.hidden}")
-        more = (contiguous(bias),) if self.adds_bias else ()
-        self._launch(self._forward, gates, contiguous(w_hh), *more, *rows(gates), *rows(h), *rows(c), contiguous(keep))
+        self._check(gates)
+        self._launch(self._forward, gates.shape[1], contiguous(w_hh), *rows(gates), *rows(h), *rows(c),
+                     contiguous(keep), self._exchange, self._cleared())
 
     def backward(self, w_hh: Array, gates: Array, c: Array, keep: Array | None, dy: Array, dh: Array,
                  dc: Array) -> None:
@@ -126,21 +143,59 @@ class Persistent:
         c (H, T+1, N) and dy (H, T, N) are read. dh and dc (H, N) arrive as the gradient at the last state and leave as
         the gradient at the initial state. Raises the same errors as `forward`.
         """
-        self._launch(self._backward, gates, contiguous(w_hh), *rows(gates), *rows(c), contiguous(keep), *rows(dy),
-                     contiguous(dh), contiguous(dc))
+        self._check(gates)
+        self._launch(self._backward, gates.shape[1], contiguous(w_hh), *rows(gates), *rows(c), contiguous(keep),
+                     *rows(dy), contiguous(dh), contiguous(dc), self._exchange, self._cleared())
 
-    def _launch(self, kernel: "cupy.RawKernel", gates: Array, *args: Argument) -> None:
-        _, steps, n = gates.shape
-        if len(gates) != 4 * self.hidden or steps > self.steps or n != self.n:
-            raise ValueError(f"gates are {gates.shape}, made for (4 * {self.hidden}, up to {self.steps}, {self.n})")
-        shape = self.geometry
-        if shape.members > 1:
-            arrived = self._buffers[-1]
-            # Forward sends a quarter of what backward sends.
-            (arrived[:len(arrived) // 4] if self.adds_bias and kernel is self._forward else arrived).fill(0)
-        kernel((shape.members, shape.groups), (THREADS,),
-               (*args, *self._buffers, np.int32(steps), np.int32(n), np.int32(shape.chunks)),
-               shared_mem=shape.state)
+    def _cleared(self) -> CudaArray:
+        """Return the flags, set to 0 for a launch that reads them."""
+        if self.geometry.members > 1:
+            self._flags.fill(0)
+        return self._flags
+
+
+class Tagged(Loops):
+    """The loops of tagged.cu. Arrays are of float32 except where a docstring says so."""
+    kernels = "tagged"
+
+    def __init__(self, *sizes: Any, **options: Any):
+        super().__init__(*sizes, **options)
+        _, _, columns, chunks, _ = self.geometry
+        # Two halves, which launches use in turn: each launch leaves the half of the next one cleared.
+        self._exchange = cupy.zeros(2 * 2 * chunks * 4 * self.hidden * columns, np.uint16)
+        self._ended = cupy.zeros(1, np.uint32)  # blocks that have ended: it says which half is next
+
+    def forward(self, w_hh: Array, bias: Array, z: Array, ids: Ids | None, gates: Array, h: Array, c: Array,
+                keep: Array | None, y: Array, before: Array) -> None:
+        """Run the layer: write the activations to gates (4H, T, N), and h[:, 1:] and c[:, 1:] (H, T+1, N).
+
+        z (4H, T, N) is W_ih x without the bias (4H,); it may be gates. If ids (T, N) are given, z is a table (4H, V)
+        and the ids choose its columns. h[:, 0] and c[:, 0] are the initial state. w_hh is (4H, H), keep (T, N) or None.
+        y and before (H, T, N), of 16 bits, are written: h after each step, and the h that w_hh was multiplied with.
+        Arrays of (rows, T, N) may be the first steps of longer arrays. Raises ValueError for arrays of another dtype or
+        with gaps, and for sizes that do not fit.
+        """
+        self._check(gates)
+        if bias.shape != (4 * self.hidden,) or len(z) != len(gates):
+            raise ValueError(f"a bias of {bias.shape} and an input of {z.shape} do not fit gates of {gates.shape}")
+        if ids is not None and not (ids.shape == gates.shape[1:] and ids.dtype == np.int64 and ids.flags.c_contiguous):
+            raise ValueError(f"ids must be int64 of {gates.shape[1:]} without gaps, not {ids.dtype} of {ids.shape}")
+        self._launch(self._forward, gates.shape[1], contiguous(w_hh), contiguous(bias), *rows(z),
+                     np.uintp(0) if ids is None else ids, *rows(gates), *rows(h), *rows(c), contiguous(keep),
+                     *operands(y, before), self._exchange, self._ended)
+
+    def backward(self, w_hh: Array, gates: Array, c: Array, keep: Array | None, dy: Array, dh_last: Array | None,
+                 dc_last: Array | None, dh: Array, dc: Array, dz: Array) -> None:
+        """Run the layer backwards: write dL/dz to dz (4H, T, N), of 16 bits.
+
+        gates (4H, T, N) are the activations. c (H, T+1, N) and dy (H, T, N) are read. dh_last and dc_last (H, N) are
+        the gradient at the last state, None for zeros; dh and dc (H, N), the gradient at the initial state, are
+        written. Raises the same errors as `forward`.
+        """
+        self._check(gates)
+        self._launch(self._backward, gates.shape[1], contiguous(w_hh), *rows(gates), *rows(c), contiguous(keep),
+                     *rows(dy), *map(contiguous, (dh_last, dc_last, dh, dc)), *operands(dz), self._exchange,
+                     self._ended)
 
 
 def contiguous(array: Array | None) -> Argument:
@@ -155,8 +210,19 @@ def contiguous(array: Array | None) -> Argument:
     return array
 
 
+def operands(*arrays: Array) -> tuple[Argument, ...]:
+    """Return arrays (R, T, N) of 16-bit numbers and the distance of their rows, which is the same in all of them.
+
+    Raises ValueError for arrays of another dtype, with gaps within a row, or with different distances.
+    """
+    apart = {array.strides[0] for array in arrays}
+    if len(apart) > 1 or not all(array.itemsize == 2 and array[0].flags.c_contiguous for array in arrays):
+        raise ValueError("the operands of a layer must have 16 bits, one layout, and rows without gaps")
+    return *arrays, np.uint32(apart.pop() // 2)
+
+
 def rows(array: Array) -> tuple[CudaArray, np.uint32]:
-    """Return an array (R, T, N) and the distance of its rows in numbers, both as a kernel takes them.
+    """Return an array (R, T, N) or (R, M) and the distance of its rows in numbers, both as a kernel takes them.
 
     Raises ValueError for an array that is not float32, has gaps within a row, or spans 2^32 numbers or more.
     """

@@ -23,13 +23,15 @@ extern "C" __global__ void sums(const REAL* loss, long long losses, const REAL* 
 }
 
 // Decide whether the step counts; one block. control: the number of the step, from 0, and 1 if the run has halted.
-// losses and norms are rings: the mean loss and the norm of the mean gradient, by step. If one of the two is not
+// losses and norms are rings: the mean loss and the norm of its gradient, by step. The gradient that was summed is that
+// of the summed loss times `times`. If one of the two is not
 // finite, the run halts: until the host sets control again, scale is NaN, so that nothing is updated, and the step is
 // not counted.
 //
 // The sums are made in one fixed order, in double: a run that is repeated makes the same decisions.
 extern "C" __global__ void decide(const double* partials, int parts, long long* control, double* losses,
-                                  double* norms, double* scale, int ring, double positions, double clip) {
+                                  double* norms, double* scale, int ring, double positions, double times,
+                                  double clip) {
     __shared__ double sum[2][THREADS];
     for (int which = 0; which < 2; which++) {
         double total = 0;
@@ -42,7 +44,7 @@ extern "C" __global__ void decide(const double* partials, int parts, long long* 
             for (int which = 0; which < 2; which++) sum[which][threadIdx.x] += sum[which][threadIdx.x + half];
     }
     if (threadIdx.x) return;
-    const double loss = sum[0][0] / positions, norm = sqrt(sum[1][0]) / positions;
+    const double loss = sum[0][0] / positions, norm = sqrt(sum[1][0]) / (positions * times);
     if (!control[1]) {
         losses[control[0] % ring] = loss;
         norms[control[0] % ring] = norm;
@@ -50,6 +52,6 @@ extern "C" __global__ void decide(const double* partials, int parts, long long* 
     }
     const double bound = clip > 0 && norm > clip ? clip / norm : 1;
     const double nothing = 0;
-    *scale = control[1] ? nothing / nothing : bound / positions;
+    *scale = control[1] ? nothing / nothing : bound / (positions * times);
     if (!control[1]) control[0]++;
 }

@@ -41,16 +41,16 @@ class StepControl:
     """Counters and rings on the card that control captured steps over (T, N) = (steps, n) symbols.
 
     ring: how many steps the rings hold; clip: the norm at which gradients are clipped, 0 for never; dtype: the dtype of
-    the model's arrays. A captured step reads four attributes:
+    the model's arrays; times: gradients are those of the loss times this. A captured step reads four attributes:
 
         ids    (T+1, N): the window of the step
         pace   rate, size and correction of the step (optim.Pace), arrays () of float64
-        scale  () of float64: the factor of the summed gradient, or NaN after the run has halted
+        scale  () of float64: the factor of the gradient, or NaN after the run has halted
         words  the number of the step as two arrays () of uint32
     """
 
-    def __init__(self, ring: int, steps: int, n: int, clip: float, dtype: str | np.dtype):
-        self.ring, self.clip = ring, clip
+    def __init__(self, ring: int, steps: int, n: int, clip: float, dtype: str | np.dtype, times: float = 1):
+        self.ring, self.clip, self.times = ring, clip, times
         self.windows = cupy.zeros((ring, steps + 1, n), IDS)
         self.slots = cupy.zeros((ring, 4))  # of each step: the pace, and 1 if it begins with a reset state, else 0
         self.control = cupy.zeros(2, np.int64)  # the number of the next step, and 1 if the run has halted, else 0
@@ -98,11 +98,12 @@ class StepControl:
         BEGIN(*state, self.slots, self.control, self.ring, *first, self._now, self._words)
 
     def check(self, loss: Array, grads: Array) -> None:
-        """Set scale, the rings and the counter from loss (T, N) and the gradient (P,) of its sum."""
+        """Set scale, the rings and the counter from loss (T, N) and the gradient (P,) of its sum times `times`."""
         parts = min(PARTS, -(-grads.size // (THREADS * EACH)))
         self._sums((parts, 2), (THREADS,), (loss, np.int64(loss.size), grads, np.int64(grads.size), self._partials))
         self._decide((1,), (THREADS,), (self._partials, np.int32(parts), self.control, self.losses, self.norms,
-                                        self._scale, np.int32(self.ring), np.float64(loss.size), np.float64(self.clip)))
+                                        self._scale, np.int32(self.ring), np.float64(loss.size),
+                                        np.float64(self.times), np.float64(self.clip)))
 
     def carry(self, last: StackState, state: StackState) -> None:
         """End a step: copy `last` to `state`, both h and c (L, H, N), unless the run has halted."""

@@ -11,7 +11,7 @@ import cupy
 import numpy as np
 
 from ..arrays import Argument, Array, CudaArray
-from .cublas import ALIGNMENT, Cublas
+from .cublas import Cublas, width
 from .text import GATES, source
 
 TEXT = GATES + source("steps.cu")
@@ -23,12 +23,6 @@ BLOCK = 128  # the threads of a block
 def kernel(name: str, dtype: str) -> "cupy.RawKernel":
     """Return a kernel of steps.cu for the dtype float32 or float64."""
     return cupy.RawKernel(TEXT, name, options=(f"-DREAL={REALS[dtype]}",))
-
-
-def width(n: int, dtype: np.dtype) -> int:
-    """Return the smallest number of columns, n or more, with which all rows begin at multiples of 16 bytes."""
-    unit = ALIGNMENT // dtype.itemsize
-    return -(-n // unit) * unit
 
 
 def whole(array: Array, shape: tuple[int, ...], dtype: np.dtype) -> CudaArray:

@@ -123,45 +123,71 @@ struct Turn {
     }
 };
 
-// W_ih x of a step and a chunk, for every cell of this thread.
+// W_ih x of a step and a chunk, for every cell of this thread: column t n + column of a matrix, or if there are ids, the
+// column of that id.
 struct Inputs {
     float z[CELLS][4];
 
-    __device__ __forceinline__ void load(const float* gates, unsigned ld, int t, int chunk, int steps, int n) {
+    __device__ __forceinline__ void load(const float* from, unsigned ld, const long long* ids, int t, int chunk,
+                                         int steps, int n) {
 #pragma unroll
         for (int k = 0; k < CELLS; k++) {
             const Cell cell = forward_cell(k);
             const int unit = blockIdx.x * UNITS + cell.unit, column = chunk * COLUMNS + cell.tile * 8 + cell.column;
             const bool here = cell.tile < TILES && column < n && t < steps;
+            const unsigned at = here && ids ? (unsigned)ids[t * n + column] : t * n + column;
 #pragma unroll
-            for (int gate = 0; gate < 4; gate++)
-                z[k][gate] = here ? gates[(gate * HIDDEN + unit) * ld + t * n + column] : 0;
+            for (int gate = 0; gate < 4; gate++) z[k][gate] = here ? from[(gate * HIDDEN + unit) * ld + at] : 0;
         }
     }
 };
 
-// Run the layer; arguments as in persistent.cu, without its flags. gates arrives as W_ih x, to which bias (4H) is
-// added, or null for none. exchange: for each chunk two slots of HIDDEN by COLUMNS 16-bit numbers, all 0.
+// Launches use the two halves of `exchange` in turn. `ended` counts the blocks that have ended: those of the first
+// launch, then those of the second, then from 0 again. Return which half a launch uses, as the number of the chunks
+// before it.
+__device__ __forceinline__ int half_of(const unsigned* ended, int chunks) {
+    return load_relaxed(ended) >= gridDim.x * gridDim.y ? chunks : 0;
+}
+
+// End this block: clear its share of the half that the next launch uses, and count the block.
+__device__ __forceinline__ void finish(unsigned short* exchange, int half, unsigned* ended, int chunks) {
+    const unsigned blocks = gridDim.x * gridDim.y, size = chunks * 2 * 4 * HIDDEN * COLUMNS;
+    uint4* other = (uint4*)(exchange + (half ? 0 : size));
+    for (unsigned at = (blockIdx.y * gridDim.x + blockIdx.x) * THREADS + threadIdx.x; at < size / 8;
+         at += blocks * THREADS)
+        other[at] = make_uint4(0, 0, 0, 0);
+    if (threadIdx.x == 0) atomicInc(ended, 2 * blocks - 1);
+}
+
+// Run the layer; arguments as in persistent.cu, without its flags. W_ih x without the bias (4H) is the array `input`
+// (4H, T, N), which may be gates, or if there are ids (T, N), the columns of `input` (4H, V) that they name. y (H, T, N)
+// and before (H, T, N) are written in 16 bits: h after each step, and the h that W_hh multiplied in it. exchange: two
+// halves, with two slots of 4 HIDDEN by COLUMNS 16-bit numbers for each chunk, of which this loop uses a quarter. It and
+// `ended` are 0 before the first launch.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) tagged_forward(
-    const float* w, const float* bias, float* gates, unsigned gates_ld, float* h, unsigned h_ld, float* c,
-    unsigned c_ld, const float* keep, unsigned short* exchange, int steps, int n, int chunks) {
+    const float* w, const float* bias, const float* input, unsigned input_ld, const long long* ids, float* gates,
+    unsigned gates_ld, float* h, unsigned h_ld, float* c, unsigned c_ld, const float* keep, unsigned short* y,
+    unsigned short* before, unsigned operand_ld, unsigned short* exchange, unsigned* ended, int steps, int n,
+    int chunks) {
     constexpr int SLOT = HIDDEN * COLUMNS, SHARE = HIDDEN / SLICES;  // units over which a warp sums
     extern __shared__ float state[];  // c
     __shared__ __align__(16) float parts[SLICES > 1 ? SLICES * TILES * 4 * UNITS * 8 : 4];
     __shared__ __align__(16) unsigned short copy[STAGED ? SLOT : 8];
     __shared__ float biases[4 * UNITS];
+    __shared__ int half;
     const int first = threadIdx.x / 32 / ROW_GROUPS * SHARE;  // the first unit over which this warp sums
     Forward product;
     take_weights(product, w);
     for (int at = threadIdx.x; at < 4 * UNITS; at += THREADS)
-        biases[at] = bias ? bias[at / UNITS * HIDDEN + blockIdx.x * UNITS + at % UNITS] : 0;
+        biases[at] = bias[at / UNITS * HIDDEN + blockIdx.x * UNITS + at % UNITS];
+    if (threadIdx.x == 0) half = half_of(ended, chunks);
     __syncthreads();
     Inputs now, after;
-    now.load(gates, gates_ld, 0, blockIdx.y, steps, n);
+    now.load(input, input_ld, ids, 0, blockIdx.y, steps, n);
     for (Turn turn = {0, 0}; turn.step < steps; turn = turn.next(chunks)) {
         const int t = turn.step, chunk = turn.chunk(), own = turn.own;
         const Turn next = turn.next(chunks);
-        after.load(gates, gates_ld, next.step, next.chunk(), steps, n);
+        after.load(input, input_ld, ids, next.step, next.chunk(), steps, n);
         float keep_now[CELLS], keep_next[CELLS];
 #pragma unroll
         for (int k = 0; k < CELLS; k++) {
@@ -171,7 +197,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tagged_forward(
             keep_now[k] = here ? keep[t * n + column] : 1;
             keep_next[k] = here && t + 1 < steps ? keep[(t + 1) * n + column] : 1;
         }
-        unsigned short* slots = exchange + (size_t)chunk * 2 * SLOT;
+        unsigned short* slots = exchange + (size_t)(half + chunk) * 8 * HIDDEN * COLUMNS;
         if (t == 0) product.run(Initial{h, keep, h_ld, first, chunk * COLUMNS, n});
         else {
             const unsigned short* from = slots + (t - 1) % 2 * SLOT;
@@ -210,24 +236,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tagged_forward(
                 gates[(gate * HIDDEN + unit) * gates_ld + t * n + column] = now.z[k][gate];
             h[unit * h_ld + (t + 1) * n + column] = h_now[k];
             c[unit * c_ld + (t + 1) * n + column] = c_now[k];
+            const unsigned at = unit * operand_ld + t * n + column;
+            y[at] = to_16(h_now[k]);
+            if (t == 0) before[at] = to_16(h[unit * h_ld + column] * keep_now[k]);
+            if (t + 1 < steps) before[at + n] = to_16(h_now[k] * keep_next[k]);
         }
         now = after;
     }
+    finish(exchange, half, ended, chunks);
 }
 
-// What a step of the backward loop reads, for every cell of this thread. keep_next: keep of the step t + 1, from which
-// the gradient comes.
+// What a step of the backward loop reads, for every cell of this thread.
 struct Activations {
-    float gates[CELLS][4], c_prev[CELLS], c[CELLS], dy[CELLS], keep[CELLS], keep_next[CELLS];
+    float gates[CELLS][4], c_prev[CELLS], c[CELLS], dy[CELLS], keep[CELLS];
 
     __device__ __forceinline__ void load(const float* from, unsigned ld, const float* cells, unsigned cells_ld,
                                          const float* keeps, const float* above, unsigned above_ld, int t, int chunk,
-                                         int steps, int n) {
+                                         int n) {
 #pragma unroll
         for (int k = 0; k < CELLS; k++) {
             const Cell cell = cell_of(k);
             const int unit = blockIdx.x * UNITS + cell.unit, column = chunk * COLUMNS + cell.tile * 8 + cell.column;
-            const bool there = cell.tile < TILES && column < n, here = there && t >= 0;
+            const bool here = cell.tile < TILES && column < n && t >= 0;
 #pragma unroll
             for (int gate = 0; gate < 4; gate++)
                 gates[k][gate] = here ? from[(gate * HIDDEN + unit) * ld + t * n + column] : 0;
@@ -235,24 +265,27 @@ struct Activations {
             c[k] = here ? cells[unit * cells_ld + (t + 1) * n + column] : 0;
             dy[k] = here ? above[unit * above_ld + t * n + column] : 0;
             keep[k] = here && keeps ? keeps[t * n + column] : 1;
-            keep_next[k] = there && keeps && t >= -1 && t + 1 < steps ? keeps[(t + 1) * n + column] : 1;
         }
     }
 };
 
-// Run the layer backwards; arguments as in persistent.cu, without its flags. exchange has slots of 4 HIDDEN by COLUMNS
-// numbers, all 0. The step -1 only computes the gradient at the initial state.
+// Run the layer backwards; arguments as in persistent.cu and in tagged_forward. gates is only read; dz (4H, T, N) is
+// written in 16 bits. dh_last and dc_last (H, N) are the gradient at the last state, or null for zeros; dh and dc (H,
+// N) are written. The step -1 only computes the gradient at the initial state.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) tagged_backward(
-    const float* w, float* gates, unsigned gates_ld, const float* c, unsigned c_ld, const float* keep, const float* dy,
-    unsigned dy_ld, float* dh, float* dc, unsigned short* exchange, int steps, int n, int chunks) {
+    const float* w, const float* gates, unsigned gates_ld, const float* c, unsigned c_ld, const float* keep,
+    const float* dy, unsigned dy_ld, const float* dh_last, const float* dc_last, float* dh, float* dc,
+    unsigned short* dz, unsigned operand_ld, unsigned short* exchange, unsigned* ended, int steps, int n, int chunks) {
     constexpr int SLOT = 4 * HIDDEN * COLUMNS, SHARE = HIDDEN / WARPS;  // units over which a warp sums
     extern __shared__ float state[];  // dc
     __shared__ __align__(16) float parts[WARPS * UNITS * COLUMNS];
     const int first = threadIdx.x / 32 * SHARE * 4 * COLUMNS;  // where the numbers over which this warp sums begin
     Backward product;
-    take_transposed(product, w);
+    __shared__ int half;  // not in a register, of which there are few
+    if (threadIdx.x == 0) half = half_of(ended, chunks);
+    __syncthreads();
     Activations now;
-    now.load(gates, gates_ld, c, c_ld, keep, dy, dy_ld, steps - 1, blockIdx.y, steps, n);
+    now.load(gates, gates_ld, c, c_ld, keep, dy, dy_ld, steps - 1, blockIdx.y, n);
     float through[CELLS], carry[CELLS];
     auto factors = [&] {  // now.gates leaves as factors
 #pragma unroll
@@ -262,12 +295,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tagged_backward(
         }
     };
     factors();
+    take_transposed(product, w);  // the last, or registers spill
     for (Turn turn = {0, 0}; turn.step <= steps; turn = turn.next(chunks)) {
         const int done = turn.step, t = steps - 1 - done, chunk = turn.chunk(), own = turn.own;
         const Turn next = turn.next(chunks);
         Activations after;
-        after.load(gates, gates_ld, c, c_ld, keep, dy, dy_ld, steps - 1 - next.step, next.chunk(), steps, n);
-        unsigned short* slots = exchange + (size_t)chunk * 2 * SLOT;
+        after.load(gates, gates_ld, c, c_ld, keep, dy, dy_ld, steps - 1 - next.step, next.chunk(), n);
+        unsigned short* slots = exchange + (size_t)(half + chunk) * 2 * SLOT;
         float dh_now[CELLS];
         if (done) {
             product.run(Arriving<TaggedGradients, SHARE / 4 * TILES>{
@@ -281,16 +315,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tagged_backward(
             if (cell.tile >= TILES) continue;
             const bool here = column < n;
             float& dc_kept = state[(own * CELLS + k) * THREADS + threadIdx.x];
-            if (!done) dc_kept = here ? dc[unit * n + column] : 0, dh_now[k] = here ? dh[unit * n + column] : 0;
-            else dh_now[k] *= now.keep_next[k];
+            if (!done) {
+                dc_kept = here && dc_last ? dc_last[unit * n + column] : 0;
+                dh_now[k] = here && dh_last ? dh_last[unit * n + column] : 0;
+            }
             if (t < 0) {
                 if (here) dc[unit * n + column] = dc_kept, dh[unit * n + column] = dh_now[k];
                 continue;
             }
             float* z = now.gates[k];
             gates_backward(z[0], z[1], z[2], z[3], through[k], carry[k], dh_now[k] + now.dy[k], dc_kept);
-            const unsigned low = pack_16(z[0], z[1]), high = pack_16(z[2], z[3]);
-            // The last number is rounded to one bit less, ties to even; NaN stays NaN.
+            // No gradient leaves the step where keep is 0. The last number is rounded to one bit less, ties to even; NaN
+            // stays NaN.
+            const float kept = now.keep[k];
+            const unsigned low = pack_16(z[0] * kept, z[1] * kept), high = pack_16(z[2] * kept, z[3] * kept);
             const unsigned rounded = (z[3] == z[3] ? high + (high >> 1 & 0x10000) : high) & ~0x10000u;
             store_relaxed((Word*)(slots + done % 2 * SLOT + place(4 * unit, cell.tile, cell.column)),
                           (Word)(rounded | tag_of(done) << 16) << 32 | low);
@@ -303,9 +341,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tagged_backward(
             if (t < 0 || cell.tile >= TILES || column >= n) continue;
 #pragma unroll
             for (int gate = 0; gate < 4; gate++)
-                gates[(gate * HIDDEN + unit) * gates_ld + t * n + column] = now.gates[k][gate];
+                dz[(gate * HIDDEN + unit) * operand_ld + t * n + column] = to_16(now.gates[k][gate]);
         }
         now = after;
         factors();
     }
+    finish(exchange, half, ended, chunks);
 }

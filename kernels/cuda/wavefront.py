@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import cupy
 import numpy as np
 
-from ..arrays import Argument, Array, CudaArray, LayerCache, LayerWeights, StackState, Window
-from .cublas import ALIGNMENT, Cublas
-from .stepwise import BLOCK, affine, keep_argument, kernel, ld, whole, width
+from ..arrays import Argument, Array, CudaArray, LayerCache, LayerWeights, Lookup, StackState, Window
+from .cublas import ALIGNMENT, Cublas, width
+from .stepwise import BLOCK, affine, keep_argument, kernel, ld, whole
 
 
 class Wavefront:
@@ -23,6 +23,7 @@ class Wavefront:
     object keeps these copies, so it must outlive the graphs that were captured with it. Arrays have the dtype of
     cublas.
     """
+    looks_up = False
 
     def __init__(self, cublas: Cublas, layers: int, hidden: int, n: int):
         self.cublas, self.layers, self.hidden, self.n, self.dtype = cublas, layers, hidden, n, cublas.dtype
@@ -37,7 +38,7 @@ class Wavefront:
         self._tables: dict[tuple, cupy.ndarray] = {}
         self._sizes, self._blocks = tuple(map(np.int32, (hidden, n, self._columns))), -(-hidden * n // BLOCK)
 
-    def forward(self, window: Window, x: Array | None) -> None:
+    def forward(self, window: Window, x: Array | Lookup | None) -> None:
         """Run the stack on x (E, T, N) and write the caches. Slot 0 of each h and c is the initial state.
 
         x None: the first layer's gates arrive as W_ih x + b. With dropout masks `window.dropped` is written too. Raises
@@ -45,6 +46,7 @@ class Wavefront:
         """
         weights, caches, keep, *_ = window
         steps = caches[0][0].shape[1]  # gates (4H, T, N)
+        assert not isinstance(x, Lookup)
         if x is not None:
             affine(self.cublas, weights[0].w_ih, weights[0].bias, x, caches[0][0])
         table, matrices = self._table(window), self._matrices(weights)

@@ -231,13 +231,15 @@ class Layer:
         """Run forward and, if the task says so, backward, from a state of zeros; the last state's gradient is zero."""
         (cache,), w = self.work.caches, self.weights
         self.work.begin(None)
-        window = Window([w], [cache], None, None, None)
+        window = Window([w], [cache], None, None, None, self.work.operands or None)
         self.work.layers.forward(window, self.x)
         if not self.backward:
             return
         self.work.layers.backward(window, self.dy, None, self.work.initial)
-        self.kernel.product(w.w_ih.T, lstm.columns(cache.dz), lstm.columns(self.dx))
-        for found in lstm.sums(self.gradients, self.x, cache.dz, cache.h[:, :-1]):
+        dz, = self.work.dz(self.work.steps)
+        before = self.work.operands[0].before if self.work.operands else cache.h[:, :-1]
+        self.kernel.product(w.w_ih.T, lstm.columns(dz), lstm.columns(self.dx))
+        for found in lstm.sums(self.gradients, self.x, dz, before):
             stack.sum_products([found])
 
     def result(self) -> dict[str, np.ndarray]:

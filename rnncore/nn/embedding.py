@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from .. import kernels
 from ..config import ModelConfig
-from ..kernels.arrays import Array, Ids
+from ..kernels.arrays import Array, Ids, Lookup
 from . import lstm
 
 
@@ -39,16 +39,18 @@ class Share(NamedTuple):
     buffers: Buffers
 
 
-def buffers(config: ModelConfig, steps: int, n: int, positions: int, like: Array, training: bool) -> Buffers:
+def buffers(config: ModelConfig, steps: int, n: int, positions: int, like: Array, dz: Array,
+            training: bool) -> Buffers:
     """Return buffers for (T, N) symbols that belong to a batch of `positions` symbols.
 
-    The arrays have the dtype and the device of the array `like`. training: a backward will follow.
+    The arrays have the dtype and the device of the array `like`. dz: of the first layer. training: a backward follows.
     """
     kernel, dtype = kernels.of(like), like.dtype
     symbols = config.vocab_size if folded(config.vocab_size, positions) else 0
+    scattered = dz.dtype if symbols else dtype  # backward scatters dz, or dx
     return Buffers(kernel.activations((config.embed, steps, n), 0, dtype),
                    kernel.activations((4 * config.hidden, symbols), 0, dtype),
-                   kernel.scatter_workspace(config.vocab_size, steps * n, dtype) if training else None)
+                   kernel.scatter_workspace(config.vocab_size, steps * n, scattered) if training else None)
 
 
 def folded(symbols: int, positions: int) -> bool:
@@ -62,13 +64,17 @@ def table(embedding: Array, w: lstm.Weights, out: Array) -> Array:
     return out
 
 
-def forward(embedding: Array, w: lstm.Weights, ids: Ids, fold: bool, z: Array, buffers: Buffers) -> Array | None:
+def forward(embedding: Array, w: lstm.Weights, ids: Ids, fold: bool, z: Array, buffers: Buffers,
+            looks_up: bool = False) -> Array | Lookup | None:
     """Look up the first layer's input for ids (T, N).
 
-    If `fold`, write W_ih x + b into z (4H, T, N) and return None. Else leave z unchanged and return x (E, T, N), a view
-    of the buffers.
+    If `fold`, write W_ih x + b into z (4H, T, N) and return None; or if the layer `looks_up` its input, leave z
+    unchanged and return the table. If not `fold`, leave z unchanged and return x (E, T, N), a view of the buffers.
     """
     k = kernels.of(z)
+    if fold and looks_up:
+        k.product(w.w_ih, embedding.T, buffers.table)
+        return Lookup(buffers.table, ids)
     if fold:
         k.gather(table(embedding, w, buffers.table), ids, z)
         return None

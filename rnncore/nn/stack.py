@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from .. import kernels
 from ..kernels import Array, Ids, Layer, Path, StackState, Window
+from ..kernels.arrays import Lookup
 from ..params import Each, Parameters
 from . import dropout as dropout_, embedding, head, lstm
 from .dropout import Dropout
@@ -23,22 +24,25 @@ class InTurn:
 
     layer: the functions forward and backward of one layer; None for those of lstm.py.
     """
+    looks_up = False
 
     def __init__(self, layer: Layer | None = None):
         self.layer: Layer = lstm if layer is None else layer
 
-    def forward(self, window: Window, x: Array | None) -> None:
+    def forward(self, window: Window, x: Array | Lookup | None) -> None:
         """Run all layers on x (E, T, N), or None as in lstm.py: write gates, h and c of the window's caches.
 
         With dropout, dropped[k] (H, T, N) is written too: the output of layer k times its mask, which layer k+1
         or the head reads.
         """
-        weights, caches, keep, masks, dropped = window
+        assert not isinstance(x, Lookup)  # `looks_up` says that none comes
+        weights, caches, keep, masks, dropped, _ = window
+        below: Array | None = x
         for k, (w, (gates, h, c)) in enumerate(zip(weights, caches, strict=True)):
-            self.layer.forward(w, x, gates, h, c, keep)
-            x = h[:, 1:]
+            self.layer.forward(w, below, gates, h, c, keep)
+            below = h[:, 1:]
             if masks and dropped:
-                x = kernels.of(x).xp.multiply(x, masks[k], out=dropped[k])
+                below = kernels.of(h).xp.multiply(below, masks[k], out=dropped[k])
 
     def backward(self, window: Window, dy: Array, dstate: StackState | None, initial: StackState) -> None:
         """Run all layers backwards from dy (H, T, N), the gradient of the last layer's output: write dz of each layer.
@@ -46,7 +50,7 @@ class InTurn:
         dy is overwritten. dstate is the gradient of the last state, None for zeros. The gradient of the initial state
         is written into `initial`.
         """
-        weights, caches, keep, masks, _ = window
+        weights, caches, keep, masks, *_ = window
         for k in reversed(range(len(caches))):
             (gates, _, c), dh, dc = caches[k], initial[0][k], initial[1][k]
             dh[...], dc[...] = (dstate[0][k], dstate[1][k]) if dstate else (0, 0)
@@ -72,7 +76,12 @@ class Workspace:
         self.h, self.c = (empty((config.layers, hidden, steps + 1, n), 1, dtype) for _ in "hc")
         self.caches = [Cache(empty((4 * hidden, steps, n), 0, dtype), h, c)
                        for h, c in zip(self.h, self.c, strict=True)]
-        self.embedding = embedding.buffers(config, steps, n, steps * self.columns, params.flat, training)
+        path = path or kernel.path("eager", str(dtype))
+        self.loss_scale = path.loss_scale
+        made = [path.operands(config, steps, n) for _ in self.caches]
+        self.operands = [own for own in made if own]  # one for each layer, or none
+        self.embedding = embedding.buffers(config, steps, n, steps * self.columns, params.flat, self.dz(steps)[0],
+                                           training)
         self.logits = kernel.xp.empty((config.vocab_size, steps, n), dtype)
         self.dlogits = self.logits      # the same array after the loss, which turns the logits into their gradient
         self.loss = kernel.xp.empty((steps, n), dtype)
@@ -82,13 +91,17 @@ class Workspace:
         self.kept: list[Array] = []     # keep times h before each step
         self.dy = empty((hidden, steps if training else 0, n), 0, dtype)
         self.initial = State(*empty((2, config.layers, hidden, n), 2, dtype))
-        self.layers = (path or kernel.path("eager", str(dtype))).layers(config, steps, n, InTurn)
+        self.layers = path.layers(config, steps, n, InTurn)
 
     def first(self, steps: int) -> list[Cache]:
         """Return the layers' caches for `steps` time steps. Raises ValueError for more than T."""
         if steps > self.steps:
             raise ValueError(f"a workspace of {self.steps} steps cannot hold {steps}")
         return [cache.first(steps) for cache in self.caches]
+
+    def dz(self, steps: int) -> list[Array]:
+        """Return where backward writes dL/dz (4H, T, N) of each layer."""
+        return [own.dz[:, :steps] for own in self.operands] or [cache.dz[:, :steps] for cache in self.caches]
 
     def begin(self, state: State | None) -> None:
         """Set the initial state of the next pass; None: zeros."""
@@ -129,9 +142,17 @@ class Pass(NamedTuple):
             return [dropped[:, :steps] for dropped in self.work.dropped]
         return [cache.h[:, 1:steps + 1] for cache in self.work.caches]
 
+    def inputs(self) -> list[Array]:
+        """Return what the W_ih of the layers above the first were multiplied with: arrays x (H, T, N)."""
+        if self.work.operands and not self.drops:
+            return [own.y[:, :len(self.ids)] for own in self.work.operands[:-1]]
+        return self.outputs()[:-1]
+
     def before(self) -> list[Array]:
         """Return the states that each layer's W_hh was multiplied with: L arrays h_prev (H, T, N), keep included."""
         steps, work = len(self.ids), self.work
+        if work.operands:
+            return [own.before[:, :steps] for own in work.operands]
         states = [cache.h[:, :steps] for cache in work.caches]
         if self.keep is None:
             return states
@@ -147,26 +168,32 @@ def gradients(params: Mapping[str, Array], grads: Parameters, passes: Sequence[P
     Each share begins at the state that `Workspace.begin` has set. Its workspace then holds the loss (T, N) of each
     symbol in nats, not divided, and the last state. Return the gradient of each share's initial state, divided too,
     which the next call overwrites. each(function, items) calls the function for each item; it may use several threads.
+
+    If the path has a loss_scale, the backward pass computes gradients of the summed loss times this scale, so that they
+    are in the range of float16 (Micikevicius et al. 2018, "Mixed Precision Training"). They are divided at the end.
     """
+    scale = passes[0].work.loss_scale
+
     def forward_and_backward(run: Pass) -> State:
-        losses(params, run)
-        if over != 1:
-            run.work.dlogits[:, :len(run.ids)] /= over
+        losses(params, run, over if scale is None else 1 / scale)
         return backward(params, run)
 
     initial = list(each(forward_and_backward, passes))
     sum_up(params, grads, passes, each)
+    if scale is not None and scale * over != 1:
+        for array in (grads.flat, *(part for state in initial for part in state)):
+            array /= scale * over
     return initial
 
 
-def losses(params: Mapping[str, Array], run: Pass) -> Array:
+def losses(params: Mapping[str, Array], run: Pass, over: float = 1) -> Array:
     """Return the loss (T, N) of each symbol in nats, a view of the workspace.
 
-    work.dlogits (V, T, N) then holds the gradient of the summed loss.
+    work.dlogits (V, T, N) then holds the gradient of the summed loss, divided by `over`.
     """
     assert run.targets is not None
     logits, loss = forward(params, run), run.work.loss[:len(run.ids)]
-    kernels.of(logits).softmax_cross_entropy(logits, run.targets, loss)
+    kernels.of(logits).softmax_cross_entropy(logits, run.targets, loss, over)
     return loss
 
 
@@ -179,7 +206,8 @@ def forward(params: Mapping[str, Array], run: Pass) -> Array:
     if run.drops:
         _fill_masks(run, run.drops)
     window, z = _window(params, run), work.caches[0].z[:, :len(run.ids)]
-    x = embedding.forward(table, window.weights[0], run.ids, run.folds(len(table)), z, work.embedding)
+    x = embedding.forward(table, window.weights[0], run.ids, run.folds(len(table)), z, work.embedding,
+                          work.layers.looks_up)
     work.layers.forward(window, x)
     head.forward(params["head.weight"], params["head.bias"], run.outputs()[-1], logits)
     return logits
@@ -205,8 +233,8 @@ def sum_up(params: Mapping[str, Array], grads: Parameters, shares: Sequence[Pass
     """
     sums, table = [_sums(grads, share) for share in shares], params["embedding.weight"]
     first, symbols = lstm.layer(grads, 0), len(table)
-    scattered = [embedding.Share(share.ids, lstm.columns(share.work.caches[0].dz[:, :len(share.ids)]),
-                                 share.work.embedding) for share in shares]
+    scattered = [embedding.Share(share.ids, lstm.columns(share.work.dz(len(share.ids))[0]), share.work.embedding)
+                 for share in shares]
     dtable = shares[0].work.embedding.dtable if shares[0].folds(symbols) else None
 
     # A thread computes its rows of every gradient over all shares. So no two threads write one entry, and the order of
@@ -223,12 +251,11 @@ def sum_up(params: Mapping[str, Array], grads: Parameters, shares: Sequence[Pass
 
 def _sums(grads: Parameters, share: Pass) -> list[lstm.Sum]:
     """Return (gradient, a (R, T N), b (C, T N) or None) of each gradient, as in lstm.py."""
-    caches, dlogits = share.work.first(len(share.ids)), share.work.dlogits[:, :len(share.ids)]
-    outputs, before = share.outputs(), share.before()
-    below = [None if share.folds(len(dlogits)) else share.work.embedding.x[:, :len(share.ids)], *outputs]
-    found = head.sums(grads["head.weight"], grads["head.bias"], outputs[-1], dlogits)
-    for k, cache in enumerate(caches):
-        found += lstm.sums(lstm.layer(grads, k), below[k], cache.dz, before[k])
+    work, steps, dlogits = share.work, len(share.ids), share.work.dlogits[:, :len(share.ids)]
+    below = [None if share.folds(len(dlogits)) else work.embedding.x[:, :steps], *share.inputs()]
+    found = head.sums(grads["head.weight"], grads["head.bias"], share.outputs()[-1], dlogits)
+    for k, (x, dz, before) in enumerate(zip(below, work.dz(steps), share.before(), strict=True)):
+        found += lstm.sums(lstm.layer(grads, k), x, dz, before)
     return found
 
 
@@ -254,7 +281,8 @@ def _window(params: Mapping[str, Array], run: Pass) -> Window:
     caches, steps = run.work.first(len(run.ids)), len(run.ids)
     masks = [mask[:, :run.drops.rows(steps)] for mask in run.work.masks] if run.drops else None
     weights = [lstm.layer(params, k) for k in range(len(caches))]
-    return Window(weights, caches, run.keep, masks, run.outputs() if masks else None)
+    operands = [own.first(steps) for own in run.work.operands] or None
+    return Window(weights, caches, run.keep, masks, run.outputs() if masks else None, operands)
 
 
 def _fill_masks(run: Pass, dropout: Dropout) -> None:

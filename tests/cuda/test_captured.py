@@ -17,6 +17,7 @@ from rnncore.runs.setup import Run
 from rnncore.cli.terminal.signals import Signals
 from rnncore.data.batches import Batches
 from rnncore.kernels.paths import Slower
+from rnncore.nn import Dropout
 from rnncore.nn.lstm import State
 from rnncore.optim import Pace
 from rnncore.runs import checkpoint
@@ -310,3 +311,37 @@ def test_gradients_of_a_captured_model_are_those_of_loss_and_grads(with_cublas):
     for mine in found[1:]:
         assert_same(mine, found[0])
 
+
+
+@pytest.mark.parametrize("shape", [{}, {"symbols": 40}, {"documents": True}])  # the embedding folded, and not; keep
+@pytest.mark.parametrize("dtype", ["tf32", "bf16"])
+def test_gradients_with_16_bit_operands_are_as_near_as_with_products_of_their_class(with_cublas, dtype, shape):
+    """Of the mean loss, over a batch so large that a gradient in float16 would vanish without the loss_scale."""
+    wanted, errors = None, {}
+    for path, precision in (("cpu", "float64"), ("graph", dtype), ("persistent", dtype), ("tagged", dtype)):
+        model = training(path, precision, hidden=64, **shape).model
+        ids = np.random.default_rng(2).integers(0, model.config.vocab_size, (21, 40))
+        # From a state, and with dropout
+        state = State(*np.random.default_rng(3).uniform(-0.9, 0.9, (2, 2, 64, 40)))
+        _, grads, _ = model.loss_and_grads(ids[:-1], ids[1:], state, dropout=Dropout(0.3, 1, 2))
+        found = {name: host(grads[name]).astype(np.float64) for name in grads}
+        wanted = wanted or {name: a.copy() for name, a in found.items()}
+        errors[path] = max(np.abs(a - wanted[name]).max() / np.abs(wanted[name]).max() for name, a in found.items())
+    assert errors["cpu"] == 0 and 0 < errors["graph"] < {"tf32": 3e-3, "bf16": 3e-2}[dtype]
+    assert errors["persistent"] < 2 * errors["graph"] and errors["tagged"] < 2 * errors["graph"], errors
+
+
+def test_gradients_that_float16_cannot_hold_are_few_and_small(with_cublas):
+    """dz of a summed loss times loss_scale, after steps that have learnt: nothing overflows, and what underflows is counted."""
+    scale = importlib.import_module("rnncore.kernels.cuda.paths").LOSS_SCALE
+    run = training("cpu", "float32", text=4000, hidden=64, steps=60, window=25, ids=np.tile(np.arange(11).repeat(3), 130))
+    for _ in run:
+        pass
+    ids = run.model.ids(np.tile(np.arange(11).repeat(3), 3)[:51, None])
+    run.model.loss_and_grads(ids[:-1], ids[1:])
+    for cache in run.model._held.shares[0].caches:
+        dz = cache.dz.astype(np.float64) * 50  # of the sum
+        held = (dz * scale).astype(np.float16).astype(np.float64) / scale
+        vanished = (held == 0) & (dz != 0)
+        assert np.abs(dz).max() * scale < 65504 / 50 and vanished.mean() < 0.01
+        assert (dz[vanished] ** 2).sum() < 1e-9 * (dz ** 2).sum() and np.linalg.norm(held - dz) < 2 ** -11 * np.linalg.norm(dz)

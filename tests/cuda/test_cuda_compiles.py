@@ -15,6 +15,10 @@ EVERY_CARD = os.environ.get("RNNCORE_EVERY_CARD") == "1"  # takes minutes
 CARDS = (75, 80, 86, 90, 100) if EVERY_CARD else (75, 90)
 SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 HEADER = """
+struct Half {  // CuPy has a type for it, which is in none of our files
+    unsigned short bits;
+    __device__ Half(float x) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x)); }
+};
 template <typename T> struct Array {
     T* data; ptrdiff_t count;
     __device__ ptrdiff_t size() const { return count; }

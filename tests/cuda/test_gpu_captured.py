@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 from test_captured import KINDS, assert_near, results, training
-from test_persistent import BOUND, KERNELS, approximations, case, check_approximations, error, reference
+from test_persistent import BOUND, KERNELS, approximations, case, check_approximations, error, loops, reference, run
 
 from rnncore import kernels
 from rnncore.config import ModelConfig
@@ -48,21 +48,14 @@ def test_the_same_bits_twice(path):
 def test_a_layer_equals_the_formulas_at_each_of_several_launches(hidden, n, precision, path):
     import cupy
 
-    from rnncore.kernels.cuda.persistent import Persistent, why_not
+    from rnncore.kernels.cuda import persistent
     device = cupy.cuda.Device()
-    if reason := why_not(hidden, n, precision, int(device.compute_capability), device.attributes["MultiProcessorCount"], path):
+    if reason := persistent.why_not(hidden, n, precision, int(device.compute_capability), device.attributes["MultiProcessorCount"], path):
         pytest.skip(reason)
-    layer = Persistent(hidden, 9, n, precision, kernels=path)
+    layer = loops(persistent, path)(hidden, 9, n, precision)
     for seed, steps in enumerate((9, 4, 9)):
-        w, z, h0, c0, keep, dy, dh, dc = given = case(hidden, steps, n, documents=seed == 1, seed=seed)
-        w, gates, keep, dy, dh, dc = (None if a is None else cupy.asarray(a) for a in (w, z, keep, dy, dh, dc))
-        h, c = (cupy.full((hidden, steps + 1, n), np.nan, np.float32) for _ in "hc")
-        h[:, 0], c[:, 0] = cupy.asarray(h0), cupy.asarray(c0)
-        layer.forward(w, gates, h, c, keep)
-        activations = gates.copy()
-        layer.backward(w, gates, c, keep, dy, dh, dc)
-        found = {"gates": activations, "h": h, "c": c, "dz": gates, "dh": dh, "dc": dc}
-        assert error({name: cupy.asnumpy(array) for name, array in found.items()}, reference(*given)) < BOUND[precision]
+        given = case(hidden, steps, n, documents=seed == 1, seed=seed)
+        assert error(run(layer, *given, precision=precision, xp=cupy), reference(*given)) < BOUND[precision]
 
 
 def test_sigmoid_and_tanh_of_the_kernels_are_right():

@@ -112,17 +112,33 @@ def case(hidden, steps, n, documents, seed=0):
     return w, z, np.tanh(h0), c0, keep, dy, dh, dc
 
 
-def run(layer, w, z, h0, c0, keep, dy, dh, dc, longer=0):
-    """As `reference`, by the kernels; arrays of `longer` more steps."""
-    hidden, (_, steps, n) = w.shape[1], z.shape
-    h, c, gates = (np.full((hidden, steps + 1, n), np.nan), np.full((hidden, steps + 1, n), np.nan), z)
+def run(layer, w, z, h0, c0, keep, dy, dh, dc, longer=0, precision="tf32", xp=np):
+    """As `reference`, by the kernels on arrays of xp, of `longer` more steps; NumPy's are returned."""
+    hidden, (_, steps, n), host = w.shape[1], z.shape, getattr(xp, "asnumpy", np.asarray)
+    h, c = (np.full((hidden, steps + 1, n), np.nan) for _ in "hc")
     h[:, 0], c[:, 0] = h0, c0
-    h, c, gates, dy = (wide(a, longer) for a in (h, c, gates, dy))
-    dh, dc = dh.copy(), dc.copy()
-    layer.forward(w, gates, h, c, keep)
-    activations = gates.copy()
-    layer.backward(w, gates, c, keep, dy, dh, dc)
-    return {"gates": activations, "h": h, "c": c, "dz": gates, "dh": dh, "dc": dc}
+    h, c, gates, dy = (xp.asarray(wide(a, longer).base)[:, :a.shape[1]] for a in (h, c, z, dy))
+    w, keep, dh, dc = (None if a is None else xp.array(a) for a in (w, keep, dh, dc))
+    if layer.kernels == "persistent":
+        layer.forward(w, gates, h, c, keep)
+        activations = gates.copy()
+        layer.backward(w, gates, c, keep, dy, dh, dc)
+        return {name: host(a) for name, a in {"gates": activations, "h": h, "c": c, "dz": gates, "dh": dh, "dc": dc}.items()}
+    y, before, dz = (xp.full((rows, steps + longer, n), 0x7E01, np.uint16)[:, :steps] for rows in (hidden, hidden, 4 * hidden))
+    layer.forward(w, xp.zeros(4 * hidden, np.float32), gates, None, gates, h, c, keep, y, before)
+    last, (dh, dc) = (dh, dc), xp.full((2, hidden, n), np.nan, np.float32)
+    layer.backward(w, gates, c, keep, dy, *last, dh, dc, dz)
+    h, y, before, dz = host(h), *(opened(host(a), precision) for a in (y, before, dz))
+    np.testing.assert_array_equal(y, ROUNDED[precision](h[:, 1:]))
+    np.testing.assert_array_equal(before, ROUNDED[precision](h[:, :-1] * (1 if keep is None else host(keep))))
+    return {"gates": host(gates), "h": h, "c": host(c), "dz": dz, "dh": host(dh), "dc": host(dc)}
+
+
+def opened(numbers, precision):
+    """16-bit numbers as float64."""
+    if precision == "tf32":
+        return np.ascontiguousarray(numbers).view(np.float16).astype(np.float64)
+    return (numbers.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
 
 
 def error(found, wanted) -> float:
@@ -131,6 +147,12 @@ def error(found, wanted) -> float:
 
 
 KERNELS = "persistent", "tagged"
+
+
+def loops(persistent, kernels: str):
+    return {"persistent": persistent.Persistent, "tagged": persistent.Tagged}[kernels]
+
+
 SMALL = [  # hidden, steps, n, multiprocessors, precision, __CUDA_ARCH__; twice as many multiprocessors for the tagged kernels
     (64, 5, 3, 132, "tf32", 800), (64, 1, 8, 132, "tf32", 800), (64, 3, 17, 1, "tf32", 800),
     (192, 4, 11, 4, "tf32", 800), (192, 3, 16, 132, "tf32", 800)]
@@ -146,9 +168,9 @@ def errors(persistent, hidden, steps, n, multiprocessors, precision, arch, seed,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RawKernel, "seed", seed)
         patch.setattr(RawKernel, "arch", arch)
-        layer = persistent.Persistent(hidden, steps, n, precision, arch // 10, multiprocessors, kernels=kernels, **options)
+        layer = loops(persistent, kernels)(hidden, steps, n, precision, arch // 10, multiprocessors, **options)
         given = case(hidden, steps, n, documents=seed % 2 == 1)
-        found = run(layer, *given, longer=seed % 3)
+        found = run(layer, *given, longer=seed % 3, precision=precision)
     sent = functools.partial(as_sent, precision=precision) if kernels == "tagged" else None
     return error(found, reference(*given)), error(found, reference(*given, ROUNDED[precision], sent))
 
@@ -188,7 +210,7 @@ def test_what_does_not_fit_is_refused_in_one_line(persistent, asked, words):
     assert words in reason and "\n" not in reason
     hidden, *others = asked
     with pytest.raises(ValueError, match=words):
-        persistent.Persistent(hidden, 5, *others[:4], kernels="".join(others[4:]) or "persistent")
+        loops(persistent, "".join(others[4:]) or "persistent")(hidden, 5, *others[:4])
 
 
 def test_every_such_size_fits_an_h200_and_no_sequence_is_left_out(persistent):
@@ -215,40 +237,79 @@ def test_arrays_that_the_kernels_cannot_take_are_refused(persistent, spoil):
         layer.backward(given["w"], given["z"], h, given["keep"], given["dy"], given["dh"], given["dc"])
 
 
-def test_a_bias_that_cannot_be_added_is_refused(persistent):
-    w, z, h, c, *_ = case(64, 2, 4, False)
-    for kernels, length in (("persistent", 256), ("tagged", 255)):
-        layer = persistent.Persistent(64, 2, 4, "tf32", 80, 12, kernels=kernels)
-        with pytest.raises(ValueError, match="a bias of"):
-            layer.forward(w, z, h, c, None, np.zeros(length, np.float32))
+@pytest.mark.parametrize(("name", "spoil"), [
+    ("bias", lambda a: a[:-1]), ("z", lambda a: a[:64]), ("ids", lambda a: a.astype(np.int32)), ("ids", lambda a: a[:1]),
+    ("ids", lambda a: np.asfortranarray(a)), ("y", lambda a: a.astype(np.float32)), ("y", lambda a: wide(a, 1).view(np.uint16)),
+    ("before", lambda a: a.transpose(0, 2, 1))])
+def test_arrays_that_the_tagged_kernels_cannot_take_are_refused(persistent, name, spoil):
+    layer = persistent.Tagged(64, 3, 4, "tf32", 80, 12)
+    given = inputs(64, 3, 4)
+    given[name] = spoil(given[name])
+    with pytest.raises(ValueError, match="16 bits|ids must be|do not fit"):
+        layer.forward(*given.values())
 
 
-def test_the_tagged_kernels_add_the_bias(persistent):
-    layer = persistent.Persistent(192, 4, 11, "tf32", 80, 12, kernels="tagged")
-    w, z, h0, c0, keep, *_ = case(192, 4, 11, True)
-    bias, found = np.random.default_rng(1).standard_normal(768).astype(np.float32), []
-    for given, added in ((z + bias[:, None, None], None), (z.copy(), bias)):
-        h, c = np.zeros((192, 5, 11), np.float32), np.zeros((192, 5, 11), np.float32)
-        h[:, 0], c[:, 0] = h0, c0
-        layer.forward(w, given, h, c, keep, added)
-        found.append([given, h, c])
-    for mine, wanted in zip(*found, strict=True):  # which add in another order: an h may be rounded to the next 16-bit number
-        np.testing.assert_allclose(mine, wanted, atol=1e-3)
+def inputs(hidden, steps, n, symbols=7, seed=1):
+    """The arguments of Tagged.forward, which looks its input up."""
+    draw = np.random.default_rng(seed)
+    w, _, h0, c0, keep, *_ = case(hidden, steps, n, True, seed)
+    h, c = np.zeros((2, hidden, steps + 1, n), np.float32)
+    h[:, 0], c[:, 0] = h0, c0
+    bias, table = (draw.standard_normal(shape).astype(np.float32) for shape in (4 * hidden, (4 * hidden, symbols)))
+    return {"w": w, "bias": bias, "z": table, "ids": draw.integers(0, symbols, (steps, n)),
+            "gates": np.full((4 * hidden, steps, n), np.nan, np.float32), "h": h, "c": c, "keep": keep,
+            "y": np.zeros((hidden, steps, n), np.uint16), "before": np.zeros((hidden, steps, n), np.uint16)}
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_the_tagged_kernels_add_the_bias_and_look_their_input_up(persistent, monkeypatch, seed):
+    """The ids choose columns of a table; the result is that of the formulas for those columns and the bias."""
+    monkeypatch.setattr(RawKernel, "seed", seed)
+    given = inputs(192, 4, 20)
+    z = given["z"][:, given["ids"]] + given["bias"][:, None, None]
+    h0, c0 = given["h"][:, 0].copy(), given["c"][:, 0].copy()
+    persistent.Tagged(192, 4, 20, "tf32", 80, 6).forward(*given.values())
+    nothing = np.zeros((192, 4, 20)), np.zeros((192, 20)), np.zeros((192, 20))
+    wanted = reference(given["w"], z, h0, c0, given["keep"], *nothing, in_half)
+    for name in ("gates", "h", "c"):
+        assert np.abs(given[name] - wanted[name]).max() < CLOSE, name
+
+
+def launches(persistent) -> bool:
+    """Whether any number of launches, forward and backward in any order, are right after those before them."""
+    layer, w, z, h0, c0, keep, *_ = persistent.Tagged(192, 3, 20, "tf32", 80, 6, spins=2000), *case(192, 3, 20, True)
+    found, bias = [], np.zeros(768, np.float32)
+    for backward in (False, False, False, True, True, False, True):
+        h, c = np.zeros((2, 192, 4, 20), np.float32)
+        h[:, 0], c[:, 0], gates = h0, c0, z.copy()
+        y, before, dz = (np.zeros((rows, 3, 20), np.uint16) for rows in (192, 192, 768))
+        layer.forward(w, bias, gates, None, gates, h, c, keep, y, before)
+        dh, dc = np.zeros((2, 192, 20), np.float32)
+        if backward:
+            layer.backward(w, gates, c, keep, h[:, 1:].copy(), None, None, dh, dc, dz)
+        found.append((backward, h, dz, dh))
+    return all((h == found[0][1]).all() and (not backward or dh.any() and (dz == found[3][2]).all() and (dh == found[3][3]).all())
+               for backward, h, dz, dh in found)
+
+
+def test_launches_take_turns_with_the_halves_of_the_exchange(persistent, monkeypatch):
+    monkeypatch.setattr(RawKernel, "seed", 3)
+    assert launches(persistent)
 
 
 @pytest.mark.parametrize("precision", BOUND)
 def test_gradients_are_rounded_to_the_nearest_as_they_are_sent(persistent, precision):
     """dh of the initial state is W_hh^T times the dz that the kernel itself computed, as sent."""
-    layer = persistent.Persistent(128, 1, 8, precision, 80, 12, kernels="tagged")
+    layer = persistent.Tagged(128, 1, 8, precision, 80, 12)
     w, *given = case(128, 1, 8, False)
-    found = run(layer, w, *given)
+    found = run(layer, w, *given, precision=precision)
     wanted = ROUNDED[precision](w).T @ as_sent(found["dz"][:, 0], precision)
     assert np.abs(found["dh"] - wanted).max() < 1e-6 * np.abs(wanted).max()
 
 
 def test_a_number_that_is_none_stays_in_its_sequence_and_is_seen(persistent):
     """The tag takes a bit of each number that the tagged kernels send. The h of a NaN's own step is NaN all the same."""
-    layer = persistent.Persistent(192, 4, 11, "tf32", 80, 12, kernels="tagged")
+    layer = persistent.Tagged(192, 4, 11, "tf32", 80, 12)
     w, z, h0, c0, _, dy, dh, dc = case(192, 4, 11, False)
     wanted = run(layer, w, z.copy(), h0, c0, None, dy, dh, dc)
     others = [column for column in range(11) if column not in (3, 5, 8)]
@@ -265,8 +326,9 @@ def test_a_number_that_is_none_stays_in_its_sequence_and_is_seen(persistent):
 def test_keep_is_read_at_its_own_steps_alone(persistent, monkeypatch, kernels):
     """A number that is read before or behind an array, and not used, is seen by nothing else here."""
     text, count = re.subn(r"\b(keeps?)\[(first \+ n|first|t \* n|\(t \+ 1\) \* n) \+ column\]",
-                          r"(int(\2) < 0 || int(\2) >= steps * n ? (__trap(), 0.f) : \1[\2 + column])", persistent.CODE[kernels])
-    assert count == 4
+                          lambda read: "(int({1}) < 0 || {2} ? (__trap(), 0.f) : {0}[{1} + column])".format(
+                              *read.groups(), f"int({read[2]}) >= steps * n" if read[1] == "keep" else "false"), persistent.CODE[kernels])
+    assert count == {"persistent": 4, "tagged": 3}[kernels]
     monkeypatch.setitem(persistent.CODE, kernels, text)
     assert errors(persistent, 192, 3, 20, 3, "tf32", 800, 5, kernels)[1] < CLOSE
 
@@ -375,15 +437,25 @@ TAGGED = {
                                          "to[at] = numbers.wait(at, found[j]);")],
     "no barrier between two steps, forward": [("        __syncthreads();  // before `parts` is written again, where no copy of h with its barrier comes before that\n", "")],
     "no barrier between two steps, backward": [("        __syncthreads();  // before `parts` is written again\n", "")],
-    "the inputs of the wrong step": [("after.load(gates, gates_ld, next.step,", "after.load(gates, gates_ld, t,")],
-    "the inputs of the wrong chunk": [("after.load(gates, gates_ld, next.step, next.chunk()", "after.load(gates, gates_ld, next.step, chunk")],
+    "the inputs of the wrong step": [("after.load(input, input_ld, ids, next.step,", "after.load(input, input_ld, ids, t,")],
+    "the inputs of the wrong chunk": [("after.load(input, input_ld, ids, next.step, next.chunk()", "after.load(input, input_ld, ids, next.step, chunk")],
     "the activations of the wrong chunk": [("steps - 1 - next.step, next.chunk()", "steps - 1 - next.step, chunk")],
     "keep left out of the initial h": [("const float factor = keep ? keep[at] : 1;", "const float factor = 1;")],
-    "keep left out, forward": [("to_16(h_now[k] * keep_next[k])", "to_16(h_now[k])")],
-    "keep left out, backward": [("else dh_now[k] *= now.keep_next[k];", "")],
+    "keep left out, forward": [("to_16(h_now[k] * keep_next[k]) & 0xBFFF", "to_16(h_now[k]) & 0xBFFF")],
+    "keep left out, backward": [("const float kept = now.keep[k];", "const float kept = 1;")],
     "the order of the initial h": [("pack_16(from[0] * factor, from[ld] * factor)", "pack_16(from[ld] * factor, from[0] * factor)")],
     "the chunks of another group": [("return blockIdx.y + own * gridDim.y;", "return own * gridDim.y;")],
     "columns that are not there": [("if (t < 0 || cell.tile >= TILES || column >= n) continue;", "if (t < 0 || cell.tile >= TILES) continue;")],
+    "h before the step is that after it": [("before[at + n] = to_16(", "before[at] = to_16(")],
+    "keep left out of what W_hh multiplied": [("before[at + n] = to_16(h_now[k] * keep_next[k])", "before[at + n] = to_16(h_now[k])")],
+    "keep left out of the first h that W_hh multiplied": [("to_16(h[unit * h_ld + column] * keep_now[k])", "to_16(h[unit * h_ld + column])")],
+}
+HALVES = {
+    "the half of the next launch is not cleared": [("        other[at] = make_uint4(0, 0, 0, 0);", "        ;")],
+    "only a quarter of the next half is cleared": [("at < size / 8;", "at < size / 32;")],
+    "every launch in one half": [("return load_relaxed(ended) >= gridDim.x * gridDim.y ? chunks : 0;", "return 0;")],
+    "blocks that are not counted": [("if (threadIdx.x == 0) atomicInc(ended, 2 * blocks - 1);", "")],
+    "blocks that are counted for ever": [("atomicInc(ended, 2 * blocks - 1);", "atomicInc(ended, 0xFFFFFFFF);")],
 }
 FIRST = {"published before all have written": 12}  # the seed of an error that is seen in that order of threads alone
 
@@ -410,11 +482,19 @@ def test_a_planted_error_is_caught_where_warps_read_the_exchange(persistent, mon
     assert any(caught(persistent, "tagged", seed, hidden=128) for seed in range(1, 13))
 
 
+@pytest.mark.parametrize("name", HALVES)
+def test_a_planted_error_in_the_turns_of_launches_is_caught(persistent, monkeypatch, name):
+    monkeypatch.setitem(persistent.CODE, "tagged", planted(persistent.CODE["tagged"], HALVES[name]))
+    monkeypatch.setattr(RawKernel, "seed", 3)
+    with contextlib.suppress(emulate.Fault):
+        assert not launches(persistent)
+
+
 def caught(persistent, kernels: str, seed: int, hidden: int = 192) -> bool:
     """Two chunks of each of two groups."""
     try:
         return not errors(persistent, hidden, 5, 50, 6, "tf32", 800, seed, kernels)[1] <= CLOSE
-    except emulate.Fault:
+    except (emulate.Fault, AssertionError):  # of `run`, on the operands
         return True
 
 

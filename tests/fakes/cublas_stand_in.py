@@ -29,7 +29,7 @@ PROTOTYPES = {
 RANGES = {"pointer": POINTER, "handle": POINTER, "size": SIZE, "long": LONG}  # all others are C's int
 STATUS = {1: b"CUBLAS_STATUS_NOT_INITIALIZED", 7: b"CUBLAS_STATUS_INVALID_VALUE", 15: b"CUBLAS_STATUS_NOT_SUPPORTED"}
 SUCCESS, NOT_INITIALIZED, INVALID_VALUE, NOT_SUPPORTED = 0, *STATUS
-TYPES = {0: np.float32, 1: np.float64}  # CUDA_R_32F, CUDA_R_64F
+TYPES = {0: np.float32, 1: np.float64, 2: np.float16, 14: np.uint16}  # CUDA_R_32F, CUDA_R_64F, CUDA_R_16F, CUDA_R_16BF
 MANTISSA = {77: 10, 75: 7}              # COMPUTE_32F_FAST_TF32, COMPUTE_32F_FAST_16BF
 EXACT, DOUBLE, HALF = 68, 70, 74        # COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_16F
 
@@ -102,9 +102,8 @@ class Library:
 
     def cublasGemmStridedBatchedEx(self, handle, op_a, op_b, m, n, k, alpha, a, type_a, lda, stride_a, b, type_b, ldb, stride_b,
                                    beta, c, type_c, ldc, stride_c, count, compute, algorithm):
-        size = 8 if type_c else 4
-        places = [[first + j * stride * size for j in range(count)] for first, stride in ((a, stride_a), (b, stride_b),
-                                                                                          (c, stride_c))]
+        places = [[first + j * stride * np.dtype(TYPES[kind]).itemsize for j in range(count)]
+                  for first, stride, kind in ((a, stride_a, type_a), (b, stride_b, type_b), (c, stride_c, type_c))]
         return self._gemm(handle, (op_a, op_b), (m, n, k), (alpha, beta), places, (type_a, type_b, type_c), (lda, ldb, ldc),
                           compute, algorithm)
 
@@ -123,14 +122,17 @@ class Library:
         least = (k if ops[0] else m), (n if ops[1] else k), m
         if min(shape) < 0 or not set(ops) <= {0, 1} or any(ld < max(1, rows) for ld, rows in zip(lds, least, strict=True)):
             return INVALID_VALUE
-        if set(types) != {int(compute == DOUBLE)} or compute not in (EXACT, DOUBLE, HALF, *MANTISSA) or not -1 <= algorithm <= 23:
+        rounded_before = compute == EXACT and types in ((2, 2, 0), (14, 14, 0))
+        if not (rounded_before or set(types) == {int(compute == DOUBLE)}):
+            return NOT_SUPPORTED
+        if compute not in (EXACT, DOUBLE, HALF, *MANTISSA) or not -1 <= algorithm <= 23:
             return NOT_SUPPORTED
         assert state.math == 0 or compute not in (EXACT, DOUBLE), "only the default math keeps the precision"
         real = ctypes.c_double if compute == DOUBLE else ctypes.c_float
         alpha, beta = (real.from_address(scale).value for scale in scales)
         shapes = (k, m) if ops[0] else (m, k), (n, k) if ops[1] else (k, n), (m, n)
-        lefts, rights, results = ([matrix(address, TYPES[types[0]], stored, ld) for address in some]
-                                  for some, stored, ld in zip(places, shapes, lds, strict=True))
+        lefts, rights, results = ([matrix(address, TYPES[kind], stored, ld) for address in some]
+                                  for some, kind, stored, ld in zip(places, types, shapes, lds, strict=True))
         self.products, self.last, count = self.products + 1, compute, len(results)
 
         def multiply(*hosts) -> None:
@@ -150,7 +152,10 @@ def matrix(address: int, dtype, shape: tuple, ld: int):
 
 
 def rounded(a: np.ndarray, compute: int) -> np.ndarray:
-    """a as the units of this compute type see it: to the nearest, half to even."""
+    """a as the units of this compute type see it, in float32 or float64: to the nearest, half to even."""
+    if a.dtype == np.uint16:  # bfloat16
+        return (a.astype(np.uint32) << 16).view(np.float32)
+    a = a.astype(np.float32) if a.dtype == np.float16 else a
     if compute == HALF:
         return a.astype(np.float16).astype(np.float32)
     if compute not in MANTISSA:

@@ -405,6 +405,7 @@ template <typename T, typename Change> T atomic(T* at, int line, Change change) 
 template <typename T> using Same = std::common_type_t<T>;  // not deduced
 template <typename T> T atomicAdd(T* at, Same<T> v, LINE) { return atomic(at, line, [=](T old) -> T { return old + v; }); }
 template <typename T> T atomicSub(T* at, Same<T> v, LINE) { return atomic(at, line, [=](T old) -> T { return old - v; }); }
+inline unsigned atomicInc(unsigned* at, unsigned last, LINE) { return atomic(at, line, [=](unsigned old) -> unsigned { return old >= last ? 0 : old + 1; }); }
 template <typename T> T atomicMax(T* at, Same<T> v, LINE) { return atomic(at, line, [=](T old) -> T { return std::max(old, v); }); }
 template <typename T> T atomicMin(T* at, Same<T> v, LINE) { return atomic(at, line, [=](T old) -> T { return std::min(old, v); }); }
 template <typename T> T atomicOr(T* at, Same<T> v, LINE) { return atomic(at, line, [=](T old) -> T { return old | v; }); }

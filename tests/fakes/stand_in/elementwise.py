@@ -17,13 +17,26 @@ from . import streams
 from .arrays import ndarray
 from .memory import address
 
-CTYPES = {"float32": "float", "float64": "double", "int64": "long", "int32": "int", "uint32": "unsigned",
+CTYPES = {"float16": "Half", "uint16": "unsigned short",
+          "float32": "float", "float64": "double", "int64": "long", "int32": "int", "uint32": "unsigned",
           "uint64": "unsigned long", "int8": "signed char", "uint8": "unsigned char", "bool": "bool"}
 HEADER = """
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstring>
 #define __device__
+struct Half {  // float16, which g++ 12 does not have; to the nearest, ties to even
+    unsigned short bits;
+    Half(float x) {
+        unsigned u; memcpy(&u, &x, 4);
+        const unsigned sign = u >> 16 & 0x8000, size = u & 0x7FFFFFFF;
+        if (size > 0x7F800000) bits = 0x7FFF;
+        else if (size >= 0x477FF000) bits = sign | 0x7C00;
+        else bits = sign | (size < 0x38800000 ? (unsigned)std::nearbyint(std::fabs(x) * 16777216.f)
+                                              : (size + 0xFFF + (size >> 13 & 1) - 0x38000000) >> 13);
+    }
+};
 using std::max; using std::min; using std::exp; using std::log; using std::sqrt;
 struct Failure {};
 struct Count { ptrdiff_t n; ptrdiff_t size() const { return n; } };
