@@ -275,8 +275,12 @@ class Kernel(Protocol):
     def gather(self, table: Array, ids: Ids, out: Array) -> None:
         """Copy columns of a table (R, V) by ids (T, N) into out (R, T, N)."""
 
-    def scatter_add(self, table: Array, ids: Ids, columns: Array, workspace: Array | None = None) -> None:
-        """Add columns (R, T N) to the columns of a table (R, V) that ids (T, N) name, always in the same order."""
+    def scatter_add(self, table: Array, ids: Ids, columns: Array, workspace: Array | None = None,
+                    add: bool = True) -> None:
+        """Add columns (R, T N) to the columns of a table (R, V) that ids (T, N) name, always in the same order.
+
+        add False: the table counts as zeros.
+        """
 
     def scatter_workspace(self, symbols: int, positions: int, dtype: np.dtype) -> Array | None:
         """Return a workspace of `scatter_add` for V symbols and T N positions, or None if it needs none."""

@@ -224,11 +224,14 @@ def scatter_workspace(symbols: int, positions: int, dtype: np.dtype) -> None:
     return None
 
 
-def scatter_add(table: Array, ids: Ids, columns: Array, workspace: Array | None = None) -> None:
+def scatter_add(table: Array, ids: Ids, columns: Array, workspace: Array | None = None, add: bool = True) -> None:
     """Compute table[:, ids[t, n]] += columns[:, t N + n] for table (R, V), ids (T, N) and columns (R, T N).
 
-    The order of the additions is always the same, and so are the bits of the result. workspace is not used here.
+    add False: the table counts as zeros. The order of the additions is always the same, and so are the bits of the
+    result. workspace is not used here.
     """
+    if not add:
+        table[...] = 0
     # The ids of one column of a batch are not contiguous.
     flat, symbols, compiled = np.ascontiguousarray(ids).reshape(-1), table.shape[1], recurrence(str(table.dtype))
     if compiled and table.strides[0] == columns.strides[0] == table.itemsize:

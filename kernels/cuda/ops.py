@@ -251,7 +251,7 @@ def scatter_workspace(symbols: int, positions: int, dtype: np.dtype) -> CudaArra
     return padded(symbols, max(1, min(positions, WORKSPACE // symbols)), dtype)
 
 
-def scatter_add(table: Array, ids: Ids, columns: Array, workspace: Array | None = None) -> None:
+def scatter_add(table: Array, ids: Ids, columns: Array, workspace: Array | None = None, add: bool = True) -> None:
     """Compute table[:, ids[t, n]] += columns[:, t N + n]; workspace: `scatter_workspace` of the dtype of columns."""
     # Atomic additions would run in a random order, so the bits of the sum would vary. Products with one-hot matrices
     # always add in the same order.
@@ -261,7 +261,7 @@ def scatter_add(table: Array, ids: Ids, columns: Array, workspace: Array | None 
     for first in range(0, ids.size, workspace.shape[1]):
         onehot = workspace[:, :ids.size - first]
         ONE_HOT(ids, first, onehot.shape[1], one, onehot)
-        product(columns[:, first:first + onehot.shape[1]], onehot.T, table, add=True)
+        product(columns[:, first:first + onehot.shape[1]], onehot.T, table, add=add or first > 0)
 
 
 PHILOX_KERNEL = ElementwiseKernel(

@@ -137,6 +137,7 @@ class TaggedLayers:
 
     def __init__(self, products: "Products", loops: Tagged):
         self.products, self.loops = products, loops
+        self.weights: dict[int, Array] = {}  # W_ih of each layer that multiplied its input, rounded; backward reads them
 
     def forward(self, window: Window, x: Array | Lookup | None) -> None:
         """Run all layers on x; arguments as in kernels/interface.py. Raises ValueError without operands."""
@@ -148,7 +149,8 @@ class TaggedLayers:
                 z, ids = x.table, x.ids
             else:
                 z, ids = gates, None
-                self.products.product(w.w_ih, self.products.round(_columns(x)), _columns(z), add=False)
+                self.weights[k] = self.products.round(w.w_ih, f"layer {k}")
+                self.products.product(self.weights[k], self.products.round(_columns(x)), _columns(z), add=False)
             self.loops.forward(w.w_hh, w.bias, z, ids, gates, h, c, keep, own.y, own.before)
             x = cupy.multiply(h[:, 1:], masks[k], out=dropped[k]) if masks and dropped else own.y
 
@@ -164,7 +166,7 @@ class TaggedLayers:
             dh, dc = initial[0][k], initial[1][k]
             self.loops.backward(weights[k].w_hh, gates, c, keep, dy, dh_last, dc_last, dh, dc, dz)
             if k:  # dx of layer k is dy of layer k-1, in the same array
-                self.products.product(weights[k].w_ih.T, _columns(dz), _columns(dy), add=False)
+                self.products.product(self.weights[k].T, _columns(dz), _columns(dy), add=False)
 
 
 def _columns(array: Array) -> Array:

@@ -18,18 +18,18 @@ THREADS, PARTS, EACH = 256, 256, 16
 SOURCE = source("step_control.cu")
 
 # The kernels of `begin` and `carry`. `scale == scale` is false if scale is NaN: then the run has halted.
-FETCH = ElementwiseKernel(
-    "raw int64 windows, raw int64 control, int64 ring, int64 size", "int64 id",
-    "id = windows[control[0] % ring * size + i];", "fetch_kernel")
 BEGIN = ElementwiseKernel(
-    "T h_state, T c_state, raw float64 slots, raw int64 control, int64 ring",
-    "T h, T c, raw float64 now, raw uint32 words", """
-    const ptrdiff_t slot = control[0] % ring * 4;
-    const bool fresh = slots[slot + 3] != 0;
-    h = fresh ? (T)0 : h_state;
-    c = fresh ? (T)0 : c_state;
+    "raw int64 windows, raw float64 slots, raw int64 control, int64 ring, int64 count, raw T h_state, raw T c_state, "
+    "int64 units", "raw int64 ids, raw T h, raw T c, raw float64 now, raw uint32 words", """
+    const ptrdiff_t slot = control[0] % ring;
+    if (i < count) ids[i] = windows[slot * count + i];
+    if (i < units) {
+        const bool fresh = slots[slot * 4 + 3] != 0;
+        h[i] = fresh ? (T)0 : h_state[i];
+        c[i] = fresh ? (T)0 : c_state[i];
+    }
     if (i == 0) {
-        for (int k = 0; k < 3; k++) now[k] = slots[slot + k];
+        for (int k = 0; k < 3; k++) now[k] = slots[slot * 4 + k];
         words[0] = (unsigned)control[0], words[1] = (unsigned)(control[0] >> 32);
     }
     """, "begin_kernel")
@@ -60,9 +60,9 @@ class StepControl:
         self.scale = self._scale.reshape(())
         self.words = self._words[:1].reshape(()), self._words[1:].reshape(())
         self.losses, self.norms = cupy.zeros(ring), cupy.zeros(ring)
-        self._partials = cupy.zeros((2, PARTS))
+        self._partials, self._ended = cupy.zeros((2, PARTS)), cupy.zeros(1, np.uint32)
         options = f"-DREAL={'double' if np.dtype(dtype) == np.float64 else 'float'}", f"-DTHREADS={THREADS}"
-        self._sums, self._decide = (cupy.RawKernel(SOURCE, name, options=options) for name in ("sums", "decide"))
+        self._decide = cupy.RawKernel(SOURCE, "decide", options=options)
 
     def fill(self, step: int, windows: np.ndarray, numbers: np.ndarray) -> None:
         """Write the slots of the K steps from `step` on, counted from 0; K is at most `ring`.
@@ -94,16 +94,17 @@ class StepControl:
 
         Both are pairs h and c of arrays (L, H, N).
         """
-        FETCH(self.windows, self.control, self.ring, self.ids.size, self.ids)
-        BEGIN(*state, self.slots, self.control, self.ring, *first, self._now, self._words)
+        count, units = self.ids.size, state[0].size
+        BEGIN(self.windows, self.slots, self.control, self.ring, count, *state, units, self.ids, *first, self._now,
+              self._words, size=max(count, units))
 
     def check(self, loss: Array, grads: Array) -> None:
         """Set scale, the rings and the counter from loss (T, N) and the gradient (P,) of its sum times `times`."""
         parts = min(PARTS, -(-grads.size // (THREADS * EACH)))
-        self._sums((parts, 2), (THREADS,), (loss, np.int64(loss.size), grads, np.int64(grads.size), self._partials))
-        self._decide((1,), (THREADS,), (self._partials, np.int32(parts), self.control, self.losses, self.norms,
-                                        self._scale, np.int32(self.ring), np.float64(loss.size),
-                                        np.float64(self.times), np.float64(self.clip)))
+        self._decide((parts, 2), (THREADS,),
+                     (loss, np.int64(loss.size), grads, np.int64(grads.size), self._partials, self._ended, self.control,
+                      self.losses, self.norms, self._scale, np.int32(self.ring), np.float64(self.times),
+                      np.float64(self.clip)))
 
     def carry(self, last: StackState, state: StackState) -> None:
         """End a step: copy `last` to `state`, both h and c (L, H, N), unless the run has halted."""

@@ -89,9 +89,8 @@ def scatter_rows(embedding: Array, dtable: Array, grads: lstm.Weights, rows: sli
     Several threads may work at once, each on its own rows: a row needs no other row of dz.
     """
     k = kernels.of(dtable)
-    dtable[rows] = 0
-    for ids, dz, buffers in shares:
-        k.scatter_add(dtable[rows], ids, dz[rows], buffers.onehot)
+    for number, (ids, dz, buffers) in enumerate(shares):
+        k.scatter_add(dtable[rows], ids, dz[rows], buffers.onehot, add=number > 0)
     k.product(dtable[rows], embedding, grads.w_ih[rows])
     k.row_sums(dtable[rows], grads.bias[rows])
 
@@ -106,8 +105,7 @@ def backward(dembedding: Array, w: lstm.Weights, dtable: Array | None, shares: l
     if dtable is not None:
         k.product(dtable.T, w.w_ih, dembedding)
         return
-    dembedding[...] = 0
-    for ids, dz, buffers in shares:
+    for number, (ids, dz, buffers) in enumerate(shares):
         dx = buffers.dx[:, :len(ids)]
         k.product(w.w_ih.T, dz, lstm.columns(dx))
-        k.scatter_add(dembedding.T, ids, lstm.columns(dx), buffers.onehot)
+        k.scatter_add(dembedding.T, ids, lstm.columns(dx), buffers.onehot, add=number > 0)

@@ -248,13 +248,27 @@ def test_a_step_is_recorded_in_order_and_its_memory_lives(with_cublas):
     captured.fill(0, 3 * [Slot(np.concatenate((x, y[-1:])), Pace(0.01, 0.01, 1.0), False)])
     captured.launch(1, 7)
     names = [node.name for node in captured._graphs[1].__self__._graph.nodes]
-    wanted = ["fetch_kernel", "begin_kernel", "gather_kernel", "softmax_cross_entropy_kernel", "one_hot_kernel", "sums", "decide",
+    wanted = ["begin_kernel", "gather_kernel", "softmax_cross_entropy_kernel", "one_hot_kernel", "decide",
               "adam_kernel", "carry_kernel"]
     assert [name for name in names if name in wanted] == wanted
     assert names.count("cuBLAS") == 2 * 2 * 7 + 15  # a product a step and layer, forward and backward, and those around
     gc.collect()
     captured.launch(2, 7)
     assert captured.wait()[:2] == (3, False)
+
+
+def test_a_step_of_the_path_tagged_has_few_nodes(with_cublas):
+    """Two layers, Adam, the embedding folded. No bias of a layer, no gather, and nothing that is set to zero."""
+    run = training("tagged", "tf32", hidden=64, optimizer="adam")
+    captured = Captured(run.model, run.optimizer, run.config, 7, 4)
+    captured.begin(0, None)
+    captured.fill(0, [Slot(np.zeros((8, 4), np.int64), Pace(0.01, 0.01, 1.0), False)])
+    captured.launch(1, 7)
+    names = [node.name for node in captured._graphs[1].__self__._graph.nodes]
+    own = [name for name in names if name != "cuBLAS"]
+    assert len(names) == 27, names
+    assert own == ["begin_kernel", "tagged_forward", "round_to_float16_kernel", "tagged_forward", "add", "softmax_cross_entropy_kernel",
+                   "tagged_backward", "tagged_backward", "one_hot_kernel", "decide", "adam_kernel", "carry_kernel"], own
 
 
 @functools.cache
