@@ -141,9 +141,7 @@ class Path:
     """The eager path, and the interface of every other path."""
     name: str = "eager"
     captured = False  # True if whole training steps are captured in a graph once and replayed
-    # What the loss is multiplied by for the backward pass, so that gradients stay in the range of float16; None: the
-    # gradient needs no such range.
-    loss_scale: float | None = None
+    loss_scale: float | None = None  # the factor of gradients that keeps them in the range of float16; None: not needed
 
     def computing(self) -> AbstractContextManager[None]:
         """Return a context in which the products of this thread are computed in the precision of the path."""
@@ -277,10 +275,7 @@ class Kernel(Protocol):
 
     def scatter_add(self, table: Array, ids: Ids, columns: Array, workspace: Array | None = None,
                     add: bool = True) -> None:
-        """Add columns (R, T N) to the columns of a table (R, V) that ids (T, N) name, always in the same order.
-
-        add False: the table counts as zeros.
-        """
+        """Add columns (R, T N) to the columns of a table (R, V), zeros if not `add`, that ids (T, N) name, in order."""
 
     def scatter_workspace(self, symbols: int, positions: int, dtype: np.dtype) -> Array | None:
         """Return a workspace of `scatter_add` for V symbols and T N positions, or None if it needs none."""

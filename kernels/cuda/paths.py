@@ -46,7 +46,7 @@ def why_not(name: str, precision: str, config: ModelSizes | None = None, n: int 
     return None
 
 
-# Gradients of a summed loss that are multiplied by this are within the range of float16: see tests/README.md.
+# Gradients of a summed loss that are multiplied by this are within the range of float16: see kernels/README.md.
 LOSS_SCALE = 64.0
 
 
@@ -137,7 +137,7 @@ class TaggedLayers:
 
     def __init__(self, products: "Products", loops: Tagged):
         self.products, self.loops = products, loops
-        self.weights: dict[int, Array] = {}  # W_ih of each layer that multiplied its input, rounded; backward reads them
+        self.weights: dict[int, Array] = {}  # the rounded W_ih of layers that multiplied an x, for backward
 
     def forward(self, window: Window, x: Array | Lookup | None) -> None:
         """Run all layers on x; arguments as in kernels/interface.py. Raises ValueError without operands."""

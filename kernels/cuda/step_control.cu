@@ -13,8 +13,9 @@ __device__ double sum_of_block(double value) {
     return sum[0];
 }
 
-// Decide whether the step counts. The grid is (parts, 2): each block writes a partial sum to partials (2, parts), of the
-// losses or of the squares of the gradient. The block that ends last decides; `ended` counts them, 0 before and after.
+// Decide whether the step counts. The grid is (parts, 2): each block writes a partial sum to partials (2, parts), of
+// the losses or of the squares of the gradient. The block that ends last decides; `ended` counts them, 0 before and
+// after.
 //
 // control: the number of the step, from 0, and 1 if the run has halted. losses and norms are rings: the mean loss and
 // the norm of its gradient, by step. The gradient that is given is that of the summed loss times `times`. If loss or

@@ -94,7 +94,7 @@ class StepControl:
 
         Both are pairs h and c of arrays (L, H, N).
         """
-        count, units = self.ids.size, state[0].size
+        count, units = self.ids.size, np.size(state[0])
         BEGIN(self.windows, self.slots, self.control, self.ring, count, *state, units, self.ids, *first, self._now,
               self._words, size=max(count, units))
 

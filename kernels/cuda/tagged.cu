@@ -7,8 +7,10 @@
 //   backward all that depends on it alone is computed after the results were sent.
 // - sigmoid and tanh are those of approximate.cuh.
 //
+// What the products outside the loops read is written in 16 bits: h after and before each step, and dz.
+//
 // A group has two blocks and more. Each number has two places, used in turn ("slots"). The tag is one bit: 1 in the
-// first values of a slot, 0 in the second, 1 in the third, and so on. `exchange` is zero before the launch. So a reader
+// first values of a slot, 0 in the second, 1 in the third, and so on. The slots are zero before the launch. So a reader
 // tells the values that it waits for from those that were there before. It cannot meet later ones: a block writes to a
 // slot after a __syncthreads that comes after its waits for all values of the step between; each other block has sent
 // these after its own reads of the slot. No fence is needed, because what a block sends is computed from all the values
@@ -123,8 +125,8 @@ struct Turn {
     }
 };
 
-// W_ih x of a step and a chunk, for every cell of this thread: column t n + column of a matrix, or if there are ids, the
-// column of that id.
+// W_ih x of a step and a chunk, for every cell of this thread: column t n + column of a matrix, or if there are ids,
+// the column of that id.
 struct Inputs {
     float z[CELLS][4];
 
@@ -160,10 +162,10 @@ __device__ __forceinline__ void finish(unsigned short* exchange, int half, unsig
 }
 
 // Run the layer; arguments as in persistent.cu, without its flags. W_ih x without the bias (4H) is the array `input`
-// (4H, T, N), which may be gates, or if there are ids (T, N), the columns of `input` (4H, V) that they name. y (H, T, N)
-// and before (H, T, N) are written in 16 bits: h after each step, and the h that W_hh multiplied in it. exchange: two
-// halves, with two slots of 4 HIDDEN by COLUMNS 16-bit numbers for each chunk, of which this loop uses a quarter. It and
-// `ended` are 0 before the first launch.
+// (4H, T, N), which may be gates, or if there are ids (T, N), the columns of `input` (4H, V) that they name. y (H, T,
+// N) and before (H, T, N) are written in 16 bits: h after each step, and the h that W_hh multiplied in it. exchange:
+// two halves, with two slots of 4 HIDDEN by COLUMNS 16-bit numbers for each chunk, of which this loop uses a quarter.
+// It and `ended` are 0 before the first launch.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) tagged_forward(
     const float* w, const float* bias, const float* input, unsigned input_ld, const long long* ids, float* gates,
     unsigned gates_ld, float* h, unsigned h_ld, float* c, unsigned c_ld, const float* keep, unsigned short* y,
