@@ -267,8 +267,9 @@ class Kernel(Protocol):
                        dz: Array) -> None:
         """Compute the gradient of `gates_forward`: dz (4H, N), and dc (H, N) in place, from dh (H, N)."""
 
-    def softmax_cross_entropy(self, logits: Array, targets: Ids, loss: Array, over: float = 1) -> None:
-        """Compute the loss (T, N) in nats for targets (T, N). logits (V, T, N) leave as its gradient over `over`."""
+    def softmax_cross_entropy(self, logits: Array, targets: Ids, loss: Array, over: float = 1,
+                              bias: Array | None = None) -> None:
+        """Compute the loss (T, N) of logits (V, T, N) plus bias (V,); its gradient over `over` takes their place."""
 
     def gather(self, table: Array, ids: Ids, out: Array) -> None:
         """Copy columns of a table (R, V) by ids (T, N) into out (R, T, N)."""

@@ -194,13 +194,15 @@ def affine(weight: Array, bias: Array, x: Array, out: Array) -> None:
     out += bias[:, None]
 
 
-def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array, over: float = 1) -> None:
-    """Compute loss (T, N) = -log softmax(logits)[target] in nats, and its gradient in place of the logits.
+def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array, over: float = 1, bias: Array | None = None) -> None:
+    """Compute loss (T, N) = -log softmax(logits + bias)[target] in nats, and its gradient in place of the logits.
 
     logits (V, T, N) leaves as (p - onehot(target)) / over, where p is the softmax over axis 0: the gradient of the
     summed loss, divided by a number. targets (T, N) are ids.
     """
     targets = targets[None]
+    if bias is not None:
+        logits += bias[:, None, None]
     # After the maximum is subtracted, no logit is above 0, so exp cannot overflow.
     logits -= logits.max(axis=0)
     picked = np.take_along_axis(logits, targets, axis=0)

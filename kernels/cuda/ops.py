@@ -205,10 +205,10 @@ def _check_ids(name: str, ids: Ids) -> None:
 
 
 SOFTMAX_CROSS_ENTROPY = ElementwiseKernel(
-    "int64 target, int64 symbols, float64 over", "raw T logits, T loss", """
+    "int64 target, int64 symbols, float64 over, raw T bias", "raw T logits, T loss", """
     const ptrdiff_t columns = _ind.size();  // logits is (V, T, N): one thread a column
-    T largest = logits[i], total = 0;
-    for (ptrdiff_t v = 1; v < symbols; v++) largest = max(largest, (T)logits[i + v * columns]);
+    T largest = (logits[i] += bias[0]), total = 0;
+    for (ptrdiff_t v = 1; v < symbols; v++) largest = max(largest, (T)(logits[i + v * columns] += bias[v]));
     const T chosen = logits[i + target * columns] - largest;
     for (ptrdiff_t v = 0; v < symbols; v++)
         total += logits[i + v * columns] = exp((T)logits[i + v * columns] - largest);
@@ -218,10 +218,11 @@ SOFTMAX_CROSS_ENTROPY = ElementwiseKernel(
     """, "softmax_cross_entropy_kernel")
 
 
-def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array, over: float = 1) -> None:
+def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array, over: float = 1, bias: Array | None = None) -> None:
     """Compute the loss, and its gradient in place of the logits; arguments as in cpu/ops.py."""
     _check_ids("targets", targets)
-    SOFTMAX_CROSS_ENTROPY(targets, len(logits), over, logits, loss)
+    bias = xp.zeros(len(logits), logits.dtype) if bias is None else bias
+    SOFTMAX_CROSS_ENTROPY(targets, len(logits), over, bias, logits, loss)
 
 
 GATHERED = 16  # rows of a column that one thread copies: it reads the id and divides by `columns` once for all of them
@@ -257,7 +258,7 @@ def scatter_add(table: Array, ids: Ids, columns: Array, workspace: Array | None 
     # always add in the same order.
     _check_ids("ids", ids)
     workspace = scatter_workspace(table.shape[1], ids.size, columns.dtype) if workspace is None else workspace
-    one = 0x3F80 if columns.dtype == ROUNDED["bf16"] else 1  # the bits of bfloat16's 1
+    one = columns.dtype.type(0x3F80 if columns.dtype == ROUNDED["bf16"] else 1)  # the bits of bfloat16's 1
     for first in range(0, ids.size, workspace.shape[1]):
         onehot = workspace[:, :ids.size - first]
         ONE_HOT(ids, first, onehot.shape[1], one, onehot)

@@ -3,17 +3,23 @@
     logits[:, t] = W y[:, t] + b          y (H, T, N), W (V, H), b (V,), logits (V, T, N)
     loss[t, n] = -log softmax(logits[:, t, n])[target[t, n]]
 
-This file holds the linear layer. stack.py calls the kernel's softmax_cross_entropy, which writes the loss and turns the
-logits into dL/dlogits in place.
+The kernel's softmax_cross_entropy adds the bias, writes the loss and turns the logits into dL/dlogits in place.
 """
 from .. import kernels
-from ..kernels.arrays import Array
+from ..kernels.arrays import Array, Ids
 from .lstm import Sum, columns
 
 
 def forward(weight: Array, bias: Array, y: Array, logits: Array) -> None:
     """Write logits (V, T, N) from y (H, T, N)."""
     kernels.of(y).affine(weight, bias, columns(y), columns(logits))
+
+
+def losses(weight: Array, bias: Array, y: Array, targets: Ids, logits: Array, loss: Array, over: float = 1) -> None:
+    """Write loss (T, N) from y (H, T, N) and targets (T, N), and to logits (V, T, N) dL/dlogits divided by `over`."""
+    k = kernels.of(y)
+    k.product(weight, columns(y), columns(logits))
+    k.softmax_cross_entropy(logits, targets, loss, over, bias)
 
 
 def backward(weight: Array, dlogits: Array, dy: Array) -> None:

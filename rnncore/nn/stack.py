@@ -192,8 +192,9 @@ def losses(params: Mapping[str, Array], run: Pass, over: float = 1) -> Array:
     work.dlogits (V, T, N) then holds the gradient of the summed loss, divided by `over`.
     """
     assert run.targets is not None
-    logits, loss = forward(params, run), run.work.loss[:len(run.ids)]
-    kernels.of(logits).softmax_cross_entropy(logits, run.targets, loss, over)
+    logits, loss = run.work.logits[:, :len(run.ids)], run.work.loss[:len(run.ids)]
+    top = _layers(params, run)
+    head.losses(params["head.weight"], params["head.bias"], top, run.targets, logits, loss, over)
     return loss
 
 
@@ -202,15 +203,21 @@ def forward(params: Mapping[str, Array], run: Pass) -> Array:
 
     The pass begins at the state that `Workspace.begin` has set; `work.state(T)` is the last state after it.
     """
-    work, table, logits = run.work, params["embedding.weight"], run.work.logits[:, :len(run.ids)]
+    logits, top = run.work.logits[:, :len(run.ids)], _layers(params, run)
+    head.forward(params["head.weight"], params["head.bias"], top, logits)
+    return logits
+
+
+def _layers(params: Mapping[str, Array], run: Pass) -> Array:
+    """Run embedding and layers; return the output (H, T, N) of the last layer."""
+    work, table = run.work, params["embedding.weight"]
     if run.drops:
         _fill_masks(run, run.drops)
     window, z = _window(params, run), work.caches[0].z[:, :len(run.ids)]
     x = embedding.forward(table, window.weights[0], run.ids, run.folds(len(table)), z, work.embedding,
                           work.layers.looks_up)
     work.layers.forward(window, x)
-    head.forward(params["head.weight"], params["head.bias"], run.outputs()[-1], logits)
-    return logits
+    return run.outputs()[-1]
 
 
 def backward(params: Mapping[str, Array], run: Pass, dstate: State | None = None) -> State:

@@ -31,7 +31,7 @@ def test_elementwise_kernels_of_the_engine_take_no_other_ids(on_cuda, xp):
         ids = xp.zeros((2, 3), kind)
         gather = functools.partial(on_cuda.GATHER, size=6)
         for kernel, args in ((gather, (table, ids, 5, 6, 16, 4, out)), (on_cuda.ONE_HOT, (ids, 0, 6, 1, onehot)),
-                             (on_cuda.SOFTMAX_CROSS_ENTROPY, (ids, 4, 1, out, loss))):
+                             (on_cuda.SOFTMAX_CROSS_ENTROPY, (ids, 4, 1, xp.zeros(4), out, loss))):
             with pytest.raises(TypeError, match=f"is {kind}, not int64"):
                 kernel(*args)
 
