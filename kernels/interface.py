@@ -155,8 +155,8 @@ class Path:
         """
         return in_turn(None)
 
-    def operands(self, config: ModelSizes, steps: int, n: int) -> Operands | None:
-        """Return the operands of a layer for at most `steps` steps and exactly `n` sequences, or None for none."""
+    def operands(self, config: ModelSizes, steps: int, n: int, training: bool) -> Operands | None:
+        """Return a layer's operands for at most `steps` steps, dz for none if not training, and `n` sequences."""
         return None
 
     def step_control(self, ring: int, steps: int, n: int, clip: float) -> StepControl:
@@ -267,8 +267,7 @@ class Kernel(Protocol):
                        dz: Array) -> None:
         """Compute the gradient of `gates_forward`: dz (4H, N), and dc (H, N) in place, from dh (H, N)."""
 
-    def softmax_cross_entropy(self, logits: Array, targets: Ids, loss: Array, over: float = 1,
-                              bias: Array | None = None) -> None:
+    def cross_entropy(self, logits: Array, bias: Array, targets: Ids, loss: Array, over: float = 1) -> None:
         """Compute the loss (T, N) of logits (V, T, N) plus bias (V,); its gradient over `over` takes their place."""
 
     def gather(self, table: Array, ids: Ids, out: Array) -> None:

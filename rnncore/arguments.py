@@ -63,7 +63,9 @@ def ids(name: str, value: ArrayLike, symbols: int, kernel: Kernel, shape: Shape)
     if low < 0 or high >= symbols:
         wrong = low if low < 0 else high
         raise ValueError(f"{name}: ids must be whole numbers from 0 to {symbols - 1:,}, not {wrong:,}")
-    return kernel.ids_to_device(array) if isinstance(array, np.ndarray) else array.astype(host.IDS, copy=False)
+    if isinstance(array, np.ndarray):
+        return kernel.ids_to_device(array)
+    return kernel.xp.ascontiguousarray(array, host.IDS)
 
 
 def symbols(name: str, value: ArrayLike) -> np.ndarray:

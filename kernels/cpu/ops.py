@@ -194,15 +194,21 @@ def affine(weight: Array, bias: Array, x: Array, out: Array) -> None:
     out += bias[:, None]
 
 
-def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array, over: float = 1, bias: Array | None = None) -> None:
-    """Compute loss (T, N) = -log softmax(logits + bias)[target] in nats, and its gradient in place of the logits.
+def cross_entropy(logits: Array, bias: Array, targets: Ids, loss: Array, over: float = 1) -> None:
+    """Add bias (V,) to logits (V, T, N), then do as `softmax_cross_entropy`; the gradient is divided by `over`."""
+    logits += bias[:, None, None]
+    softmax_cross_entropy(logits, targets, loss)
+    if over != 1:
+        logits /= over
 
-    logits (V, T, N) leaves as (p - onehot(target)) / over, where p is the softmax over axis 0: the gradient of the
-    summed loss, divided by a number. targets (T, N) are ids.
+
+def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array) -> None:
+    """Compute loss (T, N) = -log softmax(logits)[target] in nats, and its gradient in place of the logits.
+
+    logits (V, T, N) leaves as p - onehot(target), the gradient of the summed loss, where p is the softmax over axis 0.
+    targets (T, N) are ids.
     """
     targets = targets[None]
-    if bias is not None:
-        logits += bias[:, None, None]
     # After the maximum is subtracted, no logit is above 0, so exp cannot overflow.
     logits -= logits.max(axis=0)
     picked = np.take_along_axis(logits, targets, axis=0)
@@ -211,8 +217,6 @@ def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array, over: float 
     np.subtract(np.log(total), picked[0], out=loss)
     logits /= total
     np.put_along_axis(logits, targets, np.take_along_axis(logits, targets, axis=0) - 1, axis=0)
-    if over != 1:
-        logits /= over
 
 
 def gather(table: Array, ids: Ids, out: Array) -> None:

@@ -204,7 +204,7 @@ def _check_ids(name: str, ids: Ids) -> None:
         raise TypeError(f"{name} must be an array of {cpu.IDS}, not of {ids.dtype}: use ids_to_device")
 
 
-SOFTMAX_CROSS_ENTROPY = ElementwiseKernel(
+CROSS_ENTROPY = ElementwiseKernel(
     "int64 target, int64 symbols, float64 over, raw T bias", "raw T logits, T loss", """
     const ptrdiff_t columns = _ind.size();  // logits is (V, T, N): one thread a column
     T largest = (logits[i] += bias[0]), total = 0;
@@ -215,14 +215,13 @@ SOFTMAX_CROSS_ENTROPY = ElementwiseKernel(
     loss = log(total) - chosen;
     for (ptrdiff_t v = 0; v < symbols; v++) logits[i + v * columns] /= total * (T)over;
     logits[i + target * columns] -= 1 / (T)over;
-    """, "softmax_cross_entropy_kernel")
+    """, "cross_entropy_kernel")
 
 
-def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array, over: float = 1, bias: Array | None = None) -> None:
+def cross_entropy(logits: Array, bias: Array, targets: Ids, loss: Array, over: float = 1) -> None:
     """Compute the loss, and its gradient in place of the logits; arguments as in cpu/ops.py."""
     _check_ids("targets", targets)
-    bias = xp.zeros(len(logits), logits.dtype) if bias is None else bias
-    SOFTMAX_CROSS_ENTROPY(targets, len(logits), over, bias, logits, loss)
+    CROSS_ENTROPY(targets, len(logits), over, bias, logits, loss)
 
 
 GATHERED = 16  # rows of a column that one thread copies: it reads the id and divides by `columns` once for all of them
@@ -253,12 +252,12 @@ def scatter_workspace(symbols: int, positions: int, dtype: np.dtype) -> CudaArra
 
 
 def scatter_add(table: Array, ids: Ids, columns: Array, workspace: Array | None = None, add: bool = True) -> None:
-    """Compute table[:, ids[t, n]] += columns[:, t N + n]; workspace: `scatter_workspace` of the dtype of columns."""
+    """Compute table[:, ids[t, n]] += columns[:, t N + n]; in 16 bits, if `workspace` or columns are of 16 bits."""
     # Atomic additions would run in a random order, so the bits of the sum would vary. Products with one-hot matrices
     # always add in the same order.
     _check_ids("ids", ids)
     workspace = scatter_workspace(table.shape[1], ids.size, columns.dtype) if workspace is None else workspace
-    one = columns.dtype.type(0x3F80 if columns.dtype == ROUNDED["bf16"] else 1)  # the bits of bfloat16's 1
+    one = workspace.dtype.type(0x3F80 if workspace.dtype == ROUNDED["bf16"] else 1)  # the bits of bfloat16's 1
     for first in range(0, ids.size, workspace.shape[1]):
         onehot = workspace[:, :ids.size - first]
         ONE_HOT(ids, first, onehot.shape[1], one, onehot)

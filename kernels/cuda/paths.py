@@ -6,11 +6,13 @@
     persistent  persistent.py: one kernel for each layer                tf32, bf16
     tagged      persistent.py: the same, with a shorter chain of steps  tf32, bf16
 
-On the path tagged, the products outside the time loops have 16-bit operands too, and the first loop looks its input up.
+On the path tagged, the layers' products outside the time loops have 16-bit operands too, and the first loop looks its
+input up.
 
 A whole training step on one of these paths allocates no memory after its first run, so a graph can capture it
 (rnncore/capture.py). The path "eager" in tf32 or bf16 is here too: the loops of rnncore/nn/lstm.py with such products.
 """
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -90,12 +92,16 @@ class FastPath(paths.Path):
             paths.warn(f"{reason}: their time loops go by graph, {paths.price(self.name, 'graph', self.precision)}")
         return Stepwise(self.products.cublas, config.hidden, n)
 
-    def operands(self, config: ModelSizes, steps: int, n: int) -> Operands | None:
+    def operands(self, config: ModelSizes, steps: int, n: int, training: bool) -> Operands | None:
         """Return the operands of a layer, or None for a path or a size whose products have none."""
         if self.name != "tagged" or why_not(self.name, self.precision, config, n):
             return None
-        return Operands(*(padded(rows, steps * n, ROUNDED[self.precision]).reshape(rows, steps, n)
-                          for rows in (config.hidden, config.hidden, 4 * config.hidden)))
+
+        def empty(rows: int, steps: int) -> CudaArray:
+            return padded(rows, steps * n, ROUNDED[self.precision]).reshape(rows, steps, n)
+
+        hidden = config.hidden
+        return Operands(empty(hidden, steps), empty(hidden, steps), empty(4 * hidden, steps if training else 0))
 
     def step_control(self, ring: int, steps: int, n: int, clip: float) -> StepControl:
         """Return the counters and rings that control captured steps over (steps, n); arguments as in StepControl."""
@@ -137,7 +143,7 @@ class TaggedLayers:
 
     def __init__(self, products: "Products", loops: Tagged):
         self.products, self.loops = products, loops
-        self.weights: dict[int, Array] = {}  # the rounded W_ih of layers that multiplied an x, for backward
+        self.weights: dict[int, CudaArray] = {}  # the rounded W_ih of layers that multiplied an x, for backward
 
     def forward(self, window: Window, x: Array | Lookup | None) -> None:
         """Run all layers on x; arguments as in kernels/interface.py. Raises ValueError without operands."""
@@ -149,8 +155,8 @@ class TaggedLayers:
                 z, ids = x.table, x.ids
             else:
                 z, ids = gates, None
-                self.weights[k] = self.products.round(w.w_ih, f"layer {k}")
-                self.products.product(self.weights[k], self.products.round(_columns(x)), _columns(z), add=False)
+                self.weights[k] = rounded(w.w_ih, self.products.cublas.precision, self.weights.get(k))
+                self.products.product(self.weights[k], _columns(x), _columns(z), add=False)
             self.loops.forward(w.w_hh, w.bias, z, ids, gates, h, c, keep, own.y, own.before)
             x = cupy.multiply(h[:, 1:], masks[k], out=dropped[k]) if masks and dropped else own.y
 
@@ -162,9 +168,11 @@ class TaggedLayers:
             (gates, _, c), dz = caches[k], operands[k].dz
             if masks:
                 dy *= masks[k]
-            dh_last, dc_last = (dstate[0][k], dstate[1][k]) if dstate else (None, None)
             dh, dc = initial[0][k], initial[1][k]
-            self.loops.backward(weights[k].w_hh, gates, c, keep, dy, dh_last, dc_last, dh, dc, dz)
+            if dstate:  # the loop reads it where it writes the gradient at the initial state
+                dh[...], dc[...] = dstate[0][k], dstate[1][k]
+            last = (dh, dc) if dstate else None
+            self.loops.backward(weights[k].w_hh, gates, c, keep, dy, last, dh, dc, dz)
             if k:  # dx of layer k is dy of layer k-1, in the same array
                 self.products.product(self.weights[k].T, _columns(dz), _columns(dy), add=False)
 
@@ -182,6 +190,14 @@ ROUND = {
         """, "round_to_bfloat16_kernel")}
 
 
+def rounded(array: Array, precision: str, out: CudaArray | None = None) -> CudaArray:
+    """Return a float32 matrix (R, C) as an operand of 16 bits, in `out` if it is given."""
+    out = padded(len(array), array.shape[1], ROUNDED[precision]) if out is None else out
+    kernel = ROUND[out.dtype.name]
+    kernel(array.view(np.uint32) if precision == "bf16" else array, out)
+    return out
+
+
 class Products:
     """Matrix products in one precision class, and sums in full float32 or float64 of what is not rounded."""
 
@@ -189,35 +205,32 @@ class Products:
         self.cublas, self.exact, self.dtype = Cublas(precision), Cublas(dtype), np.dtype(dtype)
         # Vectors of ones and rounded operands, by size. A graph may use each of them, so none is freed.
         self.ones: dict[tuple[int, str], CudaArray] = {}
-        self.rounded: dict[tuple[int, int, str], CudaArray] = {}
+        self.operands: dict[tuple[int, int], CudaArray] = {}
+        # Threads share the operands. What one of them enqueues between its rounding and its product stays together.
+        self._lock = threading.Lock()
 
     def product(self, a: Array, b: Array, out: Array, add: bool) -> None:
         """Compute out (R, C) = a @ b, or out += a @ b if add. If one of a and b is rounded, so is the other."""
-        if a.dtype != b.dtype:
-            a, b = self.round(a, "left"), self.round(b, "right")
-        self.cublas.product(a, b, out, add)
+        with self._lock:
+            if a.dtype != b.dtype:
+                a, b = self._round(a), self._round(b)
+            self.cublas.product(a, b, out, add)
 
-    def round(self, array: Array, name: str = "") -> CudaArray:
-        """Return a matrix (R, C) of float32 rounded to 16 bits, or itself if it is rounded already.
-
-        The next call with the same sizes and name overwrites the result.
-        """
-        dtype = ROUNDED[self.cublas.precision]
-        if array.dtype == dtype:
+    def _round(self, array: Array) -> CudaArray:
+        """Return a float32 matrix as an operand of 16 bits until the next call, or an operand itself."""
+        if array.dtype != self.dtype:
             return array
         if array.strides[0] < array.strides[1]:  # stored by columns: so is the result
-            return self.round(array.T, name).T
-        key = len(array), array.shape[1], name
-        if key not in self.rounded:
-            self.rounded[key] = padded(*key[:2], dtype)
-        ROUND[dtype.name](array if dtype == np.float16 else array.view(np.uint32), self.rounded[key])
-        return self.rounded[key]
+            return self._round(array.T).T
+        key = len(array), array.shape[1]
+        self.operands[key] = rounded(array, self.cublas.precision, self.operands.get(key))
+        return self.operands[key]
 
     def row_sums(self, a: Array, out: Array) -> None:
         """Compute out (R,) = the sum of each row of a (R, M), as a product with ones."""
         size, kind = a.shape[1], a.dtype.name
         if (size, kind) not in self.ones:
             ones = cupy.ones((1, size), self.dtype)
-            self.ones[size, kind] = (ones if a.dtype == self.dtype else self.round(ones, "ones")).T
+            self.ones[size, kind] = (ones if a.dtype == self.dtype else rounded(ones, self.cublas.precision)).T
         by = self.exact if a.dtype == self.dtype else self.cublas
         by.product(a, self.ones[size, kind], out[:, None])

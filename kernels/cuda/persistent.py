@@ -184,17 +184,17 @@ class Tagged(Loops):
                      np.uintp(0) if ids is None else ids, *rows(gates), *rows(h), *rows(c), contiguous(keep),
                      *operands(y, before), self._exchange, self._ended)
 
-    def backward(self, w_hh: Array, gates: Array, c: Array, keep: Array | None, dy: Array, dh_last: Array | None,
-                 dc_last: Array | None, dh: Array, dc: Array, dz: Array) -> None:
+    def backward(self, w_hh: Array, gates: Array, c: Array, keep: Array | None, dy: Array,
+                 last: tuple[Array, Array] | None, dh: Array, dc: Array, dz: Array) -> None:
         """Run the layer backwards: write dL/dz to dz (4H, T, N), of 16 bits.
 
-        gates (4H, T, N) are the activations. c (H, T+1, N) and dy (H, T, N) are read. dh_last and dc_last (H, N) are
-        the gradient at the last state, None for zeros; dh and dc (H, N), the gradient at the initial state, are
-        written. Raises the same errors as `forward`.
+        gates (4H, T, N) are the activations. c (H, T+1, N) and dy (H, T, N) are read. last is the gradient at the last
+        state, two arrays (H, N), or None for zeros. dh and dc (H, N), the gradient at the initial state, are written;
+        they may be the arrays of last. Raises the same errors as `forward`.
         """
         self._check(gates)
         self._launch(self._backward, gates.shape[1], contiguous(w_hh), *rows(gates), *rows(c), contiguous(keep),
-                     *rows(dy), *map(contiguous, (dh_last, dc_last, dh, dc)), *operands(dz), self._exchange,
+                     *rows(dy), *map(contiguous, (*(last or (None, None)), dh, dc)), *operands(dz), self._exchange,
                      self._ended)
 
 
@@ -213,12 +213,14 @@ def contiguous(array: Array | None) -> Argument:
 def operands(*arrays: Array) -> tuple[Argument, ...]:
     """Return arrays (R, T, N) of 16-bit numbers and the distance of their rows, which is the same in all of them.
 
-    Raises ValueError for arrays of another dtype, with gaps within a row, or with different distances.
+    Raises ValueError for arrays of another dtype, with gaps within a row, with different distances, or that span 2^32
+    numbers or more.
     """
-    apart = {array.strides[0] for array in arrays}
-    if len(apart) > 1 or not all(array.itemsize == 2 and array[0].flags.c_contiguous for array in arrays):
+    apart, *others = (array.strides[0] // 2 for array in arrays)
+    if (any(other != apart for other in others) or len(arrays[0]) * apart >= 2 ** 32
+            or not all(array.itemsize == 2 and array[0].flags.c_contiguous for array in arrays)):
         raise ValueError("the operands of a layer must have 16 bits, one layout, and rows without gaps")
-    return *arrays, np.uint32(apart.pop() // 2)
+    return *arrays, np.uint32(apart)
 
 
 def rows(array: Array) -> tuple[CudaArray, np.uint32]:

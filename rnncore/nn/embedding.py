@@ -5,7 +5,7 @@
 
 If V is at most half of T N, the embedding is folded: forward computes the table, one product for each symbol, and
 gathers its columns by id; backward adds dz into the columns of the table's gradient. Otherwise forward makes x, and the
-layer computes W_ih x + b.
+layer computes W_ih x + b. A layer that looks its input up gets the folded table without b, and gathers and adds itself.
 """
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from . import lstm
 class Buffers(NamedTuple):
     """Arrays for a pass over at most (T, N) symbols, made once and written again by each pass."""
     x: Array              # (E, T, N): the first layer's input
-    table: Array          # (4H, V): W_ih embedding^T + b; (4H, 0) if the batch is too small to fold
+    table: Array          # (4H, V): W_ih embedding^T, and b; (4H, 0) if the batch is too small to fold
     onehot: Array | None  # workspace of kernels.scatter_add; None if it needs none
 
     @property
@@ -47,10 +47,9 @@ def buffers(config: ModelConfig, steps: int, n: int, positions: int, like: Array
     """
     kernel, dtype = kernels.of(like), like.dtype
     symbols = config.vocab_size if folded(config.vocab_size, positions) else 0
-    scattered = dz.dtype if symbols else dtype  # backward scatters dz, or dx
     return Buffers(kernel.activations((config.embed, steps, n), 0, dtype),
                    kernel.activations((4 * config.hidden, symbols), 0, dtype),
-                   kernel.scatter_workspace(config.vocab_size, steps * n, scattered) if training else None)
+                   kernel.scatter_workspace(config.vocab_size, steps * n, dz.dtype) if training else None)
 
 
 def folded(symbols: int, positions: int) -> bool:

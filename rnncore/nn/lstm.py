@@ -53,7 +53,7 @@ class Cache(NamedTuple):
 
     @property
     def dz(self) -> Array:
-        """The array of the gates after backward: dL/dz."""
+        """The array of the gates after backward: dL/dz, unless the path writes it elsewhere (stack.Workspace.dz)."""
         return self.gates
 
     def first(self, steps: int) -> "Cache":

@@ -78,10 +78,10 @@ class Workspace:
                        for h, c in zip(self.h, self.c, strict=True)]
         path = path or kernel.path("eager", str(dtype))
         self.loss_scale = path.loss_scale
-        made = [path.operands(config, steps, n) for _ in self.caches]
+        made = (path.operands(config, steps, n, training) for _ in self.caches)
         self.operands = [own for own in made if own]  # one for each layer, or none
-        self.embedding = embedding.buffers(config, steps, n, steps * self.columns, params.flat, self.dz(steps)[0],
-                                           training)
+        dz, positions = self.dz(steps)[0], steps * self.columns
+        self.embedding = embedding.buffers(config, steps, n, positions, params.flat, dz, training)
         self.logits = kernel.xp.empty((config.vocab_size, steps, n), dtype)
         self.dlogits = self.logits      # the same array after the loss, which turns the logits into their gradient
         self.loss = kernel.xp.empty((steps, n), dtype)
@@ -144,9 +144,8 @@ class Pass(NamedTuple):
 
     def inputs(self) -> list[Array]:
         """Return what the W_ih of the layers above the first were multiplied with: arrays x (H, T, N)."""
-        if self.work.operands and not self.drops:
-            return [own.y[:, :len(self.ids)] for own in self.work.operands[:-1]]
-        return self.outputs()[:-1]
+        operands = [] if self.drops else self.work.operands
+        return [own.y[:, :len(self.ids)] for own in operands[:-1]] or self.outputs()[:-1]
 
     def before(self) -> list[Array]:
         """Return the states that each layer's W_hh was multiplied with: L arrays h_prev (H, T, N), keep included."""
@@ -169,8 +168,7 @@ def gradients(params: Mapping[str, Array], grads: Parameters, passes: Sequence[P
     symbol in nats, not divided, and the last state. Return the gradient of each share's initial state, divided too,
     which the next call overwrites. each(function, items) calls the function for each item; it may use several threads.
 
-    If the path has a loss_scale, the backward pass computes gradients of the summed loss times this scale, so that they
-    are in the range of float16 (Micikevicius et al. 2018, "Mixed Precision Training"). They are divided at the end.
+    A path's loss_scale multiplies gradients on their way back (Micikevicius et al. 2018, "Mixed Precision Training").
     """
     scale = passes[0].work.loss_scale
 
@@ -192,8 +190,7 @@ def losses(params: Mapping[str, Array], run: Pass, over: float = 1) -> Array:
     work.dlogits (V, T, N) then holds the gradient of the summed loss, divided by `over`.
     """
     assert run.targets is not None
-    logits, loss = run.work.logits[:, :len(run.ids)], run.work.loss[:len(run.ids)]
-    top = _layers(params, run)
+    logits, loss, top = run.work.logits[:, :len(run.ids)], run.work.loss[:len(run.ids)], _layers(params, run)
     head.losses(params["head.weight"], params["head.bias"], top, run.targets, logits, loss, over)
     return loss
 
@@ -213,9 +210,8 @@ def _layers(params: Mapping[str, Array], run: Pass) -> Array:
     work, table = run.work, params["embedding.weight"]
     if run.drops:
         _fill_masks(run, run.drops)
-    window, z = _window(params, run), work.caches[0].z[:, :len(run.ids)]
-    x = embedding.forward(table, window.weights[0], run.ids, run.folds(len(table)), z, work.embedding,
-                          work.layers.looks_up)
+    window, z, looks_up = _window(params, run), work.caches[0].z[:, :len(run.ids)], work.layers.looks_up
+    x = embedding.forward(table, window.weights[0], run.ids, run.folds(len(table)), z, work.embedding, looks_up)
     work.layers.forward(window, x)
     return run.outputs()[-1]
 
@@ -288,8 +284,8 @@ def _window(params: Mapping[str, Array], run: Pass) -> Window:
     caches, steps = run.work.first(len(run.ids)), len(run.ids)
     masks = [mask[:, :run.drops.rows(steps)] for mask in run.work.masks] if run.drops else None
     weights = [lstm.layer(params, k) for k in range(len(caches))]
-    operands = [own.first(steps) for own in run.work.operands] or None
-    return Window(weights, caches, run.keep, masks, run.outputs() if masks else None, operands)
+    dropped, operands = run.outputs() if masks else None, [own.first(steps) for own in run.work.operands]
+    return Window(weights, caches, run.keep, masks, dropped, operands or None)
 
 
 def _fill_masks(run: Pass, dropout: Dropout) -> None:

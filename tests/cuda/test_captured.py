@@ -5,6 +5,8 @@ import importlib
 import os
 import shutil
 import signal
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from rnncore.runs.setup import Run
 from rnncore.cli.terminal.signals import Signals
 from rnncore.data.batches import Batches
 from rnncore.kernels.paths import Slower
-from rnncore.nn import Dropout
+from rnncore.nn import Dropout, stack
 from rnncore.nn.lstm import State
 from rnncore.optim import Pace
 from rnncore.runs import checkpoint
@@ -248,7 +250,7 @@ def test_a_step_is_recorded_in_order_and_its_memory_lives(with_cublas):
     captured.fill(0, 3 * [Slot(np.concatenate((x, y[-1:])), Pace(0.01, 0.01, 1.0), False)])
     captured.launch(1, 7)
     names = [node.name for node in captured._graphs[1].__self__._graph.nodes]
-    wanted = ["begin_kernel", "gather_kernel", "softmax_cross_entropy_kernel", "one_hot_kernel", "decide",
+    wanted = ["begin_kernel", "gather_kernel", "cross_entropy_kernel", "one_hot_kernel", "decide",
               "adam_kernel", "carry_kernel"]
     assert [name for name in names if name in wanted] == wanted
     assert names.count("cuBLAS") == 2 * 2 * 7 + 15  # a product a step and layer, forward and backward, and those around
@@ -267,7 +269,7 @@ def test_a_step_of_the_path_tagged_has_few_nodes(with_cublas):
     names = [node.name for node in captured._graphs[1].__self__._graph.nodes]
     own = [name for name in names if name != "cuBLAS"]
     assert len(names) == 26, names
-    assert own == ["begin_kernel", "tagged_forward", "round_to_float16_kernel", "tagged_forward", "softmax_cross_entropy_kernel",
+    assert own == ["begin_kernel", "tagged_forward", "round_to_float16_kernel", "tagged_forward", "cross_entropy_kernel",
                    "tagged_backward", "tagged_backward", "one_hot_kernel", "decide", "adam_kernel", "carry_kernel"], own
 
 
@@ -343,6 +345,66 @@ def test_gradients_with_16_bit_operands_are_as_near_as_with_products_of_their_cl
         errors[path] = max(np.abs(a - wanted[name]).max() / np.abs(wanted[name]).max() for name, a in found.items())
     assert errors["cpu"] == 0 and 0 < errors["graph"] < {"tf32": 3e-3, "bf16": 3e-2}[dtype]
     assert errors["persistent"] < 2 * errors["graph"] and errors["tagged"] < 2 * errors["graph"], errors
+
+
+@pytest.mark.parametrize("dtype", ["tf32", "bf16"])
+def test_windows_that_fold_the_embedding_and_shorter_ones_that_do_not(with_cublas, dtype):
+    """11 symbols, 4 columns: windows of 7 fold it, the last one of the epoch, of 2, does not."""
+    shape = {"hidden": 64, "window": 7, "text": 4 * 7 * 3 + 4 * 2 + 1, "optimizer": "adam", "steps": 8}
+    mine, wanted = (results(training(path, kind, **shape)) for path, kind in (("tagged", dtype), ("cpu", "float32")))
+    assert_near(mine, wanted, {"tf32": 0.01, "bf16": 0.1}[dtype])
+    model = training("tagged", dtype, hidden=64).model
+    ids, found = np.arange(40).reshape(10, 4) % 11, []
+    for steps in (9, 2):  # in one workspace
+        _, grads, _ = model.loss_and_grads(ids[:steps], ids[1:steps + 1])
+        found.append(host(grads["embedding.weight"]).copy())
+    reference = training("cpu", "float64", hidden=64).model.loss_and_grads(ids[:2], ids[1:3])[1]["embedding.weight"]
+    assert np.abs(found[1] - reference).max() < {"tf32": 3e-3, "bf16": 3e-2}[dtype] * np.abs(reference).max()
+
+
+def test_ids_of_any_layout_and_a_last_gradient_are_taken_by_the_path_tagged(with_cublas):
+    model, ids = training("tagged", "tf32", hidden=64).model, np.random.default_rng(2).integers(0, 11, (4, 9))
+    there = model.kernel.ids_to_device(ids)
+    losses = [model.loss_and_grads(*given)[0] for given in ((ids.T[:-1], ids.T[1:]), (there.T[:-1], there.T[1:]))]
+    assert losses[0] == losses[1]
+    found = []
+    for path, dtype in (("tagged", "tf32"), ("cpu", "float64")):
+        other = training(path, dtype, hidden=64).model
+        work = stack.Workspace(other.params, 8, 4, path=other.device_path)
+        work.begin(None)
+        run = stack.Pass(other.ids(ids.T[:-1]), work, targets=other.ids(ids.T[1:]))
+        with other.computing():
+            stack.losses(other.params, run)
+            initial = stack.backward(other.params, run, work.state(8))  # the state stands for a gradient: views with gaps
+        found.append([host(array).copy() for array in initial])
+    for mine, wanted in zip(*found, strict=True):
+        assert np.abs(mine - wanted).max() < 1e-3 * np.abs(wanted).max()
+
+
+def test_a_workspace_without_a_backward_has_no_dz(with_cublas):
+    model = training("tagged", "tf32", hidden=64).model
+    assert [own.dz.shape for own in model.workspace(7, 4).operands] == 2 * [(256, 0, 4)]
+
+
+def test_threads_that_share_a_model_s_rounded_operands_do_not_mix_them(with_cublas, monkeypatch):
+    """One thread rounds an operand; another that comes then waits until the product of the first is enqueued."""
+    fast = importlib.import_module("rnncore.kernels.cuda.paths")
+    products, xp, right = fast.Products("tf32", "float32"), with_cublas.xp, fast.rounded
+    a = fast.rounded(xp.ones((8, 8), np.float32), "tf32")
+    out, begun = [xp.zeros((8, 8), np.float32) for _ in range(2)], threading.Event()
+
+    def slow(array, precision, into=None):
+        found = right(array, precision, into)
+        begun.set()
+        time.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(fast, "rounded", slow)
+    second = threading.Thread(target=lambda: (begun.wait(), products.product(a, xp.full((8, 8), 2, np.float32), out[1], False)))
+    second.start()
+    products.product(a, xp.full((8, 8), 1, np.float32), out[0], False)
+    second.join()
+    assert (host(out[0]) == 8).all() and (host(out[1]) == 16).all()
 
 
 def test_gradients_that_float16_cannot_hold_are_few_and_small(with_cublas):

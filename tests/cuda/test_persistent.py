@@ -127,7 +127,7 @@ def run(layer, w, z, h0, c0, keep, dy, dh, dc, longer=0, precision="tf32", xp=np
     y, before, dz = (xp.full((rows, steps + longer, n), 0x7E01, np.uint16)[:, :steps] for rows in (hidden, hidden, 4 * hidden))
     layer.forward(w, xp.zeros(4 * hidden, np.float32), gates, None, gates, h, c, keep, y, before)
     last, (dh, dc) = (dh, dc), xp.full((2, hidden, n), np.nan, np.float32)
-    layer.backward(w, gates, c, keep, dy, *last, dh, dc, dz)
+    layer.backward(w, gates, c, keep, dy, last, dh, dc, dz)
     h, y, before, dz = host(h), *(opened(host(a), precision) for a in (y, before, dz))
     np.testing.assert_array_equal(y, ROUNDED[precision](h[:, 1:]))
     np.testing.assert_array_equal(before, ROUNDED[precision](h[:, :-1] * (1 if keep is None else host(keep))))
@@ -286,7 +286,7 @@ def launches(persistent) -> bool:
         layer.forward(w, bias, gates, None, gates, h, c, keep, y, before)
         dh, dc = np.zeros((2, 192, 20), np.float32)
         if backward:
-            layer.backward(w, gates, c, keep, h[:, 1:].copy(), None, None, dh, dc, dz)
+            layer.backward(w, gates, c, keep, h[:, 1:].copy(), None, dh, dc, dz)
         found.append((backward, h, dz, dh))
     return all((h == found[0][1]).all() and (not backward or dh.any() and (dz == found[3][2]).all() and (dh == found[3][3]).all())
                for backward, h, dz, dh in found)
