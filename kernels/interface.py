@@ -267,7 +267,8 @@ class Kernel(Protocol):
                        dz: Array) -> None:
         """Compute the gradient of `gates_forward`: dz (4H, N), and dc (H, N) in place, from dh (H, N)."""
 
-    def cross_entropy(self, logits: Array, bias: Array, targets: Ids, loss: Array, over: float = 1) -> None:
+    def softmax_cross_entropy(self, logits: Array, targets: Ids, loss: Array, bias: Array | None = None,
+                              over: float = 1) -> None:
         """Compute the loss (T, N) of logits (V, T, N) plus bias (V,); its gradient over `over` takes their place."""
 
     def gather(self, table: Array, ids: Ids, out: Array) -> None:

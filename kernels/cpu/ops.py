@@ -194,21 +194,15 @@ def affine(weight: Array, bias: Array, x: Array, out: Array) -> None:
     out += bias[:, None]
 
 
-def cross_entropy(logits: Array, bias: Array, targets: Ids, loss: Array, over: float = 1) -> None:
-    """Add bias (V,) to logits (V, T, N), then do as `softmax_cross_entropy`; the gradient is divided by `over`."""
-    logits += bias[:, None, None]
-    softmax_cross_entropy(logits, targets, loss)
-    if over != 1:
-        logits /= over
+def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array, bias: Array | None = None, over: float = 1) -> None:
+    """Compute loss (T, N) = -log softmax(logits + bias)[target] in nats, and its gradient in place of the logits.
 
-
-def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array) -> None:
-    """Compute loss (T, N) = -log softmax(logits)[target] in nats, and its gradient in place of the logits.
-
-    logits (V, T, N) leaves as p - onehot(target), the gradient of the summed loss, where p is the softmax over axis 0.
-    targets (T, N) are ids.
+    logits (V, T, N) leaves as (p - onehot(target)) / over, where p is the softmax over axis 0: the gradient of the
+    summed loss, divided by a number. bias is (V,) or None; targets (T, N) are ids.
     """
     targets = targets[None]
+    if bias is not None:
+        logits += bias[:, None, None]
     # After the maximum is subtracted, no logit is above 0, so exp cannot overflow.
     logits -= logits.max(axis=0)
     picked = np.take_along_axis(logits, targets, axis=0)
@@ -217,6 +211,8 @@ def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array) -> None:
     np.subtract(np.log(total), picked[0], out=loss)
     logits /= total
     np.put_along_axis(logits, targets, np.take_along_axis(logits, targets, axis=0) - 1, axis=0)
+    if over != 1:
+        logits /= over
 
 
 def gather(table: Array, ids: Ids, out: Array) -> None:

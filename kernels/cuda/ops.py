@@ -204,7 +204,7 @@ def _check_ids(name: str, ids: Ids) -> None:
         raise TypeError(f"{name} must be an array of {cpu.IDS}, not of {ids.dtype}: use ids_to_device")
 
 
-CROSS_ENTROPY = ElementwiseKernel(
+SOFTMAX_CROSS_ENTROPY = ElementwiseKernel(
     "int64 target, int64 symbols, float64 over, raw T bias", "raw T logits, T loss", """
     const ptrdiff_t columns = _ind.size();  // logits is (V, T, N): one thread a column
     T largest = (logits[i] += bias[0]), total = 0;
@@ -215,13 +215,14 @@ CROSS_ENTROPY = ElementwiseKernel(
     loss = log(total) - chosen;
     for (ptrdiff_t v = 0; v < symbols; v++) logits[i + v * columns] /= total * (T)over;
     logits[i + target * columns] -= 1 / (T)over;
-    """, "cross_entropy_kernel")
+    """, "softmax_cross_entropy_kernel")
 
 
-def cross_entropy(logits: Array, bias: Array, targets: Ids, loss: Array, over: float = 1) -> None:
+def softmax_cross_entropy(logits: Array, targets: Ids, loss: Array, bias: Array | None = None, over: float = 1) -> None:
     """Compute the loss, and its gradient in place of the logits; arguments as in cpu/ops.py."""
     _check_ids("targets", targets)
-    CROSS_ENTROPY(targets, len(logits), over, bias, logits, loss)
+    bias = xp.zeros(len(logits), logits.dtype) if bias is None else bias
+    SOFTMAX_CROSS_ENTROPY(targets, len(logits), over, bias, logits, loss)
 
 
 GATHERED = 16  # rows of a column that one thread copies: it reads the id and divides by `columns` once for all of them

@@ -3,7 +3,7 @@
     logits[:, t] = W y[:, t] + b          y (H, T, N), W (V, H), b (V,), logits (V, T, N)
     loss[t, n] = -log softmax(logits[:, t, n])[target[t, n]]
 
-The kernel's cross_entropy adds the bias, writes the loss and turns the logits into dL/dlogits in place.
+The kernel's softmax_cross_entropy adds the bias, writes the loss and turns the logits into dL/dlogits in place.
 """
 from .. import kernels
 from ..kernels.arrays import Array, Ids
@@ -19,7 +19,7 @@ def losses(weight: Array, bias: Array, y: Array, targets: Ids, logits: Array, lo
     """Write loss (T, N) from y (H, T, N) and targets (T, N), and to logits (V, T, N) dL/dlogits divided by `over`."""
     k = kernels.of(y)
     k.product(weight, columns(y), columns(logits))
-    k.cross_entropy(logits, bias, targets, loss, over)
+    k.softmax_cross_entropy(logits, targets, loss, bias, over)
 
 
 def backward(weight: Array, dlogits: Array, dy: Array) -> None:

@@ -250,7 +250,7 @@ def test_a_step_is_recorded_in_order_and_its_memory_lives(with_cublas):
     captured.fill(0, 3 * [Slot(np.concatenate((x, y[-1:])), Pace(0.01, 0.01, 1.0), False)])
     captured.launch(1, 7)
     names = [node.name for node in captured._graphs[1].__self__._graph.nodes]
-    wanted = ["begin_kernel", "gather_kernel", "cross_entropy_kernel", "one_hot_kernel", "decide",
+    wanted = ["begin_kernel", "gather_kernel", "softmax_cross_entropy_kernel", "one_hot_kernel", "decide",
               "adam_kernel", "carry_kernel"]
     assert [name for name in names if name in wanted] == wanted
     assert names.count("cuBLAS") == 2 * 2 * 7 + 15  # a product a step and layer, forward and backward, and those around
@@ -269,7 +269,7 @@ def test_a_step_of_the_path_tagged_has_few_nodes(with_cublas):
     names = [node.name for node in captured._graphs[1].__self__._graph.nodes]
     own = [name for name in names if name != "cuBLAS"]
     assert len(names) == 26, names
-    assert own == ["begin_kernel", "tagged_forward", "round_to_float16_kernel", "tagged_forward", "cross_entropy_kernel",
+    assert own == ["begin_kernel", "tagged_forward", "round_to_float16_kernel", "tagged_forward", "softmax_cross_entropy_kernel",
                    "tagged_backward", "tagged_backward", "one_hot_kernel", "decide", "adam_kernel", "carry_kernel"], own
 
 

@@ -31,7 +31,7 @@ def test_elementwise_kernels_of_the_engine_take_no_other_ids(on_cuda, xp):
         ids = xp.zeros((2, 3), kind)
         gather = functools.partial(on_cuda.GATHER, size=6)
         for kernel, args in ((gather, (table, ids, 5, 6, 16, 4, out)), (on_cuda.ONE_HOT, (ids, 0, 6, 1, onehot)),
-                             (on_cuda.CROSS_ENTROPY, (ids, 4, 1, xp.zeros(4), out, loss))):
+                             (on_cuda.SOFTMAX_CROSS_ENTROPY, (ids, 4, 1, xp.zeros(4), out, loss))):
             with pytest.raises(TypeError, match=f"is {kind}, not int64"):
                 kernel(*args)
 
@@ -41,7 +41,7 @@ def test_the_functions_over_them_say_which_argument_it_is(on_cuda, xp):
     ids = xp.zeros((2, 3), "int32")
     for name, function, args in (("ids", on_cuda.gather, (table, ids, out)),
                                  ("ids", on_cuda.scatter_add, (table, ids, columns)),
-                                 ("targets", on_cuda.cross_entropy, (out, xp.zeros(4), ids, loss))):
+                                 ("targets", on_cuda.softmax_cross_entropy, (out, ids, loss))):
         with pytest.raises(TypeError, match=f"^{name} must be an array of int64, not of int32: use ids_to_device$"):
             function(*args)
 
