@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cublas_stand_in import Library
 from cupy_stand_in import Freed, at
+from test_persistent import in_bfloat, in_half, opened
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")
 
@@ -212,3 +213,44 @@ def test_planted_errors_are_caught(module, name, right, wrong, monkeypatch):
             test_batches_by_pointers(module, transposed, not transposed)
         for shape in ((4, 3, 5), (1, 3, 4), (3, 1, 4)):
             test_every_layout_of_every_matrix(module, *shape)
+
+
+NUMBERS = [0.0, -0.0, 1.0, -1.5, 1 + 2 ** -11, 1 + 3 * 2 ** -11, 1 + 2 ** -8, 1 + 3 * 2 ** -8, 65504.0, 65519.9, 65520.0, 1e30, -1e30,
+           6e-5, 6.1e-5, 6e-8, 3e-8, 2.9e-8, -2e-6, np.inf, -np.inf, np.nan, np.float32(1e-40)]
+
+
+@pytest.mark.parametrize(("precision", "wanted"), [("tf32", in_half), ("bf16", in_bfloat)])
+def test_operands_are_rounded_to_the_nearest(module, precision, wanted):
+    fast = importlib.import_module("rnncore.kernels.cuda.paths")
+    a = np.concatenate([NUMBERS, np.random.default_rng(0).standard_normal(9977)]).astype(np.float32).reshape(100, 100)
+    for view in (lambda x: x, lambda x: x.T, lambda x: x[::2, 1:]):
+        found = fast.rounded(view(on_card(a)), precision)
+        with np.errstate(over="ignore"):
+            np.testing.assert_array_equal(opened(found.get(), precision), wanted(view(a)))
+        assert found.strides[0] % 16 == 0  # rows that tensor cores read fastest
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("which", [(True, True), (True, False), (False, True)])
+def test_a_product_of_rounded_operands_rounds_the_other_and_sums_in_float32(module, precision, which):
+    fast = importlib.import_module("rnncore.kernels.cuda.paths")
+    products = fast.Products(precision, "float32")
+    for transposed in (False, True):
+        a, b, out = draw(5, 9, dtype="float32"), draw(9, 7, dtype="float32"), draw(5, 7, dtype="float32")
+        b = on_card(b.get().T).T if transposed else b
+        exact = {"tf32": in_half, "bf16": in_bfloat}[precision]
+        wanted = exact(a.get()) @ exact(b.get())
+        given = [fast.rounded(m, precision) if is_rounded else m for m, is_rounded in zip((a, b), which, strict=True)]
+        products.product(*given, out, False)
+        assert error(out, wanted) < 1e-5 and module.fake.last == cublas_stand_in.EXACT
+        products.row_sums(fast.rounded(a, precision), sums := draw(5, dtype="float32"))
+        assert error(sums, exact(a.get()).sum(axis=1)) < 1e-5
+
+
+def test_operands_of_another_class_are_refused(module):
+    a = on_card(np.ones((4, 4), np.uint16))
+    for precision in ("tf32", "float32"):
+        with pytest.raises(ValueError, match="a product in"):
+            module.Cublas(precision).product(a, a, draw(4, 4, dtype="float32"))
+    with pytest.raises(ValueError, match="a product in bf16"):
+        module.Cublas("bf16").product(a, draw(4, 4, dtype="float32"), draw(4, 4, dtype="float32"))
