@@ -26,11 +26,13 @@ class Signals:
     Outside `waiting`, a signal to stop raises KeyboardInterrupt or Stopped at once. Inside, the first one is stored in
     `stop` and stays there; only a second Ctrl-C raises KeyboardInterrupt. SIGUSR1 is stored for `save_asked`. A SIGHUP
     that was ignored at the start stays ignored, because nohup needs this.
+
+    Python discards an exception in a finalizer, so a Stopped can be lost there. Then `waiting` begins with its signal.
     """
 
     def __init__(self):
         self.stop: int | None = None
-        self.ended = False  # True when Stopped was raised
+        self.ended: int | None = None  # the signal for which Stopped was raised; the process is about to end
         self._save = self._waiting = False
 
     def __enter__(self) -> "Signals":
@@ -47,7 +49,7 @@ class Signals:
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """Inside this context signals are stored; the caller looks at `stop` and `save_asked` between steps."""
-        self._waiting, self.stop = True, None
+        self._waiting, self.stop = True, self.ended
         try:
             yield
         finally:
@@ -68,5 +70,5 @@ class Signals:
         elif self._waiting:
             self.stop = self.stop or number
         elif not self.ended:
-            self.ended = True
+            self.ended = number
             raise Stopped(number)

@@ -219,3 +219,16 @@ def test_handlers_are_put_back():
         os.kill(os.getpid(), signal.SIGUSR1)
         assert signals.save_asked() and not signals.save_asked()
     assert list(map(signal.getsignal, numbers)) == before
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_comes_in_a_finalizer_is_not_lost():
+    """Python discards what is raised there; the run then ends behind its first step."""
+    class Finalized:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with Signals() as signals:
+        Finalized()
+        with signals.waiting():
+            assert signals.stop == signal.SIGTERM
