@@ -232,3 +232,4 @@ def test_a_signal_that_comes_in_a_finalizer_is_not_lost():
         Finalized()
         with signals.waiting():
             assert signals.stop == signal.SIGTERM
+        signals.ended = None  # or the handlers of this process would not be put back, as it is about to end
