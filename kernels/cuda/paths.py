@@ -134,7 +134,7 @@ class LoopedLayer:
         w_ih, w_hh, _ = w
         self.loops.backward(w_hh, gates, c, keep, dy, dh, dc)
         if dx is not None:
-            self.products.product(w_ih.T, gates.reshape(len(gates), -1), dx.reshape(len(dx), -1), add=False)
+            self.products.product(w_ih.T, _columns(gates), _columns(dx), add=False)
 
 
 class TaggedLayers:

@@ -236,8 +236,7 @@ class Layer:
         if not self.backward:
             return
         self.work.layers.backward(window, self.dy, None, self.work.initial)
-        dz, = self.work.dz(self.work.steps)
-        before = self.work.operands[0].before if self.work.operands else cache.h[:, :-1]
+        (dz,), (before,) = self.work.dz(self.work.steps), self.work.before(self.work.steps)
         self.kernel.product(w.w_ih.T, lstm.columns(dz), lstm.columns(self.dx))
         for found in lstm.sums(self.gradients, self.x, dz, before):
             stack.sum_products([found])

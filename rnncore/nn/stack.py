@@ -103,6 +103,17 @@ class Workspace:
         """Return where backward writes dL/dz (4H, T, N) of each layer."""
         return [own.dz[:, :steps] for own in self.operands] or [cache.dz[:, :steps] for cache in self.caches]
 
+    def before(self, steps: int, keep: Array | None = None) -> list[Array]:
+        """Return the states that each layer's W_hh was multiplied with: L arrays h_prev (H, T, N), keep included."""
+        if self.operands:
+            return [own.before[:, :steps] for own in self.operands]
+        states = [cache.h[:, :steps] for cache in self.caches]
+        if keep is None:
+            return states
+        xp = kernels.of(keep).xp
+        self.kept = self.kept or [xp.empty_like(cache.h[:, :-1]) for cache in self.caches]
+        return [xp.multiply(h, keep, out=kept[:, :steps]) for h, kept in zip(states, self.kept, strict=True)]
+
     def begin(self, state: State | None) -> None:
         """Set the initial state of the next pass; None: zeros."""
         for k, cache in enumerate(self.caches):
@@ -146,18 +157,6 @@ class Pass(NamedTuple):
         """Return what the W_ih of the layers above the first were multiplied with: arrays x (H, T, N)."""
         operands = [] if self.drops else self.work.operands
         return [own.y[:, :len(self.ids)] for own in operands[:-1]] or self.outputs()[:-1]
-
-    def before(self) -> list[Array]:
-        """Return the states that each layer's W_hh was multiplied with: L arrays h_prev (H, T, N), keep included."""
-        steps, work = len(self.ids), self.work
-        if work.operands:
-            return [own.before[:, :steps] for own in work.operands]
-        states = [cache.h[:, :steps] for cache in work.caches]
-        if self.keep is None:
-            return states
-        xp = kernels.of(self.keep).xp
-        work.kept = work.kept or [xp.empty_like(cache.h[:, :-1]) for cache in work.caches]
-        return [xp.multiply(h, self.keep, out=kept[:, :steps]) for h, kept in zip(states, work.kept, strict=True)]
 
 
 def gradients(params: Mapping[str, Array], grads: Parameters, passes: Sequence[Pass], over: float = 1,
@@ -257,7 +256,7 @@ def _sums(grads: Parameters, share: Pass) -> list[lstm.Sum]:
     work, steps, dlogits = share.work, len(share.ids), share.work.dlogits[:, :len(share.ids)]
     below = [None if share.folds(len(dlogits)) else work.embedding.x[:, :steps], *share.inputs()]
     found = head.sums(grads["head.weight"], grads["head.bias"], share.outputs()[-1], dlogits)
-    for k, (x, dz, before) in enumerate(zip(below, work.dz(steps), share.before(), strict=True)):
+    for k, (x, dz, before) in enumerate(zip(below, work.dz(steps), work.before(steps, share.keep), strict=True)):
         found += lstm.sums(lstm.layer(grads, k), x, dz, before)
     return found
 

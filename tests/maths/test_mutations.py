@@ -73,7 +73,7 @@ MUTANTS = [
     Mutant("sums over columns that are not sorted", CPU, "np.add.reduceat(columns.T[order], first, axis=0)",
            "np.add.reduceat(columns.T, first, axis=0)"),
     Mutant("keep missing at dh", LSTM, "dh *= keep_t", "pass"),
-    Mutant("keep missing in dW_hh", STACK, "        if self.keep is None:", "        if True:"),
+    Mutant("keep missing in dW_hh", STACK, "        if keep is None:", "        if True:"),
     Mutant("keep missing in the forward", LSTM, "h[:, t] if keep is None else", "h[:, t] if True else"),
     Mutant("dy of another step", LSTM, "dh += dy[:, t]", "dh += dy[:, t - 1]"),
     Mutant("dy missing", LSTM, "dh += dy[:, t]", "pass"),
