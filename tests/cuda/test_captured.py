@@ -227,6 +227,18 @@ def test_bad_steps_are_skipped_as_eager_ones_are(with_cublas, windows, together,
     assert np.nanmax(np.abs(parameters[0] - parameters[1])) < 1e-12
 
 
+def test_the_gradient_that_a_skipped_step_reports_is_that_of_the_mean_loss(with_cublas, monkeypatch):
+    """In tf32, where the card has it times the loss_scale. The gradient is finite: the step only counts as bad."""
+    run, wait = training("graph", "tf32"), Captured.wait
+    wanted = host(run.model.loss_and_grads(*run.schedule.window(0))[1].flat).copy()
+    monkeypatch.setattr(CapturedSteps, "_in_time", lambda self: 1)
+    monkeypatch.setattr(Captured, "wait", lambda self: wait(self)._replace(step=0, bad=True))
+    reported = []
+    monkeypatch.setattr(recovery.Recovery, "skip", lambda self, step, loss, grads: reported.append(host(grads.flat).copy()))
+    next(iter(run))
+    assert np.abs(reported[0] - wanted).max() < 1e-6 * np.abs(wanted).max()
+
+
 def test_what_is_queued_behind_a_bad_step_changes_nothing(with_cublas):
     run = poisoned("graph", {2}, 7)
     captured = Captured(run.model, run.optimizer, run.config, 7, 4)
